@@ -1,0 +1,104 @@
+# Needs make and a Python >= 3.11; everything else goes into .venv. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+
+# All paths are relative, so that a checkout below a folder with spaces in its name works too.
+BIN := .venv/bin
+READY := .venv/.ready
+TRAIN_BIN := models/training/.venv/bin
+TRAIN_READY := models/training/.venv/.ready
+
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_FLAGS)
+
+.PHONY: help setup demo up test bench gen train lock release-contract clean
+
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## Makes .venv: locked packages, this checkout, a fast BLAS
+
+demo: $(READY) ## Runs the tour on the bundled model
+	@$(BIN)/neuroscope demo
+
+up: $(READY) ## Starts the inference service and the gateway
+	@$(BIN)/neuroscope up
+
+test: $(READY) ## Runs every check: contract, lint, types, architecture, tests
+	@echo "buf lint"
+	@$(BIN)/buf lint
+	@echo "buf breaking, against the released contract"
+	@$(BIN)/buf breaking --against protos/released.binpb
+	@echo "ruff check"
+	@$(BIN)/ruff check --quiet
+	@echo "ruff format --check"
+	@$(BIN)/ruff format --check --quiet
+	@echo "basedpyright"
+	@$(BIN)/basedpyright
+	@echo "lint-imports"
+	@$(BIN)/lint-imports --no-cache
+	@echo "pytest"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(READY) ## Measures speed and memory (BENCH_ARGS=...)
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+gen: $(READY) ## Regenerates sdk/neuroscope/v1 from protos/
+	@echo "stubs of protos/ into sdk/"
+	@$(BIN)/python scripts/generate_stubs.py
+
+train: $(TRAIN_READY) ## Trains the bundled model anew, in an environment of its own
+	@cd models && training/.venv/bin/python -m training $(TRAIN_ARGS)
+
+lock: .venv/.uv ## Locks the newest versions that the present locks allow (LOCK_FLAGS=--upgrade for newer)
+	@echo "requirements/dev.txt"
+	@$(LOCK) --all-extras --output-file requirements/dev.txt
+	@for extra in sdk inference gateway; do \
+		echo "requirements/$$extra.txt"; \
+		flag="--extra $$extra"; if [ "$$extra" = sdk ]; then flag=; fi; \
+		$(LOCK) $$flag --constraint requirements/dev.txt --output-file "requirements/$$extra.txt"; \
+	done
+	@! grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt || { echo "a lock names an address" >&2; exit 1; }
+	@! grep -nE '^torch==' requirements/*.txt || { echo "torch is in a lock" >&2; exit 1; }
+
+release-contract: $(READY) ## Makes protos/ the released contract that later changes are compared with
+	@$(BIN)/buf build -o protos/released.binpb
+	@echo "protos/released.binpb is now the released contract"
+
+clean: ## Removes environments, caches and build results
+	@echo "removing .venv, caches, build results"
+	@rm -rf .venv models/training/.venv build dist .pytest_cache .ruff_cache .hypothesis
+	@find sdk services scripts tests models -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; fi
+	@echo "environment: .venv, of $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+$(READY): requirements/dev.txt pyproject.toml | .venv/bin/python
+	@echo "packages: requirements/dev.txt"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@echo "this checkout, editable"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "BLAS"
+	@$(BIN)/python -m neuroscope_inference.blas
+	@touch $@
+
+.venv/.uv: requirements/dev.txt | .venv/bin/python
+	@echo "uv, to lock with"
+	@sed -n '/^uv==/,/^[a-z].*==/{/^uv==/p;/^    --hash/p}' requirements/dev.txt >.venv/uv.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	@touch $@
+
+$(TRAIN_READY): models/training/requirements.txt
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; fi
+	@echo "environment: models/training/.venv"
+	@$(PYTHON) -m venv models/training/.venv
+	@$(TRAIN_BIN)/python -m pip install --quiet --disable-pip-version-check -r models/training/requirements.txt
+	@touch $@
