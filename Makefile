@@ -14,7 +14,11 @@ READY := .venv/.ready
 TRAIN_BIN := models/training/.venv/bin
 TRAIN_READY := models/training/.venv/.ready
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+# uv installs in seconds what takes pip a minute. Where only pip knows the way, by a mirror in its own settings, pip does it.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+install = $(BIN)/uv pip install --quiet --python .venv $(1) || { echo "uv could not; with pip"; $(PIP) $(1); }
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
 .PHONY: help setup demo up test bench gen train lock release-contract clean
@@ -58,11 +62,13 @@ train: $(TRAIN_READY) ## Trains the bundled model anew, in an environment of its
 
 lock: $(READY) ## Locks the newest versions that the present locks allow (LOCK_FLAGS=--upgrade for newer)
 	@echo "requirements/dev.txt"
-	@$(LOCK) --all-extras --output-file requirements/dev.txt
+	@$(LOCK) --all-extras --output-file requirements/dev.txt pyproject.toml
+	@echo "requirements/uv.txt"
+	@echo uv | $(LOCK) --constraint requirements/dev.txt --output-file requirements/uv.txt -
 	@for extra in sdk inference gateway; do \
 		echo "requirements/$$extra.txt"; \
 		flag="--extra $$extra"; if [ "$$extra" = sdk ]; then flag=; fi; \
-		$(LOCK) $$flag --constraint requirements/dev.txt --output-file "requirements/$$extra.txt"; \
+		$(LOCK) $$flag --constraint requirements/dev.txt --output-file "requirements/$$extra.txt" pyproject.toml; \
 	done
 	@! grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt || { echo "a lock names an address" >&2; exit 1; }
 	@! grep -nE '^torch==' requirements/*.txt || { echo "torch is in a lock" >&2; exit 1; }
@@ -82,10 +88,11 @@ clean: ## Removes environments, caches and build results
 	@$(PYTHON) -m venv .venv
 
 $(READY): requirements/dev.txt pyproject.toml | .venv/bin/python
+	@$(PIP) --require-hashes -r requirements/uv.txt
 	@echo "packages: requirements/dev.txt"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(call install,--require-hashes -r requirements/dev.txt)
 	@echo "this checkout, editable"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(call install,--no-deps --no-build-isolation --editable .)
 	@echo "BLAS"
 	@$(BIN)/python -m neuroscope_inference.blas
 	@touch $@
@@ -94,5 +101,5 @@ $(TRAIN_READY): models/training/requirements.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; fi
 	@echo "environment: models/training/.venv"
 	@$(PYTHON) -m venv models/training/.venv
-	@$(TRAIN_BIN)/python -m pip install --quiet --disable-pip-version-check -r models/training/requirements.txt
+	@$(TRAIN_BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -r models/training/requirements.txt
 	@touch $@
