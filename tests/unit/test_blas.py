@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from neuroscope_inference import blas
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux needs another BLAS")
