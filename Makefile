@@ -46,7 +46,7 @@ test: $(READY) ## Runs every check: contract, lint, types, architecture, tests
 	@echo "basedpyright"
 	@$(BIN)/basedpyright
 	@echo "lint-imports"
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@echo "pytest"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
