@@ -1,0 +1,39 @@
+"""Fixtures shared by all tests. Models are made once per run, in a temporary folder."""
+
+import os
+from contextlib import suppress
+
+# On the CPU mlx.compile runs g++ for about two seconds per new kernel; read when mlx is imported, so set before it.
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+
+# The BLAS that the service uses; it must be loaded before mlx, which test modules import as they are collected.
+with suppress(ModuleNotFoundError):
+    from neuroscope_inference import blas
+
+    blas.load()
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.random_models import make_model
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama: 4 layers, width 128, 8 heads of 16, 2 key/value heads, 320 neurons, 512 tokens, untied head."""
+    return make_model("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random gpt2: 4 layers, width 128, 8 heads of 16, 512 neurons, 512 tokens, learnt positions, tied head."""
+    return make_model("gpt2", tmp_path_factory.mktemp("models") / "gpt2")
+
+
+@pytest.fixture(scope="session")
+def bundled_model_dir() -> Path:
+    """The trained model that comes with the repository."""
+    folder = Path(__file__).parents[1] / "models" / "neuroscope-tiny"
+    assert (folder / "config.json").is_file(), f"the bundled model is missing: {folder}"
+    return folder

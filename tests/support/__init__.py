@@ -1,0 +1,1 @@
+"""Support for tests: random models, an independent numpy forward pass, comparisons."""
