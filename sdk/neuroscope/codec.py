@@ -1,0 +1,168 @@
+"""Frames in and out of their serialised messages: one copy of the payload when writing, none when reading.
+
+protobuf copies a `bytes` field three times on its way out and twice on its way in. Here a frame is a header message
+without its payload, and the payload as buffers; the bytes are exactly those that protobuf itself would write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError, Message
+
+from neuroscope.v1 import tensor_pb2
+
+Frame: TypeAlias = "tensor_pb2.StepFrame | tensor_pb2.TensorFrame"
+
+ALIGNMENT_BYTES = 16
+STEP_FRAME_FIELD = 14
+TENSOR_FRAME_FIELD = 15
+_DATA_FIELD = 15
+_PADDING_FIELD = 14
+_LENGTH_DELIMITED = 2
+_FRAME_TYPES: dict[int, type[Frame]] = {
+    STEP_FRAME_FIELD: tensor_pb2.StepFrame,
+    TENSOR_FRAME_FIELD: tensor_pb2.TensorFrame,
+}
+
+
+@dataclass(slots=True)
+class Framed:
+    """A frame whose payload has not been copied into it.
+
+    `frame.data` is empty; the payload is the concatenation of `parts`, contiguous byte views.
+    """
+
+    frame: Frame
+    parts: Sequence[memoryview]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the payload."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def payload(self) -> memoryview:
+        """The payload as one view; only of a frame that has one part, as every decoded one has."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return memoryview(b"".join(self.parts))
+
+
+Event: TypeAlias = "Message | Framed"
+
+
+def encode(event: Event) -> bytes:
+    """The serialised message of an event; a frame comes out wrapped in its oneof field."""
+    if not isinstance(event, Framed):
+        return event.SerializeToString()
+    number = STEP_FRAME_FIELD if isinstance(event.frame, tensor_pb2.StepFrame) else TENSOR_FRAME_FIELD
+    head = event.frame.SerializeToString()
+    length = event.nbytes
+    tail = _tag(_DATA_FIELD) + _varint(length) if length else b""
+    padding = b""
+    prefix = _prefix(number, head, padding, tail, length)
+    if length:
+        size = 0
+        while (len(prefix) + len(head) + len(padding) + len(tail)) % ALIGNMENT_BYTES:
+            size += 1
+            padding = _tag(_PADDING_FIELD) + _varint(size) + bytes(size)
+            prefix = _prefix(number, head, padding, tail, length)
+    return b"".join((prefix, head, padding, tail, *event.parts))
+
+
+def decoder(wrapper: type[Message]) -> Callable[[bytes], Event]:
+    """A function from the serialised bytes of a wrapping message to its event.
+
+    The function raises `google.protobuf.message.DecodeError` where protobuf would.
+    """
+
+    def decode(raw: bytes) -> Event:
+        return _decode_frame(raw) or _framed(wrapper.FromString(raw))
+
+    return decode
+
+
+def _decode_frame(raw: bytes) -> Framed | None:
+    """The frame, if the bytes are one frame field whose payload comes last; else None."""
+    try:
+        tag, start = _read_varint(raw, 0)
+        frame_type = _FRAME_TYPES.get(tag >> 3)
+        if frame_type is None or tag & 7 != _LENGTH_DELIMITED:
+            return None
+        length, start = _read_varint(raw, start)
+        if start + length != len(raw):
+            return None
+        index = start
+        while index < len(raw):
+            field_start = index
+            tag, index = _read_varint(raw, index)
+            size, index = _field_size(raw, index, tag & 7)
+            if tag == (_DATA_FIELD << 3 | _LENGTH_DELIMITED):
+                if index + size != len(raw):
+                    return None
+                frame = frame_type.FromString(raw[start:field_start])
+                frame.ClearField("padding")
+                return Framed(frame, (memoryview(raw)[index:],))
+            index += size
+    except IndexError:  # truncated: protobuf's own parser says how
+        return None
+    return None
+
+
+def _framed(message: Message) -> Event:
+    """A parsed message, its frame taken out if it carries one."""
+    for name in ("step_frame", "tensor_frame"):
+        if name in message.DESCRIPTOR.fields_by_name and message.HasField(name):
+            frame: Frame = getattr(message, name)
+            data = frame.data
+            frame.ClearField("data")
+            frame.ClearField("padding")
+            return Framed(frame, (memoryview(data),))
+    return message
+
+
+def _prefix(number: int, head: bytes, padding: bytes, tail: bytes, length: int) -> bytes:
+    return _tag(number) + _varint(len(head) + len(padding) + len(tail) + length)
+
+
+def _tag(number: int) -> bytes:
+    return bytes([number << 3 | _LENGTH_DELIMITED])
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(raw: bytes, index: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = raw[index]
+        index += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, index
+        shift += 7
+
+
+def _field_size(raw: bytes, index: int, wire_type: int) -> tuple[int, int]:
+    """Bytes of a field's value and where the value begins."""
+    match wire_type:
+        case 0:
+            _, end = _read_varint(raw, index)
+            return end - index, index
+        case 1:
+            return 8, index
+        case 2:
+            return _read_varint(raw, index)
+        case 5:
+            return 4, index
+        case _:
+            raise DecodeError(f"wire type {wire_type}")

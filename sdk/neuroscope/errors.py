@@ -1,0 +1,242 @@
+"""The error tree, and the one table from an error to its gRPC status, HTTP status and JSON body.
+
+MLXIntegrationError                     INTERNAL             500   a fault of ours
+├── InvalidRequestError                 INVALID_ARGUMENT     400   a field is malformed or out of range
+│   └── ContextLengthError              INVALID_ARGUMENT     400   more tokens than the model's context
+├── ActivationCaptureError              INTERNAL             500
+│   ├── UnknownSiteError                INVALID_ARGUMENT     400   a component or layer name resolves to nothing
+│   ├── UnavailableSiteError            INVALID_ARGUMENT     400   a valid name that this model does not have
+│   └── HookNeverFiredError             FAILED_PRECONDITION  400   a hook matched and saw nothing
+├── ModelError                          INTERNAL             500
+│   ├── ModelNotFoundError              NOT_FOUND            404
+│   ├── ModelCorruptError               FAILED_PRECONDITION  400
+│   └── ModelUnsupportedError           FAILED_PRECONDITION  400
+├── DataConversionError                 INVALID_ARGUMENT     400   a tensor cannot be carried in the form asked for
+│   └── ChecksumError                   DATA_LOSS            500   bytes do not match their checksum
+├── StreamingError                      ABORTED              409   a stream broke and cannot be continued
+├── NeuroScopeIntegrationError          UNAVAILABLE          503   a service is draining or cannot be reached
+├── WorkflowValidationError             INVALID_ARGUMENT     400
+├── UnknownIdError                      NOT_FOUND            404   no hook, generation, capture or trace of that id
+├── IdTakenError                        ALREADY_EXISTS       409
+├── ResourceExhaustedError              RESOURCE_EXHAUSTED   429   a limit on memory, size or concurrency
+└── NotImplementedByEngineError         UNIMPLEMENTED        501   in the contract, not yet in the engine; says why
+
+The error knows nothing of transports: `neuroscope.status` turns it into a gRPC status and back.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import grpc
+
+from neuroscope.v1 import errors_pb2 as pb
+
+NEAREST_NAMES = 5
+Reason = pb.ErrorReason
+
+
+class MLXIntegrationError(Exception):
+    """Root of every error that the services and the SDK raise.
+
+    Args:
+        message: what is wrong, in words a user can act on.
+        field: path of the request's field that is at fault, such as `hooks[1].site.layer`; empty if none is.
+        valid: the nearest valid values of that field.
+    """
+
+    reason: ClassVar[pb.ErrorReason] = Reason.ERROR_REASON_INTERNAL
+    grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    http_status: ClassVar[int] = 500
+    openai_type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, field: str = "", valid: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.valid = tuple(valid)
+
+    @classmethod
+    def code(cls) -> str:
+        """The reason as users see it: lower case, without the enum's prefix, such as `unknown_site`."""
+        return pb.ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_").lower()
+
+    def to_openai(self) -> dict[str, Any]:
+        """The JSON body `{"error": {...}}` that OpenAI's clients understand."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.openai_type,
+                "param": self.field or None,
+                "code": self.code(),
+            }
+        }
+
+
+class InvalidRequestError(MLXIntegrationError):
+    """A field of the request is malformed or out of its range."""
+
+    reason = Reason.ERROR_REASON_INVALID_REQUEST
+    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
+    http_status = 400
+    openai_type = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt, or the prompt and the tokens to generate, exceed the model's context."""
+
+    reason = Reason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED
+
+
+class ActivationCaptureError(MLXIntegrationError):
+    """Something about a capture or a hook."""
+
+
+class UnknownSiteError(ActivationCaptureError):
+    """A component or layer name resolves to nothing."""
+
+    reason = Reason.ERROR_REASON_UNKNOWN_SITE
+    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
+    http_status = 400
+    openai_type = "invalid_request_error"
+
+
+class UnavailableSiteError(UnknownSiteError):
+    """The name is valid, but this model does not have the point."""
+
+    reason = Reason.ERROR_REASON_UNAVAILABLE_SITE
+
+
+class HookNeverFiredError(ActivationCaptureError):
+    """A hook matched a site that saw nothing during the whole run."""
+
+    reason = Reason.ERROR_REASON_HOOK_NEVER_FIRED
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 400
+    openai_type = "invalid_request_error"
+
+
+class ModelError(MLXIntegrationError):
+    """Something about a model's files."""
+
+
+class ModelNotFoundError(ModelError):
+    """No model, or no file, of that name."""
+
+    reason = Reason.ERROR_REASON_MODEL_NOT_FOUND
+    grpc_status = grpc.StatusCode.NOT_FOUND
+    http_status = 404
+    openai_type = "invalid_request_error"
+
+
+class ModelCorruptError(ModelError):
+    """The model's files cannot be read."""
+
+    reason = Reason.ERROR_REASON_MODEL_CORRUPT
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 400
+    openai_type = "invalid_request_error"
+
+
+class ModelUnsupportedError(ModelCorruptError):
+    """The model's architecture or configuration is not supported."""
+
+    reason = Reason.ERROR_REASON_MODEL_UNSUPPORTED
+
+
+class DataConversionError(MLXIntegrationError):
+    """A tensor cannot be carried in the form asked for."""
+
+    reason = Reason.ERROR_REASON_UNCARRIABLE_TENSOR
+    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
+    http_status = 400
+    openai_type = "invalid_request_error"
+
+
+class ChecksumError(DataConversionError):
+    """A tensor's bytes do not match their checksum."""
+
+    reason = Reason.ERROR_REASON_CHECKSUM_MISMATCH
+    grpc_status = grpc.StatusCode.DATA_LOSS
+    http_status = 500
+    openai_type = "server_error"
+
+
+class StreamingError(MLXIntegrationError):
+    """A stream broke and cannot be continued."""
+
+    reason = Reason.ERROR_REASON_STREAM_BROKEN
+    grpc_status = grpc.StatusCode.ABORTED
+    http_status = 409
+
+
+class NeuroScopeIntegrationError(MLXIntegrationError):
+    """A service is draining or cannot be reached."""
+
+    reason = Reason.ERROR_REASON_SERVICE_UNAVAILABLE
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+    http_status = 503
+
+
+class WorkflowValidationError(InvalidRequestError):
+    """A workflow's steps or their parameters do not fit together."""
+
+
+class UnknownIdError(MLXIntegrationError):
+    """No registered hook, running generation, kept capture, tensor or trace has that id."""
+
+    reason = Reason.ERROR_REASON_UNKNOWN_ID
+    grpc_status = grpc.StatusCode.NOT_FOUND
+    http_status = 404
+    openai_type = "invalid_request_error"
+
+
+class IdTakenError(MLXIntegrationError):
+    """An id is in use."""
+
+    reason = Reason.ERROR_REASON_ID_TAKEN
+    grpc_status = grpc.StatusCode.ALREADY_EXISTS
+    http_status = 409
+    openai_type = "invalid_request_error"
+
+
+class ResourceExhaustedError(MLXIntegrationError):
+    """A limit on memory, size or concurrency."""
+
+    reason = Reason.ERROR_REASON_RESOURCE_EXHAUSTED
+    grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    openai_type = "rate_limit_error"
+
+
+class NotImplementedByEngineError(MLXIntegrationError):
+    """The contract has it, this version's engine does not; the message says why."""
+
+    reason = Reason.ERROR_REASON_NOT_IMPLEMENTED
+    grpc_status = grpc.StatusCode.UNIMPLEMENTED
+    http_status = 501
+    openai_type = "invalid_request_error"
+
+
+class DoubledBosWarning(UserWarning):
+    """A prompt begins with two beginning-of-sequence tokens; activations differ from what was probably meant."""
+
+
+def error_classes() -> dict[pb.ErrorReason, type[MLXIntegrationError]]:
+    """Every reason with the class that carries it."""
+    classes: dict[pb.ErrorReason, type[MLXIntegrationError]] = {}
+    pending: list[type[MLXIntegrationError]] = [MLXIntegrationError]
+    while pending:
+        cls = pending.pop(0)
+        classes.setdefault(cls.reason, cls)
+        pending.extend(cls.__subclasses__())
+    return classes
+
+
+def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
+    """The candidates most like a name, best first; the first few where none is alike."""
+    names = list(candidates)
+    close = difflib.get_close_matches(name.lower(), names, n=NEAREST_NAMES, cutoff=0.4)
+    return tuple(close or names[:NEAREST_NAMES])

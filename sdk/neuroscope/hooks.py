@@ -1,0 +1,152 @@
+"""What to capture, as a value: `Hook`, and the short forms that the clients take for one.
+
+    "resid_post"                                   every layer
+    "attention_pattern.3"                          one layer
+    "blocks.5.hook_resid_post"                     a TransformerLens name
+    ("head_output", 3)                             component and layer
+    Hook("attention_pattern", 3, heads=[0, 7], positions=slice(-1, None), dtype="float16")
+    {"layer_name": "transformer.h.5", "component": "attention", "hook_id": "h5"}      the REST format
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from neuroscope import sites
+from neuroscope.errors import InvalidRequestError
+from neuroscope.tensors import parse_dtype
+from neuroscope.v1 import inference_pb2, site_pb2
+
+REST_FIELDS = ("layer_name", "component", "hook_id", "capture_input", "capture_output")
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A site, the part of it that is wanted, and how it is sent."""
+
+    component: str
+    """Component name, REST name or TransformerLens name."""
+    layer: int | None = None
+    """Layer from 0, negative from the end; None: every layer, unless the name or layer_name carries one."""
+    layer_name: str = ""
+    """The layer in any common spelling, such as transformer.h.5."""
+    hook_id: str = ""
+    """Name in results; empty: made from the site."""
+    is_input: bool = False
+    """Captures what the module reads instead of what it writes."""
+    heads: Sequence[int] = ()
+    """Heads, from 0, negative from the end; empty: all."""
+    positions: int | Sequence[int] | slice | None = None
+    """Token positions, negative from the end of the prompt; None: all."""
+    steps: int | slice | None = None
+    """Steps of a generation, 0 the prefill; None: all."""
+    dtype: str = ""
+    """Type to cast to before sending; empty: as computed."""
+
+    def to_message(self) -> inference_pb2.HookSpec:
+        """The hook as the contract carries it."""
+        site = sites.parse(self.component)
+        if self.layer is not None:
+            site.layer = self.layer
+        if self.layer_name:
+            site.layer_name = self.layer_name
+        if self.is_input:
+            site.side = site_pb2.SIDE_INPUT
+        return inference_pb2.HookSpec(
+            hook_id=self.hook_id,
+            site=site,
+            select=site_pb2.Selector(
+                heads=self.heads, positions=_positions(self.positions), steps=_steps(self.steps)
+            ),
+            dtype=parse_dtype(self.dtype),
+        )
+
+
+HookLike: TypeAlias = "str | tuple[str, int] | Hook | Mapping[str, Any] | inference_pb2.HookSpec"
+
+
+def to_messages(hooks: Sequence[HookLike]) -> list[inference_pb2.HookSpec]:
+    """Hooks in any of their forms as messages; a REST hook that captures both sides becomes two.
+
+    Raises:
+        InvalidRequestError: an entry has none of the forms.
+    """
+    if isinstance(hooks, str):
+        raise InvalidRequestError("hooks is a list; put the name in brackets", field="hooks")
+    return [message for index, hook in enumerate(hooks) for message in _to_messages(hook, f"hooks[{index}]")]
+
+
+def from_rest(hook: Mapping[str, Any], *, field: str = "hook") -> list[inference_pb2.HookSpec]:
+    """The one or two hooks of a REST hook object, whose fields are `REST_FIELDS`."""
+    unknown = sorted(set(hook) - set(REST_FIELDS))
+    if unknown:
+        raise InvalidRequestError(
+            f"unknown field {unknown[0]!r}; valid: {', '.join(REST_FIELDS)}",
+            field=f"{field}.{unknown[0]}",
+            valid=REST_FIELDS,
+        )
+    sides = [
+        side
+        for side, wanted in (
+            (site_pb2.SIDE_INPUT, hook.get("capture_input", False)),
+            (site_pb2.SIDE_OUTPUT, hook.get("capture_output", True)),
+        )
+        if wanted
+    ]
+    if not sides:
+        raise InvalidRequestError("neither capture_input nor capture_output is set", field=f"{field}.capture_output")
+    return [
+        inference_pb2.HookSpec(
+            hook_id=hook.get("hook_id") or "",
+            site=site_pb2.Site(
+                component=hook.get("component", ""), layer_name=hook.get("layer_name", ""), side=side
+            ),
+        )
+        for side in sides
+    ]
+
+
+def _to_messages(hook: HookLike, field: str) -> list[inference_pb2.HookSpec]:
+    match hook:
+        case inference_pb2.HookSpec():
+            return [hook]
+        case Hook():
+            return [hook.to_message()]
+        case str():
+            return [Hook(hook).to_message()]
+        case (str(component), int(layer)):
+            return [Hook(component, layer).to_message()]
+        case Mapping():
+            return from_rest(hook, field=field)
+        case _:
+            raise InvalidRequestError(
+                f"a hook is a name, (component, layer), a Hook or a REST hook object, not {hook!r}", field=field
+            )
+
+
+def _positions(positions: int | Sequence[int] | slice | None) -> site_pb2.PositionSelector | None:
+    match positions:
+        case None:
+            return None
+        case int():
+            return site_pb2.PositionSelector(list=site_pb2.PositionList(positions=[positions]))
+        case slice():
+            if positions.step not in (None, 1):
+                raise InvalidRequestError("a range of positions has no step", field="positions")
+            return site_pb2.PositionSelector(
+                range=site_pb2.PositionRange(start=positions.start or 0, stop=positions.stop)
+            )
+        case _:
+            return site_pb2.PositionSelector(list=site_pb2.PositionList(positions=positions))
+
+
+def _steps(steps: int | slice | None) -> site_pb2.StepSelector | None:
+    match steps:
+        case None:
+            return None
+        case int():
+            return site_pb2.StepSelector(start=steps, stop=steps + 1)
+        case slice():
+            return site_pb2.StepSelector(start=steps.start or 0, stop=steps.stop)

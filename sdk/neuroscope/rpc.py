@@ -1,0 +1,66 @@
+"""The calls of the contract, from its descriptors: the one list that clients, servers and the in-process transport use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+from neuroscope.codec import Event, decoder, encode
+from neuroscope.v1 import inference_pb2, telemetry_pb2
+
+_FILES = (inference_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One call of the contract."""
+
+    service: str  # full name, such as neuroscope.v1.GenerationService
+    method: str
+    request: type[Message]
+    response: type[Message]
+    streams_requests: bool
+    streams_responses: bool
+
+    @property
+    def path(self) -> str:
+        """The call's HTTP/2 path."""
+        return f"/{self.service}/{self.method}"
+
+    @property
+    def serialize(self) -> Callable[[Event], bytes]:
+        """Writes a request or a response."""
+        return encode
+
+    @property
+    def deserialize_request(self) -> Callable[[bytes], Event]:
+        """Reads a request."""
+        return decoder(self.request)
+
+    @property
+    def deserialize_response(self) -> Callable[[bytes], Event]:
+        """Reads a response."""
+        return decoder(self.response)
+
+
+def _all() -> Iterator[Rpc]:
+    for file in _FILES:
+        services: dict[str, ServiceDescriptor] = file.services_by_name
+        for service in services.values():
+            for method in service.methods:
+                yield Rpc(
+                    service.full_name,
+                    method.name,
+                    message_factory.GetMessageClass(method.input_type),
+                    message_factory.GetMessageClass(method.output_type),
+                    method.client_streaming,
+                    method.server_streaming,
+                )
+
+
+RPCS: dict[str, Rpc] = {rpc.method: rpc for rpc in _all()}
+"""Every call by its method name, which is unique over the services."""
