@@ -1,0 +1,157 @@
+"""Every error as OpenAI's clients read it: {"error": {"message", "type", "param", "code"}}.
+
+The statuses are those of `neuroscope.errors`; what HTTP adds is here: unknown routes, wrong methods, bodies that are no
+JSON or too large, fields that fail validation, and the guard that turns a fault of ours into a 500 with a log entry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from opentelemetry import trace
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from neuroscope.errors import MLXIntegrationError
+from neuroscope_gateway import schemas
+from neuroscope_gateway.json import JsonResponse
+
+logger = logging.getLogger(__name__)
+
+INVALID_REQUEST = "invalid_request_error"
+CLIENT_CLOSED_REQUEST = 499
+_CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+def body(message: str, *, kind: str = INVALID_REQUEST, param: str | None = None, code: str) -> dict[str, Any]:
+    """The JSON of an error that the gateway itself found."""
+    return {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code}}
+
+
+def body_of(error: MLXIntegrationError) -> dict[str, Any]:
+    """The JSON of an error of the tree; also notes it in the request's span."""
+    trace.get_current_span().set_status(trace.StatusCode.ERROR, error.code())
+    details = error.to_openai()["error"]
+    return body(details["message"], kind=details["type"], param=details["param"], code=details["code"])
+
+
+def body_of_fault(error: BaseException) -> dict[str, Any]:
+    """The JSON of a fault of ours, which goes to the log in full and to the client without its inside."""
+    logger.error("a request failed", exc_info=error)
+    span = trace.get_current_span()
+    span.record_exception(error)
+    span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+    return body("The gateway failed; its log says more.", kind="server_error", code="internal")
+
+
+def install(app: FastAPI) -> None:
+    """Registers the handlers of an application."""
+    app.add_exception_handler(MLXIntegrationError, _tree_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
+
+
+class FaultGuard:
+    """Middleware: answers 500 in JSON where nothing else handled an exception and no answer has begun."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def tracking(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, tracking)
+        except Exception as error:
+            answer = JsonResponse(body_of_fault(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+            if started:  # the status is out; the connection breaks off, which the client sees
+                raise
+            await answer(scope, receive, send)
+
+
+def _tree_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MLXIntegrationError)
+    return JsonResponse(body_of(error), error.http_status)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    message = error.detail
+    if status == HTTPStatus.NOT_FOUND:
+        message = f"There is no {request.method} {request.url.path}; /openapi.json lists what there is."
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{request.url.path} does not take {request.method}; it takes {allowed}."
+    elif status == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body that raised something other than a JSON error
+        message = "The body is not JSON in UTF-8."
+    code = _CODES.get(status, "invalid_json")
+    return JsonResponse(body(message, code=code), status, headers=dict(error.headers or {}))
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found: Sequence[Mapping[str, Any]] = error.errors()
+    first = found[0]
+    kind, where = str(first["type"]), tuple(first["loc"])
+    if kind == "json_invalid":
+        message = f"The body is not JSON: {first['ctx']['error']} at character {where[-1]}."
+        return JsonResponse(body(message, code="invalid_json"), HTTPStatus.BAD_REQUEST)
+    if where == ("body",):
+        return JsonResponse(body(_about_body(request, first), code="invalid_request"), HTTPStatus.BAD_REQUEST)
+    param = _path(where[1:])
+    code = schemas.UNSUPPORTED if kind == schemas.UNSUPPORTED else "invalid_request"
+    if kind == "extra_forbidden":
+        reason, code = "there is no parameter of this name", "unknown_parameter"
+    elif kind == "missing":
+        reason, code = "this parameter is required", "missing_parameter"
+    else:
+        reason = str(first["msg"])
+    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+    return JsonResponse(body(f"{param}: {reason}{more}", param=param, code=code), HTTPStatus.BAD_REQUEST)
+
+
+def _about_body(request: Request, error: Mapping[str, Any]) -> str:
+    if error["type"] == "missing":
+        return "A body in JSON is required."
+    content_type = request.headers.get("content-type", "")
+    if isinstance(error.get("input"), bytes):
+        return f"The body must be sent with Content-Type: application/json, not {content_type!r}."
+    return f"The body does not fit: {error['msg']}"
+
+
+def _disconnected(request: Request, error: Exception) -> Response:
+    trace.get_current_span().set_status(trace.StatusCode.ERROR, "client disconnected")
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """`messages[0].role` of ("messages", 0, "role"); the tags of unions, in angle brackets, are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith("<"):
+            path += f".{part}" if path else part
+    return path
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="replace").decode()

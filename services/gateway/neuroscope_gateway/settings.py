@@ -1,0 +1,69 @@
+"""Settings of the gateway, from the command line and from NEUROSCOPE_GATEWAY_* variables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+LOOPBACK_ORIGINS = tuple(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in LOOPBACK_HOSTS)
+WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
+
+
+def _split(value: Any) -> Any:
+    """Names separated by commas, or given one by one, as a flat list."""
+    match value:
+        case str():
+            return tuple(name for part in value.split(",") if (name := part.strip()))
+        case list() | tuple():
+            items = cast("Sequence[Any]", value)
+            return tuple(name for item in items for name in (_split(item) if isinstance(item, str) else [item]))
+        case _:
+            return value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class GatewaySettings(BaseSettings):
+    """Every field is a flag (`--max-body-bytes`) and a variable (`NEUROSCOPE_GATEWAY_MAX_BODY_BYTES`)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEUROSCOPE_GATEWAY_",
+        cli_prog_name="python -m neuroscope_gateway",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        use_attribute_docstrings=True,
+        frozen=True,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Port to listen on; 0: any free one. If it is taken, the next free one is used."""
+    inference: str = "127.0.0.1:50051"
+    """Where the inference service listens: host:port, or unix:path."""
+    allowed_origins: Names = LOOPBACK_ORIGINS
+    """Web origins whose pages may call the gateway, separated by commas; `:*` is any port, `*` alone any origin."""
+    allowed_hosts: Names = LOOPBACK_HOSTS
+    """Host names under which the gateway answers, separated by commas, without port; `*`: any."""
+    max_body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+    """Largest request body, in bytes."""
+
+    @field_validator("inference")
+    @classmethod
+    def _is_target(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not value.startswith("unix:") and (not host or not port.isdecimal() or int(port) > 65535):
+            raise ValueError(f"{value!r} is neither host:port nor unix:path")
+        return value
+
+    def hosts(self) -> frozenset[str]:
+        """The host names under which it answers: those allowed, and the address it was told to listen on."""
+        names = {name.lower() for name in self.allowed_hosts}
+        if self.host not in WILDCARD_ADDRESSES:
+            names.add(f"[{self.host}]" if ":" in self.host else self.host.lower())
+        return frozenset(names)
