@@ -1,0 +1,217 @@
+"""The engine's thread: owns every model and advances jobs one piece of work at a time, in turn.
+
+A job is a generator. Between two pieces of work the thread looks at the others, so a long prefill does not hold up a
+short generation; a job whose reader is slow or whose credit is spent is passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from neuroscope.errors import (
+    InvalidRequestError,
+    MLXIntegrationError,
+    ModelNotFoundError,
+    NeuroScopeIntegrationError,
+    nearest,
+)
+from neuroscope_inference.engine.loading import LoadRequest, load
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.stream import Stream
+
+_log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Job:
+    """A generator, where its items go, and when it may go on."""
+
+    work: Iterator[Any]
+    stream: Stream[Any]
+    may_go_on: Callable[[], bool]
+    size: Callable[[Any], int]
+    model: LoadedModel | None = None
+
+    def is_runnable(self) -> bool:
+        """Whether there is something to do: the next piece, or the end of a job that nobody reads."""
+        return self.stream.closed or (self.stream.has_room() and self.may_go_on())
+
+
+def _always() -> bool:
+    return True
+
+
+def _weightless(_: Any) -> int:
+    return 0
+
+
+class Engine:
+    """Runs models. Methods may be called from any thread; the work happens on the engine's own.
+
+    Args:
+        stream_limit_bytes: captures that one reader may leave unread before its job rests.
+    """
+
+    def __init__(self, stream_limit_bytes: int) -> None:
+        self._stream_limit_bytes = stream_limit_bytes
+        self._models: dict[str, LoadedModel] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="neuroscope-engine", daemon=True)
+        self._thread.start()
+
+    # What other threads call ------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        work: Iterator[Result],
+        *,
+        model: LoadedModel | None = None,
+        may_go_on: Callable[[], bool] = _always,
+        size: Callable[[Result], int] = _weightless,
+    ) -> Stream[Result]:
+        """Starts a job; must be called on the event loop that will read the stream."""
+        stream: Stream[Result] = Stream(asyncio.get_running_loop(), self._stream_limit_bytes, self.wake)
+        job = Job(work, stream, may_go_on, size, model)
+        self._command(lambda: self._jobs.append(job))
+        return stream
+
+    def load(self, request: LoadRequest) -> Stream[Any]:
+        """Loads a model; the stream carries progress, then the model."""
+        return self.start(self._load(request))
+
+    async def unload(self, model_id: str) -> None:
+        """Frees a model; its running jobs end with an error.
+
+        Raises:
+            ModelNotFoundError: no model of that id is loaded.
+        """
+        model = self.model(model_id)
+        future: Future[None] = Future()
+        self._command(lambda: future.set_result(self._unload(model)))
+        await asyncio.wrap_future(future)
+
+    def models(self) -> list[LoadedModel]:
+        """The loaded models, oldest first."""
+        return list(self._models.values())
+
+    def model(self, model_id: str) -> LoadedModel:
+        """A loaded model; the oldest for an empty id.
+
+        Raises:
+            ModelNotFoundError: none of that id is loaded; names those that are.
+        """
+        models = dict(self._models)
+        if not models:
+            what = f"model {model_id!r} is not loaded; no model is" if model_id else "no model is loaded"
+            raise ModelNotFoundError(what, field="model_id")
+        if not model_id:
+            return next(iter(models.values()))
+        if model_id not in models:
+            valid = nearest(model_id, models)
+            raise ModelNotFoundError(
+                f"model {model_id!r} is not loaded; loaded: {', '.join(valid)}", field="model_id", valid=valid
+            )
+        return models[model_id]
+
+    def wake(self) -> None:
+        """Makes the thread look again at what it can do."""
+        with self._changed:
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Ends every job and the thread."""
+        self._stopping = True
+        self.wake()
+        self._thread.join()
+
+    # What the engine's thread does ------------------------------------------------------------------------------
+
+    def _command(self, command: Callable[[], None]) -> None:
+        with self._changed:
+            if self._stopping:
+                raise NeuroScopeIntegrationError("the inference service is stopping")
+            self._commands.append(command)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        if mx.default_device() == mx.cpu:
+            mx.disable_compile()  # fusing on the CPU starts a C++ compiler for seconds in the middle of a request
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._stopping or self._commands or any(map(Job.is_runnable, self._jobs))
+                )
+                commands = list(self._commands)
+                self._commands.clear()
+            if self._stopping:
+                for job in self._jobs:
+                    self._end(job, NeuroScopeIntegrationError("the inference service is stopping"))
+                return
+            for command in commands:
+                command()
+            for _ in range(len(self._jobs)):
+                job = self._jobs.popleft()
+                if not job.is_runnable() or self._advance(job):
+                    self._jobs.append(job)
+
+    def _advance(self, job: Job) -> bool:
+        """Does one piece of a job's work; False when it has ended."""
+        if job.stream.closed:
+            self._end(job, None)
+            return False
+        try:
+            item = next(job.work)
+        except StopIteration:
+            job.stream.finish()
+            return False
+        except MLXIntegrationError as error:
+            job.stream.fail(error)
+            return False
+        except Exception as error:
+            _log.exception("a job failed")
+            job.stream.fail(MLXIntegrationError(f"the engine failed: {error}"))
+            return False
+        job.stream.put(item, job.size(item))
+        return True
+
+    def _end(self, job: Job, error: MLXIntegrationError | None) -> None:
+        close = getattr(job.work, "close", None)
+        if close is not None:
+            close()
+        if error is not None:
+            job.stream.fail(error)
+
+    def _load(self, request: LoadRequest) -> Iterator[Any]:
+        for event in load(request):
+            if isinstance(event, LoadedModel):
+                model_id = event.description.model_id
+                existing = self._models.get(model_id)
+                if existing is not None and existing.description.model_path != request.model_path:
+                    raise InvalidRequestError(
+                        f"model_id {model_id!r} is taken by {existing.description.model_path}; name this one otherwise",
+                        field="model_id",
+                    )
+                if existing is not None:
+                    self._unload(existing)
+                self._models[model_id] = event
+            yield event
+
+    def _unload(self, model: LoadedModel) -> None:
+        self._models = {key: value for key, value in self._models.items() if value is not model}
+        for job in [job for job in self._jobs if job.model is model]:
+            self._jobs.remove(job)
+            self._end(job, NeuroScopeIntegrationError(f"model {model.description.model_id} was unloaded"))
+        mx.clear_cache()

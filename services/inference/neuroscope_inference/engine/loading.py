@@ -1,0 +1,208 @@
+"""From a path or a Hugging Face id to a model in memory, with progress by bytes.
+
+mlx-lm knows the formats; here its steps are taken one by one, so that a load can report, be cancelled between pieces, and
+say what is wrong with the files in the user's words.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from mlx.utils import tree_flatten
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_tokenizer
+
+from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError, nearest
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine import selftest
+from neuroscope_inference.engine.arrays import wire_dtype
+from neuroscope_inference.engine.layout import Layout, first_int
+from neuroscope_inference.engine.model import LoadedModel
+
+_PIECES = 16
+_FILES = ("*.json", "*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What to load."""
+
+    model_path: str
+    model_id: str = ""
+    revision: str = ""
+    adapter_path: str = ""
+
+
+def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
+    """Loads and proves a model: progress after every piece of work, then the model. Runs on the engine's thread.
+
+    Raises:
+        ModelNotFoundError: neither a folder nor a repository of that name.
+        ModelCorruptError: files are missing or unreadable; the message names them.
+        ModelUnsupportedError: mlx-lm has no such architecture, or hooks do not work on it.
+    """
+    folder = Path(request.model_path).expanduser()
+    if not folder.exists():
+        folder = yield from _fetch(request)
+    config = _config(folder)
+    total = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    yield pb.LoadProgress(phase=pb.LOAD_PHASE_READ, bytes_done=0, bytes_total=total)
+    model, config = _build(folder, request)
+    yield from _read(model, folder)
+    tokenizer = _tokenizer(folder, config)
+    yield pb.LoadProgress(phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=0, bytes_total=selftest.TOKEN_COUNT)
+    text_config: Mapping[str, Any] = config.get("text_config", config)
+    layout = Layout(model, {"model_type": config.get("model_type"), **text_config})
+    vocab_size = first_int(text_config, "vocab_size") or len(tokenizer)
+    result = selftest.run(layout, vocab_size)
+    yield pb.LoadProgress(
+        phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=selftest.TOKEN_COUNT, bytes_total=selftest.TOKEN_COUNT
+    )
+    description = _describe(request, folder, config, text_config, model, tokenizer, layout)
+    yield LoadedModel(model, tokenizer, layout, description, result)
+
+
+def _fetch(request: LoadRequest) -> Iterator[pb.LoadProgress]:
+    """Fetches a repository file by file; the generator's value is its folder."""
+    repository = request.model_path
+    try:
+        info = HfApi().model_info(repository, revision=request.revision or None, files_metadata=True)
+        files = [f for f in info.siblings or () if any(Path(f.rfilename).match(pattern) for pattern in _FILES)]
+        total = sum(f.size or 0 for f in files)
+        done = 0
+        folder = Path()
+        yield pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=0, bytes_total=total)
+        for file in files:
+            local = hf_hub_download(repository, file.rfilename, revision=info.sha)
+            if file.rfilename == "config.json":
+                folder = Path(local).parent
+            done += file.size or 0
+            yield pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=done, bytes_total=total)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise _not_found(repository) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise _not_found(repository, f"; the hub could not be reached ({type(error).__name__})") from error
+    return folder
+
+
+def _not_found(path: str, detail: str = "") -> ModelNotFoundError:
+    parent = Path(path).expanduser().parent
+    siblings = sorted(child.name for child in parent.iterdir() if child.is_dir()) if parent.is_dir() else []
+    valid = [str(parent / name) for name in nearest(Path(path).name, siblings)]
+    hint = f"; folders there: {', '.join(valid)}" if valid else ""
+    return ModelNotFoundError(
+        f"{path!r} is neither a folder nor a repository on the hub{detail}{hint}", field="model_path", valid=valid
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelNotFoundError(f"{folder} has no config.json, so it is not a model", field="model_path")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelCorruptError(f"{path} is not JSON: {error}", field="model_path") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelCorruptError(f"{path} does not name a model_type", field="model_path")
+    return config
+
+
+def _build(folder: Path, request: LoadRequest) -> tuple[nn.Module, dict[str, Any]]:
+    try:
+        model, config = load_model(folder, lazy=True)
+        if request.adapter_path:
+            model = load_adapters(model, request.adapter_path)
+            model.eval()
+    except FileNotFoundError as error:
+        raise ModelCorruptError(str(error), field="model_path") from error
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        if "not supported" in str(error) or "trust_remote_code" in str(error):
+            raise ModelUnsupportedError(str(error), field="model_path") from error
+        raise ModelCorruptError(
+            f"the weights or the configuration in {folder} do not fit mlx-lm's model: {_first_line(error)}",
+            field="model_path",
+        ) from error
+    except RuntimeError as error:  # mx.load: a damaged safetensors file
+        raise ModelCorruptError(
+            f"a weights file in {folder} is damaged: {_first_line(error)}", field="model_path"
+        ) from error
+    return model, config
+
+
+def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
+    """Reads the weights, which are lazy until here, in pieces of about equal bytes."""
+    arrays = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in arrays)
+    done = reported = 0
+    piece: list[mx.array] = []
+    for array in arrays:
+        piece.append(array)
+        done += array.nbytes
+        if done - reported >= total / _PIECES or array is arrays[-1]:
+            try:
+                mx.eval(piece)
+            except RuntimeError as error:
+                raise ModelCorruptError(
+                    f"a weights file in {folder} is damaged: {_first_line(error)}", field="model_path"
+                ) from error
+            piece, reported = [], done
+            yield pb.LoadProgress(phase=pb.LOAD_PHASE_READ, bytes_done=done, bytes_total=total)
+
+
+def _tokenizer(folder: Path, config: Mapping[str, Any]) -> TokenizerWrapper:
+    try:
+        return load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelCorruptError(
+            f"the tokenizer in {folder} cannot be read: {_first_line(error)}", field="model_path"
+        ) from error
+
+
+def _describe(
+    request: LoadRequest,
+    folder: Path,
+    config: Mapping[str, Any],
+    text_config: Mapping[str, Any],
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    layout: Layout,
+) -> pb.Model:
+    arrays = [array for _, array in tree_flatten(model.parameters())]
+    floating = [array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
+    final_norm = next((s for s in layout.states if s.point.component == "final_norm" and not s.reason), None)
+    dtype = final_norm.dtype if final_norm else (floating or [mx.float32])[0]
+    shape = layout.head_shape
+    bos: int | None = getattr(tokenizer, "bos_token_id", None)
+    return pb.Model(
+        model_id=request.model_id or folder.resolve().name,
+        model_path=request.model_path,
+        architecture=str(config["model_type"]),
+        num_layers=layout.num_layers,
+        d_model=first_int(text_config, "hidden_size", "n_embd", "d_model", "dim"),
+        num_heads=shape.heads,
+        num_kv_heads=shape.kv_heads,
+        d_head=shape.width,
+        vocab_size=first_int(text_config, "vocab_size"),
+        context_length=first_int(text_config, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+        dtype=wire_dtype(dtype),
+        parameter_count=get_total_parameters(model),
+        weights_bytes=sum(array.nbytes for array in arrays),
+        has_chat_template=bool(tokenizer.has_chat_template),
+        bos_token_id=bos,
+        eos_token_ids=sorted(tokenizer.eos_token_ids),
+        loaded_at_ms=time.time_ns() // 1_000_000,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

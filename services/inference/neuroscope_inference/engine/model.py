@@ -1,0 +1,156 @@
+"""A loaded model: weights, tokenizer, hooked points, and what is said of it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.nn as nn
+from jinja2.exceptions import TemplateError
+from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
+
+from neuroscope.errors import ContextLengthError, InvalidRequestError, UnavailableSiteError
+from neuroscope.sites import COMPONENTS, Point
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine.arrays import wire_dtype
+from neuroscope_inference.engine.layout import Layout, PointState
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """Token ids as the model reads them, and what looks wrong with them."""
+
+    ids: list[int]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model that is ready to run."""
+
+    network: nn.Module
+    tokenizer: TokenizerWrapper
+    layout: Layout
+    description: pb.Model
+    self_test: pb.SelfTest
+    _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
+
+    def describe(self) -> pb.GetModelResponse:
+        """The model, every point of the vocabulary, and the self-test's verdict."""
+        points = [_hook_point(state) for state in self.layout.states]
+        return pb.GetModelResponse(model=self.description, points=points, self_test=self.self_test)
+
+    def available(self, point: Point, field: str) -> PointState:
+        """The state of a point that can be captured.
+
+        Raises:
+            UnavailableSiteError: this model does not have it; says why, and names the points of the layer that it has.
+        """
+        state = self.layout.state(point)
+        if state.reason:
+            valid = [s.point.component for s in self.layout.states if not s.reason and s.point.layer == point.layer]
+            raise UnavailableSiteError(
+                f"{self.description.model_id} has no {point}: {state.reason}; it has {', '.join(valid)}",
+                field=field,
+                valid=valid,
+            )
+        return state
+
+    def tokenize(self, prompt: pb.Prompt, field: str) -> TokenizedPrompt:
+        """Token ids of a prompt.
+
+        Raises:
+            InvalidRequestError: it is empty, a role is unknown, an id is outside the vocabulary.
+            ContextLengthError: it is longer than the context.
+        """
+        with self._tokenizer_lock:
+            ids = self._ids(prompt, field)
+        bos = self.description.bos_token_id if self.description.HasField("bos_token_id") else None
+        if prompt.bos == pb.BOS_POLICY_ADD:
+            if bos is None:
+                raise InvalidRequestError("this tokenizer has no beginning-of-sequence token", field=f"{field}.bos")
+            ids = ids if ids[:1] == [bos] else [bos, *ids]
+        elif prompt.bos == pb.BOS_POLICY_OMIT and bos is not None and prompt.WhichOneof("content") != "token_ids":
+            ids = ids[1:] if ids[:1] == [bos] else ids
+        if not ids:
+            raise InvalidRequestError("the prompt has no tokens", field=field)
+        context = self.description.context_length
+        if context and len(ids) > context:
+            raise ContextLengthError(
+                f"the prompt has {len(ids)} tokens, the context of {self.description.model_id} holds {context}",
+                field=field,
+            )
+        doubled = bos is not None and ids[:2] == [bos, bos]
+        warnings = [f"{field}: the prompt begins with two beginning-of-sequence tokens"] if doubled else []
+        return TokenizedPrompt(ids, warnings)
+
+    def text_of(self, token_id: int) -> str:
+        """The text of one token by itself."""
+        with self._tokenizer_lock:
+            return self.tokenizer.decode([token_id])
+
+    def detokenize(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """The text of token ids."""
+        self._check_ids(ids, "token_ids")
+        with self._tokenizer_lock:
+            return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def detokenizer(self) -> StreamingDetokenizer:
+        """A new streaming detokenizer."""
+        return self.tokenizer.detokenizer
+
+    def _ids(self, prompt: pb.Prompt, field: str) -> list[int]:
+        match prompt.WhichOneof("content"):
+            case "text":
+                if not prompt.text:
+                    raise InvalidRequestError("the prompt is empty", field=f"{field}.text")
+                return list(self.tokenizer.encode(prompt.text))
+            case "token_ids":
+                ids = list(prompt.token_ids.ids)
+                self._check_ids(ids, f"{field}.token_ids.ids")
+                return ids
+            case "chat":
+                return self._chat_ids(prompt.chat, f"{field}.chat.messages")
+            case _:
+                raise InvalidRequestError("the prompt has no content: text, token_ids or chat", field=field)
+
+    def _chat_ids(self, chat: pb.Chat, field: str) -> list[int]:
+        if not chat.messages:
+            raise InvalidRequestError("there are no messages", field=field)
+        if not self.description.has_chat_template:
+            raise InvalidRequestError(
+                f"{self.description.model_id} has no chat template; send the prompt as text", field=field
+            )
+        for index, message in enumerate(chat.messages):
+            if not message.role:
+                raise InvalidRequestError("the message has no role", field=f"{field}[{index}].role")
+        messages: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in chat.messages]
+        try:
+            return list(
+                self.tokenizer.apply_chat_template(messages, add_generation_prompt=not chat.omit_generation_prompt)
+            )
+        except TemplateError as error:
+            roles = ", ".join(sorted({message["role"] for message in messages}))
+            raise InvalidRequestError(
+                f"the chat template refuses these messages (roles: {roles}): {error}", field=field
+            ) from error
+
+    def _check_ids(self, ids: list[int], field: str) -> None:
+        vocabulary = self.description.vocab_size
+        for index, token_id in enumerate(ids):
+            if vocabulary and token_id >= vocabulary:
+                raise InvalidRequestError(
+                    f"token id {token_id} is outside the vocabulary of {vocabulary}", field=f"{field}[{index}]"
+                )
+
+
+def _hook_point(state: PointState) -> pb.HookPoint:
+    return pb.HookPoint(
+        site=state.point.to_message(),
+        available=not state.reason,
+        reason=state.reason,
+        axes=COMPONENTS[state.point.component].axes,
+        dtype=wire_dtype(state.dtype),
+        module_path=state.module_path,
+    )

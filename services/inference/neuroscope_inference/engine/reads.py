@@ -1,0 +1,282 @@
+"""What a request reads: hooks resolved against a model, the plan that describes them, and the slicing inside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from neuroscope.errors import InvalidRequestError, NotImplementedByEngineError, UnknownSiteError
+from neuroscope.frames import Outgoing
+from neuroscope.sites import COMPONENTS, Point, resolve
+from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
+from neuroscope_inference.engine.arrays import cast_dtype, memory, wire_dtype
+from neuroscope_inference.engine.attention import key_positions
+from neuroscope_inference.engine.layout import PointState
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.tap import PointIndex, Tap
+
+_ATTENTION = ("attention_scores", "attention_pattern")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Positions that one forward pass computes in one row."""
+
+    row: int
+    step: int
+    first: int
+    length: int
+    prompt_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One tensor of the plan."""
+
+    spec: tensor_pb2.TensorSpec
+    point: Point
+    index: PointIndex
+    position_axis: int
+    heads: tuple[int, ...]  # empty: all
+    head_axis: int
+    positions: site_pb2.PositionSelector | None
+    steps: range
+    rows: frozenset[int] | None
+    dtype: mx.Dtype | None
+    bytes_per_element: int
+    extents: tuple[int, ...]  # of one position, key columns counted as 1
+
+    def fires(self, row: int, step: int) -> bool:
+        """Whether the row and step are selected."""
+        return step in self.steps and (self.rows is None or row in self.rows)
+
+    def bytes_of_position(self, columns: int) -> int:
+        """Bytes of one position, with that many key columns."""
+        elements = 1
+        for extent in self.extents:
+            elements *= extent
+        return elements * self.bytes_per_element * (columns if self.point.component in _ATTENTION else 1)
+
+    def select(self, value: mx.array, span: Span) -> tuple[mx.array, int, tuple[int, ...]] | None:
+        """The selected part, its first position, and its positions where they are not contiguous; None: no part."""
+        first, positions = span.first, ()
+        if self.positions is not None:
+            chosen = selected(self.positions, span)
+            if not chosen:
+                return None
+            first = chosen[0]
+            local = [position - span.first for position in chosen]
+            if chosen == list(range(first, first + len(chosen))):
+                value = value[(slice(None),) * self.position_axis + (slice(local[0], local[0] + len(local)),)]
+            else:
+                value, positions = mx.take(value, mx.array(local), axis=self.position_axis), tuple(chosen)
+        if self.heads:
+            value = mx.take(value, mx.array(self.heads), axis=self.head_axis)
+        if self.dtype is not None:
+            value = value.astype(self.dtype)
+        return mx.contiguous(value), first, positions
+
+
+def selected(selector: site_pb2.PositionSelector, span: Span) -> list[int]:
+    """Absolute positions within the span that a selector names, in the order wanted."""
+    end = span.first + span.length
+    if selector.WhichOneof("which") == "range":
+        start = _absolute(selector.range.start, span.prompt_length)
+        stop = _absolute(selector.range.stop, span.prompt_length) if selector.range.HasField("stop") else end
+        return list(range(max(start, span.first), min(stop, end)))
+    wanted = (_absolute(position, span.prompt_length) for position in selector.list.positions)
+    return [position for position in wanted if span.first <= position < end]
+
+
+def _absolute(position: int, prompt_length: int) -> int:
+    return position if position >= 0 else prompt_length + position
+
+
+@dataclass(slots=True)
+class Pending:
+    """A selected tensor that is still lazy."""
+
+    plan_index: int
+    row: int
+    first_position: int
+    array: mx.array
+    positions: tuple[int, ...]
+    key_positions: tuple[int, ...]
+
+    def outgoing(self) -> Outgoing:
+        """The tensor to send, once `array` is evaluated."""
+        return Outgoing(
+            self.plan_index,
+            self.row,
+            self.array.shape,
+            self.first_position,
+            memory(self.array),
+            self.positions,
+            self.key_positions,
+        )
+
+
+class CapturePlan:
+    """Everything that a request reads from one model.
+
+    Raises (from the constructor):
+        UnknownSiteError, UnavailableSiteError: a hook names a site that is not there.
+        InvalidRequestError: a selector is out of range, or a hook is asked for twice.
+        NotImplementedByEngineError: a hook asks for a reduction.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        hooks: Sequence[tuple[str, inference_pb2.HookSpec]],
+        rows: int,
+        stop_before: int | None,
+    ) -> None:
+        self.model = model
+        self.reads: list[Read] = []
+        self.stop_before = stop_before
+        taken: set[tuple[str, Point]] = set()
+        for field, hook in hooks:
+            if hook.reduction.WhichOneof("kind") is not None:
+                raise NotImplementedByEngineError(
+                    "reductions are not computed by this version's engine; capture the tensor and reduce it",
+                    field=f"{field}.reduction",
+                )
+            layout = model.layout
+            for point in resolve(hook.site, layout.num_layers, field=f"{field}.site"):
+                hook_id = hook.hook_id or str(point)
+                if (hook_id, point) in taken:
+                    raise InvalidRequestError(f"hook {hook_id!r} asks for {point} twice", field=field)
+                taken.add((hook_id, point))
+                self._check_is_run(point, field)
+                self.reads.append(self._read(hook_id, hook, point, field, rows))
+
+    def message(self, chunk_positions: int) -> tensor_pb2.TensorPlan:
+        """The plan as it is sent."""
+        return tensor_pb2.TensorPlan(tensors=[read.spec for read in self.reads], chunk_positions=chunk_positions)
+
+    def tap(self, span: Span) -> Tap:
+        """A tap for what the plan reads in one forward pass."""
+        points = [read.point for read in self.reads if read.fires(span.row, span.step)]
+        return Tap(self.model.layout.wanted(points), self.stop_before)
+
+    def take(self, tap: Tap, span: Span) -> list[Pending]:
+        """The selected tensors of a forward pass, lazy. What never fired is simply not among them."""
+        pending: list[Pending] = []
+        for read in self.reads:
+            value = tap.seen.get(read.index) if read.fires(span.row, span.step) else None
+            part = None if value is None else read.select(value, span)
+            if part is None:
+                continue
+            array, first, positions = part
+            columns = tap.key_columns.get(read.point.layer or 0) if read.point.component in _ATTENTION else None
+            keys = key_positions(columns) if columns else ()
+            pending.append(Pending(read.spec.plan_index, span.row, first, array, positions, keys))
+        return pending
+
+    def bytes_per_position(self, columns: int) -> int:
+        """Bytes that a prefill captures per position, at most; selectors of single positions are left out."""
+        return sum(r.bytes_of_position(columns) for r in self.reads if r.positions is None and 0 in r.steps)
+
+    def check_positions(self, prompt_lengths: Sequence[int], generated: int) -> None:
+        """Refuses positions that no row will ever have.
+
+        Raises:
+            InvalidRequestError: names the hook and the position.
+        """
+        for read in self.reads:
+            if read.positions is None or read.positions.WhichOneof("which") != "list":
+                continue
+            for row, length in enumerate(prompt_lengths):
+                for position in read.positions.list.positions:
+                    if not -length <= position < length + generated and (read.rows is None or row in read.rows):
+                        raise InvalidRequestError(
+                            f"position {position} lies outside prompt {row}, which has {length} tokens"
+                            + (f" and at most {generated} generated ones" if generated else ""),
+                            field=f"hooks.{read.spec.hook_id}.select.positions",
+                        )
+
+    def expected(self, rows: int) -> Iterator[tuple[Read, int]]:
+        """Every tensor and row that the request asked for."""
+        for read in self.reads:
+            for row in range(rows):
+                if read.rows is None or row in read.rows:
+                    yield read, row
+
+    def _check_is_run(self, point: Point, field: str) -> None:
+        stop = self.stop_before
+        if stop is None:
+            return
+        is_run = point.component == "embedding" or (point.layer is not None and point.layer < stop)
+        if not is_run and (point.component, point.layer) != ("resid_pre", stop):
+            raise UnknownSiteError(f"{point} is not computed: stop_at_layer is {stop}", field=f"{field}.site.layer")
+
+    def _read(self, hook_id: str, hook: inference_pb2.HookSpec, point: Point, field: str, rows: int) -> Read:
+        state = self.model.available(point, f"{field}.site.component")
+        component = COMPONENTS[point.component]
+        head_axis = component.axes.index(tensor_pb2.AXIS_HEAD) if tensor_pb2.AXIS_HEAD in component.axes else -1
+        heads = _heads(hook.select, head_axis, state, point, f"{field}.select.heads")
+        dtype = None if not hook.dtype else cast_dtype(hook.dtype, f"{field}.dtype")
+        wire = hook.dtype or wire_dtype(state.dtype)
+        extents = list(state.axes_extents)
+        if heads:
+            extents[head_axis] = len(heads)
+        for axis, meaning in enumerate(component.axes):
+            if meaning in (tensor_pb2.AXIS_POSITION, tensor_pb2.AXIS_KEY_POSITION):
+                extents[axis] = -1
+        steps = hook.select.steps
+        stop = steps.stop if steps.HasField("stop") else 2**31
+        if hook.select.HasField("steps") and stop <= steps.start:
+            raise InvalidRequestError("the selector names no step", field=f"{field}.select.steps")
+        return Read(
+            spec=tensor_pb2.TensorSpec(
+                plan_index=len(self.reads),
+                hook_id=hook_id,
+                site=point.to_message(),
+                layer_name=hook.site.layer_name or self.model.layout.layer_name(point),
+                dtype=wire,
+                axes=component.axes,
+                shape=extents,
+            ),
+            point=point,
+            index=self.model.layout.index[point],
+            position_axis=component.axes.index(tensor_pb2.AXIS_POSITION),
+            heads=heads,
+            head_axis=head_axis,
+            positions=_positions(hook.select, f"{field}.select.positions"),
+            steps=range(steps.start, stop),
+            rows=_rows(hook.select, rows, f"{field}.select.rows"),
+            dtype=dtype,
+            bytes_per_element=(dtype or state.dtype).size,
+            extents=tuple(abs(extent) for extent in extents),
+        )
+
+
+def _heads(select: site_pb2.Selector, head_axis: int, state: PointState, point: Point, field: str) -> tuple[int, ...]:
+    if not select.heads:
+        return ()
+    if head_axis < 0:
+        raise InvalidRequestError(f"{point} has no heads", field=field)
+    count = state.axes_extents[head_axis]
+    for head in select.heads:
+        if not -count <= head < count:
+            raise InvalidRequestError(f"head {head} is out of range: {point} has heads 0 to {count - 1}", field=field)
+    return tuple(head % count for head in select.heads)
+
+
+def _positions(select: site_pb2.Selector, field: str) -> site_pb2.PositionSelector | None:
+    if not select.HasField("positions"):
+        return None
+    which = select.positions.WhichOneof("which")
+    if which is None or (which == "list" and not select.positions.list.positions):
+        raise InvalidRequestError("the selector names no position", field=field)
+    return select.positions
+
+
+def _rows(select: site_pb2.Selector, rows: int, field: str) -> frozenset[int] | None:
+    for row in select.rows:
+        if row >= rows:
+            raise InvalidRequestError(f"row {row} is out of range: the request has {rows} prompts", field=field)
+    return frozenset(select.rows) or None

@@ -1,0 +1,123 @@
+"""Drawing a token from logits: a key per request, row and step, so that a draw depends on nothing else.
+
+mlx-lm's samplers share one global random state and filter before temperature; here temperature comes first, then top-k,
+top-p and min-p, the order of Hugging Face and vLLM.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import struct
+from dataclasses import dataclass
+
+import mlx.core as mx
+import xxhash
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.v1 import inference_pb2 as pb
+
+DEFAULT_MAX_TOKENS = 256
+MAX_TOP_LOGPROBS = 100
+_MAX_STOP_TEXTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Checked sampling parameters of a request."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    stop: tuple[str, ...]
+    stop_token_ids: frozenset[int]
+    ignore_eos: bool
+    top_logprobs: int
+
+    @classmethod
+    def of(cls, message: pb.Sampling) -> Sampler:
+        """Checks every field.
+
+        Raises:
+            InvalidRequestError: one is out of its range; names it.
+        """
+        temperature = _within(message.temperature, "temperature", 0, 100)
+        top_p = _within(message.top_p if message.HasField("top_p") else 1.0, "top_p", 0, 1)
+        min_p = _within(message.min_p, "min_p", 0, 1)
+        if top_p == 0:
+            raise InvalidRequestError("sampling.top_p is above 0 and at most 1", field="sampling.top_p")
+        if message.top_logprobs > MAX_TOP_LOGPROBS:
+            raise InvalidRequestError(
+                f"sampling.top_logprobs is at most {MAX_TOP_LOGPROBS}", field="sampling.top_logprobs"
+            )
+        if len(message.stop) > _MAX_STOP_TEXTS:
+            raise InvalidRequestError(f"at most {_MAX_STOP_TEXTS} stop texts", field="sampling.stop")
+        for index, text in enumerate(message.stop):
+            if not text:
+                raise InvalidRequestError("a stop text is empty", field=f"sampling.stop[{index}]")
+        return cls(
+            max_tokens=message.max_tokens or DEFAULT_MAX_TOKENS,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=message.top_k,
+            min_p=min_p,
+            seed=message.seed if message.HasField("seed") else secrets.randbits(63),
+            stop=tuple(message.stop),
+            stop_token_ids=frozenset(message.stop_token_ids),
+            ignore_eos=message.ignore_eos,
+            top_logprobs=message.top_logprobs,
+        )
+
+    def draw(self, logits: mx.array, row: int, step: int) -> Draw:
+        """Draws from the logits (1, vocab) of one row; everything stays lazy."""
+        logits = logits.astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        token = mx.argmax(logits, axis=-1) if self.temperature == 0 else self._sampled(logits, row, step)
+        logprob = mx.take_along_axis(logprobs, token[:, None], axis=-1)
+        if not self.top_logprobs:
+            return Draw(token, logprob)
+        best = mx.argsort(-logprobs, axis=-1)[:, : self.top_logprobs]
+        return Draw(token, logprob, best, mx.take_along_axis(logprobs, best, axis=-1))
+
+    def _sampled(self, logits: mx.array, row: int, step: int) -> mx.array:
+        tempered = logits / self.temperature
+        order = mx.argsort(-tempered, axis=-1)
+        ranked = mx.take_along_axis(tempered, order, axis=-1)
+        if self.top_k:
+            ranked = mx.where(mx.arange(ranked.shape[-1]) < self.top_k, ranked, -math.inf)
+        if self.top_p < 1:
+            probabilities = mx.softmax(ranked, axis=-1, precise=True)
+            before = mx.cumsum(probabilities, axis=-1) - probabilities
+            ranked = mx.where(before < self.top_p, ranked, -math.inf)
+        if self.min_p > 0:
+            ranked = mx.where(ranked >= ranked[:, :1] + math.log(self.min_p), ranked, -math.inf)
+        choice = mx.random.categorical(ranked, axis=-1, key=_key(self.seed, row, step))
+        return mx.take_along_axis(order, choice[:, None], axis=-1)[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A drawn token and its log-probability, lazy: (1,), (1, 1), and the likeliest alternatives (1, k) if asked for."""
+
+    token: mx.array
+    logprob: mx.array
+    top_tokens: mx.array | None = None
+    top_logprobs: mx.array | None = None
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays, to evaluate together."""
+        return [x for x in (self.token, self.logprob, self.top_tokens, self.top_logprobs) if x is not None]
+
+
+def _key(seed: int, row: int, step: int) -> mx.array:
+    return mx.random.key(xxhash.xxh3_64_intdigest(struct.pack("<QQQ", seed, row, step)) >> 1)
+
+
+def _within(value: float, name: str, low: float, high: float) -> float:
+    if not low <= value <= high:  # also refuses NaN
+        raise InvalidRequestError(f"sampling.{name} is between {low} and {high}, not {value}", field=f"sampling.{name}")
+    return value

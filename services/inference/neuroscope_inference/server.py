@@ -1,0 +1,154 @@
+"""The gRPC server: handlers from the contract's descriptors, health, reflection, and a drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from neuroscope import telemetry
+from neuroscope.codec import Event
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError, NeuroScopeIntegrationError
+from neuroscope.rpc import RPCS, Rpc
+from neuroscope.status import to_abort
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.service import InferenceService
+from neuroscope_inference.settings import InferenceSettings
+
+_log = logging.getLogger(__name__)
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Bytes that are not the message they should be. grpc.aio by itself would answer UNKNOWN."""
+
+    reason: str
+
+
+async def serve(settings: InferenceSettings) -> None:
+    """Serves until SIGTERM or SIGINT, then lets running requests end within the drain time."""
+    telemetry.configure("neuroscope-inference")
+    service = InferenceService(settings)
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),  # a second service on the port is an error, not a rival
+        ]
+    )
+    names = sorted({rpc.service for rpc in RPCS.values()})
+    for name in names:
+        handlers = {rpc.method: _handler(service, rpc) for rpc in RPCS.values() if rpc.service == name}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = _bind(server, settings)
+    await server.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        for path in settings.model:
+            await _load(service, path)
+        await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in names:
+            await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        print(f"neuroscope-inference ready on {settings.host}:{port}", flush=True)
+        await stop.wait()
+        _log.info("draining for up to %g s", settings.drain_seconds)
+        await health_servicer.enter_graceful_shutdown()
+    finally:
+        await server.stop(settings.drain_seconds)
+        await asyncio.to_thread(service.close)
+        telemetry.shutdown()
+
+
+def _bind(server: grpc.aio.Server, settings: InferenceSettings) -> int:
+    address = f"{settings.host}:{settings.port}"
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise NeuroScopeIntegrationError(
+            f"cannot listen on {address}: the port is taken or the address is not this machine's; choose another --port",
+            field="port",
+        )
+    return port
+
+
+async def _load(service: InferenceService, path: str) -> None:
+    request = pb.LoadModelRequest(model_path=path)
+    async with aclosing(service.stream(RPCS["LoadModel"], request, ())) as events:
+        async for event in events:
+            if isinstance(event, pb.LoadModelResponse) and event.HasField("model"):
+                _log.info("loaded %s", event.model.model_id)
+
+
+def _handler(service: InferenceService, rpc: Rpc) -> grpc.RpcMethodHandler[Any, Any]:
+    if rpc.streams_responses:
+
+        async def stream(request: Event | Malformed, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            async with _errors_as_status(context):
+                events = service.stream(rpc, _well_formed(request), context.invocation_metadata() or ())
+                async with aclosing(events):
+                    async for event in events:
+                        await context.write(event)
+
+        return grpc.unary_stream_rpc_method_handler(stream, _reader(rpc), rpc.serialize)
+
+    async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async with _errors_as_status(context):
+            if rpc.streams_requests:
+                return await service.unary(rpc, _each_well_formed(request), context.invocation_metadata() or ())
+            return await service.unary(rpc, _well_formed(request), context.invocation_metadata() or ())
+
+    if rpc.streams_requests:
+        return grpc.stream_unary_rpc_method_handler(unary, _reader(rpc), rpc.serialize)
+    return grpc.unary_unary_rpc_method_handler(unary, _reader(rpc), rpc.serialize)
+
+
+@asynccontextmanager
+async def _errors_as_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    """Turns errors of the tree into their status, and anything else into INTERNAL with a log entry."""
+    try:
+        yield
+    except MLXIntegrationError as error:
+        await context.abort_with_status(to_abort(error))
+    except Exception as error:
+        _log.exception("a call failed")
+        await context.abort_with_status(to_abort(MLXIntegrationError(f"internal error: {error!r}")))
+
+
+def _reader(rpc: Rpc) -> Callable[[bytes], Event | Malformed]:
+    decode = rpc.deserialize_request
+
+    def read(raw: bytes) -> Event | Malformed:
+        try:
+            return decode(raw)
+        except DecodeError as error:
+            return Malformed(f"the request is not a {rpc.request.DESCRIPTOR.name}: {error}")
+
+    return read
+
+
+def _well_formed(request: Event | Malformed) -> Event:
+    if isinstance(request, Malformed):
+        raise InvalidRequestError(request.reason, field="request")
+    return request
+
+
+async def _each_well_formed(requests: AsyncIterator[Event | Malformed]) -> AsyncIterator[Event]:
+    async for request in requests:
+        yield _well_formed(request)

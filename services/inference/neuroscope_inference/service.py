@@ -1,0 +1,82 @@
+"""The inference service without a transport: every call of the contract by name, traced, with the engine behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from google.protobuf.message import Message
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from neuroscope import telemetry
+from neuroscope.codec import Event
+from neuroscope.rpc import RPCS, Rpc
+from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.servicers.captures import CaptureServicer
+from neuroscope_inference.servicers.generation import GenerationServicer
+from neuroscope_inference.servicers.hooks import HookServicer
+from neuroscope_inference.servicers.models import ModelServicer
+from neuroscope_inference.servicers.running import Runner
+from neuroscope_inference.servicers.tensors import TensorServicer
+from neuroscope_inference.servicers.traces import TelemetryServicer
+from neuroscope_inference.settings import InferenceSettings
+
+Metadata = Iterable[tuple[str, "str | bytes"]]
+
+
+class InferenceService:
+    """Answers calls; errors are those of `neuroscope.errors`."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self.settings = settings
+        self.engine = Engine(settings.stream_limit_bytes)
+        hooks = HookServicer(self.engine)
+        runner = Runner(self.engine, hooks, settings)
+        servicers = (
+            ModelServicer(self.engine),
+            hooks,
+            GenerationServicer(self.engine, runner),
+            CaptureServicer(self.engine, runner),
+            TensorServicer(),
+            TelemetryServicer(),
+        )
+        self._methods: dict[str, Callable[..., Any]] = {
+            name: getattr(servicer, name) for servicer in servicers for name in RPCS if hasattr(servicer, name)
+        }
+
+    async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
+        """Answers a call that returns one message."""
+        with _server_span(rpc, metadata) as context:
+            return await self._methods[rpc.method](request, context)
+
+    async def stream(self, rpc: Rpc, request: Event, metadata: Metadata) -> AsyncIterator[Event]:
+        """Answers a call that returns a stream."""
+        with _server_span(rpc, metadata) as context:
+            async with aclosing(self._methods[rpc.method](request, context)) as events:
+                async for event in events:
+                    yield event
+
+    def close(self) -> None:
+        """Stops the engine; what still runs ends with an error."""
+        self.engine.stop()
+
+
+@contextmanager
+def _server_span(rpc: Rpc, metadata: Metadata) -> Iterator[Context]:
+    """A span for one call, as a context to hand down: it never becomes current, since streams change tasks."""
+    span = telemetry.tracer().start_span(rpc.method, telemetry.extract(metadata), SpanKind.SERVER)
+    try:
+        yield trace.set_span_in_context(span)
+    except (asyncio.CancelledError, GeneratorExit):
+        span.set_status(Status(StatusCode.ERROR, "cancelled"))
+        raise
+    except Exception as error:
+        span.record_exception(error)
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+        raise
+    finally:
+        span.end()

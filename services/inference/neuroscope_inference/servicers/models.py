@@ -1,0 +1,69 @@
+"""ModelService: loading, describing and freeing models, and their tokenizers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from opentelemetry.context import Context
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.loading import LoadRequest
+from neuroscope_inference.engine.model import LoadedModel
+
+
+class ModelServicer:
+    """Implements neuroscope.v1.ModelService."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> AsyncIterator[pb.LoadModelResponse]:
+        """Streams progress, then the model."""
+        if not request.model_path:
+            raise InvalidRequestError("model_path is missing: a folder or a Hugging Face id", field="model_path")
+        stream = self._engine.load(
+            LoadRequest(request.model_path, request.model_id, request.revision, request.adapter_path)
+        )
+        try:
+            async with aclosing(aiter(stream)) as events:
+                async for event in events:
+                    if isinstance(event, LoadedModel):
+                        yield pb.LoadModelResponse(model=event.description)
+                    else:
+                        yield pb.LoadModelResponse(progress=event)
+        finally:
+            stream.close()
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        """Frees a model."""
+        if not request.model_id:
+            raise InvalidRequestError("model_id is missing", field="model_id")
+        await self._engine.unload(request.model_id)
+        return pb.UnloadModelResponse()
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """Lists the loaded models."""
+        return pb.ListModelsResponse(models=[model.description for model in self._engine.models()])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """Describes a model and its points."""
+        return self._engine.model(request.model_id).describe()
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """Turns a prompt into token ids."""
+        model = self._engine.model(request.model_id)
+        prompt = await asyncio.to_thread(model.tokenize, request.prompt, "prompt")
+        tokens = [model.text_of(token_id) for token_id in prompt.ids]
+        return pb.TokenizeResponse(token_ids=prompt.ids, tokens=tokens, warnings=prompt.warnings)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        """Turns token ids into text."""
+        model = self._engine.model(request.model_id)
+        text = await asyncio.to_thread(
+            model.detokenize, list(request.token_ids), skip_special_tokens=request.skip_special_tokens
+        )
+        return pb.DetokenizeResponse(text=text)

@@ -1,0 +1,183 @@
+"""What Generate and Capture share: from a request's prompts and hooks to a run, and from a run to the events of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from opentelemetry.context import Context
+
+from neuroscope import telemetry
+from neuroscope.codec import Event
+from neuroscope.errors import HookNeverFiredError, InvalidRequestError, NotImplementedByEngineError
+from neuroscope.frames import FramePacker, Outgoing
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
+from neuroscope_inference.engine.reads import CapturePlan
+from neuroscope_inference.engine.run import Credit, Run, StepResult
+from neuroscope_inference.servicers.hooks import HookServicer
+from neuroscope_inference.settings import InferenceSettings
+
+Response = TypeVar("Response", pb.GenerateResponse, pb.CaptureResponse)
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A checked request, ready to run."""
+
+    stream_id: str
+    run: Run
+    prompts: list[TokenizedPrompt]
+    seed: int = 0
+    packer: FramePacker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.packer = FramePacker([read.spec for read in self.run.plan.reads])
+
+
+class Runner:
+    """Prepares and streams runs."""
+
+    def __init__(self, engine: Engine, hooks: HookServicer, settings: InferenceSettings) -> None:
+        self._engine = engine
+        self._hooks = hooks
+        self._settings = settings
+
+    async def prepare(
+        self,
+        request: pb.GenerateRequest | pb.CaptureRequest,
+        stream_id: str,
+        context: Context,
+        *,
+        max_new_tokens: int = 0,
+        stop_before: int | None = None,
+        credit: Credit | None = None,
+    ) -> Prepared:
+        """Checks a request against its model. Nothing has run when it raises."""
+        _refuse_what_comes_later(request)
+        model = self._engine.model(request.model_id)
+        prompts = await self._tokenized(model, request.prompts)
+        plan = CapturePlan(model, self._hooks.named(request.hooks, request.hook_ids), len(prompts), stop_before)
+        # The last generated token is not read by the model, so it has no position.
+        plan.check_positions([len(prompt.ids) for prompt in prompts], max(max_new_tokens - 1, 0))
+        run = Run(
+            model,
+            [prompt.ids for prompt in prompts],
+            plan,
+            request.chunk_budget_bytes or self._settings.chunk_budget_bytes,
+            context,
+            credit or Credit(),
+        )
+        return Prepared(stream_id or uuid.uuid4().hex, run, prompts)
+
+    async def events(
+        self, prepared: Prepared, work: Iterator[StepResult], response: type[Response]
+    ) -> AsyncIterator[Event]:
+        """The events of a stream: what is about to be sent, frames before the token of their step, the manifest.
+
+        Raises:
+            HookNeverFiredError: a hook saw nothing until the end.
+        """
+        run, packer = prepared.run, prepared.packer
+        yield response(
+            started=pb.StreamStarted(
+                stream_id=prepared.stream_id,
+                model_id=run.model.description.model_id,
+                prompts=[pb.TokenIds(ids=prompt.ids) for prompt in prepared.prompts],
+                seed=prepared.seed,
+                warnings=[warning for prompt in prepared.prompts for warning in prompt.warnings],
+            )
+        )
+        if run.plan.reads:
+            yield response(plan=run.plan.message(run.chunk_positions))
+        stream = self._engine.start(
+            work, model=run.model, may_go_on=lambda: run.credit.allows_next, size=lambda result: result.nbytes
+        )
+        try:
+            async with aclosing(aiter(stream)) as results:
+                async for result in results:
+                    held = result.nbytes
+                    with telemetry.tracer().start_as_current_span("serialise", context=run.context) as span:
+                        span.set_attribute(telemetry.STEP, result.step)
+                        span.set_attribute(telemetry.BYTES, held)
+                        frames = packer.pack(result.step, _drained(result.tensors))
+                        first = next(frames, None)
+                    while first is not None:
+                        yield first
+                        sent = min(first.nbytes, held)
+                        held -= sent
+                        stream.release(sent)
+                        first = next(frames, None)
+                    if held:
+                        stream.release(held)
+                    if result.token is not None:
+                        yield response(token=result.token)  # type: ignore[call-arg]  # captures have none
+        finally:
+            stream.close()
+        yield response(manifest=_manifest(prepared))
+
+    async def _tokenized(self, model: LoadedModel, prompts: Sequence[pb.Prompt]) -> list[TokenizedPrompt]:
+        if not prompts:
+            raise InvalidRequestError("there is no prompt", field="prompts")
+        if len(prompts) > self._settings.max_prompts:
+            raise InvalidRequestError(f"at most {self._settings.max_prompts} prompts a request", field="prompts")
+        return [
+            await asyncio.to_thread(model.tokenize, prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)
+        ]
+
+
+def _refuse_what_comes_later(request: pb.GenerateRequest | pb.CaptureRequest) -> None:
+    if request.interventions:
+        raise NotImplementedByEngineError(
+            "interventions are not applied by this version's engine", field="interventions"
+        )
+    if request.resumable:
+        raise NotImplementedByEngineError(
+            "this version keeps no streams on disk, so none can be resumed", field="resumable"
+        )
+
+
+def _drained(tensors: list[Outgoing]) -> Iterator[Outgoing]:
+    """Hands tensors over one by one, so that each one's memory is free as soon as it has left."""
+    tensors.reverse()
+    while tensors:
+        yield tensors.pop()
+
+
+def _manifest(prepared: Prepared) -> pb.Manifest:
+    run = prepared.run
+    entries: list[pb.ManifestEntry] = []
+    for read, row in run.plan.expected(len(prepared.prompts)):
+        digest = prepared.packer.digests.get((read.spec.plan_index, row))
+        if digest is None:
+            raise HookNeverFiredError(
+                f"hook {read.spec.hook_id!r} ({read.point}) saw nothing in prompt {row}: "
+                f"none of the steps and positions that it selects was run",
+                field=f"hooks.{read.spec.hook_id}",
+            )
+        entries.append(
+            pb.ManifestEntry(
+                plan_index=read.spec.plan_index,
+                hook_id=read.spec.hook_id,
+                row=row,
+                piece_count=digest.piece_count,
+                position_count=digest.position_count,
+                dtype=read.spec.dtype,
+                length_bytes=digest.length_bytes,
+                xxh3_64=digest.checksum,
+            )
+        )
+    return pb.Manifest(
+        entries=entries,
+        usage=pb.Usage(
+            prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts), completion_tokens=run.generated_tokens
+        ),
+        frame_count=prepared.packer.frame_count,
+        prefill_ms=1e3 * run.timing.prefill_s,
+        decode_ms=1e3 * run.timing.decode_s,
+    )

@@ -1,0 +1,30 @@
+"""Configuration of the inference service: environment variables, flags and defaults from one list."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class InferenceSettings(BaseSettings):
+    """Inference service of NeuroScope-MLX.
+
+    Every field is a flag (`--port 50051`) and an environment variable (`NEUROSCOPE_INFERENCE_PORT=50051`).
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEUROSCOPE_INFERENCE_", cli_kebab_case=True, cli_prog_name="neuroscope-inference"
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback is reachable by others.")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    model: list[str] = Field([], description="Folders or Hugging Face ids to load at start.")
+    chunk_budget_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, description="Captures of one prefill chunk may take this many bytes."
+    )
+    stream_limit_bytes: int = Field(
+        16 * 1024 * 1024, ge=1, description="A job rests while its reader has left this many bytes unread."
+    )
+    drain_seconds: float = Field(10.0, ge=0, description="On SIGTERM running requests have this long to end.")
+    max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
