@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ class AsyncLocalTransport:
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
         """Answers a call that takes a stream."""
 
-        async def stream() -> AsyncIterator[Event]:
+        async def stream() -> AsyncGenerator[Event, None]:
             for request in requests:
                 yield request
 

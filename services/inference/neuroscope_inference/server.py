@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ async def serve(settings: InferenceSettings) -> None:
     for name in names:
         handlers = {rpc.method: _handler(service, rpc) for rpc in RPCS.values() if rpc.service == name}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - the stubs lack it
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, settings)
@@ -82,7 +82,7 @@ def _bind(server: grpc.aio.Server, settings: InferenceSettings) -> int:
         port = 0
     if port == 0:
         raise NeuroScopeIntegrationError(
-            f"cannot listen on {address}: the port is taken or the address is not this machine's; choose another --port",
+            f"cannot listen on {address}: the port is taken, or the address is not this machine's; choose another",
             field="port",
         )
     return port
@@ -120,7 +120,7 @@ def _handler(service: InferenceService, rpc: Rpc) -> grpc.RpcMethodHandler[Any, 
 
 
 @asynccontextmanager
-async def _errors_as_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+async def _errors_as_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncGenerator[None, None]:
     """Turns errors of the tree into their status, and anything else into INTERNAL with a log entry."""
     try:
         yield
@@ -149,6 +149,6 @@ def _well_formed(request: Event | Malformed) -> Event:
     return request
 
 
-async def _each_well_formed(requests: AsyncIterator[Event | Malformed]) -> AsyncIterator[Event]:
+async def _each_well_formed(requests: AsyncIterator[Event | Malformed]) -> AsyncGenerator[Event, None]:
     async for request in requests:
         yield _well_formed(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ class InferenceService:
         with _server_span(rpc, metadata) as context:
             return await self._methods[rpc.method](request, context)
 
-    async def stream(self, rpc: Rpc, request: Event, metadata: Metadata) -> AsyncIterator[Event]:
+    async def stream(self, rpc: Rpc, request: Event, metadata: Metadata) -> AsyncGenerator[Event, None]:
         """Answers a call that returns a stream."""
         with _server_span(rpc, metadata) as context:
             async with aclosing(self._methods[rpc.method](request, context)) as events:
@@ -66,7 +66,7 @@ class InferenceService:
 
 
 @contextmanager
-def _server_span(rpc: Rpc, metadata: Metadata) -> Iterator[Context]:
+def _server_span(rpc: Rpc, metadata: Metadata) -> Generator[Context, None, None]:
     """A span for one call, as a context to hand down: it never becomes current, since streams change tasks."""
     span = telemetry.tracer().start_span(rpc.method, telemetry.extract(metadata), SpanKind.SERVER)
     try:

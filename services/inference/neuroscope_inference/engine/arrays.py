@@ -9,7 +9,7 @@ import mlx.core as mx
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import tensor_pb2 as pb
 
-_DTYPES: dict[mx.Dtype, pb.DataType] = {
+_DTYPES: dict[mx.Dtype, pb.DataType.ValueType] = {
     mx.float32: pb.DATA_TYPE_FLOAT32,
     mx.float16: pb.DATA_TYPE_FLOAT16,
     mx.bfloat16: pb.DATA_TYPE_BFLOAT16,
@@ -28,7 +28,7 @@ _OF_WIRE = {wire: dtype for dtype, wire in _DTYPES.items()}
 _CASTABLE = (pb.DATA_TYPE_FLOAT32, pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16)
 
 
-def wire_dtype(dtype: mx.Dtype) -> pb.DataType:
+def wire_dtype(dtype: mx.Dtype) -> pb.DataType.ValueType:
     """The contract's name of an MLX element type.
 
     Raises:
@@ -40,7 +40,7 @@ def wire_dtype(dtype: mx.Dtype) -> pb.DataType:
         raise DataConversionError(f"MLX dtype {dtype} cannot be carried", field="dtype") from None
 
 
-def cast_dtype(wire: pb.DataType, field: str) -> mx.Dtype:
+def cast_dtype(wire: pb.DataType.ValueType, field: str) -> mx.Dtype:
     """The MLX element type that a capture may be cast to.
 
     Raises:
@@ -63,3 +63,8 @@ def new_handle(array: mx.array) -> mx.array:
 def memory(array: mx.array) -> memoryview:
     """The bytes of an evaluated, contiguous array, without a copy. It keeps the array alive; any thread may read it."""
     return memoryview(cast(Any, array)).cast("B")
+
+
+def number(array: mx.array) -> float:
+    """The value of an array of one element."""
+    return float(cast(float, array.item()))

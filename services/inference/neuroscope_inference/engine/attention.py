@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ class AttentionPoints:
     head_output: PointIndex
 
     @contextmanager
-    def reading(self, tap: Tap) -> Iterator[None]:
+    def reading(self, tap: Tap) -> Generator[None, None, None]:
         """Within the block, attention that runs on this thread is this layer's."""
         outer = getattr(_running, "attention", None)
         _running.attention = (tap, self)
@@ -49,9 +49,9 @@ class AttentionPoints:
 def dispatch_everywhere() -> None:
     """Points every mlx-lm model module that uses the original function at the dispatcher."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("mlx_lm.models.") and module is not base:
-            if getattr(module, "scaled_dot_product_attention", None) is _original:
-                module.scaled_dot_product_attention = _dispatch  # type: ignore[attr-defined]
+        is_model = name.startswith("mlx_lm.models.") and module is not base
+        if is_model and getattr(module, "scaled_dot_product_attention", None) is _original:
+            setattr(module, "scaled_dot_product_attention", _dispatch)  # noqa: B010 - modules declare no attributes
 
 
 def _dispatch(
@@ -71,7 +71,9 @@ def _dispatch(
     wants_scores = tap.wanted[points.scores] or tap.wanted[points.pattern]
     if hasattr(cache, "bits"):
         queries = mx.array(queries)  # the quantised kernel scales its queries in place
-        plain_keys = mx.dequantize(*keys, group_size=cache.group_size, bits=cache.bits) if wants_scores else None
+        plain_keys: mx.array = (
+            mx.dequantize(*keys, group_size=cache.group_size, bits=cache.bits) if wants_scores else keys[0]
+        )
     else:
         length, columns = queries.shape[2], keys.shape[2]
         newest = _newest(cache, length, columns)
@@ -109,7 +111,7 @@ def _columns(cache: Any, columns: int) -> tuple[int, int, int]:
 def key_positions(columns: tuple[int, int, int]) -> tuple[int, ...]:
     """Absolute position of every column; empty where column j is position j.
 
-    A rotating cache holds positions in ring order: the newest lies before the next slot, older ones before it, wrapping.
+    A rotating cache holds positions in ring order: the newest lies before the next slot, older ones further back.
     """
     offset, slot, count = columns
     if offset == count == slot:

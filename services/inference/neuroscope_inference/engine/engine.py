@@ -151,9 +151,7 @@ class Engine:
             mx.disable_compile()  # fusing on the CPU starts a C++ compiler for seconds in the middle of a request
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._stopping or self._commands or any(map(Job.is_runnable, self._jobs))
-                )
+                self._changed.wait_for(self._has_work)
                 commands = list(self._commands)
                 self._commands.clear()
             if self._stopping:
@@ -166,6 +164,9 @@ class Engine:
                 job = self._jobs.popleft()
                 if not job.is_runnable() or self._advance(job):
                     self._jobs.append(job)
+
+    def _has_work(self) -> bool:
+        return self._stopping or bool(self._commands) or any(map(Job.is_runnable, self._jobs))
 
     def _advance(self, job: Job) -> bool:
         """Does one piece of a job's work; False when it has ended."""

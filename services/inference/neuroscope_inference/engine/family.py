@@ -72,4 +72,4 @@ GENERIC = Family(
 )
 
 FAMILIES: dict[str, Family] = {"llama": LLAMA, "mistral": LLAMA, "qwen2": LLAMA, "gpt2": GPT2}
-"""By mlx-lm's model type; a type that is not here is read by GENERIC, whose findings the self-test confirms or drops."""
+"""By mlx-lm's model type; any other is read by GENERIC, whose findings the self-test confirms or drops."""

@@ -1,11 +1,11 @@
-"""Where the points of one model are: finds its parts by the family's names, hooks them, and keeps why a point is missing.
+"""Where the points of one model are: finds its parts by name, hooks them, and keeps why a point is missing.
 
 Knows modules and names. Whether what a hook sees is what the name promises is for `selftest` to prove.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -237,7 +237,9 @@ def _block(layer: nn.Module, family: Family) -> Block:
 
 
 def _part(parent: nn.Module | None, names: tuple[str, ...]) -> nn.Module | None:
-    for name in names if parent is not None else ():
+    if parent is None:
+        return None
+    for name in names:
         child = parent.get(name)
         if isinstance(child, nn.Module):
             return child
@@ -265,7 +267,7 @@ def _as_heads(heads: int, first_head: int, width: int = 0) -> Transform:
 
 def _stopping_before(layer: int) -> Callable[[Tap], AbstractContextManager[None]]:
     @contextmanager
-    def around(tap: Tap) -> Iterator[None]:
+    def around(tap: Tap) -> Generator[None, None, None]:
         if tap.stop_before == layer:
             raise ForwardStopped
         yield

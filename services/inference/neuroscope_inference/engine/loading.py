@@ -1,7 +1,7 @@
 """From a path or a Hugging Face id to a model in memory, with progress by bytes.
 
-mlx-lm knows the formats; here its steps are taken one by one, so that a load can report, be cancelled between pieces, and
-say what is wrong with the files in the user's words.
+mlx-lm knows the formats; here its steps are taken one by one, so that a load can report, be cancelled between pieces,
+and say what is wrong with the files in the user's words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -133,15 +133,13 @@ def _build(folder: Path, request: LoadRequest) -> tuple[nn.Module, dict[str, Any
             field="model_path",
         ) from error
     except RuntimeError as error:  # mx.load: a damaged safetensors file
-        raise ModelCorruptError(
-            f"a weights file in {folder} is damaged: {_first_line(error)}", field="model_path"
-        ) from error
+        raise _damaged(folder, error) from error
     return model, config
 
 
 def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
     """Reads the weights, which are lazy until here, in pieces of about equal bytes."""
-    arrays = [array for _, array in tree_flatten(model.parameters())]
+    arrays = _weights(model)
     total = sum(array.nbytes for array in arrays)
     done = reported = 0
     piece: list[mx.array] = []
@@ -152,9 +150,7 @@ def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
             try:
                 mx.eval(piece)
             except RuntimeError as error:
-                raise ModelCorruptError(
-                    f"a weights file in {folder} is damaged: {_first_line(error)}", field="model_path"
-                ) from error
+                raise _damaged(folder, error) from error
             piece, reported = [], done
             yield pb.LoadProgress(phase=pb.LOAD_PHASE_READ, bytes_done=done, bytes_total=total)
 
@@ -177,7 +173,7 @@ def _describe(
     tokenizer: TokenizerWrapper,
     layout: Layout,
 ) -> pb.Model:
-    arrays = [array for _, array in tree_flatten(model.parameters())]
+    arrays = _weights(model)
     floating = [array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
     final_norm = next((s for s in layout.states if s.point.component == "final_norm" and not s.reason), None)
     dtype = final_norm.dtype if final_norm else (floating or [mx.float32])[0]
@@ -202,6 +198,14 @@ def _describe(
         eos_token_ids=sorted(tokenizer.eos_token_ids),
         loaded_at_ms=time.time_ns() // 1_000_000,
     )
+
+
+def _weights(model: nn.Module) -> list[mx.array]:
+    return [cast(mx.array, array) for _, array in tree_flatten(model.parameters())]
+
+
+def _damaged(folder: Path, error: RuntimeError) -> ModelCorruptError:
+    return ModelCorruptError(f"a weights file in {folder} is damaged: {_first_line(error)}", field="model_path")
 
 
 def _first_line(error: BaseException) -> str:

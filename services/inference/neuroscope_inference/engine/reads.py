@@ -1,4 +1,4 @@
-"""What a request reads: hooks resolved against a model, the plan that describes them, and the slicing inside the graph."""
+"""What a request reads: hooks resolved against a model, the plan of their tensors, the slicing inside the graph."""
 
 from __future__ import annotations
 
@@ -116,6 +116,22 @@ class Pending:
             self.positions,
             self.key_positions,
         )
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one forward pass produced: evaluated tensors, and at the end of a step its token."""
+
+    step: int
+    tensors: list[Outgoing]
+    nbytes: int
+    token: inference_pb2.TokenEvent | None = None
+
+    @classmethod
+    def of(cls, step: int, pending: list[Pending], token: inference_pb2.TokenEvent | None = None) -> StepResult:
+        """A result of tensors that are evaluated."""
+        tensors = [p.outgoing() for p in pending]
+        return cls(step, tensors, sum(tensor.data.nbytes for tensor in tensors), token)
 
 
 class CapturePlan:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import secrets
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 import xxhash
@@ -111,6 +113,13 @@ class Draw:
     def arrays(self) -> list[mx.array]:
         """All arrays, to evaluate together."""
         return [x for x in (self.token, self.logprob, self.top_tokens, self.top_logprobs) if x is not None]
+
+    def alternatives(self) -> Iterator[tuple[int, float]]:
+        """The likeliest tokens and their log-probabilities, once evaluated; none if none were asked for."""
+        if self.top_tokens is None or self.top_logprobs is None:
+            return
+        tokens, logprobs = cast(list[list[int]], self.top_tokens.tolist()), self.top_logprobs.tolist()
+        yield from zip(tokens[0], cast(list[list[float]], logprobs)[0], strict=True)
 
 
 def _key(seed: int, row: int, step: int) -> mx.array:

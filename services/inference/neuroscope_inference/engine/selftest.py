@@ -1,4 +1,4 @@
-"""The self-test at load: hooked logits equal plain ones bit for bit, and every point satisfies the identity that defines it.
+"""The self-test at load: hooked logits equal plain ones bit for bit, and points satisfy what defines them.
 
 Two forward passes of eight tokens. A point whose identity fails is withdrawn, with the numbers as the reason.
 """
@@ -16,6 +16,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from neuroscope.errors import ModelUnsupportedError
 from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.layout import Block, Layout
 from neuroscope_inference.engine.tap import Tap
 
@@ -148,4 +149,4 @@ def _apply(module: nn.Module, x: mx.array) -> mx.array | None:
 def relative_error(a: mx.array, b: mx.array) -> float:
     """max|a - b| / max|b| in float32."""
     a, b = a.astype(mx.float32), b.astype(mx.float32)
-    return float((mx.abs(a - b).max() / mx.maximum(mx.abs(b).max(), 1e-30)).item())
+    return number(mx.abs(a - b).max() / mx.maximum(mx.abs(b).max(), 1e-30))

@@ -1,11 +1,11 @@
-"""The bridge between the engine's thread and one reader: bounded, cancellable, and awake only when there is something."""
+"""The bridge between the engine's thread and one reader: bounded, cancellable, awake only when something is there."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -14,8 +14,8 @@ Item = TypeVar("Item")
 class Stream(Generic[Item]):
     """What a job produces, on its way to the reader's event loop.
 
-    The engine's thread calls `has_room`, `put`, `finish` and `fail`; the reader iterates, gives bytes back with `release`
-    as they leave, and closes. A reader that is slow leaves no room, and then its job rests.
+    The engine's thread calls `has_room`, `put`, `finish` and `fail`; the reader takes `items`, gives bytes back with
+    `release` as they leave, and closes. A reader that is slow leaves no room, and then its job rests.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit_bytes: int, wake_engine: Callable[[], None]) -> None:
@@ -63,7 +63,8 @@ class Stream(Generic[Item]):
         self.closed = True
         self._wake_engine()
 
-    async def __aiter__(self) -> AsyncIterator[Item]:
+    async def items(self) -> AsyncGenerator[Item, None]:
+        """What the job produces, until it ends or fails with its error."""
         while True:
             with self._lock:
                 item = self._items.popleft() if self._items else None

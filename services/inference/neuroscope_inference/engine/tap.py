@@ -1,12 +1,12 @@
 """Reading activations while a model runs: class swaps on its modules, and the tap that says what is wanted.
 
-A module's class is replaced by a subclass of the same name whose `__call__` passes through a hook; parameters, paths and
-isinstance stay as they were. With no tap in the switch a hooked module computes exactly what it did before.
+A module's class is replaced by a subclass of the same name whose `__call__` passes through a hook; parameters, paths
+and isinstance stay as they were. With no tap in the switch a hooked module computes exactly what it did before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +49,7 @@ class Switch:
         self.tap: Tap | None = None
 
     @contextmanager
-    def reading(self, tap: Tap) -> Iterator[Tap]:
+    def reading(self, tap: Tap) -> Generator[Tap, None, None]:
         """Routes what the model computes inside the block to a tap."""
         self.tap = tap
         try:

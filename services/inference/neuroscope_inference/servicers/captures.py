@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ class CaptureServicer:
         self._engine = engine
         self._runner = runner
 
-    async def Capture(self, request: pb.CaptureRequest, context: Context) -> AsyncIterator[Event]:
+    async def Capture(self, request: pb.CaptureRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Runs the prompts once and streams what the hooks see."""
         if not request.hooks and not request.hook_ids:
             raise InvalidRequestError("a capture without hooks captures nothing", field="hooks")
@@ -37,7 +37,7 @@ class CaptureServicer:
         """Needs the memory model of the batching engine."""
         raise NotImplementedByEngineError("this version's engine does not estimate captures")
 
-    async def ResumeCapture(self, request: pb.ResumeCaptureRequest, context: Context) -> AsyncIterator[Event]:
+    async def ResumeCapture(self, request: pb.ResumeCaptureRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Needs the spool."""
         _refuse()
         yield pb.ResumeCaptureResponse()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from opentelemetry.context import Context
@@ -24,7 +24,7 @@ class GenerationServicer:
         self._runner = runner
         self._running: dict[str, Credit] = {}
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[Event]:
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Streams frames, tokens and the manifest."""
         sampler = Sampler.of(request.sampling)
         if request.generation_id in self._running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from opentelemetry.context import Context
@@ -21,7 +21,9 @@ class ModelServicer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> AsyncIterator[pb.LoadModelResponse]:
+    async def LoadModel(
+        self, request: pb.LoadModelRequest, context: Context
+    ) -> AsyncGenerator[pb.LoadModelResponse, None]:
         """Streams progress, then the model."""
         if not request.model_path:
             raise InvalidRequestError("model_path is missing: a folder or a Hugging Face id", field="model_path")
@@ -29,7 +31,7 @@ class ModelServicer:
             LoadRequest(request.model_path, request.model_id, request.revision, request.adapter_path)
         )
         try:
-            async with aclosing(aiter(stream)) as events:
+            async with aclosing(stream.items()) as events:
                 async for event in events:
                     if isinstance(event, LoadedModel):
                         yield pb.LoadModelResponse(model=event.description)

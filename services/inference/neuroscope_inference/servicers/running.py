@@ -1,10 +1,10 @@
-"""What Generate and Capture share: from a request's prompts and hooks to a run, and from a run to the events of a stream."""
+"""What Generate and Capture share: from prompts and hooks to a run, and from a run to the events of a stream."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -17,9 +17,10 @@ from neuroscope.errors import HookNeverFiredError, InvalidRequestError, NotImple
 from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
-from neuroscope_inference.engine.reads import CapturePlan
-from neuroscope_inference.engine.run import Credit, Run, StepResult
+from neuroscope_inference.engine.reads import CapturePlan, StepResult
+from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
 
@@ -37,7 +38,7 @@ class Prepared:
     packer: FramePacker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.packer = FramePacker([read.spec for read in self.run.plan.reads])
+        self.packer = FramePacker([read.spec for read in self.run.forward.plan.reads])
 
 
 class Runner:
@@ -65,44 +66,44 @@ class Runner:
         plan = CapturePlan(model, self._hooks.named(request.hooks, request.hook_ids), len(prompts), stop_before)
         # The last generated token is not read by the model, so it has no position.
         plan.check_positions([len(prompt.ids) for prompt in prompts], max(max_new_tokens - 1, 0))
-        run = Run(
+        forward = Forward(
             model,
-            [prompt.ids for prompt in prompts],
             plan,
             request.chunk_budget_bytes or self._settings.chunk_budget_bytes,
             context,
-            credit or Credit(),
+            max(len(prompt.ids) for prompt in prompts),
         )
+        run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit())
         return Prepared(stream_id or uuid.uuid4().hex, run, prompts)
 
     async def events(
         self, prepared: Prepared, work: Iterator[StepResult], response: type[Response]
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """The events of a stream: what is about to be sent, frames before the token of their step, the manifest.
 
         Raises:
             HookNeverFiredError: a hook saw nothing until the end.
         """
-        run, packer = prepared.run, prepared.packer
+        run, forward, packer = prepared.run, prepared.run.forward, prepared.packer
         yield response(
             started=pb.StreamStarted(
                 stream_id=prepared.stream_id,
-                model_id=run.model.description.model_id,
+                model_id=forward.model.description.model_id,
                 prompts=[pb.TokenIds(ids=prompt.ids) for prompt in prepared.prompts],
                 seed=prepared.seed,
                 warnings=[warning for prompt in prepared.prompts for warning in prompt.warnings],
             )
         )
-        if run.plan.reads:
-            yield response(plan=run.plan.message(run.chunk_positions))
+        if forward.plan.reads:
+            yield response(plan=forward.plan.message(forward.chunk_positions))
         stream = self._engine.start(
-            work, model=run.model, may_go_on=lambda: run.credit.allows_next, size=lambda result: result.nbytes
+            work, model=forward.model, may_go_on=lambda: run.credit.allows_next, size=lambda result: result.nbytes
         )
         try:
-            async with aclosing(aiter(stream)) as results:
+            async with aclosing(stream.items()) as results:
                 async for result in results:
                     held = result.nbytes
-                    with telemetry.tracer().start_as_current_span("serialise", context=run.context) as span:
+                    with telemetry.tracer().start_as_current_span("serialise", context=forward.context) as span:
                         span.set_attribute(telemetry.STEP, result.step)
                         span.set_attribute(telemetry.BYTES, held)
                         frames = packer.pack(result.step, _drained(result.tensors))
@@ -152,7 +153,7 @@ def _drained(tensors: list[Outgoing]) -> Iterator[Outgoing]:
 def _manifest(prepared: Prepared) -> pb.Manifest:
     run = prepared.run
     entries: list[pb.ManifestEntry] = []
-    for read, row in run.plan.expected(len(prepared.prompts)):
+    for read, row in run.forward.plan.expected(len(prepared.prompts)):
         digest = prepared.packer.digests.get((read.spec.plan_index, row))
         if digest is None:
             raise HookNeverFiredError(
@@ -178,6 +179,6 @@ def _manifest(prepared: Prepared) -> pb.Manifest:
             prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts), completion_tokens=run.generated_tokens
         ),
         frame_count=prepared.packer.frame_count,
-        prefill_ms=1e3 * run.timing.prefill_s,
-        decode_ms=1e3 * run.timing.decode_s,
+        prefill_ms=1e3 * run.forward.timing.prefill_s,
+        decode_ms=1e3 * run.forward.timing.decode_s,
     )
