@@ -15,6 +15,7 @@ MLXIntegrationError                     INTERNAL             500   a fault of ou
 │   └── ChecksumError                   DATA_LOSS            500   bytes do not match their checksum
 ├── StreamingError                      ABORTED              409   a stream broke and cannot be continued
 ├── NeuroScopeIntegrationError          UNAVAILABLE          503   a service is draining or cannot be reached
+├── DeadlineExceededError               DEADLINE_EXCEEDED    504   the caller's deadline passed
 ├── WorkflowValidationError             INVALID_ARGUMENT     400
 ├── UnknownIdError                      NOT_FOUND            404   no hook, generation, capture or trace of that id
 ├── IdTakenError                        ALREADY_EXISTS       409
@@ -47,7 +48,7 @@ class MLXIntegrationError(Exception):
         valid: the nearest valid values of that field.
     """
 
-    reason: ClassVar[pb.ErrorReason] = Reason.ERROR_REASON_INTERNAL
+    reason: ClassVar[pb.ErrorReason.ValueType] = Reason.ERROR_REASON_INTERNAL
     grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     http_status: ClassVar[int] = 500
     openai_type: ClassVar[str] = "server_error"
@@ -180,6 +181,13 @@ class NeuroScopeIntegrationError(MLXIntegrationError):
     http_status = 503
 
 
+class DeadlineExceededError(MLXIntegrationError):
+    """The caller's deadline passed before the answer was there."""
+
+    grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
+    http_status = 504
+
+
 class WorkflowValidationError(InvalidRequestError):
     """A workflow's steps or their parameters do not fit together."""
 
@@ -224,9 +232,9 @@ class DoubledBosWarning(UserWarning):
     """A prompt begins with two beginning-of-sequence tokens; activations differ from what was probably meant."""
 
 
-def error_classes() -> dict[pb.ErrorReason, type[MLXIntegrationError]]:
+def error_classes() -> dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]]:
     """Every reason with the class that carries it."""
-    classes: dict[pb.ErrorReason, type[MLXIntegrationError]] = {}
+    classes: dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]] = {}
     pending: list[type[MLXIntegrationError]] = [MLXIntegrationError]
     while pending:
         cls = pending.pop(0)

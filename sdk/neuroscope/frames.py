@@ -1,7 +1,8 @@
 """Tensors into frames and back: packing, slicing, checksums, order.
 
-`pack` is what a sender does with the tensors of one step; `FrameReader` is what a receiver does with the frames of one
-stream. Both know shapes and bytes, and nothing of models.
+`FramePacker` is what a sender does with the tensors of each step; `FrameReader` is what a receiver does with the frames
+of one stream. Both know shapes and bytes, and nothing of models. Both run once per tensor and step, so they read no
+field of a message twice: that is most of what a small tensor costs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from neuroscope.v1 import tensor_pb2
 SLICE_BYTES = 512 * 1024
 """Tensors above this travel alone, in slices of this size; packed frames stay near it."""
 _MAX_REFS = 1024
+_GAPS = [memoryview(bytes(size)) for size in range(ALIGNMENT_BYTES)]
 
 
 @dataclass(slots=True)
@@ -57,40 +59,55 @@ class Digest:
         return self.hash.intdigest()
 
 
-@dataclass(slots=True)
 class FramePacker:
-    """Numbers and packs the frames of one stream, and keeps the digests for its manifest."""
+    """Numbers and packs the frames of one stream, and keeps the digests for its manifest.
 
-    specs: Sequence[tensor_pb2.TensorSpec]
-    frame_count: int = 0
-    digests: dict[tuple[int, int], Digest] = field(default_factory=dict)  # by (plan_index, row)
+    Attributes:
+        specs: the tensors of the plan, by index.
+        frame_count: frames made so far.
+        digests: account of each tensor that was sent, by (plan_index, row).
+    """
+
+    def __init__(self, specs: Sequence[tensor_pb2.TensorSpec]) -> None:
+        self.specs = specs
+        self.frame_count = 0
+        self.digests: dict[tuple[int, int], Digest] = {}
+        self._axes = [_position_axis(spec) for spec in specs]
+        # Messages with all that stays the same from step to step; making one anew is three times as dear.
+        self._refs: dict[tuple[int, int], tuple[Sequence[int], tensor_pb2.TensorRef]] = {}
 
     def pack(self, step: int, tensors: Iterable[Outgoing]) -> Iterator[Framed]:
         """The frames of one step or chunk: small tensors together, large ones alone and sliced."""
-        refs: list[tensor_pb2.TensorRef] = []
+        frame = tensor_pb2.StepFrame(step=step)
+        refs = frame.refs
+        count = 0
         parts: list[memoryview] = []
         offset = 0
         for tensor in tensors:
-            if tensor.data.nbytes > SLICE_BYTES:
+            data = tensor.data
+            length = data.nbytes
+            if length > SLICE_BYTES:
                 yield from self._slices(step, tensor)
                 continue
-            if refs and (offset + tensor.data.nbytes > SLICE_BYTES or len(refs) == _MAX_REFS):
-                yield self._step_frame(step, refs, parts)
-                refs, parts, offset = [], [], 0
+            if count and (offset + length > SLICE_BYTES or count == _MAX_REFS):
+                frame.sequence = self._next()
+                yield Framed(frame, parts)
+                frame = tensor_pb2.StepFrame(step=step)
+                refs = frame.refs
+                count, parts, offset = 0, [], 0
             gap = -offset % ALIGNMENT_BYTES
             if gap:
-                parts.append(memoryview(bytes(gap)))
+                parts.append(_GAPS[gap])
                 offset += gap
-            checksum = xxhash.xxh3_64_intdigest(tensor.data)
-            self._count(tensor, checksum)
-            refs.append(_ref(tensor, offset, checksum))
-            parts.append(tensor.data)
-            offset += tensor.data.nbytes
-        if refs:
-            yield self._step_frame(step, refs, parts)
-
-    def _step_frame(self, step: int, refs: list[tensor_pb2.TensorRef], parts: list[memoryview]) -> Framed:
-        return Framed(tensor_pb2.StepFrame(sequence=self._next(), step=step, refs=refs), parts)
+            checksum = xxhash.xxh3_64_intdigest(data)
+            self._count(tensor, checksum, length)
+            refs.append(self._ref(tensor, offset, checksum))
+            count += 1
+            parts.append(data)
+            offset += length
+        if count:
+            frame.sequence = self._next()
+            yield Framed(frame, parts)
 
     def _slices(self, step: int, tensor: Outgoing) -> Iterator[Framed]:
         running = xxhash.xxh3_64()
@@ -98,34 +115,52 @@ class FramePacker:
         for start in range(0, total, SLICE_BYTES):
             part = tensor.data[start : start + SLICE_BYTES]
             running.update(part)
-            last = start + SLICE_BYTES >= total
-            if last:
-                self._count(tensor, running.intdigest())
-            yield Framed(
-                tensor_pb2.TensorFrame(
-                    sequence=self._next(),
-                    step=step,
-                    ref=_ref(tensor, 0, 0)
-                    if start == 0
-                    else tensor_pb2.TensorRef(plan_index=tensor.plan_index, row=tensor.row),
-                    offset_bytes=start,
-                    last=last,
-                    xxh3_64=running.intdigest() if last else 0,
-                ),
-                (part,),
-            )
+            frame = tensor_pb2.TensorFrame(sequence=self._next(), step=step, offset_bytes=start)
+            if start == 0:
+                frame.ref.CopyFrom(self._ref(tensor, 0, 0))
+            else:
+                frame.ref.plan_index = tensor.plan_index
+                frame.ref.row = tensor.row
+            if start + SLICE_BYTES >= total:
+                frame.last = True
+                frame.xxh3_64 = running.intdigest()
+                self._count(tensor, frame.xxh3_64, total)
+            yield Framed(frame, (part,))
 
-    def _count(self, tensor: Outgoing, checksum: int) -> None:
-        digest = self.digests.setdefault((tensor.plan_index, tensor.row), Digest())
-        positions = _extent(self.specs[tensor.plan_index], tensor.shape)
-        digest.add(checksum, tensor.data.nbytes, positions)
+    def _ref(self, tensor: Outgoing, offset: int, checksum: int) -> tensor_pb2.TensorRef:
+        """A message to copy from at once: the next tensor of the same plan entry and row reuses it."""
+        key = tensor.plan_index, tensor.row
+        shape, ref = self._refs.get(key, (None, None))
+        if ref is None or shape != tensor.shape or len(tensor.positions) or len(tensor.key_positions):
+            ref = tensor_pb2.TensorRef(
+                plan_index=tensor.plan_index,
+                row=tensor.row,
+                shape=tensor.shape,
+                length_bytes=tensor.data.nbytes,
+                positions=tensor.positions,
+                key_positions=tensor.key_positions,
+            )
+            if not len(tensor.positions) and not len(tensor.key_positions):
+                self._refs[key] = tensor.shape, ref
+        ref.first_position = tensor.first_position
+        ref.offset_bytes = offset
+        ref.xxh3_64 = checksum
+        return ref
+
+    def _count(self, tensor: Outgoing, checksum: int, length_bytes: int) -> None:
+        key = tensor.plan_index, tensor.row
+        digest = self.digests.get(key)
+        if digest is None:
+            digest = self.digests[key] = Digest()
+        axis = self._axes[tensor.plan_index]
+        digest.add(checksum, length_bytes, 0 if axis is None else tensor.shape[axis])
 
     def _next(self) -> int:
         self.frame_count += 1
         return self.frame_count - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class TensorPiece:
     """A received tensor of one step or chunk.
 
@@ -138,24 +173,53 @@ class TensorPiece:
     first_position: int
     array: Array
     checksum: int
-    positions: tuple[int, ...] = ()
-    key_positions: tuple[int, ...] = ()
+    ref: tensor_pb2.TensorRef
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Absolute positions along the position axis where they are other than first_position, +1, ...; else empty."""
+        return tuple(self.ref.positions)
+
+    @property
+    def key_positions(self) -> tuple[int, ...]:
+        """Absolute positions of the key columns where they are other than 0, 1, ...; else empty. -1: an empty slot."""
+        return tuple(self.ref.key_positions)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What the reader needs of a plan's entry, outside of its message."""
+
+    spec: tensor_pb2.TensorSpec
+    dtype: np.dtype[np.generic]
+    axis: int | None
+    digests: dict[int, Digest] = field(default_factory=dict[int, Digest])  # by row
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A large tensor of which slices are still to come."""
+
+    ref: tensor_pb2.TensorRef
+    buffer: memoryview
+    hash: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+    length_bytes: int = 0
 
 
 class FrameReader:
     """Turns the frames of one stream into tensors; checks their order and their bytes.
 
     Raises (from `read`):
-        StreamingError: a frame is missing or out of order.
+        StreamingError: a frame is missing, out of order or malformed.
         ChecksumError: the bytes of a tensor are not those that were sent.
     """
 
     def __init__(self, plan: tensor_pb2.TensorPlan) -> None:
         self.plan = plan
         self.digests: dict[tuple[int, int], Digest] = {}
+        self._entries = [_Entry(spec, numpy_dtype(spec.dtype), _position_axis(spec)) for spec in plan.tensors]
         self._sequence = 0
-        self._pending: tuple[tensor_pb2.TensorRef, Array] | None = None
-        self._axis = [_position_axis(spec) for spec in plan.tensors]
+        self._pending: _Pending | None = None
 
     def read(self, framed: Framed) -> list[TensorPiece]:
         """The tensors that this frame completes."""
@@ -165,58 +229,57 @@ class FrameReader:
         self._sequence += 1
         payload = framed.payload
         if isinstance(frame, tensor_pb2.TensorFrame):
-            piece = self._slice(frame, payload)
-            return [] if piece is None else [piece]
-        return [
-            self._piece(ref, frame.step, payload[ref.offset_bytes : ref.offset_bytes + ref.length_bytes], ref.xxh3_64)
-            for ref in frame.refs
-        ]
+            return self._slice(frame, payload)
+        step = frame.step
+        pieces: list[TensorPiece] = []
+        for ref in frame.refs:
+            offset = ref.offset_bytes
+            data = payload[offset : offset + ref.length_bytes]
+            pieces.append(self._piece(ref, step, data, xxhash.xxh3_64_intdigest(data), ref.xxh3_64))
+        return pieces
 
-    def _slice(self, frame: tensor_pb2.TensorFrame, payload: memoryview) -> TensorPiece | None:
-        if frame.offset_bytes == 0:
-            self._pending = (frame.ref, np.empty(frame.ref.length_bytes, np.uint8))
-        if self._pending is None:
-            raise StreamingError("a tensor's slices began in the middle")
-        ref, buffer = self._pending
-        buffer[frame.offset_bytes : frame.offset_bytes + payload.nbytes] = np.frombuffer(payload, np.uint8)
+    def _slice(self, frame: tensor_pb2.TensorFrame, payload: memoryview) -> list[TensorPiece]:
+        offset = frame.offset_bytes
+        pending = self._pending
+        if offset == 0 and pending is None:
+            ref = frame.ref
+            pending = self._pending = _Pending(ref, np.empty(ref.length_bytes, np.uint8).data)
+        end = offset + payload.nbytes
+        if pending is None or offset != pending.length_bytes or end > pending.buffer.nbytes:
+            raise StreamingError(f"frame {frame.sequence} is not the next slice of its tensor")
+        pending.buffer[offset:end] = payload
+        pending.hash.update(payload)
+        pending.length_bytes = end
         if not frame.last:
-            return None
+            return []
         self._pending = None
-        return self._piece(ref, frame.step, memoryview(buffer), frame.xxh3_64)
+        data = pending.buffer[:end]
+        return [self._piece(pending.ref, frame.step, data, pending.hash.intdigest(), frame.xxh3_64)]
 
-    def _piece(self, ref: tensor_pb2.TensorRef, step: int, data: memoryview, checksum: int) -> TensorPiece:
-        spec = self.plan.tensors[ref.plan_index]
-        if xxhash.xxh3_64_intdigest(data) != checksum:
-            raise ChecksumError(f"the bytes of {spec.hook_id!r} in step {step}, row {ref.row} were changed on the way")
-        dtype = numpy_dtype(spec.dtype)
-        array = np.frombuffer(data, dtype, count=len(data) // dtype.itemsize).reshape(tuple(ref.shape))
-        digest = self.digests.setdefault((ref.plan_index, ref.row), Digest())
-        axis = self._axis[ref.plan_index]
-        digest.add(checksum, ref.length_bytes, 0 if axis is None else ref.shape[axis])
-        return TensorPiece(
-            spec, ref.row, step, ref.first_position, array, checksum, tuple(ref.positions), tuple(ref.key_positions)
-        )
-
-
-def _ref(tensor: Outgoing, offset: int, checksum: int) -> tensor_pb2.TensorRef:
-    return tensor_pb2.TensorRef(
-        plan_index=tensor.plan_index,
-        row=tensor.row,
-        shape=tensor.shape,
-        first_position=tensor.first_position,
-        offset_bytes=offset,
-        length_bytes=tensor.data.nbytes,
-        xxh3_64=checksum,
-        positions=tensor.positions,
-        key_positions=tensor.key_positions,
-    )
+    def _piece(
+        self, ref: tensor_pb2.TensorRef, step: int, data: memoryview, received: int, sent: int
+    ) -> TensorPiece:
+        row = ref.row
+        try:
+            entry = self._entries[ref.plan_index]
+            if received != sent:
+                raise ChecksumError(
+                    f"the bytes of {entry.spec.hook_id!r} in step {step}, row {row} were changed on the way"
+                )
+            shape = ref.shape[:]
+            array = np.ndarray(shape, entry.dtype, data)
+            if array.nbytes != data.nbytes:
+                raise ValueError(f"{data.nbytes} bytes are no {entry.dtype.name} of shape {shape}")
+        except (IndexError, ValueError, TypeError) as error:
+            raise StreamingError(f"a tensor of step {step}, row {row} does not fit the plan: {error}") from None
+        digest = entry.digests.get(row)
+        if digest is None:
+            digest = entry.digests[row] = self.digests[ref.plan_index, row] = Digest()
+        axis = entry.axis
+        digest.add(sent, array.nbytes, 0 if axis is None else shape[axis])
+        return TensorPiece(entry.spec, row, step, ref.first_position, array, sent, ref)
 
 
 def _position_axis(spec: tensor_pb2.TensorSpec) -> int | None:
     axes = list(spec.axes)
     return axes.index(tensor_pb2.AXIS_POSITION) if tensor_pb2.AXIS_POSITION in axes else None
-
-
-def _extent(spec: tensor_pb2.TensorSpec, shape: Sequence[int]) -> int:
-    axis = _position_axis(spec)
-    return 0 if axis is None else shape[axis]

@@ -28,7 +28,7 @@ class Component:
 
     name: str
     meaning: str
-    axes: tuple[tensor_pb2.Axis, ...] = _STREAM
+    axes: tuple[tensor_pb2.Axis.ValueType, ...] = _STREAM
     has_layer: bool = True
     has_input: bool = False  # whether what the module reads is a point of its own
 

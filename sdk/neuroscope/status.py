@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from typing import cast
+
 import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
 from grpc_status import rpc_status
 
 from neuroscope import errors
 from neuroscope.v1 import errors_pb2
 
 DOMAIN = "neuroscope"
+MESSAGE_BYTES = 1000
+"""Longer messages are cut: a status is a header, sent three times over, and peers refuse headers above 8 KiB."""
 _PREFIX = "ERROR_REASON_"
+# What a status means that carries no reason of ours: from gRPC itself, a proxy, or another server.
+_BY_STATUS: dict[grpc.StatusCode, type[errors.MLXIntegrationError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequestError,
+    grpc.StatusCode.NOT_FOUND: errors.UnknownIdError,
+    grpc.StatusCode.ALREADY_EXISTS: errors.IdTakenError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhaustedError,
+    grpc.StatusCode.ABORTED: errors.StreamingError,
+    grpc.StatusCode.CANCELLED: errors.StreamingError,
+    grpc.StatusCode.DATA_LOSS: errors.ChecksumError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
+    grpc.StatusCode.UNAVAILABLE: errors.NeuroScopeIntegrationError,
+    grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedByEngineError,
+}
 
 
 def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
     """The status of an error: its code, message, ErrorInfo and, if a field is at fault, BadRequest."""
+    message = _cut(error.message)
     info = error_details_pb2.ErrorInfo(reason=error.code().upper(), domain=DOMAIN)
     if error.valid:
         info.metadata["valid"] = ",".join(error.valid)
@@ -23,42 +42,36 @@ def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
         info.metadata["field"] = error.field
     details = [_packed(info)]
     if error.field and error.grpc_status is grpc.StatusCode.INVALID_ARGUMENT:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
         details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
-    return status_pb2.Status(
-        code=code_pb2.Code.Value(error.grpc_status.name), message=error.message, details=details
-    )
+    return status_pb2.Status(code=code_pb2.Code.Value(error.grpc_status.name), message=message, details=details)
 
 
 def to_abort(error: errors.MLXIntegrationError) -> grpc.Status:
     """What `context.abort_with_status` takes."""
-    return rpc_status.to_status(to_status(error))
+    return rpc_status.to_status(to_status(error))  # pyright: ignore[reportUnknownMemberType]
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.MLXIntegrationError:
     """The error of the tree that a failed call carries; one by status alone if another server answered."""
-    call: grpc.Call = error  # type: ignore[assignment]  # both kinds of RpcError have code() and details()
-    message = call.details() or ""
-    info = _error_info(error)
-    if info is not None:
-        reason = errors_pb2.ErrorReason.Value(_PREFIX + info.reason)
-        valid = tuple(name for name in info.metadata["valid"].split(",") if name) if "valid" in info.metadata else ()
-        field = info.metadata["field"] if "field" in info.metadata else ""
-        return errors.error_classes()[reason](message, field=field, valid=valid)
-    return _by_status(call.code(), message)
+    call = cast("grpc.Call", error)  # both kinds of RpcError have code() and details()
+    code, message = call.code(), call.details() or ""
+    info = error_info(error)
+    if info is None:
+        cls = _BY_STATUS.get(code)
+        return errors.MLXIntegrationError(f"{code.name}: {message}") if cls is None else cls(message)
+    valid = tuple(name for name in info.metadata["valid"].split(",") if name) if "valid" in info.metadata else ()
+    field = info.metadata["field"] if "field" in info.metadata else ""
+    return _class_of(info.reason, code)(message, field=field, valid=valid)
 
 
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
-
-
-def _error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
+def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
+    """The reason that a service of ours gave; None where the status comes from elsewhere."""
     try:
-        status = rpc_status.from_call(error)
+        found = rpc_status.from_call(cast("grpc.Call", error))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     except ValueError:  # the trailer contradicts the status: not one of ours
         return None
+    status = cast("status_pb2.Status | None", found)
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and _PREFIX + info.reason in errors_pb2.ErrorReason.keys():
@@ -66,8 +79,21 @@ def _error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
     return None
 
 
-def _by_status(code: grpc.StatusCode, message: str) -> errors.MLXIntegrationError:
-    for cls in errors.error_classes().values():
-        if cls.grpc_status is code:
-            return cls(message)
-    return errors.MLXIntegrationError(f"{code.name}: {message}")
+def _class_of(name: str, code: grpc.StatusCode) -> type[errors.MLXIntegrationError]:
+    cls = errors.error_classes()[errors_pb2.ErrorReason.Value(_PREFIX + name)]
+    if cls.grpc_status is code:
+        return cls
+    return _BY_STATUS.get(code, cls)
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _cut(message: str) -> str:
+    encoded = message.encode()
+    if len(encoded) <= MESSAGE_BYTES:
+        return message
+    return encoded[: MESSAGE_BYTES - 3].decode(errors="ignore") + "…"

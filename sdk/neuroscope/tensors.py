@@ -13,7 +13,7 @@ from neuroscope.v1 import tensor_pb2 as pb
 
 Array: TypeAlias = NDArray[np.generic]
 
-_NUMPY: dict[pb.DataType, np.dtype[np.generic]] = {
+_NUMPY: dict[pb.DataType.ValueType, np.dtype[np.generic]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype(np.float32),
     pb.DATA_TYPE_FLOAT16: np.dtype(np.float16),
     pb.DATA_TYPE_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
@@ -32,7 +32,7 @@ _NAMES = {pb.DataType.Name(dtype).removeprefix("DATA_TYPE_").lower(): dtype for 
 _OF_NAME = {dtype: name for name, dtype in _NAMES.items()}
 
 
-def numpy_dtype(dtype: pb.DataType) -> np.dtype[np.generic]:
+def numpy_dtype(dtype: pb.DataType.ValueType) -> np.dtype[np.generic]:
     """The numpy type of a wire type; bfloat16 is that of `ml_dtypes`."""
     try:
         return _NUMPY[dtype]
@@ -40,12 +40,12 @@ def numpy_dtype(dtype: pb.DataType) -> np.dtype[np.generic]:
         raise DataConversionError(f"data type {dtype} has no numpy type", field="dtype", valid=_NAMES) from None
 
 
-def dtype_name(dtype: pb.DataType) -> str:
+def dtype_name(dtype: pb.DataType.ValueType) -> str:
     """The name in JSON: float32, bfloat16, ..."""
     return _OF_NAME[dtype]
 
 
-def parse_dtype(name: str, *, field: str = "dtype") -> pb.DataType:
+def parse_dtype(name: str, *, field: str = "dtype") -> pb.DataType.ValueType:
     """The wire type of a name such as `float16`; empty is unspecified.
 
     Raises:

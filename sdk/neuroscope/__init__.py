@@ -1,0 +1,83 @@
+"""Opens a running language model to inspection: capture, stream and explain activations while it generates.
+
+    from neuroscope import Client
+
+    with Client() as client:
+        cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
+        cache["resid_post", 5]
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from neuroscope.aio import AsyncClient
+from neuroscope.cache import ActivationCache, MissingActivationError
+from neuroscope.client import Client
+from neuroscope.errors import (
+    ActivationCaptureError,
+    ChecksumError,
+    ContextLengthError,
+    DataConversionError,
+    DeadlineExceededError,
+    DoubledBosWarning,
+    HookNeverFiredError,
+    IdTakenError,
+    InvalidRequestError,
+    MLXIntegrationError,
+    ModelCorruptError,
+    ModelError,
+    ModelNotFoundError,
+    ModelUnsupportedError,
+    NeuroScopeIntegrationError,
+    NotImplementedByEngineError,
+    ResourceExhaustedError,
+    StreamingError,
+    UnavailableSiteError,
+    UnknownIdError,
+    UnknownSiteError,
+    WorkflowValidationError,
+)
+from neuroscope.generation import AsyncGeneration, Generation
+from neuroscope.hooks import Hook
+from neuroscope.model_info import ModelInfo, Tokens
+from neuroscope.stream import GeneratedToken
+
+try:
+    __version__ = version("neuroscope-mlx")
+except PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0.0.0"
+
+__all__ = [
+    "ActivationCache",
+    "ActivationCaptureError",
+    "AsyncClient",
+    "AsyncGeneration",
+    "ChecksumError",
+    "Client",
+    "ContextLengthError",
+    "DataConversionError",
+    "DeadlineExceededError",
+    "DoubledBosWarning",
+    "GeneratedToken",
+    "Generation",
+    "Hook",
+    "HookNeverFiredError",
+    "IdTakenError",
+    "InvalidRequestError",
+    "MLXIntegrationError",
+    "MissingActivationError",
+    "ModelCorruptError",
+    "ModelError",
+    "ModelInfo",
+    "ModelNotFoundError",
+    "ModelUnsupportedError",
+    "NeuroScopeIntegrationError",
+    "NotImplementedByEngineError",
+    "ResourceExhaustedError",
+    "StreamingError",
+    "Tokens",
+    "UnavailableSiteError",
+    "UnknownIdError",
+    "UnknownSiteError",
+    "WorkflowValidationError",
+    "__version__",
+]

@@ -1,0 +1,219 @@
+"""The client for event loops; its methods are those of `neuroscope.client.Client`, whose docstrings hold here too.
+
+    async with AsyncClient() as client:
+        async for token in client.generate("The capital of France is", hooks=["resid_post"], max_tokens=8):
+            print(token.text, end="")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, aclosing
+from os import PathLike, fspath
+from types import TracebackType
+from typing import Any, TypeVar
+
+from opentelemetry import trace
+
+from neuroscope import requests, telemetry
+from neuroscope.cache import ActivationCache
+from neuroscope.client import DEFAULT_TARGET
+from neuroscope.errors import StreamingError
+from neuroscope.generation import AsyncGeneration
+from neuroscope.hooks import HookLike
+from neuroscope.model_info import ModelInfo, Tokens
+from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
+from neuroscope.prompts import Prompt, PromptLike
+from neuroscope.requests import Call
+from neuroscope.stream import StreamState
+from neuroscope.tensors import Array
+from neuroscope.transport import LOCAL, AsyncTransport, open_async_transport
+from neuroscope.v1 import inference_pb2 as pb
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Calls an inference service, on one event loop. Arguments and errors are those of `Client`."""
+
+    def __init__(
+        self, target: str = DEFAULT_TARGET, *, transport: AsyncTransport | None = None, timeout_s: float | None = None
+    ) -> None:
+        self._transport = open_async_transport(target) if transport is None else transport
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def local(cls, **settings: Any) -> AsyncClient:
+        """A client of the engine in this process, started with the settings of the inference service."""
+        return cls(transport=open_async_transport(LOCAL, **settings))
+
+    async def close(self) -> None:
+        """Ends running calls and frees the connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Models.
+
+    async def load_model(
+        self,
+        model_path: str | PathLike[str],
+        *,
+        model_id: str = "",
+        revision: str = "",
+        adapter_path: str | PathLike[str] = "",
+        progress: LoadListener = False,
+    ) -> pb.Model:
+        """Loads a model into the service and waits until it is ready."""
+        call = requests.load_model(
+            fspath(model_path), model_id=model_id, revision=revision, adapter_path=fspath(adapter_path)
+        )
+        with self._span(call.name), load_listener(progress) as report:
+            async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+                async for event in events:
+                    if (model := requests.loaded(event, report)) is not None:
+                        return model
+        raise StreamingError("the load ended without a model")
+
+    async def unload_model(self, model_id: str) -> None:
+        """Frees a model."""
+        return await self._unary(requests.unload_model(model_id))
+
+    async def models(self) -> list[pb.Model]:
+        """The loaded models, in the order in which they were loaded."""
+        return await self._unary(requests.models())
+
+    async def model(self, model_id: str = "") -> ModelInfo:
+        """Describes a model and every point of it that can be captured; without a name: the one loaded first."""
+        return await self._unary(requests.model(model_id))
+
+    async def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Tokens:
+        """The token ids of a prompt, as the model would read them."""
+        return await self._unary(requests.tokenize(prompt, model_id=model_id, bos=bos))
+
+    async def detokenize(
+        self, ids: Iterable[int] | Array, *, model_id: str = "", skip_special_tokens: bool = False
+    ) -> str:
+        """The text of token ids."""
+        return await self._unary(requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens))
+
+    # Hooks kept by the service.
+
+    async def register_hooks(self, hooks: Sequence[HookLike], model_id: str = "") -> list[str]:
+        """Stores hooks under their ids for later requests (`hook_ids=`); all of them or none."""
+        return await self._unary(requests.register_hooks(hooks, model_id))
+
+    async def hooks(self) -> list[pb.HookSpec]:
+        """The stored hooks."""
+        return await self._unary(requests.list_hooks())
+
+    async def clear_hooks(self, ids: Iterable[str] = ()) -> list[str]:
+        """Removes stored hooks, all if none is named, and returns the ids of those removed."""
+        return await self._unary(requests.clear_hooks(ids))
+
+    # Running the model.
+
+    def generate(
+        self,
+        prompt: PromptLike,
+        *,
+        hooks: Sequence[HookLike] = (),
+        hook_ids: Iterable[str] = (),
+        model_id: str = "",
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        seed: int | None = None,
+        stop: str | Iterable[str] = (),
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        top_logprobs: int = 0,
+        bos: bool | None = None,
+        max_steps_ahead: int = 0,
+        chunk_budget_bytes: int = 0,
+        generation_id: str = "",
+        keep: bool = True,
+        auto_advance: bool = True,
+    ) -> AsyncGeneration:
+        """Generates text while activations are captured; iterate the result with `async for`, no await before it."""
+        call = requests.generate(
+            prompt,
+            hooks=hooks,
+            hook_ids=hook_ids,
+            model_id=model_id,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            ignore_eos=ignore_eos,
+            top_logprobs=top_logprobs,
+            bos=bos,
+            max_steps_ahead=max_steps_ahead,
+            chunk_budget_bytes=chunk_budget_bytes,
+            generation_id=generation_id,
+        )
+        span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
+        with trace.use_span(span):
+            events = self._transport.stream(call.rpc, call.request)
+        return AsyncGeneration(
+            events, StreamState(keep=keep), span, self.advance, auto_advance=auto_advance and max_steps_ahead > 0
+        )
+
+    async def capture(
+        self,
+        prompt: PromptLike,
+        sites: Sequence[HookLike],
+        *,
+        model_id: str = "",
+        hook_ids: Iterable[str] = (),
+        bos: bool | None = None,
+        stop_at_layer: int | None = None,
+        chunk_budget_bytes: int = 0,
+        progress: ByteListener = False,
+    ) -> ActivationCache:
+        """Runs prompts once, without sampling, and returns what was captured."""
+        call = requests.capture(
+            prompt,
+            sites,
+            model_id=model_id,
+            hook_ids=hook_ids,
+            bos=bos,
+            stop_at_layer=stop_at_layer,
+            chunk_budget_bytes=chunk_budget_bytes,
+        )
+        state = StreamState()
+        with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
+            async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+                async for event in events:
+                    state.feed(event)
+                    report(state.received_bytes)
+            state.finish()
+            span.set_attributes(state.attributes())
+        return state.cache
+
+    async def advance(self, generation_id: str, steps: int = 1) -> int:
+        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns the steps granted so far."""
+        return await self._unary(requests.advance(generation_id, steps))
+
+    async def trace(self, trace_id: str) -> bytes:
+        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
+        return await self._unary(requests.trace(trace_id))
+
+    async def _unary(self, call: Call[T]) -> T:
+        with self._span(call.name):
+            return call.result(await self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    def _span(self, name: str) -> AbstractContextManager[trace.Span]:
+        return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")

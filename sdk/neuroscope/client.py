@@ -1,0 +1,313 @@
+"""The client for scripts and notebooks. `neuroscope.aio` has the same one for event loops.
+
+    with Client() as client:
+        client.load_model("models/neuroscope-tiny")
+        cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
+        cache["resid_post", 5]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, closing
+from os import PathLike, fspath
+from types import TracebackType
+from typing import Any, TypeVar
+
+from opentelemetry import trace
+
+from neuroscope import requests, telemetry
+from neuroscope.cache import ActivationCache
+from neuroscope.errors import StreamingError
+from neuroscope.generation import Generation
+from neuroscope.hooks import HookLike
+from neuroscope.model_info import ModelInfo, Tokens
+from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
+from neuroscope.prompts import Prompt, PromptLike
+from neuroscope.requests import Call
+from neuroscope.stream import StreamState
+from neuroscope.tensors import Array
+from neuroscope.transport import LOCAL, Transport, open_transport
+from neuroscope.v1 import inference_pb2 as pb
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+T = TypeVar("T")
+
+
+class Client:
+    """Calls an inference service. Thread-safe; one client for the life of a program is best.
+
+    Args:
+        target: `host:port`, `unix:path`, or `local` for the engine in this process.
+        transport: takes the place of the target's, for tests and other carriers.
+        timeout_s: deadline of calls that do not stream; None: none.
+
+    Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers.
+    """
+
+    def __init__(
+        self, target: str = DEFAULT_TARGET, *, transport: Transport | None = None, timeout_s: float | None = None
+    ) -> None:
+        self._transport = open_transport(target) if transport is None else transport
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def local(cls, **settings: Any) -> Client:
+        """A client of the engine in this process, started with the settings of the inference service."""
+        return cls(transport=open_transport(LOCAL, **settings))
+
+    def close(self) -> None:
+        """Ends running calls and frees the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Models.
+
+    def load_model(
+        self,
+        model_path: str | PathLike[str],
+        *,
+        model_id: str = "",
+        revision: str = "",
+        adapter_path: str | PathLike[str] = "",
+        progress: LoadListener = False,
+    ) -> pb.Model:
+        """Loads a model into the service and waits until it is ready.
+
+        Args:
+            model_path: a folder with config.json and safetensors, at the service, or a Hugging Face id.
+            model_id: name for later requests; empty: the last part of the path.
+            revision: branch, tag or commit on the hub.
+            adapter_path: folder of a LoRA adapter.
+            progress: True shows a bar; a function is called with every `LoadProgress`.
+
+        Raises:
+            ModelNotFoundError, ModelCorruptError, ModelUnsupportedError, IdTakenError
+        """
+        call = requests.load_model(
+            fspath(model_path), model_id=model_id, revision=revision, adapter_path=fspath(adapter_path)
+        )
+        with self._span(call.name), load_listener(progress) as report:
+            with closing(self._transport.stream(call.rpc, call.request)) as events:
+                for event in events:
+                    if (model := requests.loaded(event, report)) is not None:
+                        return model
+        raise StreamingError("the load ended without a model")
+
+    def unload_model(self, model_id: str) -> None:
+        """Frees a model.
+
+        Raises:
+            ModelNotFoundError: no model has that name.
+        """
+        return self._unary(requests.unload_model(model_id))
+
+    def models(self) -> list[pb.Model]:
+        """The loaded models, in the order in which they were loaded."""
+        return self._unary(requests.models())
+
+    def model(self, model_id: str = "") -> ModelInfo:
+        """Describes a model and every point of it that can be captured; without a name: the one loaded first."""
+        return self._unary(requests.model(model_id))
+
+    def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Tokens:
+        """The token ids of a prompt, as the model would read them.
+
+        Args:
+            prompt: a text, a conversation or token ids.
+            model_id: empty: the one loaded first.
+            bos: True puts a beginning-of-sequence token in front, False leaves it out, None does what the tokenizer
+                does by itself.
+
+        Warns:
+            DoubledBosWarning: the ids begin with two beginning-of-sequence tokens.
+        """
+        return self._unary(requests.tokenize(prompt, model_id=model_id, bos=bos))
+
+    def detokenize(
+        self, ids: Iterable[int] | Array, *, model_id: str = "", skip_special_tokens: bool = False
+    ) -> str:
+        """The text of token ids."""
+        return self._unary(requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens))
+
+    # Hooks kept by the service.
+
+    def register_hooks(self, hooks: Sequence[HookLike], model_id: str = "") -> list[str]:
+        """Stores hooks under their ids for later requests (`hook_ids=`); all of them or none.
+
+        Args:
+            hooks: in any form of `neuroscope.hooks`.
+            model_id: a loaded model to check layers and points against; empty: only the vocabulary is checked.
+
+        Returns:
+            The ids, in order; a REST hook object that captures both sides gives two.
+
+        Raises:
+            UnknownSiteError, UnavailableSiteError, IdTakenError
+        """
+        return self._unary(requests.register_hooks(hooks, model_id))
+
+    def hooks(self) -> list[pb.HookSpec]:
+        """The stored hooks."""
+        return self._unary(requests.list_hooks())
+
+    def clear_hooks(self, ids: Iterable[str] = ()) -> list[str]:
+        """Removes stored hooks, all if none is named, and returns the ids of those removed."""
+        return self._unary(requests.clear_hooks(ids))
+
+    # Running the model.
+
+    def generate(
+        self,
+        prompt: PromptLike,
+        *,
+        hooks: Sequence[HookLike] = (),
+        hook_ids: Iterable[str] = (),
+        model_id: str = "",
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        seed: int | None = None,
+        stop: str | Iterable[str] = (),
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        top_logprobs: int = 0,
+        bos: bool | None = None,
+        max_steps_ahead: int = 0,
+        chunk_budget_bytes: int = 0,
+        generation_id: str = "",
+        keep: bool = True,
+        auto_advance: bool = True,
+    ) -> Generation:
+        """Generates text while activations are captured.
+
+        Args:
+            prompt: a text, a conversation, token ids, or a list of these; each entry is a row.
+            hooks: what to capture, in any form of `neuroscope.hooks`.
+            hook_ids: stored hooks to use besides.
+            model_id: empty: the one loaded first.
+            max_tokens: most tokens to generate in each row; None: the server's default.
+            temperature: 0: always the likeliest token.
+            top_p: keeps the smallest set of tokens whose probability reaches this.
+            top_k: keeps this many likeliest tokens; 0: all.
+            min_p: keeps tokens with at least this share of the likeliest token's probability.
+            seed: of the draws; the same seed gives the same text. None: drawn by the server, see `started.seed`.
+            stop: texts that end a row; they are not part of the output.
+            stop_token_ids: further tokens that end a row.
+            ignore_eos: goes on after end-of-sequence tokens.
+            top_logprobs: likeliest alternatives to report for each token.
+            bos: as in `tokenize`.
+            max_steps_ahead: steps the engine may run ahead of the credit given; 0: as far as buffers allow, 1: lockstep.
+            chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
+            generation_id: name for `advance`; empty: chosen by the server, see `started.stream_id`.
+            keep: collects all tensors in `Generation.cache`; without it they live as long as their token.
+            auto_advance: with `max_steps_ahead`, asking for the next token gives the credit it needs. Without it,
+                `Generation.advance` alone does.
+
+        Returns:
+            An iterator of `GeneratedToken`; the call has begun. Close it, or use `with`, to stop early.
+        """
+        call = requests.generate(
+            prompt,
+            hooks=hooks,
+            hook_ids=hook_ids,
+            model_id=model_id,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            ignore_eos=ignore_eos,
+            top_logprobs=top_logprobs,
+            bos=bos,
+            max_steps_ahead=max_steps_ahead,
+            chunk_budget_bytes=chunk_budget_bytes,
+            generation_id=generation_id,
+        )
+        span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
+        with trace.use_span(span):
+            events = self._transport.stream(call.rpc, call.request)
+        return Generation(
+            events, StreamState(keep=keep), span, self.advance, auto_advance=auto_advance and max_steps_ahead > 0
+        )
+
+    def capture(
+        self,
+        prompt: PromptLike,
+        sites: Sequence[HookLike],
+        *,
+        model_id: str = "",
+        hook_ids: Iterable[str] = (),
+        bos: bool | None = None,
+        stop_at_layer: int | None = None,
+        chunk_budget_bytes: int = 0,
+        progress: ByteListener = False,
+    ) -> ActivationCache:
+        """Runs prompts once, without sampling, and returns what was captured.
+
+        Args:
+            prompt: a text, a conversation, token ids, or a list of these; each entry is a row.
+            sites: what to capture, in any form of `neuroscope.hooks`.
+            model_id: empty: the one loaded first.
+            hook_ids: stored hooks to use besides.
+            bos: as in `tokenize`.
+            stop_at_layer: runs only the layers before this one; None: all, the output head included.
+            chunk_budget_bytes: byte budget of one chunk's captures; 0: the server's default.
+            progress: True shows a bar; a function is called with the bytes received so far.
+
+        Raises:
+            UnknownSiteError, UnavailableSiteError, HookNeverFiredError, ContextLengthError
+        """
+        call = requests.capture(
+            prompt,
+            sites,
+            model_id=model_id,
+            hook_ids=hook_ids,
+            bos=bos,
+            stop_at_layer=stop_at_layer,
+            chunk_budget_bytes=chunk_budget_bytes,
+        )
+        state = StreamState()
+        with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
+            with closing(self._transport.stream(call.rpc, call.request)) as events:
+                for event in events:
+                    state.feed(event)
+                    report(state.received_bytes)
+            state.finish()
+            span.set_attributes(state.attributes())
+        return state.cache
+
+    def advance(self, generation_id: str, steps: int = 1) -> int:
+        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns the steps granted so far.
+
+        Raises:
+            UnknownIdError: no generation of that id is running.
+        """
+        return self._unary(requests.advance(generation_id, steps))
+
+    def trace(self, trace_id: str) -> bytes:
+        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`.
+
+        Raises:
+            UnknownIdError: the service keeps no span of that trace.
+        """
+        return self._unary(requests.trace(trace_id))
+
+    def _unary(self, call: Call[T]) -> T:
+        with self._span(call.name):
+            return call.result(self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    def _span(self, name: str) -> AbstractContextManager[trace.Span]:
+        return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")

@@ -1,0 +1,121 @@
+"""Prompts in any of the forms that users write, as messages of the contract.
+
+    "The capital of France is"                        text
+    [464, 3139, 286]                                  token ids; a numpy array too
+    [{"role": "user", "content": "Hello"}]            one conversation
+    ["a text", [1, 2, 3], [{"role": ...}]]            a batch: each entry is a row
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeGuard
+
+import numpy as np
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.tensors import Array
+from neuroscope.v1 import inference_pb2 as pb
+
+Prompt: TypeAlias = "str | Sequence[int] | Array | Sequence[Mapping[str, Any]] | pb.Prompt"
+"""One prompt: a text, token ids, or the messages of a conversation."""
+PromptLike: TypeAlias = "Prompt | Sequence[Prompt]"
+"""One prompt, or a batch of them."""
+
+_FORMS = "a prompt is a text, a list of token ids, a list of {'role', 'content'} messages, or a list of these"
+_MESSAGE_FIELDS = ("role", "content")
+
+
+def to_messages(prompt: PromptLike, bos: bool | None = None) -> list[pb.Prompt]:
+    """The rows of a request.
+
+    Args:
+        prompt: one prompt or a batch.
+        bos: True puts a beginning-of-sequence token in front, False leaves it out, None does what the tokenizer does
+            for text and nothing for token ids and conversations.
+
+    Raises:
+        InvalidRequestError: the prompt has none of the forms, or a row is empty.
+    """
+    policy = {None: pb.BOS_POLICY_UNSPECIFIED, True: pb.BOS_POLICY_ADD, False: pb.BOS_POLICY_OMIT}[bos]
+    if _is_one(prompt):
+        return [_to_message(prompt, policy, "prompt")]
+    if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+        raise InvalidRequestError(f"{_FORMS}, not {prompt!r}", field="prompt")
+    rows = [_to_message(row, policy, f"prompts[{index}]") for index, row in enumerate(prompt)]
+    if not rows:
+        raise InvalidRequestError(f"the prompt is empty; {_FORMS}", field="prompt")
+    return rows
+
+
+def to_message(prompt: Prompt, bos: bool | None = None) -> pb.Prompt:
+    """The message of exactly one prompt.
+
+    Raises:
+        InvalidRequestError: as `to_messages`, or the prompt is a batch.
+    """
+    rows = to_messages(prompt, bos)
+    if len(rows) != 1:
+        raise InvalidRequestError(f"one prompt is wanted here, not {len(rows)}", field="prompt")
+    return rows[0]
+
+
+def token_ids(ids: Iterable[int] | Array, field: str = "token_ids") -> list[int]:
+    """Token ids as plain numbers, from a list or an array of any integer type.
+
+    Raises:
+        InvalidRequestError: an entry is no integer of 0 to 2^32 - 1.
+    """
+    values: list[Any] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    for index, value in enumerate(values):
+        if not _is_id(value) or not 0 <= operator.index(value) < 2**32:
+            raise InvalidRequestError(f"a token id is an integer from 0, not {value!r}", field=f"{field}[{index}]")
+    return [operator.index(value) for value in values]
+
+
+def _is_one(prompt: PromptLike) -> TypeGuard[Prompt]:
+    match prompt:
+        case str() | pb.Prompt():
+            return True
+        case np.ndarray():
+            return prompt.ndim == 1
+        case Mapping():
+            return False
+        case Sequence():
+            return len(prompt) > 0 and (_is_id(prompt[0]) or isinstance(prompt[0], Mapping))
+        case _:
+            return False
+
+
+def _to_message(prompt: Any, policy: pb.BosPolicy.ValueType, field: str) -> pb.Prompt:
+    if isinstance(prompt, pb.Prompt):
+        return prompt
+    if isinstance(prompt, str):
+        return pb.Prompt(text=prompt, bos=policy)
+    if not _is_one(prompt):
+        raise InvalidRequestError(f"{_FORMS}, not {prompt!r}", field=field)
+    entries: Sequence[Any] = prompt.tolist() if isinstance(prompt, np.ndarray) else list(prompt)  # pyright: ignore[reportArgumentType]
+    if isinstance(entries[0], Mapping):
+        messages = [_chat_message(entry, f"{field}[{index}]") for index, entry in enumerate(entries)]
+        return pb.Prompt(chat=pb.Chat(messages=messages), bos=policy)
+    return pb.Prompt(token_ids=pb.TokenIds(ids=token_ids(entries, field)), bos=policy)
+
+
+def _chat_message(message: Any, field: str) -> pb.ChatMessage:
+    if not isinstance(message, Mapping):
+        raise InvalidRequestError(f"a message is {{'role', 'content'}}, not {message!r}", field=field)
+    fields: Mapping[str, Any] = message
+    for name in _MESSAGE_FIELDS:
+        if not isinstance(fields.get(name), str):
+            raise InvalidRequestError(f"the message has no text {name!r}", field=f"{field}.{name}")
+    unknown = sorted(set(fields) - set(_MESSAGE_FIELDS))
+    if unknown:
+        raise InvalidRequestError(
+            f"unknown field {unknown[0]!r}; valid: role, content", field=f"{field}.{unknown[0]}", valid=_MESSAGE_FIELDS
+        )
+    return pb.ChatMessage(role=fields["role"], content=fields["content"])
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

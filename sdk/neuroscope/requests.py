@@ -1,0 +1,188 @@
+"""Requests from plain Python values, and values from responses: pure functions that both clients share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from neuroscope import hooks as hook_forms
+from neuroscope import prompts
+from neuroscope.codec import Event
+from neuroscope.hooks import HookLike
+from neuroscope.model_info import ModelInfo, Tokens
+from neuroscope.prompts import Prompt, PromptLike
+from neuroscope.rpc import RPCS, Rpc
+from neuroscope.stream import warn
+from neuroscope.tensors import Array
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import telemetry_pb2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request, where it goes, and what its response means."""
+
+    name: str
+    """Method of the client; the span is `neuroscope.<name>`."""
+    rpc: Rpc
+    request: Message
+    result: Callable[[Any], T]
+    """The value of a response; of a stream, of its last message."""
+
+
+def load_model(model_path: str, *, model_id: str, revision: str, adapter_path: str) -> Call[pb.Model]:
+    """LoadModel; its stream is folded by `loaded`."""
+    request = pb.LoadModelRequest(
+        model_path=str(model_path), model_id=model_id, revision=revision, adapter_path=str(adapter_path)
+    )
+    return Call("load_model", RPCS["LoadModel"], request, lambda response: response.model)
+
+
+def loaded(event: Event, report: Callable[[pb.LoadProgress], None]) -> pb.Model | None:
+    """The model, once a load's stream gives it; progress goes to `report`."""
+    assert isinstance(event, pb.LoadModelResponse)
+    if event.HasField("model"):
+        return event.model
+    if event.HasField("progress"):
+        report(event.progress)
+    return None
+
+
+def unload_model(model_id: str) -> Call[None]:
+    """UnloadModel."""
+    return Call("unload_model", RPCS["UnloadModel"], pb.UnloadModelRequest(model_id=model_id), lambda response: None)
+
+
+def models() -> Call[list[pb.Model]]:
+    """ListModels."""
+    return Call("models", RPCS["ListModels"], pb.ListModelsRequest(), lambda response: list(response.models))
+
+
+def model(model_id: str) -> Call[ModelInfo]:
+    """GetModel."""
+    return Call("model", RPCS["GetModel"], pb.GetModelRequest(model_id=model_id), ModelInfo)
+
+
+def tokenize(prompt: Prompt, *, model_id: str, bos: bool | None) -> Call[Tokens]:
+    """Tokenize; warnings of the server become Python's."""
+
+    def result(response: pb.TokenizeResponse) -> Tokens:
+        warn(response.warnings)
+        return Tokens(list(response.token_ids), list(response.tokens), tuple(response.warnings))
+
+    request = pb.TokenizeRequest(model_id=model_id, prompt=prompts.to_message(prompt, bos))
+    return Call("tokenize", RPCS["Tokenize"], request, result)
+
+
+def detokenize(ids: Iterable[int] | Array, *, model_id: str, skip_special_tokens: bool) -> Call[str]:
+    """Detokenize."""
+    request = pb.DetokenizeRequest(
+        model_id=model_id, token_ids=prompts.token_ids(ids), skip_special_tokens=skip_special_tokens
+    )
+    return Call("detokenize", RPCS["Detokenize"], request, lambda response: response.text)
+
+
+def register_hooks(hooks: Sequence[HookLike], model_id: str) -> Call[list[str]]:
+    """RegisterHooks."""
+    request = pb.RegisterHooksRequest(hooks=hook_forms.to_messages(hooks), model_id=model_id)
+    return Call("register_hooks", RPCS["RegisterHooks"], request, lambda response: list(response.hook_ids))
+
+
+def list_hooks() -> Call[list[pb.HookSpec]]:
+    """ListHooks."""
+    return Call("hooks", RPCS["ListHooks"], pb.ListHooksRequest(), lambda response: list(response.hooks))
+
+
+def clear_hooks(ids: Iterable[str]) -> Call[list[str]]:
+    """ClearHooks."""
+    request = pb.ClearHooksRequest(hook_ids=_texts(ids))
+    return Call("clear_hooks", RPCS["ClearHooks"], request, lambda response: list(response.hook_ids))
+
+
+def advance(generation_id: str, steps: int) -> Call[int]:
+    """AdvanceGeneration; the steps granted so far."""
+    request = pb.AdvanceGenerationRequest(generation_id=generation_id, steps=steps)
+    return Call("advance", RPCS["AdvanceGeneration"], request, lambda response: response.granted_steps)
+
+
+def trace(trace_id: str) -> Call[bytes]:
+    """GetTrace."""
+    request = telemetry_pb2.GetTraceRequest(trace_id=trace_id)
+    return Call("trace", RPCS["GetTrace"], request, lambda response: response.traces_data)
+
+
+def generate(
+    prompt: PromptLike,
+    *,
+    hooks: Sequence[HookLike],
+    hook_ids: Iterable[str],
+    model_id: str,
+    max_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    min_p: float,
+    seed: int | None,
+    stop: str | Iterable[str],
+    stop_token_ids: Iterable[int],
+    ignore_eos: bool,
+    top_logprobs: int,
+    bos: bool | None,
+    max_steps_ahead: int,
+    chunk_budget_bytes: int,
+    generation_id: str,
+) -> Call[None]:
+    """Generate; its stream is folded by `stream.StreamState`."""
+    request = pb.GenerateRequest(
+        model_id=model_id,
+        prompts=prompts.to_messages(prompt, bos),
+        sampling=pb.Sampling(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            stop=_texts(stop),
+            stop_token_ids=prompts.token_ids(stop_token_ids, "stop_token_ids"),
+            ignore_eos=ignore_eos,
+            top_logprobs=top_logprobs,
+        ),
+        hooks=hook_forms.to_messages(hooks),
+        hook_ids=_texts(hook_ids),
+        max_steps_ahead=max_steps_ahead,
+        generation_id=generation_id,
+        chunk_budget_bytes=chunk_budget_bytes,
+    )
+    return Call("generate", RPCS["Generate"], request, lambda response: None)
+
+
+def capture(
+    prompt: PromptLike,
+    sites: Sequence[HookLike],
+    *,
+    model_id: str,
+    hook_ids: Iterable[str],
+    bos: bool | None,
+    stop_at_layer: int | None,
+    chunk_budget_bytes: int,
+) -> Call[None]:
+    """Capture; its stream is folded by `stream.StreamState`."""
+    request = pb.CaptureRequest(
+        model_id=model_id,
+        prompts=prompts.to_messages(prompt, bos),
+        hooks=hook_forms.to_messages(sites),
+        hook_ids=_texts(hook_ids),
+        stop_at_layer=stop_at_layer,
+        chunk_budget_bytes=chunk_budget_bytes,
+    )
+    return Call("capture", RPCS["Capture"], request, lambda response: None)
+
+
+def _texts(texts: str | Iterable[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)

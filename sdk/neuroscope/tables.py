@@ -1,0 +1,111 @@
+"""Tables of rich for terminals and notebooks. Imported only when something is shown."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from neuroscope.tensors import dtype_name
+from neuroscope.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    from neuroscope.activation import Activation
+    from neuroscope.cache import ActivationCache
+    from neuroscope.model_info import ModelInfo
+
+_TEXT_WIDTH = 120
+_MB = 1e6
+
+
+def cache_table(cache: ActivationCache) -> Table:
+    """Site, shape, dtype and size of everything in a cache; layers that differ in nothing else share a line."""
+    title = f"{cache.model_id or 'activations'}: {len(cache)} tensors, {cache.nbytes / _MB:.1f} MB"
+    table = _table(title, "site", "hook", "layers", "shape", "dtype")
+    table.add_column("MB", justify="right")
+    lines: dict[tuple[str, ...], list[Activation]] = {}
+    for activation in cache.activations:
+        side = ".input" if activation.point.is_input else ""
+        hook = activation.hook_id if activation.hook_id != str(activation.point) else ""
+        key = (f"{activation.point.component}{side}", hook, _shapes(activation), activation.dtype.name)
+        lines.setdefault(key, []).append(activation)
+    for (site, hook, shape, dtype), activations in lines.items():
+        layers = layer_ranges(a.point.layer for a in activations if a.point.layer is not None)
+        megabytes = sum(activation.nbytes for activation in activations) / _MB
+        table.add_row(*map(Text, (site, hook, layers, shape, dtype, f"{megabytes:.2f}")))
+    return table
+
+
+def model_table(info: ModelInfo) -> Table:
+    """The points of a model by component: where they are, what their axes mean, and why the others are not there."""
+    model = info.model
+    title = (
+        f"{model.model_id}: {model.architecture}, {model.num_layers} layers, d_model {model.d_model},"
+        f" {model.num_heads} heads, {model.parameter_count / 1e6:.1f} M parameters, {_dtype(model.dtype)}"
+    )
+    table = _table(title, "component", "layers", "axes", "dtype", "module", "not available")
+    lines: dict[tuple[str, ...], list[int | None]] = {}
+    for point in info.points:
+        site = point.site
+        layer = site.layer if site.HasField("layer") else None
+        side = ".input" if site.side == 1 else ""
+        axes = ", ".join(tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower() for axis in point.axes)
+        module = point.module_path if layer is None else point.module_path.replace(f".{layer}", ".N", 1)
+        reason = "" if point.available else point.reason or "not available"
+        key = (f"{site.component}{side}", axes, _dtype(point.dtype) if point.available else "", module, reason)
+        lines.setdefault(key, []).append(layer)
+    for (component, axes, dtype, module, reason), layers in lines.items():
+        where = layer_ranges(layer for layer in layers if layer is not None)
+        table.add_row(*map(Text, (component, where, axes, dtype, module, reason)))
+    return table
+
+
+def layer_ranges(layers: Iterable[int]) -> str:
+    """Layers as ranges: 0-3, 5."""
+    ranges: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if ranges and ranges[-1][1] == layer - 1:
+            ranges[-1][1] = layer
+        else:
+            ranges.append([layer, layer])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def as_text(table: Table) -> str:
+    """The table without colours, for `repr`."""
+    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, color_system=None, force_jupyter=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+
+
+def as_mimebundle(table: Table, **options: Any) -> dict[str, str]:
+    """The table for a notebook: HTML and text."""
+    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, record=True, force_jupyter=False)
+    console.print(table)
+    style = "white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace"
+    html = console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+    return {"text/plain": as_text(table), "text/html": html}
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _shapes(activation: Activation) -> str:
+    shapes = [activation.shape(row) for row in activation.rows]
+    if len(set(shapes)) == 1:
+        return str((len(shapes), *shapes[0][1:]))
+    return f"{len(shapes)} rows, " + ", ".join(str(shape) for shape in shapes[:3]) + (", …" if len(shapes) > 3 else "")
+
+
+def _dtype(dtype: tensor_pb2.DataType.ValueType) -> str:
+    return dtype_name(dtype) if dtype else ""
