@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope_gateway import schemas
 from neuroscope_gateway.json import JsonResponse
+from neuroscope_gateway.schemas.strict import UNSUPPORTED
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +114,12 @@ def _invalid(request: Request, error: Exception) -> Response:
     if kind == "json_invalid":
         message = f"The body is not JSON: {first['ctx']['error']} at character {where[-1]}."
         return JsonResponse(body(message, code="invalid_json"), HTTPStatus.BAD_REQUEST)
+    if given := first.get("ctx", {}).get("param"):  # of several parameters that do not agree
+        return JsonResponse(body(str(first["msg"]), param=given, code="invalid_request"), HTTPStatus.BAD_REQUEST)
     if where == ("body",):
         return JsonResponse(body(_about_body(request, first), code="invalid_request"), HTTPStatus.BAD_REQUEST)
     param = _path(where[1:])
-    code = schemas.UNSUPPORTED if kind == schemas.UNSUPPORTED else "invalid_request"
+    code = UNSUPPORTED if kind == UNSUPPORTED else "invalid_request"
     if kind == "extra_forbidden":
         reason, code = "there is no parameter of this name", "unknown_parameter"
     elif kind == "missing":

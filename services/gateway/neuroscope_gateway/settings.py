@@ -61,6 +61,16 @@ class GatewaySettings(BaseSettings):
             raise ValueError(f"{value!r} is neither host:port nor unix:path")
         return value
 
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> GatewaySettings:
+        """The settings of a command line, then of the environment, then the defaults.
+
+        Raises:
+            pydantic.ValidationError: a value does not fit.
+            SystemExit: a flag is unknown, or is --help.
+        """
+        return cls(_cli_parse_args=list(arguments))  # pyright: ignore[reportCallIssue]  # pydantic-settings' own argument
+
     def hosts(self) -> frozenset[str]:
         """The host names under which it answers: those allowed, and the address it was told to listen on."""
         names = {name.lower() for name in self.allowed_hosts}

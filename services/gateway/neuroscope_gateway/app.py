@@ -1,0 +1,63 @@
+"""The application: routes, guards, and the connection to the inference service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from neuroscope.aio import AsyncClient
+from neuroscope_gateway import activations, chat, errors, health, hooks, models, traces
+from neuroscope_gateway.errors import FaultGuard
+from neuroscope_gateway.security import Guard
+from neuroscope_gateway.settings import GatewaySettings
+from neuroscope_gateway.tracing import Tracing
+
+ROUTERS = (health.router, models.router, chat.router, activations.router, hooks.router, traces.router)
+
+
+def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient | None = None) -> FastAPI:
+    """The gateway as an ASGI application.
+
+    Args:
+        settings: absent: from the environment.
+        client: of the inference service; absent: one of `settings.inference`, opened and closed with the application.
+    """
+    chosen = settings or GatewaySettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        app.state.client = AsyncClient(chosen.inference) if client is None else client
+        try:
+            yield
+        finally:
+            if client is None:
+                await app.state.client.close()
+
+    app = FastAPI(
+        title="NeuroScope-MLX",
+        summary="Chat completions with activations.",
+        version=version("neuroscope-mlx"),
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Tracing),
+            Middleware(
+                Guard,
+                hosts=chosen.hosts(),
+                origins=chosen.allowed_origins,
+                max_body_bytes=chosen.max_body_bytes,
+            ),
+            Middleware(FaultGuard),
+        ],
+        # Their pages run scripts of a public server, which would then read activations as this gateway's own page.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings = chosen
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

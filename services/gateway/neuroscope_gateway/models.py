@@ -1,0 +1,108 @@
+"""/v1/models: what is loaded, what can be seen in it, and loading more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from neuroscope.errors import MLXIntegrationError
+from neuroscope.tensors import dtype_name
+from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
+from neuroscope_gateway.connection import while_connected
+from neuroscope_gateway.schemas import models as schemas
+from neuroscope_gateway.service import ERRORS, Client
+
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERRORS)
+
+
+@router.get("")
+async def list_models(client: Client) -> schemas.ModelList:
+    """Lists the loaded models, in the order in which they were loaded."""
+    return schemas.ModelList(data=[schemas.Model(**_fields(model)) for model in await client.models()])
+
+
+@router.post("/load")
+async def load_model(body: schemas.LoadModelRequest, request: Request, client: Client) -> schemas.LoadedModel:
+    """Loads a model into the inference service; answers when it is ready. The path is one of the service's machine."""
+    work = client.load_model(
+        body.model_path,
+        model_id=body.model_id or "",
+        revision=body.revision or "",
+        adapter_path=body.adapter_path or "",
+    )
+    model = await while_connected(request.receive, work)
+    return schemas.LoadedModel(**_fields(model), model_id=model.model_id)
+
+
+@router.get("/{model_id:path}")
+async def get_model(model_id: str, client: Client) -> schemas.ModelDetail:
+    """Describes a loaded model: every hookable point, and why the others are not there."""
+    try:
+        info = await client.model(model_id)
+    except MLXIntegrationError as error:
+        error.field = "model"
+        raise
+    return schemas.ModelDetail(
+        **_fields(info.model),
+        hook_points=[_point(point) for point in info.points],
+        self_test=_self_test(info.self_test),
+    )
+
+
+def _fields(model: inference_pb2.Model) -> dict[str, Any]:
+    return {
+        "id": model.model_id,
+        "created": model.loaded_at_ms // 1000,
+        "model_path": model.model_path,
+        "architecture": model.architecture,
+        "num_layers": model.num_layers,
+        "d_model": model.d_model,
+        "num_heads": model.num_heads,
+        "num_kv_heads": model.num_kv_heads,
+        "d_head": model.d_head,
+        "vocab_size": model.vocab_size,
+        "context_length": model.context_length,
+        "dtype": _dtype(model.dtype),
+        "parameter_count": model.parameter_count,
+        "weights_bytes": model.weights_bytes,
+        "has_chat_template": model.has_chat_template,
+        "bos_token_id": model.bos_token_id if model.HasField("bos_token_id") else None,
+        "eos_token_ids": list(model.eos_token_ids),
+    }
+
+
+def _point(point: inference_pb2.HookPoint) -> schemas.HookPoint:
+    layer = point.site.layer if point.site.HasField("layer") else None
+    return schemas.HookPoint(
+        component=point.site.component,
+        layer=layer,
+        layer_name="" if layer is None else f"model.layers.{layer}",
+        is_input=point.site.side == site_pb2.SIDE_INPUT,
+        available=point.available,
+        reason=point.reason,
+        axes=[tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower() for axis in point.axes],
+        dtype=_dtype(point.dtype),
+        module_path=point.module_path,
+    )
+
+
+def _self_test(test: inference_pb2.SelfTest) -> schemas.SelfTest:
+    return schemas.SelfTest(
+        logits_identical=test.logits_identical,
+        token_count=test.token_count,
+        duration_ms=test.duration_ms,
+        identities=[
+            schemas.IdentityCheck(
+                name=check.name,
+                worst_relative_error=check.worst_relative_error,
+                tolerance=check.tolerance,
+                failed_layers=list(check.failed_layers),
+            )
+            for check in test.identities
+        ],
+    )
+
+
+def _dtype(dtype: tensor_pb2.DataType.ValueType) -> str:
+    return dtype_name(dtype) if dtype != tensor_pb2.DATA_TYPE_UNSPECIFIED else ""

@@ -1,0 +1,146 @@
+"""The hooks of a request: how they go to the inference service, and how what comes back is named.
+
+A user who asks for `attention` gets `attention` back, not the service's own `attn_out`; and an error about
+`hooks[2].site.component` is told as `activation_hooks[1].component`, which is what the user wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from neuroscope import sites
+from neuroscope.errors import UnknownSiteError
+from neuroscope.hooks import from_rest
+from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
+from neuroscope_gateway.schemas.hooks import ActivationHook
+
+_INDEXED = re.compile(r"(hooks|hook_ids)\[(\d+)\](.*)")
+_MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
+_SITE_FIELDS = {
+    ".hook_id": "hook_id",
+    ".site.component": "component",
+    ".site.layer": "layer_name",
+    ".site.layer_name": "layer_name",
+    ".site.side": "capture_input",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the answer says of a captured tensor."""
+
+    component: str
+    layer_name: str
+    is_input: bool
+    param: str  # REST path of the hook that asked for it
+
+
+class RequestedHooks:
+    """Hook objects and registered ids, in the order of the request.
+
+    Attributes:
+        specs: the hook objects as messages; one that captures both sides is two.
+        hook_ids: the registered ids.
+
+    Args:
+        entries: hook objects and ids.
+        name: REST name of the list; empty where the body is the list itself, or one hook.
+        single: the body is one hook.
+    """
+
+    def __init__(
+        self, entries: Sequence[ActivationHook | str], name: str = "activation_hooks", *, single: bool = False
+    ) -> None:
+        self.specs: list[inference_pb2.HookSpec] = []
+        self.hook_ids: list[str] = []
+        self._params: dict[str, list[str]] = {"hooks": [], "hook_ids": []}
+        self._registered: list[tuple[inference_pb2.HookSpec, str]] = []
+        for index, entry in enumerate(entries):
+            param = "" if single else f"{name}[{index}]"
+            if isinstance(entry, str):
+                self.hook_ids.append(entry)
+                self._params["hook_ids"].append(param)
+            else:
+                specs = from_rest(entry.model_dump(exclude_none=True), field=param)
+                self.specs.extend(specs)
+                self._params["hooks"].extend([param] * len(specs))
+
+    def know(self, registered: Sequence[inference_pb2.HookSpec]) -> None:
+        """Learns what the registered ids stand for, so that their tensors are named as they were registered."""
+        params = dict(zip(self.hook_ids, self._params["hook_ids"], strict=True))
+        self._registered = [(spec, params[spec.hook_id]) for spec in registered if spec.hook_id in params]
+
+    def param(self, field: str) -> str | None:
+        """The REST path of a field of the inference request that lies in its hooks; None if it does not."""
+        match = _INDEXED.fullmatch(field)
+        if match is None:
+            return None
+        kind, index, rest = match[1], int(match[2]), match[3]
+        params = self._params[kind]
+        base = params[index] if index < len(params) else kind
+        name = _SITE_FIELDS.get(rest, "")
+        return f"{base}.{name}".strip(".")
+
+    def name(self, spec: tensor_pb2.TensorSpec) -> Named:
+        """What the answer says of a tensor of the plan."""
+        wanted = sites.Point.from_message(spec.site)
+        candidates = [*zip(self.specs, self._params["hooks"], strict=True), *self._registered]
+        for ids in ({spec.hook_id}, {""}):  # a hook without an id got one from the service
+            for hook, param in candidates:
+                if hook.hook_id in ids and _names(hook.site, wanted):
+                    is_input = hook.site.side == site_pb2.SIDE_INPUT
+                    return Named(hook.site.component, spec.layer_name, is_input, param)
+        return Named(wanted.component, spec.layer_name, wanted.is_input, f"activation_hooks[{spec.hook_id!r}]")
+
+
+def to_rest(specs: Sequence[inference_pb2.HookSpec]) -> list[ActivationHook]:
+    """Registered hooks in the REST format; the two sides of one hook are one object again."""
+    sides: dict[tuple[str, str, str], set[bool]] = {}
+    for spec in specs:
+        site = spec.site
+        layer_name = site.layer_name or (f"model.layers.{site.layer}" if site.HasField("layer") else "")
+        key = (spec.hook_id, layer_name, site.component)
+        sides.setdefault(key, set()).add(site.side == site_pb2.SIDE_INPUT)
+    return [
+        ActivationHook(
+            layer_name=layer_name or None,
+            component=component,
+            hook_id=hook_id,
+            capture_input=True in inputs,
+            capture_output=False in inputs,
+        )
+        for (hook_id, layer_name, component), inputs in sides.items()
+    ]
+
+
+def param_of(field: str, hooks: RequestedHooks, aliases: Mapping[str, str]) -> str:
+    """The REST parameter of a field of an inference request.
+
+    Args:
+        field: path such as `prompts[0].chat.messages[1].role`, `sampling.max_tokens` or `hooks[0].site.layer`.
+        hooks: the hooks of the request.
+        aliases: REST names that differ from the last part of the field.
+    """
+    if found := hooks.param(field):
+        return found
+    if match := _MESSAGE.search(field):
+        return match[0]
+    if field.startswith("prompt"):
+        return "messages"
+    name = field.removeprefix("sampling.")
+    return aliases.get(name, name)
+
+
+def _names(site: site_pb2.Site, wanted: sites.Point) -> bool:
+    """Whether a site, in its own spelling, is or includes a point."""
+    try:
+        points = sites.resolve(site, None)
+    except UnknownSiteError:
+        return False
+    return any(
+        (point.component, point.is_input) == (wanted.component, wanted.is_input)
+        and (point.layer is None or point.layer < 0 or point.layer == wanted.layer)
+        for point in points
+    )

@@ -1,0 +1,88 @@
+"""Hooks in the NeuroScope REST format, and their registration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
+
+from neuroscope_gateway.schemas.strict import Strict, Text
+
+
+def _form_of_hook(value: Any) -> str:
+    return "<id>" if isinstance(value, str) else "<hook>"
+
+
+def _form_of_registration(value: Any) -> str:
+    if isinstance(value, list):
+        return "<list>"
+    return "<hooks>" if isinstance(value, dict) and "hooks" in value else "<hook>"
+
+
+class ActivationHook(Strict):
+    """What to capture."""
+
+    layer_name: Text | None = Field(None, examples=["transformer.h.5"])
+    """The layer in any common spelling: transformer.h.5, model.layers.5, blocks.5; absent: every layer."""
+    component: Text = Field(examples=["attention"])
+    """residual, attention, mlp, embedding, layernorm, attention_scores, attention_pattern, key, query, value, or a
+    finer name: resid_pre, head_output, mlp_neurons, logits, ...; or a whole TransformerLens name."""
+    hook_id: Text | None = None
+    """Name in the answer; absent: made from the site."""
+    capture_input: bool | None = False
+    """Captures what the component reads."""
+    capture_output: bool | None = True
+    """Captures what the component writes."""
+
+
+HookOrId = Annotated[
+    Annotated[ActivationHook, Tag("<hook>")] | Annotated[Text, Tag("<id>")], Discriminator(_form_of_hook)
+]
+
+
+class HookList(Strict):
+    """Hooks to register."""
+
+    hooks: list[ActivationHook] = Field(min_length=1)
+    model: Text | None = None
+    """A loaded model to check the hooks against; absent: only the names are checked."""
+
+
+class RegisterHooksRequest(
+    RootModel[
+        Annotated[
+            Annotated[HookList, Tag("<hooks>")]
+            | Annotated[list[ActivationHook], Field(min_length=1), Tag("<list>")]
+            | Annotated[ActivationHook, Tag("<hook>")],
+            Discriminator(_form_of_registration),
+        ]
+    ]
+):
+    """`{"hooks": [...]}`, a list of hooks, or one hook."""
+
+
+class ClearHooksRequest(Strict):
+    """Hooks to remove."""
+
+    hook_ids: list[Text] | None = None
+    """The ids; absent: all."""
+
+
+class RegisteredHooks(BaseModel):
+    """Ids of the hooks, in the order of the request."""
+
+    registered_hooks: list[str]
+
+
+class HookListing(BaseModel):
+    """The registered hooks."""
+
+    object: Literal["list"] = "list"
+    hooks: list[ActivationHook]
+
+
+class ClearedHooks(BaseModel):
+    """What was removed."""
+
+    status: Literal["hooks cleared"] = "hooks cleared"
+    cleared_hooks: list[str]

@@ -1,0 +1,104 @@
+"""Models and what can be seen in them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from neuroscope_gateway.schemas.strict import Strict, Text
+
+
+class LoadModelRequest(Strict):
+    """A model to load."""
+
+    model_path: Text = Field(min_length=1)
+    """A folder as the inference service sees it, or a Hugging Face id."""
+    model_id: Text | None = None
+    """Name in later requests; absent: the last part of the path."""
+    revision: Text | None = None
+    adapter_path: Text | None = None
+
+
+class Architecture(BaseModel):
+    """Shape of a model."""
+
+    architecture: str
+    num_layers: int
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    d_head: int
+    vocab_size: int
+    context_length: int
+    dtype: str
+    parameter_count: int
+    weights_bytes: int
+    has_chat_template: bool
+    bos_token_id: int | None
+    eos_token_ids: list[int]
+    model_path: str
+
+
+class Model(Architecture):
+    """A loaded model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """When it was loaded, Unix time in seconds."""
+    owned_by: str = "neuroscope"
+
+
+class ModelList(BaseModel):
+    """The loaded models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class HookPoint(BaseModel):
+    """A point of the vocabulary in a model."""
+
+    component: str
+    layer: int | None
+    layer_name: str
+    is_input: bool
+    available: bool
+    reason: str
+    axes: list[str]
+    dtype: str
+    module_path: str
+
+
+class IdentityCheck(BaseModel):
+    """An identity over all layers, such as resid_mid + mlp_contrib == resid_post."""
+
+    name: str
+    worst_relative_error: float
+    tolerance: float
+    failed_layers: list[int]
+
+
+class SelfTest(BaseModel):
+    """What the self-test at load proved."""
+
+    logits_identical: bool
+    token_count: int
+    duration_ms: float
+    identities: list[IdentityCheck]
+
+
+class ModelDetail(Model):
+    """A loaded model and its points."""
+
+    hook_points: list[HookPoint]
+    self_test: SelfTest
+
+
+class LoadedModel(Model):
+    """The model that was loaded."""
+
+    model_id: str
+    status: Literal["loaded"] = "loaded"
+    supports_activations: bool = True

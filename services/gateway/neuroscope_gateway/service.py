@@ -1,0 +1,24 @@
+"""How a route reaches the inference service, and the answers that every route may give."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from neuroscope.aio import AsyncClient
+from neuroscope_gateway.schemas.answers import ErrorResponse
+
+
+def _client(request: Request) -> AsyncClient:
+    return request.app.state.client
+
+
+Client = Annotated[AsyncClient, Depends(_client)]
+"""The client of the inference service, as a parameter of a route."""
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorResponse, "description": "A mistake in the request"},
+    "5XX": {"model": ErrorResponse, "description": "The service cannot be reached, or failed"},
+}
+"""Errors, for OpenAPI."""

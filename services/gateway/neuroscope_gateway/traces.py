@@ -1,0 +1,38 @@
+"""GET /v1/traces/{trace_id}: the spans of a recent request, of the gateway and the service behind it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from neuroscope import telemetry
+from neuroscope.errors import UnknownIdError
+from neuroscope_gateway.service import ERRORS, Client
+
+router = APIRouter(tags=["traces"], responses=ERRORS)
+
+BINARY = "application/octet-stream"
+
+
+@router.get(
+    "/v1/traces/{trace_id}",
+    response_class=Response,
+    responses={200: {"description": "TracesData", "content": {BINARY: {"schema": {"type": "string"}}}}},
+)
+async def get_trace(trace_id: str, client: Client) -> Response:
+    """Answers a serialised `opentelemetry.proto.trace.v1.TracesData`.
+
+    A trace is recorded where the request came with a sampled `traceparent`, or a collector is configured.
+    """
+    parts: list[bytes] = []
+    unknown: UnknownIdError | None = None
+    try:
+        parts.append(telemetry.recent_trace(trace_id))
+    except UnknownIdError as error:
+        unknown = error
+    try:
+        parts.append(await client.trace(trace_id))
+    except UnknownIdError:
+        if unknown is not None:
+            raise unknown from None
+    return Response(telemetry.merge(parts).SerializeToString(), media_type=BINARY)

@@ -1,0 +1,151 @@
+"""One answer of the assistant: a generation of the inference service, read as deltas.
+
+JSON, SSE and NDJSON are three ways to write down what a turn yields.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from neuroscope.aio import AsyncClient
+from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
+from neuroscope.generation import AsyncGeneration
+from neuroscope.stream import GeneratedToken
+from neuroscope_gateway import logprobs, tensors
+from neuroscope_gateway.requested import Named, RequestedHooks, param_of
+from neuroscope_gateway.schemas.chat import ChatCompletionRequest
+
+_UINT64 = 2**64
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one token adds to the answer."""
+
+    text: str
+    finish_reason: str | None
+    logprob: dict[str, Any] | None = None
+    activations: dict[str, list[orjson.Fragment]] = field(default_factory=dict[str, list[orjson.Fragment]])
+
+
+class Turn:
+    """A generation for one request. Close it once it has begun, whatever happens: that cancels it if it still runs.
+
+    Attributes:
+        id: `chatcmpl-...`.
+        created: Unix time in seconds.
+        model: the model that answers; known once the turn has begun.
+    """
+
+    def __init__(
+        self, client: AsyncClient, request: ChatCompletionRequest, hooks: RequestedHooks | None = None
+    ) -> None:
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.model = request.model or ""
+        self._client = client
+        self._generation: AsyncGeneration | None = None
+        self._request = request
+        self._hooks = hooks or RequestedHooks(())
+        self._named: dict[int, Named] = {}  # by plan index
+        self._spelt: dict[int, str] = {}
+        limit = "max_completion_tokens" if request.max_tokens is None else "max_tokens"
+        self._aliases = {"model_id": "model", "max_tokens": limit}
+
+    async def begin(self) -> None:
+        """Waits until the service has accepted the request.
+
+        Raises:
+            MLXIntegrationError: it has not; `field` is the REST parameter at fault.
+        """
+        with self._rest_params():
+            if self._hooks.hook_ids:
+                self._hooks.know(await self._client.hooks())
+            self._generation = self._client.generate(
+                [{"role": message.speaker, "content": message.content} for message in self._request.messages],
+                hooks=self._hooks.specs,
+                hook_ids=self._hooks.hook_ids,
+                keep=False,
+                **_sampling(self._request),
+            )
+            self.model = (await self._generation.start()).model_id
+
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """The answer, token by token.
+
+        Raises:
+            MLXIntegrationError: the generation failed.
+        """
+        with self._rest_params():
+            async for token in self._running():
+                yield await self._delta(token)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens read and written, once the deltas have ended."""
+        usage = self._running().usage
+        read, written = usage.prompt_tokens, usage.completion_tokens
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+    async def close(self) -> None:
+        """Cancels the generation unless it has ended."""
+        if self._generation is not None:
+            await self._generation.aclose()
+
+    def _running(self) -> AsyncGeneration:
+        assert self._generation is not None, "the turn has not begun"
+        return self._generation
+
+    async def _delta(self, token: GeneratedToken) -> Delta:
+        delta = Delta(token.text, token.finish_reason or None)
+        if self._request.logprobs:
+            delta.logprob = await logprobs.entry(token, self._request.top_logprobs or 0, self._spell)
+        for hook_id, pieces in token.activations.items():
+            delta.activations[hook_id] = [await tensors.activation(piece, self._name(piece.spec)) for piece in pieces]
+        return delta
+
+    def _name(self, spec: Any) -> Named:
+        named = self._named.get(spec.plan_index)
+        if named is None:
+            named = self._named[spec.plan_index] = self._hooks.name(spec)
+        return named
+
+    async def _spell(self, token_id: int) -> str:
+        if token_id not in self._spelt:
+            self._spelt[token_id] = await self._client.detokenize([token_id], model_id=self.model)
+        return self._spelt[token_id]
+
+    @contextmanager
+    def _rest_params(self) -> Generator[None]:
+        try:
+            yield
+        except MLXIntegrationError as error:
+            if error.field:
+                error.field = param_of(error.field, self._hooks, self._aliases)
+            elif isinstance(error, ModelNotFoundError):
+                error.field = "model"
+            raise
+
+
+def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
+    """The arguments of `generate`; what the request leaves out keeps the client's default."""
+    wanted = {
+        "model_id": request.model,
+        "max_tokens": request.max_completion_tokens or request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "seed": None if request.seed is None else request.seed % _UINT64,
+        "stop": request.stop,
+        # One at least, because the alternatives carry the tokens' texts.
+        "top_logprobs": max(1, request.top_logprobs or 0) if request.logprobs else None,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
