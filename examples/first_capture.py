@@ -1,0 +1,43 @@
+"""The SDK in one page: generate while capturing, capture one forward pass, address what came, save it.
+
+    neuroscope up                        # in another terminal
+    python examples/first_capture.py
+
+NEUROSCOPE_TARGET names another service than 127.0.0.1:50051, or `local` for one inside this process.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import neuroscope
+import numpy as np
+
+BUNDLED = Path(__file__).resolve().parents[1] / "models" / "neuroscope-tiny"
+
+with neuroscope.Client(os.environ.get("NEUROSCOPE_TARGET", "127.0.0.1:50051")) as client:
+    model = client.load_model(str(BUNDLED))
+    print(f"{model.model_id}: {model.num_layers} layers, {model.num_heads} heads")
+
+    # Tokens arrive with the activations of the step that made them, as read-only numpy views of the message.
+    generation = client.generate(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        hooks=["resid_post", ("attention_pattern", 0)],
+        max_tokens=12,
+    )
+    for token in generation:
+        pieces = [piece for arrived in token.activations.values() for piece in arrived]
+        print(f"{token.text!r:12} {len(pieces)} tensors, {sum(piece.array.nbytes for piece in pieces)} bytes")
+    print(generation.text)
+
+    # One forward pass without sampling. A TransformerLens name is as good as (component, layer).
+    cache = client.capture("When Mary and John went to the store, John gave a drink to", ["resid_post", "attention_pattern"])
+    last = model.num_layers - 1
+    assert np.array_equal(cache["resid_post", last], cache[f"blocks.{last}.hook_resid_post"])
+    pattern = cache["attention_pattern", last]  # (batch, head, query, key)
+    print("attention rows sum to", pattern.sum(axis=-1).min(), "...", pattern.sum(axis=-1).max())
+
+    path = Path(tempfile.mkdtemp()) / "capture.safetensors"
+    cache.save(path)
+    print(cache)
+    print("saved and loaded:", len(neuroscope.ActivationCache.load(path)), "tensors")

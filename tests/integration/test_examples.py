@@ -1,0 +1,63 @@
+"""Every program of examples/ runs as its own header says, against real services."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.services import Service, inference_service, running
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def services(bundled_model_dir: Path) -> Iterator[tuple[Service, Service]]:
+    with (
+        inference_service(bundled_model_dir) as inference,
+        running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as gateway,
+    ):
+        yield inference, gateway
+
+
+def run_example(name: str, services: tuple[Service, Service]) -> str:
+    inference, gateway = services
+    command = ["bash", str(EXAMPLES / name)] if name.endswith(".sh") else [sys.executable, str(EXAMPLES / name)]
+    environment = {
+        **os.environ,
+        "NEUROSCOPE_TARGET": inference.target,
+        "NEUROSCOPE_URL": gateway.target,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_tested() -> None:
+    programs = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert programs == {"first_capture.py", "stubs_only.py", "rest.sh", "openai_chat.py"}
+
+
+def test_first_capture(services: tuple[Service, Service]) -> None:
+    output = run_example("first_capture.py", services)
+    assert "The capital of France is Paris." in output
+    assert "saved and loaded" in output
+
+
+def test_stubs_only(services: tuple[Service, Service]) -> None:
+    output = run_example("stubs_only.py", services)
+    assert "step 0: resid_post of layer 1 (1," in output
+    assert "as the manifest says" in output
+
+
+def test_rest(services: tuple[Service, Service]) -> None:
+    output = run_example("rest.sh", services)
+    assert "'layer_name': 'transformer.h.1', 'component': 'attention', 'shape': [1," in output
+
+
+def test_openai_chat(services: tuple[Service, Service]) -> None:
+    output = run_example("openai_chat.py", services)
+    assert output.count("The capital of Italy is Rome.") == 2
