@@ -5,6 +5,8 @@
     with Client() as client:
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
+
+The same over an event loop is `AsyncClient`; `Client.local()` needs no service.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -38,7 +39,17 @@ class Activation:
         dtype: numpy type; that of `ml_dtypes` for bfloat16.
     """
 
-    __slots__ = ("_key_axis", "_position_axis", "_rows", "axes", "dtype", "hook_id", "layer_name", "plan_index", "point")
+    __slots__ = (
+        "_key_axis",
+        "_position_axis",
+        "_rows",
+        "axes",
+        "dtype",
+        "hook_id",
+        "layer_name",
+        "plan_index",
+        "point",
+    )
 
     def __init__(self, spec: tensor_pb2.TensorSpec) -> None:
         self.plan_index = spec.plan_index
@@ -59,8 +70,16 @@ class Activation:
         row.fresh.append(piece)
 
     def put(self, row: int, array: Array, positions: Sequence[int]) -> None:
-        """Sets a whole row, as a file holds it."""
+        """Sets a whole row to what `row` gave."""
+        if self._position_axis is None and array.ndim == len(self.axes):
+            array = array[:, None]
         self._rows[row] = _Row(array, list(positions))
+
+    def only(self, row: int) -> Activation:
+        """One row, as row 0; it shares the bytes."""
+        one = copy(self)
+        one._rows = {0: self._rows[row]} if row in self._rows else {}
+        return one
 
     @property
     def rows(self) -> list[int]:
@@ -82,7 +101,9 @@ class Activation:
         """
         state = self._rows[row]
         if state.fresh:
-            state.positions.extend(position for piece in state.fresh for position in _positions(piece, self._position_axis))
+            state.positions.extend(
+                position for piece in state.fresh for position in _positions(piece, self._position_axis)
+            )
             state.joined = self._join(state)
             state.fresh = []
         assert state.joined is not None
@@ -164,7 +185,7 @@ class Activation:
 
     def _fill(self) -> Any:
         if self.point.component == "attention_scores" and not np.issubdtype(self.dtype, np.integer):
-            return ml_dtypes.finfo(self.dtype).min
+            return cast("Any", ml_dtypes.finfo(self.dtype)).min
         return 0
 
 

@@ -3,6 +3,8 @@
     async with AsyncClient() as client:
         async for token in client.generate("The capital of France is", hooks=["resid_post"], max_tokens=8):
             print(token.text, end="")
+
+All logic is in modules that both clients share; here are only the calls.
 """
 
 from __future__ import annotations
@@ -204,7 +206,7 @@ class AsyncClient:
         return state.cache
 
     async def advance(self, generation_id: str, steps: int = 1) -> int:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns the steps granted so far."""
+        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""
         return await self._unary(requests.advance(generation_id, steps))
 
     async def trace(self, trace_id: str) -> bytes:

@@ -84,7 +84,6 @@ class ActivationCache(Mapping[Key, Array]):
         self.manifest: pb.Manifest | None = None
         self._activations: list[Activation] = []
         self._digests: Mapping[tuple[int, int], HasChecksum] = {}
-        self._row: int | None = None
 
     # What a stream or a file fills in.
 
@@ -109,10 +108,10 @@ class ActivationCache(Mapping[Key, Array]):
     # What users ask.
 
     def __getitem__(self, key: Key) -> Array:
-        return self._value(self.find(key))
+        return self.find(key).array()
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._names())
+        return iter(self.by_name())
 
     def __len__(self) -> int:
         return len(self._seen())
@@ -133,7 +132,7 @@ class ActivationCache(Mapping[Key, Array]):
         if len(found) == 1:
             return found[0]
         if not found:
-            names = [str(name) for name in self._names()]
+            names = list(self.by_name())
             valid = nearest(_text(key), names)
             there = f"; nearest: {', '.join(valid)}" if valid else "; the cache is empty"
             raise MissingActivationError(f"{_text(key)} was not captured{there}", valid=valid)
@@ -163,7 +162,7 @@ class ActivationCache(Mapping[Key, Array]):
                 raise MissingActivationError(
                     f"{name} was captured by several hooks; name one of them: {', '.join(hooks)}", valid=hooks
                 )
-        return np.stack([self._value(layers[layer]) for layer in sorted(layers, key=lambda layer: layer or 0)])
+        return np.stack([layers[layer].array() for layer in sorted(layers, key=lambda layer: layer or 0)])
 
     def row(self, index: int) -> ActivationCache:
         """The activations of one prompt, (1, ...); negative counts from the last prompt.
@@ -174,25 +173,27 @@ class ActivationCache(Mapping[Key, Array]):
         count = len(self.token_ids)
         if not -count <= index < count:
             raise IndexError(f"row {index} is out of range: there are {count}")
-        view = ActivationCache()
-        view.__dict__.update(self.__dict__)
-        view._row = index % count
-        view.token_ids = [self.token_ids[index]]
-        return view
+        row = index % count
+        one = ActivationCache()
+        one.model_id, one.token_ids, one.manifest = self.model_id, [self.token_ids[row]], self.manifest
+        one._activations = [activation.only(row) for activation in self._activations]
+        one._digests = {(plan_index, 0): digest for (plan_index, of), digest in self._digests.items() if of == row}
+        return one
 
     def positions(self, key: Key, row: int = 0) -> Array:
         """Absolute token positions along the position axis of an activation, int64 (position,)."""
-        return np.asarray(self.find(key).positions(row if self._row is None else self._row), np.int64)
+        return np.asarray(self.find(key).positions(row), np.int64)
 
     @property
     def points(self) -> list[Point]:
         """What was captured, in the order of the request."""
         return list(dict.fromkeys(activation.point for activation in self._seen()))
 
-    @property
-    def activations(self) -> list[Activation]:
-        """What was captured, by hook and point, in the order of the request."""
-        return self._seen()
+    def by_name(self) -> dict[str, Activation]:
+        """What was captured, in the order of the plan: by point, and by hook and point where hooks share a point."""
+        seen = self._seen()
+        hooks = Counter(activation.point for activation in seen)
+        return {str(a.point) if hooks[a.point] == 1 else f"{a.hook_id}:{a.point}": a for a in seen}
 
     @property
     def nbytes(self) -> int:
@@ -208,22 +209,14 @@ class ActivationCache(Mapping[Key, Array]):
         ambiguous = self._ambiguous_hooks()
         for activation in self._seen():
             point = activation.point
-            for row in self.rows_of(activation):
+            for row in activation.rows:
                 name = activation.hook_id
                 if (name, point.layer, point.is_input) in ambiguous:
                     name = f"{name}/{point.component}"
-                found[name, point.layer, point.is_input, row] = self.checksum_of(activation, row)
+                found[name, point.layer, point.is_input, row] = self.checksum(activation, row)
         return found
 
-    def name_of(self, activation: Activation) -> str:
-        """The name under which iteration gives an activation."""
-        return next(name for name, other in self._names().items() if other is activation)
-
-    def rows_of(self, activation: Activation) -> list[int]:
-        """The rows of an activation that this cache, or view of one row, holds."""
-        return activation.rows if self._row is None else [self._row]
-
-    def checksum_of(self, activation: Activation, row: int) -> int:
+    def checksum(self, activation: Activation, row: int) -> int:
         """XXH3-64 of the checksums of an activation's pieces in one row."""
         return self._digests[activation.plan_index, row].checksum
 
@@ -262,19 +255,8 @@ class ActivationCache(Mapping[Key, Array]):
 
     # How names are found.
 
-    def _value(self, activation: Activation) -> Array:
-        return activation.array() if self._row is None else activation.row(self._row)
-
     def _seen(self) -> list[Activation]:
-        if self._row is None:
-            return [activation for activation in self._activations if activation.rows]
-        return [activation for activation in self._activations if self._row in activation.rows]
-
-    def _names(self) -> dict[str, Activation]:
-        """Each activation under its point's name, and after its hook's where hooks share a point."""
-        seen = self._seen()
-        hooks = Counter(activation.point for activation in seen)
-        return {str(a.point) if hooks[a.point] == 1 else f"{a.hook_id}:{a.point}": a for a in seen}
+        return [activation for activation in self._activations if activation.rows]
 
     def _ambiguous_hooks(self) -> set[Hashable]:
         keys = Counter((a.hook_id, a.point.layer, a.point.is_input) for a in self._activations)
@@ -285,7 +267,7 @@ class ActivationCache(Mapping[Key, Array]):
             case Point():
                 return [activation for activation in self._seen() if activation.point == key]
             case str(name):
-                exact = self._names().get(name)
+                exact = self.by_name().get(name)
                 return [exact] if exact is not None else self._named(name, None)
             case (str(name), int(layer)) | (str(name), int(layer), str()):
                 return self._named(name, layer)

@@ -1,22 +1,24 @@
 """Caches in safetensors files, which any tool of the field opens.
 
-Tensors are named `component.layer`, with `.row` behind it where rows have different lengths, and carry the axes of the
+Tensors are named `component.layer`, with `.row` behind it where rows have different lengths, and have the axes of the
 cache; bfloat16 stays bfloat16. The file's metadata has one entry, `neuroscope`, a JSON object:
 
     {"format": 1, "model_id", "token_ids": [[...]], "tensors": {name: {"hook_id", "component", "layer", "is_input",
-     "layer_name", "axes", "rows": [...], "positions": [[...]], "checksums": [...], "xxh3_64"}}}
+     "layer_name", "axes", "rows": [...], "positions": [...], "checksums": [...], "xxh3_64"}}}
 
-`checksums` are those of the manifest, for each row; `xxh3_64` is that of the tensor's bytes in the file. Both are
-decimal texts: JSON's numbers end at 2^53.
+For each row `positions` is a list, or {"start", "stop"} where they follow each other, and `checksums` is what the
+manifest says. `xxh3_64` is that of the tensor's bytes in the file. Checksums are decimal texts: a number of JSON is
+exact only up to 2^53.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xxhash
@@ -27,11 +29,12 @@ from neuroscope.tensors import Array, numpy_dtype, parse_dtype
 from neuroscope.v1 import tensor_pb2
 
 if TYPE_CHECKING:
+    from neuroscope.activation import Activation
     from neuroscope.cache import ActivationCache
 
 FORMAT = 1
 _KEY = "neuroscope"
-# safetensors' names of the types, which its own numpy module lacks bfloat16 of.
+# safetensors' own numpy module does not read bfloat16.
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
@@ -47,18 +50,13 @@ class StoredDigest:
 
 def save(cache: ActivationCache, path: Path) -> None:
     """Writes a cache."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
     arrays: dict[str, Array] = {}
     tensors: dict[str, dict[str, Any]] = {}
-    for activation in cache.activations:
-        name = cache.name_of(activation)
-        rows = cache.rows_of(activation)
-        same = len({activation.row(row).shape for row in rows}) == 1
-        for group in [rows] if same else [[row] for row in rows]:
-            array = np.ascontiguousarray(np.concatenate([activation.row(row) for row in group]))
-            full_name = name if same else f"{name}.{group[0]}"
-            arrays[full_name] = array
+    for name, activation in cache.by_name().items():
+        for full_name, rows in _groups(name, activation):
+            arrays[full_name] = np.ascontiguousarray(np.concatenate([activation.row(row) for row in rows]))
             tensors[full_name] = {
                 "hook_id": activation.hook_id,
                 "component": activation.point.component,
@@ -66,17 +64,12 @@ def save(cache: ActivationCache, path: Path) -> None:
                 "is_input": activation.point.is_input,
                 "layer_name": activation.layer_name,
                 "axes": [tensor_pb2.Axis.Name(axis) for axis in activation.axes],
-                "rows": group,
-                "positions": [activation.positions(row) for row in group],
-                "checksums": [str(cache.checksum_of(activation, row)) for row in group],
-                "xxh3_64": str(_hash(array)),
+                "rows": rows,
+                "positions": [_packed(activation.positions(row)) for row in rows],
+                "checksums": [str(cache.checksum(activation, row)) for row in rows],
+                "xxh3_64": str(_hash(arrays[full_name])),
             }
-    description = {
-        "format": FORMAT,
-        "model_id": cache.model_id,
-        "token_ids": cache.token_ids,
-        "tensors": tensors,
-    }
+    description = {"format": FORMAT, "model_id": cache.model_id, "token_ids": cache.token_ids, "tensors": tensors}
     save_file(arrays, path, metadata={_KEY: json.dumps(description)})
 
 
@@ -87,21 +80,30 @@ def load(path: Path) -> ActivationCache:
         DataConversionError: the file is not one of these.
         ChecksumError: a tensor's bytes were changed.
     """
+    try:
+        description, arrays = _read(path.read_bytes())
+        if description["format"] != FORMAT:
+            raise ValueError(f"it has format {description['format']}, this version reads {FORMAT}")
+        return _cache(description, arrays)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise DataConversionError(f"{path} was not written by ActivationCache.save, or is damaged: {error}") from None
+
+
+def _cache(description: dict[str, Any], arrays: dict[str, Array]) -> ActivationCache:
     from neuroscope.cache import ActivationCache
 
-    description, arrays = _read(path)
     specs: dict[tuple[str, Point], tensor_pb2.TensorSpec] = {}
     digests: dict[tuple[int, int], StoredDigest] = {}
-    found: list[tuple[int, int, Array, list[int]]] = []
+    found: list[tuple[int, int, Array, Sequence[int]]] = []
     for name, tensor in description["tensors"].items():
         array = arrays[name]
         if str(_hash(array)) != tensor["xxh3_64"]:
-            raise ChecksumError(f"the bytes of {name!r} in {path} were changed")
+            raise ChecksumError(f"the bytes of {name!r} were changed since they were saved")
         point = Point(tensor["component"], tensor["layer"], tensor["is_input"])
         spec = specs.setdefault((tensor["hook_id"], point), _spec(len(specs), point, tensor, array))
         for index, row in enumerate(tensor["rows"]):
             digests[spec.plan_index, row] = StoredDigest(int(tensor["checksums"][index]))
-            found.append((spec.plan_index, row, array[index : index + 1], tensor["positions"][index]))
+            found.append((spec.plan_index, row, array[index : index + 1], _unpacked(tensor["positions"][index])))
     cache = ActivationCache()
     cache.begin(description["model_id"], description["token_ids"])
     cache.expect(list(specs.values()), digests)
@@ -110,27 +112,27 @@ def load(path: Path) -> ActivationCache:
     return cache
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    from safetensors import SafetensorError, deserialize, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-        entries: list[tuple[str, dict[str, Any]]] = deserialize(path.read_bytes())
-    except SafetensorError as error:
-        raise DataConversionError(f"{path} is no safetensors file: {error}") from None
-    if _KEY not in metadata:
-        raise DataConversionError(f"{path} was not written by ActivationCache.save: its metadata lacks {_KEY!r}")
-    description: dict[str, Any] = json.loads(metadata[_KEY])
-    if description.get("format") != FORMAT:
-        raise DataConversionError(f"{path} has format {description.get('format')}; this version reads {FORMAT}")
-    return description, dict(_arrays(entries))
+def _groups(name: str, activation: Activation) -> Iterator[tuple[str, list[int]]]:
+    """The rows that make one array: all, or each for itself where they have different lengths."""
+    rows = activation.rows
+    if len({activation.row(row).shape for row in rows}) == 1:
+        yield name, rows
+    else:
+        yield from ((f"{name}.{row}", [row]) for row in rows)
 
 
-def _arrays(entries: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, Array]]:
-    for name, entry in entries:
-        dtype = numpy_dtype(parse_dtype(_TYPES[entry["dtype"]]))
-        yield name, np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The description and the tensors, which are views of the file's bytes."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = cast("dict[str, dict[str, Any]]", json.loads(data[8:start]))
+    description = json.loads(header.pop("__metadata__")[_KEY])
+    return description, {name: _array(data, start, entry) for name, entry in header.items()}
+
+
+def _array(data: bytes, start: int, entry: dict[str, Any]) -> Array:
+    dtype = numpy_dtype(parse_dtype(_TYPES[entry["dtype"]]))
+    shape: list[int] = entry["shape"]
+    return np.frombuffer(data, dtype, math.prod(shape), start + entry["data_offsets"][0]).reshape(shape)
 
 
 def _spec(index: int, point: Point, tensor: dict[str, Any], array: Array) -> tensor_pb2.TensorSpec:
@@ -142,6 +144,16 @@ def _spec(index: int, point: Point, tensor: dict[str, Any], array: Array) -> ten
         dtype=parse_dtype(array.dtype.name),
         axes=[tensor_pb2.Axis.Value(axis) for axis in tensor["axes"]],
     )
+
+
+def _packed(positions: list[int]) -> list[int] | dict[str, int]:
+    if positions and positions == list(range(positions[0], positions[-1] + 1)):
+        return {"start": positions[0], "stop": positions[-1] + 1}
+    return positions
+
+
+def _unpacked(positions: list[int] | dict[str, int]) -> Sequence[int]:
+    return range(positions["start"], positions["stop"]) if isinstance(positions, dict) else positions
 
 
 def _hash(array: Array) -> int:

@@ -4,6 +4,8 @@
         client.load_model("models/neuroscope-tiny")
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
+
+All logic is in modules that both clients share; here are only the calls and what they mean.
 """
 
 from __future__ import annotations
@@ -94,11 +96,14 @@ class Client:
         call = requests.load_model(
             fspath(model_path), model_id=model_id, revision=revision, adapter_path=fspath(adapter_path)
         )
-        with self._span(call.name), load_listener(progress) as report:
-            with closing(self._transport.stream(call.rpc, call.request)) as events:
-                for event in events:
-                    if (model := requests.loaded(event, report)) is not None:
-                        return model
+        with (
+            self._span(call.name),
+            load_listener(progress) as report,
+            closing(self._transport.stream(call.rpc, call.request)) as events,
+        ):
+            for event in events:
+                if (model := requests.loaded(event, report)) is not None:
+                    return model
         raise StreamingError("the load ended without a model")
 
     def unload_model(self, model_id: str) -> None:
@@ -131,9 +136,7 @@ class Client:
         """
         return self._unary(requests.tokenize(prompt, model_id=model_id, bos=bos))
 
-    def detokenize(
-        self, ids: Iterable[int] | Array, *, model_id: str = "", skip_special_tokens: bool = False
-    ) -> str:
+    def detokenize(self, ids: Iterable[int] | Array, *, model_id: str = "", skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
         return self._unary(requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens))
 
@@ -206,7 +209,7 @@ class Client:
             ignore_eos: goes on after end-of-sequence tokens.
             top_logprobs: likeliest alternatives to report for each token.
             bos: as in `tokenize`.
-            max_steps_ahead: steps the engine may run ahead of the credit given; 0: as far as buffers allow, 1: lockstep.
+            max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
             generation_id: name for `advance`; empty: chosen by the server, see `started.stream_id`.
             keep: collects all tensors in `Generation.cache`; without it they live as long as their token.
@@ -290,7 +293,7 @@ class Client:
         return state.cache
 
     def advance(self, generation_id: str, steps: int = 1) -> int:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns the steps granted so far.
+        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.
 
         Raises:
             UnknownIdError: no generation of that id is running.

@@ -6,11 +6,11 @@ without its payload, and the payload as buffers; the bytes are exactly those tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from neuroscope.v1 import tensor_pb2
 
@@ -22,10 +22,8 @@ TENSOR_FRAME_FIELD = 15
 _DATA_FIELD = 15
 _PADDING_FIELD = 14
 _LENGTH_DELIMITED = 2
-_FRAME_TYPES: dict[int, type[Frame]] = {
-    STEP_FRAME_FIELD: tensor_pb2.StepFrame,
-    TENSOR_FRAME_FIELD: tensor_pb2.TensorFrame,
-}
+_DATA_TAG = _DATA_FIELD << 3 | _LENGTH_DELIMITED
+_REFS_TAG = tensor_pb2.StepFrame.REFS_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 
 
 @dataclass(slots=True)
@@ -74,48 +72,61 @@ def encode(event: Event) -> bytes:
 
 
 def decoder(wrapper: type[Message]) -> Callable[[bytes], Event]:
-    """A function from the serialised bytes of a wrapping message to its event.
+    """A function from the serialised bytes of a message, which may wrap a frame, to its event.
 
     The function raises `google.protobuf.message.DecodeError` where protobuf would.
     """
+    names: list[str] = []
+    types: dict[int, type[Frame]] = {}
+    for field in wrapper.DESCRIPTOR.fields:
+        for frame_type in (tensor_pb2.StepFrame, tensor_pb2.TensorFrame):
+            if field.message_type is frame_type.DESCRIPTOR:
+                names.append(field.name)
+                types[field.number] = frame_type
+    if not names:
+        return wrapper.FromString
 
     def decode(raw: bytes) -> Event:
-        return _decode_frame(raw) or _framed(wrapper.FromString(raw))
+        return _decode_frame(raw, types) or _framed(wrapper.FromString(raw), names)
 
     return decode
 
 
-def _decode_frame(raw: bytes) -> Framed | None:
-    """The frame, if the bytes are one frame field whose payload comes last; else None."""
+def _decode_frame(raw: bytes, types: Mapping[int, type[Frame]]) -> Framed | None:
+    """The frame, if the bytes are one frame field whose payload comes last; else None: protobuf itself is to read it."""
     try:
         tag, start = _read_varint(raw, 0)
-        frame_type = _FRAME_TYPES.get(tag >> 3)
+        frame_type = types.get(tag >> 3)
         if frame_type is None or tag & 7 != _LENGTH_DELIMITED:
             return None
         length, start = _read_varint(raw, start)
-        if start + length != len(raw):
+        end = len(raw)
+        if start + length != end:
             return None
         index = start
-        while index < len(raw):
+        while index < end:
+            if raw[index] == _REFS_TAG and raw[index + 1] < 0x80:  # nearly every field of a frame of small tensors
+                index += 2 + raw[index + 1]
+                continue
             field_start = index
             tag, index = _read_varint(raw, index)
             size, index = _field_size(raw, index, tag & 7)
-            if tag == (_DATA_FIELD << 3 | _LENGTH_DELIMITED):
-                if index + size != len(raw):
+            if tag == _DATA_TAG:
+                if index + size != end:
                     return None
                 frame = frame_type.FromString(raw[start:field_start])
                 frame.ClearField("padding")
                 return Framed(frame, (memoryview(raw)[index:],))
             index += size
-    except IndexError:  # truncated: protobuf's own parser says how
+    except (IndexError, ValueError):
         return None
     return None
 
 
-def _framed(message: Message) -> Event:
+def _framed(message: Message, names: Sequence[str]) -> Event:
     """A parsed message, its frame taken out if it carries one."""
-    for name in ("step_frame", "tensor_frame"):
-        if name in message.DESCRIPTOR.fields_by_name and message.HasField(name):
+    for name in names:
+        if message.HasField(name):
             frame: Frame = getattr(message, name)
             data = frame.data
             frame.ClearField("data")
@@ -165,4 +176,4 @@ def _field_size(raw: bytes, index: int, wire_type: int) -> tuple[int, int]:
         case 5:
             return 4, index
         case _:
-            raise DecodeError(f"wire type {wire_type}")
+            raise ValueError(f"wire type {wire_type} has no length")

@@ -256,9 +256,7 @@ class FrameReader:
         data = pending.buffer[:end]
         return [self._piece(pending.ref, frame.step, data, pending.hash.intdigest(), frame.xxh3_64)]
 
-    def _piece(
-        self, ref: tensor_pb2.TensorRef, step: int, data: memoryview, received: int, sent: int
-    ) -> TensorPiece:
+    def _piece(self, ref: tensor_pb2.TensorRef, step: int, data: memoryview, received: int, sent: int) -> TensorPiece:
         row = ref.row
         try:
             entry = self._entries[ref.plan_index]

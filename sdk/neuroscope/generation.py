@@ -4,6 +4,8 @@
         for token in generation:
             print(token.text, token.activations)
     generation.text, generation.cache["resid_post", 5], generation.manifest
+
+`AsyncGeneration` is the same for `async for`. What the stream's events mean is in `neuroscope.stream`.
 """
 
 from __future__ import annotations
@@ -130,7 +132,7 @@ class Generation(_Account, Iterator[GeneratedToken]):
         return self._begun()
 
     def advance(self, steps: int = 1) -> int:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns the steps granted so far."""
+        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""
         granted = self._give_credit(self.started.stream_id, steps)
         self._state.grant(granted)
         return granted
@@ -218,7 +220,7 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
         return self._begun()
 
     async def advance(self, steps: int = 1) -> int:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns the steps granted so far."""
+        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""
         granted = await self._give_credit((await self.start()).stream_id, steps)
         self._state.grant(granted)
         return granted

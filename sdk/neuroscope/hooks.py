@@ -6,10 +6,13 @@
     ("head_output", 3)                             component and layer
     Hook("attention_pattern", 3, heads=[0, 7], positions=slice(-1, None), dtype="float16")
     {"layer_name": "transformer.h.5", "component": "attention", "hook_id": "h5"}      the REST format
+
+Names are resolved by the service (`neuroscope.sites`); here they are only written down.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -57,9 +60,7 @@ class Hook:
         return inference_pb2.HookSpec(
             hook_id=self.hook_id,
             site=site,
-            select=site_pb2.Selector(
-                heads=self.heads, positions=_positions(self.positions), steps=_steps(self.steps)
-            ),
+            select=site_pb2.Selector(heads=self.heads, positions=_positions(self.positions), steps=_steps(self.steps)),
             dtype=parse_dtype(self.dtype),
         )
 
@@ -97,33 +98,48 @@ def from_rest(hook: Mapping[str, Any], *, field: str = "hook") -> list[inference
     ]
     if not sides:
         raise InvalidRequestError("neither capture_input nor capture_output is set", field=f"{field}.capture_output")
+    names = [_rest_text(hook, name, field) for name in ("hook_id", "component", "layer_name")]
+    hook_id, component, layer_name = names
     return [
         inference_pb2.HookSpec(
-            hook_id=hook.get("hook_id") or "",
-            site=site_pb2.Site(
-                component=hook.get("component", ""), layer_name=hook.get("layer_name", ""), side=side
-            ),
+            hook_id=hook_id, site=site_pb2.Site(component=component, layer_name=layer_name, side=side)
         )
         for side in sides
     ]
 
 
 def _to_messages(hook: HookLike, field: str) -> list[inference_pb2.HookSpec]:
-    match hook:
-        case inference_pb2.HookSpec():
-            return [hook]
-        case Hook():
-            return [hook.to_message()]
-        case str():
-            return [Hook(hook).to_message()]
-        case (str(component), int(layer)):
-            return [Hook(component, layer).to_message()]
-        case Mapping():
-            return from_rest(hook, field=field)
-        case _:
-            raise InvalidRequestError(
-                f"a hook is a name, (component, layer), a Hook or a REST hook object, not {hook!r}", field=field
-            )
+    if isinstance(hook, inference_pb2.HookSpec):
+        return [hook]
+    if isinstance(hook, Mapping):
+        return from_rest(hook, field=field)
+    if isinstance(hook, str):
+        hook = Hook(hook)
+    elif not isinstance(hook, Hook):
+        hook = Hook(*_component_and_layer(hook, field))
+    try:
+        return [hook.to_message()]
+    except (TypeError, ValueError) as error:  # protobuf's: another type, or out of the range of its integers
+        raise InvalidRequestError(f"{hook}: {error}", field=field) from None
+
+
+def _component_and_layer(hook: Any, field: str) -> tuple[str, int]:
+    try:
+        component, layer = hook
+        if isinstance(component, str):
+            return component, operator.index(layer)
+    except (TypeError, ValueError):
+        pass
+    raise InvalidRequestError(
+        f"a hook is a name, (component, layer), a Hook or a REST hook object, not {hook!r}", field=field
+    )
+
+
+def _rest_text(hook: Mapping[str, Any], name: str, field: str) -> str:
+    value = hook.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequestError(f"{name} is a text, not {value!r}", field=f"{field}.{name}")
+    return value or ""
 
 
 def _positions(positions: int | Sequence[int] | slice | None) -> site_pb2.PositionSelector | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ _PHASES = {
 
 
 @contextmanager
-def load_listener(listener: LoadListener) -> Iterator[Callable[[pb.LoadProgress], None]]:
+def load_listener(listener: LoadListener) -> Generator[Callable[[pb.LoadProgress], None], None, None]:
     """What to call with each report of a load; a bar ends with the block."""
     if callable(listener):
         yield listener
@@ -34,7 +34,7 @@ def load_listener(listener: LoadListener) -> Iterator[Callable[[pb.LoadProgress]
 
 
 @contextmanager
-def byte_listener(listener: ByteListener, description: str) -> Iterator[Callable[[int], None]]:
+def byte_listener(listener: ByteListener, description: str) -> Generator[Callable[[int], None], None, None]:
     """What to call with the bytes received so far."""
     if callable(listener):
         yield listener
@@ -46,7 +46,7 @@ def byte_listener(listener: ByteListener, description: str) -> Iterator[Callable
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[str, int, int | None], None]]:
+def _bar() -> Generator[Callable[[str, int, int | None], None], None, None]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

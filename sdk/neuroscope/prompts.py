@@ -4,13 +4,15 @@
     [464, 3139, 286]                                  token ids; a numpy array too
     [{"role": "user", "content": "Hello"}]            one conversation
     ["a text", [1, 2, 3], [{"role": ...}]]            a batch: each entry is a row
+
+Text and conversations are tokenised by the service; token ids are taken as they are.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -74,18 +76,13 @@ def token_ids(ids: Iterable[int] | Array, field: str = "token_ids") -> list[int]
     return [operator.index(value) for value in values]
 
 
-def _is_one(prompt: PromptLike) -> TypeGuard[Prompt]:
-    match prompt:
-        case str() | pb.Prompt():
-            return True
-        case np.ndarray():
-            return prompt.ndim == 1
-        case Mapping():
-            return False
-        case Sequence():
-            return len(prompt) > 0 and (_is_id(prompt[0]) or isinstance(prompt[0], Mapping))
-        case _:
-            return False
+def _is_one(prompt: Any) -> TypeGuard[Prompt]:
+    if isinstance(prompt, str | pb.Prompt):
+        return True
+    if isinstance(prompt, np.ndarray):
+        return prompt.ndim == 1
+    entries = cast("Sequence[Any]", prompt if isinstance(prompt, Sequence) else ())
+    return len(entries) > 0 and (_is_id(entries[0]) or isinstance(entries[0], Mapping))
 
 
 def _to_message(prompt: Any, policy: pb.BosPolicy.ValueType, field: str) -> pb.Prompt:
@@ -95,8 +92,8 @@ def _to_message(prompt: Any, policy: pb.BosPolicy.ValueType, field: str) -> pb.P
         return pb.Prompt(text=prompt, bos=policy)
     if not _is_one(prompt):
         raise InvalidRequestError(f"{_FORMS}, not {prompt!r}", field=field)
-    entries: Sequence[Any] = prompt.tolist() if isinstance(prompt, np.ndarray) else list(prompt)  # pyright: ignore[reportArgumentType]
-    if isinstance(entries[0], Mapping):
+    entries = cast("list[Any]", prompt.tolist() if isinstance(prompt, np.ndarray) else list(cast("Any", prompt)))
+    if entries and isinstance(entries[0], Mapping):
         messages = [_chat_message(entry, f"{field}[{index}]") for index, entry in enumerate(entries)]
         return pb.Prompt(chat=pb.Chat(messages=messages), bos=policy)
     return pb.Prompt(token_ids=pb.TokenIds(ids=token_ids(entries, field)), bos=policy)
@@ -105,7 +102,7 @@ def _to_message(prompt: Any, policy: pb.BosPolicy.ValueType, field: str) -> pb.P
 def _chat_message(message: Any, field: str) -> pb.ChatMessage:
     if not isinstance(message, Mapping):
         raise InvalidRequestError(f"a message is {{'role', 'content'}}, not {message!r}", field=field)
-    fields: Mapping[str, Any] = message
+    fields = cast("Mapping[str, Any]", message)
     for name in _MESSAGE_FIELDS:
         if not isinstance(fields.get(name), str):
             raise InvalidRequestError(f"the message has no text {name!r}", field=f"{field}.{name}")

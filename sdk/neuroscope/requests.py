@@ -142,7 +142,7 @@ def generate(
         model_id=model_id,
         prompts=prompts.to_messages(prompt, bos),
         sampling=pb.Sampling(
-            max_tokens=max_tokens,
+            max_tokens=max_tokens or 0,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,

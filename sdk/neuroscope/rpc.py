@@ -1,8 +1,8 @@
-"""The calls of the contract, from its descriptors: the one list that clients, servers and the in-process transport use."""
+"""The calls of the contract, from its descriptors: the one list that clients and servers use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import message_factory
@@ -49,7 +49,7 @@ class Rpc:
 
 def _all() -> Iterator[Rpc]:
     for file in _FILES:
-        services: dict[str, ServiceDescriptor] = file.services_by_name
+        services: Mapping[str, ServiceDescriptor] = file.services_by_name
         for service in services.values():
             for method in service.methods:
                 yield Rpc(

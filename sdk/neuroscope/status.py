@@ -61,7 +61,7 @@ def from_rpc_error(error: grpc.RpcError) -> errors.MLXIntegrationError:
         cls = _BY_STATUS.get(code)
         return errors.MLXIntegrationError(f"{code.name}: {message}") if cls is None else cls(message)
     valid = tuple(name for name in info.metadata["valid"].split(",") if name) if "valid" in info.metadata else ()
-    field = info.metadata["field"] if "field" in info.metadata else ""
+    field = info.metadata.get("field", "")
     return _class_of(info.reason, code)(message, field=field, valid=valid)
 
 

@@ -29,7 +29,7 @@ def cache_table(cache: ActivationCache) -> Table:
     table = _table(title, "site", "hook", "layers", "shape", "dtype")
     table.add_column("MB", justify="right")
     lines: dict[tuple[str, ...], list[Activation]] = {}
-    for activation in cache.activations:
+    for activation in cache.by_name().values():
         side = ".input" if activation.point.is_input else ""
         hook = activation.hook_id if activation.hook_id != str(activation.point) else ""
         key = (f"{activation.point.component}{side}", hook, _shapes(activation), activation.dtype.name)

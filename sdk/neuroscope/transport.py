@@ -62,9 +62,7 @@ class Transport(Protocol):
         """One request, one response."""
         ...
 
-    def stream(
-        self, rpc: Rpc, request: Message, *, timeout_s: float | None = None
-    ) -> Generator[Event, None, None]:
+    def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """One request, a stream of responses. Closing the generator cancels the call."""
         ...
 
@@ -224,11 +222,9 @@ class _GrpcStream(Generator[Event, None, None]):
     def send(self, value: None, /) -> Event:
         return self.__next__()
 
-    def throw(
-        self, typ: Any, val: BaseException | object = None, tb: TracebackType | None = None, /
-    ) -> Event:
+    def throw(self, typ: Any, val: BaseException | object = None, tb: TracebackType | None = None, /) -> Event:
         self.close()
-        return super().throw(typ, val, tb)
+        raise _exception(typ, val, tb)
 
     def close(self) -> None:
         self._closed = True
@@ -265,15 +261,19 @@ class _AsyncGrpcStream(AsyncGenerator[Event, None]):
     async def asend(self, value: None, /) -> Event:
         return await self.__anext__()
 
-    async def athrow(
-        self, typ: Any, val: BaseException | object = None, tb: TracebackType | None = None, /
-    ) -> Event:
+    async def athrow(self, typ: Any, val: BaseException | object = None, tb: TracebackType | None = None, /) -> Event:
         await self.aclose()
-        return await super().athrow(typ, val, tb)
+        raise _exception(typ, val, tb)
 
     async def aclose(self) -> None:
         self._closed = True
         self._call.cancel()
+
+
+def _exception(typ: Any, val: BaseException | object, tb: TracebackType | None) -> BaseException:
+    """What a generator's `throw` raises."""
+    error: BaseException = val if isinstance(val, BaseException) else typ() if isinstance(typ, type) else typ
+    return error.with_traceback(tb)
 
 
 def _multicallable(channel: grpc.Channel | grpc.aio.Channel, rpc: Rpc) -> Callable[..., Any]:
