@@ -24,6 +24,7 @@ from neuroscope.errors import (
     NeuroScopeIntegrationError,
     nearest,
 )
+from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.stream import Stream
@@ -88,8 +89,8 @@ class Engine:
         self._command(lambda: self._jobs.append(job))
         return stream
 
-    def load(self, request: LoadRequest) -> Stream[Any]:
-        """Loads a model; the stream carries progress, then the model."""
+    def load(self, request: LoadRequest) -> Stream[pb.LoadProgress | LoadedModel]:
+        """Loads a model; the stream carries progress, then the model. One that is loaded already comes at once."""
         return self.start(self._load(request))
 
     async def unload(self, model_id: str) -> None:
@@ -195,19 +196,20 @@ class Engine:
         if error is not None:
             job.stream.fail(error)
 
-    def _load(self, request: LoadRequest) -> Iterator[Any]:
+    def _load(self, request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
+        existing = self._models.get(request.model_id)
+        if existing is not None:
+            if existing.description.model_path != request.model_path:
+                raise InvalidRequestError(
+                    f"model_id {request.model_id!r} is taken by {existing.description.model_path}; "
+                    "choose another, or unload that model",
+                    field="model_id",
+                )
+            yield existing
+            return
         for event in load(request):
             if isinstance(event, LoadedModel):
-                model_id = event.description.model_id
-                existing = self._models.get(model_id)
-                if existing is not None and existing.description.model_path != request.model_path:
-                    raise InvalidRequestError(
-                        f"model_id {model_id!r} is taken by {existing.description.model_path}; name this one otherwise",
-                        field="model_id",
-                    )
-                if existing is not None:
-                    self._unload(existing)
-                self._models[model_id] = event
+                self._models[request.model_id] = event
             yield event
 
     def _unload(self, model: LoadedModel) -> None:

@@ -1,4 +1,4 @@
-"""From a path or a Hugging Face id to a model in memory, with progress by bytes.
+"""From a folder to a model in memory, with progress by bytes.
 
 mlx-lm knows the formats; here its steps are taken one by one, so that a load can report, be cancelled between pieces,
 and say what is wrong with the files in the user's words.
@@ -15,13 +15,11 @@ from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_tokenizer
 
-from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError, nearest
+from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine import selftest
 from neuroscope_inference.engine.arrays import wire_dtype
@@ -36,9 +34,10 @@ _FILES = ("*.json", "*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*
 class LoadRequest:
     """What to load."""
 
+    folder: Path
     model_path: str
-    model_id: str = ""
-    revision: str = ""
+    """What the user called it."""
+    model_id: str
     adapter_path: str = ""
 
 
@@ -46,16 +45,12 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
     """Loads and proves a model: progress after every piece of work, then the model. Runs on the engine's thread.
 
     Raises:
-        ModelNotFoundError: neither a folder nor a repository of that name.
+        ModelNotFoundError: the folder holds no model.
         ModelCorruptError: files are missing or unreadable; the message names them.
         ModelUnsupportedError: mlx-lm has no such architecture, or hooks do not work on it.
     """
-    folder = Path(request.model_path).expanduser()
-    if not folder.exists():
-        folder = yield from _fetch(request)
-    config = _config(folder)
-    total = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
-    yield pb.LoadProgress(phase=pb.LOAD_PHASE_READ, bytes_done=0, bytes_total=total)
+    folder = request.folder
+    _check_config(folder)
     model, config = _build(folder, request)
     yield from _read(model, folder)
     tokenizer = _tokenizer(folder, config)
@@ -71,40 +66,7 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
     yield LoadedModel(model, tokenizer, layout, description, result)
 
 
-def _fetch(request: LoadRequest) -> Iterator[pb.LoadProgress]:
-    """Fetches a repository file by file; the generator's value is its folder."""
-    repository = request.model_path
-    try:
-        info = HfApi().model_info(repository, revision=request.revision or None, files_metadata=True)
-        files = [f for f in info.siblings or () if any(Path(f.rfilename).match(pattern) for pattern in _FILES)]
-        total = sum(f.size or 0 for f in files)
-        done = 0
-        folder = Path()
-        yield pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=0, bytes_total=total)
-        for file in files:
-            local = hf_hub_download(repository, file.rfilename, revision=info.sha)
-            if file.rfilename == "config.json":
-                folder = Path(local).parent
-            done += file.size or 0
-            yield pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=done, bytes_total=total)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise _not_found(repository) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _not_found(repository, f"; the hub could not be reached ({type(error).__name__})") from error
-    return folder
-
-
-def _not_found(path: str, detail: str = "") -> ModelNotFoundError:
-    parent = Path(path).expanduser().parent
-    siblings = sorted(child.name for child in parent.iterdir() if child.is_dir()) if parent.is_dir() else []
-    valid = [str(parent / name) for name in nearest(Path(path).name, siblings)]
-    hint = f"; folders there: {', '.join(valid)}" if valid else ""
-    return ModelNotFoundError(
-        f"{path!r} is neither a folder nor a repository on the hub{detail}{hint}", field="model_path", valid=valid
-    )
-
-
-def _config(folder: Path) -> dict[str, Any]:
+def _check_config(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelNotFoundError(f"{folder} has no config.json, so it is not a model", field="model_path")
@@ -114,7 +76,6 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ModelCorruptError(f"{path} is not JSON: {error}", field="model_path") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelCorruptError(f"{path} does not name a model_type", field="model_path")
-    return config
 
 
 def _build(folder: Path, request: LoadRequest) -> tuple[nn.Module, dict[str, Any]]:
@@ -141,6 +102,7 @@ def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
     """Reads the weights, which are lazy until here, in pieces of about equal bytes."""
     arrays = _weights(model)
     total = sum(array.nbytes for array in arrays)
+    yield pb.LoadProgress(phase=pb.LOAD_PHASE_READ, bytes_done=0, bytes_total=total)
     done = reported = 0
     piece: list[mx.array] = []
     for array in arrays:
@@ -180,7 +142,7 @@ def _describe(
     shape = layout.head_shape
     bos: int | None = getattr(tokenizer, "bos_token_id", None)
     return pb.Model(
-        model_id=request.model_id or folder.resolve().name,
+        model_id=request.model_id,
         model_path=request.model_path,
         architecture=str(config["model_type"]),
         num_layers=layout.num_layers,

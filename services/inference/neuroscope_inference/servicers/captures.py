@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NoReturn
@@ -27,7 +28,9 @@ class CaptureServicer:
         if not request.hooks and not request.hook_ids:
             raise InvalidRequestError("a capture without hooks captures nothing", field="hooks")
         stop_before = self._stop_before(request)
-        prepared = await self._runner.prepare(request, request.capture_id, context, stop_before=stop_before)
+        prepared = await self._runner.prepare(
+            request, request.capture_id or uuid.uuid4().hex, context, stop_before=stop_before
+        )
         work = prepared.run.capture()
         async with aclosing(self._runner.events(prepared, work, pb.CaptureResponse)) as events:
             async for event in events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -27,21 +28,21 @@ class GenerationServicer:
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Streams frames, tokens and the manifest."""
         sampler = Sampler.of(request.sampling)
-        if request.generation_id in self._running:
-            raise IdTakenError(f"generation {request.generation_id!r} is running already", field="generation_id")
-        credit = Credit(request.max_steps_ahead or None)
-        prepared = await self._runner.prepare(
-            request, request.generation_id, context, max_new_tokens=sampler.max_tokens, credit=credit
-        )
-        prepared.seed = sampler.seed
-        self._running[prepared.stream_id] = credit
+        generation_id = request.generation_id or uuid.uuid4().hex
+        if generation_id in self._running:
+            raise IdTakenError(f"generation {generation_id!r} is running already", field="generation_id")
+        credit = self._running[generation_id] = Credit(request.max_steps_ahead or None)
         try:
+            prepared = await self._runner.prepare(
+                request, generation_id, context, max_new_tokens=sampler.max_tokens, credit=credit
+            )
+            prepared.seed = sampler.seed
             work = prepared.run.generate(sampler)
             async with aclosing(self._runner.events(prepared, work, pb.GenerateResponse)) as events:
                 async for event in events:
                     yield event
         finally:
-            del self._running[prepared.stream_id]
+            del self._running[generation_id]
 
     async def Steer(self, request: pb.SteerRequest, context: Context) -> pb.SteerResponse:
         """Interventions come with the engine that applies them."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
 
 from opentelemetry.context import Context
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference import hub
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.loading import LoadRequest
 from neuroscope_inference.engine.model import LoadedModel
@@ -27,9 +29,15 @@ class ModelServicer:
         """Streams progress, then the model."""
         if not request.model_path:
             raise InvalidRequestError("model_path is missing: a folder or a Hugging Face id", field="model_path")
-        stream = self._engine.load(
-            LoadRequest(request.model_path, request.model_id, request.revision, request.adapter_path)
-        )
+        folder = Path()
+        async with aclosing(hub.locate(request.model_path, request.revision)) as located:
+            async for found in located:
+                if isinstance(found, Path):
+                    folder = found
+                else:
+                    yield pb.LoadModelResponse(progress=found)
+        model_id = request.model_id or hub.default_id(request.model_path)
+        stream = self._engine.load(LoadRequest(folder, request.model_path, model_id, request.adapter_path))
         try:
             async with aclosing(stream.items()) as events:
                 async for event in events:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -74,7 +73,7 @@ class Runner:
             max(len(prompt.ids) for prompt in prompts),
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit())
-        return Prepared(stream_id or uuid.uuid4().hex, run, prompts)
+        return Prepared(stream_id, run, prompts)
 
     async def events(
         self, prepared: Prepared, work: Iterator[StepResult], response: type[Response]

@@ -1,0 +1,113 @@
+"""From what a user calls a model to a folder: a local path, or files fetched from the Hugging Face hub with progress.
+
+Runs beside the engine: a download of hours holds up nobody. A repository that is in the hub's cache needs no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
+from tqdm import tqdm
+
+from neuroscope.errors import ModelNotFoundError, nearest
+from neuroscope.v1 import inference_pb2 as pb
+
+_Report = Callable[[int, int], None]
+
+
+async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgress | Path, None]:
+    """Yields progress while files are fetched, then the folder.
+
+    Raises:
+        ModelNotFoundError: neither a folder nor a repository of that name; says what is near.
+    """
+    folder = local_folder(model_path)
+    if folder is not None:
+        yield folder
+        return
+    progress: asyncio.Queue[pb.LoadProgress] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def report(done: int, total: int) -> None:
+        message = pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=done, bytes_total=total)
+        loop.call_soon_threadsafe(progress.put_nowait, message)
+
+    fetching = asyncio.create_task(asyncio.to_thread(_fetch, model_path, revision, report))
+    done_bytes = 0
+    while not fetching.done() or not progress.empty():
+        waiting = asyncio.create_task(progress.get())
+        await asyncio.wait({waiting, fetching}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            continue
+        message = waiting.result()
+        if message.bytes_done >= done_bytes:
+            done_bytes = message.bytes_done
+            yield message
+    yield fetching.result()
+
+
+def local_folder(model_path: str) -> Path | None:
+    """The folder or file of that name, absolute; None if there is none."""
+    folder = Path(model_path).expanduser()
+    return folder.resolve() if folder.exists() else None
+
+
+def default_id(model_path: str) -> str:
+    """The last part of a path or of a hub id."""
+    return (local_folder(model_path) or Path(model_path)).name
+
+
+def _fetch(repository: str, revision: str, report: _Report) -> Path:
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=DEFAULT_ALLOW_PATTERNS,
+                tqdm_class=_reporting_bar(report),
+            )
+        )
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise _not_found(repository, "") from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFoundError(f"{repository!r} has no revision {revision!r}", field="revision") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise _not_found(repository, f" (the hub could not be asked: {type(error).__name__})") from error
+
+
+def _not_found(path: str, detail: str) -> ModelNotFoundError:
+    parent = Path(path).expanduser().parent
+    models = sorted(config.parent.name for config in parent.glob("*/config.json"))
+    valid = [str(parent / name) for name in nearest(Path(path).name, models)]
+    hint = f"; models beside it: {', '.join(valid)}" if valid else ""
+    return ModelNotFoundError(
+        f"{path!r} is neither a folder nor a repository on the hub{detail}{hint}", field="model_path", valid=valid
+    )
+
+
+def _reporting_bar(report: _Report) -> type[Any]:
+    """A progress bar that draws nothing and reports bytes."""
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)  # of the hub's own bar
+            self._counts_bytes = kwargs.get("unit") == "B"
+            super().__init__(*args, **kwargs)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self._counts_bytes:
+                report(int(self.n), int(self.total or 0))
+            return shown
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            """Draws nothing."""
+
+    return Bar
