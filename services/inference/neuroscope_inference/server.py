@@ -53,6 +53,8 @@ async def serve(settings: InferenceSettings) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, settings)
+    for name in ("", *names):  # health comes with the models
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -61,8 +63,7 @@ async def serve(settings: InferenceSettings) -> None:
     try:
         for path in settings.model:
             await _load(service, path)
-        await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-        for name in names:
+        for name in ("", *names):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         print(f"neuroscope-inference ready on {settings.host}:{port}", flush=True)
         await stop.wait()
