@@ -30,6 +30,14 @@ class _Scale:
     span_ns: int
     colours: dict[str, str]
 
+    @classmethod
+    def of(cls, roots: list[SpanNode], colours: dict[str, str]) -> _Scale:
+        """The page's width is the time from the first beginning to the last end."""
+        spans = [span for root in roots for span in root.walk()]
+        origin_ns = min((span.start_ns for span in spans), default=0)
+        end_ns = max((span.end_ns for span in spans), default=0)
+        return cls(origin_ns, max(end_ns - origin_ns, 1), colours)
+
     def left(self, time_ns: int) -> float:
         return 100 * (time_ns - self.origin_ns) / self.span_ns
 
@@ -38,19 +46,23 @@ class _Scale:
 
 
 def render(roots: list[SpanNode]) -> str:
-    """The page of a trace.
+    """The page of a trace, or of several, which then unfold one by one and have a time axis each.
 
     Args:
         roots: as `spantree.build` gives them.
     """
     spans = [span for root in roots for span in root.walk()]
-    origin_ns = min((span.start_ns for span in spans), default=0)
-    end_ns = max((span.end_ns for span in spans), default=0)
     services = list(dict.fromkeys(span.service for span in spans))
     colours = {service: _COLOURS[i % len(_COLOURS)] for i, service in enumerate(services)}
-    scale = _Scale(origin_ns, max(end_ns - origin_ns, 1), colours)
-    tick_ns = _tick_ns(scale.span_ns)
-    title = roots[0].name if roots else "an empty trace"
+    traces: dict[str, list[SpanNode]] = {}
+    for root in roots:
+        traces.setdefault(root.trace_id, []).append(root)
+    whole = _Scale.of(roots, colours)
+    title = roots[0].name if len(traces) == 1 else f"{len(traces)} traces" if traces else "an empty trace"
+    if len(traces) <= 1:
+        body = _waterfall(roots, whole)
+    else:
+        body = "".join(_folded(trace, _Scale.of(trace, colours), whole) for trace in traces.values())
     style = files("neuroscope").joinpath("waterfall.css").read_text(encoding="utf-8")
     return "".join(
         (
@@ -58,13 +70,30 @@ def render(roots: list[SpanNode]) -> str:
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)} – trace</title><style>{style}</style></head><body>",
-            _header(title, spans, scale),
-            f'<main style="--tick:{scale.width(tick_ns):.4f}%">',
-            _axis(scale, tick_ns),
-            *_siblings(roots, 0, scale),
-            "</main><footer>Hover over a row for its attributes; a row with ▸ unfolds.</footer></body></html>\n",
+            _header(title, spans, whole),
+            f"<main>{body}</main>",
+            "<footer>Hover over a row for its attributes; a row with ▸ unfolds.</footer></body></html>\n",
         )
     )
+
+
+def _waterfall(roots: list[SpanNode], scale: _Scale) -> str:
+    tick_ns = _tick_ns(scale.span_ns)
+    rows = "".join(_siblings(roots, 0, scale))
+    return f'<section style="--tick:{scale.width(tick_ns):.4f}%">{_axis(scale, tick_ns)}{rows}</section>'
+
+
+def _folded(roots: list[SpanNode], scale: _Scale, whole: _Scale) -> str:
+    """One of several traces: a line that unfolds."""
+    count = sum(1 for root in roots for _ in root.walk())
+    began = format_duration(scale.origin_ns - whole.origin_ns)
+    marks = "".join(_mark(span) for span in roots)
+    summary = (
+        f'<span class="turn"></span>{marks}<b>{escape(roots[0].name)}</b> '
+        f"<small>{format_duration(scale.span_ns)} · {_count(count, 'span')} · began at {began} · "
+        f"<code>{roots[0].trace_id}</code></small>"
+    )
+    return f'<details class="trace"><summary>{summary}</summary>{_waterfall(roots, scale)}</details>'
 
 
 def format_duration(duration_ns: float) -> str:
@@ -93,7 +122,7 @@ def _header(title: str, spans: list[SpanNode], scale: _Scale) -> str:
         _count(len(spans), "span"),
         _count(len(scale.colours), "service"),
         *([f'<b style="color:var(--error)">{errors}</b> with an error'] if errors else []),
-        *(f"<code>{trace_id}</code>" for trace_id in trace_ids[:3]),
+        *(f"<code>{trace_id}</code>" for trace_id in trace_ids[:1] if len(trace_ids) == 1),
     ]
     legend = "".join(
         f'<li style="--colour:{colour}"><i></i>{escape(service)} '
@@ -150,11 +179,9 @@ def _row(span: SpanNode, depth: int, scale: _Scale) -> str:
     step = span.attributes.get(telemetry.STEP)
     notes = [f"step {step}"] if step is not None else []
     notes += _amounts(span)
-    mark = '<span class="mark" title="the parent is not in this trace">?</span>' if span.is_orphan else ""
-    mark += '<span class="mark" title="ended with an error">!</span>' if span.is_error else ""
     bar = _bar(span, scale, "bar error" if span.is_error else "bar")
     label = _time(span.start_ns, span.end_ns, format_duration(span.duration_ns), scale)
-    name = _name(mark, span.name, notes, depth)
+    name = _name(_mark(span), span.name, notes, depth)
     return f'<div class="row">{name}<div class="lane">{bar}{label}</div>{_tip(span, scale)}</div>'
 
 
@@ -201,6 +228,12 @@ def _time(start_ns: int, end_ns: int, text: str, scale: _Scale) -> str:
     return f'<div class="time inside" style="left:{left:.3f}%">{label}</div>'
 
 
+def _mark(span: SpanNode) -> str:
+    missing = '<span class="mark" title="the parent is not in this trace">?</span>' if span.is_orphan else ""
+    failed = '<span class="mark" title="ended with an error">!</span>' if span.is_error else ""
+    return missing + failed
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -210,7 +243,7 @@ def _amounts(span: SpanNode) -> list[str]:
     amounts: list[str] = []
     if isinstance(tokens, int):
         amounts.append(_count(tokens, "token"))
-    if isinstance(length, int | float):
+    if isinstance(length, int | float) and length > 0:
         amounts.append(format_bytes(length))
     return amounts
 

@@ -126,6 +126,17 @@ def test_the_page_is_complete_by_itself_and_has_a_row_per_span(generation: Trace
         assert expected in text
 
 
+def test_several_traces_unfold_one_by_one():
+    one = traces.service("a", traces.span("first", 1, 0, 0, 5))
+    other = traces.service("a", traces.span("second", 2, 0, 900, 905))
+    other.resource_spans[0].scope_spans[0].spans[0].trace_id = b"\xff" * 16
+    page = _Page(waterfall.render(spantree.build(telemetry.merge([m.SerializeToString() for m in (one, other)]))))
+    assert page.classes["trace"] == page.counts["details"] == page.classes["axis"] == 2
+    text = "".join(page.text)
+    assert "2 traces" in text
+    assert "began at 900 µs" in text
+
+
 def test_few_siblings_are_not_folded():
     page = _Page(waterfall.render(spantree.build(telemetry.merge(traces.generation(steps=waterfall.FOLD_ABOVE)))))
     assert page.counts["details"] == 0

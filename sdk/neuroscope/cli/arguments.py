@@ -1,0 +1,73 @@
+"""Prompts and hooks as they are written on a command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeAlias, cast
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.hooks import REST_FIELDS, Hook, HookLike
+
+Messages: TypeAlias = "list[dict[str, str]]"
+
+HOOK_HELP = (
+    "What to capture; repeat it, or separate by commas: resid_post (every layer), attention_pattern.3,"
+    " blocks.5.hook_resid_post, or a JSON object such as"
+    ' \'{"component": "head_output", "layer": 3, "heads": [0, 7], "positions": [-1]}\'.'
+)
+_HOOK_FIELDS = tuple(field.name for field in fields(Hook))
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt, which `-` takes from standard input.
+
+    Raises:
+        InvalidRequestError: it is empty.
+    """
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text:
+        raise InvalidRequestError("the prompt is empty", field="PROMPT")
+    return text
+
+
+def conversation(prompt: str, system: str = "") -> Messages:
+    """A user's message, after a system message if there is one."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def parse_hooks(values: Sequence[str], option: str = "--hook") -> list[HookLike]:
+    """The hooks of an option that was given several times.
+
+    Raises:
+        InvalidRequestError: a JSON object is malformed, or has a field that a hook has not.
+    """
+    hooks: list[HookLike] = []
+    for value in values:
+        if value.lstrip().startswith("{"):
+            hooks.append(_from_json(value, option))
+        else:
+            hooks.extend(name.strip() for name in value.split(",") if name.strip())
+    return hooks
+
+
+def _from_json(text: str, option: str) -> HookLike:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"{text} is not JSON: {error}", field=option) from None
+    hook = cast("Mapping[str, Any]", parsed)
+    if set(hook) <= set(REST_FIELDS):
+        return hook
+    unknown = sorted(set(hook) - set(_HOOK_FIELDS))
+    if unknown:
+        valid = tuple(dict.fromkeys((*_HOOK_FIELDS, *REST_FIELDS)))
+        raise InvalidRequestError(
+            f"a hook has no {unknown[0]!r}; fields: {', '.join(valid)}", field=option, valid=valid
+        )
+    if "component" not in hook:
+        raise InvalidRequestError("a hook needs a component", field=option)
+    return Hook(**hook)

@@ -1,0 +1,51 @@
+"""`neuroscope capture`: one forward pass, and what the hooks saw, as a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroscope.cli.arguments import HOOK_HELP, conversation, parse_hooks, read_prompt
+from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.console import err, out
+from neuroscope.waterfall import format_bytes, format_duration
+
+
+def capture(
+    context: typer.Context,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")],
+    site: Annotated[list[str], typer.Option("--site", "-s", metavar="SITE", help=HOOK_HELP)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Saves the tensors as safetensors.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat/--raw", help="As a chat message, or as it is.")] = False,
+    stop_at_layer: Annotated[int | None, typer.Option(min=0, help="Runs only the layers before this one.")] = None,
+    model: ModelOption = "",
+    target: TargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Runs a prompt once and shows, or saves, what was captured."""
+    text = read_prompt(prompt)
+    sites = parse_hooks(site, "--site")
+    connection = Connection.of(context, target, local, trace)
+    with connection.open("capture") as client:
+        model_id = connection.model_id(client, model)
+        began_s = time.perf_counter()
+        cache = client.capture(
+            conversation(text) if chat else text,
+            sites,
+            model_id=model_id,
+            stop_at_layer=stop_at_layer,
+            progress=True,
+        )
+        took_ns = (time.perf_counter() - began_s) * 1e9
+    out.print(cache)
+    told = f"{len(cache.token_ids[0])} tokens, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"
+    err.print(told, style="dim", soft_wrap=True)
+    if output is not None:
+        cache.save(output)
+        err.print(f"saved: {output}", style="dim", soft_wrap=True)

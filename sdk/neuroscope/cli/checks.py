@@ -1,0 +1,241 @@
+"""What `neuroscope doctor` looks at. Each check answers findings; none raises."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import platformdirs
+
+from neuroscope.cli.bundled import NAME, bundled_model
+from neuroscope.client import Client
+from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError
+
+_ESSENTIAL = ("grpcio", "protobuf", "numpy", "safetensors", "xxhash", "opentelemetry-sdk")
+_ENGINE = ("mlx", "mlx-lm")
+_OLDEST_PYTHON = (3, 11)
+_SLOW_GFLOPS = 10.0
+_LITTLE_MEMORY_BYTES = 4e9
+_LITTLE_DISK_BYTES = 5e9
+_BLAS_TIMEOUT_S = 120.0
+_TIMEOUT_S = 3.0
+
+
+class Verdict(StrEnum):
+    """How a finding is to be read."""
+
+    GOOD = "good"
+    NOTE = "note"
+    """Works, or works less well than it could."""
+    BROKEN = "broken"
+    """Something essential does not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    hint: str = ""
+    """What to do about it."""
+
+
+def machine() -> Iterator[Finding]:
+    """Python, the platform, memory and disk."""
+    version = platform.python_version()
+    if sys.version_info >= _OLDEST_PYTHON:
+        yield Finding("Python", Verdict.GOOD, f"{version} at {sys.executable}")
+    else:
+        yield Finding("Python", Verdict.BROKEN, version, "Python 3.11 or newer is needed")
+    where = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs"
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    yield Finding("platform", Verdict.GOOD, where + (", Metal" if apple else ", MLX on the CPU"))
+    yield _memory()
+    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    yield _disk("model cache", hub)
+    own = os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")
+    yield _disk("own cache", Path(own), little_bytes=0.2e9)
+
+
+def packages() -> Iterator[Finding]:
+    """Versions of what is installed."""
+    yield Finding("neuroscope-mlx", Verdict.GOOD, _version("neuroscope-mlx") or "run from its source tree")
+    missing = [name for name in _ESSENTIAL if _version(name) is None]
+    if missing:
+        hint = "reinstall: pip install neuroscope-mlx"
+        yield Finding("dependencies", Verdict.BROKEN, f"missing: {', '.join(missing)}", hint)
+    else:
+        found = ", ".join(f"{name} {_version(name)}" for name in _ESSENTIAL[:3])
+        yield Finding("dependencies", Verdict.GOOD, found)
+    for name in _ENGINE:
+        version = _version(name)
+        hint = "" if version else "pip install 'neuroscope-mlx[inference]', unless the engine runs on another machine"
+        yield Finding(name, Verdict.GOOD if version else Verdict.NOTE, version or "not installed", hint)
+    if _version("matplotlib") is None:
+        yield Finding("pictures", Verdict.NOTE, "matplotlib is not installed", "pip install 'neuroscope-mlx[viz]'")
+
+
+def engine() -> Iterator[Finding]:
+    """Whether MLX computes, with which BLAS and how fast. Takes some seconds."""
+    if importlib.util.find_spec("neuroscope_inference") is None:
+        yield Finding("BLAS", Verdict.NOTE, "the inference service is not installed here")
+        return
+    command = [sys.executable, "-m", "neuroscope_inference.blas", "--json"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=_BLAS_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        yield Finding(
+            "BLAS", Verdict.BROKEN, f"no answer within {_BLAS_TIMEOUT_S:g} s", "run: " + " ".join(command[1:])
+        )
+        return
+    if run.returncode != 0:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        yield Finding(
+            "MLX", Verdict.BROKEN, last, "reinstall: pip install --force-reinstall 'neuroscope-mlx[inference]'"
+        )
+        return
+    yield _blas(run.stdout)
+
+
+def models() -> Iterator[Finding]:
+    """The bundled model's files."""
+    folder = bundled_model()
+    if folder is None:
+        hint = "name a model yourself: neuroscope up --model PATH"
+        yield Finding("bundled model", Verdict.NOTE, f"{NAME} is not in this installation", hint)
+        return
+    lacking = [name for name in ("model.safetensors", "tokenizer.json") if not (folder / name).is_file()]
+    if lacking:
+        yield Finding(
+            "bundled model", Verdict.BROKEN, f"{folder} lacks {', '.join(lacking)}", "fetch the repository anew"
+        )
+    else:
+        yield Finding("bundled model", Verdict.GOOD, str(folder))
+
+
+def services(target: str, gateway_port: int) -> Iterator[Finding]:
+    """Who answers where the services are to be.
+
+    Args:
+        target: host:port of the inference service.
+        gateway_port: port of the gateway, on the same host.
+    """
+    host, _, port = target.rpartition(":")
+    host = host or "127.0.0.1"
+    if port.isdecimal() and not _answers(host, int(port)):
+        yield Finding(f"gRPC {target}", Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
+    else:
+        yield _inference(target)
+    yield _gateway(host, gateway_port)
+
+
+def _inference(target: str) -> Finding:
+    subject = f"gRPC {target}"
+    try:
+        with Client(target, timeout_s=_TIMEOUT_S) as client:
+            loaded = [model.model_id for model in client.models()]
+    except NeuroScopeIntegrationError:
+        hint = "end that program, or start elsewhere: neuroscope up --port-inference 50052"
+        return Finding(subject, Verdict.BROKEN, "the port is taken by a program that is no inference service", hint)
+    except MLXIntegrationError as error:
+        return Finding(subject, Verdict.BROKEN, error.message, "look at the log of `neuroscope up`")
+    if not loaded:
+        return Finding(subject, Verdict.NOTE, "answers; no model is loaded", "load one: neuroscope models load PATH")
+    return Finding(subject, Verdict.GOOD, f"answers; models: {', '.join(loaded)}")
+
+
+def _gateway(host: str, port: int) -> Finding:
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
+    url = f"http://{host}:{port}"
+    subject = f"REST {url}"
+    if not _answers(host, port):
+        return Finding(subject, Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
+    taken = f"end that program, or start elsewhere: neuroscope up --port-gateway {port + 1}"
+    try:
+        with urlopen(f"{url}/health", timeout=_TIMEOUT_S) as response:
+            body = json.load(response)
+    except HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        if "neuroscope-gateway" in text:
+            return Finding(
+                subject, Verdict.BROKEN, "answers, but reaches no inference service", "restart: neuroscope up"
+            )
+        return Finding(subject, Verdict.NOTE, f"another program answers (status {error.code})", taken)
+    except (URLError, ValueError, OSError):
+        return Finding(subject, Verdict.NOTE, "the port is taken by a program that speaks no HTTP", taken)
+    if not isinstance(body, dict) or "neuroscope" not in json.dumps(body):
+        return Finding(subject, Verdict.NOTE, "another program answers", taken)
+    return Finding(subject, Verdict.GOOD, f"answers; version {body.get('version', 'unknown')}")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _blas(output: str) -> Finding:
+    """Reads what `python -m neuroscope_inference.blas` says, as JSON or as text."""
+    source, gflops, reason = "unknown", 0.0, ""
+    try:
+        told = json.loads(output)
+        source, gflops, reason = str(told["source"]), float(told["gflops"]), str(told.get("reason") or "")
+    except (ValueError, KeyError, TypeError):
+        if match := re.search(r"^(\w+).*: ([\d.]+) GFLOP/s", output, re.MULTILINE):
+            source, gflops = match[1], float(match[2])
+        if match := re.search(r"because (.*)", output):
+            reason = match[1]
+    found = f"{source}, {gflops:.1f} GFLOP/s"
+    if source == "bundled" or gflops < _SLOW_GFLOPS:
+        return Finding("BLAS", Verdict.NOTE, found, f"slow: {reason}" if reason else "slow on the CPU")
+    return Finding("BLAS", Verdict.GOOD, found)
+
+
+def _memory() -> Finding:
+    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = f"{total_bytes / 1e9:.1f} GB"
+    available_bytes = total_bytes
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file() and (match := re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())):
+        available_bytes = int(match[1]) * 1024
+        found = f"{available_bytes / 1e9:.1f} of {found} available"
+    if available_bytes < _LITTLE_MEMORY_BYTES:
+        hint = "close programs, or use a quantised model; weights and captures must fit"
+        return Finding("memory", Verdict.NOTE, found, hint)
+    return Finding("memory", Verdict.GOOD, found)
+
+
+def _disk(subject: str, folder: Path, little_bytes: float = _LITTLE_DISK_BYTES) -> Finding:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    found = f"{free_bytes / 1e9:.1f} GB free at {folder}"
+    if not os.access(existing, os.W_OK):
+        return Finding(subject, Verdict.NOTE, f"{folder} cannot be written to", "set HF_HOME, NEUROSCOPE_CACHE_DIR")
+    if free_bytes < little_bytes:
+        return Finding(subject, Verdict.NOTE, found, "free some space before fetching models")
+    return Finding(subject, Verdict.GOOD, found)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

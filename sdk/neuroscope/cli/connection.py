@@ -1,0 +1,129 @@
+"""How a command reaches the engine, and the trace that it leaves."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuroscope import spantree, telemetry, tracefile
+from neuroscope.cli.bundled import require_bundled_model
+from neuroscope.cli.console import err
+from neuroscope.client import DEFAULT_TARGET, Client
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnknownIdError
+from neuroscope.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+SERVICE_NAME = "neuroscope-client"
+TARGET_VARIABLE = "NEUROSCOPE_TARGET"
+_SPANS_TIMEOUT_S = 3.0
+_SPANS_POLL_S = 0.05
+
+TargetOption = Annotated[
+    str | None, typer.Option("--target", metavar="HOST:PORT", help=f"Inference service.  [env: {TARGET_VARIABLE}]")
+]
+LocalOption = Annotated[bool, typer.Option("--local", help="Runs the engine in this process instead of a service.")]
+TraceOption = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE", help="Writes a trace: FILE for Perfetto, and FILE.html.")
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder or hub id.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the engine is."""
+
+    target: str = DEFAULT_TARGET
+    """host:port of an inference service."""
+    local: bool = False
+    """The engine of this process instead."""
+    trace: Path | None = None
+    """Where the trace of the command goes."""
+
+    @classmethod
+    def of(
+        cls, context: typer.Context, target: str | None = None, local: bool = False, trace: Path | None = None
+    ) -> Connection:
+        """A command's own options, then those before the command, then the environment, then the defaults."""
+        before: Connection | None = context.obj
+        local = local or (before is not None and before.local and target is None)
+        if local and target is not None:
+            raise InvalidRequestError("--local and --target exclude each other", field="--target")
+        chosen = target or (before.target if before else None) or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+        return cls(chosen, local, trace or (before.trace if before else None))
+
+    @contextmanager
+    def open(self, name: str) -> Generator[Client, None, None]:
+        """A client, within a span that is written to the trace file when the block ends.
+
+        Args:
+            name: of the command.
+        """
+        if self.trace is not None:
+            telemetry.configure(SERVICE_NAME, record_roots=True)
+        with Client.local() if self.local else Client(self.target) as client:
+            if self.trace is None:
+                yield client
+                return
+            trace_id = ""
+            try:
+                with telemetry.tracer().start_as_current_span(f"neuroscope {name}") as span:
+                    trace_id = telemetry.trace_id_of(span)
+                    yield client
+            finally:
+                if trace_id:
+                    written = tracefile.write(self.trace, complete_trace(trace_id, [client.trace]))
+                    err.print(f"trace: {written[0]} (ui.perfetto.dev), {written[1]}", style="dim", soft_wrap=True)
+                telemetry.shutdown()
+
+    def model_id(self, client: Client, model: str) -> str:
+        """The id of a model to use: with --local the model is loaded first, by default the bundled one."""
+        if not self.local:
+            return model
+        with err.status("loading the model"):
+            return client.load_model(model or require_bundled_model()).model_id
+
+
+def complete_trace(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> TracesData:
+    """A trace of this process and of others; waits a moment for spans that are just ending.
+
+    Args:
+        trace_id: 32 hexadecimal digits.
+        sources: each gives another process's spans, such as `Client.trace`; one that fails is left out.
+    """
+    deadline = time.monotonic() + _SPANS_TIMEOUT_S
+    while True:
+        merged = telemetry.merge(_answers(trace_id, [telemetry.recent_trace, *sources]))
+        if not spantree.orphans(merged) or time.monotonic() > deadline:
+            return merged
+        time.sleep(_SPANS_POLL_S)
+
+
+def _answers(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> list[bytes]:
+    answers: list[bytes] = []
+    for source in sources:
+        try:
+            answers.append(source(trace_id))
+        except UnknownIdError:
+            continue  # the command did not get that far
+        except MLXIntegrationError as error:
+            err.print(f"warning: spans are missing: {error.message}", style="yellow", soft_wrap=True)
+    return answers
+
+
+def describe(model: pb.Model) -> str:
+    """A model in one line."""
+    return (
+        f"{model.model_id}: {model.architecture}, {model.num_layers} layers, width {model.d_model},"
+        f" {model.num_heads} heads, {model.parameter_count / 1e6:.1f} M parameters"
+    )

@@ -1,0 +1,71 @@
+"""`neuroscope doctor`: what is installed, what runs, and what to do about the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from neuroscope.cli import checks
+from neuroscope.cli.checks import Finding, Verdict
+from neuroscope.cli.connection import Connection, TargetOption
+from neuroscope.cli.console import err, out
+
+_MARKS = {Verdict.GOOD: ("✓", "green"), Verdict.NOTE: ("!", "yellow"), Verdict.BROKEN: ("✗", "red")}
+
+
+def doctor(
+    context: typer.Context,
+    port_gateway: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway.")] = 8080,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
+    target: TargetOption = None,
+) -> None:
+    """Checks this machine, the installation and the services; exit code 1 if something essential is broken."""
+    address = Connection.of(context, target).target
+    sections: dict[str, Callable[[], Iterable[Finding]]] = {
+        "machine": checks.machine,
+        "packages": checks.packages,
+        "engine": checks.engine,
+        "models": checks.models,
+        "services": lambda: checks.services(address, port_gateway),
+    }
+    found: dict[str, list[Finding]] = {}
+    for name, check in sections.items():
+        with err.status(f"checking: {name}"):
+            found[name] = list(check())
+    findings = [finding for section in found.values() for finding in section]
+    if as_json:
+        out.print_json(data={name: [asdict(finding) for finding in section] for name, section in found.items()})
+    else:
+        for name, section in found.items():
+            out.print(_table(name, section))
+        out.print(_conclusion(findings))
+    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+        raise typer.Exit(1)
+
+
+def _table(name: str, findings: list[Finding]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=1)
+    table.add_column(min_width=20)
+    table.add_column(ratio=1)
+    table.add_row("", Text(name, "bold"))
+    for finding in findings:
+        mark, colour = _MARKS[finding.verdict]
+        told = Text(finding.found)
+        if finding.hint:
+            told.append(f"\n→ {finding.hint}", colour)
+        table.add_row(Text(mark, f"bold {colour}"), Text(finding.subject), told)
+    return table
+
+
+def _conclusion(findings: list[Finding]) -> Text:
+    broken = sum(finding.verdict is Verdict.BROKEN for finding in findings)
+    notes = sum(finding.verdict is Verdict.NOTE for finding in findings)
+    if broken:
+        return Text(f"\n{broken} of {len(findings)} checks found something broken", "bold red")
+    return Text(f"\nall essential checks passed, {notes} note{'' if notes == 1 else 's'}", "bold green")

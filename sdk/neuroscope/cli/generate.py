@@ -1,0 +1,201 @@
+"""`neuroscope generate`: text, with what was captured on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from neuroscope.cli.arguments import HOOK_HELP, conversation, parse_hooks, read_prompt
+from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.console import err, out
+from neuroscope.frames import TensorPiece
+from neuroscope.generation import Generation
+from neuroscope.sites import Point
+from neuroscope.stream import GeneratedToken
+from neuroscope.tensors import dtype_name
+from neuroscope.waterfall import format_bytes, format_duration
+
+_BAR_WIDTH = 12
+
+
+def generate(
+    context: typer.Context,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")],
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--raw", help="As a chat message or as it is; by default chat if the model has a template."
+        ),
+    ] = None,
+    system: Annotated[str, typer.Option(help="System message of a chat.")] = "",
+    hook: Annotated[list[str] | None, typer.Option("--hook", metavar="SITE", help=HOOK_HELP)] = None,
+    hook_id: Annotated[list[str] | None, typer.Option(metavar="ID", help="A hook stored at the service.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Saves what was captured as safetensors.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Smallest set of tokens of this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="This many likeliest tokens; 0: all.")] = 0,
+    min_p: Annotated[float, typer.Option(min=0, max=1, help="Share of the likeliest token's probability.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the draws.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the generation.")] = None,
+    model: ModelOption = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Prints a JSON object for each token, then a summary.")
+    ] = False,
+    target: TargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Generates text; with hooks, shows for each token what was captured while it was computed."""
+    text = read_prompt(prompt)
+    hooks = parse_hooks(hook or [])
+    connection = Connection.of(context, target, local, trace)
+    with connection.open("generate") as client:
+        model_id = connection.model_id(client, model)
+        is_chat = client.model(model_id).model.has_chat_template if chat is None else chat
+        generation = client.generate(
+            conversation(text, system) if is_chat else text,
+            hooks=hooks,
+            hook_ids=hook_id or (),
+            model_id=model_id,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            stop=stop or (),
+            keep=output is not None or not as_json,
+        )
+        with generation:
+            if as_json:
+                _print_json(generation)
+            elif hooks or hook_id:
+                _print_tokens(generation)
+            else:
+                _print_text(generation)
+        if not as_json:
+            _print_summary(generation)
+        if output is not None:
+            generation.cache.save(output)
+            err.print(f"saved: {output}", style="dim", soft_wrap=True)
+
+
+def _print_text(generation: Generation) -> None:
+    """The text itself, as it comes."""
+    for token in generation:
+        sys.stdout.write(token.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def _print_tokens(generation: Generation) -> None:
+    """A line for each token: what it is, how probable it was, and what arrived with it."""
+    out.print(Text(f"{'step':>4}  {'token':<18} {'probability':<{_BAR_WIDTH + 6}} what arrived", "dim"), soft_wrap=True)
+    for token in generation:
+        out.print(token_line(token), soft_wrap=True)
+    out.print()
+    out.print(Text(generation.text))
+    out.print()
+    out.print(generation.cache)
+
+
+def token_line(token: GeneratedToken) -> Text:
+    """A generated token on one line."""
+    probability = math.exp(token.logprob)
+    filled = round(probability * _BAR_WIDTH)
+    pieces = [piece for pieces in token.activations.values() for piece in pieces]
+    length = sum(piece.array.nbytes for piece in pieces)
+    return Text.assemble(
+        (f"{token.step:>4}  ", "dim"),
+        (f"{_shown(token):<18} ", "bold"),
+        ("█" * filled, "green"),
+        ("░" * (_BAR_WIDTH - filled), "dim"),
+        f" {probability:4.0%}  ",
+        (f"{len(pieces)} tensors, {format_bytes(length)}", "cyan"),
+        (f"  {_sites(pieces)}", "dim"),
+    )
+
+
+def _shown(token: GeneratedToken) -> str:
+    if token.text:
+        return repr(token.text)
+    return f"‹{token.token_id}›" + (f" {token.finish_reason}" if token.finish_reason else "")
+
+
+def _sites(pieces: Iterable[TensorPiece]) -> str:
+    """Components with their number of layers."""
+    counts: dict[str, int] = {}
+    for piece in pieces:
+        counts[piece.spec.site.component] = counts.get(piece.spec.site.component, 0) + 1
+    return ", ".join(f"{component} × {count}" if count > 1 else component for component, count in counts.items())
+
+
+def _print_summary(generation: Generation) -> None:
+    """Tokens and speed, on stderr."""
+    manifest = generation.manifest
+    usage = manifest.usage
+    decoded = usage.completion_tokens - 1
+    rate = f", {decoded / manifest.decode_ms * 1e3:.1f} tokens/s" if decoded > 0 and manifest.decode_ms > 0 else ""
+    prefill, decode = (format_duration(ms * 1e6) for ms in (manifest.prefill_ms, manifest.decode_ms))
+    told = f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, prefill {prefill}, decode {decode}{rate}"
+    err.print(told, style="dim", soft_wrap=True)
+
+
+def _print_json(generation: Generation) -> None:
+    for token in generation:
+        activations = {
+            hook_id: [_piece_as_dict(piece) for piece in pieces] for hook_id, pieces in token.activations.items()
+        }
+        _write_json(
+            {
+                "step": token.step,
+                "token_id": token.token_id,
+                "text": token.text,
+                "logprob": token.logprob,
+                "finish_reason": token.finish_reason or None,
+                "activations": activations,
+            }
+        )
+    manifest = generation.manifest
+    _write_json(
+        {
+            "text": generation.text,
+            "model": generation.started.model_id,
+            "seed": generation.started.seed,
+            "usage": {
+                "prompt_tokens": manifest.usage.prompt_tokens,
+                "completion_tokens": manifest.usage.completion_tokens,
+            },
+            "prefill_ms": manifest.prefill_ms,
+            "decode_ms": manifest.decode_ms,
+        }
+    )
+
+
+def _piece_as_dict(piece: TensorPiece) -> dict[str, Any]:
+    point = Point.from_message(piece.spec.site)
+    return {
+        "component": point.component,
+        "layer": point.layer,
+        "is_input": point.is_input,
+        "shape": list(piece.array.shape),
+        "dtype": dtype_name(piece.spec.dtype),
+        "first_position": piece.first_position,
+        "bytes": piece.array.nbytes,
+        "xxh3_64": f"{piece.checksum:016x}",
+    }
+
+
+def _write_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,149 @@
+"""`neuroscope models`: list, load, unload, info."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from neuroscope.cli.bundled import NAME, require_bundled_model
+from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption, describe
+from neuroscope.cli.console import err, out
+from neuroscope.tensors import dtype_name
+from neuroscope.v1 import inference_pb2 as pb
+
+app = typer.Typer(no_args_is_help=True, help="Lists, loads and frees models.")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Prints JSON.")]
+
+
+@app.command("list")
+def list_models(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    target: TargetOption = None,
+    trace: TraceOption = None,
+) -> None:
+    """Lists the loaded models."""
+    with Connection.of(context, target, trace=trace).open("models list") as client:
+        models = client.models()
+    if as_json:
+        out.print_json(data=[_as_dict(model) for model in models])
+    elif not models:
+        err.print("no model is loaded; load one with: neuroscope models load PATH", style="yellow")
+    else:
+        table = Table(box=SIMPLE_HEAD)
+        for name in ("model", "architecture", "layers", "width", "heads", "parameters", "weights"):
+            left = name in ("model", "architecture")
+            table.add_column(name, justify="left" if left else "right", no_wrap=name != "model")
+        for model in models:
+            table.add_row(
+                f"[bold]{model.model_id}[/]",
+                model.architecture,
+                str(model.num_layers),
+                str(model.d_model),
+                _heads(model),
+                f"{model.parameter_count / 1e6:,.1f} M",
+                f"{model.weights_bytes / 1e6:,.1f} MB",
+            )
+        out.print(table)
+
+
+@app.command()
+def load(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="PATH", help=f"Folder at the service, hub id, or {NAME}.")],
+    model_id: Annotated[str, typer.Option("--id", help="Name in requests; by default the last part of PATH.")] = "",
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub.")] = "",
+    adapter: Annotated[str, typer.Option(metavar="PATH", help="Folder of a LoRA adapter.")] = "",
+    target: TargetOption = None,
+    trace: TraceOption = None,
+) -> None:
+    """Loads a model into the service and shows what its self-test proved."""
+    if path == NAME:
+        path = str(require_bundled_model())
+    with Connection.of(context, target, trace=trace).open("models load") as client:
+        model = client.load_model(path, model_id=model_id, revision=revision, adapter_path=adapter, progress=True)
+        self_test = client.model(model.model_id).self_test
+    out.print(f"[green]✓[/] [bold]{describe(model)}[/]")
+    out.print(_proof(self_test))
+
+
+@app.command()
+def unload(
+    context: typer.Context,
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a loaded model.")],
+    target: TargetOption = None,
+    trace: TraceOption = None,
+) -> None:
+    """Frees a model."""
+    with Connection.of(context, target, trace=trace).open("models unload") as client:
+        client.unload_model(model_id)
+    out.print(f"[green]✓[/] {model_id} is gone")
+
+
+@app.command()
+def info(
+    context: typer.Context,
+    model_id: Annotated[str, typer.Argument(metavar="[MODEL]", help="By default the one loaded first.")] = "",
+    as_json: JsonOption = False,
+    target: TargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Describes a model: shape, tokens, self-test. `neuroscope hooks` lists its points."""
+    connection = Connection.of(context, target, local, trace)
+    with connection.open("models info") as client:
+        found = client.model(connection.model_id(client, model_id))
+    model = found.model
+    if as_json:
+        out.print_json(data=_as_dict(model) | {"self_test": _as_dict(found.self_test)})
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=model.model_id, title_justify="left")
+    table.add_column(style="dim")
+    available = sum(point.available for point in found.points)
+    rows = {
+        "path": model.model_path,
+        "architecture": f"{model.architecture}, {model.num_layers} layers, width {model.d_model}",
+        "attention": f"{_heads(model)} heads of {model.d_head}",
+        "vocabulary": f"{model.vocab_size} tokens",
+        "context": f"{model.context_length} tokens" if model.context_length else "unknown",
+        "parameters": f"{model.parameter_count:,} in {model.weights_bytes / 1e6:,.1f} MB, {dtype_name(model.dtype)}",
+        "chat template": "yes" if model.has_chat_template else "no",
+        "bos, eos": f"{model.bos_token_id if model.HasField('bos_token_id') else 'none'}, {list(model.eos_token_ids)}",
+        "hook points": f"{available} of {len(found.points)} available",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+    out.print(_proof(found.self_test))
+
+
+def _heads(model: pb.Model) -> str:
+    if not model.num_heads:
+        return "none"
+    shared = model.num_kv_heads and model.num_kv_heads != model.num_heads
+    return f"{model.num_heads}" + (f" / {model.num_kv_heads} kv" if shared else "")
+
+
+def _proof(test: pb.SelfTest) -> Table:
+    """What the self-test proved, one line for each identity."""
+    table = Table(
+        box=SIMPLE_HEAD, title=f"self-test: {test.token_count} tokens, {test.duration_ms:.0f} ms", title_justify="left"
+    )
+    for name in ("", "identity", "worst error", "allowed", "failed layers"):
+        table.add_column(name)
+    mark = "[green]✓[/]" if test.logits_identical else "[red]✗[/]"
+    table.add_row(mark, "logits with every point captured == plain logits", "bit for bit", "", "")
+    for check in test.identities:
+        failed = ", ".join(str(layer) for layer in check.failed_layers)
+        mark = "[red]✗[/]" if failed else "[green]✓[/]"
+        table.add_row(mark, check.name, f"{check.worst_relative_error:.1e}", f"{check.tolerance:.0e}", failed)
+    return table
+
+
+def _as_dict(message: pb.Model | pb.SelfTest) -> dict[str, object]:
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
