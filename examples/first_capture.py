@@ -31,7 +31,9 @@ with neuroscope.Client(os.environ.get("NEUROSCOPE_TARGET", "127.0.0.1:50051")) a
     print(generation.text)
 
     # One forward pass without sampling. A TransformerLens name is as good as (component, layer).
-    cache = client.capture("When Mary and John went to the store, John gave a drink to", ["resid_post", "attention_pattern"])
+    cache = client.capture(
+        "When Mary and John went to the store, John gave a drink to", ["resid_post", "attention_pattern"]
+    )
     last = model.num_layers - 1
     assert np.array_equal(cache["resid_post", last], cache[f"blocks.{last}.hook_resid_post"])
     pattern = cache["attention_pattern", last]  # (batch, head, query, key)

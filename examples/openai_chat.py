@@ -1,7 +1,7 @@
 """The openai client against the gateway.
 
-    neuroscope up                        # in another terminal, with a model loaded
-    python examples/openai_chat.py
+neuroscope up                        # in another terminal, with a model loaded
+python examples/openai_chat.py
 """
 
 import os

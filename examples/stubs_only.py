@@ -1,7 +1,7 @@
 """Nothing but gRPC, the generated stubs and numpy: what any language's client has to do.
 
-    neuroscope up                        # in another terminal, with a model loaded
-    python examples/stubs_only.py
+neuroscope up                        # in another terminal, with a model loaded
+python examples/stubs_only.py
 """
 
 import os
