@@ -55,6 +55,7 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         # Their pages run scripts of a public server, which would then read activations as this gateway's own page.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.settings = chosen
     errors.install(app)

@@ -115,7 +115,7 @@ def _invalid(request: Request, error: Exception) -> Response:
         message = f"The body is not JSON: {first['ctx']['error']} at character {where[-1]}."
         return JsonResponse(body(message, code="invalid_json"), HTTPStatus.BAD_REQUEST)
     if given := first.get("ctx", {}).get("param"):  # of several parameters that do not agree
-        return JsonResponse(body(str(first["msg"]), param=given, code="invalid_request"), HTTPStatus.BAD_REQUEST)
+        where = (*where, given)
     if where == ("body",):
         return JsonResponse(body(_about_body(request, first), code="invalid_request"), HTTPStatus.BAD_REQUEST)
     param = _path(where[1:])

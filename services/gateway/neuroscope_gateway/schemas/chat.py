@@ -63,19 +63,19 @@ class ChatCompletionRequest(Strict):
     messages: list[ChatMessage] = Field(min_length=1)
     model: Text | None = None
     """A loaded model; absent: the one that was loaded first."""
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_INT32)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
     """Most tokens to generate; absent: the server's default."""
-    max_tokens: int | None = Field(None, ge=1, le=MAX_INT32)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
     """The older name of max_completion_tokens."""
-    temperature: float | None = Field(None, ge=0, le=2)
+    temperature: float | None = Field(default=None, ge=0, le=2)
     """0, the default: always the likeliest token, so that captures can be repeated."""
-    top_p: float | None = Field(None, ge=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     """Keeps the smallest set of tokens whose probability reaches this."""
-    top_k: int | None = Field(None, ge=0, le=MAX_INT32)
+    top_k: int | None = Field(default=None, ge=0, le=MAX_INT32)
     """Keeps this many likeliest tokens; 0: all."""
-    min_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
     """Keeps tokens with at least this share of the likeliest token's probability."""
-    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     """Seed of the draws; a negative one is read modulo 2^64."""
     stop: Annotated[
         list[Annotated[Text, Field(min_length=1)]] | None,
@@ -85,7 +85,7 @@ class ChatCompletionRequest(Strict):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     logprobs: bool | None = False
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Likeliest alternatives per token; needs logprobs."""
 
     # Without effect on the answer.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, RootModel, Tag
+from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
-from neuroscope_gateway.schemas.strict import Strict, Text
+from neuroscope_gateway.schemas.strict import INVALID, Strict, Text
 
 
 def _form_of_hook(value: Any) -> str:
@@ -22,7 +23,7 @@ def _form_of_registration(value: Any) -> str:
 class ActivationHook(Strict):
     """What to capture."""
 
-    layer_name: Text | None = Field(None, examples=["transformer.h.5"])
+    layer_name: Text | None = Field(default=None, examples=["transformer.h.5"])
     """The layer in any common spelling: transformer.h.5, model.layers.5, blocks.5; absent: every layer."""
     component: Text = Field(examples=["attention"])
     """residual, attention, mlp, embedding, layernorm, attention_scores, attention_pattern, key, query, value, or a
@@ -33,6 +34,13 @@ class ActivationHook(Strict):
     """Captures what the component reads."""
     capture_output: bool | None = True
     """Captures what the component writes."""
+
+    @model_validator(mode="after")
+    def _captures(self) -> ActivationHook:
+        if self.capture_output is False and not self.capture_input:
+            message = "A hook captures its input, its output or both; this one captures neither"
+            raise PydanticCustomError(INVALID, message, {"param": "capture_output"})
+        return self
 
 
 HookOrId = Annotated[

@@ -20,9 +20,15 @@ class LoadModelRequest(Strict):
     adapter_path: Text | None = None
 
 
-class Architecture(BaseModel):
-    """Shape of a model."""
+class Model(BaseModel):
+    """A loaded model: OpenAI's four fields, and its shape."""
 
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """When it was loaded, Unix time in seconds."""
+    owned_by: str = "neuroscope"
+    model_path: str
     architecture: str
     num_layers: int
     d_model: int
@@ -31,23 +37,13 @@ class Architecture(BaseModel):
     d_head: int
     vocab_size: int
     context_length: int
+    """Longest sequence in tokens; 0 where the model does not say."""
     dtype: str
     parameter_count: int
     weights_bytes: int
     has_chat_template: bool
     bos_token_id: int | None
     eos_token_ids: list[int]
-    model_path: str
-
-
-class Model(Architecture):
-    """A loaded model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    """When it was loaded, Unix time in seconds."""
-    owned_by: str = "neuroscope"
 
 
 class ModelList(BaseModel):

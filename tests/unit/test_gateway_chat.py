@@ -1,0 +1,343 @@
+"""Chat completions over REST.  Run: .venv/bin/python -m pytest tests/unit/test_gateway_chat.py"""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from neuroscope.v1 import inference_pb2 as pb
+from tests.support.fake_inference import FakeInference, Token
+
+PATH = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+def ask(http: httpx.Client, **parameters: Any) -> httpx.Response:
+    return http.post(PATH, json={"messages": HELLO} | parameters)
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """The data of a stream, [DONE] as a string."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    frames = response.text.split("\n\n")
+    assert frames.pop() == ""
+    data = [frame.removeprefix("data: ") for frame in frames]
+    return [text if text == "[DONE]" else json.loads(text) for text in data]
+
+
+def test_a_completion_has_openais_shape(http: httpx.Client) -> None:
+    response = ask(http, model="tiny")
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.pop("id").startswith("chatcmpl-")
+    assert answer.pop("created") > 1_700_000_000
+    assert answer == {
+        "object": "chat.completion",
+        "model": "tiny",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello!"},
+                "logprobs": None,
+                "finish_reason": "length",
+            }
+        ],
+        "usage": {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7},
+    }
+
+
+def test_every_parameter_reaches_the_service(http: httpx.Client, fake: FakeInference) -> None:
+    response = ask(
+        http,
+        model="tiny",
+        max_completion_tokens=2,
+        temperature=0.5,
+        top_p=0.25,
+        top_k=3,
+        min_p=0.125,
+        seed=-1,
+        stop=["a", "b"],
+        logprobs=True,
+        top_logprobs=2,
+    )
+    assert response.status_code == 200
+    request: pb.GenerateRequest = fake.requests[-1]
+    sampling = request.sampling
+    assert request.model_id == "tiny"
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (2, 0.5, 0.25)
+    assert (sampling.top_k, sampling.min_p, sampling.seed) == (3, 0.125, 2**64 - 1)
+    assert (list(sampling.stop), sampling.top_logprobs) == (["a", "b"], 2)
+
+
+def test_a_conversation_reaches_the_service(http: httpx.Client, fake: FakeInference) -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    conversation = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": parts},
+        # What a client appends when it has read an answer.
+        {"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": None, "annotations": []},
+        {"role": "user", "content": ""},
+    ]
+    assert ask(http, messages=conversation).status_code == 200
+    messages = fake.requests[-1].prompts[0].chat.messages
+    assert [(message.role, message.content) for message in messages] == [
+        ("system", "Be brief."),
+        ("user", "Hello"),
+        ("assistant", "Hi"),
+        ("user", ""),
+    ]
+
+
+def test_what_is_left_out_is_left_to_the_service(http: httpx.Client, fake: FakeInference) -> None:
+    ask(http)
+    request: pb.GenerateRequest = fake.requests[-1]
+    assert request.model_id == ""
+    assert request.sampling.max_tokens == 0
+    assert request.sampling.temperature == 0
+    assert not request.sampling.HasField("seed")
+    assert not request.hooks
+
+
+@pytest.mark.parametrize(("stop", "sent"), [("end", ["end"]), (["a", "b"], ["a", "b"]), ([], []), (None, [])])
+def test_stop_is_a_text_or_a_list(http: httpx.Client, fake: FakeInference, stop: Any, sent: list[str]) -> None:
+    assert ask(http, stop=stop).status_code == 200
+    assert list(fake.requests[-1].sampling.stop) == sent
+
+
+def test_the_older_name_of_the_limit(http: httpx.Client, fake: FakeInference) -> None:
+    assert ask(http, max_tokens=2).json()["usage"]["completion_tokens"] == 2
+    assert ask(http, max_tokens=2, max_completion_tokens=2).status_code == 200
+    response = ask(http, max_tokens=2, max_completion_tokens=3)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_an_error_of_the_service_names_the_parameter_that_was_sent(http: httpx.Client, name: str) -> None:
+    response = ask(http, **{name: 20_000})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+
+
+def test_the_end_of_text_is_told(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.finish = pb.FINISH_REASON_STOP
+    assert ask(http).json()["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_stream_is_openais(http: httpx.Client) -> None:
+    *chunks, done = events(ask(http, stream=True))
+    assert done == "[DONE]"
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+    assert all("usage" not in chunk for chunk in chunks)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert [choice["delta"] for choice in choices] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hel"},
+        {"content": "lo"},
+        {"content": "!"},
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in choices] == [None, None, None, None, "length"]
+
+
+def test_a_stream_counts_tokens_when_asked(http: httpx.Client) -> None:
+    *chunks, last, done = events(ask(http, stream=True, stream_options={"include_usage": True}))
+    assert done == "[DONE]"
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
+
+
+def test_half_a_character_makes_no_chunk_of_its_own(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.tokens = [Token("", 5), Token("é", 6), Token("", 2)]
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(ask(http, stream=True))[:-1]]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "é"}, {}]
+
+
+def test_logprobs(http: httpx.Client) -> None:
+    content = ask(http, logprobs=True, top_logprobs=2).json()["choices"][0]["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in content) == "Hello!"
+    assert content[0] == {
+        "token": "Hel",
+        "logprob": -0.5,
+        "bytes": [72, 101, 108],
+        "top_logprobs": [
+            {"token": "Hel", "logprob": -0.5, "bytes": [72, 101, 108]},
+            {"token": "x", "logprob": -2.0, "bytes": [120]},
+        ],
+    }
+
+
+def test_logprobs_without_alternatives(http: httpx.Client) -> None:
+    content = ask(http, logprobs=True).json()["choices"][0]["logprobs"]["content"]
+    assert [(entry["token"], entry["top_logprobs"]) for entry in content] == [("Hel", []), ("lo", []), ("!", [])]
+
+
+def test_a_drawn_token_outside_the_alternatives_is_spelt(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.tokens = [Token("b", 9, -4.0, tops=((8, "a", -0.1),))] * 2
+    content = ask(http, logprobs=True, top_logprobs=1).json()["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in content] == ["<9>", "<9>"]
+    assert content[0]["top_logprobs"] == [{"token": "a", "logprob": -0.1, "bytes": [97]}]
+    assert sum(isinstance(request, pb.DetokenizeRequest) for request in fake.requests) == 1
+
+
+def test_logprobs_leave_out_the_token_that_only_ends_the_text(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.tokens = [Token("Hi"), Token("", 2)]
+    fake.script.finish = pb.FINISH_REASON_STOP
+    answer = ask(http, logprobs=True).json()
+    assert [entry["token"] for entry in answer["choices"][0]["logprobs"]["content"]] == ["Hi"]
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+def test_impossible_tokens_have_a_logprob_that_json_can_carry(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.tokens = [Token("Hi", tops=((20, "Hi", -0.5), (30, "�", float("-inf"))))]
+    entry = ask(http, logprobs=True, top_logprobs=2).json()["choices"][0]["logprobs"]["content"][0]
+    assert entry["top_logprobs"][1] == {"token": "�", "logprob": -9999.0, "bytes": None}
+
+
+def test_logprobs_that_are_nan_are_an_error(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.tokens = [Token("Hi", logprob=float("nan"))]
+    response = ask(http, logprobs=True)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "logprobs")
+
+
+def test_logprobs_stream_with_their_tokens(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.tokens = [Token("Hi"), Token("", 5)]
+    chunks = events(ask(http, stream=True, logprobs=True, top_logprobs=1))[:-1]
+    entries = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert [entry and entry["content"][0]["token"] for entry in entries] == [None, "Hi", "", None]
+
+
+HARMLESS = {
+    "user": "me",
+    "metadata": {"a": "b"},
+    "store": False,
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0.0,
+    "logit_bias": {},
+    "response_format": {"type": "text"},
+    "tools": [],
+    "tool_choice": "none",
+    "modalities": ["text"],
+    "service_tier": "auto",
+    "parallel_tool_calls": True,
+    "prompt_cache_key": "k",
+    "safety_identifier": "s",
+    "reasoning_effort": None,
+    "temperature": None,
+    "top_p": None,
+    "stop": None,
+    "stream": None,
+    "stream_options": None,
+    "logprobs": None,
+    "top_logprobs": None,
+    "seed": None,
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_changes_nothing_is_accepted(http: httpx.Client, name: str) -> None:
+    response = ask(http, **{name: HARMLESS[name]})
+    assert response.status_code == 200, response.text
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+UNSUPPORTED = {
+    "n": 2,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": {"5": 1},
+    "response_format": {"type": "json_object"},
+    "tools": [TOOL],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy"},
+    "reasoning_effort": "low",
+    "verbosity": "low",
+    "web_search_options": {},
+    "store": True,
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_would_change_the_meaning_is_refused_by_name(http: httpx.Client, name: str) -> None:
+    response = ask(http, **{name: UNSUPPORTED[name]})
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert (error["param"], error["code"]) == (name, "unsupported_parameter")
+    assert error["type"] == "invalid_request_error"
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "no messages": ({"messages": []}, "messages"),
+    "messages null": ({"messages": None}, "messages"),
+    "messages text": ({"messages": "Hello"}, "messages"),
+    "message text": ({"messages": ["Hello"]}, "messages[0]"),
+    "unknown role": ({"messages": [*HELLO, {"role": "wizard", "content": "x"}]}, "messages[1].role"),
+    "tool role": ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
+    "no role": ({"messages": [{"content": "x"}]}, "messages[0].role"),
+    "no content": ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    "null content": ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
+    "image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+    "number in content": ({"messages": [{"role": "user", "content": [1]}]}, "messages[0].content"),
+    "name": ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages[0].name"),
+    "surrogate": ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+    "surrogate in a part": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]},
+        "messages[0].content",
+    ),
+    "too long": ({"messages": [{"role": "user", "content": "x" * 2000}]}, "messages[0].content"),
+    "unknown": ({"temprature": 1}, "temprature"),
+    "surrogate name": ({"\ud800": 1}, None),
+    "temperature text": ({"temperature": "0"}, "temperature"),
+    "temperature true": ({"temperature": True}, "temperature"),
+    "temperature high": ({"temperature": 2.5}, "temperature"),
+    "temperature negative": ({"temperature": -0.1}, "temperature"),
+    "top_p high": ({"top_p": 1.5}, "top_p"),
+    "top_k negative": ({"top_k": -1}, "top_k"),
+    "min_p high": ({"min_p": 2}, "min_p"),
+    "max_tokens zero": ({"max_tokens": 0}, "max_tokens"),
+    "max_tokens huge": ({"max_tokens": 2**40}, "max_tokens"),
+    "max_tokens fraction": ({"max_tokens": 1.5}, "max_tokens"),
+    "seed huge": ({"seed": 2**70}, "seed"),
+    "seed text": ({"seed": "1"}, "seed"),
+    "stop empty": ({"stop": ""}, "stop[0]"),
+    "stop number": ({"stop": 3}, "stop"),
+    "stop numbers": ({"stop": ["a", 3]}, "stop[1]"),
+    "top_logprobs alone": ({"top_logprobs": 2}, "top_logprobs"),
+    "top_logprobs many": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    "logprobs number": ({"logprobs": 5}, "logprobs"),
+    "stream text": ({"stream": "yes"}, "stream"),
+    "options without stream": ({"stream_options": {"include_usage": True}}, "stream_options"),
+    "unknown option": ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+    "model number": ({"model": 3}, "model"),
+    "hooks of the other route": ({"activation_hooks": []}, "activation_hooks"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_400_and_names_the_parameter(http: httpx.Client, name: str) -> None:
+    parameters, param = MISTAKES[name]
+    body = json.dumps({"messages": HELLO} | parameters)
+    response = http.post(PATH, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+
+
+def test_an_unknown_model_is_404(http: httpx.Client) -> None:
+    for stream in (False, True):
+        response = ask(http, model="gpt-4", stream=stream)
+        error = response.json()["error"]
+        assert response.status_code == 404
+        assert (error["param"], error["code"]) == ("model", "model_not_found")
+
+
+def test_no_model_at_all_is_404(http: httpx.Client, fake: FakeInference) -> None:
+    fake.models.clear()
+    response = ask(http)
+    assert (response.status_code, response.json()["error"]["param"]) == (404, "model")
