@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from opentelemetry import trace
 
@@ -100,7 +100,7 @@ class AsyncClient:
         return await self._unary(requests.tokenize(prompt, model_id=model_id, bos=bos))
 
     async def detokenize(
-        self, ids: Iterable[int] | Array, *, model_id: str = "", skip_special_tokens: bool = False
+        self, ids: Iterable[SupportsIndex] | Array, *, model_id: str = "", skip_special_tokens: bool = False
     ) -> str:
         """The text of token ids."""
         return await self._unary(requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens))
@@ -135,7 +135,7 @@ class AsyncClient:
         min_p: float = 0.0,
         seed: int | None = None,
         stop: str | Iterable[str] = (),
-        stop_token_ids: Iterable[int] = (),
+        stop_token_ids: Iterable[SupportsIndex] = (),
         ignore_eos: bool = False,
         top_logprobs: int = 0,
         bos: bool | None = None,

@@ -269,8 +269,8 @@ class ActivationCache(Mapping[Key, Array]):
             case str(name):
                 exact = self.by_name().get(name)
                 return [exact] if exact is not None else self._named(name, None)
-            case (str(name), int(layer)) | (str(name), int(layer), str()):
-                return self._named(name, layer)
+            case (str(name), int() | np.integer() as layer) | (str(name), int() | np.integer() as layer, str()):
+                return self._named(name, int(layer))
             case _:
                 raise MissingActivationError(
                     f"a cache is indexed by a name, (component, layer) or a hook id, not {key!r}"

@@ -93,7 +93,7 @@ def decoder(wrapper: type[Message]) -> Callable[[bytes], Event]:
 
 
 def _decode_frame(raw: bytes, types: Mapping[int, type[Frame]]) -> Framed | None:
-    """The frame, if the bytes are one frame field whose payload comes last; else None: protobuf itself is to read it."""
+    """The frame, if the bytes are one frame field whose payload comes last; else None: protobuf reads the message."""
     try:
         tag, start = _read_varint(raw, 0)
         frame_type = types.get(tag >> 3)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import Any, SupportsIndex, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def to_message(prompt: Prompt, bos: bool | None = None) -> pb.Prompt:
     return rows[0]
 
 
-def token_ids(ids: Iterable[int] | Array, field: str = "token_ids") -> list[int]:
+def token_ids(ids: Iterable[SupportsIndex] | Array, field: str = "token_ids") -> list[int]:
     """Token ids as plain numbers, from a list or an array of any integer type.
 
     Raises:

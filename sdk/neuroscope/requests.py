@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 from google.protobuf.message import Message
 
@@ -79,7 +79,7 @@ def tokenize(prompt: Prompt, *, model_id: str, bos: bool | None) -> Call[Tokens]
     return Call("tokenize", RPCS["Tokenize"], request, result)
 
 
-def detokenize(ids: Iterable[int] | Array, *, model_id: str, skip_special_tokens: bool) -> Call[str]:
+def detokenize(ids: Iterable[SupportsIndex] | Array, *, model_id: str, skip_special_tokens: bool) -> Call[str]:
     """Detokenize."""
     request = pb.DetokenizeRequest(
         model_id=model_id, token_ids=prompts.token_ids(ids), skip_special_tokens=skip_special_tokens
@@ -129,7 +129,7 @@ def generate(
     min_p: float,
     seed: int | None,
     stop: str | Iterable[str],
-    stop_token_ids: Iterable[int],
+    stop_token_ids: Iterable[SupportsIndex],
     ignore_eos: bool,
     top_logprobs: int,
     bos: bool | None,
