@@ -1,0 +1,1 @@
+"""Pictures of captures. They need matplotlib: pip install 'neuroscope-mlx[viz]'."""
