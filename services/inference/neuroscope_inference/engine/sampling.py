@@ -22,6 +22,7 @@ from neuroscope.v1 import inference_pb2 as pb
 DEFAULT_MAX_TOKENS = 256
 MAX_TOP_LOGPROBS = 100
 _MAX_STOP_TEXTS = 16
+_LOWEST_TEMPERATURE = 1e-30  # float32 has no smaller ones to divide by; it is greedy long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class Sampler:
         return Draw(token, logprob, best, mx.take_along_axis(logprobs, best, axis=-1))
 
     def _sampled(self, logits: mx.array, row: int, step: int) -> mx.array:
-        tempered = logits / self.temperature
+        # Differences from the likeliest: near zero a temperature makes zeros and -inf of them, never inf - inf.
+        tempered = (logits - logits.max(axis=-1, keepdims=True)) / max(self.temperature, _LOWEST_TEMPERATURE)
         order = mx.argsort(-tempered, axis=-1)
         ranked = mx.take_along_axis(tempered, order, axis=-1)
         if self.top_k:
