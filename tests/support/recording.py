@@ -235,19 +235,23 @@ def generate_request(
 
 
 def joined(pieces: Sequence[TensorPiece]) -> Array:
-    """Pieces of one tensor along its position axis; fewer key columns are filled up with what a mask gives."""
+    """Pieces of one tensor along its position axis; key columns lie at their absolute positions.
+
+    Keys that a piece has no column for hold what a mask gives: 0 in patterns, the lowest float32 in scores.
+    """
     assert pieces, "nothing was captured"
     spec = pieces[0].spec
     axes = list(spec.axes)
     axis = axes.index(tensor_pb2.AXIS_POSITION)
     arrays = [piece.array for piece in pieces]
     if tensor_pb2.AXIS_KEY_POSITION in axes:
-        columns = max(array.shape[-1] for array in arrays)
+        keys = [list(piece.key_positions) or list(range(piece.array.shape[-1])) for piece in pieces]
         masked = np.finfo(np.float32).min if spec.site.component == "attention_scores" else 0.0
-        arrays = [
-            np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, columns - array.shape[-1])], constant_values=masked)
-            for array in arrays
-        ]
+        wide = [np.full((*a.shape[:-1], 1 + max(map(max, keys))), masked, a.dtype) for a in arrays]
+        for target, array, columns in zip(wide, arrays, keys, strict=True):
+            assert len(columns) == len(set(columns)) == array.shape[-1], "key positions do not name the columns"
+            target[..., columns] = array
+        arrays = wide
     positions = list(itertools.chain.from_iterable(positions_of(piece, axis) for piece in pieces))
     assert positions == sorted(set(positions)), f"pieces of {spec.hook_id} overlap or are out of order: {positions}"
     return np.concatenate(arrays, axis=axis)

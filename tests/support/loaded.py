@@ -1,0 +1,56 @@
+"""Models loaded into the test's own process and thread, by the engine's own code and without its thread."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+from numpy.typing import NDArray
+
+from neuroscope.sites import Point
+from neuroscope_inference.engine.loading import LoadRequest, load
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.tap import Tap
+
+
+def load_here(folder: Path) -> LoadedModel:
+    """The model of a folder, hooked and self-tested.
+
+    Raises:
+        neuroscope.errors.ModelError: as the engine would.
+    """
+    *_, model = load(LoadRequest(folder, str(folder), folder.name))
+    assert isinstance(model, LoadedModel)
+    return model
+
+
+def logits_of_steps(network: Any, prompt: list[int], continuation: list[int], tap: Any = None) -> list[mx.array]:
+    """Logits of a prefill, then of one forward pass for each token that follows; with `tap`, inside of it."""
+    cache = make_prompt_cache(network)
+    steps: list[mx.array] = []
+    for tokens in [prompt, *([token] for token in continuation)]:
+        if tap is None:
+            logits = network(mx.array([tokens]), cache=cache)
+            mx.eval(logits)
+        else:
+            with tap() as reads:
+                logits = network(mx.array([tokens]), cache=cache)
+            mx.eval(logits, list(reads.seen.values()))
+        steps.append(logits)
+    return steps
+
+
+def read_all(model: LoadedModel) -> Any:
+    """For `logits_of_steps`: a fresh tap for every forward pass that reads every point there is."""
+    return lambda: model.layout.switch.reading(Tap([True] * len(model.layout.states)))
+
+
+def capture_here(model: LoadedModel, tokens: list[int]) -> dict[Point, NDArray[Any]]:
+    """Every available point in one forward pass without a cache from before."""
+    tap = Tap([True] * len(model.layout.states))
+    with model.layout.switch.reading(tap):
+        logits = model.network(mx.array([tokens]), cache=make_prompt_cache(model.network))  # type: ignore[operator]
+    mx.eval(logits, list(tap.seen.values()))
+    states = model.layout.states
+    return {states[i].point: np.array(x) for i, x in tap.seen.items() if not states[i].reason}

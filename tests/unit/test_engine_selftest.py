@@ -1,0 +1,129 @@
+"""The self-test withdraws what is not what its name promises.
+
+python -m pytest tests/unit/test_engine_selftest.py
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models import llama
+from safetensors.numpy import load_file, save_file
+
+from neuroscope.errors import ModelUnsupportedError, UnavailableSiteError
+from neuroscope.sites import Point
+from neuroscope_inference.engine.model import LoadedModel
+from tests.support.loaded import load_here
+from tests.support.random_models import make_model
+
+IDENTITIES = {
+    "resid_pre + attn_contrib == resid_mid",
+    "resid_mid + mlp_contrib == resid_post",
+    "resid_post == next layer's resid_pre",
+    "attention_pattern @ value == head_output",
+    "output_projection(head_output) == attn_out",
+    "down_projection(mlp_neurons) == mlp_out",
+}
+
+
+def withdrawn(model: LoadedModel) -> dict[str, set[int | None]]:
+    """Components that the self-test took back, with their layers."""
+    found: dict[str, set[int | None]] = {}
+    for state in model.layout.states:
+        if "self-test" in state.reason:
+            found.setdefault(state.point.component, set()).add(state.point.layer)
+    return found
+
+
+def shifted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The module's output with a constant on top, which its parts do not know of."""
+
+    def call_and_add(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(self, *args, **kwargs) + 0.5
+
+    return call_and_add
+
+
+def test_every_identity_is_checked_on_a_sound_model(llama_dir: Path) -> None:
+    model = load_here(llama_dir)
+    assert {identity.name for identity in model.self_test.identities} == IDENTITIES
+    assert not withdrawn(model)
+
+
+@pytest.mark.parametrize(
+    ("broken", "components", "identity"),
+    [
+        (llama.TransformerBlock, {"mlp_contrib"}, "resid_mid + mlp_contrib == resid_post"),
+        (llama.Attention, {"head_output"}, "output_projection(head_output) == attn_out"),
+        (llama.MLP, {"mlp_neurons"}, "down_projection(mlp_neurons) == mlp_out"),
+    ],
+    ids=["block", "attention", "mlp"],
+)
+def test_a_part_that_adds_a_constant_loses_its_points(
+    llama_dir: Path, monkeypatch: pytest.MonkeyPatch, broken: type, components: set[str], identity: str
+) -> None:
+    monkeypatch.setattr(broken, "__call__", shifted(broken.__call__))
+    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    model = load_here(llama_dir)
+    assert withdrawn(model) == {component: set(range(4)) for component in components}
+    (failed,) = [check for check in model.self_test.identities if check.failed_layers]
+    assert failed.name == identity
+    assert list(failed.failed_layers) == [0, 1, 2, 3]
+    assert failed.worst_relative_error > failed.tolerance
+    for component in components:
+        with pytest.raises(UnavailableSiteError, match="self-test"):
+            model.available(Point(component, 2), "hooks[0].site.component")
+
+
+def test_only_the_broken_layer_loses_its_points(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = llama.MLP.__call__
+    calls = iter(range(100))
+    monkeypatch.setattr(llama.MLP, "__call__", lambda self, x: plain(self, x) + (next(calls) % 4 == 2))
+    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    assert withdrawn(load_here(llama_dir)) == {"mlp_neurons": {2}}
+
+
+def test_a_model_whose_logits_differ_from_run_to_run_is_refused(
+    llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = llama.MLP.__call__
+    calls = iter(range(100))
+    monkeypatch.setattr(llama.MLP, "__call__", lambda self, x: plain(self, x) + next(calls))
+    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    with pytest.raises(ModelUnsupportedError, match="logits"):
+        load_here(llama_dir)
+
+
+def test_points_that_hold_nan_are_not_taken_for_proved(tmp_path: Path) -> None:
+    folder = make_model("llama", tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "mlx"})
+    model = load_here(folder)
+    assert model.layout.state(Point("mlp_neurons", 1)).reason
+    assert model.layout.state(Point("mlp_contrib", 1)).reason
+    assert not model.layout.state(Point("mlp_contrib", 0)).reason
+    (check,) = [c for c in model.self_test.identities if c.name == "resid_mid + mlp_contrib == resid_post"]
+    assert list(check.failed_layers) == [1, 2, 3]
+    assert check.worst_relative_error == np.inf
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_models_pass_with_their_own_tolerance(tmp_path: Path, dtype: str) -> None:
+    folder = make_model("llama", tmp_path / dtype)
+    weights = {name: mx.array(array) for name, array in load_file(folder / "model.safetensors").items()}
+    cast = {name: array.astype(getattr(mx, dtype)) for name, array in weights.items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), cast, metadata={"format": "mlx"})
+    model = load_here(folder)
+    assert not withdrawn(model)
+    assert {check.tolerance for check in model.self_test.identities} == {{"float16": 1e-2, "bfloat16": 5e-2}[dtype]}
+    assert model.layout.state(Point("resid_post", 0)).dtype == getattr(mx, dtype)
+
+
+def test_a_model_of_one_layer_is_tested(tmp_path: Path) -> None:
+    folder = make_model("llama", tmp_path / "one layer", num_hidden_layers=1)
+    model = load_here(folder)
+    assert {check.name for check in model.self_test.identities} == IDENTITIES - {"resid_post == next layer's resid_pre"}
