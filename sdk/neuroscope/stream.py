@@ -162,6 +162,8 @@ class StreamState:
 
     def _feed_token(self, token: pb.TokenEvent) -> GeneratedToken:
         row = token.row
+        if row >= len(self.texts):
+            raise StreamingError(f"a token came for row {row} of {len(self.texts)}")
         finish_reason = _FINISH_REASONS[token.finish_reason]
         activations: dict[str, list[TensorPiece]] = {}
         hook_ids = self._hook_ids
@@ -191,7 +193,8 @@ class StreamState:
             raise StreamingError(f"{manifest.frame_count} frames were sent and {self.frame_count} received")
         unaccounted = set(digests) - {(entry.plan_index, entry.row) for entry in manifest.entries}
         if unaccounted:
-            raise ChecksumError(f"the manifest says nothing of plan entry {min(unaccounted)[0]}, which was received")
+            hook_id = self._hook_ids[min(unaccounted)[0]]
+            raise ChecksumError(f"the manifest says nothing of {hook_id!r}, which was received")
         for entry in manifest.entries:
             _compare(entry, digests.get((entry.plan_index, entry.row), Digest()))
         self.manifest = self.cache.manifest = manifest

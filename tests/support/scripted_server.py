@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
@@ -75,8 +75,9 @@ def _handler(rpc: Rpc, behaviour: Any) -> grpc.RpcMethodHandler:
 
     async def stream(request: Any, context: Any) -> Any:
         try:
-            async for event in behaviour(request, context):
-                yield event
+            async with aclosing(behaviour(request, context)) as events:
+                async for event in events:
+                    yield event
         except MLXIntegrationError as error:
             await context.abort_with_status(status.to_abort(error))
 
