@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from neuroscope.errors import (
-    InvalidRequestError,
+    IdTakenError,
     MLXIntegrationError,
     ModelNotFoundError,
     NeuroScopeIntegrationError,
@@ -101,7 +101,12 @@ class Engine:
         """
         model = self.model(model_id)
         future: Future[None] = Future()
-        self._command(lambda: future.set_result(self._unload(model)))
+
+        def command() -> None:
+            if future.set_running_or_notify_cancel():  # whoever asked may have gone
+                future.set_result(self._unload(model))
+
+        self._command(command)
         await asyncio.wrap_future(future)
 
     def models(self) -> list[LoadedModel]:
@@ -153,14 +158,14 @@ class Engine:
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_work)
-                commands = list(self._commands)
+                commands, stopping = list(self._commands), self._stopping
                 self._commands.clear()
-            if self._stopping:
+            for command in commands:
+                command()
+            if stopping:
                 for job in self._jobs:
                     self._end(job, NeuroScopeIntegrationError("the inference service is stopping"))
                 return
-            for command in commands:
-                command()
             for _ in range(len(self._jobs)):
                 job = self._jobs.popleft()
                 if not job.is_runnable() or self._advance(job):
@@ -192,25 +197,41 @@ class Engine:
     def _end(self, job: Job, error: MLXIntegrationError | None) -> None:
         close = getattr(job.work, "close", None)
         if close is not None:
-            close()
+            try:
+                close()
+            except Exception:
+                _log.exception("a job failed as it was ended")
         if error is not None:
             job.stream.fail(error)
 
     def _load(self, request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
-        existing = self._models.get(request.model_id)
+        existing = self._loaded_as(request)
         if existing is not None:
-            if existing.description.model_path != request.model_path:
-                raise InvalidRequestError(
-                    f"model_id {request.model_id!r} is taken by {existing.description.model_path}; "
-                    "choose another, or unload that model",
-                    field="model_id",
-                )
             yield existing
             return
         for event in load(request):
             if isinstance(event, LoadedModel):
-                self._models[request.model_id] = event
-            yield event
+                existing = self._loaded_as(request)  # by another request, meanwhile
+                if existing is None:
+                    self._models[request.model_id] = event
+                yield existing or event
+            else:
+                yield event
+
+    def _loaded_as(self, request: LoadRequest) -> LoadedModel | None:
+        """The model that a request would load, if it is there.
+
+        Raises:
+            IdTakenError: another model has its id.
+        """
+        existing = self._models.get(request.model_id)
+        if existing is not None and existing.description.model_path != request.model_path:
+            raise IdTakenError(
+                f"model_id {request.model_id!r} is taken by {existing.description.model_path}; "
+                "choose another, or unload that model",
+                field="model_id",
+            )
+        return existing
 
     def _unload(self, model: LoadedModel) -> None:
         self._models = {key: value for key, value in self._models.items() if value is not model}
