@@ -313,6 +313,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str | None]] = {
     "stream text": ({"stream": "yes"}, "stream"),
     "options without stream": ({"stream_options": {"include_usage": True}}, "stream_options"),
     "unknown option": ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+    "n true": ({"n": True}, "n"),
+    "penalty false": ({"presence_penalty": False}, "presence_penalty"),
     "model number": ({"model": 3}, "model"),
     "hooks of the other route": ({"activation_hooks": []}, "activation_hooks"),
 }

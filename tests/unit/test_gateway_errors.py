@@ -37,7 +37,12 @@ def test_an_unknown_route_is_404(http: httpx.Client, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", CHAT, "POST"), ("DELETE", "/v1/models", "GET"), ("PUT", "/health", "GET")],
+    [
+        ("GET", CHAT, "POST"),
+        ("DELETE", "/v1/models", "GET"),
+        ("PUT", "/health", "GET"),
+        ("OPTIONS", "/v1/activations/hooks", "DELETE, GET, POST"),
+    ],
 )
 def test_a_wrong_method_is_405(http: httpx.Client, method: str, path: str, allowed: str) -> None:
     response = http.request(method, path)

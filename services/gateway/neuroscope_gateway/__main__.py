@@ -16,6 +16,7 @@ from neuroscope_gateway.settings import GatewaySettings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the gateway; returns the exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.captureWarnings(True)
     try:
         settings = GatewaySettings.parse(sys.argv[1:] if arguments is None else arguments)
     except ValidationError as error:

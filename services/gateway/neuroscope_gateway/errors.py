@@ -7,6 +7,7 @@ JSON or too large, fields that fail validation, and the guard that turns a fault
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -94,16 +95,17 @@ def _tree_error(request: Request, error: Exception) -> Response:
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
+    headers = dict(error.headers or {})
     message = error.detail
     if status == HTTPStatus.NOT_FOUND:
         message = f"There is no {request.method} {request.url.path}; /openapi.json lists what there is."
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
-        message = f"{request.url.path} does not take {request.method}; it takes {allowed}."
+        headers["Allow"] = ", ".join(_methods(request))
+        message = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}."
     elif status == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body that raised something other than a JSON error
         message = "The body is not JSON in UTF-8."
     code = _CODES.get(status, "invalid_json")
-    return JsonResponse(body(message, code=code), status, headers=dict(error.headers or {}))
+    return JsonResponse(body(message, code=code), status, headers=headers)
 
 
 def _invalid(request: Request, error: Exception) -> Response:
@@ -128,6 +130,16 @@ def _invalid(request: Request, error: Exception) -> Response:
         reason = str(first["msg"])
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     return JsonResponse(body(f"{param}: {reason}{more}", param=param, code=code), HTTPStatus.BAD_REQUEST)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods that the routes of a path take together; Starlette names those of the first route only."""
+    found: set[str] = set()
+    for path, operations in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\\{\w+\\}", ".+", re.escape(path))
+        if re.fullmatch(pattern, request.url.path):
+            found.update(method.upper() for method in operations)
+    return sorted(found)
 
 
 def _about_body(request: Request, error: Mapping[str, Any]) -> str:

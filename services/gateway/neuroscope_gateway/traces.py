@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from neuroscope import telemetry
@@ -11,6 +13,7 @@ from neuroscope_gateway.service import ERRORS, Client
 
 router = APIRouter(tags=["traces"], responses=ERRORS)
 
+TraceId = Annotated[str, Path(pattern="^[0-9a-fA-F]{32}$", description="W3C trace id, 32 hexadecimal digits")]
 BINARY = "application/octet-stream"
 
 
@@ -19,7 +22,7 @@ BINARY = "application/octet-stream"
     response_class=Response,
     responses={200: {"description": "TracesData", "content": {BINARY: {"schema": {"type": "string"}}}}},
 )
-async def get_trace(trace_id: str, client: Client) -> Response:
+async def get_trace(trace_id: TraceId, client: Client) -> Response:
     """Answers a serialised `opentelemetry.proto.trace.v1.TracesData`.
 
     A trace is recorded where the request came with a sampled `traceparent`, or a collector is configured.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -48,6 +49,9 @@ class Tracing:
 
             try:
                 await self.app(scope, receive, sending)
+            except asyncio.CancelledError:  # the drain took too long
+                span.set_status(trace.StatusCode.ERROR, "cancelled")
+                raise
             finally:
                 route = getattr(scope.get("route"), "path", None)  # known only once the router has run
                 if route is not None:

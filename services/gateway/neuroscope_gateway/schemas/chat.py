@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from neuroscope_gateway.schemas.hooks import HookOrId
 from neuroscope_gateway.schemas.strict import INVALID, MAX_INT32, Only, Strict, Text
@@ -22,10 +23,18 @@ def _content(value: Any) -> Any:
     texts: list[str] = []
     for part in cast("list[Any]", value):
         fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-        if fields.get("type") != "text" or not isinstance(fields.get("text"), str):
-            raise PydanticCustomError(INVALID, "Content parts must be {{'type': 'text', 'text': '...'}}")
-        texts.append(fields["text"])
+        text = fields.get("text")
+        if fields.keys() != {"type", "text"} or fields["type"] != "text" or not isinstance(text, str):
+            raise PydanticCustomError(INVALID, "Content parts must have the type 'text' and a text")
+        texts.append(text)
     return "".join(texts)
+
+
+class TextPart(TypedDict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
 
 
 class ChatMessage(Strict):
@@ -33,7 +42,7 @@ class ChatMessage(Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     """Who speaks; developer is read as system."""
-    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=str | list[dict[str, str]])]
+    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=str | list[TextPart])]
     """The text, or a list of text parts."""
     name: Annotated[Any, Only()] = None
     refusal: Annotated[Any, Only()] = None
@@ -118,12 +127,12 @@ class ChatCompletionRequest(Strict):
     @model_validator(mode="after")
     def _agree(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
-            raise PydanticCustomError(INVALID, "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
+            raise PydanticCustomError(INVALID, "This needs logprobs: true", {"param": "top_logprobs"})
         if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError(INVALID, "stream_options needs stream: true", {"param": "stream_options"})
+            raise PydanticCustomError(INVALID, "This needs stream: true", {"param": "stream_options"})
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
-            raise PydanticCustomError(INVALID, "max_tokens and max_completion_tokens differ", {"param": "max_tokens"})
+            raise PydanticCustomError(INVALID, "This and max_completion_tokens differ", {"param": "max_tokens"})
         return self
 
 

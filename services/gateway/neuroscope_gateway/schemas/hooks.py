@@ -25,7 +25,7 @@ class ActivationHook(Strict):
 
     layer_name: Text | None = Field(default=None, examples=["transformer.h.5"])
     """The layer in any common spelling: transformer.h.5, model.layers.5, blocks.5; absent: every layer."""
-    component: Text = Field(examples=["attention"])
+    component: Text = Field(min_length=1, examples=["attention"])
     """residual, attention, mlp, embedding, layernorm, attention_scores, attention_pattern, key, query, value, or a
     finer name: resid_pre, head_output, mlp_neurons, logits, ...; or a whole TransformerLens name."""
     hook_id: Text | None = None

@@ -45,7 +45,8 @@ class Only:
         return {"enum": list(self.neutral), "description": "Not supported: accepted at these values only."}
 
     def _check(self, value: Any) -> Any:
-        if value in self.neutral:
+        # True equals 1 and False equals 0, but neither is a number of JSON.
+        if any(value == neutral and isinstance(value, bool) is isinstance(neutral, bool) for neutral in self.neutral):
             return value
         accepted = " or ".join("null" if neutral is None else repr(neutral) for neutral in self.neutral)
         raise PydanticCustomError(
