@@ -27,7 +27,7 @@ from neuroscope.tensors import Array
 
 Float32Array = NDArray[np.float32]
 
-MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gpt_oss")
 """Model types whose output is RMSNorm and one linear map, without scale, bias or softcap."""
 _NORM = "model.norm.weight"
 _HEAD = "lm_head.weight"

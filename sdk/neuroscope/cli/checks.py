@@ -108,7 +108,24 @@ def engine() -> Iterator[Finding]:
             "MLX", Verdict.BROKEN, last, "reinstall: pip install --force-reinstall 'neuroscope-mlx[inference]'"
         )
         return
-    yield _blas(run.stdout)
+    yield read_blas_report(run.stdout)
+
+
+def read_blas_report(output: str) -> Finding:
+    """What `python -m neuroscope_inference.blas` says, as JSON or as text."""
+    source, gflops, reason = "unknown", 0.0, ""
+    try:
+        told = json.loads(output)
+        source, gflops, reason = str(told["source"]), float(told["gflops"]), str(told.get("reason") or "")
+    except (ValueError, KeyError, TypeError):
+        if match := re.search(r"^(\w+).*: ([\d.]+) GFLOP/s", output, re.MULTILINE):
+            source, gflops = match[1], float(match[2])
+        if match := re.search(r"because (.*)", output):
+            reason = match[1]
+    found = f"{source}, {gflops:.1f} GFLOP/s"
+    if source == "bundled" or gflops < _SLOW_GFLOPS:
+        return Finding("BLAS", Verdict.NOTE, found, f"slow: {reason}" if reason else "slow on the CPU")
+    return Finding("BLAS", Verdict.GOOD, found)
 
 
 def models() -> Iterator[Finding]:
@@ -190,23 +207,6 @@ def _answers(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def _blas(output: str) -> Finding:
-    """Reads what `python -m neuroscope_inference.blas` says, as JSON or as text."""
-    source, gflops, reason = "unknown", 0.0, ""
-    try:
-        told = json.loads(output)
-        source, gflops, reason = str(told["source"]), float(told["gflops"]), str(told.get("reason") or "")
-    except (ValueError, KeyError, TypeError):
-        if match := re.search(r"^(\w+).*: ([\d.]+) GFLOP/s", output, re.MULTILINE):
-            source, gflops = match[1], float(match[2])
-        if match := re.search(r"because (.*)", output):
-            reason = match[1]
-    found = f"{source}, {gflops:.1f} GFLOP/s"
-    if source == "bundled" or gflops < _SLOW_GFLOPS:
-        return Finding("BLAS", Verdict.NOTE, found, f"slow: {reason}" if reason else "slow on the CPU")
-    return Finding("BLAS", Verdict.GOOD, found)
 
 
 def _memory() -> Finding:
