@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope_gateway.requested import RequestedHooks, param_of, to_rest
+from neuroscope_gateway.requested import RequestedHooks, param_of, tell, to_rest
 from neuroscope_gateway.schemas.hooks import (
     ActivationHook,
     ClearedHooks,
@@ -37,7 +37,8 @@ async def register_hooks(body: RegisterHooksRequest, client: Client) -> Register
     try:
         ids = await client.register_hooks(requested.specs, model or "")
     except MLXIntegrationError as error:
-        error.field = param_of(error.field, requested, _ALIASES)
+        if error.field:
+            tell(error, param_of(error.field, requested, _ALIASES))
         raise
     return RegisteredHooks(registered_hooks=list(dict.fromkeys(ids)))
 

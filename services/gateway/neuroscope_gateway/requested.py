@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from neuroscope import sites
-from neuroscope.errors import UnknownSiteError
+from neuroscope.errors import MLXIntegrationError, UnknownSiteError
 from neuroscope.hooks import from_rest
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
 from neuroscope_gateway.schemas.hooks import ActivationHook
@@ -131,6 +131,12 @@ def param_of(field: str, hooks: RequestedHooks, aliases: Mapping[str, str]) -> s
         return "messages"
     name = field.removeprefix("sampling.")
     return aliases.get(name, name)
+
+
+def tell(error: MLXIntegrationError, param: str) -> None:
+    """Makes an error speak of a REST parameter where it spoke of a field of the inference request."""
+    error.message = error.message.replace(error.field, param)
+    error.field = param
 
 
 def _names(site: site_pb2.Site, wanted: sites.Point) -> bool:

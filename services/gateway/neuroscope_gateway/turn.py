@@ -19,7 +19,7 @@ from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
 from neuroscope.generation import AsyncGeneration
 from neuroscope.stream import GeneratedToken
 from neuroscope_gateway import logprobs, tensors
-from neuroscope_gateway.requested import Named, RequestedHooks, param_of
+from neuroscope_gateway.requested import Named, RequestedHooks, param_of, tell
 from neuroscope_gateway.schemas.chat import ChatCompletionRequest
 
 _UINT64 = 2**64
@@ -128,7 +128,7 @@ class Turn:
             yield
         except MLXIntegrationError as error:
             if error.field:
-                error.field = param_of(error.field, self._hooks, self._aliases)
+                tell(error, param_of(error.field, self._hooks, self._aliases))
             elif isinstance(error, ModelNotFoundError):
                 error.field = "model"
             raise

@@ -78,7 +78,7 @@ class ChatCompletionRequest(Strict):
     """The older name of max_completion_tokens."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """0, the default: always the likeliest token, so that captures can be repeated."""
-    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
     """Keeps the smallest set of tokens whose probability reaches this."""
     top_k: int | None = Field(default=None, ge=0, le=MAX_INT32)
     """Keeps this many likeliest tokens; 0: all."""
