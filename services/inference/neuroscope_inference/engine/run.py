@@ -5,7 +5,7 @@ Step 0 is the prefill, whose last logits give the first token; step s reads the 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mlx_lm.models.cache import make_prompt_cache
@@ -65,18 +65,16 @@ class Run:
         while rows:
             going: list[Iterator[StepResult]] = []
             for row in rows:
-                goes_on = yield from self._one_step(row)
-                if goes_on:
-                    going.append(row)
+                for result in row:
+                    if result.token is None:
+                        yield result
+                        continue
+                    # Counted before it is handed out: the engine asks for credit before this generator goes on.
+                    self.generated_tokens += 1
+                    if not result.token.finish_reason:
+                        going.append(row)
+                    if row is rows[-1] and going:  # where no row goes on, the end of the run needs no credit
+                        self.credit.next_step += 1
+                    yield result
+                    break
             rows = going
-            self.credit.next_step += 1
-
-    def _one_step(self, row: Iterator[StepResult]) -> Generator[StepResult, None, bool]:
-        """Results of one row up to its next token; the generator's value is whether the row goes on."""
-        for result in row:
-            if result.token is not None:
-                self.generated_tokens += 1
-            yield result
-            if result.token is not None:
-                return not result.token.finish_reason
-        return False
