@@ -24,7 +24,7 @@ from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 
-__all__ = ["Hook", "Recording", "capture_request", "follow", "generate_request", "prompt", "record"]
+__all__ = ["Hook", "Recording", "capture_request", "generate_request", "prompt", "record"]
 
 Array = NDArray[Any]
 Request = pb.GenerateRequest | pb.CaptureRequest
@@ -169,25 +169,15 @@ def record(transport: StreamingTransport, request: Request, *, timeout_s: float 
         neuroscope.errors.MLXIntegrationError: the call failed.
     """
     recording = Recording()
-    for _ in follow(transport, request, recording, timeout_s=timeout_s):
-        pass
+    for event in transport.stream(rpc_of(request), request, timeout_s=timeout_s):
+        recording.add(event)
     assert recording.manifest is not None, "the stream ended without a manifest"
     return recording
 
 
-def follow(
-    transport: StreamingTransport, request: Request, recording: Recording, *, timeout_s: float = 120
-) -> Generator[pb.TokenEvent, None, None]:
-    """Fills a recording and gives every token as it comes; closing the generator cancels the call."""
-    rpc = RPCS["Generate" if isinstance(request, pb.GenerateRequest) else "Capture"]
-    events = transport.stream(rpc, request, timeout_s=timeout_s)
-    try:
-        for event in events:
-            token = recording.add(event)
-            if token is not None:
-                yield token
-    finally:
-        events.close()
+def rpc_of(request: Request) -> Rpc:
+    """The call that a request belongs to."""
+    return RPCS["Generate" if isinstance(request, pb.GenerateRequest) else "Capture"]
 
 
 def prompt(

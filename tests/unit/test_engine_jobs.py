@@ -187,8 +187,7 @@ async def test_unloading_ends_the_jobs_of_that_model_only(engine: Engine) -> Non
     await engine.unload("doomed")
     for stream in (streams[0], streams[2]):
         with pytest.raises(NeuroScopeIntegrationError, match="doomed was unloaded"):
-            async for _ in stream.items():
-                stream.release(1)
+            _ = [stream.release(1) async for _ in stream.items()]
     assert await anext(streams[1].items()) == 1
     assert [model.description.model_id for model in engine.models()] == ["spared"]
     streams[1].close()
