@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Any
 
@@ -75,6 +75,11 @@ class _Account:
     def __repr__(self) -> str:
         how = "cancelled" if self._cancelled else "ended" if self._ended else "running"
         return f"<{type(self).__name__} {how}, {self._state.token_count} tokens, {self._state.received_bytes} bytes>"
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # a forgotten one: gRPC cancels its call, here ends its span
+            self._cancelled = True
+            self._end()
 
     def _begun(self) -> pb.StreamStarted:
         if self._state.started is None:

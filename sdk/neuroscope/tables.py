@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from neuroscope.cache import ActivationCache
     from neuroscope.model_info import ModelInfo
 
-_TEXT_WIDTH = 120
+_WIDTHS = 80, 160  # least and most columns of a table
+_NOTEBOOK_WIDTH = 120
 _MB = 1e6
 
 
 def cache_table(cache: ActivationCache) -> Table:
     """Site, shape, dtype and size of everything in a cache; layers that differ in nothing else share a line."""
-    title = f"{cache.model_id or 'activations'}: {len(cache)} tensors, {cache.nbytes / _MB:.1f} MB"
+    title = f"{cache.model_id or 'activations'}: {len(cache)} tensors, {_amount(cache.nbytes / _MB)} MB"
     table = _table(title, "site", "hook", "layers", "shape", "dtype")
     table.add_column("MB", justify="right")
     lines: dict[tuple[str, ...], list[Activation]] = {}
@@ -37,7 +39,7 @@ def cache_table(cache: ActivationCache) -> Table:
     for (site, hook, shape, dtype), activations in lines.items():
         layers = layer_ranges(a.point.layer for a in activations if a.point.layer is not None)
         megabytes = sum(activation.nbytes for activation in activations) / _MB
-        table.add_row(*map(Text, (site, hook, layers, shape, dtype, f"{megabytes:.2f}")))
+        table.add_row(*map(Text, (site, hook, layers, shape, dtype, _amount(megabytes))))
     return table
 
 
@@ -78,7 +80,9 @@ def layer_ranges(layers: Iterable[int]) -> str:
 
 def as_text(table: Table) -> str:
     """The table without colours, for `repr`."""
-    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, color_system=None, force_jupyter=False)
+    least, most = _WIDTHS
+    width = min(max(shutil.get_terminal_size((_NOTEBOOK_WIDTH, 24)).columns, least), most)
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
@@ -86,7 +90,7 @@ def as_text(table: Table) -> str:
 
 def as_mimebundle(table: Table, **options: Any) -> dict[str, str]:
     """The table for a notebook: HTML and text."""
-    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, record=True, force_jupyter=False)
+    console = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, record=True, force_jupyter=False)
     console.print(table)
     style = "white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace"
     html = console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
@@ -96,7 +100,7 @@ def as_mimebundle(table: Table, **options: Any) -> dict[str, str]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table
 
 
@@ -105,6 +109,12 @@ def _shapes(activation: Activation) -> str:
     if len(set(shapes)) == 1:
         return str((len(shapes), *shapes[0][1:]))
     return f"{len(shapes)} rows, " + ", ".join(str(shape) for shape in shapes[:3]) + (", …" if len(shapes) > 3 else "")
+
+
+def _amount(megabytes: float) -> str:
+    if 0 < megabytes < 0.01:
+        return "<0.01"
+    return f"{megabytes:.2f}" if megabytes < 10 else f"{megabytes:,.0f}"
 
 
 def _dtype(dtype: tensor_pb2.DataType.ValueType) -> str:

@@ -34,6 +34,11 @@ def ramp(*shape: int, start: float = 0, dtype: Any = "float32") -> np.ndarray:
     return (np.arange(np.prod(shape)).reshape(shape) + start).astype(dtype)
 
 
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.fixture
 def cache() -> ActivationCache:
     """Three layers of two components, the embedding, and an input, over 3 positions."""

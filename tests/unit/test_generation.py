@@ -262,6 +262,14 @@ def test_the_span_of_a_broken_stream_says_why(client, transport):
 
 
 @pytest.mark.usefixtures("recording")
+def test_the_span_of_a_forgotten_generation_ends(client, transport):
+    generation = client.generate("x")
+    next(generation)
+    del generation
+    assert recorded(transport).status.message == "cancelled"
+
+
+@pytest.mark.usefixtures("recording")
 def test_the_span_of_a_cancelled_stream_is_no_success(client, transport):
     generation = client.generate("x")
     next(generation)

@@ -22,6 +22,11 @@ def point(component: str, layer: int | None = None, reason: str = "", is_input: 
     )
 
 
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.fixture
 def info() -> ModelInfo:
     model = pb.Model(
@@ -95,3 +100,10 @@ def test_the_representation_is_a_table_of_points_by_layer(info):
 )
 def test_ranges_of_layers(layers, expected):
     assert layer_ranges(layers) == expected
+
+
+@pytest.mark.parametrize(("columns", "widest"), [("40", 80), ("100", 100), ("500", 160)])
+def test_a_table_is_as_wide_as_the_terminal_within_reason(info, monkeypatch, columns, widest):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert max(map(len, repr(info).splitlines())) <= widest
+    assert "…" not in repr(info)
