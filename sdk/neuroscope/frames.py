@@ -21,6 +21,7 @@ from neuroscope.v1 import tensor_pb2
 SLICE_BYTES = 512 * 1024
 """Tensors above this travel alone, in slices of this size; packed frames stay near it."""
 _MAX_REFS = 1024
+_hash = xxhash.xxh3_64_intdigest
 _GAPS = [memoryview(bytes(size)) for size in range(ALIGNMENT_BYTES)]
 
 
@@ -99,7 +100,7 @@ class FramePacker:
             if gap:
                 parts.append(_GAPS[gap])
                 offset += gap
-            checksum = xxhash.xxh3_64_intdigest(data)
+            checksum = _hash(data)
             self._count(tensor, checksum, length)
             refs.append(self._ref(tensor, offset, checksum))
             count += 1
@@ -235,7 +236,7 @@ class FrameReader:
         for ref in frame.refs:
             offset = ref.offset_bytes
             data = payload[offset : offset + ref.length_bytes]
-            pieces.append(self._piece(ref, step, data, xxhash.xxh3_64_intdigest(data), ref.xxh3_64))
+            pieces.append(self._piece(ref, step, data, _hash(data), ref.xxh3_64))
         return pieces
 
     def _slice(self, frame: tensor_pb2.TensorFrame, payload: memoryview) -> list[TensorPiece]:
@@ -266,16 +267,17 @@ class FrameReader:
                 )
             shape = ref.shape[:]
             array = np.ndarray(shape, entry.dtype, data)
-            if array.nbytes != data.nbytes:
-                raise ValueError(f"{data.nbytes} bytes are no {entry.dtype.name} of shape {shape}")
+            length = array.nbytes
+            if length != len(data):
+                raise ValueError(f"{len(data)} bytes are no {entry.dtype.name} of shape {shape}")
+            digest = entry.digests.get(row)
+            if digest is None:
+                digest = entry.digests[row] = self.digests[ref.plan_index, row] = Digest()
+            axis = entry.axis
+            digest.add(sent, length, 0 if axis is None else shape[axis])
+            return TensorPiece(entry.spec, row, step, ref.first_position, array, sent, ref)
         except (IndexError, ValueError, TypeError) as error:
             raise StreamingError(f"a tensor of step {step}, row {row} does not fit the plan: {error}") from None
-        digest = entry.digests.get(row)
-        if digest is None:
-            digest = entry.digests[row] = self.digests[ref.plan_index, row] = Digest()
-        axis = entry.axis
-        digest.add(sent, array.nbytes, 0 if axis is None else shape[axis])
-        return TensorPiece(entry.spec, row, step, ref.first_position, array, sent, ref)
 
 
 def _position_axis(spec: tensor_pb2.TensorSpec) -> int | None:
