@@ -16,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
 from neuroscope.client import Client
 from tests.support import curl
+from tests.support.random_models import make_model
 from tests.support.services import Service, inference_service, running
 
 MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello there"}]
@@ -258,8 +259,9 @@ def test_a_client_that_leaves_frees_the_engine(http: httpx.Client, gateway: Serv
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_demo_as_printed(bundled_model_dir: Path, tmp_path: Path) -> None:
-    load = curl.LOAD.replace("./models/nightmedia/gpt-oss-20b-q4-hi-mlx", str(bundled_model_dir))
+def test_the_demo_as_printed(tmp_path: Path) -> None:
+    folder = make_model("llama", tmp_path / "six-layers", num_hidden_layers=6)  # the demo looks at layer 5
+    load = curl.LOAD.replace("./models/nightmedia/gpt-oss-20b-q4-hi-mlx", str(folder))
     with (
         inference_service() as inference,
         running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as gateway,
@@ -269,7 +271,7 @@ def test_the_demo_as_printed(bundled_model_dir: Path, tmp_path: Path) -> None:
             return curl.run(command, url=gateway.target, home=tmp_path)
 
         assert run(curl.HEALTH)["models"] == []
-        assert run(load)["model_id"] == "neuroscope-tiny"
+        assert run(load)["model_id"] == "six-layers"
         answer = run(curl.WITH_ACTIVATIONS)
         assert answer["choices"][0]["message"]["content"]
         first = answer["activations"]["test_hook"][0]
