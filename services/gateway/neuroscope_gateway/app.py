@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from neuroscope.aio import AsyncClient
-from neuroscope_gateway import activations, chat, errors, health, hooks, models, traces
+from neuroscope_gateway import activations, chat, errors, health, hooks, models, reference, traces
 from neuroscope_gateway.errors import FaultGuard
 from neuroscope_gateway.security import Guard
 from neuroscope_gateway.settings import GatewaySettings
 from neuroscope_gateway.tracing import Tracing
 
-ROUTERS = (health.router, models.router, chat.router, activations.router, hooks.router, traces.router)
+ROUTERS = (health.router, models.router, chat.router, activations.router, hooks.router, traces.router, reference.router)
 
 
 def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient | None = None) -> FastAPI:
@@ -52,7 +52,8 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
             ),
             Middleware(FaultGuard),
         ],
-        # Their pages run scripts of a public server, which would then read activations as this gateway's own page.
+        # FastAPI's pages run scripts of a public server, which would read activations as this gateway's own page;
+        # `reference` has a page without scripts.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -98,7 +98,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     message = error.detail
     if status == HTTPStatus.NOT_FOUND:
-        message = f"There is no {request.method} {request.url.path}; /openapi.json lists what there is."
+        message = f"There is no {request.method} {request.url.path}; /docs lists what there is."
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request))
         message = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}."

@@ -1,0 +1,76 @@
+"""OpenAPI and the page made of it.  Run: .venv/bin/python -m pytest tests/unit/test_gateway_reference.py"""
+
+from html.parser import HTMLParser
+
+import httpx
+import pytest
+
+ROUTES = {
+    "/health": {"get"},
+    "/v1/models": {"get"},
+    "/v1/models/load": {"post"},
+    "/v1/models/{model_id}": {"get"},
+    "/v1/chat/completions": {"post"},
+    "/v1/chat/completions/with_activations": {"post"},
+    "/v1/activations/hooks": {"post", "get", "delete"},
+    "/v1/traces/{trace_id}": {"get"},
+}
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.targets: set[str] = set()
+        self.ids: set[str] = set()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        values = dict(attrs)
+        if href := values.get("href") or values.get("src"):
+            self.targets.add(href)
+        if name := values.get("id"):
+            self.ids.add(name)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_openapi_has_every_route_and_no_other(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    assert {path: set(operations) for path, operations in document["paths"].items()} == ROUTES
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_openapi_tells_errors_as_they_are(http: httpx.Client, route: str) -> None:
+    document = http.get("/openapi.json").json()
+    for operation in document["paths"][route].values():
+        assert "422" not in operation["responses"]
+        assert route == "/health" or {"4XX", "5XX"} <= set(operation["responses"])
+
+
+def test_openapi_names_what_is_not_supported(http: httpx.Client) -> None:
+    fields = http.get("/openapi.json").json()["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+    assert fields["n"]["enum"] == [1, None]
+    assert fields["tools"]["enum"] == [[], None]
+
+
+def test_the_page_is_complete_and_asks_nothing_of_others(http: httpx.Client) -> None:
+    response = http.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    page = _Page()
+    page.feed(response.text)
+    assert page.open == []
+    assert not page.tags & {"script", "img", "link", "iframe"}
+    assert {target.removeprefix("#") for target in page.targets if target.startswith("#")} <= page.ids
+    assert {target for target in page.targets if not target.startswith("#")} == {"/openapi.json"}
+    assert all(route in page.text for route in ROUTES)
+    assert "CapturedActivation" in page.ids
