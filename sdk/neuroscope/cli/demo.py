@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from neuroscope import telemetry, tracefile
 from neuroscope.cache import ActivationCache
-from neuroscope.cli import rest, services, verification
+from neuroscope.cli import every_layer, rest, services, verification
 from neuroscope.cli.arguments import conversation
 from neuroscope.cli.bundled import require_bundled_model
 from neuroscope.cli.connection import SERVICE_NAME, complete_trace, describe
@@ -29,8 +30,6 @@ from neuroscope.cli.supervisor import Supervisor
 from neuroscope.cli.verification import Verified
 from neuroscope.client import Client
 from neuroscope.errors import MLXIntegrationError, ModelUnsupportedError
-from neuroscope.frames import TensorPiece
-from neuroscope.hooks import Hook
 from neuroscope.lens import LogitLens
 from neuroscope.model_info import ModelInfo
 from neuroscope.stream import GeneratedToken
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 QUESTION = "What is the capital of France?"
-# The same points, in the SDK's words and in those of the REST format.
-_COMPONENTS = {"resid_post": "residual", "attention_pattern": "attention_pattern", "mlp_out": "mlp"}
-_VOCABULARY_BATCH = 20_000
 
 
 def demo(
@@ -73,6 +69,19 @@ class Answers:
     whole: ActivationCache
     """One forward pass over prompt and answer."""
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is left when the services are gone."""
+
+    model: pb.Model
+    vocabulary: Sequence[str]
+    """Text of every token id."""
+    lens: LogitLens | None
+    """None where the model's output is of another form."""
+    answers: Answers
+    traces: TracesData
 
 
 class Demo:
@@ -104,36 +113,37 @@ class Demo:
         telemetry.configure(SERVICE_NAME, record_roots=True)
         try:
             with Supervisor(restarts=False) as supervisor:
-                verified = self._with_services(supervisor)
+                seen = self._look(supervisor)
                 process_ids = list(supervisor.process_ids().values())
-            verified.append(_nothing_left(process_ids))
         finally:
             telemetry.shutdown()
+        self._heading("verified")
+        verified = [*_verify(seen), _nothing_left(process_ids)]
+        for each in verified:
+            self._show(each)
+        self._heading("written")
+        self._write(seen)
         return self._conclude(verified)
 
-    def _with_services(self, supervisor: Supervisor) -> list[Verified]:
+    def _look(self, supervisor: Supervisor) -> Seen:
+        """Everything that needs the services."""
         began_s = time.perf_counter()
-        with self._console.status("starting the inference service"):
+        with self._working("starting the inference service"):
             target = supervisor.start(services.inference([self._model], port=0))
         self._done("inference", f"gRPC on {target}, up in {time.perf_counter() - began_s:.1f} s")
-        with self._console.status("starting the gateway"):
+        with self._working("starting the gateway"):
             url = supervisor.start(services.gateway(target, port=0))
         self._done("gateway", f"REST on {url}")
         with Client(target) as client:
             info = client.model()
             self._show_model(info)
-            vocabulary = _vocabulary(client, info.model)
+            vocabulary = every_layer.vocabulary(client, info.model)
             lens = self._lens(info.model)
             with telemetry.tracer().start_as_current_span("neuroscope demo") as span:
                 trace_id = telemetry.trace_id_of(span)
                 answers = self._ask(client, url, info.model, vocabulary, lens)
             traces = complete_trace(trace_id, [lambda identifier: rest.trace(url, identifier)])
-        self._console.print(Rule("verified", style="blue", align="left"))
-        verified = self._verify(answers, info.model, lens, traces)
-        for each in verified:
-            self._show(each)
-        self._write(answers, info.model, vocabulary, lens, traces)
-        return verified
+        return Seen(info.model, vocabulary, lens, answers, traces)
 
     def _ask(
         self, client: Client, url: str, model: pb.Model, vocabulary: Sequence[str], lens: LogitLens | None
@@ -141,86 +151,65 @@ class Demo:
         if not model.has_chat_template:
             raise ModelUnsupportedError(f"{model.model_id} has no chat template, which the demo needs", field="--model")
         messages = conversation(self._question)
-        self._console.print(Rule("gRPC: each token, and what each layer would have said", style="blue", align="left"))
+        self._heading("gRPC: each token, and what each layer would have said")
         self._console.print(Text.assemble(("user       ", "dim"), self._question))
         lines = LensLines(lens, vocabulary, model.num_layers, self._console.width)
         self._console.print(lines.header(), soft_wrap=True)
         tokens: list[GeneratedToken] = []
-        with client.generate(messages, hooks=_hooks(model), max_tokens=self._max_tokens) as generation:
+        with client.generate(messages, hooks=every_layer.hooks(model), max_tokens=self._max_tokens) as generation:
             for token in generation:
                 tokens.append(token)
                 self._console.print(lines.line(token), soft_wrap=True)
         self._console.print(Text.assemble(("assistant  ", "dim"), (generation.text.strip(), "bold green")))
-        with self._console.status("asking again over REST"):
+        with self._working("asking again over REST"):
             began_s = time.perf_counter()
             body = {
                 "model": model.model_id,
                 "messages": messages,
                 "max_tokens": self._max_tokens,
                 "temperature": 0,
-                "activation_hooks": _rest_hooks(model),
+                "activation_hooks": every_layer.rest_hooks(model),
             }
             completion = rest.complete(url, body)
             rest_ns = (time.perf_counter() - began_s) * 1e9
-        with self._console.status("one forward pass over prompt and answer"):
+        with self._working("one forward pass over prompt and answer"):
             read = generation.cache.token_ids[0][:-1]  # the last token was generated and never read
-            whole = client.capture(read, _hooks(model))
+            whole = client.capture(read, every_layer.hooks(model))
         self._console.print()
         told = f"{format_bytes(completion.length_bytes)} of JSON in {format_duration(rest_ns)}"
         self._done("asked again over REST", told)
         self._done("one forward pass", f"{len(read)} tokens, {format_bytes(whole.nbytes)}")
         return Answers(tokens, generation.cache, completion, whole, generation.text)
 
-    def _verify(self, answers: Answers, model: pb.Model, lens: LogitLens | None, traces: TracesData) -> list[Verified]:
-        dtype = dtype_name(model.dtype)
-        same_text = answers.text == answers.rest.text
-        verified = [
-            verification.same_pieces(_pieces(answers.tokens), answers.rest.activations),
-            Verified("both interfaces give the same text", same_text, repr(answers.rest.text.strip())),
-            verification.same_as_one_pass(answers.cache, answers.whole, dtype),
-        ]
-        if lens is not None:
-            verified.append(verification.lens_ends_in_prediction(lens, answers.cache, answers.tokens, dtype))
-        verified.append(verification.one_trace(traces, (SERVICE_NAME, services.GATEWAY, services.INFERENCE)))
-        return verified
-
-    def _write(
-        self,
-        answers: Answers,
-        model: pb.Model,
-        vocabulary: Sequence[str],
-        lens: LogitLens | None,
-        traces: TracesData,
-    ) -> None:
-        self._console.print(Rule("written", style="blue", align="left"))
+    def _write(self, seen: Seen) -> None:
+        cache = seen.answers.cache
         tensors = self._output / "capture.safetensors"
-        answers.cache.save(tensors)
-        self._written(tensors, f"{len(answers.cache)} tensors; ActivationCache.load reads it")
+        cache.save(tensors)
+        self._written(tensors, f"{len(cache)} tensors; ActivationCache.load reads it")
         if find_spec("matplotlib") is None:
-            self._console.print("  no picture: pip install 'neuroscope-mlx[viz]'", style="yellow")
+            self._console.print("  no picture: pip install 'neuroscope-mlx\\[viz]'", style="yellow")
         else:
             from neuroscope.viz.capture_picture import Captured, draw
 
-            token_ids = answers.cache.token_ids[0]
+            token_ids = cache.token_ids[0]
             captured = Captured(
-                answers.cache,
-                [vocabulary[token_id] for token_id in token_ids],
-                vocabulary,
-                prompt_length=len(token_ids) - len(answers.tokens),
-                title=f"{self._question}  →  {answers.text.strip()}",
-                subtitle=describe(model),
-                lens=lens,
+                cache,
+                [seen.vocabulary[token_id] for token_id in token_ids],
+                seen.vocabulary,
+                prompt_length=len(token_ids) - len(seen.answers.tokens),
+                title=f"{self._question} → {seen.answers.text.strip()}",
+                subtitle=describe(seen.model),
+                lens=seen.lens,
             )
             picture = self._output / "capture.png"
-            with self._console.status("drawing"):
+            with self._working("drawing"):
                 draw(captured, picture)
             self._written(picture, "logit lens, norms, attention")
-        json_path, html_path = tracefile.write(self._output / "trace.json", traces)
+        json_path, html_path = tracefile.write(self._output / "trace.json", seen.traces)
         self._written(json_path, "for ui.perfetto.dev")
         self._written(html_path, "the same as a page that opens offline")
 
     def _conclude(self, verified: Sequence[Verified]) -> bool:
-        self._show(verified[-1])
         failed = [each.claim for each in verified if not each.passed]
         if failed:
             told = Text(f"{len(failed)} of {len(verified)} claims do not hold:\n  " + "\n  ".join(failed))
@@ -244,6 +233,14 @@ class Demo:
         bits = "logits bit-identical with all hooks" if test.logits_identical else "logits CHANGE under hooks"
         self._done("self-test", f"{bits}; {held} of {len(test.identities)} identities hold in every layer")
 
+    def _heading(self, text: str) -> None:
+        self._console.print()
+        self._console.print(Rule(text, style="blue", align="left"))
+
+    def _working(self, what: str) -> AbstractContextManager[object]:
+        """A spinner; none on a recording, which would keep each of its frames."""
+        return nullcontext() if self._console.record else self._console.status(what)
+
     def _done(self, what: str, told: str) -> None:
         self._console.print(Text.assemble(("✓ ", "bold green"), f"{what:<22} ", (told, "dim")), soft_wrap=True)
 
@@ -257,38 +254,19 @@ class Demo:
         self._console.print(Text.assemble(f"  {path!s:<36} ", (f"{size:>8}  {told}", "dim")), soft_wrap=True)
 
 
-def _hooks(model: pb.Model) -> list[Hook]:
-    return [
-        Hook(component, layer, hook_id=f"{component}.{layer}")
-        for component in _COMPONENTS
-        for layer in range(model.num_layers)
+def _verify(seen: Seen) -> list[Verified]:
+    """Everything that is claimed of the answers and of the trace."""
+    answers, dtype = seen.answers, dtype_name(seen.model.dtype)
+    same_text = answers.text == answers.rest.text
+    verified = [
+        verification.same_pieces(every_layer.pieces_by_hook(answers.tokens), answers.rest.activations),
+        Verified("both interfaces give the same text", same_text, repr(answers.rest.text.strip())),
+        verification.same_as_one_pass(answers.cache, answers.whole, dtype),
     ]
-
-
-def _rest_hooks(model: pb.Model) -> list[dict[str, str]]:
-    return [
-        {"layer_name": f"transformer.h.{layer}", "component": name, "hook_id": f"{component}.{layer}"}
-        for component, name in _COMPONENTS.items()
-        for layer in range(model.num_layers)
-    ]
-
-
-def _pieces(tokens: Sequence[GeneratedToken]) -> dict[str, list[TensorPiece]]:
-    """All pieces by hook, in step order."""
-    pieces: dict[str, list[TensorPiece]] = {}
-    for token in tokens:
-        for hook_id, found in token.activations.items():
-            pieces.setdefault(hook_id, []).extend(found)
-    return pieces
-
-
-def _vocabulary(client: Client, model: pb.Model) -> list[str]:
-    """The text of every token id."""
-    texts: list[str] = []
-    for start in range(0, model.vocab_size, _VOCABULARY_BATCH):
-        ids = range(start, min(start + _VOCABULARY_BATCH, model.vocab_size))
-        texts.extend(client.tokenize(list(ids), model_id=model.model_id).tokens)
-    return texts
+    if seen.lens is not None:
+        verified.append(verification.lens_ends_in_prediction(seen.lens, answers.cache, answers.tokens, dtype))
+    verified.append(verification.one_trace(seen.traces, (SERVICE_NAME, services.GATEWAY, services.INFERENCE)))
+    return verified
 
 
 def _nothing_left(process_ids: Sequence[int]) -> Verified:

@@ -14,13 +14,16 @@ from neuroscope.stream import GeneratedToken
 from neuroscope.token_text import visible
 from neuroscope.waterfall import format_bytes
 
-_STEP, _TOKEN, _CELL, _ARRIVED = 4, 12, 10, 24
+_STEP, _TOKEN, _ARRIVED = 4, 12, 22
+_CELL, _CELL_WITH_NUMBER = 10, 14
 # Colours from improbable to certain: (probability, red, green, blue), the first ones of matplotlib's viridis.
 _RAMP = ((0.0, 40, 42, 66), (0.25, 59, 82, 139), (0.5, 33, 145, 140), (0.75, 94, 201, 98), (1.0, 253, 231, 37))
 
 
 class LensLines:
     """Lines as wide as the terminal; where not all layers have room, some are left out, never the last.
+
+    Colour tells a cell's probability, and so does a number where all layers have room for one.
 
     Args:
         lens: of the model; None leaves the cells out.
@@ -32,21 +35,23 @@ class LensLines:
     def __init__(self, lens: LogitLens | None, vocabulary: Sequence[str], num_layers: int, width: int) -> None:
         self._lens = lens
         self._vocabulary = vocabulary
-        room = max(1, (width - _STEP - _TOKEN - _ARRIVED - 6) // _CELL)
-        self._layers = spread(num_layers, room) if lens is not None else []
+        room = width - _STEP - _TOKEN - _ARRIVED - 4
+        self._numbered = num_layers * _CELL_WITH_NUMBER <= room
+        self._cell_width = _CELL_WITH_NUMBER if self._numbered else _CELL
+        self._layers = spread(num_layers, max(1, room // self._cell_width)) if lens is not None else []
 
     def header(self) -> Text:
         """The line above the others."""
         line = Text(f"{'step':>{_STEP}}  ", "dim")
         for layer in self._layers:
-            line.append(f"{f'layer {layer}':^{_CELL}}", "dim")
+            line.append(f"{f'layer {layer}':^{self._cell_width}}", "dim")
         line.append(f"  {'token':<{_TOKEN}}", "dim")
         line.append("what arrived", "dim")
         return line
 
     def line(self, token: GeneratedToken) -> Text:
         """What each layer would have said at the last position, what the model said, and what arrived with it."""
-        line = Text(f"{token.step:>{_STEP}}  ", "dim")
+        line = Text.assemble((f"{token.step:>{_STEP}}  ", "dim"))
         if self._lens is not None:
             for layer in self._layers:
                 line.append(self._cell(self._lens, token, layer))
@@ -65,8 +70,10 @@ class LensLines:
                 found = lens.predictions(pieces[-1].array[0, -1])
                 probability = float(found.probabilities)
                 word = visible(self._vocabulary[int(found.token_ids)])
-                return Text(centred(word, _CELL - 1), heat(probability)).append(" ", Style())
-        return Text(" " * _CELL)
+                if not self._numbered:
+                    return Text(centred(word, self._cell_width), heat(probability))
+                return Text(f"{centred(word, self._cell_width - 5)}{probability:4.0%} ", heat(probability))
+        return Text(" " * self._cell_width)
 
 
 def spread(count: int, room: int) -> list[int]:
