@@ -10,8 +10,9 @@ import os
 import tempfile
 from pathlib import Path
 
-import neuroscope
 import numpy as np
+
+import neuroscope
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models" / "neuroscope-tiny"
 

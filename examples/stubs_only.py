@@ -9,6 +9,7 @@ import os
 import grpc
 import numpy as np
 import xxhash
+
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import inference_pb2_grpc, site_pb2
 

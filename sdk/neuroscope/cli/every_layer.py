@@ -45,7 +45,8 @@ def pieces_by_hook(tokens: Sequence[GeneratedToken]) -> dict[str, list[TensorPie
 def vocabulary(client: Client, model: pb.Model) -> list[str]:
     """The text of every token id."""
     texts: list[str] = []
-    for start in range(0, model.vocab_size, _VOCABULARY_BATCH):
-        ids = range(start, min(start + _VOCABULARY_BATCH, model.vocab_size))
+    batch = min(_VOCABULARY_BATCH, model.context_length or _VOCABULARY_BATCH)  # no prompt is longer than the context
+    for start in range(0, model.vocab_size, batch):
+        ids = range(start, min(start + batch, model.vocab_size))
         texts.extend(client.tokenize(list(ids), model_id=model.model_id).tokens)
     return texts

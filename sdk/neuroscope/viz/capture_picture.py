@@ -189,7 +189,8 @@ def _draw_lens(axes: Axes, captured: Captured, lens: LogitLens, layers: list[int
     following.set_xticks(columns, names, rotation=40, ha="left", rotation_mode="anchor")
     edge = captured.prompt_length - positions.start - 0.5
     if 0 < edge < len(positions):
-        axes.axvline(edge, color="white", linewidth=1.6, linestyle=(0, (3, 2)))
+        axes.axvline(edge, color="white", linewidth=2.6)
+        axes.axvline(edge, color=_INK, linewidth=1.2, linestyle=(0, (3, 2)))
     _bare(axes, following)
 
 

@@ -55,8 +55,11 @@ async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgre
 
 def local_folder(model_path: str) -> Path | None:
     """The folder or file of that name, absolute; None if there is none."""
-    folder = Path(model_path).expanduser()
-    return folder.resolve() if folder.exists() else None
+    try:
+        folder = Path(model_path).expanduser()
+        return folder.resolve() if folder.exists() else None
+    except (OSError, RuntimeError):  # a name that is too long, the home of a user who is not there
+        return None
 
 
 def default_id(model_path: str) -> str:
@@ -83,8 +86,8 @@ def _fetch(repository: str, revision: str, report: _Report) -> Path:
 
 
 def _not_found(path: str, detail: str) -> ModelNotFoundError:
-    parent = Path(path).expanduser().parent
-    models = sorted(config.parent.name for config in parent.glob("*/config.json"))
+    parent = local_folder(str(Path(path).parent))
+    models = sorted(config.parent.name for config in parent.glob("*/config.json")) if parent is not None else []
     valid = [str(parent / name) for name in nearest(Path(path).name, models)]
     hint = f"; models beside it: {', '.join(valid)}" if valid else ""
     return ModelNotFoundError(

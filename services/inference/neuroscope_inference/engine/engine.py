@@ -225,9 +225,12 @@ class Engine:
             IdTakenError: another model has its id.
         """
         existing = self._models.get(request.model_id)
-        if existing is not None and existing.description.model_path != request.model_path:
+        if existing is None:
+            return None
+        if (existing.folder, existing.adapter_path) != (request.folder, request.adapter_path):
+            adapter = f" with the adapter {existing.adapter_path}" if existing.adapter_path else ""
             raise IdTakenError(
-                f"model_id {request.model_id!r} is taken by {existing.description.model_path}; "
+                f"model_id {request.model_id!r} is taken by {existing.description.model_path}{adapter}; "
                 "choose another, or unload that model",
                 field="model_id",
             )

@@ -63,7 +63,7 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
         phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=selftest.TOKEN_COUNT, bytes_total=selftest.TOKEN_COUNT
     )
     description = _describe(request, folder, config, text_config, model, tokenizer, layout)
-    yield LoadedModel(model, tokenizer, layout, description, result)
+    yield LoadedModel(model, tokenizer, layout, description, result, folder, request.adapter_path)
 
 
 def _check_config(folder: Path) -> None:
@@ -90,7 +90,7 @@ def _build(folder: Path, request: LoadRequest) -> tuple[nn.Module, dict[str, Any
         if "not supported" in str(error) or "trust_remote_code" in str(error):
             raise ModelUnsupportedError(str(error), field="model_path") from error
         raise ModelCorruptError(
-            f"the weights or the configuration in {folder} do not fit mlx-lm's model: {_first_line(error)}",
+            f"the weights or the configuration in {folder} do not fit mlx-lm's model: {_brief(error)}",
             field="model_path",
         ) from error
     except RuntimeError as error:  # mx.load: a damaged safetensors file
@@ -122,7 +122,7 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> TokenizerWrapper:
         return load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelCorruptError(
-            f"the tokenizer in {folder} cannot be read: {_first_line(error)}", field="model_path"
+            f"the tokenizer in {folder} cannot be read: {_brief(error)}", field="model_path"
         ) from error
 
 
@@ -167,8 +167,9 @@ def _weights(model: nn.Module) -> list[mx.array]:
 
 
 def _damaged(folder: Path, error: RuntimeError) -> ModelCorruptError:
-    return ModelCorruptError(f"a weights file in {folder} is damaged: {_first_line(error)}", field="model_path")
+    return ModelCorruptError(f"a weights file in {folder} is damaged: {_brief(error)}", field="model_path")
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+def _brief(error: BaseException) -> str:
+    """What an error says, on one line: mlx-lm's names the parameters only on its second."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

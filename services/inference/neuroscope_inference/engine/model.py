@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
@@ -34,6 +35,8 @@ class LoadedModel:
     layout: Layout
     description: pb.Model
     self_test: pb.SelfTest
+    folder: Path
+    adapter_path: str
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
     def describe(self) -> pb.GetModelResponse:
