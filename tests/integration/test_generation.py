@@ -117,10 +117,11 @@ def test_a_seed_that_the_server_drew_repeats_its_text(grpc_transport: GrpcTransp
 def test_a_seed_gives_its_text_in_any_company(grpc_transport: GrpcTransport) -> None:
     """Beside requests of the same and of another model, with other hooks and other lengths."""
     alone = generate(grpc_transport, **SAMPLED)
+    reseeded: dict[str, Any] = {**SAMPLED, "seed": 7}
     requests = [
         generate_request(prompt(TEXT), **SAMPLED),
         generate_request(prompt(TEXT), "resid_post", "attention_pattern", **SAMPLED),
-        generate_request(prompt("The capital of France is"), "mlp_neurons", **{**SAMPLED, "seed": 7}),
+        generate_request(prompt("The capital of France is"), "mlp_neurons", **reseeded),
         generate_request([prompt(TEXT), prompt("Once")], Hook("logits", steps=slice(2, 4)), **SAMPLED),
         generate_request(prompt(TEXT), "resid_post", model_id="gpt2", **SAMPLED),
     ]

@@ -87,8 +87,8 @@ def _fetch(repository: str, revision: str, report: _Report) -> Path:
 
 def _not_found(path: str, detail: str) -> ModelNotFoundError:
     parent = local_folder(str(Path(path).parent))
-    models = sorted(config.parent.name for config in parent.glob("*/config.json")) if parent is not None else []
-    valid = [str(parent / name) for name in nearest(Path(path).name, models)]
+    models = {config.parent.name: config.parent for config in parent.glob("*/config.json")} if parent else {}
+    valid = [str(models[name]) for name in nearest(Path(path).name, sorted(models))]
     hint = f"; models beside it: {', '.join(valid)}" if valid else ""
     return ModelNotFoundError(
         f"{path!r} is neither a folder nor a repository on the hub{detail}{hint}", field="model_path", valid=valid
