@@ -31,16 +31,29 @@ class AsyncLocalTransport:
 
     def __init__(self, **settings: Any) -> None:
         self._service = InferenceService(InferenceSettings(**settings))
+        self._loading: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        """Loads the models of the settings; a call that comes earlier waits for them too.
+
+        Raises:
+            neuroscope.errors.ModelError: one cannot be loaded.
+        """
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(self._service.load_models())
+        await asyncio.shield(self._loading)
 
     async def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
         """Answers a call."""
         async with asyncio.timeout(timeout_s):
+            await self.start()
             return await self._service.unary(rpc, request, telemetry.inject())
 
     async def stream(
         self, rpc: Rpc, request: Message, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
         """Answers a streaming call; closing the generator cancels it."""
+        await self.start()
         async with aclosing(self._service.stream(rpc, request, telemetry.inject())) as events:
             async for event in events:
                 yield event
@@ -53,10 +66,13 @@ class AsyncLocalTransport:
                 yield request
 
         async with asyncio.timeout(timeout_s):
+            await self.start()
             return await self._service.unary(rpc, stream(), telemetry.inject())
 
     async def close(self) -> None:
         """Stops the engine."""
+        if self._loading is not None:
+            self._loading.cancel()
         await asyncio.to_thread(self._service.close)
 
 
@@ -72,6 +88,11 @@ class LocalTransport:
         self._thread = threading.Thread(target=self._loop.run_forever, name="neuroscope-local", daemon=True)
         self._thread.start()
         self._transport = AsyncLocalTransport(**settings)
+        try:
+            self._wait(self._transport.start())
+        except BaseException:
+            self.close()
+            raise
 
     def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
         """Answers a call."""
@@ -95,7 +116,9 @@ class LocalTransport:
         return self._wait(self._transport.upload(rpc, requests, timeout_s=timeout_s))
 
     def close(self) -> None:
-        """Stops the engine and the loop."""
+        """Stops the engine and the loop; closing twice is closing once."""
+        if self._loop.is_closed():
+            return
         self._wait(self._transport.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

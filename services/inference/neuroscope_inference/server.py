@@ -20,7 +20,6 @@ from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, NeuroScopeIntegrationError
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.status import to_abort
-from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
 
@@ -61,8 +60,7 @@ async def serve(settings: InferenceSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        for path in settings.model:
-            await _load(service, path)
+        await service.load_models()
         for name in ("", *names):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         print(f"neuroscope-inference ready on {settings.host}:{port}", flush=True)
@@ -87,14 +85,6 @@ def _bind(server: grpc.aio.Server, settings: InferenceSettings) -> int:
             field="port",
         )
     return port
-
-
-async def _load(service: InferenceService, path: str) -> None:
-    request = pb.LoadModelRequest(model_path=path)
-    async with aclosing(service.stream(RPCS["LoadModel"], request, ())) as events:
-        async for event in events:
-            if isinstance(event, pb.LoadModelResponse) and event.HasField("model"):
-                _log.info("loaded %s", event.model.model_id)
 
 
 def _handler(service: InferenceService, rpc: Rpc) -> grpc.RpcMethodHandler[Any, Any]:

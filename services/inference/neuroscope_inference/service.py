@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from neuroscope import telemetry
 from neuroscope.codec import Event
 from neuroscope.rpc import RPCS, Rpc
+from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
@@ -24,6 +26,8 @@ from neuroscope_inference.servicers.running import Runner
 from neuroscope_inference.servicers.tensors import TensorServicer
 from neuroscope_inference.servicers.traces import TelemetryServicer
 from neuroscope_inference.settings import InferenceSettings
+
+_log = logging.getLogger(__name__)
 
 Metadata = Iterable[tuple[str, "str | bytes"]]
 
@@ -47,6 +51,18 @@ class InferenceService:
         self._methods: dict[str, Callable[..., Any]] = {
             name: getattr(servicer, name) for servicer in servicers for name in RPCS if hasattr(servicer, name)
         }
+
+    async def load_models(self) -> None:
+        """Loads the models of the settings, in their order.
+
+        Raises:
+            neuroscope.errors.ModelError: one cannot be loaded.
+        """
+        for path in self.settings.model:
+            async with aclosing(self.stream(RPCS["LoadModel"], pb.LoadModelRequest(model_path=path), ())) as events:
+                async for event in events:
+                    if isinstance(event, pb.LoadModelResponse) and event.HasField("model"):
+                        _log.info("loaded %s", event.model.model_id)
 
     async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
         """Answers a call that returns one message."""
