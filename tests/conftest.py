@@ -1,16 +1,14 @@
 """Fixtures shared by all tests. Models are made once per run, in a temporary folder."""
 
 import os
-from contextlib import suppress
 
 # On the CPU mlx.compile runs g++ for about two seconds per new kernel; read when mlx is imported, so set before it.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
 # The BLAS that the service uses; it must be loaded before mlx, which test modules import as they are collected.
-with suppress(ModuleNotFoundError):
-    from neuroscope_inference import blas
+from neuroscope_inference import blas
 
-    blas.load()
+blas.load()
 
 from pathlib import Path
 

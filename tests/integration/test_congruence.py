@@ -55,7 +55,7 @@ def said(recording: Recording) -> Any:
 def test_a_generation_is_the_same_in_process(
     grpc_transport: GrpcTransport, local: LocalTransport, model_id: str, case: str
 ) -> None:
-    fields = {"hooks": SITES, **GENERATIONS[case]}
+    fields: dict[str, Any] = {"hooks": SITES, **GENERATIONS[case]}
     request = generate_request(prompt(TEXT), *fields.pop("hooks"), model_id=model_id, max_tokens=12, **fields)
     assert said(record(local, request)) == said(record(grpc_transport, request))
 
