@@ -85,25 +85,6 @@ async def test_a_slow_reader_stops_its_own_job_alone(engine: Engine) -> None:
     assert await settle(produced) == 7
 
 
-async def test_a_job_without_leave_rests_until_it_has_some(engine: Engine) -> None:
-    produced: list[int] = []
-    granted = 0
-
-    def work() -> Iterator[int]:
-        for number in range(10):
-            produced.append(number)
-            yield number
-
-    stream = engine.start(work(), may_go_on=lambda: len(produced) < granted)
-    assert await settle(produced) == 0
-    granted = 2
-    engine.wake()
-    assert await settle(produced) == 2
-    granted = 11
-    engine.wake()
-    assert [item async for item in stream.items()] == list(range(10))
-
-
 async def test_a_reader_that_leaves_ends_its_job_before_the_next_item(engine: Engine) -> None:
     produced: list[int] = []
     proceed, ended = threading.Semaphore(0), threading.Event()

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models import base
 
-from neuroscope_inference.engine.tap import PointIndex, Tap
+from neuroscope_inference.engine.tap import PointIndex, Tap, View
 
 _original = base.scaled_dot_product_attention
 _running = threading.local()
@@ -67,32 +67,70 @@ def _dispatch(
     if running is None:
         return _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
     tap, points = running
-    tap.see(points.query, queries, _heads_inside)
-    wants_scores = tap.wanted[points.scores] or tap.wanted[points.pattern]
+    queries = tap.see(points.query, queries, _HEADS_INSIDE)
+    explicit = points.scores in tap.edits or points.pattern in tap.edits
+    wants_scores = explicit or tap.wanted[points.scores] or tap.wanted[points.pattern]
     if hasattr(cache, "bits"):
         queries = mx.array(queries)  # the quantised kernel scales its queries in place
-        plain_keys: mx.array = (
-            mx.dequantize(*keys, group_size=cache.group_size, bits=cache.bits) if wants_scores else keys[0]
-        )
+        dequantised = _dequantised(keys, cache) if wants_scores else keys[0]
     else:
-        length, columns = queries.shape[2], keys.shape[2]
-        newest = _newest(cache, length, columns)
-        tap.see(points.key, keys[:, :, newest], _heads_inside)
-        tap.see(points.value, values[:, :, newest], _heads_inside)
-        plain_keys = keys
-    if wants_scores:
-        tap.key_columns[points.layer] = _columns(cache, plain_keys.shape[2])
-        scores = _scores(queries, plain_keys, scale, mask)
-        tap.see(points.scores, scores)
-        if tap.wanted[points.pattern]:
-            tap.see(points.pattern, _probabilities(scores, sinks))
-    output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-    tap.see(points.head_output, output, _heads_inside)
-    return output
+        newest = _newest(cache, queries.shape[2], keys.shape[2])
+        keys = _see_newest(tap, points.key, keys, newest, cache, "keys")
+        values = _see_newest(tap, points.value, values, newest, cache, "values")
+        dequantised = keys
+    if not wants_scores:
+        output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+        return tap.see(points.head_output, output, _HEADS_INSIDE)
+    tap.key_columns[points.layer] = _columns(cache, dequantised.shape[2])
+    allowed = _allowed(mask, queries.shape[2], dequantised.shape[2])
+    scores = _scores(queries, dequantised, scale, mask, allowed)
+    edited = tap.see(points.scores, scores)
+    if edited is not scores and allowed is not None:
+        edited = mx.where(allowed, edited, mx.finfo(edited.dtype).min)  # what was masked stays so
+    pattern = edited if not explicit and not tap.wanted[points.pattern] else _probabilities(edited, sinks)
+    pattern = tap.see(points.pattern, pattern)
+    if explicit:
+        if hasattr(cache, "bits"):
+            values = _dequantised(values, cache)
+        output = _mixed(pattern, values).astype(queries.dtype)
+    else:
+        output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+    return tap.see(points.head_output, output, _HEADS_INSIDE)
 
 
-def _heads_inside(x: mx.array) -> mx.array:
-    return x.swapaxes(1, 2)  # (B, H, L, D) -> (B, L, H, D)
+def _swap_heads(x: mx.array) -> mx.array:
+    return x.swapaxes(1, 2)  # (B, H, L, D) and (B, L, H, D)
+
+
+_HEADS_INSIDE = View(_swap_heads, lambda _, edited: _swap_heads(edited))
+
+
+def _see_newest(tap: Tap, point: PointIndex, whole: mx.array, newest: slice, cache: Any, name: str) -> mx.array:
+    """The keys or values of a layer, those of this step read and edited; an edit stays in the cache."""
+    if not tap.wanted[point] and point not in tap.edits:
+        return whole
+    part = whole[:, :, newest]
+    edited = tap.see(point, part, _HEADS_INSIDE)
+    if edited is part:
+        return whole
+    written = mx.array(whole)
+    written[:, :, newest] = edited
+    if cache is not None:
+        stored = getattr(cache, name)
+        stored[:, :, newest] = edited
+    return written
+
+
+def _dequantised(quantised: Any, cache: Any) -> mx.array:
+    return mx.dequantize(*quantised, group_size=cache.group_size, bits=cache.bits)
+
+
+def _mixed(pattern: mx.array, values: mx.array) -> mx.array:
+    """(B, H, L, S) and (B, H_kv, S, D) to (B, H, L, D)."""
+    batch, heads, length, columns = pattern.shape
+    kv_heads = values.shape[1]
+    grouped = pattern.reshape(batch, kv_heads, heads // kv_heads, length, columns) @ values[:, :, None]
+    return grouped.reshape(batch, heads, length, -1)
 
 
 def _newest(cache: Any, length: int, columns: int) -> slice:
@@ -119,19 +157,26 @@ def key_positions(columns: tuple[int, int, int]) -> tuple[int, ...]:
     return tuple(offset - 1 - (slot - 1 - column) % count for column in range(count))
 
 
-def _scores(queries: mx.array, keys: mx.array, scale: float, mask: Any) -> mx.array:
+def _allowed(mask: Any, length: int, columns: int) -> mx.array | None:
+    """Which scores are not masked, to broadcast to (B, H, L, S); None: all of them, or an additive mask."""
+    if isinstance(mask, str):  # "causal"
+        return mx.arange(columns - length, columns)[:, None] >= mx.arange(columns)[None]
+    if mask is None:
+        return None
+    if mask.dtype == mx.bool_:
+        return mask
+    return mask > -1e4
+
+
+def _scores(queries: mx.array, keys: mx.array, scale: float, mask: Any, allowed: mx.array | None) -> mx.array:
     """Scaled, masked scores (B, H, L, S); masked entries hold the dtype's lowest finite number."""
     batch, heads, length, width = queries.shape
     kv_heads, columns = keys.shape[1], keys.shape[2]
     grouped = (queries * scale).reshape(batch, kv_heads, heads // kv_heads, length, width)
     scores = (grouped @ keys[:, :, None].swapaxes(-1, -2)).reshape(batch, heads, length, columns)
-    if mask is None:
-        return scores
-    if isinstance(mask, str):  # "causal"
-        mask = mx.arange(columns - length, columns)[:, None] >= mx.arange(columns)[None]
-    if mask.dtype == mx.bool_:
-        return mx.where(mask, scores, mx.finfo(scores.dtype).min)
-    return scores + mask
+    if isinstance(mask, mx.array) and mask.dtype != mx.bool_:
+        return scores + mask
+    return scores if allowed is None else mx.where(allowed, scores, mx.finfo(scores.dtype).min)
 
 
 def _probabilities(scores: mx.array, sinks: mx.array | None) -> mx.array:

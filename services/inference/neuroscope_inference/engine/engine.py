@@ -1,7 +1,8 @@
 """The engine's thread: owns every model and advances jobs one piece of work at a time, in turn.
 
-A job is a generator. Between two pieces of work the thread looks at the others, so a long prefill does not hold up a
-short generation; a job whose reader is slow or whose credit is spent is passed over.
+A job is a generator: loading, a capture, the prefill of a generation. In each round every job does one piece, then
+every model one decode step for all rows that have been prefilled, so a long prefill does not hold up a generation, and
+a new request waits for no more than a step. A job whose reader is slow or whose credit is spent is passed over.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
@@ -25,30 +26,37 @@ from neuroscope.errors import (
     nearest,
 )
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine.decoder import Decoder, Seat
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.stream import Stream
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
-    """A generator, where its items go, and when it may go on."""
+    """A generator and where its items go; rows that it yields decode together with those of other jobs."""
 
     work: Iterator[Any]
     stream: Stream[Any]
-    may_go_on: Callable[[], bool]
     size: Callable[[Any], int]
+    may_compute: Callable[[int], bool]
     model: LoadedModel | None = None
+    seats: list[Seat] = field(default_factory=list)
 
     def is_runnable(self) -> bool:
         """Whether there is something to do: the next piece, or the end of a job that nobody reads."""
-        return self.stream.closed or (self.stream.has_room() and self.may_go_on())
+        return self.stream.closed or (self.stream.has_room() and not self.seats)
+
+    def deliver(self, item: Any) -> None:
+        """Hands an item to the reader."""
+        self.stream.put(item, self.size(item))
 
 
-def _always() -> bool:
+def _any_step(_: int) -> bool:
     return True
 
 
@@ -68,6 +76,7 @@ class Engine:
         self._models: dict[str, LoadedModel] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
+        self._decoders: dict[int, Decoder] = {}  # by identity of the model
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="neuroscope-engine", daemon=True)
@@ -80,12 +89,19 @@ class Engine:
         work: Iterator[Result],
         *,
         model: LoadedModel | None = None,
-        may_go_on: Callable[[], bool] = _always,
-        size: Callable[[Result], int] = _weightless,
-    ) -> Stream[Result]:
-        """Starts a job; must be called on the event loop that will read the stream."""
-        stream: Stream[Result] = Stream(asyncio.get_running_loop(), self._stream_limit_bytes, self.wake)
-        job = Job(work, stream, may_go_on, size, model)
+        may_compute: Callable[[int], bool] = _any_step,
+        size: Callable[[Any], int] = _weightless,
+    ) -> Stream[Any]:
+        """Starts a job; must be called on the event loop that will read the stream.
+
+        Args:
+            work: yields what is sent, or a list of rows that are to decode.
+            model: what it runs on; unloading it ends the job.
+            may_compute: whether a decode step may be computed.
+            size: bytes that an item holds until the reader gives them back.
+        """
+        stream: Stream[Any] = Stream(asyncio.get_running_loop(), self._stream_limit_bytes, self.wake)
+        job = Job(work, stream, size, may_compute, model)
         self._command(lambda: self._jobs.append(job))
         return stream
 
@@ -170,9 +186,13 @@ class Engine:
                 job = self._jobs.popleft()
                 if not job.is_runnable() or self._advance(job):
                     self._jobs.append(job)
+            for decoder in list(self._decoders.values()):
+                self._decode(decoder)
 
     def _has_work(self) -> bool:
-        return self._stopping or bool(self._commands) or any(map(Job.is_runnable, self._jobs))
+        if self._stopping or self._commands or any(map(Job.is_runnable, self._jobs)):
+            return True
+        return any(decoder.is_ready for decoder in self._decoders.values())
 
     def _advance(self, job: Job) -> bool:
         """Does one piece of a job's work; False when it has ended."""
@@ -191,10 +211,42 @@ class Engine:
             _log.exception("a job failed")
             job.stream.fail(MLXIntegrationError(f"the engine failed: {error}"))
             return False
-        job.stream.put(item, job.size(item))
+        if isinstance(item, list):
+            self._seat(job, cast("list[Row]", item))
+        else:
+            job.deliver(item)
         return True
 
+    def _seat(self, job: Job, rows: list[Row]) -> None:
+        """Lets rows decode; their job goes on when all have ended."""
+        for row in rows:
+            model = row.forward.model
+            decoder = self._decoders.setdefault(id(model), Decoder(model))
+            seat = Seat(row, job.may_compute, job.stream.has_room, job.deliver)
+            job.seats.append(seat)
+            decoder.seats.append(seat)
+
+    def _decode(self, decoder: Decoder) -> None:
+        """One step of every row of a model that may go on."""
+        if not decoder.is_ready:
+            return
+        try:
+            decoder.turn()
+        except Exception as error:
+            _log.exception("a decode step failed")
+            failed = (
+                error if isinstance(error, MLXIntegrationError) else MLXIntegrationError(f"the engine failed: {error}")
+            )
+            for job in [job for job in self._jobs if any(seat in decoder.seats for seat in job.seats)]:
+                self._jobs.remove(job)
+                self._end(job, failed)
+        for job in self._jobs:
+            job.seats = [seat for seat in job.seats if not seat.row.ended]
+
     def _end(self, job: Job, error: MLXIntegrationError | None) -> None:
+        for seat in job.seats:
+            self._decoders[id(seat.row.forward.model)].leave(seat)
+        job.seats = []
         close = getattr(job.work, "close", None)
         if close is not None:
             try:
@@ -241,4 +293,5 @@ class Engine:
         for job in [job for job in self._jobs if job.model is model]:
             self._jobs.remove(job)
             self._end(job, NeuroScopeIntegrationError(f"model {model.description.model_id} was unloaded"))
+        self._decoders.pop(id(model), None)
         mx.clear_cache()

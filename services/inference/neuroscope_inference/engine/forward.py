@@ -16,6 +16,7 @@ from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reads import CapturePlan, Pending, Span
 from neuroscope_inference.engine.sampling import Draw, Sampler
+from neuroscope_inference.engine.tap import Tap
 
 MAX_CHUNK_POSITIONS = 512
 _LOGITS_BUDGET_BYTES = 64 * 1024 * 1024
@@ -49,6 +50,7 @@ class Forward:
     context: Context
     longest_prompt: int
     timing: Timing = field(default_factory=Timing)
+    generated_tokens: int = 0
 
     @property
     def chunk_positions(self) -> int:
@@ -88,13 +90,22 @@ class Forward:
 
     def build(self, tokens: mx.array, span: Span, cache: Cache) -> tuple[list[Pending], mx.array | None]:
         """Builds the graph of one forward pass; nothing is computed yet. No logits if the plan stops before them."""
-        tap = self.plan.tap(span)
+        tap = self.tap(span)
         call: Any = self.model.network
         logits: mx.array | None = None
         with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
             logits = call(tokens, cache=cache)
+        return self.take(tap, span), logits
+
+    def tap(self, span: Span) -> Tap | None:
+        """A tap for one forward pass of one row; None where nothing is read."""
+        return self.plan.tap(span)
+
+    def take(self, tap: Tap | None, span: Span, slot: int | None = None) -> list[Pending]:
+        """What the plan reads of a forward pass, lazy; of a batch the row in that slot."""
         with telemetry.tracer().start_as_current_span("capture", context=self.context) as recorded:
-            pending = self.plan.take(tap, span)
+            pending = self.plan.take(tap, span, slot)
             recorded.set_attribute(telemetry.STEP, span.step)
             recorded.set_attribute("neuroscope.tensors", len(pending))
-        return pending, logits
+            recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))
+        return pending

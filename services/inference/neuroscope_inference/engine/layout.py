@@ -5,7 +5,7 @@ Knows modules and names. Whether what a hook sees is what the name promises is f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +14,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope.sites import COMPONENTS, Point
+from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.attention import AttentionPoints, dispatch_everywhere
 from neuroscope_inference.engine.family import FAMILIES, GENERIC, Family
-from neuroscope_inference.engine.tap import PointIndex, Switch, Tap, Transform, Watch, install
+from neuroscope_inference.engine.tap import PointIndex, Switch, Tap, View, Watch, install
 
 _NOT_SEEN = "the model's code never passes through this point"
 _DENSE = "the layer is not a mixture of experts"
@@ -125,11 +126,11 @@ class Layout:
             return self.state(point).module_path
         return self._paths[id(self.blocks[point.layer].module)]
 
-    def wanted(self, points: Iterator[Point] | list[Point]) -> list[bool]:
+    def wanted(self, points: Iterable[PointIndex]) -> list[bool]:
         """A tap's list for these points."""
         wanted = [False] * len(self.states)
         for point in points:
-            wanted[self.index[point]] = True
+            wanted[point] = True
         return wanted
 
     def hook(self) -> None:
@@ -139,14 +140,21 @@ class Layout:
         watches: dict[int, Watch] = {}
         around: dict[int, Callable[[Tap], AbstractContextManager[None]]] = {}
 
-        def watch(module: nn.Module | None, *points: tuple[Point, Transform | None], reads: Any = ()) -> None:
+        def watch(
+            module: nn.Module | None,
+            *points: tuple[Point, View | None],
+            reads: Sequence[tuple[int, Point]] = (),
+            carried_by: int | None = None,
+            block: int | None = None,
+        ) -> None:
             if module is None:
                 return
             entry = watches.setdefault(id(module), Watch(module))
-            for point, transform in points:
-                entry.outputs.append((self._found(point, paths.get(id(module), "")), transform))
+            entry.block = block if entry.block is None else entry.block
+            for point, view in points:
+                entry.outputs.append((self._found(point, paths.get(id(module), "")), view))
             for argument, point in reads:
-                entry.inputs.append((argument, self._found(point, paths.get(id(module), ""))))
+                entry.inputs.append((argument, self._found(point, paths.get(id(module), "")), carried_by))
 
         watch(self.embedding, (Point("embedding"), None))
         watch(self.final_norm, (Point("final_norm"), None))
@@ -163,10 +171,10 @@ class Layout:
         def at(component: str, *, is_input: bool = False) -> Point:
             return Point(component, layer, is_input)
 
-        watch(block.module, (at("resid_post"), None), reads=[(0, at("resid_pre"))])
+        watch(block.module, (at("resid_post"), None), reads=[(0, at("resid_pre"))], block=layer)
         watch(block.norm1, (at("ln1"), None))
         watch(block.norm2, (at("ln2"), None))
-        watch(block.norm2 or block.mlp, reads=[(0, at("resid_mid"))])
+        watch(block.norm2 or block.mlp, reads=[(0, at("resid_mid"))], carried_by=layer)
         watch(block.attention, (at("attn_out"), None), reads=[(0, at("attn_out", is_input=True))])
         watch(block.attention_output_norm or block.attention, (at("attn_contrib"), None))
         watch(block.mlp, (at("mlp_out"), None), reads=[(0, at("mlp_out", is_input=True))])
@@ -255,14 +263,22 @@ def _owner_of(model: nn.Module, layers: list[nn.Module]) -> nn.Module:
     return model
 
 
-def _as_heads(heads: int, first_head: int, width: int = 0) -> Transform:
-    """(B, L, all) -> (B, L, heads, d_head), from a projection's columns or from their part in a fused one."""
+def _as_heads(heads: int, first_head: int, width: int = 0) -> View:
+    """(B, L, all) as (B, L, heads, d_head), of a projection's columns or of their part in a fused one."""
+    columns = slice(first_head * width, (first_head + heads) * width) if width else slice(None)
 
-    def transform(x: mx.array) -> mx.array:
-        part = x[..., first_head * width : (first_head + heads) * width] if width else x
-        return part.reshape(*x.shape[:2], heads, -1)
+    def read(x: mx.array) -> mx.array:
+        return x[..., columns].reshape(*x.shape[:2], heads, -1)
 
-    return transform
+    def write(x: mx.array, edited: mx.array) -> mx.array:
+        flat = edited.reshape(*edited.shape[:2], -1)
+        if not width:
+            return flat
+        written = new_handle(x)
+        written[..., columns] = flat
+        return written
+
+    return View(read, write)
 
 
 def _stopping_before(layer: int) -> Callable[[Tap], AbstractContextManager[None]]:

@@ -9,11 +9,13 @@ from typing import Any
 
 import mlx.nn as nn
 from jinja2.exceptions import TemplateError
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from neuroscope.errors import ContextLengthError, InvalidRequestError, UnavailableSiteError
 from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.layout import Layout, PointState
 
@@ -37,7 +39,19 @@ class LoadedModel:
     self_test: pb.SelfTest
     folder: Path
     adapter_path: str
+    _can_batch: bool | None = None
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
+
+    def can_batch(self) -> bool:
+        """Whether rows may decode together; proven by a probe the first time it is asked."""
+        if self._can_batch is None:
+            self._can_batch = caches.can_batch(self.network, self.description.vocab_size)
+        return self._can_batch
+
+    @property
+    def rotates(self) -> bool:
+        """Whether some layer keeps its keys in a ring."""
+        return caches.rotates(make_prompt_cache(self.network))
 
     def describe(self) -> pb.GetModelResponse:
         """The model, every point of the vocabulary, and the self-test's verdict."""

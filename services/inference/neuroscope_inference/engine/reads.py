@@ -30,6 +30,11 @@ class Span:
     length: int
     prompt_length: int
 
+    @property
+    def end(self) -> int:
+        """One after the last position."""
+        return self.first + self.length
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -169,26 +174,48 @@ class CapturePlan:
                 self._check_is_run(point, field)
                 self.reads.append(self._read(hook_id, hook, point, field, rows))
 
+    @property
+    def reads_attention(self) -> bool:
+        """Whether some tensor has key columns."""
+        return any(read.point.component in _ATTENTION for read in self.reads)
+
     def message(self, chunk_positions: int) -> tensor_pb2.TensorPlan:
         """The plan as it is sent."""
         return tensor_pb2.TensorPlan(tensors=[read.spec for read in self.reads], chunk_positions=chunk_positions)
 
-    def tap(self, span: Span) -> Tap:
-        """A tap for what the plan reads in one forward pass."""
-        points = [read.point for read in self.reads if read.fires(span.row, span.step)]
-        return Tap(self.model.layout.wanted(points), self.stop_before)
+    def tap(self, span: Span) -> Tap | None:
+        """A tap for what the plan reads in one forward pass; None where it reads nothing and stops nowhere."""
+        points = [read.index for read in self.reads if read.fires(span.row, span.step)]
+        if not points and self.stop_before is None:
+            return None
+        return Tap(self.model.layout.wanted(points), stop_before=self.stop_before)
 
-    def take(self, tap: Tap, span: Span) -> list[Pending]:
-        """The selected tensors of a forward pass, lazy. What never fired is simply not among them."""
+    def take(self, tap: Tap | None, span: Span, slot: int | None = None) -> list[Pending]:
+        """The selected tensors of a forward pass, lazy. What never fired is simply not among them.
+
+        Args:
+            tap: of the forward pass.
+            span: what it computed in this row.
+            slot: the row's place in a batch whose rows are padded on the left; None if it ran alone.
+        """
         pending: list[Pending] = []
+        if tap is None:
+            return pending
         for read in self.reads:
             value = tap.seen.get(read.index) if read.fires(span.row, span.step) else None
-            part = None if value is None else read.select(value, span)
+            if value is None:
+                continue
+            keys: tuple[int, ...] = ()
+            if slot is not None:
+                value = value[slot : slot + 1]
+                if read.point.component in _ATTENTION:
+                    value = value[..., -span.end :]
+            elif read.point.component in _ATTENTION and (columns := tap.key_columns.get(read.point.layer or 0)):
+                keys = key_positions(columns)
+            part = read.select(value, span)
             if part is None:
                 continue
             array, first, positions = part
-            columns = tap.key_columns.get(read.point.layer or 0) if read.point.component in _ATTENTION else None
-            keys = key_positions(columns) if columns else ()
             pending.append(Pending(read.spec.plan_index, span.row, first, array, positions, keys))
         return pending
 

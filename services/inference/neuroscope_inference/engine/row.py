@@ -1,11 +1,10 @@
-"""The generation of one row: prefill chunks, then a step at a time, the next one computed while one is read."""
+"""The generation of one row: its prompt in chunks, then what each drawn token means."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from neuroscope import telemetry
@@ -17,6 +16,15 @@ from neuroscope_inference.engine.sampling import Draw, Sampler
 from neuroscope_inference.engine.stopping import StopMatcher
 
 
+@dataclass(slots=True)
+class Flight:
+    """A step that has been launched: what it reads and the token it draws, lazy."""
+
+    step: int
+    pending: list[Pending]
+    draw: Draw
+
+
 class Row:
     """One prompt of a generation.
 
@@ -25,18 +33,18 @@ class Row:
         sampler: draws tokens.
         row: which prompt it is.
         prompt: its token ids.
-        may_compute: whether a step may be computed already.
     """
 
-    def __init__(
-        self, forward: Forward, sampler: Sampler, row: int, prompt: Sequence[int], may_compute: Callable[[int], bool]
-    ) -> None:
-        self._forward = forward
-        self._sampler = sampler
-        self._row = row
+    def __init__(self, forward: Forward, sampler: Sampler, row: int, prompt: Sequence[int]) -> None:
+        self.forward = forward
+        self.sampler = sampler
+        self.index = row
+        self.cache: Cache | None = make_prompt_cache(forward.model.network)
+        """Its own; None while a batch holds it."""
+        self.launched: Flight | None = None
+        """The step that is being computed."""
+        self.ended = False
         self._prompt = prompt
-        self._may_compute = may_compute
-        self._cache: Cache = make_prompt_cache(forward.model.network)
         self._detokenizer = forward.model.detokenizer()
         self._matcher = StopMatcher(sampler.stop)
         description = forward.model.description
@@ -44,60 +52,74 @@ class Row:
         self._ends = eos | sampler.stop_token_ids
         room = description.context_length - len(prompt) + 1
         self._max_tokens = min(sampler.max_tokens, room) if description.context_length else sampler.max_tokens
+        self._last: Draw | None = None
+        self._steps = 0
 
-    def steps(self) -> Iterator[StepResult]:
-        """Results of the prefill's chunks, the last of them with the first token; then one with a token a step."""
-        draw: Draw | None = None
-        pending: list[Pending] = []
-        spans = list(self._forward.chunks(self._row, len(self._prompt), needs_logits=True))
+    @property
+    def last(self) -> Draw:
+        """The newest token: what the next step reads, known or not."""
+        if self._last is None:
+            raise AssertionError("a row is prefilled before it goes on")
+        return self._last
+
+    @property
+    def next_step(self) -> int:
+        """The step that would be launched next."""
+        return self._steps
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether there is a next step, as far as is known."""
+        return not self.ended and self._steps < self._max_tokens
+
+    def prefill(self) -> Iterator[StepResult]:
+        """Results of the prompt's chunks, the last of them with the first token."""
+        if self.cache is None:
+            raise AssertionError("a prompt is read before its row joins a batch")
+        spans = list(self.forward.chunks(self.index, len(self._prompt), needs_logits=True))
         for span in spans:
             is_last = span is spans[-1]
-            sampler = self._sampler if is_last else None
-            pending, draw = self._forward.prefill(self._prompt, span, self._cache, sampler)
-            if not is_last:
+            sampler = self.sampler if is_last else None
+            pending, draw = self.forward.prefill(self._prompt, span, self.cache, sampler)
+            if draw is None:
                 yield StepResult.of(0, pending)
-        step = 0
-        while draw is not None:
-            ahead = None
-            if step + 1 < self._max_tokens and self._may_compute(step + 1):
-                ahead = self._launch(draw, step + 1)
-            token = self._finish(step, pending, draw)
-            yield StepResult.of(step, pending, token)
-            if token.finish_reason:
-                return
-            step += 1
-            pending, draw = ahead if ahead is not None else self._launch(draw, step)
+            else:
+                self._last, self._steps = draw, 1
+                with telemetry.tracer().start_as_current_span("sample", context=self.forward.context) as recorded:
+                    result = self.land(Flight(0, pending, draw))
+                    recorded.set_attribute(telemetry.STEP, 0)
+                    recorded.set_attribute(telemetry.TOKENS, 1)
+                    recorded.set_attribute(telemetry.BYTES, result.nbytes)
+                yield result
 
-    def _launch(self, draw: Draw, step: int) -> tuple[list[Pending], Draw]:
-        """Starts the forward pass over a drawn token, which need not be known yet."""
+    def next_span(self) -> Span:
+        """Where the next step is: it reads the token that was drawn last."""
         length = len(self._prompt)
-        span = Span(self._row, step, length + step - 1, 1, length)
-        pending, logits = self._forward.build(draw.token[:, None], span, self._cache)
-        if logits is None:
-            raise AssertionError("a generation runs all layers")
-        following = self._sampler.draw(logits[:, -1], self._row, step)
-        mx.async_eval([p.array for p in pending], following.arrays)
-        return pending, following
+        return Span(self.index, self._steps, length + self._steps - 1, 1, length)
 
-    def _finish(self, step: int, pending: list[Pending], draw: Draw) -> pb.TokenEvent:
-        """Waits for a step and puts its token into words."""
-        started = time.perf_counter()
-        name = "decode" if step else "sample"
-        with telemetry.tracer().start_as_current_span(name, context=self._forward.context) as recorded:
-            mx.eval([p.array for p in pending], draw.arrays)
-            token = self._token(step, draw)
-            recorded.set_attribute(telemetry.STEP, step)
-            recorded.set_attribute(telemetry.TOKENS, 1)
-            recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))
-        if step:
-            self._forward.timing.decode_s += time.perf_counter() - started
-        return token
+    def launch(self, pending: list[Pending], draw: Draw) -> None:
+        """Takes a step whose graph has been built."""
+        self.launched = Flight(self._steps, pending, draw)
+        self._last = draw
+        self._steps += 1
+
+    def take_off(self) -> Flight | None:
+        """The step that was launched, to wait for; the row is free for the next."""
+        flight, self.launched = self.launched, None
+        return flight
+
+    def land(self, flight: Flight) -> StepResult:
+        """The result of a step that has been evaluated."""
+        token = self._token(flight.step, flight.draw)
+        self.ended = bool(token.finish_reason)
+        self.forward.generated_tokens += 1
+        return StepResult.of(flight.step, flight.pending, token)
 
     def _token(self, step: int, draw: Draw) -> pb.TokenEvent:
         token_id = int(number(draw.token))
-        event = pb.TokenEvent(row=self._row, step=step, token_id=token_id, logprob=number(draw.logprob))
+        event = pb.TokenEvent(row=self.index, step=step, token_id=token_id, logprob=number(draw.logprob))
         for alternative, logprob in draw.alternatives():
-            text = self._forward.model.text_of(alternative)
+            text = self.forward.model.text_of(alternative)
             event.top_logprobs.add(token_id=alternative, text=text, logprob=logprob)
         is_end, is_last = token_id in self._ends, step + 1 >= self._max_tokens
         if not is_end:

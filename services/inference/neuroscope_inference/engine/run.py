@@ -1,4 +1,4 @@
-"""The rows of one request as a generator that the engine's thread advances; what it yields is ready to send.
+"""The rows of one request: generators that the engine's thread advances; what they yield is ready to send.
 
 Step 0 is the prefill, whose last logits give the first token; step s reads the s-th generated token.
 """
@@ -21,12 +21,6 @@ class Credit:
     """How far a run may go. The engine's thread reads it, others add to it."""
 
     granted_steps: int | None = None  # None: as far as buffers allow
-    next_step: int = 0
-
-    @property
-    def allows_next(self) -> bool:
-        """Whether the step that comes next may be computed."""
-        return self.allows(self.next_step)
 
     def allows(self, step: int) -> bool:
         """Whether a step may be computed."""
@@ -46,7 +40,6 @@ class Run:
     forward: Forward
     prompts: Sequence[Sequence[int]]
     credit: Credit = field(default_factory=Credit)
-    generated_tokens: int = 0
 
     def capture(self) -> Iterator[StepResult]:
         """One forward pass over every prompt, in chunks."""
@@ -56,25 +49,9 @@ class Run:
                 pending, _ = self.forward.prefill(prompt, span, cache)
                 yield StepResult.of(span.step, pending)
 
-    def generate(self, sampler: Sampler) -> Iterator[StepResult]:
-        """Generates every row, one step of each in turn."""
-        rows = [
-            Row(self.forward, sampler, row, prompt, self.credit.allows).steps()
-            for row, prompt in enumerate(self.prompts)
-        ]
-        while rows:
-            going: list[Iterator[StepResult]] = []
-            for row in rows:
-                for result in row:
-                    if result.token is None:
-                        yield result
-                        continue
-                    # Counted before it is handed out: the engine asks for credit before this generator goes on.
-                    self.generated_tokens += 1
-                    if not result.token.finish_reason:
-                        going.append(row)
-                    if row is rows[-1] and going:  # where no row goes on, the end of the run needs no credit
-                        self.credit.next_step += 1
-                    yield result
-                    break
-            rows = going
+    def generate(self, sampler: Sampler) -> Iterator[StepResult | list[Row]]:
+        """Reads every prompt up to its first token; then the rows that go on, for the decoder."""
+        rows = [Row(self.forward, sampler, row, prompt) for row, prompt in enumerate(self.prompts)]
+        for row in rows:
+            yield from row.prefill()
+        yield [row for row in rows if row.wants_more]

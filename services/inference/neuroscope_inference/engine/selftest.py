@@ -22,7 +22,7 @@ from neuroscope_inference.engine.layout import Block, Layout
 from neuroscope_inference.engine.tap import Tap
 
 TOKEN_COUNT = 8
-_TOLERANCES = {mx.float32: 1e-5, mx.float16: 1e-2, mx.bfloat16: 5e-2}
+TOLERANCES = {mx.float32: 1e-5, mx.float16: 1e-2, mx.bfloat16: 5e-2}
 
 Seen = dict[Point, mx.array]
 Check = tuple[str, mx.array, mx.array, tuple[str, ...]]
@@ -78,7 +78,7 @@ def _prove(layout: Layout, seen: Seen) -> list[inference_pb2.IdentityCheck]:
     results: dict[str, inference_pb2.IdentityCheck] = {}
     for layer, block in enumerate(layout.blocks):
         for name, left, right, proved in _checks(layout, layer, block, seen):
-            tolerance = _TOLERANCES.get(left.dtype, 1e-5)
+            tolerance = TOLERANCES.get(left.dtype, 1e-5)
             error = relative_error(left, right)
             check = results.setdefault(name, inference_pb2.IdentityCheck(name=name, tolerance=tolerance))
             check.worst_relative_error = max(check.worst_relative_error, error)
@@ -127,7 +127,7 @@ def _checks(layout: Layout, layer: int, block: Block, seen: Seen) -> Iterator[Ch
 
 
 def _is_parallel(pre: mx.array, mid: mx.array, post: mx.array, attention: mx.array, mlp: mx.array) -> bool:
-    tolerance = _TOLERANCES.get(pre.dtype, 1e-5)
+    tolerance = TOLERANCES.get(pre.dtype, 1e-5)
     return relative_error(pre + attention, mid) > tolerance and relative_error(pre + attention + mlp, post) <= tolerance
 
 

@@ -6,7 +6,7 @@ and isinstance stay as they were. With no tap in the switch a hooked module comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,28 +16,117 @@ import mlx.nn as nn
 
 from neuroscope_inference.engine.arrays import new_handle
 
-Transform = Callable[[mx.array], mx.array]
+Edit = Callable[[mx.array], mx.array]
 PointIndex = int
 
 _swapped_classes: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-class Tap:
-    """What one forward pass is asked to read, and what it has read: lazy arrays by point index."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a point looks in what a module passes on: the point's axes, and the way back for an edit.
 
-    def __init__(self, wanted: Sequence[bool], stop_before: int | None = None) -> None:
+    Args:
+        read: the module's array to the point's.
+        write: the module's array and the edited point to the module's array; None where there is no way back.
+    """
+
+    read: Callable[[mx.array], mx.array]
+    write: Callable[[mx.array, mx.array], mx.array] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowEdit:
+    """An edit of one row of the batch.
+
+    Args:
+        apply: the row's activation, (1, ...) in the point's axes, to its new value of the same shape and dtype.
+        slot: which row.
+        columns: key columns that belong to the row, the last ones; None: all.
+    """
+
+    apply: Edit
+    slot: int = 0
+    columns: int | None = None
+
+
+class Tap:
+    """What one forward pass is asked to read and to edit, and what it has read: lazy arrays by point index.
+
+    Args:
+        wanted: by point index, whether it is read.
+        edits: what is changed, by point index; in the order in which it is applied.
+        stop_before: layer before which the forward pass ends.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[bool],
+        edits: Mapping[PointIndex, Sequence[RowEdit]] | None = None,
+        stop_before: int | None = None,
+    ) -> None:
         self.wanted = wanted
+        self.edits = edits or {}
         self.stop_before = stop_before
-        """Layer before which the forward pass ends."""
         self.seen: dict[PointIndex, mx.array] = {}
         self.key_columns: dict[int, tuple[int, int, int]] = {}
         """By layer, where the columns of its attention lie: positions so far, next slot of the ring, columns."""
+        self.carried: dict[int, mx.array] = {}
+        """By layer, what an edit between attention and MLP adds to what the block writes."""
 
-    def see(self, point: PointIndex, value: mx.array, transform: Transform | None = None) -> None:
+    @classmethod
+    def together(cls, taps: Sequence[Tap | None], columns: Sequence[int]) -> Tap | None:
+        """One tap for a batch, of a tap for each row; None where no row has one.
+
+        Args:
+            taps: of rows, in the order of the batch.
+            columns: key columns of each row.
+        """
+        if len(taps) == 1:
+            return taps[0]
+        present = [tap for tap in taps if tap is not None]
+        if not present:
+            return None
+        edits: dict[PointIndex, list[RowEdit]] = {}
+        for slot, tap in enumerate(taps):
+            for point, of_row in (tap.edits if tap is not None else {}).items():
+                edits.setdefault(point, []).extend(RowEdit(edit.apply, slot, columns[slot]) for edit in of_row)
+        return cls([any(wanted) for wanted in zip(*(tap.wanted for tap in present), strict=True)], edits)
+
+    def see(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
+        """Edits the value, keeps it if the point is wanted, and gives what goes on: itself where nothing was edited."""
+        value = self.edit(point, value, view)
+        self.read(point, value, view)
+        return value
+
+    def read(self, point: PointIndex, value: mx.array, view: View | None = None) -> None:
         """Keeps the value if the point is wanted."""
         if self.wanted[point]:
             handle = new_handle(value)
-            self.seen[point] = handle if transform is None else transform(handle)
+            self.seen[point] = handle if view is None else view.read(handle)
+
+    def edit(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
+        """The value with its edits; itself where there are none."""
+        edits = self.edits.get(point)
+        if not edits:
+            return value
+        if view is None:
+            return _edited(value, edits)
+        if view.write is None:
+            raise AssertionError("an edit of a point that cannot be written is refused before it runs")
+        return view.write(value, _edited(view.read(value), edits))
+
+
+def _edited(value: mx.array, edits: Sequence[RowEdit]) -> mx.array:
+    rows = [value] if value.shape[0] == 1 else [value[slot : slot + 1] for slot in range(value.shape[0])]
+    for edit in edits:
+        row = rows[edit.slot]
+        if edit.columns is None or edit.columns == row.shape[-1]:
+            rows[edit.slot] = edit.apply(row)
+        else:
+            padding = row.shape[-1] - edit.columns
+            rows[edit.slot] = mx.concatenate([row[..., :padding], edit.apply(row[..., padding:])], axis=-1)
+    return rows[0] if len(rows) == 1 else mx.concatenate(rows)
 
 
 class Switch:
@@ -49,7 +138,7 @@ class Switch:
         self.tap: Tap | None = None
 
     @contextmanager
-    def reading(self, tap: Tap) -> Generator[Tap, None, None]:
+    def reading(self, tap: Tap | None) -> Generator[Tap | None, None, None]:
         """Routes what the model computes inside the block to a tap."""
         self.tap = tap
         try:
@@ -60,11 +149,19 @@ class Switch:
 
 @dataclass(slots=True)
 class Watch:
-    """What is read at one module: which points its arguments and its result are."""
+    """What passes at one module: which points its arguments and its result are.
+
+    Args:
+        module: the module.
+        inputs: (argument, point, layer): the layer is that of a block whose residual stream must follow an edit.
+        outputs: (point, view).
+        block: the layer whose residual stream this module writes.
+    """
 
     module: nn.Module
-    inputs: list[tuple[int, PointIndex]] = field(default_factory=list)  # (argument, point)
-    outputs: list[tuple[PointIndex, Transform | None]] = field(default_factory=list)
+    inputs: list[tuple[int, PointIndex, int | None]] = field(default_factory=list)
+    outputs: list[tuple[PointIndex, View | None]] = field(default_factory=list)
+    block: int | None = None
 
 
 def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = None) -> None:
@@ -74,17 +171,29 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         tap = switch.tap
         if tap is None:
             return call(module, *args, **kwargs)
-        for argument, point in watch.inputs:
-            tap.see(point, args[argument])
+        for argument, point, layer in watch.inputs:
+            before: mx.array = args[argument]
+            after = tap.see(point, before)
+            if after is not before:
+                args = (*args[:argument], after, *args[argument + 1 :])
+                if layer is not None:
+                    tap.carried[layer] = after - before
         if around is None:
             result = call(module, *args, **kwargs)
         else:
             with around(tap):
                 result = call(module, *args, **kwargs)
-        value = result[0] if isinstance(result, tuple) else result
-        for point, transform in watch.outputs:
-            tap.see(point, value, transform)
-        return result
+        passed: mx.array = result[0] if isinstance(result, tuple) else result
+        value = passed
+        if watch.block is not None and watch.block in tap.carried:
+            value = value + tap.carried[watch.block]
+        for point, view in watch.outputs:
+            value = tap.edit(point, value, view)
+        for point, view in watch.outputs:  # points of one place read the same value
+            tap.read(point, value, view)
+        if value is passed:
+            return result
+        return (value, *result[1:]) if isinstance(result, tuple) else value
 
     plain = type(watch.module)
     if plain not in _swapped_classes:

@@ -19,6 +19,7 @@ from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
 from neuroscope_inference.engine.reads import CapturePlan, StepResult
+from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
@@ -76,7 +77,7 @@ class Runner:
         return Prepared(stream_id, run, prompts)
 
     async def events(
-        self, prepared: Prepared, work: Iterator[StepResult], response: type[Response]
+        self, prepared: Prepared, work: Iterator[StepResult | list[Row]], response: type[Response]
     ) -> AsyncGenerator[Event, None]:
         """The events of a stream: what is about to be sent, frames before the token of their step, the manifest.
 
@@ -96,7 +97,7 @@ class Runner:
         if forward.plan.reads:
             yield response(plan=forward.plan.message(forward.chunk_positions))
         stream = self._engine.start(
-            work, model=forward.model, may_go_on=lambda: run.credit.allows_next, size=lambda result: result.nbytes
+            work, model=forward.model, may_compute=run.credit.allows, size=lambda result: result.nbytes
         )
         try:
             async with aclosing(stream.items()) as results:
@@ -175,7 +176,8 @@ def _manifest(prepared: Prepared) -> pb.Manifest:
     return pb.Manifest(
         entries=entries,
         usage=pb.Usage(
-            prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts), completion_tokens=run.generated_tokens
+            prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts),
+            completion_tokens=run.forward.generated_tokens,
         ),
         frame_count=prepared.packer.frame_count,
         prefill_ms=1e3 * run.forward.timing.prefill_s,

@@ -1,0 +1,70 @@
+"""Key/value caches of several rows as one: joining, leaving, and whether a model's caches can do it at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import CacheList, QuantizedKVCache, RotatingKVCache, make_prompt_cache
+
+from neuroscope_inference.engine.selftest import TOLERANCES, relative_error
+
+_log = logging.getLogger(__name__)
+Cache = list[Any]
+_PROBE_PROMPTS = ([3, 1, 2], [1, 2, 3, 1, 2])
+
+
+def merge(caches: Sequence[Cache]) -> Cache:
+    """Caches of single rows as one of a batch, shorter rows padded on the left."""
+    return [type(layers[0]).merge(list(layers)) for layers in zip(*caches, strict=True)]
+
+
+def extract(cache: Cache, slot: int) -> Cache:
+    """The cache of one row of a batch."""
+    return [layer.extract(slot) for layer in cache]
+
+
+def keep(cache: Cache, slots: Sequence[int]) -> None:
+    """Drops all other rows of a batch."""
+    chosen = mx.array(list(slots))
+    for layer in cache:
+        layer.filter(chosen)
+
+
+def extend(cache: Cache, other: Cache) -> None:
+    """Appends the rows of another batch."""
+    for layer, joining in zip(cache, other, strict=True):
+        layer.extend(joining)
+
+
+def rotates(cache: Cache) -> bool:
+    """Whether some layer keeps its keys in a ring, so that columns do not stand for positions."""
+    return any(isinstance(layer, RotatingKVCache) for layer in _flat(cache))
+
+
+def can_batch(network: nn.Module, vocab_size: int) -> bool:
+    """Whether one step of two rows together gives what each gives alone: a probe with two short prompts."""
+    call: Any = network
+    try:
+        caches = [make_prompt_cache(network) for _ in _PROBE_PROMPTS]
+        if any(isinstance(layer, QuantizedKVCache) or not hasattr(layer, "merge") for layer in _flat(caches[0])):
+            return False
+        for prompt, cache in zip(_PROBE_PROMPTS, caches, strict=True):
+            mx.eval(call(mx.array([[token % vocab_size for token in prompt]]), cache=cache))
+        merged = merge(caches)
+        together = call(mx.array([[1], [1]]), cache=merged)
+        alone = [call(mx.array([[1]]), cache=cache) for cache in caches]
+        error = relative_error(together, mx.concatenate(alone))
+        tolerance = TOLERANCES.get(together.dtype, 1e-5)
+        back = relative_error(call(mx.array([[2]]), cache=extract(merged, 0)), call(mx.array([[2]]), cache=caches[0]))
+    except Exception as error:
+        _log.info("rows of this model run one by one: %s", error)
+        return False
+    return error <= tolerance and back <= tolerance
+
+
+def _flat(cache: Sequence[Any]) -> list[Any]:
+    return [part for layer in cache for part in (_flat(layer.caches) if isinstance(layer, CacheList) else [layer])]
