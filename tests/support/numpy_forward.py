@@ -21,11 +21,17 @@ B is 1, T the number of tokens (Tq and Tk where queries meet keys), kv_heads <= 
     attention_pattern                           layer   (B, heads, Tq, Tk)
     head_output                                 layer   (B, T, heads, d_head)   z, before the output projection
     mlp_neurons                                 layer   (B, T, d_mlp)           input of the down projection
+
+Every one of these points can be edited: `edits` maps it to a function of the float64 activation, whose value takes the
+activation's place there and flows on to whatever the model computes from it, and only to that.
+
+    forward(folder, ids, {("head_output", 2): lambda z: z * keep})         z: (1, T, heads, d_head)
+    forward(folder, ids, {("resid_post", 5): lambda x: x + 4 * direction})
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +40,37 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 Array = NDArray[np.float64]
-Activations = dict[tuple[str, int | None], Array]
+Point = tuple[str, int | None]
+Activations = dict[Point, Array]
+Edits = Mapping[Point, Callable[[Array], Array]]
 Weights = Mapping[str, Array]
 
 MASKED_SCORE = float(np.finfo(np.float32).min)
 LLAMA_SHAPED = ("llama", "mistral", "qwen2", "qwen3")
 
 
-def forward(folder: Path, token_ids: Sequence[int]) -> Activations:
-    """Every activation of the model in `folder` on one prompt, without a cache.
+class Points:
+    """Every activation passes through here on its way: it is edited if so wished, noted, and handed on."""
+
+    def __init__(self, edits: Edits) -> None:
+        self.edits = edits
+        self.seen: Activations = {}
+
+    def __call__(self, component: str, layer: int | None, x: Array) -> Array:
+        if (component, layer) in self.edits:
+            edited = self.edits[component, layer](x.copy(order="K"))  # the layout too, for bit-identical sums
+            assert edited.shape == x.shape, f"the edit made {edited.shape} of {component}'s {x.shape}"
+            x = edited
+        self.seen[component, layer] = x
+        return x
+
+
+def forward(folder: Path, token_ids: Sequence[int], edits: Edits | None = None) -> Activations:
+    """Every activation of the model in `folder` on one prompt, without a cache; edited ones as they became.
 
     Raises:
         NotImplementedError: the model has a part this reference does not compute; it never guesses.
+        KeyError: an edit is of a point that the model does not have.
     """
     config = json.loads((folder / "config.json").read_text())
     weights = {
@@ -54,17 +79,23 @@ def forward(folder: Path, token_ids: Sequence[int]) -> Activations:
         for name, tensor in load_file(file).items()
     }
     tokens = np.asarray(token_ids, dtype=np.int64)[None, :]  # (B, T)
+    at = Points(edits or {})
     if config["model_type"] == "gpt2":
-        return forward_gpt2(config, weights, tokens)
-    if config["model_type"] in LLAMA_SHAPED:
-        return forward_llama(config, weights, tokens)
-    raise NotImplementedError(f"no numpy reference for model_type {config['model_type']!r}")
+        forward_gpt2(config, weights, tokens, at)
+    elif config["model_type"] in LLAMA_SHAPED:
+        forward_llama(config, weights, tokens, at)
+    else:
+        raise NotImplementedError(f"no numpy reference for model_type {config['model_type']!r}")
+    never = sorted(map(str, at.edits.keys() - at.seen.keys()))
+    if never:
+        raise KeyError(f"no such point: {', '.join(never)}")
+    return at.seen
 
 
 # ------------------------------------------------------------------------------------------------ architectures
 
 
-def forward_llama(config: Mapping[str, Any], weights: Weights, tokens: NDArray[np.int64]) -> Activations:
+def forward_llama(config: Mapping[str, Any], weights: Weights, tokens: NDArray[np.int64], at: Points) -> None:
     """Touvron et al. 2023 (arXiv:2302.13971): pre-norm blocks of RMSNorm, rotary attention and SwiGLU.
 
     Grouped-query attention as in Ainslie et al. 2023 (arXiv:2305.13245); biases and the query and key norms of qwen
@@ -78,113 +109,101 @@ def forward_llama(config: Mapping[str, Any], weights: Weights, tokens: NDArray[n
     layers = config["num_hidden_layers"]
     layer_types = config.get("layer_types") or ["full_attention"] * layers
     positions = np.arange(tokens.shape[1])  # (T,)
-    seen: Activations = {}
 
-    x = seen["embedding", None] = weights["model.embed_tokens.weight"][tokens]  # (B, T, d_model)
+    x = at("embedding", None, weights["model.embed_tokens.weight"][tokens])  # (B, T, d_model)
     for layer in range(layers):
         block = f"model.layers.{layer}"
         attn, mlp = f"{block}.self_attn", f"{block}.mlp"
-        seen["resid_pre", layer] = x  # (B, T, d_model)
-        normed = seen["ln1", layer] = rms_norm(x, weights[f"{block}.input_layernorm.weight"], eps)  # (B, T, d_model)
+        x = at("resid_pre", layer, x)  # (B, T, d_model)
+        normed = at("ln1", layer, rms_norm(x, weights[f"{block}.input_layernorm.weight"], eps))  # (B, T, d_model)
 
         query = split_heads(linear(weights, f"{attn}.q_proj", normed), heads)  # (B, T, heads, d_head)
         key = split_heads(linear(weights, f"{attn}.k_proj", normed), kv_heads)  # (B, T, kv_heads, d_head)
         value = split_heads(linear(weights, f"{attn}.v_proj", normed), kv_heads)  # (B, T, kv_heads, d_head)
-        seen["q_proj", layer], seen["k_proj", layer] = query, key
+        query, key = at("q_proj", layer, query), at("k_proj", layer, key)
         if f"{attn}.q_norm.weight" in weights:
             query = rms_norm(query, weights[f"{attn}.q_norm.weight"], eps)  # over d_head, one weight for all heads
             key = rms_norm(key, weights[f"{attn}.k_norm.weight"], eps)
         query, key = (rotate(head, positions, config["rope_theta"]) for head in (query, key))
 
         window = config["sliding_window"] if layer_types[layer] == "sliding_attention" else None
-        z = attend(seen, layer, query, key, value, window=window)  # (B, T, heads, d_head)
-        x = add_attention(seen, layer, x, linear(weights, f"{attn}.o_proj", merge_heads(z)))  # (B, T, d_model)
+        z = attend(at, layer, query, key, value, window=window)  # (B, T, heads, d_head)
+        x = add_attention(at, layer, x, linear(weights, f"{attn}.o_proj", merge_heads(z)))  # (B, T, d_model)
 
-        normed = seen["ln2", layer] = rms_norm(x, weights[f"{block}.post_attention_layernorm.weight"], eps)
+        normed = at("ln2", layer, rms_norm(x, weights[f"{block}.post_attention_layernorm.weight"], eps))
         gate = linear(weights, f"{mlp}.gate_proj", normed)  # (B, T, d_mlp)
         up = linear(weights, f"{mlp}.up_proj", normed)  # (B, T, d_mlp)
-        neurons = seen["mlp_neurons", layer] = silu(gate) * up  # (B, T, d_mlp), SwiGLU: Shazeer 2020
-        x = add_mlp(seen, layer, x, linear(weights, f"{mlp}.down_proj", neurons))  # (B, T, d_model)
+        neurons = at("mlp_neurons", layer, silu(gate) * up)  # (B, T, d_mlp), SwiGLU: Shazeer 2020
+        x = add_mlp(at, layer, x, linear(weights, f"{mlp}.down_proj", neurons))  # (B, T, d_model)
 
-    final = seen["final_norm", None] = rms_norm(x, weights["model.norm.weight"], eps)  # (B, T, d_model)
+    final = at("final_norm", None, rms_norm(x, weights["model.norm.weight"], eps))  # (B, T, d_model)
     tied = config.get("tie_word_embeddings", True)  # mlx-lm's default
     head = weights["model.embed_tokens.weight"] if tied else weights["lm_head.weight"]  # (vocab, d_model)
-    seen["logits", None] = final @ head.T  # (B, T, vocab)
-    return seen
+    at("logits", None, final @ head.T)  # (B, T, vocab)
 
 
-def forward_gpt2(config: Mapping[str, Any], weights: Weights, tokens: NDArray[np.int64]) -> Activations:
+def forward_gpt2(config: Mapping[str, Any], weights: Weights, tokens: NDArray[np.int64], at: Points) -> None:
     """Radford et al. 2019: pre-norm blocks of LayerNorm, attention with one fused projection, and a GELU MLP.
 
     Positions are learnt and added to the token embeddings; the head is the token embedding.
     """
     heads, eps = config["n_head"], config["layer_norm_epsilon"]
-    seen: Activations = {}
 
-    embedding = seen["embedding", None] = weights["model.wte.weight"][tokens]  # (B, T, d_model), tokens only
+    embedding = at("embedding", None, weights["model.wte.weight"][tokens])  # (B, T, d_model), tokens only
     x = embedding + weights["model.wpe.weight"][: tokens.shape[1]]  # (B, T, d_model)
     for layer in range(config["n_layer"]):
         block = f"model.h.{layer}"
-        seen["resid_pre", layer] = x  # (B, T, d_model)
-        normed = seen["ln1", layer] = layer_norm(weights, f"{block}.ln_1", x, eps)  # (B, T, d_model)
+        x = at("resid_pre", layer, x)  # (B, T, d_model)
+        normed = at("ln1", layer, layer_norm(weights, f"{block}.ln_1", x, eps))  # (B, T, d_model)
 
         fused = linear(weights, f"{block}.attn.c_attn", normed)  # (B, T, 3 * d_model): queries, keys, values
         query, key, value = (split_heads(part, heads) for part in np.split(fused, 3, axis=-1))  # (B, T, heads, d_head)
-        seen["q_proj", layer], seen["k_proj", layer] = query, key
+        query, key = at("q_proj", layer, query), at("k_proj", layer, key)
 
-        z = attend(seen, layer, query, key, value)  # (B, T, heads, d_head)
-        x = add_attention(seen, layer, x, linear(weights, f"{block}.attn.c_proj", merge_heads(z)))  # (B, T, d_model)
+        z = attend(at, layer, query, key, value)  # (B, T, heads, d_head)
+        x = add_attention(at, layer, x, linear(weights, f"{block}.attn.c_proj", merge_heads(z)))  # (B, T, d_model)
 
-        normed = seen["ln2", layer] = layer_norm(weights, f"{block}.ln_2", x, eps)  # (B, T, d_model)
-        neurons = gelu_tanh(linear(weights, f"{block}.mlp.c_fc", normed))  # (B, T, d_mlp)
-        seen["mlp_neurons", layer] = neurons
-        x = add_mlp(seen, layer, x, linear(weights, f"{block}.mlp.c_proj", neurons))  # (B, T, d_model)
+        normed = at("ln2", layer, layer_norm(weights, f"{block}.ln_2", x, eps))  # (B, T, d_model)
+        neurons = at("mlp_neurons", layer, gelu_tanh(linear(weights, f"{block}.mlp.c_fc", normed)))  # (B, T, d_mlp)
+        x = add_mlp(at, layer, x, linear(weights, f"{block}.mlp.c_proj", neurons))  # (B, T, d_model)
 
-    final = seen["final_norm", None] = layer_norm(weights, "model.ln_f", x, eps)  # (B, T, d_model)
-    seen["logits", None] = final @ weights["model.wte.weight"].T  # (B, T, vocab)
-    return seen
+    final = at("final_norm", None, layer_norm(weights, "model.ln_f", x, eps))  # (B, T, d_model)
+    at("logits", None, final @ weights["model.wte.weight"].T)  # (B, T, vocab)
 
 
 # ------------------------------------------------------------------------------------------------ the residual stream
 
 
-def add_attention(seen: Activations, layer: int, x: Array, output: Array) -> Array:
+def add_attention(at: Points, layer: int, x: Array, output: Array) -> Array:
     """The residual connection around attention (He et al. 2015); nothing stands between module and stream."""
-    seen["attn_out", layer] = seen["attn_contrib", layer] = output  # (B, T, d_model)
-    seen["resid_mid", layer] = x + output
-    return seen["resid_mid", layer]
+    contribution = at("attn_contrib", layer, at("attn_out", layer, output))  # (B, T, d_model)
+    return at("resid_mid", layer, x + contribution)
 
 
-def add_mlp(seen: Activations, layer: int, x: Array, output: Array) -> Array:
+def add_mlp(at: Points, layer: int, x: Array, output: Array) -> Array:
     """The residual connection around the MLP."""
-    seen["mlp_out", layer] = seen["mlp_contrib", layer] = output  # (B, T, d_model)
-    seen["resid_post", layer] = x + output
-    return seen["resid_post", layer]
+    contribution = at("mlp_contrib", layer, at("mlp_out", layer, output))  # (B, T, d_model)
+    return at("resid_post", layer, x + contribution)
 
 
 # ------------------------------------------------------------------------------------------------ attention
 
 
-def attend(
-    seen: Activations, layer: int, query: Array, key: Array, value: Array, *, window: int | None = None
-) -> Array:
+def attend(at: Points, layer: int, query: Array, key: Array, value: Array, *, window: int | None = None) -> Array:
     """softmax(q k^T / sqrt(d_head)) v with a causal mask (Vaswani et al. 2017, equation 1): (B, T, heads, d_head).
 
     Query head h reads key/value head h // (heads / kv_heads): neighbours share one (Ainslie et al. 2023, figure 2).
     A window w limits position i to keys i - w + 1 ... i (Jiang et al. 2023, arXiv:2310.06825, section 2).
     """
+    query, key, value = at("query", layer, query), at("key", layer, key), at("value", layer, value)
     heads, d_head = query.shape[2:]
     shared = heads // key.shape[2]
     keys = repeat_heads(key, shared)  # (B, T, heads, d_head)
     values = repeat_heads(value, shared)  # (B, T, heads, d_head)
     scores = np.einsum("bqhd,bkhd->bhqk", query, keys) / math.sqrt(d_head)  # (B, heads, Tq, Tk)
-    scores = np.where(attention_mask(query.shape[1], window), scores, MASKED_SCORE)
-    pattern = softmax(scores)  # (B, heads, Tq, Tk)
-    z = np.einsum("bhqk,bkhd->bqhd", pattern, values)  # (B, T, heads, d_head)
-    seen["query", layer], seen["key", layer], seen["value", layer] = query, key, value
-    seen["attention_scores", layer], seen["attention_pattern", layer] = scores, pattern
-    seen["head_output", layer] = z
-    return z
+    scores = at("attention_scores", layer, np.where(attention_mask(query.shape[1], window), scores, MASKED_SCORE))
+    pattern = at("attention_pattern", layer, softmax(scores))  # (B, heads, Tq, Tk)
+    return at("head_output", layer, np.einsum("bhqk,bkhd->bqhd", pattern, values))  # (B, T, heads, d_head)
 
 
 def attention_mask(length: int, window: int | None) -> NDArray[np.bool_]:
