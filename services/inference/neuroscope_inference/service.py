@@ -26,6 +26,8 @@ from neuroscope_inference.servicers.running import Runner
 from neuroscope_inference.servicers.tensors import TensorServicer
 from neuroscope_inference.servicers.traces import TelemetryServicer
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_inference.tensor_references import TensorReferences
+from neuroscope_inference.tensor_store import TensorStore
 
 _log = logging.getLogger(__name__)
 
@@ -39,13 +41,14 @@ class InferenceService:
         self.settings = settings
         self.engine = Engine(settings.stream_limit_bytes)
         hooks = HookServicer(self.engine)
-        runner = Runner(self.engine, hooks, settings)
+        store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
+        runner = Runner(self.engine, hooks, TensorReferences(store), settings)
         servicers = (
             ModelServicer(self.engine),
             hooks,
             GenerationServicer(self.engine, runner),
             CaptureServicer(self.engine, runner),
-            TensorServicer(),
+            TensorServicer(store),
             TelemetryServicer(),
         )
         self._methods: dict[str, Callable[..., Any]] = {

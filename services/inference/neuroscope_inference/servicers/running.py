@@ -23,6 +23,7 @@ from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_inference.tensor_references import TensorReferences
 
 Response = TypeVar("Response", pb.GenerateResponse, pb.CaptureResponse)
 
@@ -44,9 +45,12 @@ class Prepared:
 class Runner:
     """Prepares and streams runs."""
 
-    def __init__(self, engine: Engine, hooks: HookServicer, settings: InferenceSettings) -> None:
+    def __init__(
+        self, engine: Engine, hooks: HookServicer, tensors: TensorReferences, settings: InferenceSettings
+    ) -> None:
         self._engine = engine
         self._hooks = hooks
+        self._tensors = tensors
         self._settings = settings
 
     async def prepare(

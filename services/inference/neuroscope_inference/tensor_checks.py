@@ -1,0 +1,71 @@
+"""What a tensor must be before anything computes with it: a known type, a shape that its bytes fill, finite numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from neuroscope.errors import DataConversionError, InvalidRequestError
+from neuroscope.tensors import Array, numpy_dtype
+from neuroscope.v1 import tensor_pb2
+
+MAX_AXES = 16
+_MAX_BYTES = 2**62  # of a shape alone, so that no later product leaves 64 bits
+
+
+def nbytes_of(dtype: tensor_pb2.DataType.ValueType, shape: Sequence[int], field: str) -> int:
+    """Bytes of a tensor of that type and shape.
+
+    Raises:
+        InvalidRequestError: the shape has a wrong extent, or more axes than any tensor has.
+        DataConversionError: the type is not stated or not known.
+    """
+    if dtype == tensor_pb2.DATA_TYPE_UNSPECIFIED:
+        raise DataConversionError("the tensor's type is missing", field=f"{field}.dtype")
+    if len(shape) > MAX_AXES:
+        raise InvalidRequestError(f"a tensor has at most {MAX_AXES} axes, not {len(shape)}", field=f"{field}.shape")
+    for axis, extent in enumerate(shape):
+        if extent < 1:
+            raise InvalidRequestError(f"axis {axis} has the extent {extent}", field=f"{field}.shape")
+    nbytes = math.prod(shape) * numpy_dtype(dtype).itemsize
+    if nbytes > _MAX_BYTES:
+        raise InvalidRequestError(f"no memory holds a tensor of shape {list(shape)}", field=f"{field}.shape")
+    return nbytes
+
+
+def array_of(
+    dtype: tensor_pb2.DataType.ValueType, shape: Sequence[int], data: bytes | bytearray | memoryview, field: str
+) -> Array:
+    """The bytes as an array, without a copy.
+
+    Raises:
+        InvalidRequestError, DataConversionError: as `nbytes_of`; or the bytes do not fill the shape, a number is NaN or
+            infinite, a bool is neither 0 nor 1.
+    """
+    nbytes = nbytes_of(dtype, shape, field)
+    if len(data) != nbytes:
+        raise InvalidRequestError(
+            f"{numpy_dtype(dtype).name} of shape {list(shape)} has {nbytes} bytes, not {len(data)}",
+            field=f"{field}.data",
+        )
+    array = np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
+    array.flags.writeable = False
+    _check_values(array, f"{field}.data")
+    return array
+
+
+def _check_values(array: Array, field: str) -> None:
+    values = array.reshape(-1)
+    if array.dtype == np.bool_:
+        bad, what = np.flatnonzero(values.view(np.uint8) > 1), "neither 0 nor 1"
+    elif array.dtype.kind in "iu":
+        return
+    else:
+        bad, what = np.flatnonzero(~np.isfinite(values)), "not finite"
+    if bad.size:
+        first = [int(index) for index in np.unravel_index(bad[0], array.shape)]
+        raise DataConversionError(
+            f"the value at {first} is {what}, as are {bad.size} of the tensor's {array.size} in all", field=field
+        )
