@@ -23,6 +23,7 @@ from neuroscope.rpc import RPCS, Rpc
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.v1.intervention_pb2 import Intervention
 
 __all__ = ["Hook", "Recording", "capture_request", "generate_request", "prompt", "record"]
 
@@ -195,7 +196,7 @@ def prompt(
 def capture_request(
     prompts: pb.Prompt | Iterable[pb.Prompt], *hooks: HookLike, model_id: str = "", **fields: Any
 ) -> pb.CaptureRequest:
-    """A capture of these hooks."""
+    """A capture of these hooks; further arguments are fields of the request."""
     rows = [prompts] if isinstance(prompts, pb.Prompt) else list(prompts)
     return pb.CaptureRequest(model_id=model_id, prompts=rows, hooks=to_messages(hooks), **fields)
 
@@ -208,6 +209,7 @@ def generate_request(
     generation_id: str = "",
     chunk_budget_bytes: int = 0,
     hook_ids: Sequence[str] = (),
+    interventions: Sequence[Intervention] = (),
     **sampling: Any,
 ) -> pb.GenerateRequest:
     """A generation; further arguments are fields of Sampling."""
@@ -218,6 +220,7 @@ def generate_request(
         sampling=pb.Sampling(**sampling),
         hooks=to_messages(hooks),
         hook_ids=hook_ids,
+        interventions=interventions,
         max_steps_ahead=max_steps_ahead,
         generation_id=generation_id,
         chunk_budget_bytes=chunk_budget_bytes,

@@ -84,16 +84,17 @@ def _dispatch(
     tap.key_columns[points.layer] = _columns(cache, dequantised.shape[2])
     allowed = _allowed(mask, queries.shape[2], dequantised.shape[2])
     scores = _scores(queries, dequantised, scale, mask, allowed)
-    edited = tap.see(points.scores, scores)
+    edited = tap.edit(points.scores, scores)
     if edited is not scores and allowed is not None:
         edited = mx.where(allowed, edited, mx.finfo(edited.dtype).min)  # what was masked stays so
-    pattern = edited if not explicit and not tap.wanted[points.pattern] else _probabilities(edited, sinks)
-    pattern = tap.see(points.pattern, pattern)
+    tap.read(points.scores, edited)
     if explicit:
-        if hasattr(cache, "bits"):
-            values = _dequantised(values, cache)
-        output = _mixed(pattern, values).astype(queries.dtype)
+        pattern = tap.see(points.pattern, _probabilities(edited, sinks))
+        output = _mixed(pattern, _dequantised(values, cache) if hasattr(cache, "bits") else values)
+        output = output.astype(queries.dtype)
     else:
+        if tap.wanted[points.pattern]:
+            tap.read(points.pattern, _probabilities(scores, sinks))
         output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
     return tap.see(points.head_output, output, _HEADS_INSIDE)
 

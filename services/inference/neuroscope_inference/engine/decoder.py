@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from neuroscope import telemetry
+from neuroscope.errors import MLXIntegrationError
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reads import StepResult
@@ -33,6 +34,7 @@ class Seat:
     has_room: Callable[[], bool]
     """Whether its results can be taken."""
     deliver: Callable[[StepResult], None]
+    fail: Callable[[MLXIntegrationError], None]
 
     @property
     def is_ready(self) -> bool:
@@ -57,18 +59,17 @@ class Batch:
         """Builds the next step of these rows and starts it."""
         rows = self._compose(rows)
         spans = [row.next_span() for row in rows]
-        taps = [row.forward.tap(span) for row, span in zip(rows, spans, strict=True)]
-        tap = Tap.together(taps, [span.end for span in spans])
+        taps, outcomes = zip(*(row.forward.tap(span) for row, span in zip(rows, spans, strict=True)), strict=True)
+        tap = Tap.together(taps)
         tokens = mx.concatenate([row.last.token for row in rows])[:, None]
         call: Any = self._model.network
         with self._model.layout.switch.reading(tap):
             logits: mx.array = call(tokens, cache=_own(rows[0]) if self._cache is None else self._cache)
         arrays: list[mx.array] = []
-        for slot, (row, span) in enumerate(zip(rows, spans, strict=True)):
+        for slot, (row, span, outcome) in enumerate(zip(rows, spans, outcomes, strict=True)):
             pending = row.forward.take(tap, span, None if self._cache is None else slot)
             draw = row.sampler.draw(logits[slot : slot + 1, -1], row.index, span.step)
-            row.launch(pending, draw)
-            arrays += [*(p.array for p in pending), *draw.arrays]
+            arrays += row.launch(pending, draw, outcome).arrays
         mx.async_eval(arrays)
 
     def _compose(self, rows: Sequence[Row]) -> list[Row]:
@@ -134,8 +135,11 @@ class Decoder:
                 self._batches[kind] = Batch(self._model)
             self._batches[kind].launch(rows)
         for seat, flight in flights:
-            if flight is not None:
-                _land(seat, flight)
+            if flight is not None and not seat.row.ended:
+                try:
+                    _land(seat, flight)
+                except MLXIntegrationError as error:  # the row's own: others go on
+                    seat.fail(error)
         for seat in seats:
             if seat.row.ended:
                 self.leave(seat)
@@ -150,9 +154,10 @@ class Decoder:
 
     def _kind(self, row: Row) -> Hashable:
         """Rows of one kind share a batch."""
-        if not self._model.can_batch() or (self._rotates and row.forward.plan.reads_attention):
+        edits_attention = row.forward.steering.of(row.next_step).edits_attention
+        if not self._model.can_batch() or (self._rotates and (edits_attention or row.forward.plan.reads_attention)):
             return id(row)  # in a ring that rows share, a column is another position in each
-        return "together"
+        return "attention step by step" if edits_attention else "attention by its kernel"
 
 
 def _land(seat: Seat, flight: Flight) -> None:
@@ -160,7 +165,7 @@ def _land(seat: Seat, flight: Flight) -> None:
     started = time.perf_counter()
     forward = seat.row.forward
     with telemetry.tracer().start_as_current_span("decode", context=forward.context) as recorded:
-        mx.eval([p.array for p in flight.pending], flight.draw.arrays)
+        mx.eval(flight.arrays)
         result = seat.row.land(flight)
         recorded.set_attribute(telemetry.STEP, flight.step)
         recorded.set_attribute(telemetry.TOKENS, 1)

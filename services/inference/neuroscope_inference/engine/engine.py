@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
@@ -116,14 +117,22 @@ class Engine:
             ModelNotFoundError: no model of that id is loaded.
         """
         model = self.model(model_id)
-        future: Future[None] = Future()
+        await self.call(lambda: self._unload(model))
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """What a function gives on the engine's thread, between two pieces of work."""
+        future: Future[Result] = Future()
 
         def command() -> None:
-            if future.set_running_or_notify_cancel():  # whoever asked may have gone
-                future.set_result(self._unload(model))
+            if not future.set_running_or_notify_cancel():  # whoever asked may have gone
+                return
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
 
         self._command(command)
-        await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(future)
 
     def models(self) -> list[LoadedModel]:
         """The loaded models, oldest first."""
@@ -222,7 +231,7 @@ class Engine:
         for row in rows:
             model = row.forward.model
             decoder = self._decoders.setdefault(id(model), Decoder(model))
-            seat = Seat(row, job.may_compute, job.stream.has_room, job.deliver)
+            seat = Seat(row, job.may_compute, job.stream.has_room, job.deliver, partial(self._fail, job))
             job.seats.append(seat)
             decoder.seats.append(seat)
 
@@ -238,10 +247,14 @@ class Engine:
                 error if isinstance(error, MLXIntegrationError) else MLXIntegrationError(f"the engine failed: {error}")
             )
             for job in [job for job in self._jobs if any(seat in decoder.seats for seat in job.seats)]:
-                self._jobs.remove(job)
-                self._end(job, failed)
+                self._fail(job, failed)
         for job in self._jobs:
             job.seats = [seat for seat in job.seats if not seat.row.ended]
+
+    def _fail(self, job: Job, error: MLXIntegrationError) -> None:
+        if job in self._jobs:
+            self._jobs.remove(job)
+        self._end(job, error)
 
     def _end(self, job: Job, error: MLXIntegrationError | None) -> None:
         for seat in job.seats:

@@ -12,6 +12,7 @@ import mlx.core as mx
 from opentelemetry.context import Context
 
 from neuroscope import telemetry
+from neuroscope_inference.engine.edits import Outcome, Steering
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reads import CapturePlan, Pending, Span
@@ -39,6 +40,7 @@ class Forward:
     Args:
         model: what runs.
         plan: what is read.
+        steering: what is edited.
         chunk_budget_bytes: captures of one prefill chunk may take this many bytes.
         context: the trace that spans belong to.
         longest_prompt: tokens of the request's longest prompt.
@@ -46,6 +48,7 @@ class Forward:
 
     model: LoadedModel
     plan: CapturePlan
+    steering: Steering
     chunk_budget_bytes: int
     context: Context
     longest_prompt: int
@@ -75,31 +78,37 @@ class Forward:
     def prefill(
         self, prompt: Sequence[int], span: Span, cache: Cache, sampler: Sampler | None = None
     ) -> tuple[list[Pending], Draw | None]:
-        """Computes one chunk; with a sampler it also draws the first token."""
+        """Computes one chunk; with a sampler it also draws the first token.
+
+        Raises:
+            DataConversionError: an edit made numbers that are not finite.
+        """
         started = time.perf_counter()
         with telemetry.tracer().start_as_current_span("prefill", context=self.context) as recorded:
-            tokens = mx.array([prompt[span.first : span.first + span.length]])
-            pending, logits = self.build(tokens, span, cache)
+            tokens = mx.array([prompt[span.first : span.end]])
+            tap, outcome = self.tap(span)
+            call: Any = self.model.network
+            logits: mx.array | None = None
+            with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
+                logits = call(tokens, cache=cache)
+            pending = self.take(tap, span)
             draw = sampler.draw(logits[:, -1], span.row, 0) if sampler is not None and logits is not None else None
-            mx.eval([p.array for p in pending], draw.arrays if draw else [], [layer.state for layer in cache])
+            held = [p.array for p in pending] + outcome.arrays
+            mx.eval(held, draw.arrays if draw else [], [layer.state for layer in cache])
             recorded.set_attribute(telemetry.STEP, 0)
             recorded.set_attribute(telemetry.TOKENS, span.length)
             recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))
+        outcome.check()
         self.timing.prefill_s += time.perf_counter() - started
         return pending, draw
 
-    def build(self, tokens: mx.array, span: Span, cache: Cache) -> tuple[list[Pending], mx.array | None]:
-        """Builds the graph of one forward pass; nothing is computed yet. No logits if the plan stops before them."""
-        tap = self.tap(span)
-        call: Any = self.model.network
-        logits: mx.array | None = None
-        with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
-            logits = call(tokens, cache=cache)
-        return self.take(tap, span), logits
-
-    def tap(self, span: Span) -> Tap | None:
-        """A tap for one forward pass of one row; None where nothing is read."""
-        return self.plan.tap(span)
+    def tap(self, span: Span) -> tuple[Tap | None, Outcome]:
+        """A tap for one forward pass of one row, None where nothing is read or edited; and what its edits leave."""
+        wanted = self.plan.wanted(span)
+        edits, outcome = self.steering.of(span.step).at(span)
+        if not edits and not wanted and self.plan.stop_before is None:
+            return None, outcome
+        return Tap(self.model.layout.wanted(wanted), edits, self.plan.stop_before), outcome
 
     def take(self, tap: Tap | None, span: Span, slot: int | None = None) -> list[Pending]:
         """What the plan reads of a forward pass, lazy; of a batch the row in that slot."""

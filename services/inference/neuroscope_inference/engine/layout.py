@@ -36,6 +36,7 @@ class PointState:
     module_path: str = ""
     axes_extents: tuple[int, ...] = ()  # of one position, filled by the self-test
     dtype: mx.Dtype = mx.float32
+    is_writable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ class Layout:
             entry.block = block if entry.block is None else entry.block
             for point, view in points:
                 entry.outputs.append((self._found(point, paths.get(id(module), "")), view))
+                self.state(point).is_writable = view is None or view.write is not None
             for argument, point in reads:
                 entry.inputs.append((argument, self._found(point, paths.get(id(module), "")), carried_by))
 

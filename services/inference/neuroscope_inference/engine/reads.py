@@ -171,7 +171,7 @@ class CapturePlan:
                 if (hook_id, point) in taken:
                     raise InvalidRequestError(f"hook {hook_id!r} asks for {point} twice", field=field)
                 taken.add((hook_id, point))
-                self._check_is_run(point, field)
+                check_is_run(point, stop_before, field)
                 self.reads.append(self._read(hook_id, hook, point, field, rows))
 
     @property
@@ -183,12 +183,9 @@ class CapturePlan:
         """The plan as it is sent."""
         return tensor_pb2.TensorPlan(tensors=[read.spec for read in self.reads], chunk_positions=chunk_positions)
 
-    def tap(self, span: Span) -> Tap | None:
-        """A tap for what the plan reads in one forward pass; None where it reads nothing and stops nowhere."""
-        points = [read.index for read in self.reads if read.fires(span.row, span.step)]
-        if not points and self.stop_before is None:
-            return None
-        return Tap(self.model.layout.wanted(points), stop_before=self.stop_before)
+    def wanted(self, span: Span) -> list[PointIndex]:
+        """The points that are read in one forward pass of one row."""
+        return [read.index for read in self.reads if read.fires(span.row, span.step)]
 
     def take(self, tap: Tap | None, span: Span, slot: int | None = None) -> list[Pending]:
         """The selected tensors of a forward pass, lazy. What never fired is simply not among them.
@@ -248,19 +245,11 @@ class CapturePlan:
                 if read.rows is None or row in read.rows:
                     yield read, row
 
-    def _check_is_run(self, point: Point, field: str) -> None:
-        stop = self.stop_before
-        if stop is None:
-            return
-        is_run = point.component == "embedding" or (point.layer is not None and point.layer < stop)
-        if not is_run and (point.component, point.layer) != ("resid_pre", stop):
-            raise UnknownSiteError(f"{point} is not computed: stop_at_layer is {stop}", field=f"{field}.site.layer")
-
     def _read(self, hook_id: str, hook: inference_pb2.HookSpec, point: Point, field: str, rows: int) -> Read:
         state = self.model.available(point, f"{field}.site.component")
         component = COMPONENTS[point.component]
         head_axis = component.axes.index(tensor_pb2.AXIS_HEAD) if tensor_pb2.AXIS_HEAD in component.axes else -1
-        heads = _heads(hook.select, head_axis, state, point, f"{field}.select.heads")
+        heads = heads_of(hook.select, head_axis, state, point, f"{field}.select.heads")
         dtype = None if not hook.dtype else cast_dtype(hook.dtype, f"{field}.dtype")
         wire = hook.dtype or wire_dtype(state.dtype)
         extents = list(state.axes_extents)
@@ -288,16 +277,34 @@ class CapturePlan:
             position_axis=component.axes.index(tensor_pb2.AXIS_POSITION),
             heads=heads,
             head_axis=head_axis,
-            positions=_positions(hook.select, f"{field}.select.positions"),
+            positions=positions_of(hook.select, f"{field}.select.positions"),
             steps=range(steps.start, stop),
-            rows=_rows(hook.select, rows, f"{field}.select.rows"),
+            rows=rows_of(hook.select, rows, f"{field}.select.rows"),
             dtype=dtype,
             bytes_per_element=(dtype or state.dtype).size,
             extents=tuple(abs(extent) for extent in extents),
         )
 
 
-def _heads(select: site_pb2.Selector, head_axis: int, state: PointState, point: Point, field: str) -> tuple[int, ...]:
+def check_is_run(point: Point, stop_before: int | None, field: str) -> None:
+    """Refuses a point behind the end of a forward pass.
+
+    Raises:
+        UnknownSiteError: the forward pass ends before it.
+    """
+    if stop_before is None:
+        return
+    is_run = point.component == "embedding" or (point.layer is not None and point.layer < stop_before)
+    if not is_run and (point.component, point.layer) != ("resid_pre", stop_before):
+        raise UnknownSiteError(f"{point} is not computed: stop_at_layer is {stop_before}", field=f"{field}.site.layer")
+
+
+def heads_of(select: site_pb2.Selector, head_axis: int, state: PointState, point: Point, field: str) -> tuple[int, ...]:
+    """The selected heads, counted from 0; empty: all.
+
+    Raises:
+        InvalidRequestError: there is no such head, or there are no heads.
+    """
     if not select.heads:
         return ()
     if head_axis < 0:
@@ -309,7 +316,12 @@ def _heads(select: site_pb2.Selector, head_axis: int, state: PointState, point: 
     return tuple(head % count for head in select.heads)
 
 
-def _positions(select: site_pb2.Selector, field: str) -> site_pb2.PositionSelector | None:
+def positions_of(select: site_pb2.Selector, field: str) -> site_pb2.PositionSelector | None:
+    """The selector of positions; None: all.
+
+    Raises:
+        InvalidRequestError: it names none.
+    """
     if not select.HasField("positions"):
         return None
     which = select.positions.WhichOneof("which")
@@ -318,7 +330,12 @@ def _positions(select: site_pb2.Selector, field: str) -> site_pb2.PositionSelect
     return select.positions
 
 
-def _rows(select: site_pb2.Selector, rows: int, field: str) -> frozenset[int] | None:
+def rows_of(select: site_pb2.Selector, rows: int, field: str) -> frozenset[int] | None:
+    """The selected rows; None: all.
+
+    Raises:
+        InvalidRequestError: the request has fewer.
+    """
     for row in select.rows:
         if row >= rows:
             raise InvalidRequestError(f"row {row} is out of range: the request has {rows} prompts", field=field)

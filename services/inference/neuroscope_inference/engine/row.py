@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from neuroscope import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.edits import Outcome
 from neuroscope_inference.engine.forward import Cache, Forward
 from neuroscope_inference.engine.reads import Pending, Span, StepResult
 from neuroscope_inference.engine.sampling import Draw, Sampler
@@ -23,6 +25,12 @@ class Flight:
     step: int
     pending: list[Pending]
     draw: Draw
+    outcome: Outcome
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that is to be evaluated."""
+        return [*(p.array for p in self.pending), *self.draw.arrays, *self.outcome.arrays]
 
 
 class Row:
@@ -86,7 +94,7 @@ class Row:
             else:
                 self._last, self._steps = draw, 1
                 with telemetry.tracer().start_as_current_span("sample", context=self.forward.context) as recorded:
-                    result = self.land(Flight(0, pending, draw))
+                    result = self.land(Flight(0, pending, draw, Outcome()))
                     recorded.set_attribute(telemetry.STEP, 0)
                     recorded.set_attribute(telemetry.TOKENS, 1)
                     recorded.set_attribute(telemetry.BYTES, result.nbytes)
@@ -97,11 +105,12 @@ class Row:
         length = len(self._prompt)
         return Span(self.index, self._steps, length + self._steps - 1, 1, length)
 
-    def launch(self, pending: list[Pending], draw: Draw) -> None:
+    def launch(self, pending: list[Pending], draw: Draw, outcome: Outcome) -> Flight:
         """Takes a step whose graph has been built."""
-        self.launched = Flight(self._steps, pending, draw)
+        self.launched = Flight(self._steps, pending, draw, outcome)
         self._last = draw
         self._steps += 1
+        return self.launched
 
     def take_off(self) -> Flight | None:
         """The step that was launched, to wait for; the row is free for the next."""
@@ -109,7 +118,12 @@ class Row:
         return flight
 
     def land(self, flight: Flight) -> StepResult:
-        """The result of a step that has been evaluated."""
+        """The result of a step that has been evaluated.
+
+        Raises:
+            DataConversionError: an edit made numbers that are not finite.
+        """
+        flight.outcome.check()
         token = self._token(flight.step, flight.draw)
         self.ended = bool(token.finish_reason)
         self.forward.generated_tokens += 1

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from mlx_lm.models.cache import make_prompt_cache
 
+from neuroscope.errors import InvalidRequestError
+from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.reads import StepResult
 from neuroscope_inference.engine.row import Row
@@ -35,15 +37,19 @@ class Run:
         forward: runs the model.
         prompts: token ids, a row each.
         credit: how far it may go.
+        max_new_tokens: tokens that a generation may make.
     """
 
     forward: Forward
     prompts: Sequence[Sequence[int]]
     credit: Credit = field(default_factory=Credit)
+    max_new_tokens: int = 0
+    _rows: list[Row] = field(default_factory=list[Row])
 
     def capture(self) -> Iterator[StepResult]:
         """One forward pass over every prompt, in chunks."""
-        for row, prompt in enumerate(self.prompts):
+        for row in self.forward.steering.current.row_order:
+            prompt = self.prompts[row]
             cache = make_prompt_cache(self.forward.model.network)
             for span in self.forward.chunks(row, len(prompt), needs_logits=False):
                 pending, _ = self.forward.prefill(prompt, span, cache)
@@ -51,7 +57,20 @@ class Run:
 
     def generate(self, sampler: Sampler) -> Iterator[StepResult | list[Row]]:
         """Reads every prompt up to its first token; then the rows that go on, for the decoder."""
-        rows = [Row(self.forward, sampler, row, prompt) for row, prompt in enumerate(self.prompts)]
-        for row in rows:
-            yield from row.prefill()
-        yield [row for row in rows if row.wants_more]
+        self._rows = [Row(self.forward, sampler, row, prompt) for row, prompt in enumerate(self.prompts)]
+        for row in self.forward.steering.current.row_order:
+            yield from self._rows[row].prefill()
+        yield [row for row in self._rows if row.wants_more]
+
+    def steer(self, plan: EditPlan) -> int:
+        """Replaces the edits of a generation from its next step on; gives that step. On the engine's thread.
+
+        Raises:
+            InvalidRequestError: no step is left.
+        """
+        going = [row for row in self._rows if row.wants_more]
+        if not going:
+            raise InvalidRequestError("the generation has no step left to edit", field="generation_id")
+        first_step = max(1, *(row.next_step for row in going))
+        self.forward.steering.steer(plan, first_step)
+        return first_step

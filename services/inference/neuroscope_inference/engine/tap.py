@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -41,13 +41,13 @@ class RowEdit:
 
     Args:
         apply: the row's activation, (1, ...) in the point's axes, to its new value of the same shape and dtype.
+        columns: of points with key columns, how many are the row's: the last ones, where a batch pads on the left.
         slot: which row.
-        columns: key columns that belong to the row, the last ones; None: all.
     """
 
     apply: Edit
-    slot: int = 0
     columns: int | None = None
+    slot: int = 0
 
 
 class Tap:
@@ -75,13 +75,8 @@ class Tap:
         """By layer, what an edit between attention and MLP adds to what the block writes."""
 
     @classmethod
-    def together(cls, taps: Sequence[Tap | None], columns: Sequence[int]) -> Tap | None:
-        """One tap for a batch, of a tap for each row; None where no row has one.
-
-        Args:
-            taps: of rows, in the order of the batch.
-            columns: key columns of each row.
-        """
+    def together(cls, taps: Sequence[Tap | None]) -> Tap | None:
+        """One tap for a batch, of a tap for each row in the batch's order; None where no row has one."""
         if len(taps) == 1:
             return taps[0]
         present = [tap for tap in taps if tap is not None]
@@ -90,7 +85,7 @@ class Tap:
         edits: dict[PointIndex, list[RowEdit]] = {}
         for slot, tap in enumerate(taps):
             for point, of_row in (tap.edits if tap is not None else {}).items():
-                edits.setdefault(point, []).extend(RowEdit(edit.apply, slot, columns[slot]) for edit in of_row)
+                edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in of_row)
         return cls([any(wanted) for wanted in zip(*(tap.wanted for tap in present), strict=True)], edits)
 
     def see(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
@@ -121,10 +116,10 @@ def _edited(value: mx.array, edits: Sequence[RowEdit]) -> mx.array:
     rows = [value] if value.shape[0] == 1 else [value[slot : slot + 1] for slot in range(value.shape[0])]
     for edit in edits:
         row = rows[edit.slot]
-        if edit.columns is None or edit.columns == row.shape[-1]:
+        padding = 0 if edit.columns is None else row.shape[-1] - edit.columns
+        if padding <= 0:
             rows[edit.slot] = edit.apply(row)
         else:
-            padding = row.shape[-1] - edit.columns
             rows[edit.slot] = mx.concatenate([row[..., :padding], edit.apply(row[..., padding:])], axis=-1)
     return rows[0] if len(rows) == 1 else mx.concatenate(rows)
 
@@ -188,9 +183,7 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         if watch.block is not None and watch.block in tap.carried:
             value = value + tap.carried[watch.block]
         for point, view in watch.outputs:
-            value = tap.edit(point, value, view)
-        for point, view in watch.outputs:  # points of one place read the same value
-            tap.read(point, value, view)
+            value = tap.see(point, value, view)
         if value is passed:
             return result
         return (value, *result[1:]) if isinstance(result, tuple) else value

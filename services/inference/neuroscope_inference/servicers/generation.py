@@ -5,16 +5,25 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from opentelemetry.context import Context
 
 from neuroscope.codec import Event
-from neuroscope.errors import IdTakenError, InvalidRequestError, NotImplementedByEngineError, UnknownIdError, nearest
+from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError, nearest
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
-from neuroscope_inference.engine.run import Credit
+from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.sampling import Sampler
 from neuroscope_inference.servicers.running import Runner
+
+
+@dataclass(slots=True)
+class Running:
+    """A generation that has not ended; its run is there once the request has been checked."""
+
+    credit: Credit
+    run: Run | None = None
 
 
 class GenerationServicer:
@@ -23,7 +32,7 @@ class GenerationServicer:
     def __init__(self, engine: Engine, runner: Runner) -> None:
         self._engine = engine
         self._runner = runner
-        self._running: dict[str, Credit] = {}
+        self._running: dict[str, Running] = {}
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Streams frames, tokens and the manifest."""
@@ -31,11 +40,12 @@ class GenerationServicer:
         generation_id = request.generation_id or uuid.uuid4().hex
         if generation_id in self._running:
             raise IdTakenError(f"generation {generation_id!r} is running already", field="generation_id")
-        credit = self._running[generation_id] = Credit(request.max_steps_ahead or None)
+        running = self._running[generation_id] = Running(Credit(request.max_steps_ahead or None))
         try:
             prepared = await self._runner.prepare(
-                request, generation_id, context, max_new_tokens=sampler.max_tokens, credit=credit
+                request, generation_id, context, max_new_tokens=sampler.max_tokens, credit=running.credit
             )
+            running.run = prepared.run
             prepared.seed = sampler.seed
             work = prepared.run.generate(sampler)
             async with aclosing(self._runner.events(prepared, work, pb.GenerateResponse)) as events:
@@ -45,21 +55,19 @@ class GenerationServicer:
             del self._running[generation_id]
 
     async def Steer(self, request: pb.SteerRequest, context: Context) -> pb.SteerResponse:
-        """Interventions come with the engine that applies them."""
-        raise NotImplementedByEngineError(
-            "interventions are not applied by this version's engine", field="interventions"
-        )
+        """Replaces the edits of a running generation from its next step on; no interventions end them."""
+        run = self._find(request.generation_id).run
+        if run is None:
+            raise UnknownIdError(f"generation {request.generation_id!r} has not begun yet", field="generation_id")
+        forward, lengths = run.forward, [len(prompt) for prompt in run.prompts]
+        edits = await self._runner.edits(forward.model, request.interventions, lengths, run.max_new_tokens)
+        return pb.SteerResponse(first_step=await self._engine.call(lambda: run.steer(edits)))
 
     async def AdvanceGeneration(
         self, request: pb.AdvanceGenerationRequest, context: Context
     ) -> pb.AdvanceGenerationResponse:
         """Adds credit to a running generation."""
-        credit = self._running.get(request.generation_id)
-        if credit is None:
-            valid = nearest(request.generation_id, self._running)
-            raise UnknownIdError(
-                f"no generation {request.generation_id!r} is running", field="generation_id", valid=valid
-            )
+        credit = self._find(request.generation_id).credit
         if credit.granted_steps is None:
             raise InvalidRequestError("the generation runs freely: max_steps_ahead was 0", field="generation_id")
         if not request.steps:
@@ -67,3 +75,10 @@ class GenerationServicer:
         credit.granted_steps += request.steps
         self._engine.wake()
         return pb.AdvanceGenerationResponse(granted_steps=credit.granted_steps)
+
+    def _find(self, generation_id: str) -> Running:
+        running = self._running.get(generation_id)
+        if running is None:
+            valid = nearest(generation_id, self._running)
+            raise UnknownIdError(f"no generation {generation_id!r} is running", field="generation_id", valid=valid)
+        return running

@@ -15,6 +15,8 @@ from neuroscope.codec import Event
 from neuroscope.errors import HookNeverFiredError, InvalidRequestError, NotImplementedByEngineError
 from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import intervention_pb2
+from neuroscope_inference.engine.edits import EditPlan, Steering
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
@@ -25,6 +27,7 @@ from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.tensor_references import TensorReferences
 
+_LONGEST_CONTEXT = 2**20  # where a model does not say
 Response = TypeVar("Response", pb.GenerateResponse, pb.CaptureResponse)
 
 
@@ -70,15 +73,32 @@ class Runner:
         plan = CapturePlan(model, self._hooks.named(request.hooks, request.hook_ids), len(prompts), stop_before)
         # The last generated token is not read by the model, so it has no position.
         plan.check_positions([len(prompt.ids) for prompt in prompts], max(max_new_tokens - 1, 0))
+        lengths = [len(prompt.ids) for prompt in prompts]
+        edits = await self.edits(model, request.interventions, lengths, max_new_tokens, stop_before)
         forward = Forward(
             model,
             plan,
+            Steering([(0, edits)]),
             request.chunk_budget_bytes or self._settings.chunk_budget_bytes,
             context,
             max(len(prompt.ids) for prompt in prompts),
         )
-        run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit())
+        run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         return Prepared(stream_id, run, prompts)
+
+    async def edits(
+        self,
+        model: LoadedModel,
+        interventions: Sequence[intervention_pb2.Intervention],
+        lengths: Sequence[int],
+        max_new_tokens: int,
+        stop_before: int | None = None,
+    ) -> EditPlan:
+        """Checks interventions against a model and the prompts that they edit."""
+        context = model.description.context_length or _LONGEST_CONTEXT
+        horizon = min(max_new_tokens, context - min(lengths) + 1)
+        plan = EditPlan, model, interventions, lengths, horizon, self._tensors.resolve_tensor, stop_before
+        return await asyncio.to_thread(*plan)  # tensors may lie on disk
 
     async def events(
         self, prepared: Prepared, work: Iterator[StepResult | list[Row]], response: type[Response]
@@ -137,10 +157,6 @@ class Runner:
 
 
 def _refuse_what_comes_later(request: pb.GenerateRequest | pb.CaptureRequest) -> None:
-    if request.interventions:
-        raise NotImplementedByEngineError(
-            "interventions are not applied by this version's engine", field="interventions"
-        )
     if request.resumable:
         raise NotImplementedByEngineError(
             "this version keeps no streams on disk, so none can be resumed", field="resumable"
@@ -156,6 +172,7 @@ def _drained(tensors: list[Outgoing]) -> Iterator[Outgoing]:
 
 def _manifest(prepared: Prepared) -> pb.Manifest:
     run = prepared.run
+    run.forward.steering.current.check_applied()
     entries: list[pb.ManifestEntry] = []
     for read, row in run.forward.plan.expected(len(prepared.prompts)):
         digest = prepared.packer.digests.get((read.spec.plan_index, row))
