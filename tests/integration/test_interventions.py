@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from neuroscope import errors, sites
 from neuroscope.rpc import RPCS
@@ -334,10 +335,10 @@ def test_edited_generations_in_company(grpc_transport: GrpcTransport, family: st
 def test_noise_is_the_same_for_the_same_seed(grpc_transport: GrpcTransport, family: str) -> None:
     """However the prompt is cut; independent between positions and layers, of the right size; and it flows on."""
 
-    def noisy(seed: int, budget: int = 0, layer: int = 1) -> Array:
+    def noisy(seed: int, budget: int = 0, layer: int = 1) -> NDArray[np.float64]:
         noise = edit_pb.Expression(noise=edit_pb.Noise(seed=seed, standard_deviation=2.0, mean=1.0))
         recording = captured(grpc_transport, family, [edit("resid_post", layer, noise)], chunk_budget_bytes=budget)
-        return recording.array("resid_post", layer)
+        return recording.array("resid_post", layer).astype(np.float64)
 
     first = noisy(1)
     assert np.array_equal(first, noisy(1))

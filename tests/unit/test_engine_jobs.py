@@ -118,10 +118,6 @@ async def test_a_job_that_rests_ends_when_its_reader_leaves(engine: Engine) -> N
         finally:
             ended.set()
 
-    stream = engine.start(work(), may_go_on=lambda: False)
-    await asyncio.sleep(0.05)
-    stream.close()
-    assert await answers(engine)
     other = engine.start(work(), size=lambda _: LIMIT_BYTES)
     await anext(other.items())
     other.close()

@@ -15,7 +15,7 @@ from neuroscope import telemetry
 from neuroscope_inference.engine.edits import Outcome, Steering
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reads import CapturePlan, Pending, Span
+from neuroscope_inference.engine.reads import CapturePlan, Pending, Span, StepResult
 from neuroscope_inference.engine.sampling import Draw, Sampler
 from neuroscope_inference.engine.tap import Tap
 
@@ -101,6 +101,11 @@ class Forward:
         outcome.check()
         self.timing.prefill_s += time.perf_counter() - started
         return pending, draw
+
+    def chunk(self, prompt: Sequence[int], span: Span, cache: Cache) -> StepResult:
+        """Computes one chunk of which nothing but its captures is wanted. Only the result holds their memory."""
+        pending, _ = self.prefill(prompt, span, cache)
+        return StepResult.of(span.step, pending)
 
     def tap(self, span: Span) -> tuple[Tap | None, Outcome]:
         """A tap for one forward pass of one row, None where nothing is read or edited; and what its edits leave."""

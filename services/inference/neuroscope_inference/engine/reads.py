@@ -41,6 +41,7 @@ class Read:
     """One tensor of the plan."""
 
     spec: tensor_pb2.TensorSpec
+    field: str  # path of the hook in the request, such as hooks[0]
     point: Point
     index: PointIndex
     position_axis: int
@@ -235,7 +236,7 @@ class CapturePlan:
                         raise InvalidRequestError(
                             f"position {position} lies outside prompt {row}, which has {length} tokens"
                             + (f" and at most {generated} generated ones" if generated else ""),
-                            field=f"hooks.{read.spec.hook_id}.select.positions",
+                            field=f"{read.field}.select.positions",
                         )
 
     def expected(self, rows: int) -> Iterator[tuple[Read, int]]:
@@ -272,6 +273,7 @@ class CapturePlan:
                 axes=component.axes,
                 shape=extents,
             ),
+            field=field,
             point=point,
             index=self.model.layout.index[point],
             position_axis=component.axes.index(tensor_pb2.AXIS_POSITION),

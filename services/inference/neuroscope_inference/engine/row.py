@@ -84,21 +84,23 @@ class Row:
         """Results of the prompt's chunks, the last of them with the first token."""
         if self.cache is None:
             raise AssertionError("a prompt is read before its row joins a batch")
-        spans = list(self.forward.chunks(self.index, len(self._prompt), needs_logits=True))
-        for span in spans:
-            is_last = span is spans[-1]
-            sampler = self.sampler if is_last else None
-            pending, draw = self.forward.prefill(self._prompt, span, self.cache, sampler)
-            if draw is None:
-                yield StepResult.of(0, pending)
-            else:
-                self._last, self._steps = draw, 1
-                with telemetry.tracer().start_as_current_span("sample", context=self.forward.context) as recorded:
-                    result = self.land(Flight(0, pending, draw, Outcome()))
-                    recorded.set_attribute(telemetry.STEP, 0)
-                    recorded.set_attribute(telemetry.TOKENS, 1)
-                    recorded.set_attribute(telemetry.BYTES, result.nbytes)
-                yield result
+        *body, last = self.forward.chunks(self.index, len(self._prompt), needs_logits=True)
+        for span in body:
+            yield self.forward.chunk(self._prompt, span, self.cache)
+        yield self._first(last, self.cache)
+
+    def _first(self, span: Span, cache: Cache) -> StepResult:
+        """Computes the last chunk and draws the first token. Only the result holds the memory of what was read."""
+        pending, draw = self.forward.prefill(self._prompt, span, cache, self.sampler)
+        if draw is None:
+            raise AssertionError("a generation runs all layers")
+        self._last, self._steps = draw, 1
+        with telemetry.tracer().start_as_current_span("sample", context=self.forward.context) as recorded:
+            result = self.land(Flight(0, pending, draw, Outcome()))
+            recorded.set_attribute(telemetry.STEP, 0)
+            recorded.set_attribute(telemetry.TOKENS, 1)
+            recorded.set_attribute(telemetry.BYTES, result.nbytes)
+        return result
 
     def next_span(self) -> Span:
         """Where the next step is: it reads the token that was drawn last."""

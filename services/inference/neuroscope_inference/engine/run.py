@@ -52,8 +52,7 @@ class Run:
             prompt = self.prompts[row]
             cache = make_prompt_cache(self.forward.model.network)
             for span in self.forward.chunks(row, len(prompt), needs_logits=False):
-                pending, _ = self.forward.prefill(prompt, span, cache)
-                yield StepResult.of(span.step, pending)
+                yield self.forward.chunk(prompt, span, cache)
 
     def generate(self, sampler: Sampler) -> Iterator[StepResult | list[Row]]:
         """Reads every prompt up to its first token; then the rows that go on, for the decoder."""
