@@ -206,6 +206,7 @@ def generate_request(
     model_id: str = "",
     max_steps_ahead: int = 0,
     generation_id: str = "",
+    resumable: bool = False,
     chunk_budget_bytes: int = 0,
     hook_ids: Sequence[str] = (),
     **sampling: Any,
@@ -220,6 +221,7 @@ def generate_request(
         hook_ids=hook_ids,
         max_steps_ahead=max_steps_ahead,
         generation_id=generation_id,
+        resumable=resumable,
         chunk_budget_bytes=chunk_budget_bytes,
     )
 

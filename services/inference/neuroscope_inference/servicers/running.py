@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias
 
 from opentelemetry.context import Context
 
@@ -24,7 +24,8 @@ from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.tensor_references import TensorReferences
 
-Response = TypeVar("Response", pb.GenerateResponse, pb.CaptureResponse)
+Response: TypeAlias = "type[pb.GenerateResponse] | type[pb.CaptureResponse] | type[pb.ResumeCaptureResponse]"
+"""The message that carries a stream's events; their layouts agree."""
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class Runner:
         return Prepared(stream_id, run, prompts)
 
     async def events(
-        self, prepared: Prepared, work: Iterator[StepResult], response: type[Response]
+        self, prepared: Prepared, work: Iterator[StepResult], response: Response
     ) -> AsyncGenerator[Event, None]:
         """The events of a stream: what is about to be sent, frames before the token of their step, the manifest.
 
@@ -139,10 +140,6 @@ def _refuse_what_comes_later(request: pb.GenerateRequest | pb.CaptureRequest) ->
     if request.interventions:
         raise NotImplementedByEngineError(
             "interventions are not applied by this version's engine", field="interventions"
-        )
-    if request.resumable:
-        raise NotImplementedByEngineError(
-            "this version keeps no streams on disk, so none can be resumed", field="resumable"
         )
 
 
