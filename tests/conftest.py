@@ -35,3 +35,9 @@ def bundled_model_dir() -> Path:
     folder = Path(__file__).parents[1] / "models" / "neuroscope-tiny"
     assert (folder / "config.json").is_file(), f"the bundled model is missing: {folder}"
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def spool_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Services of the tests keep streams in a folder of the tests."""
+    os.environ["NEUROSCOPE_INFERENCE_SPOOL_DIR"] = str(tmp_path_factory.mktemp("spools") / "spool")

@@ -30,11 +30,13 @@ _REFS_TAG = tensor_pb2.StepFrame.REFS_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 class Framed:
     """A frame whose payload has not been copied into it.
 
-    `frame.data` is empty; the payload is the concatenation of `parts`, contiguous byte views.
+    `frame.data` is empty; the payload is the concatenation of `parts`, contiguous byte views. `wire` is the serialised
+    message that wraps the frame, where somebody has it already: it is then sent as it is.
     """
 
     frame: Frame
     parts: Sequence[memoryview]
+    wire: bytes | None = None
 
     @property
     def nbytes(self) -> int:
@@ -56,6 +58,8 @@ def encode(event: Event) -> bytes:
     """The serialised message of an event; a frame comes out wrapped in its oneof field."""
     if not isinstance(event, Framed):
         return event.SerializeToString()
+    if event.wire is not None:
+        return event.wire
     number = STEP_FRAME_FIELD if isinstance(event.frame, tensor_pb2.StepFrame) else TENSOR_FRAME_FIELD
     head = event.frame.SerializeToString()
     length = event.nbytes

@@ -166,11 +166,19 @@ class ChecksumError(DataConversionError):
 
 
 class StreamingError(MLXIntegrationError):
-    """A stream broke and cannot be continued."""
+    """A stream broke and cannot be continued.
+
+    Attributes:
+        restart_token: runs a capture again that broke off (`Client.resume_capture`); empty where there is none.
+    """
 
     reason = Reason.ERROR_REASON_STREAM_BROKEN
     grpc_status = grpc.StatusCode.ABORTED
     http_status = 409
+
+    def __init__(self, message: str, *, field: str = "", valid: Iterable[str] = (), restart_token: str = "") -> None:
+        super().__init__(message, field=field, valid=valid)
+        self.restart_token = restart_token
 
 
 class NeuroScopeIntegrationError(MLXIntegrationError):

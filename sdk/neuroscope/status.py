@@ -44,6 +44,8 @@ def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
         info.metadata["valid"] = ",".join(valid)
     if error.field:
         info.metadata["field"] = error.field
+    if isinstance(error, errors.StreamingError) and error.restart_token:
+        info.metadata["restart_token"] = error.restart_token
     details = [_packed(info)]
     if error.field and error.grpc_status is grpc.StatusCode.INVALID_ARGUMENT:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
@@ -66,7 +68,10 @@ def from_rpc_error(error: grpc.RpcError) -> errors.MLXIntegrationError:
         return errors.MLXIntegrationError(f"{code.name}: {message}") if cls is None else cls(message)
     valid = tuple(name for name in info.metadata["valid"].split(",") if name) if "valid" in info.metadata else ()
     field = info.metadata.get("field", "")
-    return _class_of(info.reason, code)(message, field=field, valid=valid)
+    translated = _class_of(info.reason, code)(message, field=field, valid=valid)
+    if isinstance(translated, errors.StreamingError) and "restart_token" in info.metadata:
+        translated.restart_token = info.metadata["restart_token"]
+    return translated
 
 
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:

@@ -207,6 +207,7 @@ def generate_request(
     model_id: str = "",
     max_steps_ahead: int = 0,
     generation_id: str = "",
+    resumable: bool = False,
     chunk_budget_bytes: int = 0,
     hook_ids: Sequence[str] = (),
     interventions: Sequence[Intervention] = (),
@@ -223,6 +224,7 @@ def generate_request(
         interventions=interventions,
         max_steps_ahead=max_steps_ahead,
         generation_id=generation_id,
+        resumable=resumable,
         chunk_budget_bytes=chunk_budget_bytes,
     )
 

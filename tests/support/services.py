@@ -124,7 +124,8 @@ def wait_until_ready(service: Service) -> Service:
 def running(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Generator[Service]:
     """A service that is ready; it is stopped at the end of the block if it still runs."""
     with tempfile.TemporaryDirectory(prefix="neuroscope-test-") as folder:
-        started = spawn(module, *arguments, log_file=Path(folder) / "log", environment=environment)
+        spool = {"NEUROSCOPE_INFERENCE_SPOOL_DIR": f"{folder}/spool"}  # a test touches nobody's cache
+        started = spawn(module, *arguments, log_file=Path(folder) / "log", environment={**spool, **(environment or {})})
         try:
             yield wait_until_ready(started)
         finally:

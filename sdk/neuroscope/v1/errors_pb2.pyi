@@ -4,8 +4,9 @@ isort:skip_file
 Why a call failed.
 
 Errors travel as a gRPC status with google.rpc details: ErrorInfo (domain "neuroscope", reason = the name of an
-ErrorReason without its prefix, metadata "valid" = nearest valid names, comma separated) and, for a mistake in a
-request, BadRequest with the path of the field. Nothing is reported in-band.
+ErrorReason without its prefix, metadata "valid" = nearest valid names, comma separated, "restart_token" = what runs a
+capture again that broke off) and, for a mistake in a request, BadRequest with the path of the field. Nothing is
+reported in-band.
 """
 
 from google.protobuf import descriptor as _descriptor

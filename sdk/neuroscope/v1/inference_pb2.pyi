@@ -896,7 +896,9 @@ Global___Reduction: _TypeAlias = Reduction  # noqa: Y015
 
 @_typing.final
 class MeanReduction(_message.Message):
-    """Mean over the positions of a step."""
+    """Mean over the selected positions of a step, those of all chunks of a prefill together. The tensor comes once a step, with
+    the last chunk, and has no position axis; its first_position is the first one that was counted.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -930,7 +932,9 @@ Global___NormReduction: _TypeAlias = NormReduction  # noqa: Y015
 
 @_typing.final
 class TopKReduction(_message.Message):
-    """Largest elements of the last axis."""
+    """Largest elements of the last axis, largest first, as two entries of the plan: the values, then their indices (int32; in
+    attention absolute key positions). Where there are fewer than k elements, the indices end with -1.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1215,7 +1219,9 @@ class GenerateRequest(_message.Message):
     resumable: _builtins.bool
     """Keeps what is sent on disk for a while, so that a broken stream can be resumed."""
     generation_id: _builtins.str
-    """Name for Steer and AdvanceGeneration, chosen by the client or, when empty, by the server."""
+    """Name for Steer and AdvanceGeneration, chosen by the client or, when empty, by the server. With resumable it is the
+    capture_id under which the stream is kept, and a repeated request is answered with what was kept.
+    """
     chunk_budget_bytes: _builtins.int
     """Byte budget of one prefill chunk's captures. 0: the server's default."""
     @_builtins.property
@@ -1674,7 +1680,9 @@ class CaptureRequest(_message.Message):
     resumable: _builtins.bool
     """Keeps what is sent on disk for a while, so that a broken stream can be resumed."""
     capture_id: _builtins.str
-    """Id chosen by the client, so that a repeated request is recognised; made by the server when empty."""
+    """Id chosen by the client, so that a repeated request is recognised; made by the server when empty. With resumable a
+    repeated request is answered with what was kept, another request of that id with ALREADY_EXISTS.
+    """
     chunk_budget_bytes: _builtins.int
     """Byte budget of one chunk's captures. 0: the server's default."""
     @_builtins.property
@@ -1828,19 +1836,25 @@ class ResumeCaptureRequest(_message.Message):
 
     CAPTURE_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    RESTART_TOKEN_FIELD_NUMBER: _builtins.int
     capture_id: _builtins.str
     """The capture."""
     sequence: _builtins.int
-    """First frame wanted."""
+    """First frame wanted. Tokens that follow the frame before it are sent again."""
+    restart_token: _builtins.str
+    """Token of the ABORTED answer that said that the capture broke off: runs its request again, as a new attempt under the
+    same id, from the first frame on.
+    """
     def __init__(
         self,
         *,
         capture_id: _builtins.str = ...,
         sequence: _builtins.int = ...,
+        restart_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_id", b"capture_id", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_id", b"capture_id", "restart_token", b"restart_token", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

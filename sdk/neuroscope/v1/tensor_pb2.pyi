@@ -121,6 +121,10 @@ class _AxisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Axis.ValueType],
     """Experts of a mixture layer."""
     AXIS_CHOICE: _Axis.ValueType  # 10
     """Experts chosen for a token, best first where the router sorts them."""
+    AXIS_RANK: _Axis.ValueType  # 11
+    """Largest elements of an axis, largest first."""
+    AXIS_DIRECTION: _Axis.ValueType  # 12
+    """Directions of a projection."""
 
 class Axis(_Axis, metaclass=_AxisEnumTypeWrapper):
     """What one axis of a tensor counts."""
@@ -147,7 +151,47 @@ AXIS_EXPERT: Axis.ValueType  # 9
 """Experts of a mixture layer."""
 AXIS_CHOICE: Axis.ValueType  # 10
 """Experts chosen for a token, best first where the router sorts them."""
+AXIS_RANK: Axis.ValueType  # 11
+"""Largest elements of an axis, largest first."""
+AXIS_DIRECTION: Axis.ValueType  # 12
+"""Directions of a projection."""
 Global___Axis: _TypeAlias = Axis  # noqa: Y015
+
+class _Reduced:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReducedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reduced.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REDUCED_UNSPECIFIED: _Reduced.ValueType  # 0
+    """The tensor itself."""
+    REDUCED_MEAN: _Reduced.ValueType  # 1
+    """Its mean over the positions of a step."""
+    REDUCED_NORM: _Reduced.ValueType  # 2
+    """The L2 norm over its last axis."""
+    REDUCED_TOP_K: _Reduced.ValueType  # 3
+    """The largest elements of its last axis."""
+    REDUCED_TOP_K_INDICES: _Reduced.ValueType  # 4
+    """The indices of those elements."""
+    REDUCED_PROJECTION: _Reduced.ValueType  # 5
+    """Dot products of its last axis with given directions."""
+
+class Reduced(_Reduced, metaclass=_ReducedEnumTypeWrapper):
+    """What of a captured tensor an entry of a plan holds."""
+
+REDUCED_UNSPECIFIED: Reduced.ValueType  # 0
+"""The tensor itself."""
+REDUCED_MEAN: Reduced.ValueType  # 1
+"""Its mean over the positions of a step."""
+REDUCED_NORM: Reduced.ValueType  # 2
+"""The L2 norm over its last axis."""
+REDUCED_TOP_K: Reduced.ValueType  # 3
+"""The largest elements of its last axis."""
+REDUCED_TOP_K_INDICES: Reduced.ValueType  # 4
+"""The indices of those elements."""
+REDUCED_PROJECTION: Reduced.ValueType  # 5
+"""Dot products of its last axis with given directions."""
+Global___Reduced: _TypeAlias = Reduced  # noqa: Y015
 
 @_typing.final
 class TensorSpec(_message.Message):
@@ -162,6 +206,7 @@ class TensorSpec(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     AXES_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    REDUCED_FIELD_NUMBER: _builtins.int
     plan_index: _builtins.int
     """Position of this entry in the plan."""
     hook_id: _builtins.str
@@ -170,6 +215,8 @@ class TensorSpec(_message.Message):
     """The layer in the spelling of the request, or the model's own module path where the request gave an index."""
     dtype: Global___DataType.ValueType
     """Element type on the wire."""
+    reduced: Global___Reduced.ValueType
+    """What of the site's tensor this is. Axes, shape and element type are those after the reduction."""
     @_builtins.property
     def site(self) -> _site_pb2.Site:
         """The site, resolved: canonical component, layer index from 0 (absent at sites that belong to no layer), side."""
@@ -192,10 +239,11 @@ class TensorSpec(_message.Message):
         dtype: Global___DataType.ValueType = ...,
         axes: _abc.Iterable[Global___Axis.ValueType] | None = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        reduced: Global___Reduced.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["site", b"site"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "dtype", b"dtype", "hook_id", b"hook_id", "layer_name", b"layer_name", "plan_index", b"plan_index", "shape", b"shape", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "dtype", b"dtype", "hook_id", b"hook_id", "layer_name", b"layer_name", "plan_index", b"plan_index", "reduced", b"reduced", "shape", b"shape", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

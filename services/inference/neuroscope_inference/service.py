@@ -21,11 +21,14 @@ from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
+from neuroscope_inference.servicers.keeping import Keeper
 from neuroscope_inference.servicers.models import ModelServicer
 from neuroscope_inference.servicers.running import Runner
 from neuroscope_inference.servicers.tensors import TensorServicer
 from neuroscope_inference.servicers.traces import TelemetryServicer
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_inference.spool.captured import SpooledTensors
+from neuroscope_inference.spool.spool import Spool
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
 
@@ -42,12 +45,16 @@ class InferenceService:
         self.engine = Engine(settings.stream_limit_bytes)
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
-        runner = Runner(self.engine, hooks, TensorReferences(store), settings)
+        spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)
+        references = TensorReferences(store, SpooledTensors(spool))
+        runner = Runner(self.engine, hooks, references, settings)
+        self._keeper = Keeper(spool, self.engine, hooks)
+        generation = GenerationServicer(self.engine, runner, self._keeper)
         servicers = (
             ModelServicer(self.engine),
             hooks,
-            GenerationServicer(self.engine, runner),
-            CaptureServicer(self.engine, runner),
+            generation,
+            CaptureServicer(self.engine, runner, self._keeper, generation),
             TensorServicer(store),
             TelemetryServicer(),
         )
@@ -80,8 +87,9 @@ class InferenceService:
                     yield event
 
     def close(self) -> None:
-        """Stops the engine; what still runs ends with an error."""
+        """Stops the engine; what still runs ends with an error, and what was kept of it is broken off."""
         self.engine.stop()
+        self._keeper.close()
 
 
 @contextmanager

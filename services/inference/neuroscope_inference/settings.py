@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -40,4 +42,21 @@ class InferenceSettings(BaseSettings):
     max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
     tensor_max_bytes: int = Field(1024**3, ge=0, description="Uploaded tensors may take this much memory together.")
     tensor_ttl_seconds: float = Field(3600.0, gt=0, description="An upload that does not say how long to keep it.")
+    spool_dir: str = Field(
+        "",
+        description="Folder of streams that were asked for as resumable; one service's own. "
+        "Empty: spool-PORT in ~/.cache/neuroscope.",
+    )
+    spool_max_bytes: int = Field(
+        8 * 1024**3, ge=0, description="Kept streams may take this much disk together; the oldest make room."
+    )
+    spool_ttl_seconds: float = Field(3600.0, gt=0, description="A stream is kept this long after its end.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where streams are kept."""
+        if self.spool_dir:
+            return Path(self.spool_dir).expanduser()
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return caches / "neuroscope" / f"spool-{self.port}"

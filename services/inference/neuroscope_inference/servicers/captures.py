@@ -1,38 +1,52 @@
-"""CaptureService: forward passes without sampling."""
+"""CaptureService: forward passes without sampling, and streams that were kept."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import NoReturn
+from typing import assert_never
 
 from opentelemetry.context import Context
 
 from neuroscope.codec import Event
-from neuroscope.errors import InvalidRequestError, NotImplementedByEngineError
+from neuroscope.errors import InvalidRequestError, NotImplementedByEngineError, StreamingError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
-from neuroscope_inference.servicers.running import Runner
+from neuroscope_inference.servicers.generation import GenerationServicer
+from neuroscope_inference.servicers.keeping import Keeper
+from neuroscope_inference.servicers.running import Prepared, Response, Runner
+from neuroscope_inference.spool.entry import Entry, Header
+
+_STATES = {
+    "running": pb.CAPTURE_STATE_RUNNING,
+    "committed": pb.CAPTURE_STATE_COMMITTED,
+    "broken": pb.CAPTURE_STATE_BROKEN,
+}
 
 
 class CaptureServicer:
     """Implements neuroscope.v1.CaptureService."""
 
-    def __init__(self, engine: Engine, runner: Runner) -> None:
+    def __init__(self, engine: Engine, runner: Runner, keeper: Keeper, generation: GenerationServicer) -> None:
         self._engine = engine
         self._runner = runner
+        self._keeper = keeper
+        self._generation = generation
 
     async def Capture(self, request: pb.CaptureRequest, context: Context) -> AsyncGenerator[Event, None]:
-        """Runs the prompts once and streams what the hooks see."""
-        if not request.hooks and not request.hook_ids:
-            raise InvalidRequestError("a capture without hooks captures nothing", field="hooks")
-        stop_before = self._stop_before(request)
-        prepared = await self._runner.prepare(
-            request, request.capture_id or uuid.uuid4().hex, context, stop_before=stop_before
-        )
-        work = prepared.run.capture()
-        async with aclosing(self._runner.events(prepared, work, pb.CaptureResponse)) as events:
+        """Runs the prompts once and streams what the hooks see; a repeated request gets what was kept."""
+        capture_id = request.capture_id or uuid.uuid4().hex
+        if request.resumable:
+            request = self._keeper.spelled_out(request)
+            entry = await self._keeper.known(request, capture_id)
+            events = (
+                self._keeper.again(entry, pb.CaptureResponse) if entry else self._kept(request, capture_id, context)
+            )
+        else:
+            prepared = await self._prepare(request, capture_id, context)
+            events = self._runner.events(prepared, prepared.run.capture(), pb.CaptureResponse)
+        async with aclosing(events):
             async for event in events:
                 yield event
 
@@ -41,21 +55,79 @@ class CaptureServicer:
         raise NotImplementedByEngineError("this version's engine does not estimate captures")
 
     async def ResumeCapture(self, request: pb.ResumeCaptureRequest, context: Context) -> AsyncGenerator[Event, None]:
-        """Needs the spool."""
-        _refuse()
-        yield pb.ResumeCaptureResponse()
+        """Sends a kept stream from a frame on, or runs one again that broke off."""
+        entry = await self._entry(request.capture_id)
+        if request.restart_token:
+            events = self._restarted(entry, request, context)
+        else:
+            events = self._keeper.again(_whole(entry, request), pb.ResumeCaptureResponse, request.sequence)
+        async with aclosing(events):
+            async for event in events:
+                yield event
 
     async def GetCapture(self, request: pb.GetCaptureRequest, context: Context) -> pb.GetCaptureResponse:
-        """Needs the spool."""
-        _refuse()
+        """Describes a kept stream."""
+        return pb.GetCaptureResponse(capture=self._record(await self._entry(request.capture_id)))
 
     async def ListCaptures(self, request: pb.ListCapturesRequest, context: Context) -> pb.ListCapturesResponse:
-        """Needs the spool."""
-        _refuse()
+        """Lists the kept streams."""
+        entries = await self._keeper.wait_for(self._keeper.spool.entries)
+        return pb.ListCapturesResponse(captures=map(self._record, entries))
 
     async def DeleteCapture(self, request: pb.DeleteCaptureRequest, context: Context) -> pb.DeleteCaptureResponse:
-        """Needs the spool."""
-        _refuse()
+        """Removes a kept stream."""
+        await self._keeper.wait_for(self._keeper.spool.delete, request.capture_id)
+        return pb.DeleteCaptureResponse()
+
+    async def _kept(
+        self,
+        request: pb.CaptureRequest,
+        capture_id: str,
+        context: Context,
+        response: Response = pb.CaptureResponse,
+    ) -> AsyncGenerator[Event, None]:
+        prepared = await self._prepare(request, capture_id, context)
+        running = self._runner.events(prepared, prepared.run.capture(), response)
+        async with aclosing(self._keeper.kept(Header(capture_id, request), running)) as events:
+            async for event in events:
+                yield event
+
+    def _restarted(
+        self, entry: Entry, request: pb.ResumeCaptureRequest, context: Context
+    ) -> AsyncGenerator[Event, None]:
+        if request.sequence:
+            raise InvalidRequestError("a new attempt begins with frame 0", field="sequence")
+        header = entry.header
+        if entry.state != "broken" or request.restart_token != header.restart_token:
+            raise InvalidRequestError(
+                f"capture {header.capture_id!r} is {entry.state}, and the token is not that of its attempt "
+                f"{header.attempt}",
+                field="restart_token",
+            )
+        match header.request:
+            case pb.CaptureRequest() as capture:
+                return self._kept(capture, header.capture_id, context, pb.ResumeCaptureResponse)
+            case pb.GenerateRequest() as generation:
+                return self._generation.restarted(generation, header, context)
+            case _:
+                assert_never(header.request)
+
+    async def _prepare(self, request: pb.CaptureRequest, capture_id: str, context: Context) -> Prepared:
+        if not request.hooks and not request.hook_ids:
+            raise InvalidRequestError("a capture without hooks captures nothing", field="hooks")
+        return await self._runner.prepare(request, capture_id, context, stop_before=self._stop_before(request))
+
+    async def _entry(self, capture_id: str) -> Entry:
+        return await self._keeper.wait_for(self._keeper.spool.get, capture_id)
+
+    def _record(self, entry: Entry) -> pb.CaptureRecord:
+        return pb.CaptureRecord(
+            capture_id=entry.header.capture_id,
+            state=_STATES[entry.state],
+            plan=entry.plan,
+            manifest=entry.manifest,
+            expires_at_ms=int(1e3 * self._keeper.spool.expires_at_s(entry)),
+        )
 
     def _stop_before(self, request: pb.CaptureRequest) -> int | None:
         if not request.HasField("stop_at_layer"):
@@ -66,5 +138,17 @@ class CaptureServicer:
         return request.stop_at_layer if request.stop_at_layer < layers else None
 
 
-def _refuse() -> NoReturn:
-    raise NotImplementedByEngineError("this version keeps no captures on disk")
+def _whole(entry: Entry, request: pb.ResumeCaptureRequest) -> Entry:
+    """The entry, if it can be sent from that frame on."""
+    capture_id = entry.header.capture_id
+    if entry.state != "committed" or entry.manifest is None:
+        what = "is still being written" if entry.state == "running" else "broke off before its manifest"
+        raise StreamingError(
+            f"capture {capture_id!r} {what} and cannot be continued; once it has broken off, the restart token runs "
+            f"its request again",
+            field="capture_id",
+            restart_token=entry.header.restart_token,
+        )
+    if request.sequence > entry.manifest.frame_count:
+        raise InvalidRequestError(f"capture {capture_id!r} has {entry.manifest.frame_count} frames", field="sequence")
+    return entry

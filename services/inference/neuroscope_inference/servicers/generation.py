@@ -15,7 +15,9 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.sampling import Sampler
-from neuroscope_inference.servicers.running import Runner
+from neuroscope_inference.servicers.keeping import Keeper
+from neuroscope_inference.servicers.running import Response, Runner
+from neuroscope_inference.spool.entry import Header
 
 
 @dataclass(slots=True)
@@ -29,15 +31,42 @@ class Running:
 class GenerationServicer:
     """Implements neuroscope.v1.GenerationService."""
 
-    def __init__(self, engine: Engine, runner: Runner) -> None:
+    def __init__(self, engine: Engine, runner: Runner, keeper: Keeper) -> None:
         self._engine = engine
         self._runner = runner
+        self._keeper = keeper
         self._running: dict[str, Running] = {}
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncGenerator[Event, None]:
-        """Streams frames, tokens and the manifest."""
-        sampler = Sampler.of(request.sampling)
+        """Streams frames, tokens and the manifest; a repeated request that is resumable gets what was kept."""
         generation_id = request.generation_id or uuid.uuid4().hex
+        entry = None
+        if request.resumable:
+            request = self._keeper.spelled_out(request)
+            entry = await self._keeper.known(request, generation_id)
+        if entry is None:
+            events = self._run(request, generation_id, Sampler.of(request.sampling), context, pb.GenerateResponse)
+        else:
+            events = self._keeper.again(entry, pb.GenerateResponse)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def restarted(self, request: pb.GenerateRequest, header: Header, context: Context) -> AsyncGenerator[Event, None]:
+        """A new attempt of a kept generation that broke off, with the draws of the old one."""
+        sampling = pb.Sampling()
+        sampling.CopyFrom(request.sampling)
+        sampling.seed = header.seed
+        return self._run(request, header.capture_id, Sampler.of(sampling), context, pb.ResumeCaptureResponse)
+
+    async def _run(
+        self,
+        request: pb.GenerateRequest,
+        generation_id: str,
+        sampler: Sampler,
+        context: Context,
+        response: Response,
+    ) -> AsyncGenerator[Event, None]:
         if generation_id in self._running:
             raise IdTakenError(f"generation {generation_id!r} is running already", field="generation_id")
         running = self._running[generation_id] = Running(Credit(request.max_steps_ahead or None))
@@ -47,8 +76,10 @@ class GenerationServicer:
             )
             running.run = prepared.run
             prepared.seed = sampler.seed
-            work = prepared.run.generate(sampler)
-            async with aclosing(self._runner.events(prepared, work, pb.GenerateResponse)) as events:
+            events = self._runner.events(prepared, prepared.run.generate(sampler), response)
+            if request.resumable:
+                events = self._keeper.kept(Header(generation_id, request, sampler.seed), events)
+            async with aclosing(events):
                 async for event in events:
                     yield event
         finally:

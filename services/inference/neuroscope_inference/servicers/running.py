@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias
 
 from opentelemetry.context import Context
 
 from neuroscope import telemetry
 from neuroscope.codec import Event
-from neuroscope.errors import HookNeverFiredError, InvalidRequestError, NotImplementedByEngineError
+from neuroscope.errors import HookNeverFiredError, InvalidRequestError
 from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
@@ -28,7 +28,8 @@ from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.tensor_references import TensorReferences
 
 _LONGEST_CONTEXT = 2**20  # where a model does not say
-Response = TypeVar("Response", pb.GenerateResponse, pb.CaptureResponse)
+Response: TypeAlias = "type[pb.GenerateResponse] | type[pb.CaptureResponse] | type[pb.ResumeCaptureResponse]"
+"""The message that carries a stream's events; their layouts agree."""
 
 
 @dataclass(slots=True)
@@ -67,7 +68,6 @@ class Runner:
         credit: Credit | None = None,
     ) -> Prepared:
         """Checks a request against its model. Nothing has run when it raises."""
-        _refuse_what_comes_later(request)
         model = self._engine.model(request.model_id)
         prompts = await self._tokenized(model, request.prompts)
         plan = CapturePlan(model, self._hooks.named(request.hooks, request.hook_ids), len(prompts), stop_before)
@@ -101,7 +101,7 @@ class Runner:
         return await asyncio.to_thread(*plan)  # tensors may lie on disk
 
     async def events(
-        self, prepared: Prepared, work: Iterator[StepResult | list[Row]], response: type[Response]
+        self, prepared: Prepared, work: Iterator[StepResult | list[Row]], response: Response
     ) -> AsyncGenerator[Event, None]:
         """The events of a stream: what is about to be sent, frames before the token of their step, the manifest.
 
@@ -154,13 +154,6 @@ class Runner:
         return [
             await asyncio.to_thread(model.tokenize, prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)
         ]
-
-
-def _refuse_what_comes_later(request: pb.GenerateRequest | pb.CaptureRequest) -> None:
-    if request.resumable:
-        raise NotImplementedByEngineError(
-            "this version keeps no streams on disk, so none can be resumed", field="resumable"
-        )
 
 
 def _drained(tensors: list[Outgoing]) -> Iterator[Outgoing]:
