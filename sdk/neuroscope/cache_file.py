@@ -14,18 +14,18 @@ exact only up to 2^53.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
+from neuroscope import safetensors_file
 from neuroscope.errors import ChecksumError, DataConversionError
 from neuroscope.sites import Point
-from neuroscope.tensors import Array, numpy_dtype, parse_dtype
+from neuroscope.tensors import Array, parse_dtype
 from neuroscope.v1 import tensor_pb2
 
 if TYPE_CHECKING:
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "neuroscope"
-# safetensors' own numpy module does not read bfloat16.
-_TYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +118,8 @@ def _groups(name: str, activation: Activation) -> Iterator[tuple[str, list[int]]
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """The description and the tensors, which are views of the file's bytes."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = cast("dict[str, dict[str, Any]]", json.loads(data[8:start]))
-    description = json.loads(header.pop("__metadata__")[_KEY])
-    return description, {name: _array(data, start, entry) for name, entry in header.items()}
-
-
-def _array(data: bytes, start: int, entry: dict[str, Any]) -> Array:
-    dtype = numpy_dtype(parse_dtype(_TYPES[entry["dtype"]]))
-    shape: list[int] = entry["shape"]
-    return np.frombuffer(data, dtype, math.prod(shape), start + entry["data_offsets"][0]).reshape(shape)
+    arrays, metadata = safetensors_file.read(data)
+    return json.loads(metadata[_KEY]), arrays
 
 
 def _spec(index: int, point: Point, tensor: dict[str, Any], array: Array) -> tensor_pb2.TensorSpec:

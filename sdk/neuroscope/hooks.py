@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from neuroscope import sites
 from neuroscope.errors import InvalidRequestError
+from neuroscope.selection import Positions, Steps, to_selector
 from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import inference_pb2, site_pb2
 
@@ -41,9 +42,9 @@ class Hook:
     """Captures what the module reads instead of what it writes."""
     heads: Sequence[int] = ()
     """Heads, from 0, negative from the end; empty: all."""
-    positions: int | Sequence[int] | slice | None = None
+    positions: Positions = None
     """Token positions, negative from the end of the prompt; None: all."""
-    steps: int | slice | None = None
+    steps: Steps = None
     """Steps of a generation, 0 the prefill; None: all."""
     dtype: str = ""
     """Type to cast to before sending; empty: as computed."""
@@ -60,7 +61,7 @@ class Hook:
         return inference_pb2.HookSpec(
             hook_id=self.hook_id,
             site=site,
-            select=site_pb2.Selector(heads=self.heads, positions=_positions(self.positions), steps=_steps(self.steps)),
+            select=to_selector(self.heads, self.positions, self.steps),
             dtype=parse_dtype(self.dtype),
         )
 
@@ -140,29 +141,3 @@ def _rest_text(hook: Mapping[str, Any], name: str, field: str) -> str:
     if value is not None and not isinstance(value, str):
         raise InvalidRequestError(f"{name} is a text, not {value!r}", field=f"{field}.{name}")
     return value or ""
-
-
-def _positions(positions: int | Sequence[int] | slice | None) -> site_pb2.PositionSelector | None:
-    match positions:
-        case None:
-            return None
-        case int():
-            return site_pb2.PositionSelector(list=site_pb2.PositionList(positions=[positions]))
-        case slice():
-            if positions.step not in (None, 1):
-                raise InvalidRequestError("a range of positions has no step", field="positions")
-            return site_pb2.PositionSelector(
-                range=site_pb2.PositionRange(start=positions.start or 0, stop=positions.stop)
-            )
-        case _:
-            return site_pb2.PositionSelector(list=site_pb2.PositionList(positions=positions))
-
-
-def _steps(steps: int | slice | None) -> site_pb2.StepSelector | None:
-    match steps:
-        case None:
-            return None
-        case int():
-            return site_pb2.StepSelector(start=steps, stop=steps + 1)
-        case slice():
-            return site_pb2.StepSelector(start=steps.start or 0, stop=steps.stop)

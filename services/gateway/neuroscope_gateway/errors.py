@@ -20,14 +20,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from neuroscope import strict
 from neuroscope.errors import MLXIntegrationError
 from neuroscope_gateway.json import JsonResponse
-from neuroscope_gateway.schemas.strict import UNSUPPORTED
+from neuroscope_gateway.schemas.neutral import UNSUPPORTED
 
 logger = logging.getLogger(__name__)
 
 INVALID_REQUEST = "invalid_request_error"
 CLIENT_CLOSED_REQUEST = 499
+_CODES_OF_KINDS = {
+    UNSUPPORTED: UNSUPPORTED,
+    "extra_forbidden": "unknown_parameter",
+    "missing": "missing_parameter",
+}
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "request_too_large"}
 
 
@@ -112,24 +118,16 @@ def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found: Sequence[Mapping[str, Any]] = error.errors()
     first = found[0]
-    kind, where = str(first["type"]), tuple(first["loc"])
+    kind, where = str(first["type"]), strict.place(first)
     if kind == "json_invalid":
         message = f"The body is not JSON: {first['ctx']['error']} at character {where[-1]}."
         return JsonResponse(body(message, code="invalid_json"), HTTPStatus.BAD_REQUEST)
-    if given := first.get("ctx", {}).get("param"):  # of several parameters that do not agree
-        where = (*where, given)
     if where == ("body",):
         return JsonResponse(body(_about_body(request, first), code="invalid_request"), HTTPStatus.BAD_REQUEST)
-    param = _path(where[1:])
-    code = UNSUPPORTED if kind == UNSUPPORTED else "invalid_request"
-    if kind == "extra_forbidden":
-        reason, code = "there is no parameter of this name", "unknown_parameter"
-    elif kind == "missing":
-        reason, code = "this parameter is required", "missing_parameter"
-    else:
-        reason = str(first["msg"])
+    param = strict.path(where[1:])
+    code = _CODES_OF_KINDS.get(kind, "invalid_request")
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-    return JsonResponse(body(f"{param}: {reason}{more}", param=param, code=code), HTTPStatus.BAD_REQUEST)
+    return JsonResponse(body(f"{param}: {strict.reason(first)}{more}", param=param, code=code), HTTPStatus.BAD_REQUEST)
 
 
 def _methods(request: Request) -> list[str]:
@@ -154,17 +152,6 @@ def _about_body(request: Request, error: Mapping[str, Any]) -> str:
 def _disconnected(request: Request, error: Exception) -> Response:
     trace.get_current_span().set_status(trace.StatusCode.ERROR, "client disconnected")
     return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-def _path(location: Sequence[str | int]) -> str:
-    """`messages[0].role` of ("messages", 0, "role"); the tags of unions, in angle brackets, are left out."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not part.startswith("<"):
-            path += f".{part}" if path else part
-    return path
 
 
 def _printable(text: str) -> str:

@@ -8,8 +8,9 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
 from neuroscope_gateway.schemas.hooks import HookOrId
-from neuroscope_gateway.schemas.strict import INVALID, MAX_INT32, Only, Strict, Text
+from neuroscope_gateway.schemas.neutral import Only
 
 
 def _texts(value: Any) -> Any:

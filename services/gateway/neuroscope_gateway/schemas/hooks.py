@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope_gateway.schemas.strict import INVALID, Strict, Text
+from neuroscope.strict import INVALID, Strict, Text
 
 
 def _form_of_hook(value: Any) -> str:

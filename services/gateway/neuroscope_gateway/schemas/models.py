@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope_gateway.schemas.strict import Strict, Text
+from neuroscope.strict import Strict, Text
 
 
 class LoadModelRequest(Strict):

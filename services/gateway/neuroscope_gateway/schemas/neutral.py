@@ -1,30 +1,13 @@
-"""What every part of a request has in common.
-
-No string passes for a number, NaN is refused, an unknown field is an error. A parameter of OpenAI's that would change
-the answer and that the engine does not have is accepted only at its neutral value (`Only`).
-"""
+"""Parameters of OpenAI's that would change the answer and that the engine does not have: accepted at neutral values."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-MAX_INT32 = 2**31 - 1
 UNSUPPORTED = "unsupported_parameter"
-INVALID = "invalid_value"
-
-
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError(INVALID, "Text must be valid Unicode, without lone surrogates") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class Only:
@@ -52,9 +35,3 @@ class Only:
         raise PydanticCustomError(
             UNSUPPORTED, "This parameter is not supported; leave it out (accepted: {accepted})", {"accepted": accepted}
         )
-
-
-class Strict(BaseModel):
-    """What every part of a request has in common."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
