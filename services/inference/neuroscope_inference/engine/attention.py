@@ -91,6 +91,41 @@ def _dispatch(
     return output
 
 
+@dataclass(frozen=True, slots=True)
+class SeenManually:
+    """What attention outside the dispatcher shows of itself, at the points of its layer."""
+
+    tap: Tap
+    points: AttentionPoints
+
+    def projected(self, queries: mx.array, keys: mx.array, values: mx.array, cache: Any) -> None:
+        """Queries (B, H, L, D), keys and values (B, H_kv, S, D) as attended with, before any scale."""
+        newest = _newest(cache, queries.shape[2], keys.shape[2])
+        self.tap.see(self.points.query, queries, _heads_inside)
+        self.tap.see(self.points.key, keys[:, :, newest], _heads_inside)
+        self.tap.see(self.points.value, values[:, :, newest], _heads_inside)
+        if self.tap.wanted[self.points.scores] or self.tap.wanted[self.points.pattern]:
+            self.tap.key_columns[self.points.layer] = _columns(cache, keys.shape[2])
+
+    def scored(self, scores: mx.array) -> None:
+        """Scores (B, H, L, S), masked."""
+        self.tap.see(self.points.scores, scores)
+
+    def weighted(self, pattern: mx.array) -> None:
+        """Probabilities (B, H, L, S)."""
+        self.tap.see(self.points.pattern, pattern)
+
+    def mixed(self, output: mx.array) -> None:
+        """Outputs of the heads (B, H, L, D)."""
+        self.tap.see(self.points.head_output, output, _heads_inside)
+
+
+def seen_manually() -> SeenManually | None:
+    """For attention that does not pass through the dispatcher: where to show it; None while nobody reads."""
+    running: tuple[Tap, AttentionPoints] | None = getattr(_running, "attention", None)
+    return None if running is None else SeenManually(*running)
+
+
 def _heads_inside(x: mx.array) -> mx.array:
     return x.swapaxes(1, 2)  # (B, H, L, D) -> (B, L, H, D)
 
@@ -104,7 +139,7 @@ def _newest(cache: Any, length: int, columns: int) -> slice:
 def _columns(cache: Any, columns: int) -> tuple[int, int, int]:
     if cache is None:
         return columns, columns, columns
-    offset = cache.offset
+    offset = getattr(cache, "offset", None)  # a list of caches has none
     return (int(offset) if isinstance(offset, int) else columns), getattr(cache, "_idx", columns), columns
 
 

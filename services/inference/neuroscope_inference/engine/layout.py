@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope.sites import COMPONENTS, Point
+from neuroscope_inference.engine import manual_attention
 from neuroscope_inference.engine.attention import AttentionPoints, dispatch_everywhere
 from neuroscope_inference.engine.family import FAMILIES, GENERIC, Family
+from neuroscope_inference.engine.projections import HeadColumns
+from neuroscope_inference.engine.routing import Routing
 from neuroscope_inference.engine.tap import PointIndex, Switch, Tap, Transform, Watch, install
 
 _NOT_SEEN = "the model's code never passes through this point"
@@ -51,10 +54,14 @@ class Block:
     query_projection: nn.Module | None
     key_projection: nn.Module | None
     fused_projection: nn.Module | None
+    query_norm: nn.Module | None
+    key_norm: nn.Module | None
     output_projection: nn.Module | None
     down_projection: nn.Module | None
     router: nn.Module | None
     experts: nn.Module | None
+    routing: Routing | None
+    contribution_scale: float  # what attention and MLP are multiplied with before they are added to the stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,7 @@ class Layout:
         self.embedding = _part(trunk, self.family.embedding)
         self.final_norm = _part(trunk, self.family.final_norm)
         self.blocks = [_block(layer, self.family) for layer in layers]
+        self.columns = [HeadColumns(*astuple(self.head_shape)) for _ in layers]
         self._paths = {id(module): path for path, module in model.named_modules()}
         self.states: list[PointState] = []
         self.index: dict[Point, PointIndex] = {}
@@ -152,6 +160,8 @@ class Layout:
         watch(self.final_norm, (Point("final_norm"), None))
         watch(self.model, (Point("logits"), None))
         for layer, block in enumerate(self.blocks):
+            manual_attention.install(block.attention)
+            self._install_routing(layer, block, paths)
             self._watch_block(layer, block, watch)
             around[id(block.module)] = _stopping_before(layer)
             if block.attention is not None:
@@ -168,21 +178,26 @@ class Layout:
         watch(block.norm2, (at("ln2"), None))
         watch(block.norm2 or block.mlp, reads=[(0, at("resid_mid"))])
         watch(block.attention, (at("attn_out"), None), reads=[(0, at("attn_out", is_input=True))])
-        watch(block.attention_output_norm or block.attention, (at("attn_contrib"), None))
+        scaled = _times(block.contribution_scale)
+        watch(block.attention_output_norm or block.attention, (at("attn_contrib"), scaled))
         watch(block.mlp, (at("mlp_out"), None), reads=[(0, at("mlp_out", is_input=True))])
-        watch(block.mlp_output_norm or block.mlp, (at("mlp_contrib"), None))
+        watch(block.mlp_output_norm or block.mlp, (at("mlp_contrib"), scaled))
         shape = self.head_shape
         if shape.heads:
-            watch(block.query_projection, (at("q_proj"), _as_heads(shape.heads, 0)))
-            watch(block.key_projection, (at("k_proj"), _as_heads(shape.kv_heads, 0)))
-            watch(
-                block.fused_projection,
-                (at("q_proj"), _as_heads(shape.heads, 0, shape.width)),
-                (at("k_proj"), _as_heads(shape.kv_heads, shape.heads, shape.width)),
-            )
+            columns = self.columns[layer]
+            watch(block.query_projection, (at("q_proj"), _as_heads(shape.heads)))
+            watch(block.key_projection, (at("k_proj"), _as_heads(shape.kv_heads)))
+            watch(block.fused_projection, (at("q_proj"), columns.query), (at("k_proj"), columns.key))
         watch(block.down_projection, reads=[(0, at("mlp_neurons"))])
         watch(block.router, (at("router_logits"), None))
         watch(block.experts, reads=[(1, at("expert_indices"))])
+
+    def _install_routing(self, layer: int, block: Block, paths: Mapping[int, str]) -> None:
+        routing = block.routing
+        if routing is not None:
+            path = paths.get(id(routing.gating), "")
+            logits = self._found(Point("router_logits", layer), path)
+            routing.install(self.switch, logits, self._found(Point("expert_weights", layer), path))
 
     def _attention_points(self, layer: int, path: str) -> AttentionPoints:
         names = ("query", "key", "value", "attention_scores", "attention_pattern", "head_output")
@@ -201,7 +216,7 @@ class Layout:
 def _missing(point: Point, blocks: list[Block]) -> str:
     if point.component in ("router_logits", "expert_indices", "expert_weights"):
         block = blocks[point.layer or 0]
-        if block.router is None and block.experts is None:
+        if block.experts is None:
             return _DENSE
         return "this architecture's router is not read"
     if point.component == "mlp_neurons" and blocks[point.layer or 0].experts is not None:
@@ -210,14 +225,16 @@ def _missing(point: Point, blocks: list[Block]) -> str:
 
 
 def _block(layer: nn.Module, family: Family) -> Block:
-    if family.is_generic and "post_feedforward_layernorm" in layer:
-        family = replace(
-            family,
-            norm2=("pre_feedforward_layernorm",),
-            attention_output_norm=("post_attention_layernorm",),
-            mlp_output_norm=("post_feedforward_layernorm",),
-        )
+    if family.is_generic:
+        family = _with_output_norms(family, layer)
     attention, mlp = _part(layer, family.attention), _part(layer, family.mlp)
+    if attention is not None and mlp is None and _is_mlp(attention):  # nemotron_h calls either the mixer
+        attention, mlp = None, attention
+    gating, experts = _part(mlp, family.router), _part(mlp, family.experts)
+    routing = None
+    if mlp is not None and gating is not None and experts is not None:
+        shared = (_part(mlp, family.shared_expert), _part(mlp, family.shared_expert_gate))
+        routing = Routing(gating, experts, shared, mlp)
     return Block(
         module=layer,
         attention=attention,
@@ -229,18 +246,49 @@ def _block(layer: nn.Module, family: Family) -> Block:
         query_projection=_part(attention, family.query_projection),
         key_projection=_part(attention, family.key_projection),
         fused_projection=_part(attention, family.fused_projection),
+        query_norm=_part(attention, family.query_norm),
+        key_norm=_part(attention, family.key_norm),
         output_projection=_part(attention, family.output_projection),
         down_projection=_part(mlp, family.down_projection),
-        router=_part(mlp, family.router),
-        experts=_part(mlp, family.experts),
+        router=routing.linear if routing is not None else None,
+        experts=experts,
+        routing=routing,
+        contribution_scale=_contribution_scale(layer),
     )
 
 
+def _with_output_norms(family: Family, layer: nn.Module) -> Family:
+    """The generic family where norms stand behind attention and MLP: `post_attention_layernorm` is then one of them."""
+    if "post_feedforward_layernorm" in layer:
+        before, after = ("pre_feedforward_layernorm",), ("post_feedforward_layernorm",)
+    elif "pre_mlp_layernorm" in layer:
+        before, after = ("pre_mlp_layernorm",), ("post_mlp_layernorm",)
+    else:
+        return family
+    return replace(family, norm2=before, attention_output_norm=("post_attention_layernorm",), mlp_output_norm=after)
+
+
+def _is_mlp(mixer: nn.Module) -> bool:
+    return any(name in mixer for name in ("down_proj", "switch_mlp")) and not any(
+        name in mixer for name in ("o_proj", "out_proj", "in_proj")
+    )
+
+
+def _contribution_scale(layer: nn.Module) -> float:
+    """Of granite and minicpm, which scale what they add to the stream."""
+    if isinstance(scale := getattr(layer, "residual_multiplier", None), (int, float)):
+        return float(scale)
+    depth, layers = getattr(layer, "scale_depth", None), getattr(layer, "num_hidden_layers", None)
+    if isinstance(depth, (int, float)) and isinstance(layers, int):
+        return float(depth / layers**0.5)
+    return 1.0
+
+
 def _part(parent: nn.Module | None, names: tuple[str, ...]) -> nn.Module | None:
-    if parent is None:
-        return None
     for name in names:
-        child = parent.get(name)
+        child: Any = parent
+        for step in name.split("."):
+            child = child.get(step) if isinstance(child, nn.Module) else None
         if isinstance(child, nn.Module):
             return child
     return None
@@ -255,14 +303,17 @@ def _owner_of(model: nn.Module, layers: list[nn.Module]) -> nn.Module:
     return model
 
 
-def _as_heads(heads: int, first_head: int, width: int = 0) -> Transform:
-    """(B, L, all) -> (B, L, heads, d_head), from a projection's columns or from their part in a fused one."""
+def _as_heads(heads: int) -> Transform:
+    """(B, L, all) -> (B, L, heads, d_head); what does not divide stays, for the self-test to refuse."""
 
     def transform(x: mx.array) -> mx.array:
-        part = x[..., first_head * width : (first_head + heads) * width] if width else x
-        return part.reshape(*x.shape[:2], heads, -1)
+        return x.reshape(*x.shape[:2], heads, -1) if x.ndim == 3 and x.shape[-1] % heads == 0 else x
 
     return transform
+
+
+def _times(scale: float) -> Transform | None:
+    return None if scale == 1 else lambda x: x * scale
 
 
 def _stopping_before(layer: int) -> Callable[[Tap], AbstractContextManager[None]]:

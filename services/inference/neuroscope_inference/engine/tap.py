@@ -75,13 +75,17 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         if tap is None:
             return call(module, *args, **kwargs)
         for argument, point in watch.inputs:
-            tap.see(point, args[argument])
+            given = args[argument : argument + 1] or list(kwargs.values())[argument - len(args) :]
+            if given and isinstance(given[0], mx.array):
+                tap.see(point, given[0])
         if around is None:
             result = call(module, *args, **kwargs)
         else:
             with around(tap):
                 result = call(module, *args, **kwargs)
         value = result[0] if isinstance(result, tuple) else result
+        if not isinstance(value, mx.array):
+            return result
         for point, transform in watch.outputs:
             tap.see(point, value, transform)
         return result
