@@ -205,7 +205,9 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
     "gemma3n": {"text_config": Nested("gemma3n", "TextConfig", _GEMMA3N)},
     "gemma4": {"text_config": Nested("gemma4_text", changes=_GEMMA4)},
     "gemma4_text": _GEMMA4,
-    "gpt_bigcode": {"n_inner": 96},
+    "gpt2": {"num_key_value_heads": ...},
+    "gpt_bigcode": {"n_inner": 96, "num_key_value_heads": ..., "multi_query": True},
+    "gpt_neox": {"num_key_value_heads": ...},
     "granitemoehybrid": {
         "layer_types": ["mamba", "attention"],
         "mamba_n_heads": HEADS,
@@ -232,7 +234,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
     "lfm2": _LFM2,
     "lfm2-vl": {"text_config": Nested("lfm2", changes=_LFM2)},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "llama4": {"text_config": Nested("llama4", "TextArgs", {"attention_chunk_size": 16, "interleave_moe_layer_step": 2, "num_experts_per_tok": 1})},
+    "llama4": {"text_config": Nested("llama4", "TextArgs", {"attention_chunk_size": 16, "interleave_moe_layer_step": 2, "num_experts_per_tok": 1, "num_hidden_layers": 4})},
     "llama4_text": {"no_rope_layers": [1, 0]},
     "mellum": {"rope_parameters": _ROPE_BY_TYPE},
     "mimo_v2_flash": {
@@ -300,7 +302,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
         "block_types": ["recurrent", "attention"],
     },
     "rwkv7": {"a_low_rank_dim": 8, "v_low_rank_dim": 8, "gate_low_rank_dim": 8, "decay_low_rank_dim": 8},
-    "spark2_5": {"rope_parameters": _ROPE_BY_TYPE},
+    "spark2_5": {"rope_parameters": _ROPE_BY_TYPE, "hidden_act": "gelu"},
     "stablelm": {"use_qkv_bias": False},
     "step3p5": {"num_attention_groups": 2},
 }

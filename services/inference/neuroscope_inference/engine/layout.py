@@ -76,7 +76,8 @@ class HeadShape:
     def of(cls, config: Mapping[str, Any]) -> HeadShape:
         """Zeros where the configuration names none."""
         heads = first_int(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
-        kv_heads = first_int(config, "num_key_value_heads", "n_kv_heads", "num_kv_heads") or heads
+        shared = 1 if config.get("multi_query") else heads  # gpt_bigcode's way to say it
+        kv_heads = first_int(config, "num_key_value_heads", "n_kv_heads", "num_kv_heads") or shared
         d_model = first_int(config, "hidden_size", "n_embd", "d_model", "dim")
         return cls(heads, kv_heads, first_int(config, "head_dim") or (d_model // heads if heads else 0))
 
@@ -104,9 +105,9 @@ class Layout:
         self.family = FAMILIES.get(str(config.get("model_type")), GENERIC)
         self.head_shape = HeadShape.of(config)
         layers: list[nn.Module] = list(getattr(model, "layers", []))
-        trunk = _owner_of(model, layers)
-        self.embedding = _part(trunk, self.family.embedding)
-        self.final_norm = _part(trunk, self.family.final_norm)
+        trunk = _owners_of(model, layers)
+        self.embedding = _first_part(trunk, self.family.embedding)
+        self.final_norm = _first_part(trunk, self.family.final_norm)
         self.blocks = [_block(layer, self.family) for layer in layers]
         self.columns = [HeadColumns(*astuple(self.head_shape)) for _ in layers]
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -294,13 +295,19 @@ def _part(parent: nn.Module | None, names: tuple[str, ...]) -> nn.Module | None:
     return None
 
 
-def _owner_of(model: nn.Module, layers: list[nn.Module]) -> nn.Module:
-    """The module that holds the list of layers, beside embedding and final norm."""
-    for _, module in model.named_modules():
+def _owners_of(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
+    """The module that holds the list of layers, and those around it, inmost first: embedding and last norm are there."""
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
         for value in module.values():
             if isinstance(value, list) and layers and value and value[0] is layers[0]:
-                return module
-    return model
+                steps = path.split(".")
+                return [modules[".".join(steps[:depth])] for depth in range(len(steps), 0, -1)] + [model]
+    return [model]
+
+
+def _first_part(parents: list[nn.Module], names: tuple[str, ...]) -> nn.Module | None:
+    return next((part for parent in parents if (part := _part(parent, names)) is not None), None)
 
 
 def _as_heads(heads: int) -> Transform:

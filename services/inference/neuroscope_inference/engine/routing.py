@@ -133,14 +133,13 @@ class Routing:
             weights = self.weights(self.choice, rule)
             if weights is None or self.returned.shape[:-1] != weights.shape:
                 continue
-            mixed = (self.returned * weights[..., None].astype(self.returned.dtype)).sum(axis=-2)
+            if _same(self.read, stream):
+                mixed = (self.returned * weights[..., None].astype(self.returned.dtype)).sum(axis=-2)
+            elif weights.shape[-1] == 1 and _same(self.read, stream * weights.astype(stream.dtype)):
+                mixed = self.returned.squeeze(-2)  # llama4 weights what its only expert reads
+            else:
+                continue
             yield rule, weights, mixed if shared is None else mixed + shared
-            if weights.shape[-1] == 1:  # llama4 weights what its only expert reads
-                mixed = self.returned.squeeze(-2)
-                scaled = stream * weights.astype(stream.dtype)
-                if self.read.shape == scaled.shape:
-                    excess = (self.read - scaled).astype(mixed.dtype)  # zero if the rule is right
-                    yield rule, weights, (mixed if shared is None else mixed + shared) + excess
 
     def _shared(self, stream: mx.array) -> mx.array | None:
         expert, gate = self.shared
@@ -159,6 +158,10 @@ def follows(logits: mx.array, choice: mx.array, weights: mx.array) -> Iterator[t
     for rule in RULES.values():
         found = rule(logits.astype(mx.float32), choice)
         yield found / found.sum(axis=-1, keepdims=True), expected
+
+
+def _same(a: mx.array, b: mx.array) -> bool:
+    return a.shape == b.shape and bool(mx.allclose(a, b, rtol=1e-3, atol=1e-6).item())
 
 
 def _linear_in(gating: nn.Module) -> nn.Module | None:

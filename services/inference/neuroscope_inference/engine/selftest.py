@@ -113,8 +113,9 @@ class Proof:
         self._proved.add(Point("logits"))  # they were compared bit for bit
         for identity in identities.of_no_layer(self._layout, self._tokens, self._stream, seen):
             self._check(max(self._layout.num_layers - 1, 0), identity)
-        for point in self._accepted - self._proved - self._blamed:
-            self._layout.state(point).reason = _UNPROVED
+        for point in self._accepted - self._proved:
+            state = self._layout.state(point)
+            state.reason = state.reason or _UNPROVED
 
     def _accept(self, seen: Seen) -> None:
         """Accepts what was seen in the shape that its component promises; drops the rest."""
