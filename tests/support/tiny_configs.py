@@ -217,7 +217,12 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
         "mamba_n_groups": 1,
         "mamba_conv_bias": False,
     },
-    "hunyuan": {"use_mixed_mlp_moe": True, "use_cla": True, "cla_share_factor": 2, "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}},
+    "hunyuan": {
+        "use_mixed_mlp_moe": True,
+        "use_cla": True,
+        "cla_share_factor": 2,
+        "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+    },
     "jamba": {
         "attn_layer_offset": 1,
         "attn_layer_period": 2,
@@ -234,7 +239,18 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
     "lfm2": _LFM2,
     "lfm2-vl": {"text_config": Nested("lfm2", changes=_LFM2)},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "llama4": {"text_config": Nested("llama4", "TextArgs", {"attention_chunk_size": 16, "interleave_moe_layer_step": 2, "num_experts_per_tok": 1, "num_hidden_layers": 4})},
+    "llama4": {
+        "text_config": Nested(
+            "llama4",
+            "TextArgs",
+            {
+                "attention_chunk_size": 16,
+                "interleave_moe_layer_step": 2,
+                "num_experts_per_tok": 1,
+                "num_hidden_layers": 4,
+            },
+        )
+    },
     "llama4_text": {"no_rope_layers": [1, 0]},
     "mellum": {"rope_parameters": _ROPE_BY_TYPE},
     "mimo_v2_flash": {
@@ -248,7 +264,9 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
         "swa_head_dim": 16,
         "swa_v_head_dim": 16,
     },
-    "minicpm3": {"rope_scaling": {"original_max_position_embeddings": 64, "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}},
+    "minicpm3": {
+        "rope_scaling": {"original_max_position_embeddings": 64, "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}
+    },
     "minimax_m3_vl": {"text_config": Nested("minimax_m3_vl", "TextArgs", {"moe_layer_freq": [0, 1]})},
     "ministral3": {"rope_parameters": _MISTRAL_ROPE},
     "mistral3": {"text_config": Nested("llama")},
@@ -278,14 +296,20 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
     },
     "nemotron_h": {"hybrid_override_pattern": ["*", "M", "-"], "num_hidden_layers": 3},
     "olmo3": {"layer_types": _MIXED},
-    "olmo_hybrid": _GATED_DELTA | {"layer_types": ["linear_attention", "full_attention"], "linear_allow_neg_eigval": True},
+    "olmo_hybrid": _GATED_DELTA
+    | {"layer_types": ["linear_attention", "full_attention"], "linear_allow_neg_eigval": True},
     "openelm": {
         "ffn_dim_divisor": 16,
         "num_query_heads": [HEADS] * LAYERS,
         "num_kv_heads": [2] * LAYERS,
         "ffn_multipliers": [1.0] * LAYERS,
     },
-    "phi3small": {"vocab_size": 100352, "dense_attention_every_n_layers": 2, "ff_intermediate_size": 96, "gegelu_limit": 20.0},
+    "phi3small": {
+        "vocab_size": 100352,
+        "dense_attention_every_n_layers": 2,
+        "ff_intermediate_size": 96,
+        "gegelu_limit": 20.0,
+    },
     "pixtral": {"text_config": Nested("llama")},
     "plamo": {"n_shared_head": 2},
     "qwen": {"kv_channels": 16},
@@ -306,8 +330,6 @@ SPECIAL: dict[str, dict[str, Any]] = {  # a value of ... leaves the field out
     "stablelm": {"use_qkv_bias": False},
     "step3p5": {"num_attention_groups": 2},
 }
-
-
 
 
 def modules() -> list[str]:

@@ -49,9 +49,7 @@ LLAMA = Family(
 
 QWEN3 = replace(LLAMA, query_norm=("q_norm",), key_norm=("k_norm",))
 
-MIXTRAL = replace(
-    LLAMA, mlp=("block_sparse_moe",), down_projection=(), router=("gate",), experts=("switch_mlp",)
-)
+MIXTRAL = replace(LLAMA, mlp=("block_sparse_moe",), down_projection=(), router=("gate",), experts=("switch_mlp",))
 
 QWEN3_MOE = replace(QWEN3, router=("gate",), experts=("switch_mlp",))  # some layers may be dense
 
@@ -61,9 +59,7 @@ LLAMA4 = replace(
     LLAMA, mlp=("feed_forward",), router=("router",), experts=("experts",), shared_expert=("shared_expert",)
 )
 
-GRANITE_MOE = replace(
-    LLAMA, mlp=("block_sparse_moe",), down_projection=(), router=("router",), experts=("switch_mlp",)
-)
+GRANITE_MOE = replace(LLAMA, mlp=("block_sparse_moe",), down_projection=(), router=("router",), experts=("switch_mlp",))
 
 PHI3 = replace(LLAMA, query_projection=(), key_projection=(), fused_projection=("qkv_proj",))
 

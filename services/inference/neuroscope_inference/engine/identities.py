@@ -212,7 +212,10 @@ class _Layer:
         errors: dict[str, float] = {}
         for order in ORDERS:
             columns.order = order
-            sides = ((columns.query(raw), self.block.query_norm, found[0]), (columns.key(raw), self.block.key_norm, found[1]))
+            sides = (
+                (columns.query(raw), self.block.query_norm, found[0]),
+                (columns.key(raw), self.block.key_norm, found[1]),
+            )
             errors[order] = sum(relative_error(_direction(_normed(norm, x)), _direction(y)) for x, norm, y in sides)
         columns.order = min(errors, key=errors.__getitem__)
         query, key = self.at("q_proj", "k_proj")
@@ -316,7 +319,9 @@ def _normed(norm: nn.Module | None, x: mx.array) -> mx.array:
     if norm is None:
         return x
     weight = norm.get("weight")
-    is_of_all = isinstance(weight, mx.array) and weight.ndim == 1 and weight.size == x.shape[-1] * x.shape[-2] != x.shape[-1]
+    is_of_all = (
+        isinstance(weight, mx.array) and weight.ndim == 1 and weight.size == x.shape[-1] * x.shape[-2] != x.shape[-1]
+    )
     normed = _apply(norm, x.reshape(*x.shape[:2], -1) if is_of_all else x)
     return x if normed is None else normed.reshape(x.shape)
 

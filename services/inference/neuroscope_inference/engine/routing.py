@@ -173,4 +173,4 @@ def _linear_in(gating: nn.Module) -> nn.Module | None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, nn.QuantizedLinear))
+    return isinstance(module, (nn.Linear, nn.QuantizedLinear)) or "lora_a" in module

@@ -8,7 +8,6 @@ so is a point for which there is no identity.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -60,10 +59,7 @@ class ProvingTap(Tap):
     def __init__(self, layout: Layout, proof: Proof) -> None:
         super().__init__([True] * len(layout.states))
         self._layout, self._proof = layout, proof
-        self._ends = {
-            layout.index[Point("resid_post", layer)]: layer
-            for layer in range(layout.num_layers)
-        }
+        self._ends = {layout.index[Point("resid_post", layer)]: layer for layer in range(layout.num_layers)}
 
     def see(self, point: PointIndex, value: mx.array, transform: Transform | None = None) -> None:
         """Keeps the value; at the end of a layer proves the layer and lets go of its values."""
@@ -146,9 +142,9 @@ class Proof:
         check.failed_layers.append(layer)
         for point in identity.blames:
             self._blamed.add(point)
-            self._layout.state(point).reason = (
-                f"self-test: {name} fails with relative error {error:.2g} (allowed {tolerance:.0e})"
-            )
+            self._layout.state(
+                point
+            ).reason = f"self-test: {name} fails with relative error {error:.2g} (allowed {tolerance:.0e})"
 
 
 def _forward(model: nn.Module, tokens: mx.array) -> mx.array:
