@@ -6,6 +6,7 @@ other on purpose (8 heads of 16, 2 key/value heads, 320 neurons, width 128): a s
 are multiples of 64, so the models can be quantised.
 """
 
+import copy
 import json
 import zlib
 from collections.abc import Mapping
@@ -131,6 +132,38 @@ FAMILIES: Mapping[str, Family] = {
             "sliding_window_pattern": 2,
         }
     ),
+    "mistral": Family(_LLAMA, prepends_bos=True),
+    "granitemoe": Family(
+        _LLAMA
+        | {
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "attention_multiplier": 0.25,
+            "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.5,
+            "logits_scaling": 1.0,
+            "attention_bias": False,
+        }
+    ),
+    "llama4": Family(
+        _VOCAB
+        | {
+            "text_config": _LLAMA
+            | {
+                "model_type": "llama4_text",
+                "head_dim": 16,
+                "intermediate_size_mlp": 320,
+                "interleave_moe_layer_step": 2,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 1,
+                "attention_bias": False,
+                "attention_chunk_size": 4096,
+                "rope_scaling": None,
+                "use_qk_norm": True,
+            }
+        },
+        prepends_bos=True,
+    ),
     "gpt_neox": Family(
         _VOCAB
         | {
@@ -208,9 +241,11 @@ def _entry(family: str) -> Family:
 def _parameter_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters as mlx-lm's model class declares them; nothing is evaluated."""
     from mlx.utils import tree_flatten  # here, so that importing this module does not start mlx
+    from mlx_lm.utils import MODEL_REMAPPING
 
-    architecture = import_module(f"mlx_lm.models.{config['model_type']}")
-    model = architecture.Model(architecture.ModelArgs.from_dict(config))
+    module = MODEL_REMAPPING.get(config["model_type"], config["model_type"])
+    architecture = import_module(f"mlx_lm.models.{module}")
+    model = architecture.Model(architecture.ModelArgs.from_dict(copy.deepcopy(config)))
     shapes = {name: tuple(array.shape) for name, array in dict(tree_flatten(model.parameters())).items()}
     if config.get("tie_word_embeddings"):
         shapes.pop("lm_head.weight", None)  # its absence is how gemma's mlx-lm class learns of the tie

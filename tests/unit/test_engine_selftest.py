@@ -26,6 +26,19 @@ IDENTITIES = {
     "attention_pattern @ value == head_output",
     "output_projection(head_output) == attn_out",
     "down_projection(mlp_neurons) == mlp_out",
+    "embedding(tokens) == embedding",
+    "final_norm(last resid_post) == final_norm",
+    "ln1 == attn_out.input",
+    "ln2 == mlp_out.input",
+    "norm(resid_pre) == ln1",
+    "norm(resid_mid) == ln2",
+    "attn_contrib follows from attn_out",
+    "mlp_contrib follows from mlp_out",
+    "q_proj points where query does at position 0",
+    "k_proj points where key does at position 0",
+    "q_proj follows from attn_out.input",
+    "k_proj follows from attn_out.input",
+    "mlp(mlp_out.input) == mlp_out",
 }
 
 
@@ -80,8 +93,10 @@ def test_a_part_that_adds_a_constant_loses_its_points(
 
 def test_only_the_broken_layer_loses_its_points(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = llama.MLP.__call__
-    calls = iter(range(100))
-    monkeypatch.setattr(llama.MLP, "__call__", lambda self, x: plain(self, x) + (next(calls) % 4 == 2))
+    broken = load_file(llama_dir / "model.safetensors")["model.layers.2.mlp.down_proj.weight"][0, 0]
+    monkeypatch.setattr(
+        llama.MLP, "__call__", lambda self, x: plain(self, x) + (self.down_proj.weight[0, 0] == float(broken))
+    )
     monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
     assert withdrawn(load_here(llama_dir)) == {"mlp_neurons": {2}}
 

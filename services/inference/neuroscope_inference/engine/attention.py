@@ -84,10 +84,7 @@ def _dispatch(
     tap.key_columns[points.layer] = _columns(cache, dequantised.shape[2])
     allowed = _allowed(mask, queries.shape[2], dequantised.shape[2])
     scores = _scores(queries, dequantised, scale, mask, allowed)
-    edited = tap.edit(points.scores, scores)
-    if edited is not scores and allowed is not None:
-        edited = mx.where(allowed, edited, mx.finfo(edited.dtype).min)  # what was masked stays so
-    tap.read(points.scores, edited)
+    edited = _see_scores(tap, points.scores, scores, allowed)
     if explicit:
         pattern = tap.see(points.pattern, _probabilities(edited, sinks))
         output = _mixed(pattern, _dequantised(values, cache) if hasattr(cache, "bits") else values)
@@ -134,6 +131,54 @@ def _mixed(pattern: mx.array, values: mx.array) -> mx.array:
     return grouped.reshape(batch, heads, length, -1)
 
 
+@dataclass(frozen=True, slots=True)
+class SeenManually:
+    """What attention outside the dispatcher shows of itself, at the points of its layer; what it gets back goes on."""
+
+    tap: Tap
+    points: AttentionPoints
+
+    def projected(
+        self, queries: mx.array, keys: mx.array, values: mx.array, cache: Any
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries (B, H, L, D), keys and values (B, H_kv, S, D) as attended with, before any scale."""
+        newest = _newest(cache, queries.shape[2], keys.shape[2])
+        if self.tap.wanted[self.points.scores] or self.tap.wanted[self.points.pattern]:
+            self.tap.key_columns[self.points.layer] = _columns(cache, keys.shape[2])
+        return (
+            self.tap.see(self.points.query, queries, _HEADS_INSIDE),
+            _see_newest(self.tap, self.points.key, keys, newest, cache, "keys"),
+            _see_newest(self.tap, self.points.value, values, newest, cache, "values"),
+        )
+
+    def scored(self, scores: mx.array, mask: Any) -> mx.array:
+        """Scores (B, H, L, S), masked."""
+        return _see_scores(self.tap, self.points.scores, scores, _allowed(mask, *scores.shape[2:]))
+
+    def weighted(self, pattern: mx.array) -> mx.array:
+        """Probabilities (B, H, L, S)."""
+        return self.tap.see(self.points.pattern, pattern)
+
+    def mixed(self, output: mx.array) -> mx.array:
+        """Outputs of the heads (B, H, L, D)."""
+        return self.tap.see(self.points.head_output, output, _HEADS_INSIDE)
+
+
+def seen_manually() -> SeenManually | None:
+    """For attention that does not pass through the dispatcher: where to show it; None while nobody reads."""
+    running: tuple[Tap, AttentionPoints] | None = getattr(_running, "attention", None)
+    return None if running is None else SeenManually(*running)
+
+
+def _see_scores(tap: Tap, point: PointIndex, scores: mx.array, allowed: mx.array | None) -> mx.array:
+    """Scores that are edited and read; what was masked stays so."""
+    edited = tap.edit(point, scores)
+    if edited is not scores and allowed is not None:
+        edited = mx.where(allowed, edited, mx.finfo(edited.dtype).min)
+    tap.read(point, edited)
+    return edited
+
+
 def _newest(cache: Any, length: int, columns: int) -> slice:
     """Columns that this step wrote. A rotating cache that is full writes single positions inside its ring."""
     end = getattr(cache, "_idx", columns) if length == 1 else columns
@@ -143,7 +188,7 @@ def _newest(cache: Any, length: int, columns: int) -> slice:
 def _columns(cache: Any, columns: int) -> tuple[int, int, int]:
     if cache is None:
         return columns, columns, columns
-    offset = cache.offset
+    offset = getattr(cache, "offset", None)  # a list of caches has none
     return (int(offset) if isinstance(offset, int) else columns), getattr(cache, "_idx", columns), columns
 
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import CacheList, QuantizedKVCache, RotatingKVCache, make_prompt_cache
 
-from neuroscope_inference.engine.selftest import TOLERANCES, relative_error
+from neuroscope_inference.engine.identities import relative_error, tolerance_of
 
 _log = logging.getLogger(__name__)
 Cache = list[Any]
@@ -58,7 +58,7 @@ def can_batch(network: nn.Module, vocab_size: int) -> bool:
         together = call(mx.array([[1], [1]]), cache=merged)
         alone = [call(mx.array([[1]]), cache=cache) for cache in caches]
         error = relative_error(together, mx.concatenate(alone))
-        tolerance = TOLERANCES.get(together.dtype, 1e-5)
+        tolerance = tolerance_of(together.dtype)
         back = relative_error(call(mx.array([[2]]), cache=extract(merged, 0)), call(mx.array([[2]]), cache=caches[0]))
     except Exception as error:
         _log.info("rows of this model run one by one: %s", error)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope.sites import COMPONENTS, Point
-from neuroscope_inference.engine.arrays import new_handle
+from neuroscope_inference.engine import manual_attention
 from neuroscope_inference.engine.attention import AttentionPoints, dispatch_everywhere
 from neuroscope_inference.engine.family import FAMILIES, GENERIC, Family
+from neuroscope_inference.engine.projections import HeadColumns
+from neuroscope_inference.engine.routing import Routing
 from neuroscope_inference.engine.tap import PointIndex, Switch, Tap, View, Watch, install
 
 _NOT_SEEN = "the model's code never passes through this point"
@@ -53,10 +55,14 @@ class Block:
     query_projection: nn.Module | None
     key_projection: nn.Module | None
     fused_projection: nn.Module | None
+    query_norm: nn.Module | None
+    key_norm: nn.Module | None
     output_projection: nn.Module | None
     down_projection: nn.Module | None
     router: nn.Module | None
     experts: nn.Module | None
+    routing: Routing | None
+    contribution_scale: float  # what attention and MLP are multiplied with before they are added to the stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ class HeadShape:
     def of(cls, config: Mapping[str, Any]) -> HeadShape:
         """Zeros where the configuration names none."""
         heads = first_int(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
-        kv_heads = first_int(config, "num_key_value_heads", "n_kv_heads", "num_kv_heads") or heads
+        shared = 1 if config.get("multi_query") else heads  # gpt_bigcode's way to say it
+        kv_heads = first_int(config, "num_key_value_heads", "n_kv_heads", "num_kv_heads") or shared
         d_model = first_int(config, "hidden_size", "n_embd", "d_model", "dim")
         return cls(heads, kv_heads, first_int(config, "head_dim") or (d_model // heads if heads else 0))
 
@@ -99,10 +106,11 @@ class Layout:
         self.family = FAMILIES.get(str(config.get("model_type")), GENERIC)
         self.head_shape = HeadShape.of(config)
         layers: list[nn.Module] = list(getattr(model, "layers", []))
-        trunk = _owner_of(model, layers)
-        self.embedding = _part(trunk, self.family.embedding)
-        self.final_norm = _part(trunk, self.family.final_norm)
+        trunk = _owners_of(model, layers)
+        self.embedding = _first_part(trunk, self.family.embedding)
+        self.final_norm = _first_part(trunk, self.family.final_norm)
         self.blocks = [_block(layer, self.family) for layer in layers]
+        self.columns = [HeadColumns(*astuple(self.head_shape)) for _ in layers]
         self._paths = {id(module): path for path, module in model.named_modules()}
         self.states: list[PointState] = []
         self.index: dict[Point, PointIndex] = {}
@@ -162,6 +170,8 @@ class Layout:
         watch(self.final_norm, (Point("final_norm"), None))
         watch(self.model, (Point("logits"), None))
         for layer, block in enumerate(self.blocks):
+            manual_attention.install(block.attention)
+            self._install_routing(layer, block, paths)
             self._watch_block(layer, block, watch)
             around[id(block.module)] = _stopping_before(layer)
             if block.attention is not None:
@@ -178,21 +188,28 @@ class Layout:
         watch(block.norm2, (at("ln2"), None))
         watch(block.norm2 or block.mlp, reads=[(0, at("resid_mid"))], carried_by=layer)
         watch(block.attention, (at("attn_out"), None), reads=[(0, at("attn_out", is_input=True))])
-        watch(block.attention_output_norm or block.attention, (at("attn_contrib"), None))
+        scaled = _times(block.contribution_scale)
+        watch(block.attention_output_norm or block.attention, (at("attn_contrib"), scaled))
         watch(block.mlp, (at("mlp_out"), None), reads=[(0, at("mlp_out", is_input=True))])
-        watch(block.mlp_output_norm or block.mlp, (at("mlp_contrib"), None))
+        watch(block.mlp_output_norm or block.mlp, (at("mlp_contrib"), scaled))
         shape = self.head_shape
         if shape.heads:
-            watch(block.query_projection, (at("q_proj"), _as_heads(shape.heads, 0)))
-            watch(block.key_projection, (at("k_proj"), _as_heads(shape.kv_heads, 0)))
-            watch(
-                block.fused_projection,
-                (at("q_proj"), _as_heads(shape.heads, 0, shape.width)),
-                (at("k_proj"), _as_heads(shape.kv_heads, shape.heads, shape.width)),
-            )
+            columns = self.columns[layer]
+            watch(block.query_projection, (at("q_proj"), _as_heads(shape.heads)))
+            watch(block.key_projection, (at("k_proj"), _as_heads(shape.kv_heads)))
+            watch(block.fused_projection, (at("q_proj"), columns.queries), (at("k_proj"), columns.keys))
         watch(block.down_projection, reads=[(0, at("mlp_neurons"))])
         watch(block.router, (at("router_logits"), None))
         watch(block.experts, reads=[(1, at("expert_indices"))])
+
+    def _install_routing(self, layer: int, block: Block, paths: Mapping[int, str]) -> None:
+        routing = block.routing
+        if routing is not None:
+            path = paths.get(id(routing.gating), "")
+            logits, weights = Point("router_logits", layer), Point("expert_weights", layer)
+            routing.install(self.switch, self._found(logits, path), self._found(weights, path))
+            self.state(weights).is_writable = False  # computed beside the model, which does not pass them on
+            self.state(logits).is_writable = routing.linear is not None
 
     def _attention_points(self, layer: int, path: str) -> AttentionPoints:
         names = ("query", "key", "value", "attention_scores", "attention_pattern", "head_output")
@@ -211,7 +228,7 @@ class Layout:
 def _missing(point: Point, blocks: list[Block]) -> str:
     if point.component in ("router_logits", "expert_indices", "expert_weights"):
         block = blocks[point.layer or 0]
-        if block.router is None and block.experts is None:
+        if block.experts is None:
             return _DENSE
         return "this architecture's router is not read"
     if point.component == "mlp_neurons" and blocks[point.layer or 0].experts is not None:
@@ -220,14 +237,16 @@ def _missing(point: Point, blocks: list[Block]) -> str:
 
 
 def _block(layer: nn.Module, family: Family) -> Block:
-    if family.is_generic and "post_feedforward_layernorm" in layer:
-        family = replace(
-            family,
-            norm2=("pre_feedforward_layernorm",),
-            attention_output_norm=("post_attention_layernorm",),
-            mlp_output_norm=("post_feedforward_layernorm",),
-        )
+    if family.is_generic:
+        family = _with_output_norms(family, layer)
     attention, mlp = _part(layer, family.attention), _part(layer, family.mlp)
+    if attention is not None and mlp is None and _is_mlp(attention):  # nemotron_h calls either the mixer
+        attention, mlp = None, attention
+    gating, experts = _part(mlp, family.router), _part(mlp, family.experts)
+    routing = None
+    if mlp is not None and gating is not None and experts is not None:
+        shared = (_part(mlp, family.shared_expert), _part(mlp, family.shared_expert_gate))
+        routing = Routing(gating, experts, shared, mlp)
     return Block(
         module=layer,
         attention=attention,
@@ -239,48 +258,80 @@ def _block(layer: nn.Module, family: Family) -> Block:
         query_projection=_part(attention, family.query_projection),
         key_projection=_part(attention, family.key_projection),
         fused_projection=_part(attention, family.fused_projection),
+        query_norm=_part(attention, family.query_norm),
+        key_norm=_part(attention, family.key_norm),
         output_projection=_part(attention, family.output_projection),
         down_projection=_part(mlp, family.down_projection),
-        router=_part(mlp, family.router),
-        experts=_part(mlp, family.experts),
+        router=routing.linear if routing is not None else None,
+        experts=experts,
+        routing=routing,
+        contribution_scale=_contribution_scale(layer),
     )
 
 
+def _with_output_norms(family: Family, layer: nn.Module) -> Family:
+    """The generic family where norms stand behind attention and MLP: `post_attention_layernorm` is then one of them."""
+    if "post_feedforward_layernorm" in layer:
+        before, after = ("pre_feedforward_layernorm",), ("post_feedforward_layernorm",)
+    elif "pre_mlp_layernorm" in layer:
+        before, after = ("pre_mlp_layernorm",), ("post_mlp_layernorm",)
+    else:
+        return family
+    return replace(family, norm2=before, attention_output_norm=("post_attention_layernorm",), mlp_output_norm=after)
+
+
+def _is_mlp(mixer: nn.Module) -> bool:
+    return any(name in mixer for name in ("down_proj", "switch_mlp")) and not any(
+        name in mixer for name in ("o_proj", "out_proj", "in_proj")
+    )
+
+
+def _contribution_scale(layer: nn.Module) -> float:
+    """Of granite and minicpm, which scale what they add to the stream."""
+    if isinstance(scale := getattr(layer, "residual_multiplier", None), (int, float)):
+        return float(scale)
+    depth, layers = getattr(layer, "scale_depth", None), getattr(layer, "num_hidden_layers", None)
+    if isinstance(depth, (int, float)) and isinstance(layers, int):
+        return float(depth / layers**0.5)
+    return 1.0
+
+
 def _part(parent: nn.Module | None, names: tuple[str, ...]) -> nn.Module | None:
-    if parent is None:
-        return None
     for name in names:
-        child = parent.get(name)
+        child: Any = parent
+        for step in name.split("."):
+            child = child.get(step) if isinstance(child, nn.Module) else None
         if isinstance(child, nn.Module):
             return child
     return None
 
 
-def _owner_of(model: nn.Module, layers: list[nn.Module]) -> nn.Module:
-    """The module that holds the list of layers, beside embedding and final norm."""
-    for _, module in model.named_modules():
+def _owners_of(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
+    """The module that holds the list of layers, and those around it, inmost first: embedding and last norm are there."""
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
         for value in module.values():
             if isinstance(value, list) and layers and value and value[0] is layers[0]:
-                return module
-    return model
+                steps = path.split(".")
+                return [modules[".".join(steps[:depth])] for depth in range(len(steps), 0, -1)] + [model]
+    return [model]
 
 
-def _as_heads(heads: int, first_head: int, width: int = 0) -> View:
-    """(B, L, all) as (B, L, heads, d_head), of a projection's columns or of their part in a fused one."""
-    columns = slice(first_head * width, (first_head + heads) * width) if width else slice(None)
+def _first_part(parents: list[nn.Module], names: tuple[str, ...]) -> nn.Module | None:
+    return next((part for parent in parents if (part := _part(parent, names)) is not None), None)
+
+
+def _as_heads(heads: int) -> View:
+    """(B, L, all) as (B, L, heads, d_head); what does not divide stays, for the self-test to refuse."""
 
     def read(x: mx.array) -> mx.array:
-        return x[..., columns].reshape(*x.shape[:2], heads, -1)
+        return x.reshape(*x.shape[:2], heads, -1) if x.ndim == 3 and x.shape[-1] % heads == 0 else x
 
-    def write(x: mx.array, edited: mx.array) -> mx.array:
-        flat = edited.reshape(*edited.shape[:2], -1)
-        if not width:
-            return flat
-        written = new_handle(x)
-        written[..., columns] = flat
-        return written
+    return View(read, lambda x, edited: edited.reshape(x.shape))
 
-    return View(read, write)
+
+def _times(scale: float) -> View | None:
+    return None if scale == 1 else View(lambda x: x * scale, lambda _, edited: edited / scale)
 
 
 def _stopping_before(layer: int) -> Callable[[Tap], AbstractContextManager[None]]:

@@ -21,7 +21,7 @@ from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_t
 
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine import selftest
+from neuroscope_inference.engine import config_mending, selftest
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.layout import Layout, first_int
 from neuroscope_inference.engine.model import LoadedModel
@@ -50,8 +50,8 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
         ModelUnsupportedError: mlx-lm has no such architecture, or hooks do not work on it.
     """
     folder = request.folder
-    _check_config(folder)
-    model, config = _build(folder, request)
+    written = _checked_config(folder)
+    model, config = _build(folder, request, written)
     yield from _read(model, folder)
     tokenizer = _tokenizer(folder, config)
     yield pb.LoadProgress(phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=0, bytes_total=selftest.TOKEN_COUNT)
@@ -66,7 +66,7 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
     yield LoadedModel(model, tokenizer, layout, description, result, folder, request.adapter_path)
 
 
-def _check_config(folder: Path) -> None:
+def _checked_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelNotFoundError(f"{folder} has no config.json, so it is not a model", field="model_path")
@@ -76,11 +76,17 @@ def _check_config(folder: Path) -> None:
         raise ModelCorruptError(f"{path} is not JSON: {error}", field="model_path") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelCorruptError(f"{path} does not name a model_type", field="model_path")
+    return config
 
 
-def _build(folder: Path, request: LoadRequest) -> tuple[nn.Module, dict[str, Any]]:
+def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     try:
-        model, config = load_model(folder, lazy=True)
+        model, config = load_model(
+            folder,
+            lazy=True,
+            model_config=config_mending.mended(written, config_mending.tensor_names(folder)),
+            get_model_classes=config_mending.classes,
+        )
         if request.adapter_path:
             model = load_adapters(model, request.adapter_path)
             model.eval()
@@ -151,7 +157,7 @@ def _describe(
         num_kv_heads=shape.kv_heads,
         d_head=shape.width,
         vocab_size=first_int(text_config, "vocab_size"),
-        context_length=first_int(text_config, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+        context_length=_context_length(text_config),
         dtype=wire_dtype(dtype),
         parameter_count=get_total_parameters(model),
         weights_bytes=sum(array.nbytes for array in arrays),
@@ -160,6 +166,12 @@ def _describe(
         eos_token_ids=sorted(tokenizer.eos_token_ids),
         loaded_at_ms=time.time_ns() // 1_000_000,
     )
+
+
+def _context_length(text_config: Mapping[str, Any]) -> int:
+    written = first_int(text_config, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+    exact = config_mending.exact_positions(text_config)
+    return min(written, exact) if written and exact else written or exact
 
 
 def _weights(model: nn.Module) -> list[mx.array]:

@@ -1,13 +1,13 @@
 """The self-test at load: hooked logits equal plain ones bit for bit, and points satisfy what defines them.
 
-Two forward passes of eight tokens. A point whose identity fails is withdrawn, with the numbers as the reason.
+Two forward passes of eight tokens. Each layer is proved as soon as it has run, and its tensors are let go of, so a
+large model needs the memory of one layer's. A point whose identity fails is withdrawn, with the numbers as the reason;
+so is a point for which there is no identity.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -17,16 +17,13 @@ from mlx_lm.models.cache import make_prompt_cache
 from neuroscope.errors import ModelUnsupportedError
 from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
-from neuroscope_inference.engine.arrays import number
-from neuroscope_inference.engine.layout import Block, Layout
-from neuroscope_inference.engine.tap import Tap
+from neuroscope_inference.engine import identities
+from neuroscope_inference.engine.identities import Identity, Seen
+from neuroscope_inference.engine.layout import Layout
+from neuroscope_inference.engine.tap import PointIndex, Tap, View
 
 TOKEN_COUNT = 8
-TOLERANCES = {mx.float32: 1e-5, mx.float16: 1e-2, mx.bfloat16: 5e-2}
-
-Seen = dict[Point, mx.array]
-Check = tuple[str, mx.array, mx.array, tuple[str, ...]]
-"""Name of an identity, its two sides, and the components that it proves."""
+_UNPROVED = "self-test: no identity that this model offers proves the point"
 
 
 def run(layout: Layout, vocab_size: int) -> inference_pb2.SelfTest:
@@ -40,22 +37,115 @@ def run(layout: Layout, vocab_size: int) -> inference_pb2.SelfTest:
     plain = _forward(layout.model, tokens)
     mx.eval(plain)
     layout.hook()
-    tap = Tap([True] * len(layout.states))
-    with layout.switch.reading(tap):
+    proof = Proof(layout, tokens)
+    tap = ProvingTap(layout, proof)
+    with proof.of_routing(), layout.switch.reading(tap):
         hooked = _forward(layout.model, tokens)
-    mx.eval(hooked, *tap.seen.values())
+    mx.eval(hooked)
     identical = bool(mx.array_equal(plain, hooked, equal_nan=True).item())
     if not identical:
         raise ModelUnsupportedError("hooks change this model's logits; it cannot be studied", field="model_path")
-    seen: Seen = {layout.states[index].point: value for index, value in tap.seen.items()}
-    _accept(layout, seen)
-    identities = _prove(layout, seen)
+    proof.finish(_by_point(layout, tap.seen))
     return inference_pb2.SelfTest(
         logits_identical=identical,
-        identities=identities,
+        identities=list(proof.results.values()),
         token_count=TOKEN_COUNT,
         duration_ms=1e3 * (time.perf_counter() - started),
     )
+
+
+class ProvingTap(Tap):
+    """Reads every point, and has a layer proved as soon as its output is there."""
+
+    def __init__(self, layout: Layout, proof: Proof) -> None:
+        super().__init__([True] * len(layout.states))
+        self._layout, self._proof = layout, proof
+        self._ends = {layout.index[Point("resid_post", layer)]: layer for layer in range(layout.num_layers)}
+
+    def read(self, point: PointIndex, value: mx.array, view: View | None = None) -> None:
+        """Keeps the value; at the end of a layer proves the layer and lets go of its values."""
+        super().read(point, value, view)
+        if (layer := self._ends.get(point)) is None:
+            return
+        states = self._layout.states
+        here = [index for index in self.seen if states[index].point.layer == layer]
+        self._layout.switch.tap = None  # identities call the model's own modules
+        try:
+            self._proof.layer(layer, _by_point(self._layout, {index: self.seen.pop(index) for index in here}))
+        finally:
+            self._layout.switch.tap = self
+
+
+class Proof:
+    """What is proved of one model so far."""
+
+    def __init__(self, layout: Layout, tokens: mx.array) -> None:
+        self.results: dict[str, inference_pb2.IdentityCheck] = {}
+        self._layout, self._tokens = layout, tokens
+        self._accepted: set[Point] = set()
+        self._proved: set[Point] = set()
+        self._blamed: set[Point] = set()
+        self._stream: mx.array | None = None  # after the layer before
+
+    def of_routing(self) -> identities.KeptRouting:
+        """Within the block, routers keep what they decide."""
+        return identities.KeptRouting(self._layout)
+
+    def layer(self, layer: int, seen: Seen) -> None:
+        """Proves the points of one layer from what was seen there."""
+        mx.eval(list(seen.values()))
+        self._accept(seen)
+        found = list(identities.of_layer(self._layout, layer, seen))
+        if self._stream is not None and (stream := seen.get(Point("resid_pre", layer))) is not None:
+            found.append(identities.between_layers(layer, self._stream, stream))
+        for identity in found:
+            self._check(layer, identity)
+        self._accept({point: seen[point] for point in seen if point not in self._accepted})  # what identities added
+        self._stream = seen.get(Point("resid_post", layer))
+
+    def finish(self, seen: Seen) -> None:
+        """Proves the points of no layer, and withdraws what nothing proved."""
+        mx.eval(list(seen.values()))
+        self._accept(seen)
+        self._proved.add(Point("logits"))  # they were compared bit for bit
+        for identity in identities.of_no_layer(self._layout, self._tokens, self._stream, seen):
+            self._check(max(self._layout.num_layers - 1, 0), identity)
+        for point in self._accepted - self._proved:
+            state = self._layout.state(point)
+            state.reason = state.reason or _UNPROVED
+
+    def _accept(self, seen: Seen) -> None:
+        """Accepts what was seen in the shape that its component promises; drops the rest."""
+        for point, value in list(seen.items()):
+            if point in self._blamed:
+                continue
+            state = self._layout.state(point)
+            axes = COMPONENTS[point.component].axes
+            if value.ndim != len(axes) or value.shape[axes.index(tensor_pb2.AXIS_POSITION)] != TOKEN_COUNT:
+                state.reason = f"the model passes an array of shape {tuple(value.shape)} here, not {len(axes)} axes"
+                del seen[point]
+                continue
+            self._accepted.add(point)
+            state.reason, state.dtype, state.axes_extents = "", value.dtype, tuple(value.shape)
+
+    def _check(self, layer: int, identity: Identity) -> None:
+        error = identities.relative_error(identity.left, identity.right)
+        tolerance = identities.tolerance_of(identity.dtype)
+        holds = error <= tolerance
+        if not holds and not identity.blames:
+            return  # one proof of several; another may hold
+        name = identity.name
+        check = self.results.setdefault(name, inference_pb2.IdentityCheck(name=name, tolerance=tolerance))
+        check.worst_relative_error = max(check.worst_relative_error, error)
+        if holds:
+            self._proved.update(identity.proves)
+            return
+        check.failed_layers.append(layer)
+        for point in identity.blames:
+            self._blamed.add(point)
+            self._layout.state(
+                point
+            ).reason = f"self-test: {name} fails with relative error {error:.2g} (allowed {tolerance:.0e})"
 
 
 def _forward(model: nn.Module, tokens: mx.array) -> mx.array:
@@ -63,92 +153,5 @@ def _forward(model: nn.Module, tokens: mx.array) -> mx.array:
     return call(tokens, cache=make_prompt_cache(model))
 
 
-def _accept(layout: Layout, seen: Seen) -> None:
-    """Accepts what was seen in the shape that its component promises."""
-    for point, value in seen.items():
-        state = layout.state(point)
-        axes = COMPONENTS[point.component].axes
-        if value.ndim != len(axes) or value.shape[axes.index(tensor_pb2.AXIS_POSITION)] != TOKEN_COUNT:
-            state.reason = f"the model passes an array of shape {tuple(value.shape)} here, not one of {len(axes)} axes"
-            continue
-        state.reason, state.dtype, state.axes_extents = "", value.dtype, tuple(value.shape)
-
-
-def _prove(layout: Layout, seen: Seen) -> list[inference_pb2.IdentityCheck]:
-    results: dict[str, inference_pb2.IdentityCheck] = {}
-    for layer, block in enumerate(layout.blocks):
-        for name, left, right, proved in _checks(layout, layer, block, seen):
-            tolerance = TOLERANCES.get(left.dtype, 1e-5)
-            error = relative_error(left, right)
-            check = results.setdefault(name, inference_pb2.IdentityCheck(name=name, tolerance=tolerance))
-            check.worst_relative_error = max(check.worst_relative_error, error)
-            if error > tolerance:
-                check.failed_layers.append(layer)
-                for component in proved:
-                    layout.state(
-                        Point(component, layer)
-                    ).reason = f"self-test: {name} fails with relative error {error:.2g} (allowed {tolerance:.0e})"
-    return list(results.values())
-
-
-def _checks(layout: Layout, layer: int, block: Block, seen: Seen) -> Iterator[Check]:
-    """The identities of one layer, as far as their tensors were seen."""
-
-    def get(*components: str) -> list[mx.array] | None:
-        found = [seen.get(Point(component, layer)) for component in components]
-        return None if any(x is None for x in found) else [x for x in found if x is not None]
-
-    if found := get("resid_pre", "resid_mid", "resid_post", "attn_contrib", "mlp_contrib"):
-        pre, mid, post, attention, mlp = found
-        if _is_parallel(pre, mid, post, attention, mlp):
-            layout.state(
-                Point("resid_mid", layer)
-            ).reason = "attention and MLP run in parallel on one stream: there is none between them"
-            yield "resid_pre + attn_contrib + mlp_contrib == resid_post", pre + attention + mlp, post, ()
-        else:
-            yield "resid_pre + attn_contrib == resid_mid", pre + attention, mid, ("resid_mid", "attn_contrib")
-            yield "resid_mid + mlp_contrib == resid_post", mid + mlp, post, ("mlp_contrib",)
-    after = seen.get(Point("resid_pre", layer + 1))
-    if (found := get("resid_post")) and after is not None:
-        yield "resid_post == next layer's resid_pre", found[0], after, ("resid_post",)
-    if found := get("attention_pattern", "value", "head_output"):
-        pattern, value, output = found
-        yield "attention_pattern @ value == head_output", _mix(pattern, value), output, (
-            "attention_scores", "attention_pattern", "value", "head_output",
-        )  # fmt: skip
-    if (found := get("head_output", "attn_out")) and block.output_projection is not None:
-        projected = _apply(block.output_projection, found[0].reshape(*found[0].shape[:2], -1))
-        if projected is not None and projected.shape == found[1].shape:
-            yield "output_projection(head_output) == attn_out", projected, found[1], ("head_output",)
-    if (found := get("mlp_neurons", "mlp_out")) and block.down_projection is not None:
-        projected = _apply(block.down_projection, found[0])
-        if projected is not None:
-            yield "down_projection(mlp_neurons) == mlp_out", projected, found[1], ("mlp_neurons",)
-
-
-def _is_parallel(pre: mx.array, mid: mx.array, post: mx.array, attention: mx.array, mlp: mx.array) -> bool:
-    tolerance = TOLERANCES.get(pre.dtype, 1e-5)
-    return relative_error(pre + attention, mid) > tolerance and relative_error(pre + attention + mlp, post) <= tolerance
-
-
-def _mix(pattern: mx.array, value: mx.array) -> mx.array:
-    """(B, H, Q, K) and (B, K, H_kv, D) -> (B, Q, H, D)."""
-    batch, heads, queries, keys = pattern.shape
-    kv_heads = value.shape[2]
-    grouped = pattern.reshape(batch, kv_heads, heads // kv_heads, queries, keys) @ value.swapaxes(1, 2)[:, :, None]
-    return grouped.reshape(batch, heads, queries, -1).swapaxes(1, 2)
-
-
-def _apply(module: nn.Module, x: mx.array) -> mx.array | None:
-    call: Callable[[mx.array], mx.array] = module  # type: ignore[assignment]  # nn.Module declares no __call__
-    try:
-        return call(x)
-    except ValueError:  # the projection reads something else than the name promises
-        return None
-
-
-def relative_error(a: mx.array, b: mx.array) -> float:
-    """max|a - b| / max|b| in float32; infinite where either holds a NaN, which proves nothing."""
-    a, b = a.astype(mx.float32), b.astype(mx.float32)
-    error = number(mx.abs(a - b).max() / mx.maximum(mx.abs(b).max(), 1e-30))
-    return math.inf if math.isnan(error) else error
+def _by_point(layout: Layout, values: dict[PointIndex, mx.array]) -> Seen:
+    return {layout.states[index].point: value for index, value in values.items()}

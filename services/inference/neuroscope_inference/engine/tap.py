@@ -167,10 +167,12 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         if tap is None:
             return call(module, *args, **kwargs)
         for argument, point, layer in watch.inputs:
-            before: mx.array = args[argument]
+            before = _argument(args, kwargs, argument)
+            if not isinstance(before, mx.array):
+                continue
             after = tap.see(point, before)
             if after is not before:
-                args = (*args[:argument], after, *args[argument + 1 :])
+                args, kwargs = _with_argument(args, kwargs, argument, after)
                 if layer is not None:
                     tap.carried[layer] = after - before
         if around is None:
@@ -178,7 +180,9 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         else:
             with around(tap):
                 result = call(module, *args, **kwargs)
-        passed: mx.array = result[0] if isinstance(result, tuple) else result
+        passed = result[0] if isinstance(result, tuple) else result
+        if not isinstance(passed, mx.array):
+            return result
         value = passed
         if watch.block is not None and watch.block in tap.carried:
             value = value + tap.carried[watch.block]
@@ -193,6 +197,22 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         _swapped_classes[plain] = _swapped(plain)
     watch.module.__class__ = _swapped_classes[plain]
     object.__setattr__(watch.module, "_neuroscope_hook", hook)
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
+    """An argument by its place, however it was passed; None if it was not."""
+    if index < len(args):
+        return args[index]
+    names = list(kwargs)[index - len(args) :]
+    return kwargs[names[0]] if names else None
+
+
+def _with_argument(
+    args: tuple[Any, ...], kwargs: dict[str, Any], index: int, value: mx.array
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if index < len(args):
+        return (*args[:index], value, *args[index + 1 :]), kwargs
+    return args, {**kwargs, list(kwargs)[index - len(args)]: value}
 
 
 def _swapped(plain: type[nn.Module]) -> type[nn.Module]:
