@@ -12,6 +12,7 @@ import numpy as np
 
 from neuroscope.errors import DataConversionError
 from neuroscope.frames import TensorPiece
+from neuroscope.reductions import NAMES
 from neuroscope.sites import Point
 from neuroscope.tensors import Array, numpy_dtype
 from neuroscope.v1 import tensor_pb2
@@ -37,6 +38,7 @@ class Activation:
         layer_name: the layer as the request spelt it, or the model's own path.
         axes: meaning of each axis, outermost first; the first is the batch.
         dtype: numpy type; that of `ml_dtypes` for bfloat16.
+        reduced: what of the point's tensor this is, such as `norm`; empty: the tensor itself.
     """
 
     __slots__ = (
@@ -49,6 +51,7 @@ class Activation:
         "layer_name",
         "plan_index",
         "point",
+        "reduced",
     )
 
     def __init__(self, spec: tensor_pb2.TensorSpec) -> None:
@@ -58,9 +61,15 @@ class Activation:
         self.layer_name = spec.layer_name
         self.axes = tuple(spec.axes)
         self.dtype = numpy_dtype(spec.dtype)
+        self.reduced = NAMES.get(spec.reduced, "")
         self._position_axis = _index(self.axes, tensor_pb2.AXIS_POSITION)
         self._key_axis = _index(self.axes, tensor_pb2.AXIS_KEY_POSITION)
         self._rows: dict[int, _Row] = {}
+
+    @property
+    def name(self) -> str:
+        """The point, and the reduction behind it if there is one: `resid_post.5`, `resid_post.5:norm`."""
+        return f"{self.point}:{self.reduced}" if self.reduced else str(self.point)
 
     def add(self, piece: TensorPiece) -> None:
         """Takes a piece in. Pieces of a row come in the order of their positions."""
@@ -142,6 +151,8 @@ class Activation:
         shapes = [piece.array.shape for piece in state.fresh]
         if self._position_axis is None:
             count = len(state.positions) + len(shapes)
+            if self._key_axis is not None and count > 1:
+                return self.row(row).shape
             return shapes[0] if count == 1 else (shapes[0][0], count, *shapes[0][1:])
         extents = list(shapes[0])
         extents[self._position_axis] = len(self.positions(row))
@@ -153,7 +164,10 @@ class Activation:
     def _join(self, state: _Row) -> Array:
         pieces = state.fresh
         if self._position_axis is None:
-            return _concatenate(state.joined, [piece.array[:, None] for piece in pieces], axis=1)
+            arrays = [*(() if state.joined is None else (state.joined,)), *(piece.array[:, None] for piece in pieces)]
+            if self._key_axis is not None:
+                arrays = _widened(arrays, self._key_axis + 1)
+            return _concatenate(None, arrays, axis=1)
         if self._key_axis is None:
             return _concatenate(state.joined, [piece.array for piece in pieces], axis=self._position_axis)
         return self._join_attention(state, self._position_axis, self._key_axis)
@@ -206,6 +220,16 @@ def _positions(piece: TensorPiece, axis: int | None) -> Sequence[int]:
 def _concatenate(joined: Array | None, arrays: Iterable[Array], axis: int) -> Array:
     parts = list(arrays) if joined is None else [joined, *arrays]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
+
+
+def _widened(arrays: list[Array], axis: int) -> list[Array]:
+    """The arrays with equal extents along an axis: what a shorter one lacks is 0."""
+    width = max(array.shape[axis] for array in arrays)
+    missing = [width - array.shape[axis] for array in arrays]
+    return [
+        np.pad(array, [(0, count if index == axis else 0) for index in range(array.ndim)]) if count else array
+        for array, count in zip(arrays, missing, strict=True)
+    ]
 
 
 def _at(ndim: int, indices: dict[int, slice | list[int]]) -> tuple[slice | list[int], ...]:

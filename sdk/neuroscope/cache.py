@@ -5,6 +5,7 @@
     cache["pattern", 5]                    (batch, head, query, key)
     cache["embedding"]                     a point that belongs to no layer
     cache["my-hook"], cache["my-hook", 5]  by hook id
+    cache["resid_post:norm", 5]            a reduction of it; see `neuroscope.reductions`
     cache.stack("resid_post")              (layer, batch, position, d_model)
     cache.row(1)["resid_post", 5]          one prompt of a batch
 
@@ -24,6 +25,7 @@ from neuroscope import sites
 from neuroscope.activation import Activation
 from neuroscope.errors import MLXIntegrationError, UnknownSiteError, nearest
 from neuroscope.frames import TensorPiece
+from neuroscope.reductions import NAMES, split_name
 from neuroscope.sites import Point
 from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
@@ -49,6 +51,9 @@ _SHORT_NAMES = {
     "z": "head_output",
     "post": "mlp_neurons",
 }
+
+
+_INDICES = NAMES[tensor_pb2.REDUCED_TOP_K_INDICES]
 
 
 class HasChecksum(Protocol):
@@ -190,10 +195,10 @@ class ActivationCache(Mapping[Key, Array]):
         return list(dict.fromkeys(activation.point for activation in self._seen()))
 
     def by_name(self) -> dict[str, Activation]:
-        """What was captured, in the order of the plan: by point, and by hook and point where hooks share a point."""
+        """What was captured, in the order of the plan: by point and reduction, and by hook where hooks share these."""
         seen = self._seen()
-        hooks = Counter(activation.point for activation in seen)
-        return {str(a.point) if hooks[a.point] == 1 else f"{a.hook_id}:{a.point}": a for a in seen}
+        names = Counter(activation.name for activation in seen)
+        return {a.name if names[a.name] == 1 else f"{a.hook_id}:{a.name}": a for a in seen}
 
     @property
     def nbytes(self) -> int:
@@ -203,7 +208,8 @@ class ActivationCache(Mapping[Key, Array]):
     def checksums(self) -> dict[ChecksumKey, int]:
         """XXH3-64 of each tensor's pieces, as the manifest has it: equal bytes have equal checksums.
 
-        Where one hook id names several components of a layer, the key's hook id is `hook_id/component`.
+        Where one hook id names several components of a layer, the key's hook id is `hook_id/component`; that of the
+        indices of a top_k ends with `/top_k_indices`.
         """
         found: dict[ChecksumKey, int] = {}
         ambiguous = self._ambiguous_hooks()
@@ -213,6 +219,8 @@ class ActivationCache(Mapping[Key, Array]):
                 name = activation.hook_id
                 if (name, point.layer, point.is_input) in ambiguous:
                     name = f"{name}/{point.component}"
+                if activation.reduced == _INDICES:
+                    name = f"{name}/{_INDICES}"
                 found[name, point.layer, point.is_input, row] = self.checksum(activation, row)
         return found
 
@@ -259,13 +267,14 @@ class ActivationCache(Mapping[Key, Array]):
         return [activation for activation in self._activations if activation.rows]
 
     def _ambiguous_hooks(self) -> set[Hashable]:
-        keys = Counter((a.hook_id, a.point.layer, a.point.is_input) for a in self._activations)
+        named = (a for a in self._activations if a.reduced != _INDICES)
+        keys = Counter((a.hook_id, a.point.layer, a.point.is_input) for a in named)
         return {key for key, count in keys.items() if count > 1}
 
     def _matches(self, key: object) -> list[Activation]:
         match key:
             case Point():
-                return [activation for activation in self._seen() if activation.point == key]
+                return _of_reduction([activation for activation in self._seen() if activation.point == key], "")
             case str(name):
                 exact = self.by_name().get(name)
                 return [exact] if exact is not None else self._named(name, None)
@@ -278,8 +287,12 @@ class ActivationCache(Mapping[Key, Array]):
 
     def _named(self, name: str, layer: int | None) -> list[Activation]:
         of_hook = [activation for activation in self._seen() if activation.hook_id == name]
+        reduced = ""
+        if not of_hook:
+            name, reduced = split_name(name)
+            of_hook = [activation for activation in self._seen() if activation.hook_id == name]
         if of_hook:
-            return _of_layer(of_hook, layer)
+            return _of_layer(_of_reduction(of_hook, reduced), layer)
         site = sites.parse(_SHORT_NAMES.get(name, name))
         if layer is not None:
             site.layer = layer
@@ -292,7 +305,15 @@ class ActivationCache(Mapping[Key, Array]):
             for activation in self._seen()
             if (activation.point.component, activation.point.is_input) == (point.component, point.is_input)
         ]
-        return _of_layer(same, point.layer)
+        return _of_reduction(_of_layer(same, point.layer), reduced)
+
+
+def _of_reduction(activations: list[Activation], reduced: str) -> list[Activation]:
+    """Those of one reduction; without a name the tensors themselves, or where there are none what was made of them."""
+    if reduced:
+        return [activation for activation in activations if activation.reduced == reduced]
+    plain = [activation for activation in activations if not activation.reduced]
+    return plain or [activation for activation in activations if activation.reduced != _INDICES]
 
 
 def _of_layer(activations: list[Activation], layer: int | None) -> list[Activation]:

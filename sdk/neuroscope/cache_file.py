@@ -4,7 +4,7 @@ Tensors are named `component.layer`, with `.row` behind it where rows have diffe
 cache; bfloat16 stays bfloat16. The file's metadata has one entry, `neuroscope`, a JSON object:
 
     {"format": 1, "model_id", "token_ids": [[...]], "tensors": {name: {"hook_id", "component", "layer", "is_input",
-     "layer_name", "axes", "rows": [...], "positions": [...], "checksums": [...], "xxh3_64"}}}
+     "layer_name", "reduced", "axes", "rows": [...], "positions": [...], "checksums": [...], "xxh3_64"}}}
 
 For each row `positions` is a list, or {"start", "stop"} where they follow each other, and `checksums` is what the
 manifest says. `xxh3_64` is that of the tensor's bytes in the file. Checksums are decimal texts: a number of JSON is
@@ -58,6 +58,7 @@ def save(cache: ActivationCache, path: Path) -> None:
                 "layer": activation.point.layer,
                 "is_input": activation.point.is_input,
                 "layer_name": activation.layer_name,
+                "reduced": activation.reduced,
                 "axes": [tensor_pb2.Axis.Name(axis) for axis in activation.axes],
                 "rows": rows,
                 "positions": [_packed(activation.positions(row)) for row in rows],
@@ -87,7 +88,7 @@ def load(path: Path) -> ActivationCache:
 def _cache(description: dict[str, Any], arrays: dict[str, Array]) -> ActivationCache:
     from neuroscope.cache import ActivationCache
 
-    specs: dict[tuple[str, Point], tensor_pb2.TensorSpec] = {}
+    specs: dict[tuple[str, Point, str], tensor_pb2.TensorSpec] = {}
     digests: dict[tuple[int, int], StoredDigest] = {}
     found: list[tuple[int, int, Array, Sequence[int]]] = []
     for name, tensor in description["tensors"].items():
@@ -95,7 +96,8 @@ def _cache(description: dict[str, Any], arrays: dict[str, Array]) -> ActivationC
         if str(_hash(array)) != tensor["xxh3_64"]:
             raise ChecksumError(f"the bytes of {name!r} were changed since they were saved")
         point = Point(tensor["component"], tensor["layer"], tensor["is_input"])
-        spec = specs.setdefault((tensor["hook_id"], point), _spec(len(specs), point, tensor, array))
+        key = tensor["hook_id"], point, tensor.get("reduced", "")
+        spec = specs.setdefault(key, _spec(len(specs), point, tensor, array))
         for index, row in enumerate(tensor["rows"]):
             digests[spec.plan_index, row] = StoredDigest(int(tensor["checksums"][index]))
             found.append((spec.plan_index, row, array[index : index + 1], _unpacked(tensor["positions"][index])))
@@ -130,6 +132,7 @@ def _spec(index: int, point: Point, tensor: dict[str, Any], array: Array) -> ten
         layer_name=tensor["layer_name"],
         dtype=parse_dtype(array.dtype.name),
         axes=[tensor_pb2.Axis.Value(axis) for axis in tensor["axes"]],
+        reduced=tensor_pb2.Reduced.Value(f"REDUCED_{(tensor.get('reduced') or 'unspecified').upper()}"),
     )
 
 

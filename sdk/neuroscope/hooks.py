@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from neuroscope import sites
+from neuroscope import reductions, sites
 from neuroscope.errors import InvalidRequestError
+from neuroscope.reductions import Reduce
 from neuroscope.selection import Positions, Steps, to_selector
 from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import inference_pb2, site_pb2
@@ -48,6 +49,9 @@ class Hook:
     """Steps of a generation, 0 the prefill; None: all."""
     dtype: str = ""
     """Type to cast to before sending; empty: as computed."""
+    reduce: Reduce = None
+    """What to send instead of the tensor: `mean`, `norm`, `{"top_k": 5}` or `{"project": directions}`; see
+    `neuroscope.reductions`."""
 
     def to_message(self) -> inference_pb2.HookSpec:
         """The hook as the contract carries it."""
@@ -63,6 +67,7 @@ class Hook:
             site=site,
             select=to_selector(self.heads, self.positions, self.steps),
             dtype=parse_dtype(self.dtype),
+            reduction=reductions.to_message(self.reduce),
         )
 
 

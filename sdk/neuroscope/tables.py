@@ -33,8 +33,11 @@ def cache_table(cache: ActivationCache) -> Table:
     lines: dict[tuple[str, ...], list[Activation]] = {}
     for activation in cache.by_name().values():
         side = ".input" if activation.point.is_input else ""
-        hook = activation.hook_id if activation.hook_id != str(activation.point) else ""
-        key = (f"{activation.point.component}{side}", hook, _shapes(activation), activation.dtype.name)
+        reduced = f":{activation.reduced}" if activation.reduced else ""
+        made_by_server = activation.name.startswith(activation.hook_id)  # logits:top_k is that of its indices too
+        hook = "" if made_by_server else activation.hook_id
+        site = f"{activation.point.component}{side}{reduced}"
+        key = (site, hook, _shapes(activation), activation.dtype.name)
         lines.setdefault(key, []).append(activation)
     for (site, hook, shape, dtype), activations in lines.items():
         layers = layer_ranges(a.point.layer for a in activations if a.point.layer is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import mlx.core as mx
+from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import tensor_pb2 as pb
@@ -59,6 +60,11 @@ def cast_dtype(wire: pb.DataType.ValueType, field: str) -> mx.Dtype:
 def new_handle(array: mx.array) -> mx.array:
     """A new handle on the same value: models change theirs in place (`h *= scale`), which must not reach a capture."""
     return mx.array(array)
+
+
+def of_numpy(array: NDArray[Any]) -> mx.array:
+    """A copy of a numpy array of a type that numpy itself has."""
+    return mx.array(cast(Any, array))
 
 
 def memory(array: mx.array) -> memoryview:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from neuroscope.errors import InvalidRequestError, NotImplementedByEngineError, UnknownSiteError
+from neuroscope.errors import InvalidRequestError, UnknownSiteError
 from neuroscope.frames import Outgoing
 from neuroscope.sites import COMPONENTS, Point, resolve
+from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.arrays import cast_dtype, memory, wire_dtype
 from neuroscope_inference.engine.attention import key_positions
 from neuroscope_inference.engine.layout import PointState
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.reduction import Part, Reduction, Shape, reduction_of
 from neuroscope_inference.engine.tap import PointIndex, Tap
 
 _ATTENTION = ("attention_scores", "attention_pattern")
@@ -35,6 +38,11 @@ class Span:
         """One after the last position."""
         return self.first + self.length
 
+    @property
+    def ends_step(self) -> bool:
+        """Whether no further chunk of the step comes."""
+        return self.step > 0 or self.first + self.length >= self.prompt_length
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -51,8 +59,10 @@ class Read:
     steps: range
     rows: frozenset[int] | None
     dtype: mx.Dtype | None
-    bytes_per_element: int
+    bytes_per_element: int  # 0 where a position has none of its own
     extents: tuple[int, ...]  # of one position, key columns counted as 1
+    reduction: Reduction | None = None
+    is_companion: bool = False  # the further output of the reduction of an earlier read
 
     def fires(self, row: int, step: int) -> bool:
         """Whether the row and step are selected."""
@@ -63,7 +73,8 @@ class Read:
         elements = 1
         for extent in self.extents:
             elements *= extent
-        return elements * self.bytes_per_element * (columns if self.point.component in _ATTENTION else 1)
+        has_columns = tensor_pb2.AXIS_KEY_POSITION in self.spec.axes
+        return elements * self.bytes_per_element * (columns if has_columns else 1)
 
     def select(self, value: mx.array, span: Span) -> tuple[mx.array, int, tuple[int, ...]] | None:
         """The selected part, its first position, and its positions where they are not contiguous; None: no part."""
@@ -80,6 +91,8 @@ class Read:
                 value, positions = mx.take(value, mx.array(local), axis=self.position_axis), tuple(chosen)
         if self.heads:
             value = mx.take(value, mx.array(self.heads), axis=self.head_axis)
+        if self.reduction is not None:
+            return value, first, positions
         if self.dtype is not None:
             value = value.astype(self.dtype)
         return mx.contiguous(value), first, positions
@@ -110,6 +123,8 @@ class Pending:
     array: mx.array
     positions: tuple[int, ...]
     key_positions: tuple[int, ...]
+    is_sent: bool = True
+    """False for what is only computed along, such as the sum of a mean that goes on."""
 
     def outgoing(self) -> Outgoing:
         """The tensor to send, once `array` is evaluated."""
@@ -136,7 +151,7 @@ class StepResult:
     @classmethod
     def of(cls, step: int, pending: list[Pending], token: inference_pb2.TokenEvent | None = None) -> StepResult:
         """A result of tensors that are evaluated."""
-        tensors = [p.outgoing() for p in pending]
+        tensors = [p.outgoing() for p in pending if p.is_sent]
         return cls(step, tensors, sum(tensor.data.nbytes for tensor in tensors), token)
 
 
@@ -145,8 +160,7 @@ class CapturePlan:
 
     Raises (from the constructor):
         UnknownSiteError, UnavailableSiteError: a hook names a site that is not there.
-        InvalidRequestError: a selector is out of range, or a hook is asked for twice.
-        NotImplementedByEngineError: a hook asks for a reduction.
+        InvalidRequestError: a selector is out of range, a reduction makes no sense, or a hook is asked for twice.
     """
 
     def __init__(
@@ -155,25 +169,23 @@ class CapturePlan:
         hooks: Sequence[tuple[str, inference_pb2.HookSpec]],
         rows: int,
         stop_before: int | None,
+        directions: Sequence[Array | None] = (),
     ) -> None:
         self.model = model
         self.reads: list[Read] = []
         self.stop_before = stop_before
         taken: set[tuple[str, Point]] = set()
-        for field, hook in hooks:
-            if hook.reduction.WhichOneof("kind") is not None:
-                raise NotImplementedByEngineError(
-                    "reductions are not computed by this version's engine; capture the tensor and reduce it",
-                    field=f"{field}.reduction",
-                )
+        for (field, hook), directed in itertools.zip_longest(hooks, directions):
+            kind = hook.reduction.WhichOneof("kind")
             layout = model.layout
             for point in resolve(hook.site, layout.num_layers, field=f"{field}.site"):
-                hook_id = hook.hook_id or str(point)
+                hook_id = hook.hook_id or (f"{point}:{kind}" if kind else str(point))
                 if (hook_id, point) in taken:
                     raise InvalidRequestError(f"hook {hook_id!r} asks for {point} twice", field=field)
                 taken.add((hook_id, point))
                 check_is_run(point, stop_before, field)
-                self.reads.append(self._read(hook_id, hook, point, field, rows))
+                read = self._read(hook_id, hook, point, field, rows)
+                self.reads += self._reduced(read, hook, directed, f"{field}.reduction")
 
     @property
     def reads_attention(self) -> bool:
@@ -201,16 +213,17 @@ class CapturePlan:
             return pending
         for read in self.reads:
             value = tap.seen.get(read.index) if read.fires(span.row, span.step) else None
-            if value is None:
-                continue
             keys: tuple[int, ...] = ()
-            if slot is not None:
+            if value is not None and slot is not None:
                 value = value[slot : slot + 1]
                 if read.point.component in _ATTENTION:
                     value = value[..., -span.end :]
             elif read.point.component in _ATTENTION and (columns := tap.key_columns.get(read.point.layer or 0)):
                 keys = key_positions(columns)
-            part = read.select(value, span)
+            part = None if value is None or read.is_companion else read.select(value, span)
+            if read.reduction is not None:
+                pending += _reduce(read, Part(*part, keys) if part else None, span)
+                continue
             if part is None:
                 continue
             array, first, positions = part
@@ -245,6 +258,33 @@ class CapturePlan:
             for row in range(rows):
                 if read.rows is None or row in read.rows:
                     yield read, row
+
+    def _reduced(
+        self, read: Read, hook: inference_pb2.HookSpec, directions: Array | None, field: str
+    ) -> Iterator[Read]:
+        """The entries of the plan that a hook makes at a point."""
+        state = self.model.layout.state(read.point)
+        shape = Shape(tuple(read.spec.axes), tuple(read.spec.shape))
+        reduction = reduction_of(hook.reduction, read.point, shape, state.dtype, read.dtype, directions, field)
+        if reduction is None:
+            yield read
+            return
+        for number, output in enumerate(reduction.outputs()):
+            spec = tensor_pb2.TensorSpec()
+            spec.CopyFrom(read.spec)
+            del spec.axes[:], spec.shape[:]
+            spec.axes.extend(output.shape.axes)
+            spec.shape.extend(output.shape.extents)
+            spec.plan_index += number
+            spec.dtype, spec.reduced = wire_dtype(output.dtype), output.reduced
+            yield replace(
+                read,
+                spec=spec,
+                bytes_per_element=output.dtype.size if tensor_pb2.AXIS_POSITION in spec.axes else 0,
+                extents=tuple(abs(extent) for extent in output.shape.extents),
+                reduction=None if number else reduction,
+                is_companion=number > 0,
+            )
 
     def _read(self, hook_id: str, hook: inference_pb2.HookSpec, point: Point, field: str, rows: int) -> Read:
         state = self.model.available(point, f"{field}.site.component")
@@ -286,6 +326,14 @@ class CapturePlan:
             bytes_per_element=(dtype or state.dtype).size,
             extents=tuple(abs(extent) for extent in extents),
         )
+
+
+def _reduce(read: Read, part: Part | None, span: Span) -> Iterator[Pending]:
+    assert read.reduction is not None
+    for number, piece in enumerate(read.reduction.reduce(part, span.row, ends_step=span.ends_step)):
+        array = mx.contiguous(piece.array)
+        index = read.spec.plan_index + number
+        yield Pending(index, span.row, piece.first_position, array, piece.positions, (), piece.is_sent)
 
 
 def check_is_run(point: Point, stop_before: int | None, field: str) -> None:

@@ -14,6 +14,7 @@ from neuroscope import telemetry
 from neuroscope.codec import Event
 from neuroscope.errors import HookNeverFiredError, InvalidRequestError
 from neuroscope.frames import FramePacker, Outgoing
+from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
 from neuroscope_inference.engine.edits import EditPlan, Steering
@@ -70,7 +71,8 @@ class Runner:
         """Checks a request against its model. Nothing has run when it raises."""
         model = self._engine.model(request.model_id)
         prompts = await self._tokenized(model, request.prompts)
-        plan = CapturePlan(model, self._hooks.named(request.hooks, request.hook_ids), len(prompts), stop_before)
+        hooks = self._hooks.named(request.hooks, request.hook_ids)
+        plan = CapturePlan(model, hooks, len(prompts), stop_before, await self._directions(hooks))
         # The last generated token is not read by the model, so it has no position.
         plan.check_positions([len(prompt.ids) for prompt in prompts], max(max_new_tokens - 1, 0))
         lengths = [len(prompt.ids) for prompt in prompts]
@@ -145,6 +147,19 @@ class Runner:
         finally:
             stream.close()
         yield response(manifest=_manifest(prepared))
+
+    async def _directions(self, hooks: Sequence[tuple[str, pb.HookSpec]]) -> list[Array | None]:
+        """For every hook the directions that it projects on, if it does."""
+        return [
+            await asyncio.to_thread(
+                self._tensors.resolve_tensor,
+                hook.reduction.projection.directions,
+                f"{field}.reduction.projection.directions",
+            )
+            if hook.reduction.WhichOneof("kind") == "projection"
+            else None
+            for field, hook in hooks
+        ]
 
     async def _tokenized(self, model: LoadedModel, prompts: Sequence[pb.Prompt]) -> list[TokenizedPrompt]:
         if not prompts:

@@ -1,0 +1,98 @@
+"""Reductions of a capture before it is sent, as users write them and as results are named.
+
+    Hook("resid_post", reduce="mean")                      mean over a step's positions, all chunks together
+    Hook("resid_post", reduce="norm")                      L2 norm over the last axis
+    Hook("logits", reduce={"top_k": 10})                   largest elements of the last axis, and their indices
+    Hook("resid_post", reduce={"project": directions})     dot products with directions (count, width)
+
+Directions are an array, the id of an uploaded tensor, or a `TensorReference`. Results are float32 unless the hook names
+a dtype; the values of a top_k have the type of the tensor, the indices int32. In a cache the result is found under the
+name of the point, and next to the tensor itself under that name and the reduction's:
+
+    cache["resid_post:norm", 5]  cache["logits:top_k"]  cache["logits:top_k_indices"]
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.tensors import Array, parse_dtype
+from neuroscope.v1 import inference_pb2, tensor_pb2
+
+Reduce: TypeAlias = "str | Mapping[str, Any] | inference_pb2.Reduction | None"
+
+FORMS = ("mean", "norm", "top_k", "project")
+NAMES: dict[tensor_pb2.Reduced.ValueType, str] = {
+    value: name.removeprefix("REDUCED_").lower()
+    for name, value in tensor_pb2.Reduced.items()
+    if value != tensor_pb2.REDUCED_UNSPECIFIED
+}
+"""What a plan's entry holds, as it is written behind a point's name."""
+
+
+def to_message(reduce: Reduce) -> inference_pb2.Reduction | None:
+    """The reduction as the contract carries it.
+
+    Raises:
+        InvalidRequestError: it has none of the forms.
+    """
+    match reduce:
+        case None | "":
+            return None
+        case inference_pb2.Reduction():
+            return reduce
+        case "mean":
+            return inference_pb2.Reduction(mean=inference_pb2.MeanReduction())
+        case "norm":
+            return inference_pb2.Reduction(norm=inference_pb2.NormReduction())
+        case Mapping() if len(reduce) == 1:
+            ((name, value),) = reduce.items()
+            if name == "top_k":
+                return inference_pb2.Reduction(top_k=inference_pb2.TopKReduction(k=_count(value)))
+            if name == "project":
+                return inference_pb2.Reduction(
+                    projection=inference_pb2.ProjectionReduction(directions=_directions(value))
+                )
+        case _:
+            pass
+    raise InvalidRequestError(
+        f'a reduction is "mean", "norm", {{"top_k": k}} or {{"project": directions}}, not {reduce!r}',
+        field="reduce",
+        valid=FORMS,
+    )
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A name in a cache, and the reduction behind it; empty where it names none."""
+    before, colon, reduced = name.rpartition(":")
+    return (before, reduced) if colon and reduced in NAMES.values() else (name, "")
+
+
+def _count(k: Any) -> int:
+    try:
+        return operator.index(k)
+    except TypeError:
+        raise InvalidRequestError(f"top_k takes a whole number, not {k!r}", field="reduce.top_k") from None
+
+
+def _directions(value: Any) -> tensor_pb2.TensorReference:
+    match value:
+        case tensor_pb2.TensorReference():
+            return value
+        case str():
+            return tensor_pb2.TensorReference(tensor_id=value)
+        case _:
+            return tensor_pb2.TensorReference(inline=_inline(np.asarray(value)))
+
+
+def _inline(array: Array) -> tensor_pb2.Tensor:
+    if array.dtype.kind == "O":
+        raise InvalidRequestError("directions are an array of numbers (count, width)", field="reduce.project")
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    return tensor_pb2.Tensor(dtype=parse_dtype(array.dtype.name), shape=array.shape, data=array.tobytes())
