@@ -15,7 +15,8 @@ The selector is that of hooks: `heads`; absolute token `positions`, negative one
 a generation, 0 the prefill; `rows` of the request. The value must broadcast to the selected part, whose first axis is
 the batch, 1 for each row. A tensor whose position axis is longer than 1 is indexed by the ordinal of the selected
 position, and must be as long as there are selected positions. Hooks at the same point read the edited value. Edits of
-one point apply in the order given; the engine refuses two that replace the same part, and one that never applied.
+one point apply in the order given; the engine refuses one that would overwrite what an earlier one left, and one that
+never applied.
 """
 
 from __future__ import annotations
