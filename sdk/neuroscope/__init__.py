@@ -1,10 +1,12 @@
-"""Opens a running language model to inspection: capture, stream and explain activations while it generates.
+"""Opens a running language model to inspection: capture, stream, edit and explain activations while it generates.
 
-    from neuroscope import Client
+    from neuroscope import Client, zero
 
     with Client() as client:
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
+
+        client.generate("The capital of France is", interventions=[zero("mlp_out", 3)]).wait().text
 
 The same over an event loop is `AsyncClient`; `Client.local()` needs no service.
 """
@@ -40,6 +42,7 @@ from neuroscope.errors import (
 )
 from neuroscope.generation import AsyncGeneration, Generation
 from neuroscope.hooks import Hook
+from neuroscope.interventions import Intervention, add, edit, noise, replace, scale, tensor, zero
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.stream import GeneratedToken
 
@@ -64,6 +67,7 @@ __all__ = [
     "Hook",
     "HookNeverFiredError",
     "IdTakenError",
+    "Intervention",
     "InvalidRequestError",
     "MLXIntegrationError",
     "MissingActivationError",
@@ -82,4 +86,11 @@ __all__ = [
     "UnknownSiteError",
     "WorkflowValidationError",
     "__version__",
+    "add",
+    "edit",
+    "noise",
+    "replace",
+    "scale",
+    "tensor",
+    "zero",
 ]

@@ -15,6 +15,7 @@ from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, SupportsIndex, TypeVar
 
+from numpy.typing import ArrayLike
 from opentelemetry import trace
 
 from neuroscope import requests, telemetry
@@ -23,10 +24,11 @@ from neuroscope.client import DEFAULT_TARGET
 from neuroscope.errors import StreamingError
 from neuroscope.generation import AsyncGeneration
 from neuroscope.hooks import HookLike
+from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.requests import Call
+from neuroscope.requests import Call, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, AsyncTransport, open_async_transport
@@ -127,6 +129,7 @@ class AsyncClient:
         *,
         hooks: Sequence[HookLike] = (),
         hook_ids: Iterable[str] = (),
+        interventions: Sequence[InterventionLike] = (),
         model_id: str = "",
         max_tokens: int | None = None,
         temperature: float = 0.0,
@@ -145,11 +148,12 @@ class AsyncClient:
         keep: bool = True,
         auto_advance: bool = True,
     ) -> AsyncGeneration:
-        """Generates text while activations are captured; iterate the result with `async for`, no await before it."""
+        """Generates text, activations captured and edited; iterate with `async for`, no await before it."""
         call = requests.generate(
             prompt,
             hooks=hooks,
             hook_ids=hook_ids,
+            interventions=interventions,
             model_id=model_id,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -170,7 +174,12 @@ class AsyncClient:
         with trace.use_span(span):
             events = self._transport.stream(call.rpc, call.request)
         return AsyncGeneration(
-            events, StreamState(keep=keep), span, self.advance, auto_advance=auto_advance and max_steps_ahead > 0
+            events,
+            StreamState(keep=keep),
+            span,
+            self.advance,
+            self.steer,
+            auto_advance=auto_advance and max_steps_ahead > 0,
         )
 
     async def capture(
@@ -180,6 +189,7 @@ class AsyncClient:
         *,
         model_id: str = "",
         hook_ids: Iterable[str] = (),
+        interventions: Sequence[InterventionLike] = (),
         bos: bool | None = None,
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
@@ -191,6 +201,7 @@ class AsyncClient:
             sites,
             model_id=model_id,
             hook_ids=hook_ids,
+            interventions=interventions,
             bos=bos,
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
@@ -209,6 +220,14 @@ class AsyncClient:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""
         return await self._unary(requests.advance(generation_id, steps))
 
+    async def steer(self, generation_id: str, interventions: Sequence[InterventionLike]) -> int:
+        """Replaces the interventions of a running generation; returns the first step that they govern."""
+        return await self._unary(requests.steer(generation_id, interventions))
+
+    async def put_tensor(self, tensor: ArrayLike, *, time_to_live_s: float | None = None) -> str:
+        """Uploads a tensor that interventions refer to; returns its id."""
+        return await self._upload(requests.put_tensor(tensor, time_to_live_s))
+
     async def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
         return await self._unary(requests.trace(trace_id))
@@ -216,6 +235,10 @@ class AsyncClient:
     async def _unary(self, call: Call[T]) -> T:
         with self._span(call.name):
             return call.result(await self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    async def _upload(self, call: Upload[T]) -> T:
+        with self._span(call.name):
+            return call.result(await self._transport.upload(call.rpc, call.requests, timeout_s=self._timeout_s))
 
     def _span(self, name: str) -> AbstractContextManager[trace.Span]:
         return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")

@@ -16,6 +16,7 @@ from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, SupportsIndex, TypeVar
 
+from numpy.typing import ArrayLike
 from opentelemetry import trace
 
 from neuroscope import requests, telemetry
@@ -23,10 +24,11 @@ from neuroscope.cache import ActivationCache
 from neuroscope.errors import StreamingError
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
+from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.requests import Call
+from neuroscope.requests import Call, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, Transport, open_transport
@@ -175,6 +177,7 @@ class Client:
         *,
         hooks: Sequence[HookLike] = (),
         hook_ids: Iterable[str] = (),
+        interventions: Sequence[InterventionLike] = (),
         model_id: str = "",
         max_tokens: int | None = None,
         temperature: float = 0.0,
@@ -193,12 +196,13 @@ class Client:
         keep: bool = True,
         auto_advance: bool = True,
     ) -> Generation:
-        """Generates text while activations are captured.
+        """Generates text while activations are captured and edited.
 
         Args:
             prompt: a text, a conversation, token ids, or a list of these; each entry is a row.
             hooks: what to capture, in any form of `neuroscope.hooks`.
             hook_ids: stored hooks to use besides.
+            interventions: what to edit, in any form of `neuroscope.interventions`.
             model_id: empty: the one loaded first.
             max_tokens: most tokens to generate in each row; None: the server's default.
             temperature: 0: always the likeliest token.
@@ -213,7 +217,7 @@ class Client:
             bos: as in `tokenize`.
             max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
-            generation_id: name for `advance`; empty: chosen by the server, see `started.stream_id`.
+            generation_id: name for `advance` and `steer`; empty: chosen by the server, see `started.stream_id`.
             keep: collects all tensors in `Generation.cache`; without it they live as long as their token.
             auto_advance: with `max_steps_ahead`, asking for the next token gives the credit it needs. Without it,
                 `Generation.advance` alone does.
@@ -225,6 +229,7 @@ class Client:
             prompt,
             hooks=hooks,
             hook_ids=hook_ids,
+            interventions=interventions,
             model_id=model_id,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -245,7 +250,12 @@ class Client:
         with trace.use_span(span):
             events = self._transport.stream(call.rpc, call.request)
         return Generation(
-            events, StreamState(keep=keep), span, self.advance, auto_advance=auto_advance and max_steps_ahead > 0
+            events,
+            StreamState(keep=keep),
+            span,
+            self.advance,
+            self.steer,
+            auto_advance=auto_advance and max_steps_ahead > 0,
         )
 
     def capture(
@@ -255,6 +265,7 @@ class Client:
         *,
         model_id: str = "",
         hook_ids: Iterable[str] = (),
+        interventions: Sequence[InterventionLike] = (),
         bos: bool | None = None,
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
@@ -267,6 +278,7 @@ class Client:
             sites: what to capture, in any form of `neuroscope.hooks`.
             model_id: empty: the one loaded first.
             hook_ids: stored hooks to use besides.
+            interventions: what to edit, in any form of `neuroscope.interventions`.
             bos: as in `tokenize`.
             stop_at_layer: runs only the layers before this one; None: all, the output head included.
             chunk_budget_bytes: byte budget of one chunk's captures; 0: the server's default.
@@ -280,6 +292,7 @@ class Client:
             sites,
             model_id=model_id,
             hook_ids=hook_ids,
+            interventions=interventions,
             bos=bos,
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
@@ -302,6 +315,33 @@ class Client:
         """
         return self._unary(requests.advance(generation_id, steps))
 
+    def steer(self, generation_id: str, interventions: Sequence[InterventionLike]) -> int:
+        """Replaces the interventions of a running generation; none: it goes on unedited.
+
+        Returns:
+            The first step that they govern.
+
+        Raises:
+            UnknownIdError: no generation of that id is running.
+        """
+        return self._unary(requests.steer(generation_id, interventions))
+
+    def put_tensor(self, tensor: ArrayLike, *, time_to_live_s: float | None = None) -> str:
+        """Uploads a tensor that interventions refer to: a direction, a donor, a reference.
+
+        Args:
+            tensor: a numpy array, or what numpy makes one of. float64 is sent as float32.
+            time_to_live_s: how long the service keeps it; None: the service's default.
+
+        Returns:
+            Its id, the same for the same content, for `neuroscope.tensor(id)`.
+
+        Raises:
+            DataConversionError: it holds NaN, infinity or no numbers.
+            ResourceExhaustedError: the service keeps too many bytes already.
+        """
+        return self._upload(requests.put_tensor(tensor, time_to_live_s))
+
     def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`.
 
@@ -313,6 +353,10 @@ class Client:
     def _unary(self, call: Call[T]) -> T:
         with self._span(call.name):
             return call.result(self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    def _upload(self, call: Upload[T]) -> T:
+        with self._span(call.name):
+            return call.result(self._transport.upload(call.rpc, call.requests, timeout_s=self._timeout_s))
 
     def _span(self, name: str) -> AbstractContextManager[trace.Span]:
         return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")

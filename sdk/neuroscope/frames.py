@@ -60,6 +60,19 @@ class Digest:
         return self.hash.intdigest()
 
 
+def slices(data: memoryview) -> Iterator[Framed]:
+    """The bytes of one tensor in TensorFrames of `SLICE_BYTES`, numbered from 0; the last has the checksum."""
+    running = xxhash.xxh3_64()
+    for sequence, start in enumerate(range(0, data.nbytes, SLICE_BYTES)):
+        part = data[start : start + SLICE_BYTES]
+        running.update(part)
+        frame = tensor_pb2.TensorFrame(sequence=sequence, offset_bytes=start)
+        if start + SLICE_BYTES >= data.nbytes:
+            frame.last = True
+            frame.xxh3_64 = running.intdigest()
+        yield Framed(frame, (part,))
+
+
 class FramePacker:
     """Numbers and packs the frames of one stream, and keeps the digests for its manifest.
 
@@ -111,22 +124,19 @@ class FramePacker:
             yield Framed(frame, parts)
 
     def _slices(self, step: int, tensor: Outgoing) -> Iterator[Framed]:
-        running = xxhash.xxh3_64()
-        total = tensor.data.nbytes
-        for start in range(0, total, SLICE_BYTES):
-            part = tensor.data[start : start + SLICE_BYTES]
-            running.update(part)
-            frame = tensor_pb2.TensorFrame(sequence=self._next(), step=step, offset_bytes=start)
-            if start == 0:
+        for sliced in slices(tensor.data):
+            frame = sliced.frame
+            assert isinstance(frame, tensor_pb2.TensorFrame)
+            frame.sequence = self._next()
+            frame.step = step
+            if frame.offset_bytes == 0:
                 frame.ref.CopyFrom(self._ref(tensor, 0, 0))
             else:
                 frame.ref.plan_index = tensor.plan_index
                 frame.ref.row = tensor.row
-            if start + SLICE_BYTES >= total:
-                frame.last = True
-                frame.xxh3_64 = running.intdigest()
-                self._count(tensor, frame.xxh3_64, total)
-            yield Framed(frame, (part,))
+            if frame.last:
+                self._count(tensor, frame.xxh3_64, tensor.data.nbytes)
+            yield sliced
 
     def _ref(self, tensor: Outgoing, offset: int, checksum: int) -> tensor_pb2.TensorRef:
         """A message to copy from at once: the next tensor of the same plan entry and row reuses it."""

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,7 @@ from opentelemetry import trace
 from neuroscope.cache import ActivationCache
 from neuroscope.codec import Event
 from neuroscope.errors import StreamingError
+from neuroscope.interventions import InterventionLike
 from neuroscope.stream import GeneratedToken, StreamState
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
@@ -122,12 +123,14 @@ class Generation(_Account, Iterator[GeneratedToken]):
         state: StreamState,
         span: trace.Span,
         advance: Callable[[str, int], int],
+        steer: Callable[[str, Sequence[InterventionLike]], int],
         *,
         auto_advance: bool = False,
     ) -> None:
         super().__init__(state, span, auto_advance=auto_advance)
         self._events = events
         self._give_credit = advance
+        self._replace_interventions = steer
 
     @property
     def started(self) -> pb.StreamStarted:
@@ -141,6 +144,13 @@ class Generation(_Account, Iterator[GeneratedToken]):
         granted = self._give_credit(self.started.stream_id, steps)
         self._state.grant(granted)
         return granted
+
+    def steer(self, interventions: Sequence[InterventionLike]) -> int:
+        """Replaces the interventions from now on; none: it goes on unedited. Returns the first step they govern.
+
+        The engine may be ahead of the token that was read last: `max_steps_ahead=1` keeps the two together.
+        """
+        return self._replace_interventions(self.started.stream_id, interventions)
 
     def wait(self) -> Generation:
         """Reads to the end."""
@@ -202,12 +212,14 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
         state: StreamState,
         span: trace.Span,
         advance: Callable[[str, int], Awaitable[int]],
+        steer: Callable[[str, Sequence[InterventionLike]], Awaitable[int]],
         *,
         auto_advance: bool = False,
     ) -> None:
         super().__init__(state, span, auto_advance=auto_advance)
         self._events = events
         self._give_credit = advance
+        self._replace_interventions = steer
 
     @property
     def started(self) -> pb.StreamStarted:
@@ -229,6 +241,10 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
         granted = await self._give_credit((await self.start()).stream_id, steps)
         self._state.grant(granted)
         return granted
+
+    async def steer(self, interventions: Sequence[InterventionLike]) -> int:
+        """Replaces the interventions from now on; none: it goes on unedited. Returns the first step they govern."""
+        return await self._replace_interventions((await self.start()).stream_id, interventions)
 
     async def wait(self) -> AsyncGeneration:
         """Reads to the end."""

@@ -15,13 +15,15 @@ The selector is that of hooks: `heads`; absolute token `positions`, negative one
 a generation, 0 the prefill; `rows` of the request. The value must broadcast to the selected part, whose first axis is
 the batch, 1 for each row. A tensor whose position axis is longer than 1 is indexed by the ordinal of the selected
 position, and must be as long as there are selected positions. Hooks at the same point read the edited value. Edits of
-one point apply in the order given; the engine refuses two that replace the same part, and one that never applied.
+one point apply in the order given; the engine refuses one that would overwrite what an earlier one left, and one that
+never applied.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, SupportsIndex, TypeAlias, cast, overload
 
 from google.protobuf import json_format
 
@@ -109,7 +111,7 @@ def edit(
 @overload
 def edit(
     component: str,
-    layer: int | None,
+    layer: SupportsIndex | None,
     value: Value,
     /,
     *,
@@ -177,24 +179,24 @@ def edit(
         raise InvalidRequestError(f"edit({component!r}, ...): {error}", field="intervention") from None
 
 
-def zero(component: str, layer: int | None = None, **select: Any) -> Intervention:
+def zero(component: str, layer: SupportsIndex | None = None, **select: Any) -> Intervention:
     """Zero ablation. Keyword arguments here and below are those of `edit`."""
     return edit(component, layer, 0.0, **select)
 
 
-def scale(component: str, layer: int | None, factor: float, **select: Any) -> Intervention:
+def scale(component: str, layer: SupportsIndex | None, factor: float, **select: Any) -> Intervention:
     """Multiplies the activation by a number."""
     return edit(component, layer, lambda act: act * factor, **select)
 
 
 def add(
-    component: str, layer: int | None, direction: TensorLike, coefficient: float = 1.0, **select: Any
+    component: str, layer: SupportsIndex | None, direction: TensorLike, coefficient: float = 1.0, **select: Any
 ) -> Intervention:
     """Adds a multiple of a direction: steering (Turner et al. 2023, arXiv:2308.10248)."""
     return edit(component, layer, lambda act: act + to_product(coefficient, tensor(direction)), **select)
 
 
-def replace(component: str, layer: int | None, value: TensorLike, **select: Any) -> Intervention:
+def replace(component: str, layer: SupportsIndex | None, value: TensorLike, **select: Any) -> Intervention:
     """Puts a tensor in the activation's place: activation patching (Vig et al. 2020; Meng et al. 2022)."""
     return edit(component, layer, lambda act: act.replace(value), **select)
 
@@ -211,12 +213,17 @@ def to_messages(interventions: Sequence[InterventionLike], field: str = "interve
 
 
 def to_site(
-    component: str, layer: int | None = None, layer_name: str = "", *, is_input: bool = False, heads: Sequence[int] = ()
+    component: str,
+    layer: SupportsIndex | None = None,
+    layer_name: str = "",
+    *,
+    is_input: bool = False,
+    heads: Sequence[int] = (),
 ) -> site_pb2.Site:
     """The site of an edit. `attention` with heads is `head_output`: the module's output has none any more."""
     site = sites.parse(component)
     if layer is not None:
-        site.layer = layer
+        site.layer = operator.index(layer)
     if layer_name:
         site.layer_name = layer_name
     if is_input:
@@ -251,7 +258,7 @@ def _evaluated(value: Any) -> Expression:
     """The expression of a value: a function is called with the placeholder."""
     if isinstance(value, Expression) or not callable(value):
         return to_expression(value)
-    result: object = cast("Function", value)(SelectedActivation())
+    result = cast("Callable[[SelectedActivation], object]", value)(SelectedActivation())
     if result is None:
         raise InvalidRequestError("the function of an edit returned None; it must return the new value", field="value")
     return to_expression(result)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, SupportsIndex, TypeVar
 
+import numpy as np
 from google.protobuf.message import Message
+from numpy.typing import ArrayLike
 
+from neuroscope import frames, prompts, tensors
 from neuroscope import hooks as hook_forms
-from neuroscope import prompts
+from neuroscope import interventions as edits
 from neuroscope.codec import Event
+from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import HookLike
+from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.prompts import Prompt, PromptLike
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.stream import warn
-from neuroscope.tensors import Array
+from neuroscope.tensors import Array, parse_dtype
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 
@@ -33,6 +40,16 @@ class Call(Generic[T]):
     request: Message
     result: Callable[[Any], T]
     """The value of a response; of a stream, of its last message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload(Generic[T]):
+    """A stream of requests, and what the one response means."""
+
+    name: str
+    rpc: Rpc
+    requests: Iterable[Event]
+    result: Callable[[Any], T]
 
 
 def load_model(model_path: str, *, model_id: str, revision: str, adapter_path: str) -> Call[pb.Model]:
@@ -110,6 +127,24 @@ def advance(generation_id: str, steps: int) -> Call[int]:
     return Call("advance", RPCS["AdvanceGeneration"], request, lambda response: response.granted_steps)
 
 
+def steer(generation_id: str, interventions: Sequence[InterventionLike]) -> Call[int]:
+    """Steer; the first step that the new interventions govern."""
+    request = pb.SteerRequest(generation_id=generation_id, interventions=edits.to_messages(interventions))
+    return Call("steer", RPCS["Steer"], request, lambda response: response.first_step)
+
+
+def put_tensor(tensor: ArrayLike, time_to_live_s: float | None) -> Upload[str]:
+    """PutTensor: the header, then the bytes in slices."""
+    if time_to_live_s is not None and not 0 < time_to_live_s < math.inf:
+        raise InvalidRequestError(f"a time to live is positive, not {time_to_live_s!r} s", field="time_to_live_s")
+    array = tensors.to_array(tensor)
+    header = pb.TensorHeader(
+        dtype=parse_dtype(array.dtype.name), shape=array.shape, time_to_live_ms=math.ceil(1e3 * (time_to_live_s or 0))
+    )
+    parts = itertools.chain([pb.PutTensorRequest(header=header)], frames.slices(array.reshape(-1).view(np.uint8).data))
+    return Upload("put_tensor", RPCS["PutTensor"], parts, lambda response: response.tensor_id)
+
+
 def trace(trace_id: str) -> Call[bytes]:
     """GetTrace."""
     request = telemetry_pb2.GetTraceRequest(trace_id=trace_id)
@@ -121,6 +156,7 @@ def generate(
     *,
     hooks: Sequence[HookLike],
     hook_ids: Iterable[str],
+    interventions: Sequence[InterventionLike],
     model_id: str,
     max_tokens: int | None,
     temperature: float,
@@ -155,6 +191,7 @@ def generate(
         ),
         hooks=hook_forms.to_messages(hooks),
         hook_ids=_texts(hook_ids),
+        interventions=edits.to_messages(interventions),
         max_steps_ahead=max_steps_ahead,
         generation_id=generation_id,
         chunk_budget_bytes=chunk_budget_bytes,
@@ -168,6 +205,7 @@ def capture(
     *,
     model_id: str,
     hook_ids: Iterable[str],
+    interventions: Sequence[InterventionLike],
     bos: bool | None,
     stop_at_layer: int | None,
     chunk_budget_bytes: int,
@@ -178,6 +216,7 @@ def capture(
         prompts=prompts.to_messages(prompt, bos),
         hooks=hook_forms.to_messages(sites),
         hook_ids=_texts(hook_ids),
+        interventions=edits.to_messages(interventions),
         stop_at_layer=stop_at_layer,
         chunk_budget_bytes=chunk_budget_bytes,
     )

@@ -78,7 +78,8 @@ def to_array(value: Any, *, field: str = "tensor") -> Array:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataConversionError(f"no array can be made of {_shortly(value)}: {error}", field=field) from None
+        why = "its rows have different lengths" if "inhomogeneous" in str(error) else error
+        raise DataConversionError(f"no array can be made of {_shortly(value)}: {why}", field=field) from None
     if array.dtype not in _NUMPY.values() and array.dtype.kind not in "biuf":
         raise DataConversionError(f"{_shortly(value)} holds no numbers, but {array.dtype}", field=field)
     check_finite(array, field=field)

@@ -38,13 +38,22 @@ def run_example(name: str, services: tuple[Service, Service]) -> str:
 
 def test_every_example_is_tested() -> None:
     programs = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
-    assert programs == {"first_capture.py", "stubs_only.py", "rest.sh", "openai_chat.py"}
+    assert programs == {"first_capture.py", "stubs_only.py", "rest.sh", "openai_chat.py", "steering.py"}
 
 
 def test_first_capture(services: tuple[Service, Service]) -> None:
     output = run_example("first_capture.py", services)
     assert "The capital of France is Paris." in output
     assert "saved and loaded" in output
+
+
+def test_steering(services: tuple[Service, Service]) -> None:
+    output = run_example("steering.py", services)
+    assert "resid_post.1[positions -1; steps 0] := act + 2·tensor(" in output
+    assert "steered:  Rome." in output
+    assert "patched: [' John.', ' John.']" in output
+    assert "ablated:  John." in output
+    assert "halved MLPs from step 12 on: Once" in output
 
 
 def test_stubs_only(services: tuple[Service, Service]) -> None:

@@ -229,6 +229,8 @@ class FakeInference:
             raise script.refusal
         model = self._model(request.model_id)
         specs = self._plan(request, script)
+        for index, intervention in enumerate(request.interventions):
+            sites.resolve(intervention.site, NUM_LAYERS, field=f"interventions[{index}].site")
         for index, message in enumerate(request.prompts[0].chat.messages):
             if len(message.content) > 1000:
                 field = f"prompts[0].chat.messages[{index}].content"

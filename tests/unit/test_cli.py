@@ -124,6 +124,16 @@ def test_generate_json_is_one_object_a_line():
     assert summary["usage"]["completion_tokens"] == 3
 
 
+def test_generate_with_edits_sends_them_and_says_them(gateway: RunningGateway, tmp_path: Path):
+    file = tmp_path / "edits.json"
+    file.write_text('[{"layer_name": "transformer.h.5", "component": "attention", "heads": [1], "action": "zero"}]')
+    result = run("generate", "hi", "--edits", str(file), "--edit", "scale mlp_out.3 0.5", "--edit", "zero ln1.2")
+    assert result.exit_code == 0
+    assert result.stdout == "Hello!\n"
+    assert "edit: head_output.5[heads 1] := 0\nedit: mlp_out.3 := act·0.5\nedit: ln1.2 := 0\n" in result.stderr
+    assert len(gateway.fake.requests[-1].interventions) == 3
+
+
 def test_text_is_not_read_as_markup(gateway: RunningGateway):
     gateway.fake.script.tokens = [Token("[bold]"), Token("[/nothing]", 21)]
     assert run("generate", "hi").stdout == "[bold][/nothing]\n"
@@ -138,6 +148,9 @@ def test_text_is_not_read_as_markup(gateway: RunningGateway):
         (["generate", "hi", "--hook", "resid_pots"], "nearest: resid_post"),
         (["generate", "hi", "--hook", "resid_post.99"], "the model has layers 0 to 7"),
         (["generate", "hi", "--hook", "{"], "is not JSON"),
+        (["generate", "hi", "--edit", "zeros mlp_out.3"], "nearest: zero"),
+        (["generate", "hi", "--edit", "zero mlp_out.99"], "the model has layers 0 to 7"),
+        (["generate", "hi", "--edits", "/missing.json"], "No such file"),
         (["generate", "hi", "-m", "nope"], "tiny"),
         (["generate", ""], "the prompt is empty"),
         (["models", "load", "/missing"], "there is no model at /missing"),

@@ -6,15 +6,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
+import xxhash
 
-from neuroscope import AsyncClient, Client, Hook, Tokens, telemetry
-from neuroscope.errors import DoubledBosWarning, InvalidRequestError, ModelNotFoundError, StreamingError
+from neuroscope import AsyncClient, Client, Hook, Tokens, telemetry, zero
+from neuroscope.codec import Framed
+from neuroscope.errors import (
+    DataConversionError,
+    DoubledBosWarning,
+    InvalidRequestError,
+    ModelNotFoundError,
+    StreamingError,
+)
+from neuroscope.frames import SLICE_BYTES
 from neuroscope.rpc import RPCS
 from neuroscope.sites import Point
+from neuroscope.tensors import numpy_dtype
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.v1 import telemetry_pb2
+from neuroscope.v1 import telemetry_pb2, tensor_pb2
+from tests.support.scripted_server import serving, serving_in_thread
 from tests.support.scripted_transport import AsyncScriptedTransport, ScriptedTransport
 from tests.support.streams import Stream, outgoing
 
@@ -167,12 +179,80 @@ async def test_advance_and_trace(both, transport):
     assert both.request.trace_id == "0" * 32
 
 
+async def test_steer(both, transport):
+    transport.answers["Steer"] = pb.SteerResponse(first_step=4)
+    assert await both("steer", "g", [zero("mlp_out", 3)]) == 4
+    assert both.request == pb.SteerRequest(generation_id="g", interventions=[zero("mlp_out", 3).message])
+    assert await both("steer", "g", []) == 4
+    assert both.request == pb.SteerRequest(generation_id="g")
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype", "shape"),
+    [
+        (np.arange(6, dtype=np.float32).reshape(2, 3), tensor_pb2.DATA_TYPE_FLOAT32, [2, 3]),
+        (np.arange(6.0).reshape(3, 2).T, tensor_pb2.DATA_TYPE_FLOAT32, [2, 3]),
+        (np.ones(2, ml_dtypes.bfloat16), tensor_pb2.DATA_TYPE_BFLOAT16, [2]),
+        ([1, 2], tensor_pb2.DATA_TYPE_INT64, [2]),
+        (np.arange(300_000, dtype=np.float32), tensor_pb2.DATA_TYPE_FLOAT32, [300_000]),  # three slices
+    ],
+)
+async def test_put_tensor(both, transport, array, dtype, shape):
+    transport.answers["PutTensor"] = pb.PutTensorResponse(tensor_id="t")
+    assert await both("put_tensor", array) == "t"
+    header, *framed = both.request
+    assert header == pb.PutTensorRequest(header=pb.TensorHeader(dtype=dtype, shape=shape))
+    data = b"".join(frame.payload for frame in framed)
+    assert np.array_equal(np.frombuffer(data, numpy_dtype(dtype)).reshape(shape), array)
+    frames = [frame.frame for frame in framed]
+    assert [frame.sequence for frame in frames] == list(range(len(frames)))
+    assert [frame.offset_bytes for frame in frames] == [index * SLICE_BYTES for index in range(len(frames))]
+    assert [frame.last for frame in frames] == [False] * (len(frames) - 1) + [True]
+    assert frames[-1].xxh3_64 == xxhash.xxh3_64_intdigest(data)
+    assert both.calls[-1][2] == 7
+
+
+async def test_put_tensor_says_how_long(both, transport):
+    transport.answers["PutTensor"] = pb.PutTensorResponse(tensor_id="t")
+    await both("put_tensor", [1.0], time_to_live_s=1.5)
+    assert both.request[0].header.time_to_live_ms == 1500
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InvalidRequestError, match="a time to live is positive"):
+            both.client.put_tensor([1.0], time_to_live_s=wrong)
+
+
+def test_uploads_over_a_real_connection():
+    received: list[Any] = []
+
+    class Service:
+        async def PutTensor(self, requests, context):
+            received.extend([request async for request in requests])
+            return pb.PutTensorResponse(tensor_id="t", length_bytes=4)
+
+    array = np.random.default_rng(0).normal(size=(3, 100_000)).astype(np.float32)
+    with serving_in_thread(Service()) as target, Client(target) as client:
+        assert client.put_tensor(array) == "t"
+    assert received[0].header.shape == [3, 100_000]
+    assert b"".join(frame.payload for frame in received[1:]) == array.tobytes()
+
+
+async def test_uploads_over_a_real_connection_on_an_event_loop():
+    class Service:
+        async def PutTensor(self, requests, context):
+            size = sum([request.payload.nbytes async for request in requests if isinstance(request, Framed)])
+            return pb.PutTensorResponse(tensor_id=str(size))
+
+    async with serving(Service()) as target, AsyncClient(target) as client:
+        assert await client.put_tensor(np.ones((500, 1000), np.float32)) == "2000000"
+
+
 def test_generate_says_everything_in_its_request(transport):
     transport.answers["Generate"] = []
     Client(transport=transport).generate(
         ["a", [1, 2]],
         hooks=["resid_post"],
         hook_ids=["kept"],
+        interventions=[zero("mlp_out", 3), {"component": "mlp", "action": "zero"}],
         model_id="m",
         max_tokens=5,
         temperature=0.5,
@@ -210,6 +290,7 @@ def test_generate_says_everything_in_its_request(transport):
         ),
         hooks=[Hook("resid_post").to_message()],
         hook_ids=["kept"],
+        interventions=[zero("mlp_out", 3).message, zero("mlp").message],
         max_steps_ahead=1,
         generation_id="g",
         chunk_budget_bytes=100,
@@ -239,12 +320,20 @@ async def test_capture(both, transport):
     transport.answers["Capture"] = capture_events()
     received: list[int] = []
     cache = await both(
-        "capture", "x", ["resid_post"], stop_at_layer=0, hook_ids="k", chunk_budget_bytes=9, progress=received.append
+        "capture",
+        "x",
+        ["resid_post"],
+        interventions=[zero("mlp_out", 3)],
+        stop_at_layer=0,
+        hook_ids="k",
+        chunk_budget_bytes=9,
+        progress=received.append,
     )
     assert both.request == pb.CaptureRequest(
         prompts=[pb.Prompt(text="x")],
         hooks=[Hook("resid_post").to_message()],
         hook_ids=["k"],
+        interventions=[zero("mlp_out", 3).message],
         stop_at_layer=0,
         chunk_budget_bytes=9,
     )
@@ -269,6 +358,10 @@ def test_mistakes_are_found_before_anything_is_sent(transport):
     client = Client(transport=transport)
     with pytest.raises(InvalidRequestError):
         client.generate([])
+    with pytest.raises(InvalidRequestError):
+        client.generate("x", interventions=[{"component": "mlp", "action": "nothing"}])
+    with pytest.raises(DataConversionError):
+        client.put_tensor([1.0, float("nan")])
     with pytest.raises(InvalidRequestError):
         client.capture("x", "resid_post")  # a list is wanted
     assert transport.calls == []

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
-from neuroscope import AsyncClient, Client, telemetry
-from neuroscope.errors import ChecksumError, MLXIntegrationError, StreamingError
+from neuroscope import AsyncClient, Client, telemetry, zero
+from neuroscope.errors import ChecksumError, InvalidRequestError, MLXIntegrationError, StreamingError
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from tests.support.scripted_transport import AsyncScriptedTransport, ScriptedTransport
@@ -210,6 +210,22 @@ def test_credit_that_was_given_is_not_given_again(client, transport):
     assert generation.advance(2) == 3
     list(generation)
     assert credit.granted == 3
+
+
+async def test_steering(client, async_client, transport):
+    transport.answers["Steer"] = pb.SteerResponse(first_step=2)
+    generation = client.generate("x")
+    assert generation.steer([zero("mlp_out", 3)]) == 2
+    steered = transport.calls[-1][1]
+    assert steered.generation_id == generation.started.stream_id != ""
+    assert steered.interventions == [zero("mlp_out", 3).message]
+    assert generation.steer([]) == 2
+    assert [token.text for token in generation] == ["a", "b", "c"]
+    other = async_client.generate("x")
+    assert await other.steer([zero("mlp_out", 3)]) == 2
+    assert transport.calls[-1][1] == steered
+    with pytest.raises(InvalidRequestError):
+        generation.steer(zero("mlp_out", 3))
 
 
 @pytest.mark.parametrize("options", [{"max_steps_ahead": 1, "auto_advance": False}, {}])

@@ -4,6 +4,7 @@ pytest tests/unit/test_numpy_edits.py
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,12 @@ def corrupted(folder: Path) -> Activations:
     return forward(folder, CORRUPTED)
 
 
+@pytest.fixture(scope="module")
+def halved(folder: Path) -> Callable[[Point], Activations]:
+    """The activations with one point halved; each is computed once."""
+    return cache(lambda point: forward(folder, CLEAN, {point: lambda x: 0.5 * x}))
+
+
 def changed(before: Activations, after: Activations) -> set[Point]:
     return {point for point, x in before.items() if not np.array_equal(x, after[point])}
 
@@ -66,15 +73,19 @@ def test_an_edit_that_changes_nothing_changes_nothing(folder: Path, clean: Activ
 
 
 @pytest.mark.parametrize("point", POINTS, ids=str)
-def test_an_edit_shows_at_its_point_and_reaches_the_logits(folder: Path, clean: Activations, point: Point) -> None:
-    edited = forward(folder, CLEAN, {point: lambda x: 0.5 * x})
+def test_an_edit_shows_at_its_point_and_reaches_the_logits(
+    halved: Callable[[Point], Activations], clean: Activations, point: Point
+) -> None:
+    edited = halved(point)
     assert np.array_equal(edited[point], 0.5 * clean[point])
     assert not np.array_equal(edited["logits", None], clean["logits", None])
 
 
 @pytest.mark.parametrize("component", ORDER)
-def test_an_edit_changes_nothing_that_comes_before_it(folder: Path, clean: Activations, component: str) -> None:
-    touched = changed(clean, forward(folder, CLEAN, {(component, LAYER): lambda x: 0.5 * x}))
+def test_an_edit_changes_nothing_that_comes_before_it(
+    halved: Callable[[Point], Activations], clean: Activations, component: str
+) -> None:
+    touched = changed(clean, halved((component, LAYER)))
     earlier = {(name, layer) for name, layer in touched if layer is not None and layer < LAYER}
     assert not earlier
     before = {(name, LAYER) for name in ORDER[: ORDER.index(component)]}
@@ -104,9 +115,9 @@ def test_an_edit_changes_nothing_that_comes_before_it(folder: Path, clean: Activ
     ],
 )
 def test_an_edit_reaches_its_readers_only(
-    folder: Path, clean: Activations, component: str, reached: set[str], untouched: set[str]
+    halved: Callable[[Point], Activations], clean: Activations, component: str, reached: set[str], untouched: set[str]
 ) -> None:
-    touched = changed(clean, forward(folder, CLEAN, {(component, LAYER): lambda x: 2.0 * x}))
+    touched = changed(clean, halved((component, LAYER)))
     here = {name for name, layer in touched if layer == LAYER}
     assert reached <= here
     assert here & untouched == set()

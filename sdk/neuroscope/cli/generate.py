@@ -1,4 +1,4 @@
-"""`neuroscope generate`: text, with what was captured on the way."""
+"""`neuroscope generate`: text, with what was captured and edited on the way."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from rich.text import Text
 from neuroscope.cli.arguments import HOOK_HELP, conversation, parse_hooks, read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
+from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
 from neuroscope.frames import TensorPiece
 from neuroscope.generation import Generation
+from neuroscope.interventions import describe
 from neuroscope.sites import Point
 from neuroscope.stream import GeneratedToken
 from neuroscope.tensors import dtype_name
@@ -37,6 +39,8 @@ def generate(
     system: Annotated[str, typer.Option(help="System message of a chat.")] = "",
     hook: Annotated[list[str] | None, typer.Option("--hook", metavar="SITE", help=HOOK_HELP)] = None,
     hook_id: Annotated[list[str] | None, typer.Option(metavar="ID", help="A hook stored at the service.")] = None,
+    edit: Annotated[list[str] | None, typer.Option("--edit", metavar="EDIT", help=EDIT_HELP)] = None,
+    edits: Annotated[Path | None, typer.Option("--edits", metavar="FILE", help=EDITS_HELP)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Saves what was captured as safetensors.")
     ] = None,
@@ -55,9 +59,10 @@ def generate(
     local: LocalOption = False,
     trace: TraceOption = None,
 ) -> None:
-    """Generates text; with hooks, shows for each token what was captured while it was computed."""
+    """Generates text; with hooks, shows for each token what was captured while it was computed; with edits, edited."""
     text = read_prompt(prompt)
     hooks = parse_hooks(hook or [])
+    interventions = parse_edits(edit or (), edits)
     connection = Connection.of(context, target, local, trace)
     with connection.open("generate") as client:
         model_id = connection.model_id(client, model)
@@ -66,6 +71,7 @@ def generate(
             conversation(text, system) if is_chat else text,
             hooks=hooks,
             hook_ids=hook_id or (),
+            interventions=interventions,
             model_id=model_id,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -84,6 +90,8 @@ def generate(
             else:
                 _print_text(generation)
         if not as_json:
+            for intervention in interventions:
+                err.print(f"edit: {describe(intervention)}", style="dim", soft_wrap=True, markup=False, highlight=False)
             _print_summary(generation)
         if output is not None:
             generation.cache.save(output)

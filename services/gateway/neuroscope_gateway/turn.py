@@ -20,6 +20,7 @@ from neuroscope.generation import AsyncGeneration
 from neuroscope.stream import GeneratedToken
 from neuroscope_gateway import logprobs, tensors
 from neuroscope_gateway.requested import Named, RequestedHooks, param_of, tell
+from neuroscope_gateway.requested_edits import RequestedInterventions
 from neuroscope_gateway.schemas.chat import ChatCompletionRequest
 
 _UINT64 = 2**64
@@ -54,6 +55,7 @@ class Turn:
         self._generation: AsyncGeneration | None = None
         self._request = request
         self._hooks = hooks or RequestedHooks(())
+        self._edits = RequestedInterventions(request.interventions or ())
         self._named: dict[int, Named] = {}  # by plan index
         self._spelt: dict[int, str] = {}
         limit = "max_completion_tokens" if request.max_tokens is None else "max_tokens"
@@ -72,6 +74,7 @@ class Turn:
                 [{"role": message.speaker, "content": message.content} for message in self._request.messages],
                 hooks=self._hooks.specs,
                 hook_ids=self._hooks.hook_ids,
+                interventions=self._edits.messages,
                 keep=False,
                 **_sampling(self._request),
             )
@@ -128,7 +131,8 @@ class Turn:
             yield
         except MLXIntegrationError as error:
             if error.field:
-                tell(error, param_of(error.field, self._hooks, self._aliases))
+                param = self._edits.param(error.field) or param_of(error.field, self._hooks, self._aliases)
+                tell(error, param)
             elif isinstance(error, ModelNotFoundError):
                 error.field = "model"
             raise

@@ -8,8 +8,10 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from neuroscope.intervention_forms import InterventionForm
 from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
 from neuroscope_gateway.schemas.hooks import HookOrId
+from neuroscope_gateway.schemas.interventions import EXAMPLES
 from neuroscope_gateway.schemas.neutral import Only
 
 
@@ -68,7 +70,7 @@ class StreamOptions(Strict):
 
 
 class ChatCompletionRequest(Strict):
-    """A chat completion as OpenAI's clients ask for it, with top_k and min_p besides."""
+    """A chat completion as OpenAI's clients ask for it, with top_k, min_p and interventions besides."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: Text | None = None
@@ -97,6 +99,8 @@ class ChatCompletionRequest(Strict):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Likeliest alternatives per token; needs logprobs."""
+    interventions: list[InterventionForm] | None = Field(default=None, examples=[EXAMPLES])
+    """Edits of activations while the answer is computed, in the order in which they apply."""
 
     # Without effect on the answer.
     user: Text | None = None
