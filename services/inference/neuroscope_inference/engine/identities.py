@@ -161,13 +161,13 @@ class _Layer:
             (self.block.norm2, "resid_mid", "mlp_out.input", "ln2"),
         ):
             if found := self.get(component, after):
-                yield from self.identity(f"{component} == {after}", *found, f"{component} {after}")
+                yield from self.identity(f"{component} == {after}", found[0], found[1], f"{component} {after}")
             if found := self.get(before, component):
                 yield from self.identity(
                     f"norm({before}) == {component}", _apply(norm, found[0]), found[1], component, component
                 )
         if found := self.get("resid_pre", "attn_out.input"):
-            yield from self.identity("resid_pre == attn_out.input", *found, "attn_out.input")
+            yield from self.identity("resid_pre == attn_out.input", found[0], found[1], "attn_out.input")
         for norm, component in (
             (self.block.attention_output_norm, "attn"),
             (self.block.mlp_output_norm, "mlp"),

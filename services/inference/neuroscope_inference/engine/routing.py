@@ -88,8 +88,9 @@ class Routing:
             floating = [x for x in result if isinstance(x, mx.array) and mx.issubdtype(x.dtype, mx.floating)]
             self.given = floating[0] if floating else None
             if self.linear is None and isinstance(matrix := module.get("weight"), mx.array):
-                self.logits = args[0] @ matrix.T
-                tap.see(logits, self.logits)
+                computed = args[0] @ matrix.T
+                tap.see(logits, computed)
+                self.logits = computed
             return result
 
         def at_experts(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
