@@ -28,10 +28,11 @@ FAMILIES = (
 
 _HEAD = """# Hook points
 
-Made by `python -m scripts.make_hook_points` from what the self-test proves on tiny random models, with mlx-lm {version}; a test holds this page to it.
+Made by `python -m scripts.make_hook_points` from what the self-test proves on tiny random models, with mlx-lm
+{version}; a test holds this page to it.
 
-On your own model the same self-test runs at load, on the loaded weights: `neuroscope hooks` prints its verdict. A point is published only if an identity proves it, and logits with every point read are
-those without hooks, bit for bit.
+On your own model the same self-test runs at load, on the loaded weights: `neuroscope hooks` prints its verdict. A point
+is published only if an identity proves it, and logits with every point read are those without hooks, bit for bit.
 
 ## Families
 
@@ -52,8 +53,10 @@ A point is withdrawn where an identity that it must fulfil fails, and where ther
 
 ## Every module of mlx-lm
 
-Any other model is read by names that architectures share. Of {total} modules, {complete} have the residual stream, attention and the MLP proved. ● stands for proved: `resid_pre` and `resid_post`;
-`attn_out` (or what a layer has in attention's place); `mlp_out`; patterns and outputs of heads. The number counts components of {components}.
+Any other model is read by names that architectures share. Of {total} modules, {complete} have the residual stream,
+attention and the MLP proved. ● stands for proved, in a layer at least: `resid_pre` and `resid_post`; `attn_out`, of
+attention or of what a layer has in its place; `mlp_out`; patterns and outputs of heads. The number counts components
+of {components}.
 
 | module | residual | attention | MLP | patterns | components | not proved |
 |---|---|---|---|---|---|---|
@@ -64,8 +67,7 @@ def page(proved: list[Proved], families: list[Proved]) -> str:
     """The page's text."""
     lines = [_HEAD.format(version=version("mlx-lm"))]
     lines.append("| component | " + " | ".join(FAMILIES) + " |\n|---" + "|:-:" * len(FAMILIES) + "|\n")
-    for component in COMPONENTS:
-        lines.append(f"| `{component}` | " + " | ".join(_extent(p, component) for p in families) + " |\n")
+    lines.extend(f"| `{name}` | " + " | ".join(_extent(p, name) for p in families) + " |\n" for name in COMPONENTS)
     identities = sorted(set[str]().union(*(p.identities for p in proved)))
     complete = [p for p in proved if p.is_complete]
     lines.append(

@@ -77,9 +77,8 @@ def make_adapter(folder: Path, base: Path, keys: list[str]) -> Path:
     network.freeze()
     linear_to_lora_layers(network, 4, parameters)
     mx.random.seed(1)
-    weights = {
-        name: 0.1 * mx.random.normal(array.shape) for name, array in tree_flatten(network.trainable_parameters())
-    }
+    trained: Any = tree_flatten(network.trainable_parameters())
+    weights = {name: 0.1 * mx.random.normal(array.shape) for name, array in trained}
     folder.mkdir()
     mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
     config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": parameters}
@@ -171,7 +170,7 @@ def test_a_nested_configuration_is_mended_where_it_is(tmp_path: Path) -> None:
 
 
 def test_a_head_of_its_own_is_not_taken_for_the_embedding(tmp_path: Path) -> None:
-    """transformers 4 left `tie_word_embeddings: false` out where it is the family's default; mlx-lm's default is true."""
+    """transformers 4 left `tie_word_embeddings: false` out, as its own default; mlx-lm's default is true."""
     folder = make_model("llama", tmp_path / "llama")
     meant = load_here(folder)
     rewrite(folder, tie_word_embeddings=None)
@@ -197,7 +196,7 @@ def test_gpt2_as_transformers_writes_it(tmp_path: Path) -> None:
     weights["lm_head.weight"] = weights["transformer.wte.weight"].copy()
     for layer in range(4):
         weights[f"transformer.h.{layer}.attn.bias"] = np.tril(np.ones((1, 1, 8, 8), np.float32))
-        weights[f"transformer.h.{layer}.attn.masked_bias"] = np.float32([-1e4])
+        weights[f"transformer.h.{layer}.attn.masked_bias"] = np.array([-1e4], np.float32)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     rewrite(folder, n_ctx=None)
     assert same_logits(load_here(folder).network, meant.network)

@@ -35,7 +35,7 @@ async def test_the_revision_reaches_the_hub(
 
 async def test_a_revision_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(repository: str, **_: Any) -> str:
-        response = Response(404, request=Request("GET", f"https://example.org/{repository}"))
+        response: Any = Response(404, request=Request("GET", f"https://example.org/{repository}"))
         raise RevisionNotFoundError("404", response=response)
 
     monkeypatch.setattr(hub, "snapshot_download", download)

@@ -307,7 +307,7 @@ def _part(parent: nn.Module | None, names: tuple[str, ...]) -> nn.Module | None:
 
 
 def _owners_of(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
-    """The module that holds the list of layers, and those around it, inmost first: embedding and last norm are there."""
+    """The module that holds the list of layers, then those around it: embedding and last norm are in one of them."""
     modules = dict(model.named_modules())
     for path, module in modules.items():
         for value in module.values():

@@ -18,7 +18,7 @@ _swapped_classes: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def intercept(module: nn.Module, interception: Interception) -> None:
-    """Calls of the module go through the interception, once and for all. A module takes one; a later one replaces it."""
+    """Calls of the module go through the interception, once and for all. A later one takes its place."""
     if not hasattr(module, "_neuroscope_interception"):
         plain = type(module)
         if plain not in _swapped_classes:
