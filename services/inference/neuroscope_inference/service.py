@@ -42,7 +42,7 @@ class InferenceService:
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
-        self.engine = Engine(settings.stream_limit_bytes)
+        self.engine = Engine(settings.stream_limit_bytes, settings.prompt_cache_bytes)
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)

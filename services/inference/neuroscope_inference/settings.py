@@ -36,6 +36,11 @@ class InferenceSettings(BaseSettings):
     stream_limit_bytes: int = Field(
         16 * 1024 * 1024, ge=1, description="A job rests while its reader has left this many bytes unread."
     )
+    prompt_cache_bytes: int = Field(
+        512 * 1024 * 1024,
+        ge=0,
+        description="What each model may keep of prompts that were read, for prompts that begin alike; 0 keeps none.",
+    )
     drain_seconds: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."
     )

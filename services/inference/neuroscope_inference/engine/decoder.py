@@ -72,6 +72,16 @@ class Batch:
             arrays += row.launch(pending, draw, outcome).arrays
         mx.async_eval(arrays)
 
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the last step."""
+        return self._rows
+
+    def give_back(self, row: Row) -> None:
+        """Gives a row its own cache, before it goes on elsewhere or ends."""
+        if self._cache is not None and row.cache is None:
+            row.cache = caches.extract(self._cache, self._rows.index(row))
+
     def _compose(self, rows: Sequence[Row]) -> list[Row]:
         """Makes these rows the batch; those that leave take their caches with them. Gives the order of the batch."""
         wanted = {id(row) for row in rows}
@@ -80,7 +90,7 @@ class Batch:
         if self._cache is not None:
             for slot, row in enumerate(self._rows):
                 leaves = id(row) not in wanted or len(rows) == 1
-                if leaves and not row.ended:
+                if leaves and row.cache is None and not row.ended:
                     row.cache = caches.extract(self._cache, slot)
         staying = [slot for slot, row in enumerate(self._rows) if id(row) in wanted]
         if len(rows) == 1:
@@ -130,6 +140,10 @@ class Decoder:
         for seat in seats:
             if seat.may_launch:
                 kinds[self._kind(seat.row)].append(seat.row)
+        for kind, batch in self._batches.items():
+            for row in batch.rows:  # one that was steered may be of another kind now
+                if not row.ended and self._kind(row) != kind:
+                    batch.give_back(row)
         for kind, rows in kinds.items():
             if kind not in self._batches:
                 self._batches[kind] = Batch(self._model)
@@ -142,7 +156,18 @@ class Decoder:
                     seat.fail(error)
         for seat in seats:
             if seat.row.ended:
+                self._keep_prompt(seat.row)
                 self.leave(seat)
+
+    def _keep_prompt(self, row: Row) -> None:
+        """Lets later prompts begin where this row ended."""
+        tokens = row.read_tokens()
+        if not self._model.prompts.keeps or tokens is None:
+            return
+        for batch in self._batches.values():
+            if row in batch.rows:
+                batch.give_back(row)
+        self._model.prompts.keep(tokens, _own(row))
 
     def leave(self, seat: Seat) -> None:
         """Forgets a row, which has ended or is given up."""

@@ -325,6 +325,11 @@ class Steering:
         """The newest."""
         return self.plans[-1][1]
 
+    @property
+    def has_edits(self) -> bool:
+        """Whether anything was ever edited, or will be."""
+        return any(plan.edits for _, plan in self.plans)
+
     def of(self, step: int) -> EditPlan:
         """Those that govern a step."""
         return next(plan for first, plan in reversed(self.plans) if first <= step)

@@ -30,6 +30,7 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.decoder import Decoder, Seat
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.stream import Stream
 
@@ -70,9 +71,11 @@ class Engine:
 
     Args:
         stream_limit_bytes: captures that one reader may leave unread before its job rests.
+        prompt_cache_bytes: what each model may keep of prompts that were read.
     """
 
-    def __init__(self, stream_limit_bytes: int) -> None:
+    def __init__(self, stream_limit_bytes: int, prompt_cache_bytes: int = 0) -> None:
+        self._prompt_cache_bytes = prompt_cache_bytes
         self._stream_limit_bytes = stream_limit_bytes
         self._models: dict[str, LoadedModel] = {}
         self._commands: deque[Callable[[], None]] = deque()
@@ -278,6 +281,7 @@ class Engine:
             if isinstance(event, LoadedModel):
                 existing = self._loaded_as(request)  # by another request, meanwhile
                 if existing is None:
+                    event.prompts = PromptCache(self._prompt_cache_bytes)
                     self._models[request.model_id] = event
                 yield existing or event
             else:

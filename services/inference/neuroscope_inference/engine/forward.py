@@ -61,8 +61,14 @@ class Forward:
         per_position = max(self.plan.bytes_per_position(self.longest_prompt), 1)
         return max(1, min(MAX_CHUNK_POSITIONS, self.chunk_budget_bytes // per_position))
 
-    def chunks(self, row: int, length: int, *, needs_logits: bool) -> Iterator[Span]:
-        """Spans of a prefill.
+    def first_needed(self, row: int, length: int) -> int:
+        """The first position of a prompt that must be computed: one that is read, or the last, which gives logits."""
+        if self.steering.has_edits:
+            return 0
+        return min(self.plan.first_read(row, length), length - 1)
+
+    def chunks(self, row: int, length: int, *, first: int = 0, needs_logits: bool) -> Iterator[Span]:
+        """Spans of a prefill that begins at a position.
 
         The model computes logits for every position of the chunk whose last logits are needed. Where those are dear,
         the last position is a chunk of its own.
@@ -70,8 +76,8 @@ class Forward:
         positions = self.chunk_positions
         logits_bytes = 4 * self.model.description.vocab_size * min(length, positions)
         body = length - 1 if needs_logits and logits_bytes > _LOGITS_BUDGET_BYTES else length
-        for first in range(0, body, positions):
-            yield Span(row, 0, first, min(positions, body - first), length)
+        for start in range(first, body, positions):
+            yield Span(row, 0, start, min(positions, body - start), length)
         if body < length:
             yield Span(row, 0, body, 1, length)
 

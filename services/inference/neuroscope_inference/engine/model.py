@@ -18,6 +18,7 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.layout import Layout, PointState
+from neuroscope_inference.engine.prompt_cache import PromptCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class LoadedModel:
     self_test: pb.SelfTest
     folder: Path
     adapter_path: str
+    prompts: PromptCache = field(default_factory=lambda: PromptCache(0))
     _can_batch: bool | None = None
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 

@@ -196,6 +196,13 @@ class CapturePlan:
         """The plan as it is sent."""
         return tensor_pb2.TensorPlan(tensors=[read.spec for read in self.reads], chunk_positions=chunk_positions)
 
+    def first_read(self, row: int, length: int) -> int:
+        """The first position of a prompt that something reads; its length if nothing does."""
+        whole = Span(row, 0, 0, length, length)
+        read = [read.positions for read in self.reads if read.fires(row, 0)]
+        firsts = [0 if positions is None else min(selected(positions, whole), default=length) for positions in read]
+        return min(firsts, default=length)
+
     def wanted(self, span: Span) -> list[PointIndex]:
         """The points that are read in one forward pass of one row."""
         return [read.index for read in self.reads if read.fires(span.row, span.step)]

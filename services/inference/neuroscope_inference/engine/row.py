@@ -62,6 +62,7 @@ class Row:
         self._max_tokens = min(sampler.max_tokens, room) if description.context_length else sampler.max_tokens
         self._last: Draw | None = None
         self._steps = 0
+        self._drawn: list[int] = []
 
     @property
     def last(self) -> Draw:
@@ -84,7 +85,11 @@ class Row:
         """Results of the prompt's chunks, the last of them with the first token."""
         if self.cache is None:
             raise AssertionError("a prompt is read before its row joins a batch")
-        *body, last = self.forward.chunks(self.index, len(self._prompt), needs_logits=True)
+        needed = self.forward.first_needed(self.index, len(self._prompt))
+        known, first = self.forward.model.prompts.take(self._prompt[:needed])
+        if known is not None:
+            self.cache = known
+        *body, last = self.forward.chunks(self.index, len(self._prompt), first=first, needs_logits=True)
         for span in body:
             yield self.forward.chunk(self._prompt, span, self.cache)
         yield self._first(last, self.cache)
@@ -101,6 +106,12 @@ class Row:
             recorded.set_attribute(telemetry.TOKENS, 1)
             recorded.set_attribute(telemetry.BYTES, result.nbytes)
         return result
+
+    def read_tokens(self) -> list[int] | None:
+        """The tokens that the row's cache holds; None if an edit changed what they left there."""
+        if self.forward.steering.has_edits:
+            return None
+        return [*self._prompt, *self._drawn][: len(self._prompt) + self._steps - 1]
 
     def next_span(self) -> Span:
         """Where the next step is: it reads the token that was drawn last."""
@@ -133,6 +144,7 @@ class Row:
 
     def _token(self, step: int, draw: Draw) -> pb.TokenEvent:
         token_id = int(number(draw.token))
+        self._drawn.append(token_id)
         event = pb.TokenEvent(row=self.index, step=step, token_id=token_id, logprob=number(draw.logprob))
         for alternative, logprob in draw.alternatives():
             text = self.forward.model.text_of(alternative)
