@@ -31,7 +31,7 @@ with Client(os.environ.get("NEUROSCOPE_TARGET", "127.0.0.1:50051")) as client:
     # Patching: the stream of the second John (position 10) as it is where Mary acts, the other row of the request.
     story = "When Mary and John went to the store, {} gave a drink to"
     rows = [story.format("John"), story.format("Mary")]
-    patched = edit("resid_post", 1, lambda act: act.replace(act.row(1)), positions=10, rows=[0])
+    patched = edit("resid_post", 1, lambda act: act.replace(act.row(1)), positions=10, steps=0, rows=[0])
     print(patched)
     print("plain:  ", client.generate(rows, model_id=model_id).wait().texts)
     print("patched:", client.generate(rows, model_id=model_id, interventions=[patched]).wait().texts)

@@ -138,7 +138,7 @@ class SelectedActivation(Expression):
         return Expression(other.message, self.selected_heads, depth=other.depth)
 
     def row(self, row: int) -> Expression:
-        """The same selection of the same site in another prompt of the request."""
+        """The same selection of the same site in another prompt of the request, for edits of `steps=0`."""
         try:
             other = pb.OtherRow(row=operator.index(row))
         except (TypeError, ValueError) as error:

@@ -122,12 +122,14 @@ class _Form(Strict):
 
         Args:
             field: such as `.select.heads` or `.value.clamp.maximum`.
+
+        Returns:
+            The field's name; empty where the path is about the edit as a whole.
         """
-        if not field:
-            return ""
         known = type(self).model_fields
         parts = [_SITE_FIELDS.get(part, part) for part in field.split(".")]
-        return next((part for part in reversed(parts) if part in known and part != "value"), self.operand)
+        about = self.operand if "value" in parts else ""
+        return next((part for part in reversed(parts) if part in known and part != "value"), about)
 
     @abstractmethod
     def value_of(self, act: SelectedActivation) -> Expression:
@@ -309,7 +311,7 @@ def from_json(value: Mapping[str, Any], field: str) -> pb.Intervention:
     try:
         return form.to_message()
     except MLXIntegrationError as error:
-        error.field = f"{field}.{form.param(error.field)}"
+        error.field = f"{field}.{form.param(error.field)}".rstrip(".")
         raise
 
 

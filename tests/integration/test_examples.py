@@ -50,9 +50,9 @@ def test_first_capture(services: tuple[Service, Service]) -> None:
 def test_steering(services: tuple[Service, Service]) -> None:
     output = run_example("steering.py", services)
     assert "resid_post.1[positions -1; steps 0] := act + 2·tensor(" in output
-    assert "steered:  Rome." in output
-    assert "patched: [' John.', ' John.']" in output
-    assert "ablated:  John." in output
+    assert "steered: Rome." in output
+    assert "patched: ['John.', 'John.']" in output
+    assert "ablated: John." in output
     assert "halved MLPs from step 12 on: Once" in output
 
 

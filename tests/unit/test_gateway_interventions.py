@@ -115,6 +115,7 @@ def test_nan_is_refused(http: httpx.Client) -> None:
         ("interventions[0].site.side", "interventions[0].is_input"),
         ("interventions[0].intervention_id", "interventions[0].intervention_id"),
         ("interventions[1]", "interventions[1]"),
+        ("interventions[1].select", "interventions[1]"),
         ("interventions[2].value.tensor.tensor_id", "interventions[2].value.tensor.tensor_id"),
         ("interventions[7]", "interventions[7]"),
         ("interventions", "interventions"),
