@@ -18,6 +18,7 @@ from neuroscope.codec import Event
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.verdicts import cache_folder
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
@@ -41,7 +42,7 @@ class InferenceService:
         hooks = HookServicer(self.engine)
         runner = Runner(self.engine, hooks, settings)
         servicers = (
-            ModelServicer(self.engine),
+            ModelServicer(self.engine, cache_folder() if settings.cache_self_tests else None),
             hooks,
             GenerationServicer(self.engine, runner),
             CaptureServicer(self.engine, runner),

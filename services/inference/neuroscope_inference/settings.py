@@ -37,5 +37,8 @@ class InferenceSettings(BaseSettings):
     drain_seconds: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."
     )
+    cache_self_tests: bool = Field(
+        True, description="Keep verdicts of the self-test in the user's cache, for models whose files did not change."
+    )
     max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
