@@ -5,6 +5,9 @@ import os
 # On the CPU mlx.compile runs g++ for about two seconds per new kernel; read when mlx is imported, so set before it.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
+# Models of tests are new in every run; the user's cache is no place for what is proved of them.
+os.environ.setdefault("NEUROSCOPE_INFERENCE_CACHE_SELF_TESTS", "false")
+
 # The BLAS that the service uses; it must be loaded before mlx, which test modules import as they are collected.
 from neuroscope_inference import blas
 

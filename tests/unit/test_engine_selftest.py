@@ -3,6 +3,7 @@
 python -m pytest tests/unit/test_engine_selftest.py
 """
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from neuroscope.errors import ModelUnsupportedError, UnavailableSiteError
 from neuroscope.sites import Point
+from neuroscope_inference.engine import identities, projections, routing, selftest
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.loaded import load_here
 from tests.support.random_models import make_model
@@ -142,3 +144,59 @@ def test_a_model_of_one_layer_is_tested(tmp_path: Path) -> None:
     folder = make_model("llama", tmp_path / "one layer", num_hidden_layers=1)
     model = load_here(folder)
     assert {check.name for check in model.self_test.identities} == IDENTITIES - {"resid_post == next layer's resid_pre"}
+
+
+def test_a_layer_s_tensors_are_let_go_of_before_the_next_runs(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    held_before: list[int] = []
+    plain = selftest.Proof.layer
+
+    def layer(self: selftest.Proof, layer: int, seen: identities.Seen) -> None:
+        assert {point.layer for point in seen} == {layer}
+        held.append(sum(array.nbytes for array in seen.values()))
+        gc.collect()
+        baseline = mx.get_active_memory()
+        plain(self, layer, seen)
+        held_before.append(baseline)
+
+    monkeypatch.setattr(selftest.Proof, "layer", layer)
+    load_here(llama_dir)
+    assert len(held) == 4
+    caches = 2 * 2 * 256 * 2 * 16 * 4  # keys and values of the two layers in between, in mlx-lm's steps of 256
+    assert held_before[3] - held_before[1] - caches < held[0] / 4
+
+
+def test_two_forward_passes_are_all_there_is(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[Any] = []
+    plain = llama.Model.__call__
+    monkeypatch.setattr(
+        llama.Model, "__call__", lambda self, *args, **kwargs: passes.append(args) or plain(self, *args, **kwargs)
+    )
+    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    load_here(llama_dir)
+    assert len(passes) == 2
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "llama4"])
+def test_weights_of_experts_that_do_not_add_up_are_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """A rule of weights that is wrong explains no layer's output, so nothing is published under the name."""
+    for rule, function in list(routing.RULES.items()):
+        monkeypatch.setitem(routing.RULES, rule, lambda *args, right=function: 0.9 * right(*args))
+    model = load_here(make_model(family, tmp_path / family))
+    points = [state for state in model.layout.states if state.point.component == "expert_weights"]
+    assert all(state.reason for state in points)
+    assert any("no rule" in state.reason for state in points)
+
+
+def test_projections_read_in_another_order_are_put_right(tmp_path: Path) -> None:
+    for family, order in (("gpt_neox", "by group"), ("gpt2", "side by side"), ("phi3", "side by side")):
+        model = load_here(make_model(family, tmp_path / family))
+        assert {columns.order for columns in model.layout.columns} == {order}, family
+
+
+def test_projections_in_no_known_order_are_withdrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(projections.ORDERS, "by group")
+    found = withdrawn(load_here(make_model("gpt_neox", tmp_path / "gpt_neox")))
+    assert {"q_proj", "k_proj"} <= set(found)

@@ -18,6 +18,7 @@ from neuroscope.codec import Event
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.verdicts import cache_folder
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
@@ -51,7 +52,7 @@ class InferenceService:
         self._keeper = Keeper(spool, self.engine, hooks)
         generation = GenerationServicer(self.engine, runner, self._keeper)
         servicers = (
-            ModelServicer(self.engine),
+            ModelServicer(self.engine, cache_folder() if settings.cache_self_tests else None),
             hooks,
             generation,
             CaptureServicer(self.engine, runner, self._keeper, generation),

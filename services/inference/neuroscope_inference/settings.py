@@ -44,6 +44,9 @@ class InferenceSettings(BaseSettings):
     drain_seconds: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."
     )
+    cache_self_tests: bool = Field(
+        True, description="Keep verdicts of the self-test in the user's cache, for models whose files did not change."
+    )
     max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
     tensor_max_bytes: int = Field(1024**3, ge=0, description="Uploaded tensors may take this much memory together.")
     tensor_ttl_seconds: float = Field(3600.0, gt=0, description="An upload that does not say how long to keep it.")

@@ -21,7 +21,7 @@ from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_t
 
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine import config_mending, selftest
+from neuroscope_inference.engine import config_mending, selftest, verdicts
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.layout import Layout, first_int
 from neuroscope_inference.engine.model import LoadedModel
@@ -39,6 +39,8 @@ class LoadRequest:
     """What the user called it."""
     model_id: str
     adapter_path: str = ""
+    verdicts: Path | None = None
+    """Where verdicts of the self-test are kept; None: every load proves the model."""
 
 
 def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
@@ -58,12 +60,27 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
     text_config: Mapping[str, Any] = config.get("text_config", config)
     layout = Layout(model, {"model_type": config.get("model_type"), **text_config})
     vocab_size = first_int(text_config, "vocab_size") or len(tokenizer)
-    result = selftest.run(layout, vocab_size)
+    result = _proved(request, layout, vocab_size)
     yield pb.LoadProgress(
         phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=selftest.TOKEN_COUNT, bytes_total=selftest.TOKEN_COUNT
     )
     description = _describe(request, folder, config, text_config, model, tokenizer, layout)
     yield LoadedModel(model, tokenizer, layout, description, result, folder, request.adapter_path)
+
+
+def _proved(request: LoadRequest, layout: Layout, vocab_size: int) -> pb.SelfTest:
+    """The self-test's verdict, from the cache where it holds one for these files."""
+    if request.verdicts is None:
+        return selftest.run(layout, vocab_size)
+    try:
+        key = verdicts.key_of(request.folder, request.adapter_path)
+    except OSError:
+        return selftest.run(layout, vocab_size)
+    verdict = verdicts.restore(request.verdicts, key, layout)
+    if verdict is None:
+        verdict = selftest.run(layout, vocab_size)
+        verdicts.keep(request.verdicts, key, layout, verdict)
+    return verdict
 
 
 def _checked_config(folder: Path) -> dict[str, Any]:

@@ -18,10 +18,15 @@ from neuroscope_inference.engine.model import LoadedModel
 
 
 class ModelServicer:
-    """Implements neuroscope.v1.ModelService."""
+    """Implements neuroscope.v1.ModelService.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        verdicts: where verdicts of the self-test are kept; None: every load proves the model.
+    """
+
+    def __init__(self, engine: Engine, verdicts: Path | None = None) -> None:
         self._engine = engine
+        self._verdicts = verdicts
 
     async def LoadModel(
         self, request: pb.LoadModelRequest, context: Context
@@ -37,7 +42,8 @@ class ModelServicer:
                 else:
                     yield pb.LoadModelResponse(progress=found)
         model_id = request.model_id or hub.default_id(request.model_path)
-        stream = self._engine.load(LoadRequest(folder, request.model_path, model_id, request.adapter_path))
+        wanted = LoadRequest(folder, request.model_path, model_id, request.adapter_path, self._verdicts)
+        stream = self._engine.load(wanted)
         try:
             async with aclosing(stream.items()) as events:
                 async for event in events:
