@@ -268,6 +268,30 @@ def test_another_prompts_activation(grpc_transport: GrpcTransport, folder: Path)
         assert_is(recording, donor, row=1)
 
 
+def test_another_prompt_while_generating(grpc_transport: GrpcTransport, family: str) -> None:
+    """Positions of the prompt need no step; a batch of both generates as the patched prompt alone would."""
+    patch = edit("resid_post", 1, edit_pb.Expression(other_row=edit_pb.OtherRow(row=1)), rows=[0], positions=[2, 4])
+    donor = captured(grpc_transport, family, [], prompts=[prompt(OTHER_IDS)]).array("resid_post", 1)
+    given = edit("resid_post", 1, stored(donor[0, [2, 4]]), positions=[2, 4])
+    request = generate_request(
+        [prompt(IDS), prompt(OTHER_IDS)], model_id=family, interventions=[patch], max_tokens=8, ignore_eos=True
+    )
+    patched = record(grpc_transport, request)
+    assert patched.token_ids(0) == generated(grpc_transport, family, given, max_tokens=8).token_ids()
+    endless = edit("resid_post", 1, edit_pb.Expression(other_row=edit_pb.OtherRow(row=1)), rows=[0])
+    request = generate_request([prompt(IDS)] * 2, model_id=family, interventions=[endless])
+    with pytest.raises(errors.InvalidRequestError) as caught:
+        record(grpc_transport, request)
+    assert caught.value.field == "interventions[0].value.other_row.row"
+
+
+def test_an_edit_of_scores_shows_no_future(grpc_transport: GrpcTransport, family: str) -> None:
+    recording = captured(grpc_transport, family, [edit("attention_scores", 1, constant(0))])
+    pattern = recording.array("attention_pattern", 1)
+    visible = np.tril(np.ones((len(IDS), len(IDS))))
+    np.testing.assert_allclose(pattern, np.broadcast_to(visible / visible.sum(-1, keepdims=True), pattern.shape), 1e-5)
+
+
 def test_all_of_another_prompt_is_its_answer(grpc_transport: GrpcTransport, folder: Path) -> None:
     patch = edit("resid_post", 1, edit_pb.Expression(other_row=edit_pb.OtherRow(row=1)), rows=[0], steps=slice(0, 1))
     recording = captured(grpc_transport, folder.name, [patch], prompts=[prompt(IDS), prompt(OTHER_IDS)])
@@ -395,6 +419,39 @@ def test_a_free_generation_is_steered_from_the_step_that_is_named(grpc_transport
     ids = [*IDS, *recording.token_ids()[:-1]]
     same = edits_of([edit("resid_post", 1, change, steps=slice(first, None))], Row(len(IDS)), num_layers=LAYERS)
     assert_is(recording, forward(folder, ids, same), GENERATED)
+
+
+@pytest.mark.parametrize("company", [0, 2])
+def test_steering_may_change_how_attention_is_computed(
+    grpc_transport: GrpcTransport, folder: Path, company: int
+) -> None:
+    """Into the edited pattern's own batch and back, alone and out of a batch of others."""
+    others = [
+        Follower(
+            grpc_transport, generate_request(prompt(OTHER_IDS), model_id=folder.name, max_tokens=200, ignore_eos=True)
+        )
+        for _ in range(company)
+    ]
+    name = f"patterns {folder.name} {company}"
+    request = generate_request(
+        prompt(IDS), *READ, model_id=folder.name, max_tokens=9, ignore_eos=True, max_steps_ahead=1, generation_id=name
+    )
+    halved = operation(ACTIVATION, "*", constant(0.5))
+    follower = Follower(grpc_transport, request)
+    for step in range(9):
+        assert follower.next_token() is not None
+        if step == 2:
+            assert steer(grpc_transport, name, edit("attention_pattern", 1, halved, heads=[0])) == 3
+        if step == 5:
+            assert steer(grpc_transport, name) == 6
+        if step < 8:
+            grpc_transport.unary(RPCS["AdvanceGeneration"], pb.AdvanceGenerationRequest(generation_id=name, steps=1))
+    recording = follower.wait()
+    for other in others:
+        other.close()
+    ids = [*IDS, *recording.token_ids()[:-1]]
+    same = [edit("attention_pattern", 1, halved, heads=[0], steps=slice(3, 6))]
+    assert_is(recording, forward(folder, ids, edits_of(same, Row(len(IDS)), num_layers=LAYERS)), GENERATED)
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -3,10 +3,12 @@
 python -m pytest tests/integration/test_prompt_cache.py
 """
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from neuroscope.hooks import Hook
@@ -21,7 +23,6 @@ from tests.support.recording import Recording, generate_request, prompt, record
 from tests.support.services import inference_service
 
 FAMILIES = ("llama", "gpt2", "gemma3_text", "qwen3_moe")
-TURN = [5, 17, 301, 44, 9, 260, 77, 131, 12, 90]
 FIELDS: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True}
 TOLERANCE = 1e-5
 
@@ -41,13 +42,20 @@ def forgetful(folders: list[Path]) -> Iterator[GrpcTransport]:
         transport.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def remembering(folders: list[Path]) -> Iterator[GrpcTransport]:
-    """A service that keeps prompts, fresh for each test."""
+    """A service that keeps prompts."""
     with inference_service(*folders) as service:
         transport = GrpcTransport(service.target)
         yield transport
         transport.close()
+
+
+@pytest.fixture
+def turn(request: pytest.FixtureRequest) -> list[int]:
+    """A prompt of ten tokens that no other test begins with."""
+    draws = np.random.default_rng(zlib.crc32(request.node.name.encode()))
+    return draws.integers(5, 500, 10).tolist()
 
 
 def computed(transport: GrpcTransport, request: pb.GenerateRequest) -> tuple[Recording, int]:
@@ -58,22 +66,24 @@ def computed(transport: GrpcTransport, request: pb.GenerateRequest) -> tuple[Rec
     return recording, sum(int(tracing.attributes(span)["neuroscope.tokens"]) for span in spans)
 
 
-def conversation(transport: GrpcTransport, model_id: str, *hooks: Any) -> list[tuple[Recording, int]]:
+def conversation(transport: GrpcTransport, model_id: str, turn: list[int]) -> list[tuple[Recording, int]]:
     """Three turns, each of which begins with all that was said before."""
     turns: list[tuple[Recording, int]] = []
-    ids = list(TURN)
-    for turn in range(3):
-        request = generate_request(prompt(ids), *hooks, model_id=model_id, **FIELDS, temperature=1.0, seed=turn)
+    ids = list(turn)
+    for seed in range(3):
+        request = generate_request(prompt(ids), model_id=model_id, **FIELDS, temperature=1.0, seed=seed)
         recording, positions = computed(transport, request)
         turns.append((recording, positions))
-        ids += [*recording.token_ids(), 33 + turn, 7]
+        ids += [*recording.token_ids(), 33 + seed, 7]
     return turns
 
 
 @pytest.mark.parametrize("model_id", FAMILIES)
-def test_a_conversation_is_read_once(remembering: GrpcTransport, forgetful: GrpcTransport, model_id: str) -> None:
-    with_cache = conversation(remembering, model_id)
-    without = conversation(forgetful, model_id)
+def test_a_conversation_is_read_once(
+    remembering: GrpcTransport, forgetful: GrpcTransport, model_id: str, turn: list[int]
+) -> None:
+    with_cache = conversation(remembering, model_id, turn)
+    without = conversation(forgetful, model_id, turn)
     assert [positions for _, positions in without] == [10, 18, 26]
     assert [positions for _, positions in with_cache] == [10, 3, 3]  # the last token, which was not read, and two new
     for (found, _), (expected, _) in zip(with_cache, without, strict=True):
@@ -85,22 +95,22 @@ def test_a_conversation_is_read_once(remembering: GrpcTransport, forgetful: Grpc
 @pytest.mark.parametrize("model_id", FAMILIES)
 @pytest.mark.parametrize("site", ["resid_post", "key", "attention_pattern"])
 def test_no_position_is_hidden_from_a_capture(
-    remembering: GrpcTransport, forgetful: GrpcTransport, model_id: str, site: str
+    remembering: GrpcTransport, forgetful: GrpcTransport, model_id: str, site: str, turn: list[int]
 ) -> None:
-    warm = generate_request(prompt(TURN), model_id=model_id, **FIELDS)
+    warm = generate_request(prompt(turn), model_id=model_id, **FIELDS)
     record(remembering, warm)
-    request = generate_request(prompt(TURN), site, model_id=model_id, **FIELDS)
+    request = generate_request(prompt(turn), site, model_id=model_id, **FIELDS)
     found, positions = computed(remembering, request)
-    assert positions == len(TURN)
+    assert positions == len(turn)
     assert_same(found, record(forgetful, request))
 
 
 @pytest.mark.parametrize("model_id", FAMILIES)
 def test_a_capture_of_the_end_needs_only_the_end(
-    remembering: GrpcTransport, forgetful: GrpcTransport, model_id: str
+    remembering: GrpcTransport, forgetful: GrpcTransport, model_id: str, turn: list[int]
 ) -> None:
-    record(remembering, generate_request(prompt(TURN), model_id=model_id, **FIELDS))
-    longer = [*TURN, 3, 4, 5, 6]
+    record(remembering, generate_request(prompt(turn), model_id=model_id, **FIELDS))
+    longer = [*turn, 3, 4, 5, 6]
     hooks = [Hook("resid_post", positions=[-2, -1]), Hook("mlp_out", steps=slice(2, None))]
     request = generate_request(prompt(longer), *hooks, model_id=model_id, **FIELDS)
     found, positions = computed(remembering, request)
@@ -109,23 +119,27 @@ def test_a_capture_of_the_end_needs_only_the_end(
     assert_same(found, record(forgetful, request))
 
 
-def test_edits_neither_use_nor_leave_a_prompt(remembering: GrpcTransport, forgetful: GrpcTransport) -> None:
+def test_edits_neither_use_nor_leave_a_prompt(
+    remembering: GrpcTransport, forgetful: GrpcTransport, turn: list[int]
+) -> None:
     zero = intervention_pb2.Intervention()
     zero.site.component, zero.site.layer, zero.value.constant = "mlp_out", 1, 0.0
-    edited = generate_request(prompt(TURN), interventions=[zero], **FIELDS)
-    plain = generate_request(prompt(TURN), **FIELDS)
+    edited = generate_request(prompt(turn), interventions=[zero], **FIELDS)
+    plain = generate_request(prompt(turn), **FIELDS)
     first, positions = computed(remembering, edited)
-    assert positions == len(TURN)
+    assert positions == len(turn)
     unedited, positions = computed(remembering, plain)
-    assert positions == len(TURN), "nothing of the edited one was kept"
+    assert positions == len(turn), "nothing of the edited one was kept"
     again, positions = computed(remembering, edited)
-    assert positions == len(TURN), "nothing of the plain one was taken"
+    assert positions == len(turn), "nothing of the plain one was taken"
     assert again.token_ids() == first.token_ids() != unedited.token_ids()
     assert unedited.token_ids() == record(forgetful, plain).token_ids()
 
 
-def test_rows_of_a_batch_leave_their_prompts_too(remembering: GrpcTransport, forgetful: GrpcTransport) -> None:
-    prompts = [[*TURN[:index], 100 + index, *TURN[index:]] for index in range(4)]
+def test_rows_of_a_batch_leave_their_prompts_too(
+    remembering: GrpcTransport, forgetful: GrpcTransport, turn: list[int]
+) -> None:
+    prompts = [[*turn[:index], 100 + index, *turn[index:]] for index in range(4)]
     followers = [Follower(remembering, generate_request(prompt(ids), **FIELDS)) for ids in prompts]
     for follower in followers:
         follower.wait()

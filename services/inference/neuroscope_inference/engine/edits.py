@@ -116,7 +116,7 @@ class Edit:
             heads=self.heads,
             position_counts={row: len(places) for row, places in self.places.items()},
             last_position=max(max(places) for places in self.places.values() if places),
-            only_prompt=self.steps.stop == 1,
+            only_prompt=all(max(places) < lengths[row] for row, places in self.places.items() if places),
             row_count=len(lengths),
             has_rings=model.rotates,
         )

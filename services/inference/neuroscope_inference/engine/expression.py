@@ -202,7 +202,7 @@ class Compiler:
             )
         if not self.frame.only_prompt:
             raise InvalidRequestError(
-                "another prompt's activation is there for the prompt alone: select step 0", field=path
+                "another prompt's activation is there for the prompt alone: select step 0, or its positions", field=path
             )
         self.other_rows.add(row)
         return lambda part: self.donated(row, part)
