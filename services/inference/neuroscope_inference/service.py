@@ -18,6 +18,7 @@ from neuroscope.codec import Event
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
@@ -42,7 +43,7 @@ class InferenceService:
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
-        self.engine = Engine(settings.stream_limit_bytes)
+        self.engine = Engine(settings.stream_limit_bytes, Shelf(settings.model_memory_bytes))
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)

@@ -30,6 +30,12 @@ class InferenceSettings(BaseSettings):
     model: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
     )
+    model_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Weights of all models may take this much memory together; loading one more evicts the least "
+        "recently used that nothing runs on. 0: no limit.",
+    )
     chunk_budget_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="Captures of one prefill chunk may take this many bytes."
     )

@@ -39,6 +39,8 @@ class LoadedModel:
     self_test: pb.SelfTest
     folder: Path
     adapter_path: str
+    used_at_s: float = 0.0
+    """When something last ran on it, or asked for it, by the monotonic clock."""
     _can_batch: bool | None = None
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
