@@ -46,6 +46,10 @@ class InferenceSettings(BaseSettings):
         10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."
     )
     max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
+    max_streams_per_client: int = Field(
+        64, ge=1, description="Most streams of one client at a time; a client is an address, and the gateway is one."
+    )
+    max_streams: int = Field(256, ge=1, description="Most streams of all clients at a time.")
     tensor_max_bytes: int = Field(1024**3, ge=0, description="Uploaded tensors may take this much memory together.")
     tensor_ttl_seconds: float = Field(3600.0, gt=0, description="An upload that does not say how long to keep it.")
     spool_dir: str = Field(
