@@ -222,5 +222,5 @@ async def test_stopping_ends_what_runs_and_what_waits() -> None:
 def put_model(engine: Engine, model_id: str) -> LoadedModel:
     """A model that is nothing but a name."""
     model = cast("Any", SimpleNamespace(description=SimpleNamespace(model_id=model_id)))
-    engine._models[model_id] = model
+    engine.shelf.put(model)
     return model

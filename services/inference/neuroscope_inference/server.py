@@ -20,6 +20,7 @@ from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, NeuroScopeIntegrationError
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.status import to_abort
+from neuroscope_inference.admission import client_of
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
 
@@ -142,7 +143,8 @@ def _handler(service: InferenceService, rpc: Rpc, calls: _Calls) -> grpc.RpcMeth
         async def stream(request: Event | Malformed, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             calls.begin(context)
             async with _errors_as_status(context):
-                events = service.stream(rpc, _well_formed(request), context.invocation_metadata() or ())
+                metadata, client = context.invocation_metadata() or (), client_of(context.peer())
+                events = service.stream(rpc, _well_formed(request), metadata, client)
                 async with aclosing(events):
                     async for event in events:
                         await context.write(event)

@@ -17,7 +17,9 @@ from neuroscope import telemetry
 from neuroscope.codec import Event
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.admission import Admission
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.verdicts import cache_folder
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
@@ -36,6 +38,8 @@ from neuroscope_inference.tensor_store import TensorStore
 _log = logging.getLogger(__name__)
 
 Metadata = Iterable[tuple[str, "str | bytes"]]
+IN_PROCESS = "in process"
+"""The client of whoever calls without a transport."""
 
 
 class InferenceService:
@@ -43,7 +47,10 @@ class InferenceService:
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
-        self.engine = Engine(settings.stream_limit_bytes, settings.prompt_cache_bytes)
+        self.engine = Engine(
+            settings.stream_limit_bytes, settings.prompt_cache_bytes, Shelf(settings.model_memory_bytes)
+        )
+        self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)
@@ -80,9 +87,11 @@ class InferenceService:
         with _server_span(rpc, metadata) as context:
             return await self._methods[rpc.method](request, context)
 
-    async def stream(self, rpc: Rpc, request: Event, metadata: Metadata) -> AsyncGenerator[Event, None]:
-        """Answers a call that returns a stream."""
-        with _server_span(rpc, metadata) as context:
+    async def stream(
+        self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS
+    ) -> AsyncGenerator[Event, None]:
+        """Answers a call that returns a stream; a client has a limited number of them."""
+        with _server_span(rpc, metadata) as context, self._admission.admit(client):
             async with aclosing(self._methods[rpc.method](request, context)) as events:
                 async for event in events:
                     yield event

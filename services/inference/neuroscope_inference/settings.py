@@ -30,6 +30,12 @@ class InferenceSettings(BaseSettings):
     model: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
     )
+    model_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Weights of all models may take this much memory together; loading one more evicts the least "
+        "recently used that nothing runs on. 0: no limit.",
+    )
     chunk_budget_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="Captures of one prefill chunk may take this many bytes."
     )
@@ -48,6 +54,10 @@ class InferenceSettings(BaseSettings):
         True, description="Keep verdicts of the self-test in the user's cache, for models whose files did not change."
     )
     max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
+    max_streams_per_client: int = Field(
+        64, ge=1, description="Most streams of one client at a time; a client is an address, and the gateway is one."
+    )
+    max_streams: int = Field(256, ge=1, description="Most streams of all clients at a time.")
     tensor_max_bytes: int = Field(1024**3, ge=0, description="Uploaded tensors may take this much memory together.")
     tensor_ttl_seconds: float = Field(3600.0, gt=0, description="An upload that does not say how long to keep it.")
     spool_dir: str = Field(

@@ -8,8 +8,10 @@ a new request waits for no more than a step. A job whose reader is slow or whose
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -19,19 +21,14 @@ from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
-from neuroscope.errors import (
-    IdTakenError,
-    MLXIntegrationError,
-    ModelNotFoundError,
-    NeuroScopeIntegrationError,
-    nearest,
-)
+from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.decoder import Decoder, Seat
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.row import Row
+from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.stream import Stream
 
 _log = logging.getLogger(__name__)
@@ -72,12 +69,13 @@ class Engine:
     Args:
         stream_limit_bytes: captures that one reader may leave unread before its job rests.
         prompt_cache_bytes: what each model may keep of prompts that were read.
+        shelf: where the loaded models are.
     """
 
-    def __init__(self, stream_limit_bytes: int, prompt_cache_bytes: int = 0) -> None:
+    def __init__(self, stream_limit_bytes: int, prompt_cache_bytes: int = 0, shelf: Shelf | None = None) -> None:
+        self.shelf = shelf or Shelf()
         self._prompt_cache_bytes = prompt_cache_bytes
         self._stream_limit_bytes = stream_limit_bytes
-        self._models: dict[str, LoadedModel] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
         self._decoders: dict[int, Decoder] = {}  # by identity of the model
@@ -106,7 +104,7 @@ class Engine:
         """
         stream: Stream[Any] = Stream(asyncio.get_running_loop(), self._stream_limit_bytes, self.wake)
         job = Job(work, stream, size, may_compute, model)
-        self._command(lambda: self._jobs.append(job))
+        self._command(lambda: self._begin(job))
         return stream
 
     def load(self, request: LoadRequest) -> Stream[pb.LoadProgress | LoadedModel]:
@@ -139,7 +137,7 @@ class Engine:
 
     def models(self) -> list[LoadedModel]:
         """The loaded models, oldest first."""
-        return list(self._models.values())
+        return self.shelf.models()
 
     def model(self, model_id: str) -> LoadedModel:
         """A loaded model; the oldest for an empty id.
@@ -147,18 +145,7 @@ class Engine:
         Raises:
             ModelNotFoundError: none of that id is loaded; names those that are.
         """
-        models = dict(self._models)
-        if not models:
-            what = f"model {model_id!r} is not loaded; no model is" if model_id else "no model is loaded"
-            raise ModelNotFoundError(what, field="model_id")
-        if not model_id:
-            return next(iter(models.values()))
-        if model_id not in models:
-            valid = nearest(model_id, models)
-            raise ModelNotFoundError(
-                f"model {model_id!r} is not loaded; loaded: {', '.join(valid)}", field="model_id", valid=valid
-            )
-        return models[model_id]
+        return self.shelf.get(model_id)
 
     def wake(self) -> None:
         """Makes the thread look again at what it can do."""
@@ -201,6 +188,12 @@ class Engine:
             for decoder in list(self._decoders.values()):
                 self._decode(decoder)
 
+    def _begin(self, job: Job) -> None:
+        if job.model is not None and job.model not in self.shelf:  # it went while the request was being checked
+            job.stream.fail(self.shelf.missing(job.model.description.model_id))
+        else:
+            self._jobs.append(job)
+
     def _has_work(self) -> bool:
         if self._stopping or self._commands or any(map(Job.is_runnable, self._jobs)):
             return True
@@ -208,6 +201,8 @@ class Engine:
 
     def _advance(self, job: Job) -> bool:
         """Does one piece of a job's work; False when it has ended."""
+        if job.model is not None:
+            job.model.used_at_s = time.monotonic()
         if job.stream.closed:
             self._end(job, None)
             return False
@@ -273,40 +268,35 @@ class Engine:
             job.stream.fail(error)
 
     def _load(self, request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
-        existing = self._loaded_as(request)
+        existing = self.shelf.loaded_as(request)
         if existing is not None:
             yield existing
             return
-        for event in load(request):
-            if isinstance(event, LoadedModel):
-                existing = self._loaded_as(request)  # by another request, meanwhile
-                if existing is None:
-                    event.prompts = PromptCache(self._prompt_cache_bytes)
-                    self._models[request.model_id] = event
-                yield existing or event
-            else:
+        try:
+            for event in load(request):
+                if isinstance(event, LoadedModel):
+                    existing = self.shelf.loaded_as(request)  # by another request, meanwhile
+                    self.shelf.release(request)
+                    if existing is None:
+                        event.prompts = PromptCache(self._prompt_cache_bytes)
+                        self.shelf.put(event)
+                    yield existing or event
+                    return
+                if event.phase == pb.LOAD_PHASE_READ and not event.bytes_done:  # sizes are known, nothing is read yet
+                    self._make_room(request, event.bytes_total)
                 yield event
+        finally:
+            self.shelf.release(request)
 
-    def _loaded_as(self, request: LoadRequest) -> LoadedModel | None:
-        """The model that a request would load, if it is there.
-
-        Raises:
-            IdTakenError: another model has its id.
-        """
-        existing = self._models.get(request.model_id)
-        if existing is None:
-            return None
-        if (existing.folder, existing.adapter_path) != (request.folder, request.adapter_path):
-            adapter = f" with the adapter {existing.adapter_path}" if existing.adapter_path else ""
-            raise IdTakenError(
-                f"model_id {request.model_id!r} is taken by {existing.description.model_path}{adapter}; "
-                "choose another, or unload that model",
-                field="model_id",
-            )
-        return existing
+    def _make_room(self, request: LoadRequest, nbytes: int) -> None:
+        in_use = [job.model for job in self._jobs if job.model is not None]
+        if self.shelf.reserve(request, nbytes, in_use):
+            self._decoders = {key: decoder for key, decoder in self._decoders.items() if decoder.seats}
+            gc.collect()  # a hooked model refers to itself
+            mx.clear_cache()
 
     def _unload(self, model: LoadedModel) -> None:
-        self._models = {key: value for key, value in self._models.items() if value is not model}
+        self.shelf.remove(model)
         for job in [job for job in self._jobs if job.model is model]:
             self._jobs.remove(job)
             self._end(job, NeuroScopeIntegrationError(f"model {model.description.model_id} was unloaded"))

@@ -41,6 +41,8 @@ class LoadedModel:
     folder: Path
     adapter_path: str
     prompts: PromptCache = field(default_factory=lambda: PromptCache(0))
+    used_at_s: float = 0.0
+    """When something last ran on it, or asked for it, by the monotonic clock."""
     _can_batch: bool | None = None
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
