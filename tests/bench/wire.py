@@ -296,7 +296,14 @@ def server_process() -> Generator[tuple[str, str]]:
             process.wait(10)
 
 
-def run(gigabytes: float = 1, rounds: int = 3, *, cases: list[str] | None = None, keep: bool = True) -> dict[str, Any]:
+def run(
+    gigabytes: float = 1,
+    rounds: int = 3,
+    *,
+    cases: list[str] | None = None,
+    keep: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Measures every case; each has processes of its own.
 
     Args:
@@ -304,9 +311,11 @@ def run(gigabytes: float = 1, rounds: int = 3, *, cases: list[str] | None = None
         rounds: of each case, after one to warm up; the one that took the least CPU counts.
         cases: some of `CASES`.
         keep: whether the client calls `keep_large_blocks` too, as the server does.
+        progress: is told what begins.
     """
     results: list[dict[str, Any]] = []
     for case in cases or CASES:
+        progress(case)
         with server_process() as (target, port):
             command = [sys.executable, "-m", "tests.bench.wire", "--client", case, "--target", target, "--port", port]
             command += ["--gigabytes", str(gigabytes), "--rounds", str(rounds), *(["--keep"] if keep else [])]

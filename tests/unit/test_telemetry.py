@@ -62,6 +62,24 @@ def test_a_caller_decides_whether_its_trace_is_recorded():
         assert not span.is_recording()
 
 
+def test_a_part_is_recorded_where_its_whole_is():
+    telemetry.configure("neuroscope-test", record_roots=True)
+    tracer = telemetry.tracer()
+    with tracer.start_as_current_span("Generate") as root:
+        context = trace.set_span_in_context(root)
+    with tracer.start_as_current_span("Generate") as root:
+        with telemetry.part("decode", trace.set_span_in_context(root)) as part:
+            part.set_attribute(telemetry.STEP, 3)
+            assert trace.get_current_span() is part
+        with telemetry.part("late", context) as unrecorded:
+            unrecorded.set_attribute(telemetry.STEP, 4)
+            assert trace.get_current_span() is root
+        trace_id = telemetry.trace_id_of(root)
+    spans = _spans(telemetry.recent_trace(trace_id))
+    assert set(spans) == {"Generate", "decode"}
+    assert spans["decode"].parent_span_id == spans["Generate"].span_id
+
+
 def test_inject_and_extract_round_trip():
     telemetry.configure("neuroscope-test", record_roots=True)
     assert telemetry.inject() == []

@@ -189,7 +189,7 @@ def _land(seat: Seat, flight: Flight) -> None:
     """Waits for a step and delivers it."""
     started = time.perf_counter()
     forward = seat.row.forward
-    with telemetry.tracer().start_as_current_span("decode", context=forward.context) as recorded:
+    with telemetry.part("decode", forward.context) as recorded:
         mx.eval(flight.arrays)
         result = seat.row.land(flight)
         recorded.set_attribute(telemetry.STEP, flight.step)

@@ -90,7 +90,7 @@ class Forward:
             DataConversionError: an edit made numbers that are not finite.
         """
         started = time.perf_counter()
-        with telemetry.tracer().start_as_current_span("prefill", context=self.context) as recorded:
+        with telemetry.part("prefill", self.context) as recorded:
             tokens = mx.array([prompt[span.first : span.end]])
             tap, outcome = self.tap(span)
             call: Any = self.model.network
@@ -123,7 +123,7 @@ class Forward:
 
     def take(self, tap: Tap | None, span: Span, slot: int | None = None) -> list[Pending]:
         """What the plan reads of a forward pass, lazy; of a batch the row in that slot."""
-        with telemetry.tracer().start_as_current_span("capture", context=self.context) as recorded:
+        with telemetry.part("capture", self.context) as recorded:
             pending = self.plan.take(tap, span, slot)
             recorded.set_attribute(telemetry.STEP, span.step)
             recorded.set_attribute("neuroscope.tensors", len(pending))

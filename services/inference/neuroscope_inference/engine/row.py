@@ -100,7 +100,7 @@ class Row:
         if draw is None:
             raise AssertionError("a generation runs all layers")
         self._last, self._steps = draw, 1
-        with telemetry.tracer().start_as_current_span("sample", context=self.forward.context) as recorded:
+        with telemetry.part("sample", self.forward.context) as recorded:
             result = self.land(Flight(0, pending, draw, Outcome()))
             recorded.set_attribute(telemetry.STEP, 0)
             recorded.set_attribute(telemetry.TOKENS, 1)

@@ -129,7 +129,7 @@ class Runner:
             async with aclosing(stream.items()) as results:
                 async for result in results:
                     held = result.nbytes
-                    with telemetry.tracer().start_as_current_span("serialise", context=forward.context) as span:
+                    with telemetry.part("serialise", forward.context) as span:
                         span.set_attribute(telemetry.STEP, result.step)
                         span.set_attribute(telemetry.BYTES, held)
                         frames = packer.pack(result.step, _drained(result.tensors))

@@ -1,0 +1,70 @@
+"""A process that measures: it is asked a line at a time, so that several of them can take turns.
+
+with Worker("tests.bench.speed", "--worker", "mlx_lm", folder) as worker:      the one who asks
+    worker.ask(hooks=["resid_post"], tokens=32)
+answer(measure)                                                               the process, once it is ready
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_READY = "ready"
+
+
+class Worker:
+    """A module run as a process.
+
+    Raises (from `ask`):
+        ChildProcessError: the process has ended; what it wrote to stderr says why.
+    """
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", module, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._what = " ".join([module, *arguments])
+
+    def __enter__(self) -> Worker:
+        try:
+            assert self._line() == _READY
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """What the process measures."""
+        assert self._process.stdin is not None
+        print(json.dumps(question), file=self._process.stdin, flush=True)
+        return json.loads(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"{self._what} ended")
+        return line.strip()
+
+    def _end(self) -> None:
+        self._process.communicate()  # ends its standard input, and so the process
+
+
+def answer(measure: Callable[..., dict[str, Any]]) -> None:
+    """Answers every question until standard input ends."""
+    print(_READY, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(measure(**json.loads(line))), flush=True)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, user and system."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
