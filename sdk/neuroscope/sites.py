@@ -116,9 +116,10 @@ _LENS_BLOCK_NAMES = {
     "mlp.hook_post": "mlp_neurons",
 }
 _LENS_NAMES = {"hook_embed": "embedding"}
-_LENS_BLOCK = re.compile(r"blocks\.(-?\d+)\.(.+)")
+_LENS_BLOCK = re.compile(r"blocks\.(-?[0-9]{1,9})\.(.+)")  # nine digits fit the int32 of Site.layer
 _LAYER = re.compile(
-    r"(?:transformer\.h|model\.layers|model\.h|blocks|layers|gpt_neox\.layers|language_model\.model\.layers|h)\.(-?\d+)"
+    r"(?:transformer\.h|model\.layers|model\.h|blocks|layers|gpt_neox\.layers|language_model\.model\.layers|h)"
+    r"\.(-?[0-9]{1,9})"
 )
 _LAYERLESS = {
     "embedding": ("transformer.wte", "model.embed_tokens", "model.wte", "wte", "embed_tokens", "model.embed_in"),
@@ -242,6 +243,10 @@ def _layer_of(site: site_pb2.Site, named_layer: int | None, field: str) -> int |
 
 
 def _component_of(name: str, site: site_pb2.Site, field: str) -> tuple[str, bool]:
+    if site.side not in site_pb2.Side.values():
+        raise UnknownSiteError(
+            f"the contract has no side {site.side}", field=f"{field}.side", valid=site_pb2.Side.keys()[1:]
+        )
     wants_input = site.side == site_pb2.SIDE_INPUT
     if name in REST_NAMES:
         output, read = REST_NAMES[name]

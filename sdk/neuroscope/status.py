@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import cast
 
 import grpc
@@ -16,6 +18,8 @@ from neuroscope.v1 import errors_pb2
 DOMAIN = "neuroscope"
 MESSAGE_BYTES = 1000
 """Longer messages are cut: a status is a header, sent three times over, and peers refuse headers above 8 KiB."""
+VALID_BYTES = 1000
+"""Only as many valid names are sent as fit; ids that users chose may be long."""
 _PREFIX = "ERROR_REASON_"
 # What a status means that carries no reason of ours: from gRPC itself, a proxy, or another server.
 _BY_STATUS: dict[grpc.StatusCode, type[errors.MLXIntegrationError]] = {
@@ -36,8 +40,8 @@ def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
     """The status of an error: its code, message, ErrorInfo and, if a field is at fault, BadRequest."""
     message = _cut(error.message)
     info = error_details_pb2.ErrorInfo(reason=error.code().upper(), domain=DOMAIN)
-    if error.valid:
-        info.metadata["valid"] = ",".join(error.valid)
+    if valid := _that_fit(error.valid):
+        info.metadata["valid"] = ",".join(valid)
     if error.field:
         info.metadata["field"] = error.field
     if isinstance(error, errors.StreamingError) and error.restart_token:
@@ -95,6 +99,11 @@ def _packed(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed
+
+
+def _that_fit(names: Sequence[str]) -> list[str]:
+    sizes = itertools.accumulate(len(name.encode()) + 1 for name in names)
+    return [name for name, size in zip(names, sizes, strict=True) if size <= VALID_BYTES]
 
 
 def _cut(message: str) -> str:

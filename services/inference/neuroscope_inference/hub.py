@@ -6,7 +6,9 @@ Runs beside the engine: a download of hours holds up nobody. A repository that i
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from neuroscope.v1 import inference_pb2 as pb
 _Report = Callable[[int, int], None]
 
 
+class NobodyWaitsError(Exception):
+    """Ends a download that nobody waits for any more."""
+
+
 async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgress | Path, None]:
     """Yields progress while files are fetched, then the folder.
 
@@ -31,26 +37,44 @@ async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgre
     if folder is not None:
         yield folder
         return
-    progress: asyncio.Queue[pb.LoadProgress] = asyncio.Queue()
+    progress: asyncio.Queue[pb.LoadProgress | None] = asyncio.Queue()  # None: the end
     loop = asyncio.get_running_loop()
+    gone = threading.Event()
 
     def report(done: int, total: int) -> None:
+        if gone.is_set():
+            raise NobodyWaitsError
         message = pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=done, bytes_total=total)
         loop.call_soon_threadsafe(progress.put_nowait, message)
 
-    fetching = asyncio.create_task(asyncio.to_thread(_fetch, model_path, revision, report))
+    fetching = _in_daemon_thread(lambda: _fetch(model_path, revision, report))
+    fetching.add_done_callback(lambda _: progress.put_nowait(None))
     done_bytes = 0
-    while not fetching.done() or not progress.empty():
-        waiting = asyncio.create_task(progress.get())
-        await asyncio.wait({waiting, fetching}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            waiting.cancel()
-            continue
-        message = waiting.result()
-        if message.bytes_done >= done_bytes:
-            done_bytes = message.bytes_done
-            yield message
-    yield fetching.result()
+    try:
+        while (message := await progress.get()) is not None:
+            if message.bytes_done >= done_bytes:
+                done_bytes = message.bytes_done
+                yield message
+        yield fetching.result()
+    finally:
+        gone.set()
+        fetching.cancel()
+
+
+def _in_daemon_thread(work: Callable[[], Path]) -> asyncio.Future[Path]:
+    """As `asyncio.to_thread`, but the end of the process does not wait for the thread: the network may hang."""
+    future: Future[Path] = Future()
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="neuroscope-fetch", daemon=True).start()
+    return asyncio.wrap_future(future)
 
 
 def local_folder(model_path: str) -> Path | None:

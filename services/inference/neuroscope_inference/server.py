@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,8 @@ from neuroscope_inference.settings import InferenceSettings
 
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_LAST_WORDS_S = 0.2
+"""Once no call of the contract runs any more, watchers of health have this long to hear of the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class Malformed:
 
 async def serve(settings: InferenceSettings) -> None:
     """Serves until SIGTERM or SIGINT, then lets running requests end within the drain time."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     telemetry.configure("neuroscope-inference")
     service = InferenceService(settings)
     server = grpc.aio.server(
@@ -44,9 +50,10 @@ async def serve(settings: InferenceSettings) -> None:
             ("grpc.so_reuseport", 0),  # a second service on the port is an error, not a rival
         ]
     )
+    calls = _Calls()
     names = sorted({rpc.service for rpc in RPCS.values()})
     for name in names:
-        handlers = {rpc.method: _handler(service, rpc) for rpc in RPCS.values() if rpc.service == name}
+        handlers = {rpc.method: _handler(service, rpc, calls) for rpc in RPCS.values() if rpc.service == name}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     health_servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - the stubs lack it
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -55,26 +62,68 @@ async def serve(settings: InferenceSettings) -> None:
     for name in ("", *names):  # health comes with the models
         await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     try:
-        await service.load_models()
-        for name in ("", *names):
-            await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-        print(f"neuroscope-inference ready on {settings.host}:{port}", flush=True)
-        await stop.wait()
+        if await _ends_before(stop, service.load_models()):
+            for name in ("", *names):
+                await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+            print(f"neuroscope-inference ready on {_address(settings.host, port)}", flush=True)
+            await stop.wait()
         _log.info("draining for up to %g s", settings.drain_seconds)
         await health_servicer.enter_graceful_shutdown()
     finally:
-        await server.stop(settings.drain_seconds)
+        draining = asyncio.create_task(server.stop(settings.drain_seconds))
+        await asyncio.wait({draining, asyncio.create_task(calls.ended())}, return_when=asyncio.FIRST_COMPLETED)
+        await server.stop(_LAST_WORDS_S)  # whoever watches health, or keeps reflection open, would stay to the end
+        await draining
         await asyncio.to_thread(service.close)
         telemetry.shutdown()
 
 
+class _Calls:
+    """How many calls of the contract run; those of health and reflection are not counted, they need not end."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Counts a call until its status has left."""
+        self._count += 1
+        self._none.clear()
+        end: Any = self._end  # the stubs want an instance of a class of their own
+        context.add_done_callback(end)
+
+    async def ended(self) -> None:
+        """Waits until none runs."""
+        await self._none.wait()
+
+    def _end(self, _: Any) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+
+async def _ends_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Waits for work to end, and cancels it when told to stop."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+    try:
+        await working
+    except asyncio.CancelledError:
+        return False
+    return True
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _bind(server: grpc.aio.Server, settings: InferenceSettings) -> int:
-    address = f"{settings.host}:{settings.port}"
+    address = _address(settings.host, settings.port)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
@@ -87,10 +136,11 @@ def _bind(server: grpc.aio.Server, settings: InferenceSettings) -> int:
     return port
 
 
-def _handler(service: InferenceService, rpc: Rpc) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(service: InferenceService, rpc: Rpc, calls: _Calls) -> grpc.RpcMethodHandler[Any, Any]:
     if rpc.streams_responses:
 
         async def stream(request: Event | Malformed, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            calls.begin(context)
             async with _errors_as_status(context):
                 events = service.stream(rpc, _well_formed(request), context.invocation_metadata() or ())
                 async with aclosing(events):
@@ -100,6 +150,7 @@ def _handler(service: InferenceService, rpc: Rpc) -> grpc.RpcMethodHandler[Any, 
         return grpc.unary_stream_rpc_method_handler(stream, _reader(rpc), rpc.serialize)
 
     async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        calls.begin(context)
         async with _errors_as_status(context):
             if rpc.streams_requests:
                 return await service.unary(rpc, _each_well_formed(request), context.invocation_metadata() or ())

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split(value: Any) -> Any:
+    """A text of names separated by commas as a list; what is no text stays as it is."""
+    return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
 
 
 class InferenceSettings(BaseSettings):
@@ -21,14 +27,18 @@ class InferenceSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback is reachable by others.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    model: list[str] = Field([], description="Folders or Hugging Face ids to load at start.")
+    model: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+        [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
+    )
     chunk_budget_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="Captures of one prefill chunk may take this many bytes."
     )
     stream_limit_bytes: int = Field(
         16 * 1024 * 1024, ge=1, description="A job rests while its reader has left this many bytes unread."
     )
-    drain_seconds: float = Field(10.0, ge=0, description="On SIGTERM running requests have this long to end.")
+    drain_seconds: float = Field(
+        10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."
+    )
     max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
     tensor_max_bytes: int = Field(1024**3, ge=0, description="Uploaded tensors may take this much memory together.")
     tensor_ttl_seconds: float = Field(3600.0, gt=0, description="An upload that does not say how long to keep it.")
@@ -41,7 +51,7 @@ class InferenceSettings(BaseSettings):
         8 * 1024**3, ge=0, description="Kept streams may take this much disk together; the oldest make room."
     )
     spool_ttl_seconds: float = Field(3600.0, gt=0, description="A stream is kept this long after its end.")
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
 
     @property
     def spool_folder(self) -> Path:

@@ -48,8 +48,9 @@ def cast_dtype(wire: pb.DataType.ValueType, field: str) -> mx.Dtype:
         DataConversionError: activations are not cast to integers.
     """
     if wire not in _CASTABLE:
+        name = pb.DataType.Name(wire) if wire in _OF_WIRE else f"a type {wire} that the contract does not have"
         raise DataConversionError(
-            f"activations are cast to float32, float16 or bfloat16, not to {pb.DataType.Name(wire)}",
+            f"activations are cast to float32, float16 or bfloat16, not to {name}",
             field=field,
             valid=("float32", "float16", "bfloat16"),
         )

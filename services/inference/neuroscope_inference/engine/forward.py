@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from neuroscope import telemetry
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reads import CapturePlan, Pending, Span
+from neuroscope_inference.engine.reads import CapturePlan, Pending, Span, StepResult
 from neuroscope_inference.engine.sampling import Draw, Sampler
 
 MAX_CHUNK_POSITIONS = 512
@@ -86,15 +86,22 @@ class Forward:
         self.timing.prefill_s += time.perf_counter() - started
         return pending, draw
 
+    def chunk(self, prompt: Sequence[int], span: Span, cache: Cache) -> StepResult:
+        """Computes one chunk of which nothing but its captures is wanted. Only the result holds their memory."""
+        pending, _ = self.prefill(prompt, span, cache)
+        return StepResult.of(span.step, pending)
+
     def build(self, tokens: mx.array, span: Span, cache: Cache) -> tuple[list[Pending], mx.array | None]:
         """Builds the graph of one forward pass; nothing is computed yet. No logits if the plan stops before them."""
         tap = self.plan.tap(span)
         call: Any = self.model.network
         logits: mx.array | None = None
-        with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
+        reading = contextlib.nullcontext() if tap is None else self.model.layout.switch.reading(tap)
+        with reading, contextlib.suppress(ForwardStopped):
             logits = call(tokens, cache=cache)
         with telemetry.tracer().start_as_current_span("capture", context=self.context) as recorded:
             pending = self.plan.take(tap, span)
             recorded.set_attribute(telemetry.STEP, span.step)
             recorded.set_attribute("neuroscope.tensors", len(pending))
+            recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))
         return pending, logits

@@ -5,7 +5,7 @@ Knows modules and names. Whether what a hook sees is what the name promises is f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -125,11 +125,11 @@ class Layout:
             return self.state(point).module_path
         return self._paths[id(self.blocks[point.layer].module)]
 
-    def wanted(self, points: Iterator[Point] | list[Point]) -> list[bool]:
+    def wanted(self, points: Iterable[PointIndex]) -> list[bool]:
         """A tap's list for these points."""
         wanted = [False] * len(self.states)
         for point in points:
-            wanted[self.index[point]] = True
+            wanted[point] = True
         return wanted
 
     def hook(self) -> None:

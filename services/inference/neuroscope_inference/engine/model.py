@@ -52,7 +52,8 @@ class LoadedModel:
         """
         state = self.layout.state(point)
         if state.reason:
-            valid = [s.point.component for s in self.layout.states if not s.reason and s.point.layer == point.layer]
+            there = (s.point for s in self.layout.states if not s.reason and s.point.layer == point.layer)
+            valid = list(dict.fromkeys(p.component for p in there))  # both sides of a module have one name
             raise UnavailableSiteError(
                 f"{self.description.model_id} has no {point}: {state.reason}; it has {', '.join(valid)}",
                 field=field,
@@ -67,6 +68,8 @@ class LoadedModel:
             InvalidRequestError: it is empty, a role is unknown, an id is outside the vocabulary.
             ContextLengthError: it is longer than the context.
         """
+        if prompt.bos not in pb.BosPolicy.values():
+            raise InvalidRequestError(f"the contract has no policy {prompt.bos}", field=f"{field}.bos")
         with self._tokenizer_lock:
             ids = self._ids(prompt, field)
         bos = self.description.bos_token_id if self.description.HasField("bos_token_id") else None

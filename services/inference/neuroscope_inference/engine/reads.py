@@ -44,6 +44,7 @@ class Read:
     """One tensor of the plan."""
 
     spec: tensor_pb2.TensorSpec
+    field: str  # path of the hook in the request, such as hooks[0]
     point: Point
     index: PointIndex
     position_axis: int
@@ -185,14 +186,18 @@ class CapturePlan:
         """The plan as it is sent."""
         return tensor_pb2.TensorPlan(tensors=[read.spec for read in self.reads], chunk_positions=chunk_positions)
 
-    def tap(self, span: Span) -> Tap:
-        """A tap for what the plan reads in one forward pass."""
-        points = [read.point for read in self.reads if read.fires(span.row, span.step)]
+    def tap(self, span: Span) -> Tap | None:
+        """A tap for what the plan reads in one forward pass; None where it reads nothing and stops nowhere."""
+        points = [read.index for read in self.reads if read.fires(span.row, span.step)]
+        if not points and self.stop_before is None:
+            return None
         return Tap(self.model.layout.wanted(points), self.stop_before)
 
-    def take(self, tap: Tap, span: Span) -> list[Pending]:
+    def take(self, tap: Tap | None, span: Span) -> list[Pending]:
         """The selected tensors of a forward pass, lazy. What never fired is simply not among them."""
         pending: list[Pending] = []
+        if tap is None:
+            return pending
         for read in self.reads:
             value = tap.seen.get(read.index) if read.fires(span.row, span.step) else None
             part = None if value is None or read.is_companion else read.select(value, span)
@@ -226,7 +231,7 @@ class CapturePlan:
                         raise InvalidRequestError(
                             f"position {position} lies outside prompt {row}, which has {length} tokens"
                             + (f" and at most {generated} generated ones" if generated else ""),
-                            field=f"hooks.{read.spec.hook_id}.select.positions",
+                            field=f"{read.field}.select.positions",
                         )
 
     def expected(self, rows: int) -> Iterator[tuple[Read, int]]:
@@ -298,6 +303,7 @@ class CapturePlan:
                 axes=component.axes,
                 shape=extents,
             ),
+            field=field,
             point=point,
             index=self.model.layout.index[point],
             position_axis=component.axes.index(tensor_pb2.AXIS_POSITION),

@@ -47,23 +47,19 @@ class Row:
 
     def steps(self) -> Iterator[StepResult]:
         """Results of the prefill's chunks, the last of them with the first token; then one with a token a step."""
-        draw: Draw | None = None
-        pending: list[Pending] = []
-        spans = list(self._forward.chunks(self._row, len(self._prompt), needs_logits=True))
-        for span in spans:
-            is_last = span is spans[-1]
-            sampler = self._sampler if is_last else None
-            pending, draw = self._forward.prefill(self._prompt, span, self._cache, sampler)
-            if not is_last:
-                yield StepResult.of(0, pending)
+        *body, last = self._forward.chunks(self._row, len(self._prompt), needs_logits=True)
+        for span in body:
+            yield self._forward.chunk(self._prompt, span, self._cache)
+        pending, draw = self._forward.prefill(self._prompt, last, self._cache, self._sampler)
         step = 0
         while draw is not None:
             ahead = None
             if step + 1 < self._max_tokens and self._may_compute(step + 1):
                 ahead = self._launch(draw, step + 1)
-            token = self._finish(step, pending, draw)
-            yield StepResult.of(step, pending, token)
-            if token.finish_reason:
+            result = self._finish(step, pending, draw)
+            pending = []  # only the result holds their memory: a tensor is free as soon as it has left
+            yield result
+            if result.token is None or result.token.finish_reason:
                 return
             step += 1
             pending, draw = ahead if ahead is not None else self._launch(draw, step)
@@ -79,7 +75,7 @@ class Row:
         mx.async_eval([p.array for p in pending], following.arrays)
         return pending, following
 
-    def _finish(self, step: int, pending: list[Pending], draw: Draw) -> pb.TokenEvent:
+    def _finish(self, step: int, pending: list[Pending], draw: Draw) -> StepResult:
         """Waits for a step and puts its token into words."""
         started = time.perf_counter()
         name = "decode" if step else "sample"
@@ -91,7 +87,7 @@ class Row:
             recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))
         if step:
             self._forward.timing.decode_s += time.perf_counter() - started
-        return token
+        return StepResult.of(step, pending, token)
 
     def _token(self, step: int, draw: Draw) -> pb.TokenEvent:
         token_id = int(number(draw.token))

@@ -53,8 +53,7 @@ class Run:
         for row, prompt in enumerate(self.prompts):
             cache = make_prompt_cache(self.forward.model.network)
             for span in self.forward.chunks(row, len(prompt), needs_logits=False):
-                pending, _ = self.forward.prefill(prompt, span, cache)
-                yield StepResult.of(span.step, pending)
+                yield self.forward.chunk(prompt, span, cache)
 
     def generate(self, sampler: Sampler) -> Iterator[StepResult]:
         """Generates every row, one step of each in turn."""

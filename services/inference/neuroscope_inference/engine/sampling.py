@@ -90,7 +90,7 @@ class Sampler:
         tempered = (logits - logits.max(axis=-1, keepdims=True)) / max(self.temperature, _LOWEST_TEMPERATURE)
         order = mx.argsort(-tempered, axis=-1)
         ranked = mx.take_along_axis(tempered, order, axis=-1)
-        if self.top_k:
+        if 0 < self.top_k < ranked.shape[-1]:
             ranked = mx.where(mx.arange(ranked.shape[-1]) < self.top_k, ranked, -math.inf)
         if self.top_p < 1:
             probabilities = mx.softmax(ranked, axis=-1, precise=True)

@@ -174,7 +174,7 @@ def _manifest(prepared: Prepared) -> pb.Manifest:
             raise HookNeverFiredError(
                 f"hook {read.spec.hook_id!r} ({read.point}) saw nothing in prompt {row}: "
                 f"none of the steps and positions that it selects was run",
-                field=f"hooks.{read.spec.hook_id}",
+                field=read.field,
             )
         entries.append(
             pb.ManifestEntry(
