@@ -186,11 +186,8 @@ class CapturePlan:
                 check_is_run(point, stop_before, field)
                 read = self._read(hook_id, hook, point, field, rows)
                 self.reads += self._reduced(read, hook, directed, f"{field}.reduction")
-
-    @property
-    def reads_attention(self) -> bool:
+        self.reads_attention = any(read.point.component in _ATTENTION for read in self.reads)
         """Whether some tensor has key columns."""
-        return any(read.point.component in _ATTENTION for read in self.reads)
 
     def message(self, chunk_positions: int) -> tensor_pb2.TensorPlan:
         """The plan as it is sent."""
