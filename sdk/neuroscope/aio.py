@@ -235,6 +235,7 @@ class AsyncClient:
         bos: bool | None = None,
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
+        interventions: Sequence[InterventionLike] = (),
     ) -> pb.EstimateCaptureResponse:
         """What a capture of the same arguments would cost."""
         captured = requests.capture(
@@ -245,6 +246,7 @@ class AsyncClient:
             bos=bos,
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
+            interventions=interventions,
         )
         return await self._unary(requests.estimate_capture(captured))
 

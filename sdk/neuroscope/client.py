@@ -335,6 +335,7 @@ class Client:
         bos: bool | None = None,
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
+        interventions: Sequence[InterventionLike] = (),
     ) -> pb.EstimateCaptureResponse:
         """What a capture of the same arguments would cost: bytes and chunks exactly, memory within 20 %.
 
@@ -351,6 +352,7 @@ class Client:
             bos=bos,
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
+            interventions=interventions,
         )
         return self._unary(requests.estimate_capture(captured))
 

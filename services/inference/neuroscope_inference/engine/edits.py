@@ -15,6 +15,7 @@ from neuroscope.errors import (
     UnavailableSiteError,
 )
 from neuroscope.sites import COMPONENTS, Point, resolve
+from neuroscope.tensors import Array
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.expression import Compiler, Frame, Part, Resolve, Value
@@ -320,6 +321,11 @@ class Steering:
 
     plans: list[tuple[int, EditPlan]]
 
+    @classmethod
+    def without_edits(cls, model: LoadedModel) -> Steering:
+        """No edits at all."""
+        return cls([(0, EditPlan(model, (), (), 0, _unasked))])
+
     @property
     def current(self) -> EditPlan:
         """The newest."""
@@ -352,6 +358,10 @@ def _guarded(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], m
         return value
 
     return apply
+
+
+def _unasked(reference: tensor_pb2.TensorReference, path: str) -> Array:
+    raise AssertionError(f"no edit refers to a tensor: {path}, {reference}")
 
 
 def _giving(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:

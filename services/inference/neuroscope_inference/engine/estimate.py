@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from neuroscope.v1 import inference_pb2, site_pb2
+from neuroscope_inference.engine.edits import Steering
 from neuroscope_inference.engine.forward import MAX_CHUNK_POSITIONS, Cache, Forward
 from neuroscope_inference.engine.reads import CapturePlan, Read, Span, selected
 from neuroscope_inference.engine.run import Run
@@ -41,14 +42,18 @@ class _Chunk:
 
 
 def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
-    """The cost of a run's capture, chunk by chunk; complete in the last item. For the engine's thread."""
-    heads = max(run.forward.model.description.num_heads, 1)
+    """The cost of a run's capture, chunk by chunk; complete in the last item. For the engine's thread.
+
+    Edits are left out: they cost next to nothing, and some need activations that nobody computes here.
+    """
+    forward = replace(run.forward, steering=Steering.without_edits(run.forward.model))
+    heads = max(forward.model.description.num_heads, 1)
     found = inference_pb2.EstimateCaptureResponse()
     heaviest: _Chunk | None = None
     for row, prompt in enumerate(run.prompts):
-        cache = make_prompt_cache(run.forward.model.network)
-        for span in run.forward.chunks(row, len(prompt), needs_logits=False):
-            captured = _build(run.forward, prompt, span, cache)
+        cache = make_prompt_cache(forward.model.network)
+        for span in forward.chunks(row, len(prompt), needs_logits=False):
+            captured = _build(forward, prompt, span, cache)
             chunk = _Chunk(prompt, span, captured, _nbytes(cache))
             found.tensor_bytes += captured
             found.chunk_count += 1
@@ -56,13 +61,13 @@ def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
                 heaviest = chunk
             yield found
     assert heaviest is not None
-    found.peak_memory_bytes = _peak_bytes(run.forward, heaviest)
+    found.peak_memory_bytes = _peak_bytes(forward, heaviest)
     yield found
 
 
 def _build(forward: Forward, prompt: Sequence[int], span: Span, cache: Cache) -> int:
     """Builds the graph of a chunk; the bytes that it would send."""
-    pending, _ = forward.build(mx.array([prompt[span.first : span.first + span.length]]), span, cache)
+    pending, _, _ = forward.build(prompt, span, cache)
     return sum(p.array.nbytes for p in pending if p.is_sent)
 
 
@@ -73,10 +78,9 @@ def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
     probe = replace(span, first=span.first + span.length - length, length=length)
     forward = replace(forward, plan=_probing(forward.plan, span, probe))
     cache = _cache_of_zeros(forward, chunk.prompt, probe.first)
-    tokens = mx.array([chunk.prompt[probe.first : probe.first + length]])
     cached, before = _nbytes(cache), mx.get_active_memory()
     mx.reset_peak_memory()
-    pending, _ = forward.build(tokens, probe, cache)
+    pending, _, _ = forward.build(chunk.prompt, probe, cache)
     mx.eval([p.array for p in pending], [layer.state for layer in cache])
     used = mx.get_peak_memory() - before
     captured = sum(p.array.nbytes for p in pending if p.is_sent)

@@ -91,13 +91,7 @@ class Forward:
         """
         started = time.perf_counter()
         with telemetry.tracer().start_as_current_span("prefill", context=self.context) as recorded:
-            tokens = mx.array([prompt[span.first : span.end]])
-            tap, outcome = self.tap(span)
-            call: Any = self.model.network
-            logits: mx.array | None = None
-            with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
-                logits = call(tokens, cache=cache)
-            pending = self.take(tap, span)
+            pending, logits, outcome = self.build(prompt, span, cache)
             draw = sampler.draw(logits[:, -1], span.row, 0) if sampler is not None and logits is not None else None
             held = [p.array for p in pending] + outcome.arrays
             mx.eval(held, draw.arrays if draw else [], [layer.state for layer in cache])
@@ -112,6 +106,15 @@ class Forward:
         """Computes one chunk of which nothing but its captures is wanted. Only the result holds their memory."""
         pending, _ = self.prefill(prompt, span, cache)
         return StepResult.of(span.step, pending)
+
+    def build(self, prompt: Sequence[int], span: Span, cache: Cache) -> tuple[list[Pending], mx.array | None, Outcome]:
+        """Builds the graph of one chunk; nothing is computed yet. No logits if the plan stops before them."""
+        tap, outcome = self.tap(span)
+        call: Any = self.model.network
+        logits: mx.array | None = None
+        with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
+            logits = call(mx.array([prompt[span.first : span.end]]), cache=cache)
+        return self.take(tap, span), logits, outcome
 
     def tap(self, span: Span) -> tuple[Tap | None, Outcome]:
         """A tap for one forward pass of one row, None where nothing is read or edited; and what its edits leave."""
