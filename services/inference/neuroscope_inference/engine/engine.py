@@ -29,6 +29,7 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.stream import Stream
+from neuroscope_inference.engine.tally import Tally
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -43,6 +44,8 @@ class Job:
     size: Callable[[Any], int]
     may_compute: Callable[[int], bool]
     model: LoadedModel | None = None
+    arrived_s: float | None = field(default_factory=time.perf_counter)
+    """When it was started, until its first piece of work."""
     seats: list[Seat] = field(default_factory=list)
 
     def is_runnable(self) -> bool:
@@ -72,6 +75,7 @@ class Engine:
 
     def __init__(self, stream_limit_bytes: int, shelf: Shelf | None = None) -> None:
         self.shelf = shelf or Shelf()
+        self.tally = Tally()
         self._stream_limit_bytes = stream_limit_bytes
         self._commands: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
@@ -144,6 +148,11 @@ class Engine:
         """
         return self.shelf.get(model_id)
 
+    @property
+    def decoding_rows(self) -> int:
+        """Rows that decode."""
+        return sum(len(decoder.seats) for decoder in list(self._decoders.values()))
+
     def wake(self) -> None:
         """Makes the thread look again at what it can do."""
         with self._changed:
@@ -203,6 +212,9 @@ class Engine:
         if job.stream.closed:
             self._end(job, None)
             return False
+        if job.arrived_s is not None:
+            self.tally.waited(time.perf_counter() - job.arrived_s)
+            job.arrived_s = None
         try:
             item = next(job.work)
         except StopIteration:

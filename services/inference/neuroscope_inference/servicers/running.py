@@ -129,6 +129,7 @@ class Runner:
             async with aclosing(stream.items()) as results:
                 async for result in results:
                     held = result.nbytes
+                    self._engine.tally.captured_bytes += held
                     with telemetry.tracer().start_as_current_span("serialise", context=forward.context) as span:
                         span.set_attribute(telemetry.STEP, result.step)
                         span.set_attribute(telemetry.BYTES, held)
@@ -143,6 +144,7 @@ class Runner:
                     if held:
                         stream.release(held)
                     if result.token is not None:
+                        self._engine.tally.generated_tokens += 1
                         yield response(token=result.token)  # type: ignore[call-arg]  # captures have none
         finally:
             stream.close()
