@@ -21,10 +21,11 @@ from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
-from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError
+from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.decoder import Decoder, Seat
 from neuroscope_inference.engine.loading import LoadRequest, load
+from neuroscope_inference.engine.memory import is_shortage
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.shelf import Shelf
@@ -63,6 +64,15 @@ def _any_step(_: int) -> bool:
 
 def _weightless(_: Any) -> int:
     return 0
+
+
+def _told(error: Exception) -> MLXIntegrationError:
+    """An error as the reader is told of it."""
+    if isinstance(error, MLXIntegrationError):
+        return error
+    if is_shortage(error):
+        return ResourceExhaustedError(f"memory ran short: {error}")
+    return MLXIntegrationError(f"the engine failed: {error}")
 
 
 class Engine:
@@ -225,7 +235,7 @@ class Engine:
             return False
         except Exception as error:
             _log.exception("a job failed")
-            job.stream.fail(MLXIntegrationError(f"the engine failed: {error}"))
+            job.stream.fail(_told(error))
             return False
         if isinstance(item, list):
             self._seat(job, cast("list[Row]", item))
@@ -250,9 +260,7 @@ class Engine:
             decoder.turn()
         except Exception as error:
             _log.exception("a decode step failed")
-            failed = (
-                error if isinstance(error, MLXIntegrationError) else MLXIntegrationError(f"the engine failed: {error}")
-            )
+            failed = _told(error)
             for job in [job for job in self._jobs if any(seat in decoder.seats for seat in job.seats)]:
                 self._fail(job, failed)
         for job in self._jobs:

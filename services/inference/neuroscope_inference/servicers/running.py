@@ -84,6 +84,7 @@ class Runner:
             request.chunk_budget_bytes or self._settings.chunk_budget_bytes,
             context,
             max(len(prompt.ids) for prompt in prompts),
+            self._settings.memory_limit_bytes,
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         return Prepared(stream_id, run, prompts)
@@ -213,4 +214,5 @@ def _manifest(prepared: Prepared) -> pb.Manifest:
         frame_count=prepared.packer.frame_count,
         prefill_ms=1e3 * run.forward.timing.prefill_s,
         decode_ms=1e3 * run.forward.timing.decode_s,
+        warnings=[run.forward.shortage] if run.forward.shortage else [],
     )
