@@ -33,6 +33,7 @@ from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, AsyncTransport, open_async_transport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import telemetry_pb2
 
 T = TypeVar("T")
 
@@ -287,6 +288,10 @@ class AsyncClient:
     async def put_tensor(self, tensor: ArrayLike, *, time_to_live_s: float | None = None) -> str:
         """Uploads a tensor that interventions refer to; returns its id."""
         return await self._upload(requests.put_tensor(tensor, time_to_live_s))
+
+    async def workload(self) -> telemetry_pb2.GetWorkloadResponse:
+        """What the service is busy with: streams, rows, tokens and bytes so far, memory."""
+        return await self._unary(requests.workload())
 
     async def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""

@@ -33,6 +33,7 @@ from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, Transport, open_transport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import telemetry_pb2
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 T = TypeVar("T")
@@ -435,6 +436,10 @@ class Client:
             ResourceExhaustedError: the service keeps too many bytes already.
         """
         return self._upload(requests.put_tensor(tensor, time_to_live_s))
+
+    def workload(self) -> telemetry_pb2.GetWorkloadResponse:
+        """What the service is busy with: streams, rows, tokens and bytes so far, memory."""
+        return self._unary(requests.workload())
 
     def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`.

@@ -145,6 +145,11 @@ def put_tensor(tensor: ArrayLike, time_to_live_s: float | None) -> Upload[str]:
     return Upload("put_tensor", RPCS["PutTensor"], parts, lambda response: response.tensor_id)
 
 
+def workload() -> Call[telemetry_pb2.GetWorkloadResponse]:
+    """GetWorkload."""
+    return Call("workload", RPCS["GetWorkload"], telemetry_pb2.GetWorkloadRequest(), lambda response: response)
+
+
 def trace(trace_id: str) -> Call[bytes]:
     """GetTrace."""
     request = telemetry_pb2.GetTraceRequest(trace_id=trace_id)

@@ -218,6 +218,7 @@ class StreamState:
             _compare(entry, digests.get((entry.plan_index, entry.row), Digest()))
         self.manifest = self.cache.manifest = manifest
         self._pending.clear()
+        warn(manifest.warnings)
 
 
 def warn(texts: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -156,6 +156,15 @@ class Edit:
             outcome.donated.append(part)
         return value
 
+    def checkpoint(self, row: int) -> Callable[[], None]:
+        """Brings what a row has given back to where it is now."""
+        count = len(self._given.get(row, ()))
+
+        def restore() -> None:
+            del self._given.get(row, [])[count:]
+
+        return restore
+
     def overlaps(self, other: Edit) -> bool:
         """Whether some element is edited by both."""
         if self.heads and other.heads and not set(self.heads) & set(other.heads):
@@ -271,6 +280,10 @@ class EditPlan:
             if span.row in edit.donors and span.step == 0:
                 found.setdefault(edit.index, []).append(RowEdit(_giving(edit, span, outcome)))
         return found, outcome
+
+    def checkpoints(self, row: int) -> Iterator[Callable[[], None]]:
+        """What brings a row back to where it is now, should a chunk have to be computed again."""
+        return (edit.checkpoint(row) for edit in self.edits)
 
     def check_applied(self) -> None:
         """Refuses a run in which an edit had no effect.

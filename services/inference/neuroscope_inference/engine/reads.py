@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -233,6 +233,12 @@ class CapturePlan:
             array, first, positions = part
             pending.append(Pending(read.spec.plan_index, span.row, first, array, positions, keys))
         return pending
+
+    def checkpoints(self, row: int) -> Iterator[Callable[[], None]]:
+        """What brings the reads of a row back to where they are now, should a chunk have to be computed again."""
+        for read in self.reads:
+            if read.reduction is not None:
+                yield read.reduction.checkpoint(row)
 
     def bytes_per_position(self, columns: int) -> int:
         """Bytes that a prefill captures per position, at most; selectors of single positions are left out."""
