@@ -221,4 +221,4 @@ def test_rows_that_generate_together_have_reductions_of_their_own(client: Client
         close(np.asarray(one["attention_pattern.1:mean"])[:, 1:], np.moveaxis(pattern[:, :, length:], 2, 1))
         best, indices = (np.asarray(one[f"attention_pattern.1:{name}"]) for name in ("top_k", "top_k_indices"))
         np.testing.assert_array_equal(best, np.sort(pattern, axis=-1)[..., ::-1][..., :3])
-        np.testing.assert_array_equal(best, np.take_along_axis(pattern, indices, axis=-1))
+        np.testing.assert_array_equal(best, np.take_along_axis(pattern, indices.astype(np.int64), axis=-1))
