@@ -69,7 +69,7 @@ def random_hook(chance: random.Random, shortest: int, index: int) -> Hook:
     )
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(40))
 def test_bytes_and_chunks_are_exact(client: Client, seed: int) -> None:
     chance = random.Random(seed)
     rows = [prompt_of(chance.choice([2, 5, 17, 33, 70]), seed + row) for row in range(chance.choice([1, 1, 3]))]
@@ -121,7 +121,7 @@ def measured(client: Client, length: int, hooks: list[Any], **options: Any) -> i
 
 
 @pytest.mark.parametrize("model_id", ["llama", "gpt2"])
-@pytest.mark.parametrize("length", [1, 60, 300, 900])
+@pytest.mark.parametrize("length", [12, 400])
 @pytest.mark.parametrize("case", CASES)
 def test_memory_is_within_a_fifth(client: Client, model_id: str, length: int, case: str) -> None:
     estimated = client.estimate_capture(prompt_of(length), CASES[case], model_id=model_id).peak_memory_bytes
@@ -129,7 +129,7 @@ def test_memory_is_within_a_fifth(client: Client, model_id: str, length: int, ca
     assert 0.8 * needed <= estimated <= 1.2 * needed, (estimated / MB, needed / MB)
 
 
-@pytest.mark.parametrize("case", ["a residual stream", "patterns", "much"])
+@pytest.mark.parametrize("case", ["a residual stream", "patterns"])
 def test_memory_of_a_long_prompt_is_within_a_fifth(client: Client, case: str) -> None:
     estimated = client.estimate_capture(prompt_of(2500), CASES[case]).peak_memory_bytes
     needed = measured(client, 2500, CASES[case])
