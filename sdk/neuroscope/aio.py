@@ -9,7 +9,7 @@ All logic is in modules that both clients share; here are only the calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
 from types import TracebackType
@@ -21,7 +21,7 @@ from opentelemetry import trace
 from neuroscope import requests, telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.client import DEFAULT_TARGET
-from neuroscope.errors import StreamingError
+from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
 from neuroscope.generation import AsyncGeneration
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -33,6 +33,7 @@ from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, AsyncTransport, open_async_transport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import telemetry_pb2
 
 T = TypeVar("T")
 
@@ -145,6 +146,7 @@ class AsyncClient:
         max_steps_ahead: int = 0,
         chunk_budget_bytes: int = 0,
         generation_id: str = "",
+        resumable: bool = False,
         keep: bool = True,
         auto_advance: bool = True,
     ) -> AsyncGeneration:
@@ -169,6 +171,7 @@ class AsyncClient:
             max_steps_ahead=max_steps_ahead,
             chunk_budget_bytes=chunk_budget_bytes,
             generation_id=generation_id,
+            resumable=resumable,
         )
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
         with trace.use_span(span):
@@ -193,6 +196,8 @@ class AsyncClient:
         bos: bool | None = None,
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
+        resumable: bool = False,
+        capture_id: str = "",
         progress: ByteListener = False,
     ) -> ActivationCache:
         """Runs prompts once, without sampling, and returns what was captured."""
@@ -205,16 +210,72 @@ class AsyncClient:
             bos=bos,
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
+            resumable=resumable,
+            capture_id=capture_id,
         )
         state = StreamState()
         with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
-            async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
-                async for event in events:
-                    state.feed(event)
-                    report(state.received_bytes)
+            try:
+                await self._feed(state, call, report)
+            except (StreamingError, NeuroScopeIntegrationError):
+                if not resumable or state.started is None:
+                    raise
+                again = requests.resume_capture(state.started.stream_id, sequence=state.resume())
+                await self._feed(state, again, report)
             state.finish()
             span.set_attributes(state.attributes())
         return state.cache
+
+    async def estimate_capture(
+        self,
+        prompt: PromptLike,
+        sites: Sequence[HookLike],
+        *,
+        model_id: str = "",
+        hook_ids: Iterable[str] = (),
+        bos: bool | None = None,
+        stop_at_layer: int | None = None,
+        chunk_budget_bytes: int = 0,
+        interventions: Sequence[InterventionLike] = (),
+    ) -> pb.EstimateCaptureResponse:
+        """What a capture of the same arguments would cost."""
+        captured = requests.capture(
+            prompt,
+            sites,
+            model_id=model_id,
+            hook_ids=hook_ids,
+            bos=bos,
+            stop_at_layer=stop_at_layer,
+            chunk_budget_bytes=chunk_budget_bytes,
+            interventions=interventions,
+        )
+        return await self._unary(requests.estimate_capture(captured))
+
+    # Captures and generations that the service keeps.
+
+    async def resume_capture(
+        self, capture_id: str, *, restart_token: str = "", progress: ByteListener = False
+    ) -> ActivationCache:
+        """The tensors of a capture or generation that was `resumable`, byte for byte."""
+        call = requests.resume_capture(capture_id, restart_token=restart_token)
+        state = StreamState()
+        with self._span(call.name) as span, byte_listener(progress, "resuming") as report:
+            await self._feed(state, call, report)
+            state.finish()
+            span.set_attributes(state.attributes())
+        return state.cache
+
+    async def get_capture(self, capture_id: str) -> pb.CaptureRecord:
+        """State, plan, manifest and time of expiry of what is kept under an id."""
+        return await self._unary(requests.get_capture(capture_id))
+
+    async def captures(self) -> list[pb.CaptureRecord]:
+        """What the service keeps, oldest first."""
+        return await self._unary(requests.captures())
+
+    async def delete_capture(self, capture_id: str) -> None:
+        """Removes what is kept under an id."""
+        return await self._unary(requests.delete_capture(capture_id))
 
     async def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""
@@ -228,9 +289,19 @@ class AsyncClient:
         """Uploads a tensor that interventions refer to; returns its id."""
         return await self._upload(requests.put_tensor(tensor, time_to_live_s))
 
+    async def workload(self) -> telemetry_pb2.GetWorkloadResponse:
+        """What the service is busy with: streams, rows, tokens and bytes so far, memory."""
+        return await self._unary(requests.workload())
+
     async def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
         return await self._unary(requests.trace(trace_id))
+
+    async def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
+        async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+            async for event in events:
+                state.feed(event)
+                report(state.received_bytes)
 
     async def _unary(self, call: Call[T]) -> T:
         with self._span(call.name):

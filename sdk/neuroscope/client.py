@@ -10,7 +10,7 @@ All logic is in modules that both clients share; here are only the calls and wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from os import PathLike, fspath
 from types import TracebackType
@@ -21,7 +21,7 @@ from opentelemetry import trace
 
 from neuroscope import requests, telemetry
 from neuroscope.cache import ActivationCache
-from neuroscope.errors import StreamingError
+from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -33,6 +33,7 @@ from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, Transport, open_transport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import telemetry_pb2
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 T = TypeVar("T")
@@ -193,6 +194,7 @@ class Client:
         max_steps_ahead: int = 0,
         chunk_budget_bytes: int = 0,
         generation_id: str = "",
+        resumable: bool = False,
         keep: bool = True,
         auto_advance: bool = True,
     ) -> Generation:
@@ -218,6 +220,7 @@ class Client:
             max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
             generation_id: name for `advance` and `steer`; empty: chosen by the server, see `started.stream_id`.
+            resumable: the service keeps the stream for a while; `resume_capture` with the generation's id has it again.
             keep: collects all tensors in `Generation.cache`; without it they live as long as their token.
             auto_advance: with `max_steps_ahead`, asking for the next token gives the credit it needs. Without it,
                 `Generation.advance` alone does.
@@ -245,6 +248,7 @@ class Client:
             max_steps_ahead=max_steps_ahead,
             chunk_budget_bytes=chunk_budget_bytes,
             generation_id=generation_id,
+            resumable=resumable,
         )
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
         with trace.use_span(span):
@@ -269,6 +273,8 @@ class Client:
         bos: bool | None = None,
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
+        resumable: bool = False,
+        capture_id: str = "",
         progress: ByteListener = False,
     ) -> ActivationCache:
         """Runs prompts once, without sampling, and returns what was captured.
@@ -282,10 +288,18 @@ class Client:
             bos: as in `tokenize`.
             stop_at_layer: runs only the layers before this one; None: all, the output head included.
             chunk_budget_bytes: byte budget of one chunk's captures; 0: the server's default.
+            resumable: the service keeps the stream for a while. A connection that breaks is then taken up again once,
+                where it broke, and `resume_capture` has the capture again.
+            capture_id: name of a resumable capture; empty: made by the server. The same request of the same name is
+                answered with what was kept.
             progress: True shows a bar; a function is called with the bytes received so far.
 
         Raises:
             UnknownSiteError, UnavailableSiteError, HookNeverFiredError, ContextLengthError
+            IdTakenError: another request has that name.
+            ResourceExhaustedError: the service has no room to keep the stream.
+            StreamingError: the connection broke, and the service had not finished; its `restart_token` has the service
+                run the request again (`resume_capture`).
         """
         call = requests.capture(
             prompt,
@@ -296,16 +310,97 @@ class Client:
             bos=bos,
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
+            resumable=resumable,
+            capture_id=capture_id,
         )
         state = StreamState()
         with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
-            with closing(self._transport.stream(call.rpc, call.request)) as events:
-                for event in events:
-                    state.feed(event)
-                    report(state.received_bytes)
+            try:
+                self._feed(state, call, report)
+            except (StreamingError, NeuroScopeIntegrationError):
+                if not resumable or state.started is None:
+                    raise
+                again = requests.resume_capture(state.started.stream_id, sequence=state.resume())
+                self._feed(state, again, report)
             state.finish()
             span.set_attributes(state.attributes())
         return state.cache
+
+    def estimate_capture(
+        self,
+        prompt: PromptLike,
+        sites: Sequence[HookLike],
+        *,
+        model_id: str = "",
+        hook_ids: Iterable[str] = (),
+        bos: bool | None = None,
+        stop_at_layer: int | None = None,
+        chunk_budget_bytes: int = 0,
+        interventions: Sequence[InterventionLike] = (),
+    ) -> pb.EstimateCaptureResponse:
+        """What a capture of the same arguments would cost: bytes and chunks exactly, memory within 20 %.
+
+        The service runs a short piece of it to know.
+
+        Raises:
+            UnknownSiteError, UnavailableSiteError, ContextLengthError
+        """
+        captured = requests.capture(
+            prompt,
+            sites,
+            model_id=model_id,
+            hook_ids=hook_ids,
+            bos=bos,
+            stop_at_layer=stop_at_layer,
+            chunk_budget_bytes=chunk_budget_bytes,
+            interventions=interventions,
+        )
+        return self._unary(requests.estimate_capture(captured))
+
+    # Captures and generations that the service keeps.
+
+    def resume_capture(
+        self, capture_id: str, *, restart_token: str = "", progress: ByteListener = False
+    ) -> ActivationCache:
+        """The tensors of a capture or generation that was `resumable`, byte for byte.
+
+        Args:
+            capture_id: its id, or the generation's.
+            restart_token: from the StreamingError that said that it broke off: runs its request again.
+            progress: as in `capture`.
+
+        Raises:
+            UnknownIdError: nothing of that id is kept, or no longer.
+            StreamingError: it broke off, or is still running; its `restart_token` is for the argument of that name.
+        """
+        call = requests.resume_capture(capture_id, restart_token=restart_token)
+        state = StreamState()
+        with self._span(call.name) as span, byte_listener(progress, "resuming") as report:
+            self._feed(state, call, report)
+            state.finish()
+            span.set_attributes(state.attributes())
+        return state.cache
+
+    def get_capture(self, capture_id: str) -> pb.CaptureRecord:
+        """State, plan, manifest and time of expiry of what is kept under an id.
+
+        Raises:
+            UnknownIdError: nothing is, or no longer.
+        """
+        return self._unary(requests.get_capture(capture_id))
+
+    def captures(self) -> list[pb.CaptureRecord]:
+        """What the service keeps, oldest first."""
+        return self._unary(requests.captures())
+
+    def delete_capture(self, capture_id: str) -> None:
+        """Removes what is kept under an id.
+
+        Raises:
+            UnknownIdError: nothing is.
+            InvalidRequestError: it is still running.
+        """
+        return self._unary(requests.delete_capture(capture_id))
 
     def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.
@@ -342,6 +437,10 @@ class Client:
         """
         return self._upload(requests.put_tensor(tensor, time_to_live_s))
 
+    def workload(self) -> telemetry_pb2.GetWorkloadResponse:
+        """What the service is busy with: streams, rows, tokens and bytes so far, memory."""
+        return self._unary(requests.workload())
+
     def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`.
 
@@ -349,6 +448,12 @@ class Client:
             UnknownIdError: the service keeps no span of that trace.
         """
         return self._unary(requests.trace(trace_id))
+
+    def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
+        with closing(self._transport.stream(call.rpc, call.request)) as events:
+            for event in events:
+                state.feed(event)
+                report(state.received_bytes)
 
     def _unary(self, call: Call[T]) -> T:
         with self._span(call.name):

@@ -145,6 +145,11 @@ def put_tensor(tensor: ArrayLike, time_to_live_s: float | None) -> Upload[str]:
     return Upload("put_tensor", RPCS["PutTensor"], parts, lambda response: response.tensor_id)
 
 
+def workload() -> Call[telemetry_pb2.GetWorkloadResponse]:
+    """GetWorkload."""
+    return Call("workload", RPCS["GetWorkload"], telemetry_pb2.GetWorkloadRequest(), lambda response: response)
+
+
 def trace(trace_id: str) -> Call[bytes]:
     """GetTrace."""
     request = telemetry_pb2.GetTraceRequest(trace_id=trace_id)
@@ -172,6 +177,7 @@ def generate(
     max_steps_ahead: int,
     chunk_budget_bytes: int,
     generation_id: str,
+    resumable: bool = False,
 ) -> Call[None]:
     """Generate; its stream is folded by `stream.StreamState`."""
     request = pb.GenerateRequest(
@@ -195,6 +201,7 @@ def generate(
         max_steps_ahead=max_steps_ahead,
         generation_id=generation_id,
         chunk_budget_bytes=chunk_budget_bytes,
+        resumable=resumable,
     )
     return Call("generate", RPCS["Generate"], request, lambda response: None)
 
@@ -209,6 +216,8 @@ def capture(
     bos: bool | None,
     stop_at_layer: int | None,
     chunk_budget_bytes: int,
+    resumable: bool = False,
+    capture_id: str = "",
 ) -> Call[None]:
     """Capture; its stream is folded by `stream.StreamState`."""
     request = pb.CaptureRequest(
@@ -219,8 +228,40 @@ def capture(
         interventions=edits.to_messages(interventions),
         stop_at_layer=stop_at_layer,
         chunk_budget_bytes=chunk_budget_bytes,
+        resumable=resumable,
+        capture_id=capture_id,
     )
     return Call("capture", RPCS["Capture"], request, lambda response: None)
+
+
+def estimate_capture(captured: Call[None]) -> Call[pb.EstimateCaptureResponse]:
+    """EstimateCapture of a capture's call."""
+    assert isinstance(captured.request, pb.CaptureRequest)
+    request = pb.EstimateCaptureRequest(capture=captured.request)
+    return Call("estimate_capture", RPCS["EstimateCapture"], request, lambda response: response)
+
+
+def resume_capture(capture_id: str, *, sequence: int = 0, restart_token: str = "") -> Call[None]:
+    """ResumeCapture; its stream is folded by `stream.StreamState`."""
+    request = pb.ResumeCaptureRequest(capture_id=capture_id, sequence=sequence, restart_token=restart_token)
+    return Call("resume_capture", RPCS["ResumeCapture"], request, lambda response: None)
+
+
+def get_capture(capture_id: str) -> Call[pb.CaptureRecord]:
+    """GetCapture."""
+    request = pb.GetCaptureRequest(capture_id=capture_id)
+    return Call("get_capture", RPCS["GetCapture"], request, lambda response: response.capture)
+
+
+def captures() -> Call[list[pb.CaptureRecord]]:
+    """ListCaptures."""
+    return Call("captures", RPCS["ListCaptures"], pb.ListCapturesRequest(), lambda response: list(response.captures))
+
+
+def delete_capture(capture_id: str) -> Call[None]:
+    """DeleteCapture."""
+    request = pb.DeleteCaptureRequest(capture_id=capture_id)
+    return Call("delete_capture", RPCS["DeleteCapture"], request, lambda response: None)
 
 
 def _texts(texts: str | Iterable[str]) -> list[str]:

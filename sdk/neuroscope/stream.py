@@ -89,6 +89,7 @@ class StreamState:
         self._pending: defaultdict[tuple[int, int], list[TensorPiece]] = defaultdict(list)
         self._steps: dict[int, int] = {}  # last step of each unfinished row
         self._granted_steps = 1
+        self._resumed = False
 
     def feed(self, event: Event) -> GeneratedToken | None:
         """Takes an event in; gives a token, with its tensors, where the event completes one.
@@ -100,10 +101,10 @@ class StreamState:
         if isinstance(event, Framed):
             self._feed_frame(event)
             return None
-        assert isinstance(event, pb.GenerateResponse | pb.CaptureResponse)
+        assert isinstance(event, pb.GenerateResponse | pb.CaptureResponse | pb.ResumeCaptureResponse)
         if self.started is None and not event.HasField("started"):
             raise StreamingError("the stream did not begin with what the server is about to do")
-        if isinstance(event, pb.GenerateResponse) and event.HasField("token"):
+        if not isinstance(event, pb.CaptureResponse) and event.HasField("token"):
             return self._feed_token(event.token)
         if event.HasField("started"):
             self._feed_started(event.started)
@@ -112,6 +113,14 @@ class StreamState:
         elif event.HasField("manifest"):
             self._feed_manifest(event.manifest)
         return None
+
+    def resume(self) -> int:
+        """Prepares for the same stream's events from a frame on; gives the number of that frame.
+
+        What precedes the frames comes again, and must be what it was; a token that comes again is passed over.
+        """
+        self._resumed = True
+        return self.frame_count
 
     def finish(self) -> pb.Manifest:
         """The manifest, once the stream has ended.
@@ -136,6 +145,10 @@ class StreamState:
         self._granted_steps = max(self._granted_steps, granted_steps)
 
     def _feed_started(self, started: pb.StreamStarted) -> None:
+        if self._resumed and self.started is not None:
+            if started != self.started:
+                raise StreamingError("the stream that was resumed is another one")
+            return
         self.started = started
         self.texts = [""] * len(started.prompts)
         self._steps = dict.fromkeys(range(len(started.prompts)), -1)
@@ -143,6 +156,10 @@ class StreamState:
         warn(started.warnings)
 
     def _feed_plan(self, plan: tensor_pb2.TensorPlan) -> None:
+        if self._resumed and self.plan is not None:
+            if plan != self.plan:
+                raise StreamingError("the stream that was resumed has another plan")
+            return
         self.plan = plan
         self._reader = FrameReader(plan)
         self._hook_ids = [spec.hook_id for spec in plan.tensors]
@@ -160,10 +177,12 @@ class StreamState:
         for piece in pieces:
             self._pending[piece.row, piece.step].append(piece)
 
-    def _feed_token(self, token: pb.TokenEvent) -> GeneratedToken:
+    def _feed_token(self, token: pb.TokenEvent) -> GeneratedToken | None:
         row = token.row
         if row >= len(self.texts):
             raise StreamingError(f"a token came for row {row} of {len(self.texts)}")
+        if self._resumed and token.step <= self._steps.get(row, token.step):
+            return None
         finish_reason = _FINISH_REASONS[token.finish_reason]
         activations: dict[str, list[TensorPiece]] = {}
         hook_ids = self._hook_ids
@@ -199,6 +218,7 @@ class StreamState:
             _compare(entry, digests.get((entry.plan_index, entry.row), Digest()))
         self.manifest = self.cache.manifest = manifest
         self._pending.clear()
+        warn(manifest.warnings)
 
 
 def warn(texts: Iterable[str]) -> None:

@@ -1,9 +1,10 @@
-"""Traces: one from the client's call down to each decode step, over as many processes as it takes.
+"""Traces, one from the client's call down to each decode step over as many processes as it takes, and metrics.
 
     telemetry.configure("neuroscope-inference")                     once, in a process of ours
     with telemetry.tracer().start_as_current_span("prefill", context=telemetry.extract(metadata)) as span:
         span.set_attribute(telemetry.TOKENS, 12)
     telemetry.recent_trace(trace_id)                                the spans that ended, as bytes
+    telemetry.meter()                                               makes instruments of OpenTelemetry
 
 A process keeps the spans of its recent traces in memory, bounded, so that a trace can be asked for without a
 collector; it sends them to one as well when the standard variables OTEL_EXPORTER_OTLP_* name it (OTLP over HTTP). What
@@ -24,7 +25,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -32,6 +33,8 @@ from neuroscope.errors import InvalidRequestError, UnknownIdError
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 TOKENS = "neuroscope.tokens"
@@ -50,7 +53,7 @@ MAX_SPANS = 200_000
 _INSTRUMENTATION = "neuroscope"
 _PROPAGATOR = TraceContextTextMapPropagator()
 _UNRECORDED = nullcontext(trace.INVALID_SPAN)
-_OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_METRICS_SHUTDOWN_MILLIS = 2000
 
 
 @dataclass(slots=True)
@@ -111,6 +114,7 @@ class SpanStore:
 
 _lock = threading.Lock()
 _provider: TracerProvider | None = None
+_meters: MeterProvider | None = None  # made when a meter is asked for
 _tracer: trace.Tracer | None = None  # of the provider: asking it for one is dearer than a decode step's spans together
 _store = SpanStore()
 
@@ -137,7 +141,7 @@ def configure(service_name: str, *, record_roots: bool = False) -> None:
             _store.add(span)
 
     global _provider, _tracer
-    exports = _exports()
+    exports = _exports("TRACES")
     sampler = None  # the SDK reads OTEL_TRACES_SAMPLER
     if not os.environ.get("OTEL_TRACES_SAMPLER"):
         sampler = ParentBased(ALWAYS_ON if record_roots or exports else ALWAYS_OFF)
@@ -157,9 +161,12 @@ def configure(service_name: str, *, record_roots: bool = False) -> None:
 
 def shutdown() -> None:
     """Sends what a collector has not got yet, stops recording and forgets every span. Safe to call twice."""
-    global _provider, _tracer, _store
+    global _provider, _tracer, _store, _meters
     with _lock:
         previous, _provider, _tracer, _store = _provider, None, None, SpanStore()
+        meters, _meters = _meters, None
+    if meters is not None:
+        meters.shutdown(_METRICS_SHUTDOWN_MILLIS)
     if previous is not None:
         previous.shutdown()
 
@@ -178,6 +185,19 @@ def part(name: str, context: Context) -> AbstractContextManager[trace.Span]:
     if not trace.get_current_span(context).is_recording():
         return _UNRECORDED
     return tracer().start_as_current_span(name, context=context)
+
+
+def meter() -> metrics.Meter:
+    """The meter of this process: one that sends to the collector of the environment, else the program's own.
+
+    A process that `configure` has named sends its metrics at the pace of OTEL_METRIC_EXPORT_INTERVAL. Without a
+    collector and without a set-up of the program's own, instruments cost next to nothing.
+    """
+    global _meters
+    with _lock:
+        if _meters is None and _provider is not None and _exports("METRICS"):
+            _meters = _exporting_meters(_provider.resource)
+        return metrics.get_meter(_INSTRUMENTATION) if _meters is None else _meters.get_meter(_INSTRUMENTATION)
 
 
 def inject(context: Context | None = None) -> list[tuple[str, str]]:
@@ -242,11 +262,20 @@ def merge(parts: Iterable[bytes]) -> TracesData:
     return merged
 
 
-def _exports() -> bool:
-    """Whether the environment names a collector."""
-    if os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
+def _exporting_meters(resource: Resource) -> MeterProvider:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    return MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource, shutdown_on_exit=False)
+
+
+def _exports(signal: str) -> bool:
+    """Whether the environment names a collector for TRACES or METRICS."""
+    if os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() == "none":
         return False
-    return any(os.environ.get(name) for name in _OTLP_VARIABLES)
+    variables = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return any(os.environ.get(name) for name in variables)
 
 
 def _parse_trace_id(trace_id: str) -> int:

@@ -30,7 +30,7 @@ LOCAL = "local"
 _ENTRY_POINTS = "neuroscope.transports"
 # Only what changes nothing at the server is tried again.
 _RETRIED = ("ListModels", "GetModel", "Tokenize", "Detokenize", "ListHooks", "EstimateCapture", "GetCapture",
-            "ListCaptures", "GetTrace")  # fmt: skip
+            "ListCaptures", "GetTrace", "GetWorkload")  # fmt: skip
 _SERVICE_CONFIG = {
     "methodConfig": [
         {

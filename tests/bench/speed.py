@@ -4,8 +4,8 @@
 
 mlx-lm, the engine in process and the client of a service are processes of their own that take turns, so that a round is
 a comparison under the same conditions; ratios are medians over rounds. All have the same BLAS. Decode is timed from the
-first token to the last, prefill from the call to the first token; no prompt is kept for the next round. mlx-lm decodes with `stream_generate` and prefills
-with two plain forward passes, all tokens but the last and the last, as `stream_generate` does.
+first token to the last, prefill from the call to the first token; no prompt is kept for the next round. mlx-lm decodes
+with `stream_generate` and prefills with two plain forward passes, all tokens but the last and the last, as it does.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from neuroscope.errors import (
     InvalidRequestError,
     MLXIntegrationError,
     ModelNotFoundError,
-    NotImplementedByEngineError,
     ResourceExhaustedError,
     UnavailableSiteError,
     UnknownIdError,
@@ -508,21 +507,6 @@ def test_the_highest_limit_of_tokens_is_none(grpc_transport: GrpcTransport, gree
 def test_what_is_no_trace_id(channel: grpc.Channel, trace_id: str) -> None:
     request = telemetry_pb2.GetTraceRequest(trace_id=trace_id)
     refused(channel, Case("GetTrace", request, InvalidRequestError, "trace_id", "32 hexadecimal digits"))
-
-
-LATER: dict[str, tuple[str, Message, str]] = {
-    "a mean": ("Capture", capture(spec(reduction=pb.Reduction(mean=pb.MeanReduction()))), "hooks[0].reduction"),
-    "a norm": ("Generate", generate(spec(reduction=pb.Reduction(norm=pb.NormReduction()))), "hooks[0].reduction"),
-    "a top k": ("Capture", capture(spec(reduction=pb.Reduction(top_k=pb.TopKReduction(k=3)))), "hooks[0].reduction"),
-    "an estimate": ("EstimateCapture", pb.EstimateCaptureRequest(capture=capture("resid_post")), ""),
-    "an estimate of nothing": ("EstimateCapture", pb.EstimateCaptureRequest(), ""),
-}
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_what_comes_with_a_later_engine_says_so(channel: grpc.Channel, name: str) -> None:
-    rpc, request, field = LATER[name]
-    refused(channel, Case(rpc, request, NotImplementedByEngineError, field, "this version"))
 
 
 # ------------------------------------------------------------------------------------------------ long names

@@ -208,6 +208,20 @@ def test_generate_with_hooks_and_a_trace(inference: Service, tmp_path: Path):
     assert "the parent is not in this trace" not in trace.with_suffix(".html").read_text(encoding="utf-8")
 
 
+def test_capture_says_what_it_would_cost(inference: Service, tmp_path: Path):
+    file = tmp_path / "activations.safetensors"
+    sites = ("-s", "resid_post", "-s", '{"component": "logits", "reduce": {"top_k": 5}}')
+    run = neuroscope(
+        "capture", "hello there", *sites, "-o", file, "--estimate", "--model", "llama", "--target", inference.target
+    )
+    assert run.returncode == 0, run.stderr
+    assert not file.exists()
+    with Client(inference.target) as client:
+        tokens = len(client.tokenize("hello there", model_id="llama").ids)
+    assert f"({tokens * (4 * 128 * 4 + 5 * 8)} bytes) in 1 chunks" in run.stdout
+    assert "besides the weights" in run.stdout
+
+
 def test_capture_writes_what_it_shows(inference: Service, tmp_path: Path):
     file = tmp_path / "c.safetensors"
     run = neuroscope(

@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def forgetful(folders: list[Path]) -> Iterator[GrpcTransport]:
     """A service that keeps no prompts."""
-    with inference_service(*folders, arguments=("--prompt-cache-bytes", "0")) as service:
+    with inference_service(*folders) as service:
         transport = GrpcTransport(service.target)
         yield transport
         transport.close()
@@ -46,7 +46,7 @@ def forgetful(folders: list[Path]) -> Iterator[GrpcTransport]:
 @pytest.fixture(scope="module")
 def remembering(folders: list[Path]) -> Iterator[GrpcTransport]:
     """A service that keeps prompts."""
-    with inference_service(*folders) as service:
+    with inference_service(*folders, arguments=("--prompt-cache-bytes", "500000000")) as service:
         transport = GrpcTransport(service.target)
         yield transport
         transport.close()

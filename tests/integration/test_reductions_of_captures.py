@@ -203,3 +203,22 @@ def test_what_makes_no_sense_is_refused(client: Client, hook: Hook, error: type[
     with pytest.raises(error) as caught:
         client.capture(IDS, ["ln2", hook])
     assert caught.value.field == f"hooks[1].{field}"
+
+
+def test_rows_that_generate_together_have_reductions_of_their_own(client: Client) -> None:
+    hooks: list[Any] = ["attention_pattern.1", "resid_post.2"]
+    hooks += [Hook(name, layer, reduce="mean") for name, layer in (("attention_pattern", 1), ("resid_post", 2))]
+    hooks += [Hook("attention_pattern", 1, reduce={"top_k": 3})]
+    with client.generate([IDS[:9], IDS[:23]], hooks=hooks, max_tokens=5, ignore_eos=True) as generation:
+        list(generation)
+        cache = generation.cache
+    for row, length in enumerate((9, 23)):
+        one = cache.row(row)
+        pattern, residual = (np.asarray(one[name], np.float64) for name in ("attention_pattern.1", "resid_post.2"))
+        close(np.asarray(one["resid_post.2:mean"])[:, 0], residual[:, :length].mean(1))
+        close(np.asarray(one["resid_post.2:mean"])[:, 1:], residual[:, length:])
+        close(np.asarray(one["attention_pattern.1:mean"])[:, 0], pattern[:, :, :length].mean(2))
+        close(np.asarray(one["attention_pattern.1:mean"])[:, 1:], np.moveaxis(pattern[:, :, length:], 2, 1))
+        best, indices = (np.asarray(one[f"attention_pattern.1:{name}"]) for name in ("top_k", "top_k_indices"))
+        np.testing.assert_array_equal(best, np.sort(pattern, axis=-1)[..., ::-1][..., :3])
+        np.testing.assert_array_equal(best, np.take_along_axis(pattern, indices.astype(np.int64), axis=-1))

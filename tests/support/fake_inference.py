@@ -221,6 +221,9 @@ class FakeInference:
             raise UnknownIdError(f"no trace {request.trace_id} here", field="trace_id")
         return telemetry_pb2.GetTraceResponse(traces_data=self.traces[request.trace_id])
 
+    async def GetWorkload(self, request: telemetry_pb2.GetWorkloadRequest) -> telemetry_pb2.GetWorkloadResponse:
+        return telemetry_pb2.GetWorkloadResponse(streams=2, decoding_rows=3, queue_wait_ms=0.5, weights_bytes=10**9)
+
     # Generation.
 
     async def Generate(self, request: pb.GenerateRequest) -> AsyncIterator[Event]:

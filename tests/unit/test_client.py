@@ -179,6 +179,11 @@ async def test_advance_and_trace(both, transport):
     assert both.request.trace_id == "0" * 32
 
 
+async def test_workload(both, transport):
+    transport.answers["GetWorkload"] = telemetry_pb2.GetWorkloadResponse(streams=3)
+    assert (await both("workload")).streams == 3
+
+
 async def test_steer(both, transport):
     transport.answers["Steer"] = pb.SteerResponse(first_step=4)
     assert await both("steer", "g", [zero("mlp_out", 3)]) == 4

@@ -99,6 +99,7 @@ def test_services_that_answer_are_good(gateway: RunningGateway):
     port = int(gateway.url.rpartition(":")[2])
     found = by_subject(list(checks.services(gateway.inference, port)))
     assert found["gRPC"].found == "answers; models: tiny"
+    assert found["load"].found.startswith("2 streams, 3 rows decode, the last run waited 0.5 ms; weights 1.0 GB,")
     assert found["REST"].verdict is Verdict.GOOD
 
 

@@ -11,7 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-from neuroscope.errors import InvalidRequestError, MLXIntegrationError, NeuroScopeIntegrationError
+from neuroscope.errors import (
+    InvalidRequestError,
+    MLXIntegrationError,
+    ModelNotFoundError,
+    NeuroScopeIntegrationError,
+    ResourceExhaustedError,
+)
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model import LoadedModel
 
@@ -168,6 +174,26 @@ async def test_unloading_ends_the_jobs_of_that_model_only(engine: Engine) -> Non
     assert await anext(streams[1].items()) == 1
     assert [model.description.model_id for model in engine.models()] == ["spared"]
     streams[1].close()
+    assert await answers(engine)
+
+
+async def test_a_job_whose_model_went_before_it_began_is_refused(engine: Engine) -> None:
+    """A request is checked first; meanwhile its model may have been evicted or unloaded."""
+    model = put_model(engine, "gone")
+    await engine.unload("gone")
+    with pytest.raises(ModelNotFoundError, match="'gone' is not loaded"):
+        _ = [item async for item in engine.start(iter([1]), model=model).items()]
+    assert await answers(engine)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[malloc_or_wait] Unable to allocate 8 bytes.")])
+async def test_a_failed_allocation_is_no_fault_of_ours(engine: Engine, error: Exception) -> None:
+    def work() -> Iterator[int]:
+        yield 1
+        raise error
+
+    with pytest.raises(ResourceExhaustedError, match="memory ran short"):
+        _ = [item async for item in engine.start(work()).items()]
     assert await answers(engine)
 
 

@@ -5,6 +5,7 @@ import socket
 import httpx
 import pytest
 
+from neuroscope.v1.telemetry_pb2 import GetWorkloadResponse
 from tests.support.fake_inference import FakeInference
 from tests.support.running_gateway import running_gateway
 
@@ -14,6 +15,8 @@ def test_health(http: httpx.Client) -> None:
     assert response.status_code == 200
     answer = response.json()
     assert (answer["status"], answer["service"], answer["models"]) == ("healthy", "neuroscope-gateway", ["tiny"])
+    assert set(answer["workload"]) == set(GetWorkloadResponse.DESCRIPTOR.fields_by_name)
+    assert (answer["workload"]["streams"], answer["workload"]["weights_bytes"]) == (2, 10**9)
 
 
 def test_health_without_a_service_is_503_soon() -> None:

@@ -4,10 +4,12 @@ import http.server
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 
@@ -17,10 +19,40 @@ from neuroscope.errors import InvalidRequestError, UnknownIdError
 
 @pytest.fixture(autouse=True)
 def _unconfigured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_SAMPLER"):
+    for name in (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_TRACES_SAMPLER",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    ):
         monkeypatch.delenv(name, raising=False)
     yield
     telemetry.shutdown()
+
+
+@contextmanager
+def collector() -> Generator[tuple[str, list[tuple[str, bytes]]]]:
+    """A server that takes what is exported: its URL, and the path and body of every request."""
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", received
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _spans(data: bytes | TracesData) -> dict[str, Span]:
@@ -175,34 +207,39 @@ def test_merge_keeps_a_span_that_came_twice_once():
 
 
 def test_spans_reach_the_collector_that_the_environment_names(monkeypatch: pytest.MonkeyPatch):
-    received: list[ExportTraceServiceRequest] = []
-
-    class Collector(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append(ExportTraceServiceRequest.FromString(body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    with collector() as (url, received):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         monkeypatch.setenv("OTEL_SERVICE_NAME", "renamed")
         telemetry.configure("neuroscope-test")
         with telemetry.tracer().start_as_current_span("Generate"):
             pass
         telemetry.shutdown()
-        server.shutdown()
-        thread.join()
-    (request,) = received
+    ((path, body),) = received
+    assert path == "/v1/traces"
+    request = ExportTraceServiceRequest.FromString(body)
     assert request.resource_spans[0].scope_spans[0].spans[0].name == "Generate"
     attributes = {a.key: a.value.string_value for a in request.resource_spans[0].resource.attributes}
     assert attributes["service.name"] == "renamed"
+
+
+def test_metrics_reach_the_collector_that_the_environment_names(monkeypatch: pytest.MonkeyPatch):
+    with collector() as (url, received):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{url}/v1/metrics")
+        telemetry.configure("neuroscope-test")
+        telemetry.meter().create_counter("neuroscope.things").add(3)
+        telemetry.shutdown()
+    ((path, body),) = received
+    assert path == "/v1/metrics"
+    (resource,) = ExportMetricsServiceRequest.FromString(body).resource_metrics
+    assert {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"] == "neuroscope-test"
+    (metric,) = resource.scope_metrics[0].metrics
+    assert (metric.name, metric.sum.data_points[0].as_int) == ("neuroscope.things", 3)
+
+
+def test_without_a_collector_a_meter_sends_nothing():
+    telemetry.configure("neuroscope-test")
+    telemetry.meter().create_counter("neuroscope.things").add(3)
+    assert telemetry._meters is None
 
 
 def test_importing_it_is_cheap():

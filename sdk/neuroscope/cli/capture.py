@@ -23,6 +23,9 @@ def capture(
     ] = None,
     chat: Annotated[bool, typer.Option("--chat/--raw", help="As a chat message, or as it is.")] = False,
     stop_at_layer: Annotated[int | None, typer.Option(min=0, help="Runs only the layers before this one.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Says what it would cost, and captures nothing.")
+    ] = False,
     model: ModelOption = "",
     target: TargetOption = None,
     local: LocalOption = False,
@@ -34,14 +37,17 @@ def capture(
     connection = Connection.of(context, target, local, trace)
     with connection.open("capture") as client:
         model_id = connection.model_id(client, model)
+        content = conversation(text) if chat else text
+        if estimate:
+            cost = client.estimate_capture(content, sites, model_id=model_id, stop_at_layer=stop_at_layer)
+            out.print(
+                f"tensors {format_bytes(cost.tensor_bytes)} ({cost.tensor_bytes} bytes) in {cost.chunk_count} chunks, "
+                f"memory about {format_bytes(cost.peak_memory_bytes)} besides the weights",
+                soft_wrap=True,
+            )
+            return
         began_s = time.perf_counter()
-        cache = client.capture(
-            conversation(text) if chat else text,
-            sites,
-            model_id=model_id,
-            stop_at_layer=stop_at_layer,
-            progress=True,
-        )
+        cache = client.capture(content, sites, model_id=model_id, stop_at_layer=stop_at_layer, progress=True)
         took_ns = (time.perf_counter() - began_s) * 1e9
     out.print(cache)
     told = f"{len(cache.token_ids[0])} tokens, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"

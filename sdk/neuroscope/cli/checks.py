@@ -156,23 +156,34 @@ def services(target: str, gateway_port: int) -> Iterator[Finding]:
     if port.isdecimal() and not _answers(host, int(port)):
         yield Finding(f"gRPC {target}", Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
     else:
-        yield _inference(target)
+        yield from _inference(target)
     yield _gateway(host, gateway_port)
 
 
-def _inference(target: str) -> Finding:
+def _inference(target: str) -> Iterator[Finding]:
     subject = f"gRPC {target}"
     try:
         with Client(target, timeout_s=_TIMEOUT_S) as client:
-            loaded = [model.model_id for model in client.models()]
+            loaded, workload = [model.model_id for model in client.models()], client.workload()
     except NeuroScopeIntegrationError:
         hint = "end that program, or start elsewhere: neuroscope up --port-inference 50052"
-        return Finding(subject, Verdict.BROKEN, "the port is taken by a program that is no inference service", hint)
+        yield Finding(subject, Verdict.BROKEN, "the port is taken by a program that is no inference service", hint)
+        return
     except MLXIntegrationError as error:
-        return Finding(subject, Verdict.BROKEN, error.message, "look at the log of `neuroscope up`")
-    if not loaded:
-        return Finding(subject, Verdict.NOTE, "answers; no model is loaded", "load one: neuroscope models load PATH")
-    return Finding(subject, Verdict.GOOD, f"answers; models: {', '.join(loaded)}")
+        yield Finding(subject, Verdict.BROKEN, error.message, "look at the log of `neuroscope up`")
+        return
+    if loaded:
+        yield Finding(subject, Verdict.GOOD, f"answers; models: {', '.join(loaded)}")
+    else:
+        yield Finding(subject, Verdict.NOTE, "answers; no model is loaded", "load one: neuroscope models load PATH")
+    budget = f" of {workload.weights_budget_bytes / 1e9:.1f}" if workload.weights_budget_bytes else ""
+    yield Finding(
+        "load",
+        Verdict.GOOD,
+        f"{workload.streams} streams, {workload.decoding_rows} rows decode, the last run waited "
+        f"{workload.queue_wait_ms:.1f} ms; weights {workload.weights_bytes / 1e9:.1f}{budget} GB, "
+        f"MLX holds {workload.active_memory_bytes / 1e9:.1f} GB, at most {workload.peak_memory_bytes / 1e9:.1f}",
+    )
 
 
 def _gateway(host: str, port: int) -> Finding:

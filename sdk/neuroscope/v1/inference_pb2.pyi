@@ -1453,6 +1453,7 @@ class Manifest(_message.Message):
     FRAME_COUNT_FIELD_NUMBER: _builtins.int
     PREFILL_MS_FIELD_NUMBER: _builtins.int
     DECODE_MS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     frame_count: _builtins.int
     """Frames sent."""
     prefill_ms: _builtins.float
@@ -1467,6 +1468,10 @@ class Manifest(_message.Message):
     def usage(self) -> Global___Usage:
         """Tokens read and written."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What went otherwise than planned, such as chunks that were made smaller for want of memory."""
+
     def __init__(
         self,
         *,
@@ -1475,10 +1480,11 @@ class Manifest(_message.Message):
         frame_count: _builtins.int = ...,
         prefill_ms: _builtins.float = ...,
         decode_ms: _builtins.float = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_ms", b"decode_ms", "entries", b"entries", "frame_count", b"frame_count", "prefill_ms", b"prefill_ms", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_ms", b"decode_ms", "entries", b"entries", "frame_count", b"frame_count", "prefill_ms", b"prefill_ms", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

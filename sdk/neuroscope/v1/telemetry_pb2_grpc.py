@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TelemetryServiceStub:
-    """Hands out the spans that a service recorded for a request.
+    """Hands out the spans that a service recorded for a request, and how busy it is.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,26 @@ class TelemetryServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_telemetry__pb2.GetTraceRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_telemetry__pb2.GetTraceResponse.FromString,
                 _registered_method=True)
+        self.GetWorkload = channel.unary_unary(
+                '/neuroscope.v1.TelemetryService/GetWorkload',
+                request_serializer=neuroscope_dot_v1_dot_telemetry__pb2.GetWorkloadRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_telemetry__pb2.GetWorkloadResponse.FromString,
+                _registered_method=True)
 
 
 class TelemetryServiceServicer:
-    """Hands out the spans that a service recorded for a request.
+    """Hands out the spans that a service recorded for a request, and how busy it is.
     """
 
     def GetTrace(self, request, context):
         """Returns the finished spans of one recent trace. NOT_FOUND once it has been dropped: a service keeps a bounded number.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWorkload(self, request, context):
+        """Returns what the service is busy with at this moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +73,11 @@ def add_TelemetryServiceServicer_to_server(servicer, server):
                     request_deserializer=neuroscope_dot_v1_dot_telemetry__pb2.GetTraceRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_telemetry__pb2.GetTraceResponse.SerializeToString,
             ),
+            'GetWorkload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWorkload,
+                    request_deserializer=neuroscope_dot_v1_dot_telemetry__pb2.GetWorkloadRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_telemetry__pb2.GetWorkloadResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'neuroscope.v1.TelemetryService', rpc_method_handlers)
@@ -70,7 +87,7 @@ def add_TelemetryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TelemetryService:
-    """Hands out the spans that a service recorded for a request.
+    """Hands out the spans that a service recorded for a request, and how busy it is.
     """
 
     @staticmethod
@@ -90,6 +107,33 @@ class TelemetryService:
             '/neuroscope.v1.TelemetryService/GetTrace',
             neuroscope_dot_v1_dot_telemetry__pb2.GetTraceRequest.SerializeToString,
             neuroscope_dot_v1_dot_telemetry__pb2.GetTraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWorkload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neuroscope.v1.TelemetryService/GetWorkload',
+            neuroscope_dot_v1_dot_telemetry__pb2.GetWorkloadRequest.SerializeToString,
+            neuroscope_dot_v1_dot_telemetry__pb2.GetWorkloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError
 from neuroscope_gateway import errors
 from neuroscope_gateway.json import JsonResponse
-from neuroscope_gateway.schemas.answers import ErrorResponse, Health
+from neuroscope_gateway.schemas.answers import ErrorResponse, Health, Workload
 from neuroscope_gateway.service import Client
 
 router = APIRouter(tags=["health"])
@@ -32,7 +32,7 @@ async def health(request: Request, client: Client) -> Response:
     state: dict[str, Any] = {"service": "neuroscope-gateway", "version": version("neuroscope-mlx"), "inference": target}
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            models = await client.models()
+            models, workload = await client.models(), await client.workload()
     except (MLXIntegrationError, TimeoutError) as error:
         if not isinstance(error, MLXIntegrationError):
             error = NeuroScopeIntegrationError(
@@ -40,4 +40,6 @@ async def health(request: Request, client: Client) -> Response:
             )
         failure = {"status": "unavailable"} | state | {"models": list[str]()} | errors.body_of(error)
         return JsonResponse(failure, HTTPStatus.SERVICE_UNAVAILABLE)
-    return JsonResponse({"status": "healthy"} | state | {"models": [model.model_id for model in models]})
+    numbers = {name: getattr(workload, name) for name in Workload.model_fields}
+    names = [model.model_id for model in models]
+    return JsonResponse({"status": "healthy"} | state | {"models": names, "workload": numbers})

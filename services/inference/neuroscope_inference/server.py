@@ -45,6 +45,7 @@ async def serve(settings: InferenceSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     telemetry.configure("neuroscope-inference")
     service = InferenceService(settings)
+    service.workload.publish(telemetry.meter())
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),

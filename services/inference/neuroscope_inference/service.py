@@ -34,6 +34,7 @@ from neuroscope_inference.spool.captured import SpooledTensors
 from neuroscope_inference.spool.spool import Spool
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
+from neuroscope_inference.workload import Workload
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class InferenceService:
             settings.stream_limit_bytes, settings.prompt_cache_bytes, Shelf(settings.model_memory_bytes)
         )
         self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
+        self.workload = Workload(self.engine, self._admission)
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)
@@ -64,7 +66,7 @@ class InferenceService:
             generation,
             CaptureServicer(self.engine, runner, self._keeper, generation),
             TensorServicer(store),
-            TelemetryServicer(),
+            TelemetryServicer(self.workload),
         )
         self._methods: dict[str, Callable[..., Any]] = {
             name: getattr(servicer, name) for servicer in servicers for name in RPCS if hasattr(servicer, name)

@@ -39,13 +39,20 @@ class InferenceSettings(BaseSettings):
     chunk_budget_bytes: int = Field(
         64 * 1024 * 1024, ge=1, description="Captures of one prefill chunk may take this many bytes."
     )
+    memory_limit_bytes: int = Field(
+        0,
+        ge=0,
+        description="Prefill chunks are made smaller where MLX holds more memory than this after one. 0: only where an "
+        "allocation fails.",
+    )
     stream_limit_bytes: int = Field(
         16 * 1024 * 1024, ge=1, description="A job rests while its reader has left this many bytes unread."
     )
     prompt_cache_bytes: int = Field(
-        512 * 1024 * 1024,
+        0,
         ge=0,
-        description="What each model may keep of prompts that were read, for prompts that begin alike; 0 keeps none.",
+        description="What each model may keep of prompts that were read, for prompts that begin alike. 0: nothing, and "
+        "a repeated request gives the same bits.",
     )
     drain_seconds: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."

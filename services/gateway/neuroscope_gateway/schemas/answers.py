@@ -7,6 +7,20 @@ from typing import Literal
 from pydantic import BaseModel
 
 
+class Workload(BaseModel):
+    """What the inference service is busy with; counts are since its start."""
+
+    streams: int
+    decoding_rows: int
+    generated_tokens: int
+    captured_bytes: int
+    queue_wait_ms: float
+    weights_bytes: int
+    weights_budget_bytes: int
+    active_memory_bytes: int
+    peak_memory_bytes: int
+
+
 class Health(BaseModel):
     """State of the gateway and of the inference service behind it."""
 
@@ -15,6 +29,7 @@ class Health(BaseModel):
     version: str
     inference: str
     models: list[str]
+    workload: Workload | None = None
 
 
 class ErrorBody(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -15,6 +15,7 @@ from neuroscope.errors import (
     UnavailableSiteError,
 )
 from neuroscope.sites import COMPONENTS, Point, resolve
+from neuroscope.tensors import Array
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.expression import Compiler, Frame, Part, Resolve, Value
@@ -155,6 +156,15 @@ class Edit:
             outcome.donated.append(part)
         return value
 
+    def checkpoint(self, row: int) -> Callable[[], None]:
+        """Brings what a row has given back to where it is now."""
+        count = len(self._given.get(row, ()))
+
+        def restore() -> None:
+            del self._given.get(row, [])[count:]
+
+        return restore
+
     def overlaps(self, other: Edit) -> bool:
         """Whether some element is edited by both."""
         if self.heads and other.heads and not set(self.heads) & set(other.heads):
@@ -271,6 +281,10 @@ class EditPlan:
                 found.setdefault(edit.index, []).append(RowEdit(_giving(edit, span, outcome)))
         return found, outcome
 
+    def checkpoints(self, row: int) -> Iterator[Callable[[], None]]:
+        """What brings a row back to where it is now, should a chunk have to be computed again."""
+        return (edit.checkpoint(row) for edit in self.edits)
+
     def check_applied(self) -> None:
         """Refuses a run in which an edit had no effect.
 
@@ -320,6 +334,11 @@ class Steering:
 
     plans: list[tuple[int, EditPlan]]
 
+    @classmethod
+    def without_edits(cls, model: LoadedModel) -> Steering:
+        """No edits at all."""
+        return cls([(0, EditPlan(model, (), (), 0, _unasked))])
+
     @property
     def current(self) -> EditPlan:
         """The newest."""
@@ -352,6 +371,10 @@ def _guarded(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], m
         return value
 
     return apply
+
+
+def _unasked(reference: tensor_pb2.TensorReference, path: str) -> Array:
+    raise AssertionError(f"no edit refers to a tensor: {path}, {reference}")
 
 
 def _giving(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:

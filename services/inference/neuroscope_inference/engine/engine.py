@@ -21,15 +21,17 @@ from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
-from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError
+from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.decoder import Decoder, Seat
 from neuroscope_inference.engine.loading import LoadRequest, load
+from neuroscope_inference.engine.memory import is_shortage
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.stream import Stream
+from neuroscope_inference.engine.tally import Tally
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -44,6 +46,8 @@ class Job:
     size: Callable[[Any], int]
     may_compute: Callable[[int], bool]
     model: LoadedModel | None = None
+    arrived_s: float | None = field(default_factory=time.perf_counter)
+    """When it was started, until its first piece of work."""
     seats: list[Seat] = field(default_factory=list)
 
     def is_runnable(self) -> bool:
@@ -63,6 +67,15 @@ def _weightless(_: Any) -> int:
     return 0
 
 
+def _told(error: Exception) -> MLXIntegrationError:
+    """An error as the reader is told of it."""
+    if isinstance(error, MLXIntegrationError):
+        return error
+    if is_shortage(error):
+        return ResourceExhaustedError(f"memory ran short: {error}")
+    return MLXIntegrationError(f"the engine failed: {error}")
+
+
 class Engine:
     """Runs models. Methods may be called from any thread; the work happens on the engine's own.
 
@@ -75,6 +88,7 @@ class Engine:
     def __init__(self, stream_limit_bytes: int, prompt_cache_bytes: int = 0, shelf: Shelf | None = None) -> None:
         self.shelf = shelf or Shelf()
         self._prompt_cache_bytes = prompt_cache_bytes
+        self.tally = Tally()
         self._stream_limit_bytes = stream_limit_bytes
         self._commands: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
@@ -147,6 +161,11 @@ class Engine:
         """
         return self.shelf.get(model_id)
 
+    @property
+    def decoding_rows(self) -> int:
+        """Rows that decode."""
+        return sum(len(decoder.seats) for decoder in list(self._decoders.values()))
+
     def wake(self) -> None:
         """Makes the thread look again at what it can do."""
         with self._changed:
@@ -206,6 +225,9 @@ class Engine:
         if job.stream.closed:
             self._end(job, None)
             return False
+        if job.arrived_s is not None:
+            self.tally.waited(time.perf_counter() - job.arrived_s)
+            job.arrived_s = None
         try:
             item = next(job.work)
         except StopIteration:
@@ -216,7 +238,7 @@ class Engine:
             return False
         except Exception as error:
             _log.exception("a job failed")
-            job.stream.fail(MLXIntegrationError(f"the engine failed: {error}"))
+            job.stream.fail(_told(error))
             return False
         if isinstance(item, list):
             self._seat(job, cast("list[Row]", item))
@@ -241,9 +263,7 @@ class Engine:
             decoder.turn()
         except Exception as error:
             _log.exception("a decode step failed")
-            failed = (
-                error if isinstance(error, MLXIntegrationError) else MLXIntegrationError(f"the engine failed: {error}")
-            )
+            failed = _told(error)
             for job in [job for job in self._jobs if any(seat in decoder.seats for seat in job.seats)]:
                 self._fail(job, failed)
         for job in self._jobs:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ import mlx.core as mx
 from opentelemetry.context import Context
 
 from neuroscope import telemetry
+from neuroscope.errors import ResourceExhaustedError
+from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.edits import Outcome, Steering
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
@@ -44,6 +47,7 @@ class Forward:
         chunk_budget_bytes: captures of one prefill chunk may take this many bytes.
         context: the trace that spans belong to.
         longest_prompt: tokens of the request's longest prompt.
+        memory_limit_bytes: memory that MLX may hold after a prefill chunk; 0 for no limit.
     """
 
     model: LoadedModel
@@ -52,14 +56,21 @@ class Forward:
     chunk_budget_bytes: int
     context: Context
     longest_prompt: int
+    memory_limit_bytes: int = 0
     timing: Timing = field(default_factory=Timing)
     generated_tokens: int = 0
+    shortage: str = ""
+    """What is said of memory that ran short; empty as long as it did not."""
+    _most_positions: int = MAX_CHUNK_POSITIONS
 
     @property
     def chunk_positions(self) -> int:
-        """Positions of one prefill chunk: what the byte budget holds, from the model and the request alone."""
+        """Positions of one prefill chunk: what the byte budget holds, from the model and the request alone.
+
+        Where memory ran short they are fewer from then on.
+        """
         per_position = max(self.plan.bytes_per_position(self.longest_prompt), 1)
-        return max(1, min(MAX_CHUNK_POSITIONS, self.chunk_budget_bytes // per_position))
+        return max(1, min(self._most_positions, self.chunk_budget_bytes // per_position))
 
     def first_needed(self, row: int, length: int) -> int:
         """The first position of a prompt that must be computed: one that is read, or the last, which gives logits."""
@@ -67,8 +78,64 @@ class Forward:
             return 0
         return min(self.plan.first_read(row, length), length - 1)
 
-    def chunks(self, row: int, length: int, *, first: int = 0, needs_logits: bool) -> Iterator[Span]:
-        """Spans of a prefill that begins at a position.
+    def in_chunks(
+        self,
+        row: int,
+        length: int,
+        cache: Cache,
+        compute: Callable[[Span], StepResult],
+        *,
+        first: int = 0,
+        needs_logits: bool,
+    ) -> Iterator[StepResult]:
+        """Results of a prefill's chunks. One for which memory runs short is halved and computed again.
+
+        Raises:
+            ResourceExhaustedError: memory does not hold a single position.
+        """
+        while first < length:
+            span = next(self.chunks(row, length, first, needs_logits=needs_logits))
+            restore: Callable[[], None] | None = self._checkpoint(row, cache)
+            reason = ""
+            results: list[StepResult] = []
+            try:
+                results.append(compute(span))
+            except memory.ShortOfMemory as error:
+                reason = str(error)
+            if results:
+                first, restore = span.end, None  # nobody holds two caches, or a result, while others have their turn
+                yield results.pop()
+                continue
+            restore()
+            mx.clear_cache()
+            self._shrink(span, reason)
+
+    def _checkpoint(self, row: int, cache: Cache) -> Callable[[], None]:
+        """What brings a row back to where it is now; arrays are shared, not copied."""
+        kept = copy.deepcopy(cache)
+        undo = [*self.plan.checkpoints(row), *self.steering.of(0).checkpoints(row)]
+
+        def restore() -> None:
+            cache[:] = kept
+            for function in undo:
+                function()
+
+        return restore
+
+    def _shrink(self, span: Span, reason: str) -> None:
+        if span.length == 1:
+            raise ResourceExhaustedError(
+                f"memory does not hold position {span.first} of prompt {span.row}: {reason}; capture less, or wait for "
+                "other requests to end"
+            )
+        self._most_positions = span.length // 2
+        self.shortage = (
+            f"memory ran short at position {span.first} of prompt {span.row} ({reason}): "
+            f"prefill chunks have had at most {self._most_positions} positions since"
+        )
+
+    def chunks(self, row: int, length: int, start: int = 0, *, needs_logits: bool) -> Iterator[Span]:
+        """Spans of a prefill, from a position on.
 
         The model computes logits for every position of the chunk whose last logits are needed. Where those are dear,
         the last position is a chunk of its own.
@@ -76,9 +143,9 @@ class Forward:
         positions = self.chunk_positions
         logits_bytes = 4 * self.model.description.vocab_size * min(length, positions)
         body = length - 1 if needs_logits and logits_bytes > _LOGITS_BUDGET_BYTES else length
-        for start in range(first, body, positions):
-            yield Span(row, 0, start, min(positions, body - start), length)
-        if body < length:
+        for first in range(start, body, positions):
+            yield Span(row, 0, first, min(positions, body - first), length)
+        if start <= body < length:
             yield Span(row, 0, body, 1, length)
 
     def prefill(
@@ -88,16 +155,12 @@ class Forward:
 
         Raises:
             DataConversionError: an edit made numbers that are not finite.
+            ShortOfMemory: it takes more memory than there is.
         """
         started = time.perf_counter()
-        with telemetry.part("prefill", self.context) as recorded:
-            tokens = mx.array([prompt[span.first : span.end]])
-            tap, outcome = self.tap(span)
-            call: Any = self.model.network
-            logits: mx.array | None = None
-            with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
-                logits = call(tokens, cache=cache)
-            pending = self.take(tap, span)
+        span_of = telemetry.part("prefill", self.context)
+        with span_of as recorded, memory.watched(self.memory_limit_bytes):
+            pending, logits, outcome = self.build(prompt, span, cache)
             draw = sampler.draw(logits[:, -1], span.row, 0) if sampler is not None and logits is not None else None
             held = [p.array for p in pending] + outcome.arrays
             mx.eval(held, draw.arrays if draw else [], [layer.state for layer in cache])
@@ -108,10 +171,19 @@ class Forward:
         self.timing.prefill_s += time.perf_counter() - started
         return pending, draw
 
-    def chunk(self, prompt: Sequence[int], span: Span, cache: Cache) -> StepResult:
+    def chunk(self, prompt: Sequence[int], cache: Cache, span: Span) -> StepResult:
         """Computes one chunk of which nothing but its captures is wanted. Only the result holds their memory."""
         pending, _ = self.prefill(prompt, span, cache)
         return StepResult.of(span.step, pending)
+
+    def build(self, prompt: Sequence[int], span: Span, cache: Cache) -> tuple[list[Pending], mx.array | None, Outcome]:
+        """Builds the graph of one chunk; nothing is computed yet. No logits if the plan stops before them."""
+        tap, outcome = self.tap(span)
+        call: Any = self.model.network
+        logits: mx.array | None = None
+        with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
+            logits = call(mx.array([prompt[span.first : span.end]]), cache=cache)
+        return self.take(tap, span), logits, outcome
 
     def tap(self, span: Span) -> tuple[Tap | None, Outcome]:
         """A tap for one forward pass of one row, None where nothing is read or edited; and what its edits leave."""

@@ -19,11 +19,12 @@ from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_tokenizer
 
-from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError
+from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine import config_mending, selftest, verdicts
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.layout import Layout, first_int
+from neuroscope_inference.engine.memory import is_shortage
 from neuroscope_inference.engine.model import LoadedModel
 
 _PIECES = 16
@@ -134,7 +135,12 @@ def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
         if done - reported >= total / _PIECES or array is arrays[-1]:
             try:
                 mx.eval(piece)
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
+                if is_shortage(error):
+                    raise ResourceExhaustedError(
+                        f"memory does not hold the weights in {folder}, {total / 1e9:,.1f} GB: {_brief(error)}",
+                        field="model_path",
+                    ) from error
                 raise _damaged(folder, error) from error
             piece, reported = [], done
             yield pb.LoadProgress(phase=pb.LOAD_PHASE_READ, bytes_done=done, bytes_total=total)
@@ -195,7 +201,7 @@ def _weights(model: nn.Module) -> list[mx.array]:
     return [cast(mx.array, array) for _, array in tree_flatten(model.parameters())]
 
 
-def _damaged(folder: Path, error: RuntimeError) -> ModelCorruptError:
+def _damaged(folder: Path, error: Exception) -> ModelCorruptError:
     return ModelCorruptError(f"a weights file in {folder} is damaged: {_brief(error)}", field="model_path")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -186,11 +186,8 @@ class CapturePlan:
                 check_is_run(point, stop_before, field)
                 read = self._read(hook_id, hook, point, field, rows)
                 self.reads += self._reduced(read, hook, directed, f"{field}.reduction")
-
-    @property
-    def reads_attention(self) -> bool:
+        self.reads_attention = any(read.point.component in _ATTENTION for read in self.reads)
         """Whether some tensor has key columns."""
-        return any(read.point.component in _ATTENTION for read in self.reads)
 
     def message(self, chunk_positions: int) -> tensor_pb2.TensorPlan:
         """The plan as it is sent."""
@@ -236,6 +233,12 @@ class CapturePlan:
             array, first, positions = part
             pending.append(Pending(read.spec.plan_index, span.row, first, array, positions, keys))
         return pending
+
+    def checkpoints(self, row: int) -> Iterator[Callable[[], None]]:
+        """What brings the reads of a row back to where they are now, should a chunk have to be computed again."""
+        for read in self.reads:
+            if read.reduction is not None:
+                yield read.reduction.checkpoint(row)
 
     def bytes_per_position(self, columns: int) -> int:
         """Bytes that a prefill captures per position, at most; selectors of single positions are left out."""

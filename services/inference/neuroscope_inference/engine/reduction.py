@@ -7,7 +7,7 @@ Sums run in float32, whatever the model computes in.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -96,6 +96,10 @@ class Reduction(ABC):
             ends_step: whether no further chunk of the step comes.
         """
 
+    def checkpoint(self, row: int) -> Callable[[], None]:
+        """What brings a row back to where it is now; nothing where chunks do not depend on each other."""
+        return lambda: None
+
 
 class MeanOverPositions(Reduction):
     """The mean over all selected positions of a step; chunks of a prefill are summed up until the last one."""
@@ -109,6 +113,16 @@ class MeanOverPositions(Reduction):
     def outputs(self) -> list[Output]:
         """The mean, without a position axis."""
         return [Output(tensor_pb2.REDUCED_MEAN, self.shape.without(self._axis), self.wanted or mx.float32)]
+
+    def checkpoint(self, row: int) -> Callable[[], None]:
+        """Brings the sum of a row back."""
+        kept = {row: self._sums[row]} if row in self._sums else {}
+
+        def restore() -> None:
+            self._sums.pop(row, None)
+            self._sums.update(kept)
+
+        return restore
 
     def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
         """The sum so far, which is not sent, or the mean at the end of the step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -89,13 +90,15 @@ class Row:
         known, first = self.forward.model.prompts.take(self._prompt[:needed])
         if known is not None:
             self.cache = known
-        *body, last = self.forward.chunks(self.index, len(self._prompt), first=first, needs_logits=True)
-        for span in body:
-            yield self.forward.chunk(self._prompt, span, self.cache)
-        yield self._first(last, self.cache)
+        compute = partial(self._chunk, self.cache)
+        yield from self.forward.in_chunks(
+            self.index, len(self._prompt), self.cache, compute, first=first, needs_logits=True
+        )
 
-    def _first(self, span: Span, cache: Cache) -> StepResult:
-        """Computes the last chunk and draws the first token. Only the result holds the memory of what was read."""
+    def _chunk(self, cache: Cache, span: Span) -> StepResult:
+        """Computes a chunk; the last one draws the first token. Only the result holds the memory of what was read."""
+        if span.end < len(self._prompt):
+            return self.forward.chunk(self._prompt, cache, span)
         pending, draw = self.forward.prefill(self._prompt, span, cache, self.sampler)
         if draw is None:
             raise AssertionError("a generation runs all layers")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from mlx_lm.models.cache import make_prompt_cache
 
@@ -51,8 +52,8 @@ class Run:
         for row in self.forward.steering.current.row_order:
             prompt = self.prompts[row]
             cache = make_prompt_cache(self.forward.model.network)
-            for span in self.forward.chunks(row, len(prompt), needs_logits=False):
-                yield self.forward.chunk(prompt, span, cache)
+            compute = partial(self.forward.chunk, prompt, cache)
+            yield from self.forward.in_chunks(row, len(prompt), cache, compute, needs_logits=False)
 
     def generate(self, sampler: Sampler) -> Iterator[StepResult | list[Row]]:
         """Reads every prompt up to its first token; then the rows that go on, for the decoder."""

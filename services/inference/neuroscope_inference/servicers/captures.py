@@ -10,9 +10,10 @@ from typing import assert_never
 from opentelemetry.context import Context
 
 from neuroscope.codec import Event
-from neuroscope.errors import InvalidRequestError, NotImplementedByEngineError, StreamingError
+from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.estimate import estimate
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.keeping import Keeper
 from neuroscope_inference.servicers.running import Prepared, Response, Runner
@@ -51,8 +52,15 @@ class CaptureServicer:
                 yield event
 
     async def EstimateCapture(self, request: pb.EstimateCaptureRequest, context: Context) -> pb.EstimateCaptureResponse:
-        """Needs the memory model of the batching engine."""
-        raise NotImplementedByEngineError("this version's engine does not estimate captures")
+        """Says what a capture would cost."""
+        prepared = await self._prepare(request.capture, "", context)
+        stream = self._engine.start(estimate(prepared.run), model=prepared.run.forward.model)
+        try:
+            async with aclosing(stream.items()) as items:
+                answers = [answer async for answer in items]
+        finally:
+            stream.close()
+        return answers[-1]
 
     async def ResumeCapture(self, request: pb.ResumeCaptureRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Sends a kept stream from a frame on, or runs one again that broke off."""

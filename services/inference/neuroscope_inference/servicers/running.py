@@ -84,6 +84,7 @@ class Runner:
             request.chunk_budget_bytes or self._settings.chunk_budget_bytes,
             context,
             max(len(prompt.ids) for prompt in prompts),
+            self._settings.memory_limit_bytes,
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         return Prepared(stream_id, run, prompts)
@@ -129,6 +130,7 @@ class Runner:
             async with aclosing(stream.items()) as results:
                 async for result in results:
                     held = result.nbytes
+                    self._engine.tally.captured_bytes += held
                     with telemetry.part("serialise", forward.context) as span:
                         span.set_attribute(telemetry.STEP, result.step)
                         span.set_attribute(telemetry.BYTES, held)
@@ -143,6 +145,7 @@ class Runner:
                     if held:
                         stream.release(held)
                     if result.token is not None:
+                        self._engine.tally.generated_tokens += 1
                         yield response(token=result.token)  # type: ignore[call-arg]  # captures have none
         finally:
             stream.close()
@@ -211,4 +214,5 @@ def _manifest(prepared: Prepared) -> pb.Manifest:
         frame_count=prepared.packer.frame_count,
         prefill_ms=1e3 * run.forward.timing.prefill_s,
         decode_ms=1e3 * run.forward.timing.decode_s,
+        warnings=[run.forward.shortage] if run.forward.shortage else [],
     )

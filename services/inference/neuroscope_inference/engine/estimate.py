@@ -1,0 +1,139 @@
+"""What a capture would cost, without running it.
+
+Bytes and chunks come from the graph itself, which is built for every chunk and never evaluated: shapes are exact.
+Memory comes from evaluating a short piece at the end of the heaviest chunk, over a cache of zeros as long as the real
+one. What a forward pass needs grows with its positions, so the rest of the chunk is a matter of proportion.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from neuroscope.v1 import inference_pb2, site_pb2
+from neuroscope_inference.engine.edits import Steering
+from neuroscope_inference.engine.forward import MAX_CHUNK_POSITIONS, Cache, Forward
+from neuroscope_inference.engine.reads import CapturePlan, Read, Span, selected
+from neuroscope_inference.engine.run import Run
+
+PROBE_POSITIONS = 96
+"""Positions that are evaluated to measure memory; a chunk that has no more is measured as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """One chunk of the capture, its graph built and dropped."""
+
+    prompt: Sequence[int]
+    span: Span
+    captured_bytes: int
+    kept_bytes: int  # of the cache, at its end
+
+    def weight(self, heads: int) -> int:
+        """Grows with the memory that it takes, roughly."""
+        return (
+            self.captured_bytes + self.kept_bytes + 4 * heads * self.span.length * (self.span.first + self.span.length)
+        )
+
+
+def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
+    """The cost of a run's capture, chunk by chunk; complete in the last item. For the engine's thread.
+
+    Edits are left out: they cost next to nothing, and some need activations that nobody computes here.
+    """
+    forward = replace(run.forward, steering=Steering.without_edits(run.forward.model))
+    heads = max(forward.model.description.num_heads, 1)
+    found = inference_pb2.EstimateCaptureResponse()
+    heaviest: _Chunk | None = None
+    for row, prompt in enumerate(run.prompts):
+        cache = make_prompt_cache(forward.model.network)
+        for span in forward.chunks(row, len(prompt), needs_logits=False):
+            captured = _build(forward, prompt, span, cache)
+            chunk = _Chunk(prompt, span, captured, _nbytes(cache))
+            found.tensor_bytes += captured
+            found.chunk_count += 1
+            if heaviest is None or chunk.weight(heads) > heaviest.weight(heads):
+                heaviest = chunk
+            yield found
+    assert heaviest is not None
+    found.peak_memory_bytes = _peak_bytes(forward, heaviest)
+    yield found
+
+
+def _build(forward: Forward, prompt: Sequence[int], span: Span, cache: Cache) -> int:
+    """Builds the graph of a chunk; the bytes that it would send."""
+    pending, _, _ = forward.build(prompt, span, cache)
+    return sum(p.array.nbytes for p in pending if p.is_sent)
+
+
+def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
+    """Memory that the engine needs at most while it computes a chunk."""
+    span = chunk.span
+    length = min(span.length, PROBE_POSITIONS)
+    probe = replace(span, first=span.first + span.length - length, length=length)
+    forward = replace(forward, plan=_probing(forward.plan, span, probe))
+    cache = _cache_of_zeros(forward, chunk.prompt, probe.first)
+    cached, before = _nbytes(cache), mx.get_active_memory()
+    mx.reset_peak_memory()
+    pending, _, _ = forward.build(chunk.prompt, probe, cache)
+    mx.eval([p.array for p in pending], [layer.state for layer in cache])
+    used = mx.get_peak_memory() - before
+    captured = sum(p.array.nbytes for p in pending if p.is_sent)
+    working = (used - captured - (_nbytes(cache) - cached)) * span.length / length
+    return max(0, int(chunk.kept_bytes + chunk.captured_bytes + working))
+
+
+def _probing(plan: CapturePlan, span: Span, probe: Span) -> CapturePlan:
+    """The plan with what it reads in a chunk read in the probe too: of single positions the probe's last one."""
+    last = site_pb2.PositionSelector(list=site_pb2.PositionList(positions=[probe.first + probe.length - 1]))
+
+    def moved(read: Read) -> Iterator[Read]:
+        if read.positions is None:
+            yield read
+        elif selected(read.positions, span):
+            yield replace(read, positions=last)
+
+    probing = copy.copy(plan)
+    probing.reads = [found for read in plan.reads for found in moved(read)]
+    return probing
+
+
+def _cache_of_zeros(forward: Forward, prompt: Sequence[int], length: int) -> Cache:
+    """A cache as it is after that many positions, of which nothing was computed."""
+    unread = copy.copy(forward.plan)
+    unread.reads = []
+    forward = replace(forward, plan=unread)
+    cache = make_prompt_cache(forward.model.network)
+    for first in range(0, length, MAX_CHUNK_POSITIONS):
+        span = Span(0, 0, first, min(MAX_CHUNK_POSITIONS, length - first), len(prompt))
+        _build(forward, prompt, span, cache)
+    for layer in cache:
+        _fill_with_zeros(layer)
+    mx.eval([layer.state for layer in cache])
+    return cache
+
+
+def _fill_with_zeros(value: Any) -> Any:
+    """The same structure with evaluated zeros in place of its arrays; objects are changed in place."""
+    if isinstance(value, mx.array):
+        return mx.zeros(value.shape, value.dtype)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_fill_with_zeros, value))  # type: ignore[arg-type]
+    if hasattr(value, "__dict__"):
+        for name, held in vars(value).items():
+            setattr(value, name, _fill_with_zeros(held))
+    return value
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of all arrays in a structure."""
+    if isinstance(value, mx.array):
+        return value.nbytes
+    if isinstance(value, list | tuple):
+        return sum(map(_nbytes, value))
+    return sum(map(_nbytes, vars(value).values())) if hasattr(value, "__dict__") else 0
