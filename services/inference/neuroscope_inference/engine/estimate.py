@@ -85,7 +85,8 @@ def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
     used = mx.get_peak_memory() - before
     captured = sum(p.array.nbytes for p in pending if p.is_sent)
     working = (used - captured - (_nbytes(cache) - cached)) * span.length / length
-    return max(0, int(chunk.kept_bytes + chunk.captured_bytes + working))
+    spare = chunk.kept_bytes if span.first else 0  # the caches from before, should the chunk have to be halved
+    return max(0, int(chunk.kept_bytes + spare + chunk.captured_bytes + working))
 
 
 def _probing(plan: CapturePlan, span: Span, probe: Span) -> CapturePlan:
