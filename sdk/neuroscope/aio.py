@@ -147,6 +147,8 @@ class AsyncClient:
         chunk_budget_bytes: int = 0,
         generation_id: str = "",
         resumable: bool = False,
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
         keep: bool = True,
         auto_advance: bool = True,
     ) -> AsyncGeneration:
@@ -172,6 +174,8 @@ class AsyncClient:
             chunk_budget_bytes=chunk_budget_bytes,
             generation_id=generation_id,
             resumable=resumable,
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
         )
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
         with trace.use_span(span):
@@ -198,6 +202,8 @@ class AsyncClient:
         chunk_budget_bytes: int = 0,
         resumable: bool = False,
         capture_id: str = "",
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
         progress: ByteListener = False,
     ) -> ActivationCache:
         """Runs prompts once, without sampling, and returns what was captured."""
@@ -212,6 +218,8 @@ class AsyncClient:
             chunk_budget_bytes=chunk_budget_bytes,
             resumable=resumable,
             capture_id=capture_id,
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
         )
         state = StreamState()
         with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
@@ -237,6 +245,8 @@ class AsyncClient:
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
         interventions: Sequence[InterventionLike] = (),
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
     ) -> pb.EstimateCaptureResponse:
         """What a capture of the same arguments would cost."""
         captured = requests.capture(
@@ -248,6 +258,8 @@ class AsyncClient:
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
             interventions=interventions,
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
         )
         return await self._unary(requests.estimate_capture(captured))
 

@@ -195,6 +195,8 @@ class Client:
         chunk_budget_bytes: int = 0,
         generation_id: str = "",
         resumable: bool = False,
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
         keep: bool = True,
         auto_advance: bool = True,
     ) -> Generation:
@@ -221,6 +223,9 @@ class Client:
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
             generation_id: name for `advance` and `steer`; empty: chosen by the server, see `started.stream_id`.
             resumable: the service keeps the stream for a while; `resume_capture` with the generation's id has it again.
+            kv_bits: keeps all keys and values in so many bits: 2, 3, 4, 5, 6 or 8; None: as they are. What is captured
+                of them is then what attention makes of those bits.
+            kv_group_size: numbers that share a scale: 32, 64 or 128.
             keep: collects all tensors in `Generation.cache`; without it they live as long as their token.
             auto_advance: with `max_steps_ahead`, asking for the next token gives the credit it needs. Without it,
                 `Generation.advance` alone does.
@@ -249,6 +254,8 @@ class Client:
             chunk_budget_bytes=chunk_budget_bytes,
             generation_id=generation_id,
             resumable=resumable,
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
         )
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
         with trace.use_span(span):
@@ -275,6 +282,8 @@ class Client:
         chunk_budget_bytes: int = 0,
         resumable: bool = False,
         capture_id: str = "",
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
         progress: ByteListener = False,
     ) -> ActivationCache:
         """Runs prompts once, without sampling, and returns what was captured.
@@ -292,6 +301,7 @@ class Client:
                 where it broke, and `resume_capture` has the capture again.
             capture_id: name of a resumable capture; empty: made by the server. The same request of the same name is
                 answered with what was kept.
+            kv_bits, kv_group_size: as in `generate`.
             progress: True shows a bar; a function is called with the bytes received so far.
 
         Raises:
@@ -312,6 +322,8 @@ class Client:
             chunk_budget_bytes=chunk_budget_bytes,
             resumable=resumable,
             capture_id=capture_id,
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
         )
         state = StreamState()
         with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
@@ -337,6 +349,8 @@ class Client:
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
         interventions: Sequence[InterventionLike] = (),
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
     ) -> pb.EstimateCaptureResponse:
         """What a capture of the same arguments would cost: bytes and chunks exactly, memory within 20 %.
 
@@ -354,6 +368,8 @@ class Client:
             stop_at_layer=stop_at_layer,
             chunk_budget_bytes=chunk_budget_bytes,
             interventions=interventions,
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
         )
         return self._unary(requests.estimate_capture(captured))
 

@@ -178,6 +178,8 @@ def generate(
     chunk_budget_bytes: int,
     generation_id: str,
     resumable: bool = False,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
 ) -> Call[None]:
     """Generate; its stream is folded by `stream.StreamState`."""
     request = pb.GenerateRequest(
@@ -202,6 +204,7 @@ def generate(
         generation_id=generation_id,
         chunk_budget_bytes=chunk_budget_bytes,
         resumable=resumable,
+        cache_quantization=_cache_quantization(kv_bits, kv_group_size),
     )
     return Call("generate", RPCS["Generate"], request, lambda response: None)
 
@@ -218,6 +221,8 @@ def capture(
     chunk_budget_bytes: int,
     resumable: bool = False,
     capture_id: str = "",
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
 ) -> Call[None]:
     """Capture; its stream is folded by `stream.StreamState`."""
     request = pb.CaptureRequest(
@@ -230,6 +235,7 @@ def capture(
         chunk_budget_bytes=chunk_budget_bytes,
         resumable=resumable,
         capture_id=capture_id,
+        cache_quantization=_cache_quantization(kv_bits, kv_group_size),
     )
     return Call("capture", RPCS["Capture"], request, lambda response: None)
 
@@ -262,6 +268,10 @@ def delete_capture(capture_id: str) -> Call[None]:
     """DeleteCapture."""
     request = pb.DeleteCaptureRequest(capture_id=capture_id)
     return Call("delete_capture", RPCS["DeleteCapture"], request, lambda response: None)
+
+
+def _cache_quantization(kv_bits: int | None, kv_group_size: int) -> pb.CacheQuantization | None:
+    return None if kv_bits is None else pb.CacheQuantization(bits=kv_bits, group_size=kv_group_size)
 
 
 def _texts(texts: str | Iterable[str]) -> list[str]:

@@ -8,10 +8,11 @@ answer(measure)                                                               th
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _READY = "ready"
@@ -24,9 +25,11 @@ class Worker:
         ChildProcessError: the process has ended; what it wrote to stderr says why.
     """
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", module, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        environ = {**os.environ, **(environment or {})}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ)
         self._what = " ".join([module, *arguments])
 
     def __enter__(self) -> Worker:
@@ -39,6 +42,11 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """What the process measures."""

@@ -1,8 +1,9 @@
-"""Memory that runs short in a prefill: smaller chunks, the same numbers, and a result that says so.
+"""Memory that runs short: smaller chunks and batches, the same numbers, and a result that says so.
 
 python -m pytest tests/integration/test_memory_shortage.py
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from neuroscope.hooks import Hook
 from neuroscope.rpc import RPCS
 from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine import memory
+from neuroscope_inference.engine.batch import Batch
+from neuroscope_inference.engine.memory import ShortOfMemory
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error
 from tests.support.random_models import make_model
@@ -131,6 +135,107 @@ def test_a_single_position_too_much_is_an_error_of_that_request_alone(
     assert len(tried) == 6  # 32, 16, 8, 4, 2, 1
     monkeypatch.undo()
     record(transport, capture("llama"))
+
+
+# Decode steps, of rows that share a batch.
+
+
+DECODED = [IDS[:9], IDS[3:20], IDS[30:35], IDS[40:52]]
+
+
+def generations() -> pb.GenerateRequest:
+    """Four rows that are read, reduced over all steps, and edited while they go on."""
+    steered = edit("mlp_out", 2, lambda act: act * 0.5, rows=[1], steps=slice(1, 5))
+    donated = edit("resid_post", 1, lambda act: act.replace(act.row(0)), positions=slice(0, 5), rows=[2], steps=0)
+    return generate_request(
+        [prompt(ids) for ids in DECODED],
+        Hook("resid_post", 3),
+        Hook("attn_out", 1, reduce="mean"),
+        max_tokens=8,
+        ignore_eos=True,
+        seed=3,
+        temperature=1.0,
+        interventions=[steered.message, donated.message],
+    )
+
+
+@pytest.fixture
+def failing_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Makes decode steps of more rows than one may have fail, as they are launched or as they are waited for."""
+
+    def fail(most_rows: int, *, launched: bool, times: int = 1000) -> list[int]:
+        counts: list[int] = []
+        step, land = Batch.launch, mx.eval
+        doomed: list[mx.array] = []
+
+        def launching(batch: Batch, rows: Any) -> None:
+            step(batch, rows)
+            counts.append(len(rows))
+            is_failing = len(rows) > most_rows and sum(count > most_rows for count in counts) <= times
+            if is_failing and launched:
+                raise ShortOfMemory(METAL)
+            if is_failing:
+                doomed.extend(row.flights[-1].draw.token for row in rows)
+
+        def landing(*arrays: Any) -> None:
+            land(*arrays)
+            is_step = threading.current_thread().name == "neuroscope-engine" and len(arrays) == 1
+            if is_step and any(array is other for array in arrays[0] for other in doomed):
+                raise RuntimeError(METAL)
+
+        monkeypatch.setattr(Batch, "launch", launching)
+        if not launched:
+            monkeypatch.setattr(mx, "eval", landing)
+        return counts
+
+    return fail
+
+
+@pytest.mark.parametrize("launched", [True, False], ids=["as it is launched", "as it is waited for"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fewer_rows_share_a_step_and_the_lost_ones_are_computed_again(
+    transport: LocalTransport, failing_steps: Callable[..., list[int]], family: str, launched: bool
+) -> None:
+    request = generations()
+    request.model_id = family
+    undisturbed = record(transport, request)
+    counts = failing_steps(1, launched=launched)
+    recording = record(transport, request)
+    assert counts[0] == 4
+    assert 2 in counts
+    assert counts[-1] == 1
+    for row in range(4):
+        assert recording.token_ids(row) == undisturbed.token_ids(row), row
+        one, other = (found.array("resid_post", 3, row=row) for found in (recording, undisturbed))
+        assert relative_error(one, other) < TOLERANCE, row
+        one, other = (found.of("attn_out", 1, row=row)[-1].array for found in (recording, undisturbed))
+        assert relative_error(one, other) < TOLERANCE, row
+    assert recording.manifest is not None
+    (warning,) = recording.manifest.warnings
+    assert "at most 1 rows have shared a decode step since" in warning
+    assert "allocate" in warning
+
+
+def test_a_step_too_large_alone_ends_that_request_and_no_other(
+    transport: LocalTransport, failing_steps: Callable[..., list[int]]
+) -> None:
+    failing_steps(0, launched=True, times=1)
+    with pytest.raises(ResourceExhaustedError, match="does not hold step 1 of prompt 0"):
+        record(transport, generate_request(prompt(IDS), max_tokens=4, ignore_eos=True))
+    record(transport, generate_request(prompt(IDS), max_tokens=4, ignore_eos=True))
+
+
+def test_a_limit_makes_batches_smaller_without_a_step_lost(
+    transport: LocalTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = generations()
+    undisturbed = record(transport, request)
+    monkeypatch.setattr(memory, "excess", lambda _: "MLX held more")  # read after steps; prefills fit
+    monkeypatch.setattr(memory, "watched", lambda _: contextlib.nullcontext())
+    recording = record(transport, request)
+    assert [recording.token_ids(row) for row in range(4)] == [undisturbed.token_ids(row) for row in range(4)]
+    assert recording.manifest is not None
+    assert "MLX held more" in recording.manifest.warnings[0]
 
 
 def test_another_failure_is_not_taken_for_it(transport: LocalTransport, failing: Callable[..., list[int]]) -> None:

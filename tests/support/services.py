@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import processes
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
-_PROC = Path("/proc")  # Linux
 _READY = re.compile(r"^\S+ ready on (\S+)$", re.MULTILINE)
 # Nothing that a test does may reach the network: the hub is a port that refuses, and refuses at once.
 _ENVIRONMENT = {"MLX_DISABLE_COMPILE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONUNBUFFERED": "1"}
@@ -48,26 +49,11 @@ class Service:
 
     def resident_bytes(self) -> int:
         """Memory it holds now."""
-        if _PROC.is_dir():
-            return int(self._proc("statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return int(self._ps("rss")) * 1024
+        return processes.resident_bytes(self.process.pid)
 
     def cpu_seconds(self) -> float:
         """CPU time it has used, user and system."""
-        if _PROC.is_dir():
-            user, system = self._proc("stat").rpartition(")")[2].split()[11:13]
-            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-        days, _, clock = self._ps("time").rpartition("-")
-        seconds = 0.0
-        for part in clock.split(":"):
-            seconds = seconds * 60 + float(part)
-        return seconds + 86400 * int(days or 0)
-
-    def _proc(self, file: str) -> str:
-        return (_PROC / str(self.process.pid) / file).read_text()
-
-    def _ps(self, column: str) -> str:
-        return subprocess.check_output(["ps", "-o", f"{column}=", "-p", str(self.process.pid)], text=True).strip()
+        return processes.cpu_seconds(self.process.pid)
 
     def terminate(self) -> None:
         """Sends SIGTERM and does not wait."""

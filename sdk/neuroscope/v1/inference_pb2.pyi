@@ -1212,6 +1212,7 @@ class GenerateRequest(_message.Message):
     RESUMABLE_FIELD_NUMBER: _builtins.int
     GENERATION_ID_FIELD_NUMBER: _builtins.int
     CHUNK_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    CACHE_QUANTIZATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model. Empty: the default one."""
     max_steps_ahead: _builtins.int
@@ -1244,6 +1245,10 @@ class GenerateRequest(_message.Message):
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_intervention_pb2.Intervention]:
         """What to edit."""
 
+    @_builtins.property
+    def cache_quantization(self) -> Global___CacheQuantization:
+        """Absent: keys and values are kept as they are."""
+
     def __init__(
         self,
         *,
@@ -1257,14 +1262,41 @@ class GenerateRequest(_message.Message):
         resumable: _builtins.bool = ...,
         generation_id: _builtins.str = ...,
         chunk_budget_bytes: _builtins.int = ...,
+        cache_quantization: Global___CacheQuantization | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_quantization", b"cache_quantization", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_budget_bytes", b"chunk_budget_bytes", "generation_id", b"generation_id", "hook_ids", b"hook_ids", "hooks", b"hooks", "interventions", b"interventions", "max_steps_ahead", b"max_steps_ahead", "model_id", b"model_id", "prompts", b"prompts", "resumable", b"resumable", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_quantization", b"cache_quantization", "chunk_budget_bytes", b"chunk_budget_bytes", "generation_id", b"generation_id", "hook_ids", b"hook_ids", "hooks", b"hooks", "interventions", b"interventions", "max_steps_ahead", b"max_steps_ahead", "model_id", b"model_id", "prompts", b"prompts", "resumable", b"resumable", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class CacheQuantization(_message.Message):
+    """Keys and values of the tokens that were read, kept in fewer bits: from the first position on, whatever the chunks are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BITS_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    bits: _builtins.int
+    """Bits of a number: 2, 3, 4, 5, 6 or 8."""
+    group_size: _builtins.int
+    """Numbers that share a scale and an offset: 32, 64 or 128, and a divisor of the width of a head. 0: 64."""
+    def __init__(
+        self,
+        *,
+        bits: _builtins.int = ...,
+        group_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "group_size", b"group_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheQuantization: _TypeAlias = CacheQuantization  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
@@ -1679,6 +1711,7 @@ class CaptureRequest(_message.Message):
     RESUMABLE_FIELD_NUMBER: _builtins.int
     CAPTURE_ID_FIELD_NUMBER: _builtins.int
     CHUNK_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    CACHE_QUANTIZATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model. Empty: the default one."""
     stop_at_layer: _builtins.int
@@ -1707,6 +1740,10 @@ class CaptureRequest(_message.Message):
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_intervention_pb2.Intervention]:
         """What to edit."""
 
+    @_builtins.property
+    def cache_quantization(self) -> Global___CacheQuantization:
+        """Absent: keys and values are kept as they are."""
+
     def __init__(
         self,
         *,
@@ -1719,10 +1756,11 @@ class CaptureRequest(_message.Message):
         resumable: _builtins.bool = ...,
         capture_id: _builtins.str = ...,
         chunk_budget_bytes: _builtins.int = ...,
+        cache_quantization: Global___CacheQuantization | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_at_layer", b"_stop_at_layer", "stop_at_layer", b"stop_at_layer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_at_layer", b"_stop_at_layer", "cache_quantization", b"cache_quantization", "stop_at_layer", b"stop_at_layer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_at_layer", b"_stop_at_layer", "capture_id", b"capture_id", "chunk_budget_bytes", b"chunk_budget_bytes", "hook_ids", b"hook_ids", "hooks", b"hooks", "interventions", b"interventions", "model_id", b"model_id", "prompts", b"prompts", "resumable", b"resumable", "stop_at_layer", b"stop_at_layer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_at_layer", b"_stop_at_layer", "cache_quantization", b"cache_quantization", "capture_id", b"capture_id", "chunk_budget_bytes", b"chunk_budget_bytes", "hook_ids", b"hook_ids", "hooks", b"hooks", "interventions", b"interventions", "model_id", b"model_id", "prompts", b"prompts", "resumable", b"resumable", "stop_at_layer", b"stop_at_layer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_at_layer: _TypeAlias = _typing.Literal["stop_at_layer"]  # noqa: Y015
     _WhichOneofArgType__stop_at_layer: _TypeAlias = _typing.Literal["_stop_at_layer", b"_stop_at_layer"]  # noqa: Y015

@@ -72,6 +72,8 @@ def _dispatch(
     wants_scores = explicit or tap.wanted[points.scores] or tap.wanted[points.pattern]
     if hasattr(cache, "bits"):
         queries = mx.array(queries)  # the quantised kernel scales its queries in place
+        keys = _see_quantised(tap, points.key, keys, queries.shape[2], cache, "keys")
+        values = _see_quantised(tap, points.value, values, queries.shape[2], cache, "values")
         dequantised = _dequantised(keys, cache) if wants_scores else keys[0]
     else:
         newest = _newest(cache, queries.shape[2], keys.shape[2])
@@ -117,6 +119,24 @@ def _see_newest(tap: Tap, point: PointIndex, whole: mx.array, newest: slice, cac
         stored = getattr(cache, name)
         stored[:, :, newest] = edited
     return written
+
+
+def _see_quantised(tap: Tap, point: PointIndex, whole: Any, length: int, cache: Any, name: str) -> Any:
+    """Like `_see_newest`, of a quantised cache: the numbers that its bits stand for, which an edit becomes as well."""
+    if not tap.wanted[point] and point not in tap.edits:
+        return whole
+    end = cache.offset
+    part = _dequantised([x[..., end - length : end, :] for x in whole], cache)
+    edited = tap.edit(point, part, _HEADS_INSIDE)
+    if edited is not part:
+        quantised = mx.quantize(edited, group_size=cache.group_size, bits=cache.bits)
+        whole = [mx.array(x) for x in whole]
+        for written, stored, new in zip(whole, getattr(cache, name), quantised, strict=True):
+            written[..., end - length : end, :] = new
+            stored[..., end - length : end, :] = new
+        part = _dequantised(quantised, cache)
+    tap.read(point, part, _HEADS_INSIDE)
+    return whole
 
 
 def _dequantised(quantised: Any, cache: Any) -> mx.array:

@@ -1,20 +1,60 @@
-"""Key/value caches of several rows as one: joining, leaving, and whether a model's caches can do it at all."""
+"""Key/value caches: of one row, exact or quantised; of several rows as one, and whether a model's can be that."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import CacheList, QuantizedKVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import CacheList, KVCache, QuantizedKVCache, RotatingKVCache, make_prompt_cache
 
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 
 _log = logging.getLogger(__name__)
 Cache = list[Any]
 _PROBE_PROMPTS = ([3, 1, 2], [1, 2, 3, 1, 2])
+
+
+QUANTIZED_BITS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+DEFAULT_GROUP_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CacheQuantization:
+    """How keys and values are kept in fewer bits: from the first position on, whatever the chunks are."""
+
+    bits: int
+    group_size: int
+
+
+def new(network: nn.Module, quantization: CacheQuantization | None = None) -> Cache:
+    """An empty cache of one row."""
+    cache: Cache = make_prompt_cache(network)
+    if quantization is None:
+        return cache
+    return [
+        QuantizedKVCache(quantization.group_size, quantization.bits) if type(layer) is KVCache else layer
+        for layer in cache
+    ]
+
+
+def why_exact(network: nn.Module, quantization: CacheQuantization) -> str:
+    """Why keys and values of a model cannot be quantised like that: a probe with two tokens; empty if they can."""
+    cache = new(network, quantization)
+    if rotates(cache):
+        return "some layers keep their keys in a ring, which MLX does not quantise"
+    if not any(isinstance(layer, QuantizedKVCache) for layer in cache):
+        return "the model's own cache holds no plain keys and values"
+    call: Any = network
+    try:
+        mx.eval(call(mx.array([[1, 2]]), cache=cache))
+    except Exception as error:  # whatever the model's code makes of keys that are no arrays
+        return f"the model cannot attend to them: {str(error).strip() or type(error).__name__}"
+    return ""
 
 
 def merge(caches: Sequence[Cache]) -> Cache:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
 from neuroscope.v1 import inference_pb2, site_pb2
+from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.edits import Steering
-from neuroscope_inference.engine.forward import MAX_CHUNK_POSITIONS, Cache, Forward
+from neuroscope_inference.engine.forward import Forward, longest_chunk
 from neuroscope_inference.engine.reads import CapturePlan, Read, Span, selected
 from neuroscope_inference.engine.run import Run
 
@@ -51,7 +51,7 @@ def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
     found = inference_pb2.EstimateCaptureResponse()
     heaviest: _Chunk | None = None
     for row, prompt in enumerate(run.prompts):
-        cache = make_prompt_cache(forward.model.network)
+        cache = forward.new_cache()
         for span in forward.chunks(row, len(prompt), needs_logits=False):
             captured = _build(forward, prompt, span, cache)
             chunk = _Chunk(prompt, span, captured, _nbytes(cache))
@@ -109,9 +109,10 @@ def _cache_of_zeros(forward: Forward, prompt: Sequence[int], length: int) -> Cac
     unread = copy.copy(forward.plan)
     unread.reads = []
     forward = replace(forward, plan=unread)
-    cache = make_prompt_cache(forward.model.network)
-    for first in range(0, length, MAX_CHUNK_POSITIONS):
-        span = Span(0, 0, first, min(MAX_CHUNK_POSITIONS, length - first), len(prompt))
+    cache = forward.new_cache()
+    step = longest_chunk()
+    for first in range(0, length, step):
+        span = Span(0, 0, first, min(step, length - first), len(prompt))
         _build(forward, prompt, span, cache)
     for layer in cache:
         _fill_with_zeros(layer)

@@ -14,7 +14,8 @@ from opentelemetry.context import Context
 
 from neuroscope import telemetry
 from neuroscope.errors import ResourceExhaustedError
-from neuroscope_inference.engine import memory
+from neuroscope_inference.engine import caches, memory
+from neuroscope_inference.engine.caches import Cache, CacheQuantization
 from neuroscope_inference.engine.edits import Outcome, Steering
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
@@ -22,10 +23,15 @@ from neuroscope_inference.engine.reads import CapturePlan, Pending, Span, StepRe
 from neuroscope_inference.engine.sampling import Draw, Sampler
 from neuroscope_inference.engine.tap import Tap
 
-MAX_CHUNK_POSITIONS = 512
 _LOGITS_BUDGET_BYTES = 64 * 1024 * 1024
 
-Cache = list[Any]
+
+def longest_chunk() -> int:
+    """Positions of a prefill chunk, at most.
+
+    MLX's CPU backend computes every score of a chunk before it masks later keys: short chunks compute fewer of them.
+    """
+    return 128 if mx.default_device() == mx.cpu else 512
 
 
 @dataclass(slots=True)
@@ -48,6 +54,7 @@ class Forward:
         context: the trace that spans belong to.
         longest_prompt: tokens of the request's longest prompt.
         memory_limit_bytes: memory that MLX may hold after a prefill chunk; 0 for no limit.
+        quantization: of the key/value caches; None: they are exact.
     """
 
     model: LoadedModel
@@ -57,11 +64,12 @@ class Forward:
     context: Context
     longest_prompt: int
     memory_limit_bytes: int = 0
+    quantization: CacheQuantization | None = None
     timing: Timing = field(default_factory=Timing)
     generated_tokens: int = 0
     shortage: str = ""
     """What is said of memory that ran short; empty as long as it did not."""
-    _most_positions: int = MAX_CHUNK_POSITIONS
+    _most_positions: int = field(default_factory=longest_chunk)
 
     @property
     def chunk_positions(self) -> int:
@@ -72,9 +80,13 @@ class Forward:
         per_position = max(self.plan.bytes_per_position(self.longest_prompt), 1)
         return max(1, min(self._most_positions, self.chunk_budget_bytes // per_position))
 
+    def new_cache(self) -> Cache:
+        """An empty cache of one row."""
+        return caches.new(self.model.network, self.quantization)
+
     def first_needed(self, row: int, length: int) -> int:
         """The first position of a prompt that must be computed: one that is read, or the last, which gives logits."""
-        if self.steering.has_edits:
+        if self.steering.has_edits or self.quantization is not None:
             return 0
         return min(self.plan.first_read(row, length), length - 1)
 
@@ -184,6 +196,27 @@ class Forward:
         with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
             logits = call(mx.array([prompt[span.first : span.end]]), cache=cache)
         return self.take(tap, span), logits, outcome
+
+    def replay(self, row: int, prompt: Sequence[int], drawn: Sequence[int], cache: Cache) -> None:
+        """Fills an empty cache as it was after a prompt and generated tokens, with every edit and no read.
+
+        Raises:
+            ShortOfMemory: it takes more memory than there is.
+        """
+        tokens, length = [*prompt, *drawn], len(prompt)
+        alike = length if self.steering.has_edits else len(tokens)  # without edits no step differs from another
+        spans = [*self.chunks(row, alike, needs_logits=False)]
+        spans += [Span(row, p - length + 1, p, 1, length) for p in range(alike, len(tokens))]
+        undo = [*self.steering.of(0).checkpoints(row)]
+        call: Any = self.model.network
+        for span in spans:
+            edits, _ = self.steering.of(span.step).at(span)
+            tap = Tap(self.model.layout.wanted(()), edits) if edits else None
+            with memory.watched(0), self.model.layout.switch.reading(tap):
+                call(mx.array([tokens[span.first : span.end]]), cache=cache)
+                mx.eval([layer.state for layer in cache])
+        for function in undo:
+            function()
 
     def tap(self, span: Span) -> tuple[Tap | None, Outcome]:
         """A tap for one forward pass of one row, None where nothing is read or edited; and what its edits leave."""

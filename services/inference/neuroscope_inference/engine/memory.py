@@ -33,11 +33,16 @@ def watched(limit_bytes: int) -> Generator[None, None, None]:
         if not is_shortage(error):
             raise
         raise ShortOfMemory(" ".join(str(error).split())[:200] or type(error).__name__) from None
+    if reason := excess(limit_bytes):
+        raise ShortOfMemory(reason)
+
+
+def excess(limit_bytes: int) -> str:
+    """Says by how much MLX holds more than a limit; empty if it does not, or the limit is 0."""
     held_bytes = mx.get_active_memory()
-    if limit_bytes and held_bytes > limit_bytes:
-        raise ShortOfMemory(
-            f"MLX held {held_bytes / 1e6:,.1f} MB and the setting memory_limit_bytes allows {limit_bytes / 1e6:,.1f} MB"
-        )
+    if not limit_bytes or held_bytes <= limit_bytes:
+        return ""
+    return f"MLX held {held_bytes / 1e6:,.1f} MB and the setting memory_limit_bytes allows {limit_bytes / 1e6:,.1f} MB"
 
 
 def is_shortage(error: Exception) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import mlx.nn as nn
 from jinja2.exceptions import TemplateError
-from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from neuroscope.errors import ContextLengthError, InvalidRequestError, UnavailableSiteError
@@ -17,6 +16,7 @@ from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.arrays import wire_dtype
+from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
 
@@ -44,6 +44,7 @@ class LoadedModel:
     used_at_s: float = 0.0
     """When something last ran on it, or asked for it, by the monotonic clock."""
     _can_batch: bool | None = None
+    _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
     def can_batch(self) -> bool:
@@ -52,10 +53,16 @@ class LoadedModel:
             self._can_batch = caches.can_batch(self.network, self.description.vocab_size)
         return self._can_batch
 
+    def why_exact(self, quantization: CacheQuantization) -> str:
+        """Why keys and values cannot be quantised like that; empty if they can. Proven by a probe the first time."""
+        if quantization not in self._why_exact:
+            self._why_exact[quantization] = caches.why_exact(self.network, quantization)
+        return self._why_exact[quantization]
+
     @property
     def rotates(self) -> bool:
         """Whether some layer keeps its keys in a ring."""
-        return caches.rotates(make_prompt_cache(self.network))
+        return caches.rotates(caches.new(self.network))
 
     def describe(self) -> pb.GetModelResponse:
         """The model, every point of the vocabulary, and the self-test's verdict."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
 from neuroscope import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.edits import Outcome
-from neuroscope_inference.engine.forward import Cache, Forward
+from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.reads import Pending, Span, StepResult
 from neuroscope_inference.engine.sampling import Draw, Sampler
 from neuroscope_inference.engine.stopping import StopMatcher
@@ -27,6 +27,10 @@ class Flight:
     pending: list[Pending]
     draw: Draw
     outcome: Outcome
+    row_count: int = 1
+    """How many rows are computed with it."""
+    undo: Sequence[Callable[[], None]] = ()
+    """What brings the reads back to where they were before."""
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -48,11 +52,13 @@ class Row:
         self.forward = forward
         self.sampler = sampler
         self.index = row
-        self.cache: Cache | None = make_prompt_cache(forward.model.network)
+        self.cache: Cache | None = forward.new_cache()
         """Its own; None while a batch holds it."""
-        self.launched: Flight | None = None
-        """The step that is being computed."""
+        self.flights: list[Flight] = []
+        """Steps that are being computed: at most the next to land and the one after it."""
         self.ended = False
+        self.is_lost = False
+        """Whether its cache must be computed again."""
         self._prompt = prompt
         self._detokenizer = forward.model.detokenizer()
         self._matcher = StopMatcher(sampler.stop)
@@ -62,6 +68,7 @@ class Row:
         room = description.context_length - len(prompt) + 1
         self._max_tokens = min(sampler.max_tokens, room) if description.context_length else sampler.max_tokens
         self._last: Draw | None = None
+        self._landed: Draw | None = None
         self._steps = 0
         self._drawn: list[int] = []
 
@@ -111,8 +118,8 @@ class Row:
         return result
 
     def read_tokens(self) -> list[int] | None:
-        """The tokens that the row's cache holds; None if an edit changed what they left there."""
-        if self.forward.steering.has_edits:
+        """The tokens that the row's cache holds; None if what they left there is not what others would leave."""
+        if self.forward.steering.has_edits or self.forward.quantization is not None or self.is_lost:
             return None
         return [*self._prompt, *self._drawn][: len(self._prompt) + self._steps - 1]
 
@@ -121,17 +128,39 @@ class Row:
         length = len(self._prompt)
         return Span(self.index, self._steps, length + self._steps - 1, 1, length)
 
-    def launch(self, pending: list[Pending], draw: Draw, outcome: Outcome) -> Flight:
+    def launch(
+        self,
+        pending: list[Pending],
+        draw: Draw,
+        outcome: Outcome,
+        row_count: int,
+        undo: Sequence[Callable[[], None]],
+    ) -> Flight:
         """Takes a step whose graph has been built."""
-        self.launched = Flight(self._steps, pending, draw, outcome)
+        flight = Flight(self._steps, pending, draw, outcome, row_count, undo)
+        self.flights.append(flight)
         self._last = draw
         self._steps += 1
-        return self.launched
-
-    def take_off(self) -> Flight | None:
-        """The step that was launched, to wait for; the row is free for the next."""
-        flight, self.launched = self.launched, None
         return flight
+
+    def lose(self, step: int) -> None:
+        """Forgets the steps from this one on, which failed, and the cache, in which they left what nobody can use."""
+        while self.flights and self.flights[-1].step >= step:
+            for function in self.flights.pop().undo:
+                function()
+        self._last = self.flights[-1].draw if self.flights else self._landed
+        self._steps = step
+        self.cache, self.is_lost = None, True
+
+    def read_again(self) -> None:
+        """Computes a lost cache from the prompt and the tokens that the model has read.
+
+        Raises:
+            ShortOfMemory: memory does not hold it.
+        """
+        cache = self.forward.new_cache()
+        self.forward.replay(self.index, self._prompt, self._drawn[: self._steps - 1], cache)
+        self.cache, self.is_lost = cache, False
 
     def land(self, flight: Flight) -> StepResult:
         """The result of a step that has been evaluated.
@@ -139,8 +168,11 @@ class Row:
         Raises:
             DataConversionError: an edit made numbers that are not finite.
         """
+        if flight in self.flights:
+            self.flights.remove(flight)
         flight.outcome.check()
         token = self._token(flight.step, flight.draw)
+        self._landed = flight.draw
         self.ended = bool(token.finish_reason)
         self.forward.generated_tokens += 1
         return StepResult.of(flight.step, flight.pending, token)

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from mlx_lm.models.cache import make_prompt_cache
-
 from neuroscope.errors import InvalidRequestError
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.forward import Forward
@@ -51,7 +49,7 @@ class Run:
         """One forward pass over every prompt, in chunks."""
         for row in self.forward.steering.current.row_order:
             prompt = self.prompts[row]
-            cache = make_prompt_cache(self.forward.model.network)
+            cache = self.forward.new_cache()
             compute = partial(self.forward.chunk, prompt, cache)
             yield from self.forward.in_chunks(row, len(prompt), cache, compute, needs_logits=False)
 

@@ -17,6 +17,12 @@ from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope_inference.engine.caches import (
+    DEFAULT_GROUP_SIZE,
+    GROUP_SIZES,
+    QUANTIZED_BITS,
+    CacheQuantization,
+)
 from neuroscope_inference.engine.edits import EditPlan, Steering
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.forward import Forward
@@ -85,9 +91,30 @@ class Runner:
             context,
             max(len(prompt.ids) for prompt in prompts),
             self._settings.memory_limit_bytes,
+            await self._quantization(model, request),
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         return Prepared(stream_id, run, prompts)
+
+    async def _quantization(
+        self, model: LoadedModel, request: pb.GenerateRequest | pb.CaptureRequest
+    ) -> CacheQuantization | None:
+        if not request.HasField("cache_quantization"):
+            return None
+        asked, field = request.cache_quantization, "cache_quantization"
+        if asked.bits not in QUANTIZED_BITS:
+            raise InvalidRequestError(f"{asked.bits} bits: there are {_listed(QUANTIZED_BITS)}", field=f"{field}.bits")
+        if asked.group_size and asked.group_size not in GROUP_SIZES:
+            raise InvalidRequestError(
+                f"groups of {asked.group_size}: there are {_listed(GROUP_SIZES)}", field=f"{field}.group_size"
+            )
+        quantization = CacheQuantization(asked.bits, asked.group_size or DEFAULT_GROUP_SIZE)
+        reason = await self._engine.call(lambda: model.why_exact(quantization))
+        if reason:
+            raise InvalidRequestError(
+                f"keys and values of {model.description.model_id} stay as they are: {reason}", field=field
+            )
+        return quantization
 
     async def edits(
         self,
@@ -172,6 +199,10 @@ class Runner:
         return [
             await asyncio.to_thread(model.tokenize, prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)
         ]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _drained(tensors: list[Outgoing]) -> Iterator[Outgoing]:

@@ -1,0 +1,102 @@
+"""Rows that decode together: their caches as one, and the graph of their next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from neuroscope_inference.engine import caches, memory
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.row import Row
+from neuroscope_inference.engine.tap import Tap
+
+
+class Batch:
+    """Rows of one model. Two or more share one cache; a single one keeps its own."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._rows: list[Row] = []
+        self._cache: caches.Cache | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the last step, in the order of the cache."""
+        return self._rows
+
+    def launch(self, rows: Sequence[Row]) -> None:
+        """Builds the next step of these rows and starts it.
+
+        Raises:
+            ShortOfMemory: it takes more memory than there is; `dissolve` is all that is left to do.
+        """
+        self._compose(rows)
+        with memory.watched(0):
+            mx.async_eval(self._step())
+
+    def remove(self, row: Row) -> None:
+        """Gives a row its own cache, before it goes on elsewhere or ends."""
+        self._keep([other for other in self._rows if other is not row], gone=[row])
+
+    def dissolve(self) -> list[Row]:
+        """Forgets the rows and their cache after a step that failed; gives the rows, each of which has lost its own."""
+        rows, self._rows, self._cache = self._rows, [], None
+        return rows
+
+    def _step(self) -> list[mx.array]:
+        """The graph of one step, built; all that is to be evaluated."""
+        rows = self._rows
+        spans = [row.next_span() for row in rows]
+        undo = [[*row.forward.plan.checkpoints(row.index)] for row in rows]
+        taps, outcomes = zip(*(row.forward.tap(span) for row, span in zip(rows, spans, strict=True)), strict=True)
+        tap = Tap.together(taps)
+        tokens = mx.concatenate([row.last.token for row in rows])[:, None]
+        call: Any = self._model.network
+        with self._model.layout.switch.reading(tap):
+            logits: mx.array = call(tokens, cache=_own(rows[0]) if self._cache is None else self._cache)
+        arrays: list[mx.array] = []
+        for slot, (row, span) in enumerate(zip(rows, spans, strict=True)):
+            pending = row.forward.take(tap, span, None if self._cache is None else slot)
+            draw = row.sampler.draw(logits[slot : slot + 1, -1], row.index, span.step)
+            arrays += row.launch(pending, draw, outcomes[slot], len(rows), undo[slot]).arrays
+        return arrays
+
+    def _compose(self, rows: Sequence[Row]) -> None:
+        """Makes these rows the batch; those that leave take their caches with them."""
+        wanted = {id(row) for row in rows}
+        staying = [row for row in self._rows if id(row) in wanted]
+        leaving = [row for row in self._rows if id(row) not in wanted and not row.ended]
+        if len(staying) < len(self._rows):
+            self._keep(staying, gone=leaving)
+        present = {id(row) for row in staying}
+        joining = [row for row in rows if id(row) not in present]
+        if not joining:
+            return
+        self._rows = staying + joining
+        if self._cache is not None:
+            caches.extend(self._cache, caches.merge([_own(row) for row in joining]))
+        elif len(self._rows) > 1:
+            self._cache = caches.merge([_own(row) for row in self._rows])
+        else:
+            return
+        for row in self._rows:
+            row.cache = None
+
+    def _keep(self, rows: list[Row], gone: Sequence[Row]) -> None:
+        """Drops all other rows; of those that are gone but go on, and of a last one, the caches are their own again."""
+        if self._cache is not None:
+            for row in [*gone, *rows] if len(rows) == 1 else gone:
+                row.cache = caches.extract(self._cache, self._rows.index(row))
+            if len(rows) > 1:
+                caches.keep(self._cache, [self._rows.index(row) for row in rows])
+            else:
+                self._cache = None
+        self._rows = rows
+
+
+def _own(row: Row) -> caches.Cache:
+    if row.cache is None:
+        raise AssertionError("a row has its cache while it is in no batch")
+    return row.cache

@@ -1,0 +1,262 @@
+"""What captures cost: tokens per CPU second and memory of a service, beside mlx-lm in the same run.
+
+    python -m tests.bench.tax [--model llama|gpt2|bundled] [--rounds 20] [--tokens 128] [--json FILE]
+
+mlx-lm and a service for each case are processes of their own with one BLAS thread. In a round all of them do the same
+work at the same time, in turns of a quarter of a second (`tests.bench.turns`), since a shared machine's speed changes
+by the second. A ratio is the median over rounds of tokens per CPU second, a service's to mlx-lm's, with its 90 %
+bootstrap interval.
+
+decode     `tokens` tokens after a short prompt, all that the request costs, beside `mlx_lm.stream_generate`.
+prefill    a prompt of PREFILL_TOKENS and one token after it, beside two forward passes of mlx-lm: all but the last
+           token and the last, as `stream_generate` does it.
+
+The CPU seconds of ours are the service's; the client's stand beside them, as milliseconds per token. Memory is what a
+process holds at the end of a round, to what mlx-lm holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from neuroscope import Client
+from neuroscope_inference import blas
+from tests.bench.models import MODELS, model_folder
+from tests.bench.turns import Taken, Turn, take_turns
+from tests.bench.worker import Worker, answer, cpu_seconds
+from tests.support.processes import resident_bytes
+from tests.support.services import inference_service
+
+PROMPT_TOKENS = 32  # of a decode
+PREFILL_TOKENS = 512
+PEER = "mlx-lm"
+EVERY = ("every",)  # all that the model has
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is asked of a service, and what the ratios should at least be, by kind."""
+
+    captured: str
+    hooks: Sequence[str]
+    bars: Mapping[str, float]
+
+
+CASES = (
+    Case("nothing", (), {"decode": 0.97}),
+    Case("one point", ("resid_post.1",), {"decode": 0.97}),
+    Case("all residual points", ("resid_pre", "resid_mid", "resid_post"), {"decode": 0.95, "prefill": 0.95}),
+    Case("every point", EVERY, {"decode": 0.80}),
+)
+
+
+# The processes that are measured.
+
+
+class Peer:
+    """mlx-lm as its users call it."""
+
+    def __init__(self, folder: str) -> None:
+        blas.load()  # before mlx is imported
+        import mlx_lm
+
+        self._model, self._tokenizer, *_ = mlx_lm.load(folder)
+        self._tokenizer.eos_token_ids = set()  # never stops early
+
+    def measure(self, kind: str, tokens: int) -> dict[str, Any]:
+        """Seconds of its own CPU."""
+        begin = cpu_seconds()
+        (self._prefill if kind == "prefill" else self._decode)(tokens)
+        return {"cpu_s": cpu_seconds() - begin}
+
+    def _decode(self, tokens: int) -> None:
+        import mlx_lm
+
+        for _ in mlx_lm.stream_generate(self._model, self._tokenizer, token_ids(PROMPT_TOKENS), max_tokens=tokens):
+            pass
+
+    def _prefill(self, tokens: int) -> None:
+        import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
+
+        call: Any = self._model
+        ids = mx.array([token_ids(tokens)])
+        cache = make_prompt_cache(self._model)
+        call(ids[:, :-1], cache=cache)
+        mx.eval([layer.state for layer in cache])
+        mx.eval(mx.argmax(call(ids[:, -1:], cache=cache)[:, -1]))
+
+
+class Ours:
+    """The SDK's client of a service."""
+
+    def __init__(self, target: str) -> None:
+        self._client = Client(target)
+        points = self._client.model().points
+        self._every = list(dict.fromkeys(point.site.component for point in points if point.available))
+
+    def measure(self, kind: str, tokens: int, hooks: Sequence[str]) -> dict[str, Any]:
+        """Seconds of its own CPU, which is the client's."""
+        prompt, max_tokens = (token_ids(tokens), 1) if kind == "prefill" else (token_ids(PROMPT_TOKENS), tokens)
+        hooks = self._every if tuple(hooks) == EVERY else hooks
+        begin = cpu_seconds()
+        drawn = list(self._client.generate(prompt, hooks=hooks, max_tokens=max_tokens, ignore_eos=True, keep=False))
+        assert len(drawn) == max_tokens
+        return {"cpu_s": cpu_seconds() - begin}
+
+
+def token_ids(count: int) -> list[int]:
+    """A prompt that every model has the ids of."""
+    return [10 + index * 7 % 300 for index in range(count)]
+
+
+# The measuring process.
+
+
+def run(
+    models: Sequence[str] = MODELS,
+    rounds: int = 20,
+    tokens: int = 128,
+    *,
+    cases: Sequence[Case] = CASES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measures models one after the other.
+
+    Args:
+        models: of `tests.bench.models.MODELS`, or folders.
+        rounds: of every case, after one to warm up.
+        tokens: that a decode generates.
+        cases: what is captured.
+        progress: is told what begins.
+    """
+    found: list[dict[str, Any]] = []
+    for model in models:
+        progress(f"{model}: a model")
+        with model_folder(model) as folder:
+            found += measure(folder, rounds, tokens, cases=cases, progress=progress)
+    return {"rounds": rounds, "cases": found}
+
+
+def measure(
+    folder: Path,
+    rounds: int,
+    tokens: int,
+    *,
+    prefill_tokens: int = PREFILL_TOKENS,
+    cases: Sequence[Case] = CASES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """The cases of one model, decode before prefill, mlx-lm first."""
+    one_thread = {"OPENBLAS_NUM_THREADS": "1"}
+    with ExitStack() as stack:
+        progress(f"{folder.name}: loading")
+        peer = stack.enter_context(Worker("tests.bench.tax", "--worker", PEER, str(folder), environment=one_thread))
+        services = [stack.enter_context(inference_service(folder, environment=one_thread)) for _ in cases]
+        clients = [
+            stack.enter_context(Worker("tests.bench.tax", "--worker", "ours", service.target)) for service in services
+        ]
+        results: list[dict[str, Any]] = []
+        for kind, count in (("decode", tokens), ("prefill", prefill_tokens)):
+            turns = [Turn(peer.pid, partial(peer.ask, kind=kind, tokens=count))]
+            for case, service, client in zip(cases, services, clients, strict=True):
+                work = partial(client.ask, kind=kind, tokens=count, hooks=list(case.hooks))
+                turns.append(Turn(service.process.pid, work))
+            taken: list[list[Taken]] = []
+            for index in range(rounds + 1):
+                progress(f"{folder.name}: {kind}, round {index} of {rounds}")
+                start = index % len(turns)  # the order turns, too
+                found = take_turns(turns[start:] + turns[:start])
+                taken.append(found[-start:] + found[:-start] if start else found)
+            memory = [resident_bytes(turn.pid) for turn in turns]
+            runs = list(zip(*taken[1:], strict=True))
+            for case, took, held in zip((Case(PEER, (), {}), *cases), runs, memory, strict=True):
+                named = {"model": folder.name, "kind": kind, "tokens": count, "captured": case.captured}
+                results.append({**named, "bar": case.bars.get(kind), **_figures(count, took, runs[0])})
+                results[-1] |= {"resident_mb": held / 1e6, "memory_to_mlx_lm": held / memory[0]}
+    return results
+
+
+def _figures(tokens: int, runs: Sequence[Taken], plain: Sequence[Taken]) -> dict[str, Any]:
+    ratios = [peer.cpu_s / run.cpu_s for run, peer in zip(runs, plain, strict=True)]
+    return {
+        "tokens_per_cpu_s": tokens / statistics.median(run.cpu_s for run in runs),
+        "to_mlx_lm": statistics.median(ratios),
+        "interval_90": interval(ratios),
+        "client_ms_per_token": 1000 * statistics.median(run.result["cpu_s"] for run in runs) / tokens,
+        "to_mlx_lm_rounds": ratios,
+    }
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 90 % bootstrap interval of the median."""
+    drawn = np.random.default_rng(0).choice(np.array(values), size=(_RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.05, 0.95])
+    return float(low), float(high)
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The results as a table."""
+    found = Table(
+        title=f"Tokens per CPU second of the service to mlx-lm's, medians of {result['rounds']} rounds",
+        title_justify="left",
+    )
+    columns = "model", "", "captured", "tokens/CPU s", "x mlx-lm", "90 %", "bar", "client ms/token", "memory x mlx-lm"
+    for index, column in enumerate(columns):
+        found.add_column(column, justify="left" if index < 3 else "right")
+    before = None
+    for case in result["cases"]:
+        group = case["model"], case["kind"]
+        if before not in (None, group):
+            found.add_section()
+        before = group
+        low, high = case["interval_90"]
+        is_peer = case["captured"] == PEER
+        found.add_row(
+            case["model"],
+            f"{case['kind']} {case['tokens']}",
+            case["captured"],
+            f"{case['tokens_per_cpu_s']:.1f}",
+            "" if is_peer else f"{case['to_mlx_lm']:.3f}",
+            "" if is_peer else f"{low:.3f} to {high:.3f}",
+            "" if case["bar"] is None else f"{case['bar']:.2f}",
+            "" if is_peer else f"{case['client_ms_per_token']:.2f}",
+            "" if is_peer else f"{case['memory_to_mlx_lm']:.2f}",
+        )
+    return found
+
+
+def main() -> None:
+    """Runs what the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", choices=MODELS)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        role, where = options.worker
+        answer(Peer(where).measure if role == PEER else Ours(where).measure)
+        return
+    result = run(options.model or MODELS, options.rounds, options.tokens)
+    Console().print(table(result))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Processes that take turns on the clock: each runs a moment while the others are stopped.
+
+A shared machine's speed changes by the second. Processes that were measured one after the other would be compared under
+different conditions; these are not: each has its part of every second.
+
+    took_cpu_s = take_turns([Turn(pid, function), ...])
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.processes import cpu_seconds
+
+SLICE_S = 0.25
+_SETTLE_S = 0.03  # what a service does after its last byte counts too
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A process, and what makes it work: a function that returns once it has."""
+
+    pid: int
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a turn."""
+
+    result: Any
+    cpu_s: float
+    """Of the process."""
+
+
+def take_turns(turns: Sequence[Turn], slice_s: float = SLICE_S) -> list[Taken]:
+    """Lets all of them work, one at a time; returns what each returned and used.
+
+    Raises:
+        Exception: what a function raised, once all have ended.
+    """
+    before = [cpu_seconds(turn.pid) for turn in turns]
+    with ThreadPoolExecutor(len(turns)) as pool:
+        for turn in turns:
+            os.kill(turn.pid, signal.SIGSTOP)
+        futures = [pool.submit(turn.work) for turn in turns]
+        try:
+            _rotate(list(zip(turns, futures, strict=True)), slice_s)
+        finally:
+            for turn in turns:
+                os.kill(turn.pid, signal.SIGCONT)
+    return [
+        Taken(future.result(), cpu_seconds(turn.pid) - cpu_s)
+        for turn, future, cpu_s in zip(turns, futures, before, strict=True)
+    ]
+
+
+def _rotate(waiting: list[tuple[Turn, Future[Any]]], slice_s: float) -> None:
+    for turn, future in itertools.cycle(waiting):
+        if not future.done():
+            os.kill(turn.pid, signal.SIGCONT)
+            wait([future], slice_s, FIRST_COMPLETED)
+            if future.done():
+                time.sleep(_SETTLE_S)
+            os.kill(turn.pid, signal.SIGSTOP)
+        elif all(other.done() for _, other in waiting):
+            return
