@@ -1,8 +1,10 @@
 """Runs the benches, one after the other, and prints what they found.
 
-    python -m tests.bench [wire] [capture] [speed] [--quick] [--json FILE]
+    python -m tests.bench [wire] [capture] [tax] [concurrency] [--quick|--full] [--json FILE] [--traces FOLDER]
 
-`--quick` takes a minute or so instead of about ten: less data and fewer rounds, so figures that are further off.
+`--quick` takes two minutes instead of about ten: less data and fewer rounds, so figures that are further off. `--full`
+takes an hour and a half, and has the figures of docs/performance.md, which `python -m scripts.make_performance_page`
+makes of them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.bench import capture, speed, wire
+from tests.bench import capture, concurrency, tax, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,31 @@ class Bench:
 
     run: Callable[..., dict[str, Any]]
     table: Callable[[dict[str, Any]], Table]
-    quick: Mapping[str, Any]
-    """Arguments of `run` for figures that are further off."""
+    usual: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Arguments of `run`."""
+    quick: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The same for figures that are further off."""
+    full: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The same for figures that are closer."""
 
 
 BENCHES: Mapping[str, Bench] = {
-    "wire": Bench(wire.run, wire.table, {"gigabytes": 0.2, "rounds": 1}),
-    "capture": Bench(capture.run, capture.table, {"gigabytes": 0.2, "rounds": 1}),
-    "speed": Bench(speed.run, speed.table, {"rounds": 2}),
+    "wire": Bench(wire.run, wire.table, quick={"gigabytes": 0.2, "rounds": 1}),
+    "capture": Bench(capture.run, capture.table, quick={"gigabytes": 0.2, "rounds": 1}),
+    "tax": Bench(
+        tax.run,
+        tax.table,
+        usual={"rounds": 5, "tokens": 32},
+        quick={"models": ("llama", "bundled"), "rounds": 1, "tokens": 8},
+        full={"rounds": 20, "tokens": 128},
+    ),
+    "concurrency": Bench(
+        concurrency.run,
+        concurrency.table,
+        usual={"rounds": 3, "tokens": 32},
+        quick={"models": ("llama", "bundled"), "rounds": 1, "tokens": 16},
+        full={"rounds": 5, "tokens": 64},
+    ),
 }
 
 
@@ -47,7 +66,10 @@ def main() -> None:
         prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bench", nargs="*", help=f"{', '.join(BENCHES)}; all if none is named")
-    parser.add_argument("--quick", action="store_true")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_const", const="quick", dest="extent", default="usual")
+    extent.add_argument("--full", action="store_const", const="full", dest="extent")
+    parser.add_argument("--traces", type=Path, help="a folder for a trace of each case of tax")
     parser.add_argument("--json", type=Path, help="write the results here too")
     options = parser.parse_args()
     if unknown := set(options.bench) - set(BENCHES):
@@ -60,7 +82,9 @@ def main() -> None:
     }
     for name in options.bench or BENCHES:
         bench = BENCHES[name]
-        arguments = bench.quick if options.quick else {}
+        arguments: dict[str, Any] = dict(getattr(bench, options.extent))
+        if name == "tax":
+            arguments["traces"] = options.traces
         columns = SpinnerColumn(), TextColumn(f"{name}: {{task.description}}"), TimeElapsedColumn()
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("starting")

@@ -1,6 +1,6 @@
 """What captures cost: tokens per CPU second and memory of a service, beside mlx-lm in the same run.
 
-    python -m tests.bench.tax [--model llama|gpt2|bundled] [--rounds 20] [--tokens 128] [--json FILE]
+    python -m tests.bench.tax [--model llama|gpt2|bundled] [--rounds 20] [--tokens 128] [--json FILE] [--traces FOLDER]
 
 mlx-lm and a service for each case are processes of their own with one BLAS thread. In a round all of them do the same
 work at the same time, in turns of a quarter of a second (`tests.bench.turns`), since a shared machine's speed changes
@@ -12,7 +12,7 @@ prefill    a prompt of PREFILL_TOKENS and one token after it, beside two forward
            token and the last, as `stream_generate` does it.
 
 The CPU seconds of ours are the service's; the client's stand beside them, as milliseconds per token. Memory is what a
-process holds at the end of a round, to what mlx-lm holds.
+process holds at the end, to what mlx-lm holds. With `--traces` a further, unmeasured run of each case is traced.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroscope import Client
+from neuroscope.cli.connection import Connection
 from neuroscope_inference import blas
 from tests.bench.models import MODELS, model_folder
 from tests.bench.turns import Taken, Turn, take_turns
@@ -44,6 +45,7 @@ PREFILL_TOKENS = 512
 PEER = "mlx-lm"
 EVERY = ("every",)  # all that the model has
 _RESAMPLES = 10_000
+_TRACED = 64  # tokens of a trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +107,21 @@ class Ours:
 
     def __init__(self, target: str) -> None:
         self._client = Client(target)
+        self._target = target
         points = self._client.model().points
         self._every = list(dict.fromkeys(point.site.component for point in points if point.available))
 
-    def measure(self, kind: str, tokens: int, hooks: Sequence[str]) -> dict[str, Any]:
-        """Seconds of its own CPU, which is the client's."""
+    def measure(self, kind: str, tokens: int, hooks: Sequence[str], trace: str = "") -> dict[str, Any]:
+        """Seconds of its own CPU, which is the client's; or a trace in a file, and nothing measured."""
         prompt, max_tokens = (token_ids(tokens), 1) if kind == "prefill" else (token_ids(PROMPT_TOKENS), tokens)
         hooks = self._every if tuple(hooks) == EVERY else hooks
+        how: dict[str, Any] = {"hooks": hooks, "max_tokens": max_tokens, "ignore_eos": True, "keep": False}
+        if trace:
+            with Connection(self._target, trace=Path(trace)).open(f"bench {kind}") as client:
+                list(client.generate(prompt, **how))
+            return {}
         begin = cpu_seconds()
-        drawn = list(self._client.generate(prompt, hooks=hooks, max_tokens=max_tokens, ignore_eos=True, keep=False))
+        drawn = list(self._client.generate(prompt, **how))
         assert len(drawn) == max_tokens
         return {"cpu_s": cpu_seconds() - begin}
 
@@ -132,6 +140,7 @@ def run(
     tokens: int = 128,
     *,
     cases: Sequence[Case] = CASES,
+    traces: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measures models one after the other.
@@ -141,13 +150,14 @@ def run(
         rounds: of every case, after one to warm up.
         tokens: that a decode generates.
         cases: what is captured.
+        traces: folder for a trace of each case.
         progress: is told what begins.
     """
     found: list[dict[str, Any]] = []
     for model in models:
         progress(f"{model}: a model")
         with model_folder(model) as folder:
-            found += measure(folder, rounds, tokens, cases=cases, progress=progress)
+            found += measure(folder, rounds, tokens, cases=cases, traces=traces, progress=progress)
     return {"rounds": rounds, "cases": found}
 
 
@@ -158,6 +168,7 @@ def measure(
     *,
     prefill_tokens: int = PREFILL_TOKENS,
     cases: Sequence[Case] = CASES,
+    traces: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """The cases of one model, decode before prefill, mlx-lm first."""
@@ -187,6 +198,10 @@ def measure(
                 named = {"model": folder.name, "kind": kind, "tokens": count, "captured": case.captured}
                 results.append({**named, "bar": case.bars.get(kind), **_figures(count, took, runs[0])})
                 results[-1] |= {"resident_mb": held / 1e6, "memory_to_mlx_lm": held / memory[0]}
+            for case, client in zip(cases, clients, strict=True) if traces else ():
+                progress(f"{folder.name}: {kind}, a trace of {case.captured}")
+                name = f"{folder.name} {kind} {case.captured}".replace(" ", "-")
+                client.ask(kind=kind, tokens=min(count, _TRACED), hooks=list(case.hooks), trace=f"{traces}/{name}.json")
     return results
 
 
@@ -246,13 +261,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--traces", type=Path, help="a folder for a trace of each case")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         role, where = options.worker
         answer(Peer(where).measure if role == PEER else Ours(where).measure)
         return
-    result = run(options.model or MODELS, options.rounds, options.tokens)
+    result = run(options.model or MODELS, options.rounds, options.tokens, traces=options.traces)
     Console().print(table(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))

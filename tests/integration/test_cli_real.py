@@ -253,3 +253,9 @@ def test_an_unknown_site_names_its_neighbours(inference: Service):
     assert run.returncode == 1
     assert "nearest: resid_post" in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_keys_in_fewer_bits_than_the_model_allows(inference: Service):
+    run = neuroscope("capture", "hello", "-s", "key", "--kv-bits", 8, "--model", "llama", "--target", inference.target)
+    assert run.returncode == 1
+    assert "keys and values of llama stay as they are" in run.stderr

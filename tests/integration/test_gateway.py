@@ -185,6 +185,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "activation_hooks[0].component",
         "unavailable_site",
     ),
+    "bits of keys": ({"kv_bits": 7}, 400, "kv_bits", "invalid_request"),
+    "group of keys": ({"kv_bits": 8, "kv_group_size": 48}, 400, "kv_group_size", "invalid_request"),
+    "keys that stay": ({"kv_bits": 8}, 400, "kv_bits", "invalid_request"),  # heads of 16 are in no group
     "id": ({"activation_hooks": ["nobody"]}, 404, "activation_hooks[0]", "unknown_id"),
 }
 

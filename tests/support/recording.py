@@ -211,6 +211,7 @@ def generate_request(
     chunk_budget_bytes: int = 0,
     hook_ids: Sequence[str] = (),
     interventions: Sequence[Intervention] = (),
+    cache_quantization: pb.CacheQuantization | None = None,
     **sampling: Any,
 ) -> pb.GenerateRequest:
     """A generation; further arguments are fields of Sampling."""
@@ -226,6 +227,7 @@ def generate_request(
         generation_id=generation_id,
         resumable=resumable,
         chunk_budget_bytes=chunk_budget_bytes,
+        cache_quantization=cache_quantization,
     )
 
 

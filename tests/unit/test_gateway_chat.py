@@ -60,6 +60,8 @@ def test_every_parameter_reaches_the_service(http: httpx.Client, fake: FakeInfer
         stop=["a", "b"],
         logprobs=True,
         top_logprobs=2,
+        kv_bits=4,
+        kv_group_size=32,
     )
     assert response.status_code == 200
     request: pb.GenerateRequest = fake.requests[-1]
@@ -68,6 +70,7 @@ def test_every_parameter_reaches_the_service(http: httpx.Client, fake: FakeInfer
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (2, 0.5, 0.25)
     assert (sampling.top_k, sampling.min_p, sampling.seed) == (3, 0.125, 2**64 - 1)
     assert (list(sampling.stop), sampling.top_logprobs) == (["a", "b"], 2)
+    assert (request.cache_quantization.bits, request.cache_quantization.group_size) == (4, 32)
 
 
 def test_a_conversation_reaches_the_service(http: httpx.Client, fake: FakeInference) -> None:
@@ -298,6 +301,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str | None]] = {
     "temperature negative": ({"temperature": -0.1}, "temperature"),
     "top_p high": ({"top_p": 1.5}, "top_p"),
     "top_k negative": ({"top_k": -1}, "top_k"),
+    "kv_bits one": ({"kv_bits": 1}, "kv_bits"),
     "min_p high": ({"min_p": 2}, "min_p"),
     "max_tokens zero": ({"max_tokens": 0}, "max_tokens"),
     "max_tokens huge": ({"max_tokens": 2**40}, "max_tokens"),

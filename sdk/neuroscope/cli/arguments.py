@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
+
+import typer
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import REST_FIELDS, Hook, HookLike
@@ -18,6 +20,10 @@ HOOK_HELP = (
     " blocks.5.hook_resid_post, or a JSON object such as"
     ' \'{"component": "head_output", "layer": 3, "heads": [0, 7], "positions": [-1]}\'.'
 )
+KvBitsOption = Annotated[
+    int | None, typer.Option(help="Keeps keys and values in so many bits: 2, 3, 4, 5, 6 or 8; by default as they are.")
+]
+KvGroupSizeOption = Annotated[int, typer.Option(help="Numbers that share a scale: 32, 64 or 128.")]
 _HOOK_FIELDS = tuple(field.name for field in fields(Hook))
 
 

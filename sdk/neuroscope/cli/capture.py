@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from neuroscope.cli.arguments import HOOK_HELP, conversation, parse_hooks, read_prompt
+from neuroscope.cli.arguments import HOOK_HELP, KvBitsOption, KvGroupSizeOption, conversation, parse_hooks, read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.waterfall import format_bytes, format_duration
@@ -26,6 +26,8 @@ def capture(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Says what it would cost, and captures nothing.")
     ] = False,
+    kv_bits: KvBitsOption = None,
+    kv_group_size: KvGroupSizeOption = 64,
     model: ModelOption = "",
     target: TargetOption = None,
     local: LocalOption = False,
@@ -38,8 +40,9 @@ def capture(
     with connection.open("capture") as client:
         model_id = connection.model_id(client, model)
         content = conversation(text) if chat else text
+        how: dict[str, Any] = {"stop_at_layer": stop_at_layer, "kv_bits": kv_bits, "kv_group_size": kv_group_size}
         if estimate:
-            cost = client.estimate_capture(content, sites, model_id=model_id, stop_at_layer=stop_at_layer)
+            cost = client.estimate_capture(content, sites, model_id=model_id, **how)
             out.print(
                 f"tensors {format_bytes(cost.tensor_bytes)} ({cost.tensor_bytes} bytes) in {cost.chunk_count} chunks, "
                 f"memory about {format_bytes(cost.peak_memory_bytes)} besides the weights",
@@ -47,7 +50,7 @@ def capture(
             )
             return
         began_s = time.perf_counter()
-        cache = client.capture(content, sites, model_id=model_id, stop_at_layer=stop_at_layer, progress=True)
+        cache = client.capture(content, sites, model_id=model_id, **how, progress=True)
         took_ns = (time.perf_counter() - began_s) * 1e9
     out.print(cache)
     told = f"{len(cache.token_ids[0])} tokens, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from neuroscope.cli.arguments import HOOK_HELP, conversation, parse_hooks, read_prompt
+from neuroscope.cli.arguments import HOOK_HELP, KvBitsOption, KvGroupSizeOption, conversation, parse_hooks, read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
@@ -51,6 +51,8 @@ def generate(
     min_p: Annotated[float, typer.Option(min=0, max=1, help="Share of the likeliest token's probability.")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the generation.")] = None,
+    kv_bits: KvBitsOption = None,
+    kv_group_size: KvGroupSizeOption = 64,
     model: ModelOption = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Prints a JSON object for each token, then a summary.")
@@ -80,6 +82,8 @@ def generate(
             min_p=min_p,
             seed=seed,
             stop=stop or (),
+            kv_bits=kv_bits,
+            kv_group_size=kv_group_size,
             keep=output is not None or not as_json,
         )
         with generation:

@@ -60,6 +60,8 @@ class Turn:
         self._spelt: dict[int, str] = {}
         limit = "max_completion_tokens" if request.max_tokens is None else "max_tokens"
         self._aliases = {"model_id": "model", "max_tokens": limit}
+        cache = "cache_quantization"
+        self._aliases |= {cache: "kv_bits", f"{cache}.bits": "kv_bits", f"{cache}.group_size": "kv_group_size"}
 
     async def begin(self) -> None:
         """Waits until the service has accepted the request.
@@ -149,6 +151,8 @@ def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
         "min_p": request.min_p,
         "seed": None if request.seed is None else request.seed % _UINT64,
         "stop": request.stop,
+        "kv_bits": request.kv_bits,
+        "kv_group_size": request.kv_group_size,
         # One at least, because the alternatives carry the tokens' texts.
         "top_logprobs": max(1, request.top_logprobs or 0) if request.logprobs else None,
     }

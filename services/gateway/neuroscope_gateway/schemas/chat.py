@@ -70,7 +70,7 @@ class StreamOptions(Strict):
 
 
 class ChatCompletionRequest(Strict):
-    """A chat completion as OpenAI's clients ask for it, with top_k, min_p and interventions besides."""
+    """A chat completion as OpenAI's clients ask for it, with top_k, min_p, kv_bits and interventions besides."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: Text | None = None
@@ -99,6 +99,10 @@ class ChatCompletionRequest(Strict):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Likeliest alternatives per token; needs logprobs."""
+    kv_bits: int | None = Field(default=None, ge=2, le=8)
+    """Keeps keys and values in so many bits: 2, 3, 4, 5, 6 or 8; absent: as they are."""
+    kv_group_size: int | None = Field(default=None, ge=32, le=128)
+    """Numbers that share a scale: 32, 64 (the default) or 128."""
     interventions: list[InterventionForm] | None = Field(default=None, examples=[EXAMPLES])
     """Edits of activations while the answer is computed, in the order in which they apply."""
 

@@ -1,0 +1,221 @@
+"""Makes docs/performance.md and its plots from what the benches measured.
+
+    python -m tests.bench --full --json bench.json
+    python -m scripts.make_performance_page bench.json [...]
+
+Files given later replace benches of those given before. What was used is kept as docs/performance.json, and without a
+file the page is made of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "performance.md"
+RESULTS = DOCS / "performance.json"
+TAX_PLOT = DOCS / "images" / "performance_tax.svg"
+CONCURRENCY_PLOT = DOCS / "images" / "performance_concurrency.svg"
+PEER = "mlx-lm"
+_COLOURS = ("#5b8def", "#3fb68b", "#e0a43a", "#d45f6a")
+
+_HEAD = """# Performance
+
+What the service costs, measured by scripts of the repository: `make bench`, a table for each bench (`BENCH_ARGS="tax
+--quick"` for one of them, in a hurry). This page is made of [performance.json](performance.json) by `python -m
+scripts.make_performance_page`; the figures are of `python -m tests.bench --full` on {machine}, MLX's CPU backend,
+{versions}. The machine is shared, so rates depend on what else it does; ratios are taken within a run, between
+processes that take turns of a quarter of a second.
+
+## What captures cost
+
+Tokens per CPU second of the service, to those of mlx-lm with the same weights in the same run: the median of {rounds}
+rounds and its 90 % bootstrap interval. One BLAS thread for each. Decode is {tokens} tokens after a short prompt
+beside `mlx_lm.stream_generate`; prefill a prompt of {prefill} tokens and one token after it. `one point` is the
+residual stream behind a layer; `every point` is all that the model has, scores and patterns of every head among them.
+Captures go to a client over gRPC, whose CPU time stands beside.
+
+![Tokens per CPU second to mlx-lm's](images/{tax_plot})
+
+"""
+
+_PREFILL = """
+A prefill that captures the residual stream behind the last layer computes that layer's attention and MLP for every
+position, which a prefill without captures never does: of twelve layers that is a twelfth of the work. That the ratios
+lie near 1 all the same is the doing of short chunks, see [decisions.md](decisions.md).
+
+## Many at once
+
+Generations of {tokens} tokens at the same time, each of which captures another layer's residual stream; tokens per
+second of all of them, and to one alone in the same round (medians of {rounds} rounds).
+
+![Tokens per second of several generations at once](images/{concurrency_plot})
+
+"""
+
+_WIRE = """
+## The wire
+
+Tensors that are already computed, from one process to another, CPU seconds per 10^9 bytes:
+
+"""
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The page as Markdown."""
+    tax, concurrency, capture = results["tax"], results["concurrency"], results["capture"]
+    kinds = {case["kind"]: case["tokens"] for case in tax["cases"]}
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    text = _HEAD.format(
+        machine=results["machine"],
+        versions=versions,
+        rounds=tax["rounds"],
+        tokens=kinds["decode"],
+        prefill=kinds["prefill"],
+        tax_plot=TAX_PLOT.name,
+    )
+    text += _table(
+        (
+            "model",
+            "",
+            "captured",
+            "tokens per CPU s",
+            "to mlx-lm",
+            "90 % interval",
+            "bar",
+            "client, ms a token",
+            "memory",
+        ),
+        map(_tax_row, tax["cases"]),
+    )
+    text += _PREFILL.format(
+        tokens=concurrency["tokens"], rounds=concurrency["rounds"], concurrency_plot=CONCURRENCY_PLOT.name
+    )
+    text += _table(
+        ("model", "generations", "tokens per s", "to one", "bar"),
+        (
+            [c["model"], str(c["generations"]), f"{c['tokens_per_s']:.1f}", f"{c['to_one']:.2f}", _bar(c["bar"])]
+            for c in concurrency["cases"]
+        ),
+    )
+    text += _WIRE + _table(
+        ("case", "client", "server", "both", "MB/s", "per step of 200 tensors of 3 KiB"),
+        map(_wire_row, results["wire"]["cases"]),
+    )
+    slow = capture["cases"][-1]
+    return text + (
+        f"\nA capture of {slow['bytes'] / 1e6:.1f} MB ({capture['positions']} positions in chunks of "
+        f"{capture['chunk_positions']}, width {capture['shape']['hidden_size']}, "
+        f"{capture['shape']['num_hidden_layers']} layers) by a reader ten times slower than the engine: the server's "
+        f"memory grew by {slow['growth_mb']:.0f} MB.\n"
+    )
+
+
+def _tax_row(case: Mapping[str, Any]) -> list[str]:
+    low, high = case["interval_90"]
+    named = [case["model"], case["kind"], case["captured"], f"{case['tokens_per_cpu_s']:.1f}"]
+    if case["captured"] == PEER:
+        return [*named, "1", "", "", "", f"{case['resident_mb']:.0f} MB"]
+    return [
+        *named,
+        f"{case['to_mlx_lm']:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        _bar(case["bar"]),
+        f"{case['client_ms_per_token']:.2f}",
+        f"x {case['memory_to_mlx_lm']:.2f}",
+    ]
+
+
+def _wire_row(case: Mapping[str, Any]) -> list[str]:
+    client, server = case["client_cpu_s_per_gb"], case["server_cpu_s_per_gb"]
+    small = "client_cpu_ms_per_step" in case
+    step = f"{case['client_cpu_ms_per_step']:.2f} + {case['server_cpu_ms_per_step']:.2f} ms" if small else ""
+    rates = f"{client:.2f}", f"{server:.2f}", f"{client + server:.2f}", f"{case['mb_per_s']:.0f}"
+    return [case["case"], *rates, step]
+
+
+def _bar(bar: float | None) -> str:
+    return "" if bar is None else f"at least {bar:g}"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def draw(results: Mapping[str, Any]) -> None:
+    """Writes the plots."""
+    settings: Any = mpl.rcParams
+    settings["svg.hashsalt"] = "neuroscope"  # the same figures make the same file
+    cases = [case for case in results["tax"]["cases"] if case["captured"] != PEER]
+    models = list(dict.fromkeys(case["model"] for case in cases))
+    figure: Any = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("decode", "prefill"), strict=True):
+        captured = list(dict.fromkeys(case["captured"] for case in cases if case["kind"] == kind))
+        width = 0.8 / len(captured)
+        for index, name in enumerate(captured):
+            chosen = [case for case in cases if case["kind"] == kind and case["captured"] == name]
+            places = [models.index(case["model"]) + (index - (len(captured) - 1) / 2) * width for case in chosen]
+            values = [case["to_mlx_lm"] for case in chosen]
+            spread = [
+                [value - case["interval_90"][0] for value, case in zip(values, chosen, strict=True)],
+                [case["interval_90"][1] - value for value, case in zip(values, chosen, strict=True)],
+            ]
+            axes.bar(places, values, width * 0.9, yerr=spread, label=name, color=_COLOURS[index], ecolor="#555555")
+        axes.axhline(1, color="#888888", linewidth=0.8, linestyle="--")
+        axes.set_xticks(range(len(models)), models)
+        axes.set_title(kind)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("tokens per CPU second, to mlx-lm")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(TAX_PLOT, metadata={"Date": None})
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    cases = results["concurrency"]["cases"]
+    for index, model in enumerate(dict.fromkeys(case["model"] for case in cases)):
+        chosen = [case for case in cases if case["model"] == model]
+        counts = [case["generations"] for case in chosen]
+        axes.plot(counts, [case["to_one"] for case in chosen], "o-", label=model, color=_COLOURS[index])
+    axes.set_xticks([1, 2, 4, 8])
+    axes.set_xlabel("generations at once")
+    axes.set_ylabel("tokens per second, to one")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(CONCURRENCY_PLOT, metadata={"Date": None})
+
+
+def _rounded(value: Any) -> Any:
+    """The results in the digits that they have; single rounds are left out."""
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value).items()
+        return {key: _rounded(held) for key, held in entries if not key.endswith("_rounds")}
+    if isinstance(value, list):
+        return [_rounded(held) for held in cast("list[Any]", value)]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def main() -> None:
+    """Writes results, page and plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="*", type=Path)
+    files = parser.parse_args().results
+    if files:
+        merged: dict[str, Any] = {}
+        for file in files:
+            merged |= _rounded(json.loads(file.read_text()))
+        RESULTS.write_text(json.dumps(merged, indent=1) + "\n")
+    results = json.loads(RESULTS.read_text())
+    PAGE.write_text(page(results))
+    draw(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""tests.bench.tax and tests.bench.concurrency run: mlx-lm and a service for each case, in turns."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench import concurrency, tax
+
+
+def test_a_short_run_of_every_case(llama_dir: Path, tmp_path: Path):
+    results = tax.measure(llama_dir, rounds=2, tokens=4, prefill_tokens=8, traces=tmp_path)
+    captured = [tax.PEER, *(case.captured for case in tax.CASES)]
+    assert [(case["kind"], case["captured"]) for case in results] == [
+        (kind, name) for kind in ("decode", "prefill") for name in captured
+    ]
+    for case in results:
+        low, high = case["interval_90"]
+        assert 0 < low <= case["to_mlx_lm"] <= high
+        assert case["memory_to_mlx_lm"] > 0
+        assert (case["to_mlx_lm"] == 1) == (case["captured"] == tax.PEER)
+    assert tax.table({"rounds": 2, "cases": results}).row_count == len(results)
+    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.html"))) == 8
+
+
+def test_the_interval_of_a_median():
+    low, high = tax.interval([1.0] * 9 + [100.0])
+    assert (low, high) == (1.0, 1.0)
+    low, high = tax.interval([float(number) for number in range(101)])
+    assert low == pytest.approx(40, abs=4)
+    assert high == pytest.approx(60, abs=4)
+
+
+def test_generations_at_once(llama_dir: Path):
+    results = concurrency.measure(llama_dir, rounds=1, tokens=4)
+    assert [case["generations"] for case in results] == [1, 2, 4, 8]
+    assert results[0]["to_one"] == 1
+    assert all(case["tokens_per_s"] > 0 for case in results)
+    assert concurrency.table({"rounds": 1, "tokens": 4, "cases": results}).row_count == 4
