@@ -22,7 +22,7 @@ from neuroscope.errors import MLXIntegrationError, ResourceExhaustedError
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.batch import Batch
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reads import StepResult
+from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.row import Flight, Row
 
 

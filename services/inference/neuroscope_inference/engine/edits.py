@@ -15,12 +15,12 @@ from neuroscope.errors import (
     UnavailableSiteError,
 )
 from neuroscope.sites import COMPONENTS, Point, resolve
-from neuroscope.tensors import Array
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.expression import Compiler, Frame, Part, Resolve, Value
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reads import Span, check_is_run, heads_of, positions_of, rows_of, selected
+from neuroscope_inference.engine.selectors import check_is_run, heads_of, positions_of, rows_of
+from neuroscope_inference.engine.span import Span, selected
 from neuroscope_inference.engine.tap import PointIndex, RowEdit
 
 ATTENTION = ("attention_scores", "attention_pattern")
@@ -324,40 +324,6 @@ class EditPlan:
         self.row_order = order
 
 
-@dataclass(slots=True)
-class Steering:
-    """The edits of a running generation: those of the request, and those that came later.
-
-    Args:
-        plans: (first step, edits), in the order in which they came.
-    """
-
-    plans: list[tuple[int, EditPlan]]
-
-    @classmethod
-    def without_edits(cls, model: LoadedModel) -> Steering:
-        """No edits at all."""
-        return cls([(0, EditPlan(model, (), (), 0, _unasked))])
-
-    @property
-    def current(self) -> EditPlan:
-        """The newest."""
-        return self.plans[-1][1]
-
-    @property
-    def has_edits(self) -> bool:
-        """Whether anything was ever edited, or will be."""
-        return any(plan.edits for _, plan in self.plans)
-
-    def of(self, step: int) -> EditPlan:
-        """Those that govern a step."""
-        return next(plan for first, plan in reversed(self.plans) if first <= step)
-
-    def steer(self, plan: EditPlan, first_step: int) -> None:
-        """Replaces the edits from a step on."""
-        self.plans.append((first_step, plan))
-
-
 def _guarded(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:
     """An edit that fails leaves its row to fail, and not the batch that the row is in."""
 
@@ -371,10 +337,6 @@ def _guarded(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], m
         return value
 
     return apply
-
-
-def _unasked(reference: tensor_pb2.TensorReference, path: str) -> Array:
-    raise AssertionError(f"no edit refers to a tensor: {path}, {reference}")
 
 
 def _giving(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:

@@ -16,10 +16,11 @@ import mlx.core as mx
 
 from neuroscope.v1 import inference_pb2, site_pb2
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.edits import Steering
 from neuroscope_inference.engine.forward import Forward, longest_chunk
-from neuroscope_inference.engine.reads import CapturePlan, Read, Span, selected
+from neuroscope_inference.engine.reads import CapturePlan, Read
 from neuroscope_inference.engine.run import Run
+from neuroscope_inference.engine.span import Span, selected
+from neuroscope_inference.engine.steering import Steering
 
 PROBE_POSITIONS = 96
 """Positions that are evaluated to measure memory; a chunk that has no more is measured as it is."""

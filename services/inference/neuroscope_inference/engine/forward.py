@@ -16,11 +16,14 @@ from neuroscope import telemetry
 from neuroscope.errors import ResourceExhaustedError
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.caches import Cache, CacheQuantization
-from neuroscope_inference.engine.edits import Outcome, Steering
+from neuroscope_inference.engine.edits import Outcome
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reads import CapturePlan, Pending, Span, StepResult
+from neuroscope_inference.engine.reads import CapturePlan
+from neuroscope_inference.engine.results import Pending, StepResult
 from neuroscope_inference.engine.sampling import Draw, Sampler
+from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.steering import Steering
 from neuroscope_inference.engine.tap import Tap
 
 _LOGITS_BUDGET_BYTES = 64 * 1024 * 1024

@@ -8,40 +8,20 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from neuroscope.errors import InvalidRequestError, UnknownSiteError
-from neuroscope.frames import Outgoing
+from neuroscope.errors import InvalidRequestError
 from neuroscope.sites import COMPONENTS, Point, resolve
 from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
-from neuroscope_inference.engine.arrays import cast_dtype, memory, wire_dtype
+from neuroscope_inference.engine.arrays import cast_dtype, wire_dtype
 from neuroscope_inference.engine.attention import key_positions
-from neuroscope_inference.engine.layout import PointState
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reduction import Part, Reduction, Shape, reduction_of
+from neuroscope_inference.engine.results import Pending
+from neuroscope_inference.engine.selectors import check_is_run, heads_of, positions_of, rows_of
+from neuroscope_inference.engine.span import Span, selected
 from neuroscope_inference.engine.tap import PointIndex, Tap
 
 _ATTENTION = ("attention_scores", "attention_pattern")
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Positions that one forward pass computes in one row."""
-
-    row: int
-    step: int
-    first: int
-    length: int
-    prompt_length: int
-
-    @property
-    def end(self) -> int:
-        """One after the last position."""
-        return self.first + self.length
-
-    @property
-    def ends_step(self) -> bool:
-        """Whether no further chunk of the step comes."""
-        return self.step > 0 or self.first + self.length >= self.prompt_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,63 +76,6 @@ class Read:
         if self.dtype is not None:
             value = value.astype(self.dtype)
         return mx.contiguous(value), first, positions
-
-
-def selected(selector: site_pb2.PositionSelector, span: Span) -> list[int]:
-    """Absolute positions within the span that a selector names, in the order wanted."""
-    end = span.first + span.length
-    if selector.WhichOneof("which") == "range":
-        start = _absolute(selector.range.start, span.prompt_length)
-        stop = _absolute(selector.range.stop, span.prompt_length) if selector.range.HasField("stop") else end
-        return list(range(max(start, span.first), min(stop, end)))
-    wanted = (_absolute(position, span.prompt_length) for position in selector.list.positions)
-    return [position for position in wanted if span.first <= position < end]
-
-
-def _absolute(position: int, prompt_length: int) -> int:
-    return position if position >= 0 else prompt_length + position
-
-
-@dataclass(slots=True)
-class Pending:
-    """A selected tensor that is still lazy."""
-
-    plan_index: int
-    row: int
-    first_position: int
-    array: mx.array
-    positions: tuple[int, ...]
-    key_positions: tuple[int, ...]
-    is_sent: bool = True
-    """False for what is only computed along, such as the sum of a mean that goes on."""
-
-    def outgoing(self) -> Outgoing:
-        """The tensor to send, once `array` is evaluated."""
-        return Outgoing(
-            self.plan_index,
-            self.row,
-            self.array.shape,
-            self.first_position,
-            memory(self.array),
-            self.positions,
-            self.key_positions,
-        )
-
-
-@dataclass(slots=True)
-class StepResult:
-    """What one forward pass produced: evaluated tensors, and at the end of a step its token."""
-
-    step: int
-    tensors: list[Outgoing]
-    nbytes: int
-    token: inference_pb2.TokenEvent | None = None
-
-    @classmethod
-    def of(cls, step: int, pending: list[Pending], token: inference_pb2.TokenEvent | None = None) -> StepResult:
-        """A result of tensors that are evaluated."""
-        tensors = [p.outgoing() for p in pending if p.is_sent]
-        return cls(step, tensors, sum(tensor.data.nbytes for tensor in tensors), token)
 
 
 class CapturePlan:
@@ -344,59 +267,3 @@ def _reduce(read: Read, part: Part | None, span: Span) -> Iterator[Pending]:
         array = mx.contiguous(piece.array)
         index = read.spec.plan_index + number
         yield Pending(index, span.row, piece.first_position, array, piece.positions, (), piece.is_sent)
-
-
-def check_is_run(point: Point, stop_before: int | None, field: str) -> None:
-    """Refuses a point behind the end of a forward pass.
-
-    Raises:
-        UnknownSiteError: the forward pass ends before it.
-    """
-    if stop_before is None:
-        return
-    is_run = point.component == "embedding" or (point.layer is not None and point.layer < stop_before)
-    if not is_run and (point.component, point.layer) != ("resid_pre", stop_before):
-        raise UnknownSiteError(f"{point} is not computed: stop_at_layer is {stop_before}", field=f"{field}.site.layer")
-
-
-def heads_of(select: site_pb2.Selector, head_axis: int, state: PointState, point: Point, field: str) -> tuple[int, ...]:
-    """The selected heads, counted from 0; empty: all.
-
-    Raises:
-        InvalidRequestError: there is no such head, or there are no heads.
-    """
-    if not select.heads:
-        return ()
-    if head_axis < 0:
-        raise InvalidRequestError(f"{point} has no heads", field=field)
-    count = state.axes_extents[head_axis]
-    for head in select.heads:
-        if not -count <= head < count:
-            raise InvalidRequestError(f"head {head} is out of range: {point} has heads 0 to {count - 1}", field=field)
-    return tuple(head % count for head in select.heads)
-
-
-def positions_of(select: site_pb2.Selector, field: str) -> site_pb2.PositionSelector | None:
-    """The selector of positions; None: all.
-
-    Raises:
-        InvalidRequestError: it names none.
-    """
-    if not select.HasField("positions"):
-        return None
-    which = select.positions.WhichOneof("which")
-    if which is None or (which == "list" and not select.positions.list.positions):
-        raise InvalidRequestError("the selector names no position", field=field)
-    return select.positions
-
-
-def rows_of(select: site_pb2.Selector, rows: int, field: str) -> frozenset[int] | None:
-    """The selected rows; None: all.
-
-    Raises:
-        InvalidRequestError: the request has fewer.
-    """
-    for row in select.rows:
-        if row >= rows:
-            raise InvalidRequestError(f"row {row} is out of range: the request has {rows} prompts", field=field)
-    return frozenset(select.rows) or None

@@ -14,8 +14,9 @@ from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.edits import Outcome
 from neuroscope_inference.engine.forward import Forward
-from neuroscope_inference.engine.reads import Pending, Span, StepResult
+from neuroscope_inference.engine.results import Pending, StepResult
 from neuroscope_inference.engine.sampling import Draw, Sampler
+from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.stopping import StopMatcher
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from neuroscope.errors import InvalidRequestError
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.forward import Forward
-from neuroscope_inference.engine.reads import StepResult
+from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.sampling import Sampler
 

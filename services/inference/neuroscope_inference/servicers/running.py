@@ -23,13 +23,15 @@ from neuroscope_inference.engine.caches import (
     QUANTIZED_BITS,
     CacheQuantization,
 )
-from neuroscope_inference.engine.edits import EditPlan, Steering
+from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
-from neuroscope_inference.engine.reads import CapturePlan, StepResult
+from neuroscope_inference.engine.reads import CapturePlan
+from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.run import Credit, Run
+from neuroscope_inference.engine.steering import Steering
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.tensor_references import TensorReferences
