@@ -42,8 +42,8 @@ class InferenceSettings(BaseSettings):
     memory_limit_bytes: int = Field(
         0,
         ge=0,
-        description="Prefill chunks are made smaller where MLX holds more memory than this after one. 0: only where an "
-        "allocation fails.",
+        description="Prefill chunks and decode batches are made smaller where MLX holds more memory than this after "
+        "one. 0: only where an allocation fails.",
     )
     stream_limit_bytes: int = Field(
         16 * 1024 * 1024, ge=1, description="A job rests while its reader has left this many bytes unread."
