@@ -89,7 +89,8 @@ def test_chunks_make_no_difference(transport: LocalTransport) -> None:
     request = capture_request(prompt(IDS), "resid_post", cache_quantization=EIGHT, chunk_budget_bytes=7 * 2 * 256 * 4)
     chunked = record(transport, request)
     assert len(chunked.of("resid_post", 1)) == 6
-    assert relative_error(chunked.array("resid_post", 1), whole.array("resid_post", 1)) < 1e-5
+    # A key that differs by 1e-7 may round to the next step of its bits.
+    assert relative_error(chunked.array("resid_post", 1), whole.array("resid_post", 1)) < 5e-4
 
 
 def test_an_edit_of_keys_and_values_stays_in_the_cache(transport: LocalTransport) -> None:
