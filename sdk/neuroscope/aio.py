@@ -9,6 +9,7 @@ All logic is in modules that both clients share; here are only the calls.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
@@ -18,13 +19,14 @@ from typing import Any, SupportsIndex, TypeVar
 from numpy.typing import ArrayLike
 from opentelemetry import trace
 
-from neuroscope import requests, telemetry
+from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
-from neuroscope.client import DEFAULT_TARGET
+from neuroscope.client import DEFAULT_TARGET, TEXTS_AT_ONCE
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
 from neuroscope.generation import AsyncGeneration
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
+from neuroscope.layer_predictions import LayerPredictions
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
@@ -233,6 +235,34 @@ class AsyncClient:
             state.finish()
             span.set_attributes(state.attributes())
         return state.cache
+
+    async def logit_lens(
+        self,
+        prompt: PromptLike,
+        *,
+        top_k: int = 5,
+        tokens: Sequence[str | SupportsIndex] = (),
+        positions: Any = None,
+        model_id: str = "",
+        interventions: Sequence[InterventionLike] = (),
+        bos: bool | None = None,
+    ) -> LayerPredictions:
+        """As `Client.logit_lens`."""
+        asked: list[int] = []
+        for token in tokens:
+            if isinstance(token, str):
+                found = await self.tokenize(token, model_id=model_id, bos=False)
+                asked.append(layer_predictions.single_token(token, found.ids, found.tokens))
+            else:
+                asked.append(operator.index(token))
+        hooks = layer_predictions.hooks(top_k, asked, positions)
+        cache = await self.capture(prompt, hooks, model_id=model_id, interventions=interventions, bos=bos)
+        shown = layer_predictions.shown_token_ids(cache, asked)
+        texts: dict[int, str] = {}
+        for first in range(0, len(shown), TEXTS_AT_ONCE):
+            some = shown[first : first + TEXTS_AT_ONCE]
+            texts |= zip(some, (await self.tokenize(some, model_id=model_id)).tokens, strict=True)
+        return layer_predictions.of_cache(cache, asked, texts)
 
     async def estimate_capture(
         self,

@@ -54,6 +54,8 @@ _SHORT_NAMES = {
 
 
 _INDICES = NAMES[tensor_pb2.REDUCED_TOP_K_INDICES]
+_FURTHER = {_INDICES, *(name for name in NAMES.values() if name.startswith("lens_"))}
+"""What stands beside another result of the same hook and point."""
 
 
 class HasChecksum(Protocol):
@@ -208,8 +210,8 @@ class ActivationCache(Mapping[Key, Array]):
     def checksums(self) -> dict[ChecksumKey, int]:
         """XXH3-64 of each tensor's pieces, as the manifest has it: equal bytes have equal checksums.
 
-        Where one hook id names several components of a layer, the key's hook id is `hook_id/component`; that of the
-        indices of a top_k ends with `/top_k_indices`.
+        Where one hook id names several components of a layer, the key's hook id is `hook_id/component`; those of what a
+        reduction has besides, such as the indices of a top_k, end with its name: `/top_k_indices`.
         """
         found: dict[ChecksumKey, int] = {}
         ambiguous = self._ambiguous_hooks()
@@ -219,8 +221,8 @@ class ActivationCache(Mapping[Key, Array]):
                 name = activation.hook_id
                 if (name, point.layer, point.is_input) in ambiguous:
                     name = f"{name}/{point.component}"
-                if activation.reduced == _INDICES:
-                    name = f"{name}/{_INDICES}"
+                if activation.reduced in _FURTHER:
+                    name = f"{name}/{activation.reduced}"
                 found[name, point.layer, point.is_input, row] = self.checksum(activation, row)
         return found
 
@@ -267,7 +269,7 @@ class ActivationCache(Mapping[Key, Array]):
         return [activation for activation in self._activations if activation.rows]
 
     def _ambiguous_hooks(self) -> set[Hashable]:
-        named = (a for a in self._activations if a.reduced != _INDICES)
+        named = (a for a in self._activations if a.reduced not in _FURTHER)
         keys = Counter((a.hook_id, a.point.layer, a.point.is_input) for a in named)
         return {key for key, count in keys.items() if count > 1}
 
@@ -313,7 +315,7 @@ def _of_reduction(activations: list[Activation], reduced: str) -> list[Activatio
     if reduced:
         return [activation for activation in activations if activation.reduced == reduced]
     plain = [activation for activation in activations if not activation.reduced]
-    return plain or [activation for activation in activations if activation.reduced != _INDICES]
+    return plain or [activation for activation in activations if activation.reduced not in _FURTHER] or activations
 
 
 def _of_layer(activations: list[Activation], layer: int | None) -> list[Activation]:

@@ -10,6 +10,7 @@ All logic is in modules that both clients share; here are only the calls and wha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from os import PathLike, fspath
@@ -19,12 +20,13 @@ from typing import Any, SupportsIndex, TypeVar
 from numpy.typing import ArrayLike
 from opentelemetry import trace
 
-from neuroscope import requests, telemetry
+from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
+from neuroscope.layer_predictions import LayerPredictions
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
@@ -35,6 +37,8 @@ from neuroscope.transport import LOCAL, Transport, open_transport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 
+TEXTS_AT_ONCE = 128
+"""Tokens whose texts are asked for in one call."""
 DEFAULT_TARGET = "127.0.0.1:50051"
 T = TypeVar("T")
 
@@ -337,6 +341,48 @@ class Client:
             state.finish()
             span.set_attributes(state.attributes())
         return state.cache
+
+    def logit_lens(
+        self,
+        prompt: PromptLike,
+        *,
+        top_k: int = 5,
+        tokens: Sequence[str | SupportsIndex] = (),
+        positions: Any = None,
+        model_id: str = "",
+        interventions: Sequence[InterventionLike] = (),
+        bos: bool | None = None,
+    ) -> LayerPredictions:
+        """What the residual stream before and behind every layer would predict, by the model's own end.
+
+        Args:
+            prompt: a text, a conversation or token ids; one.
+            top_k: likeliest tokens.
+            tokens: further tokens whose log-probabilities and ranks are wanted: ids, or texts of one token each.
+            positions: as in `Hook`; None: all.
+            model_id: empty: the one loaded first.
+            interventions: what to edit meanwhile.
+            bos: as in `tokenize`.
+
+        Raises:
+            InvalidRequestError: a text is not one token, or there are several prompts.
+            UnavailableSiteError: the model's end cannot be applied by itself; says why.
+        """
+        asked: list[int] = []
+        for token in tokens:
+            if isinstance(token, str):
+                found = self.tokenize(token, model_id=model_id, bos=False)
+                asked.append(layer_predictions.single_token(token, found.ids, found.tokens))
+            else:
+                asked.append(operator.index(token))
+        hooks = layer_predictions.hooks(top_k, asked, positions)
+        cache = self.capture(prompt, hooks, model_id=model_id, interventions=interventions, bos=bos)
+        shown = layer_predictions.shown_token_ids(cache, asked)
+        texts: dict[int, str] = {}
+        for first in range(0, len(shown), TEXTS_AT_ONCE):
+            some = shown[first : first + TEXTS_AT_ONCE]
+            texts |= zip(some, (self.tokenize(some, model_id=model_id)).tokens, strict=True)
+        return layer_predictions.of_cache(cache, asked, texts)
 
     def estimate_capture(
         self,

@@ -4,19 +4,22 @@
     Hook("resid_post", reduce="norm")                      L2 norm over the last axis
     Hook("logits", reduce={"top_k": 10})                   largest elements of the last axis, and their indices
     Hook("resid_post", reduce={"project": directions})     dot products with directions (count, width)
+    Hook("resid_post", reduce={"lens": {"top_k": 5}})      the likeliest tokens behind the final norm and unembedding;
+                                                           also "token_ids": [...] and "kl": True
 
 Directions are an array, the id of an uploaded tensor, or a `TensorReference`. Results are float32 unless the hook names
 a dtype; the values of a top_k have the type of the tensor, the indices int32. In a cache the result is found under the
 name of the point, and next to the tensor itself under that name and the reduction's:
 
     cache["resid_post:norm", 5]  cache["logits:top_k"]  cache["logits:top_k_indices"]
+    cache["resid_post:lens_top_k_tokens", 5]  cache["resid_post:lens_kl", 5]
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -26,7 +29,7 @@ from neuroscope.v1 import inference_pb2, tensor_pb2
 
 Reduce: TypeAlias = "str | Mapping[str, Any] | inference_pb2.Reduction | None"
 
-FORMS = ("mean", "norm", "top_k", "project")
+FORMS = ("mean", "norm", "top_k", "project", "lens")
 NAMES: dict[tensor_pb2.Reduced.ValueType, str] = {
     value: name.removeprefix("REDUCED_").lower()
     for name, value in tensor_pb2.Reduced.items()
@@ -58,10 +61,13 @@ def to_message(reduce: Reduce) -> inference_pb2.Reduction | None:
                 return inference_pb2.Reduction(
                     projection=inference_pb2.ProjectionReduction(directions=_directions(value))
                 )
+            if name == "lens":
+                return inference_pb2.Reduction(lens=_lens(value))
         case _:
             pass
     raise InvalidRequestError(
-        f'a reduction is "mean", "norm", {{"top_k": k}} or {{"project": directions}}, not {reduce!r}',
+        f'a reduction is "mean", "norm", {{"top_k": k}}, {{"project": directions}} or {{"lens": {{...}}}}, '
+        f"not {reduce!r}",
         field="reduce",
         valid=FORMS,
     )
@@ -78,6 +84,16 @@ def _count(k: Any) -> int:
         return operator.index(k)
     except TypeError:
         raise InvalidRequestError(f"top_k takes a whole number, not {k!r}", field="reduce.top_k") from None
+
+
+def _lens(value: Any) -> inference_pb2.LensReduction:
+    known = tuple(inference_pb2.LensReduction.DESCRIPTOR.fields_by_name)
+    if not isinstance(value, Mapping) or not set(cast("Mapping[Any, Any]", value)) <= set(known):
+        raise InvalidRequestError(f"a lens takes {', '.join(known)}, not {value!r}", field="reduce.lens", valid=known)
+    try:
+        return inference_pb2.LensReduction(**cast("Mapping[str, Any]", value))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"a lens cannot be asked for {value!r}: {error}", field="reduce.lens") from None
 
 
 def _directions(value: Any) -> tensor_pb2.TensorReference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from neuroscope.tensors import dtype_name
+from neuroscope.token_text import visible
 from neuroscope.v1 import tensor_pb2
 
 if TYPE_CHECKING:
     from neuroscope.activation import Activation
     from neuroscope.cache import ActivationCache
+    from neuroscope.layer_predictions import LayerPredictions
     from neuroscope.model_info import ModelInfo
 
 _WIDTHS = 80, 160  # least and most columns of a table
@@ -43,6 +46,23 @@ def cache_table(cache: ActivationCache) -> Table:
         layers = layer_ranges(a.point.layer for a in activations if a.point.layer is not None)
         megabytes = sum(activation.nbytes for activation in activations) / _MB
         table.add_row(*map(Text, (site, hook, layers, shape, dtype, _amount(megabytes))))
+    return table
+
+
+def lens_table(seen: LayerPredictions, position: int) -> Table:
+    """The likeliest tokens of every point at one position, the ranks of those that were asked for, the divergence."""
+    read = visible(seen.texts.get(seen.token_ids[position], ""))
+    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.asked]
+    table = _table(f"{seen.model_id}: after {read!r} at position {seen.positions[position]}", "point")
+    for index in range(seen.top_token_ids.shape[2]):
+        table.add_column("likeliest" if not index else f"{index + 1}")
+    for name in [*asked, "KL, nats"]:
+        table.add_column(name, justify="right")
+    for index, point in enumerate(seen.points):
+        tops = zip(seen.top_token_ids[index, position], seen.top_log_probabilities[index, position], strict=True)
+        cells = [f"{visible(seen.texts.get(int(token), str(token)))} {math.exp(logp):.3f}" for token, logp in tops]
+        ranks = [str(rank) for rank in seen.ranks[index, position]]
+        table.add_row(*map(Text, (str(point), *cells, *ranks, f"{seen.kl[index, position]:.3f}")))
     return table
 
 

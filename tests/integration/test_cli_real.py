@@ -259,3 +259,12 @@ def test_keys_in_fewer_bits_than_the_model_allows(inference: Service):
     run = neuroscope("capture", "hello", "-s", "key", "--kv-bits", 8, "--model", "llama", "--target", inference.target)
     assert run.returncode == 1
     assert "keys and values of llama stay as they are" in run.stderr
+
+
+def test_the_lens_of_a_prompt(inference: Service, tmp_path: Path):
+    file = tmp_path / "lens.png"
+    run = neuroscope("lens", "hello there", "--token", "7", "--save", file, "--target", inference.target)
+    assert run.returncode == 0, run.stderr
+    assert "resid_post.3" in run.stdout
+    assert "KL" in run.stdout
+    assert file.read_bytes().startswith(b"\x89PNG")

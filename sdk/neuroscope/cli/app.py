@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import neuroscope
-from neuroscope.cli import capture, demo, doctor, generate, hooks, models, up
+from neuroscope.cli import capture, demo, doctor, generate, hooks, lens, models, up
 from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption
 from neuroscope.cli.console import out, show_error, show_warnings_as_lines
 from neuroscope.errors import MLXIntegrationError
@@ -68,4 +68,5 @@ app.add_typer(models.app, name="models", rich_help_panel="Services")
 app.command("hooks", rich_help_panel="Inspection")(hooks.hooks)
 app.command("generate", rich_help_panel="Inspection")(generate.generate)
 app.command("capture", rich_help_panel="Inspection")(capture.capture)
+app.command("lens", rich_help_panel="Inspection")(lens.lens)
 app.command("demo", rich_help_panel="Inspection")(demo.demo)

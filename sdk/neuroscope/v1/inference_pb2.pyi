@@ -860,6 +860,7 @@ class Reduction(_message.Message):
     NORM_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     PROJECTION_FIELD_NUMBER: _builtins.int
+    LENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def mean(self) -> Global___MeanReduction:
         """Mean over positions."""
@@ -876,6 +877,10 @@ class Reduction(_message.Message):
     def projection(self) -> Global___ProjectionReduction:
         """Dot products with given directions."""
 
+    @_builtins.property
+    def lens(self) -> Global___LensReduction:
+        """What the tensor would predict if it were the last residual stream."""
+
     def __init__(
         self,
         *,
@@ -883,12 +888,13 @@ class Reduction(_message.Message):
         norm: Global___NormReduction | None = ...,
         top_k: Global___TopKReduction | None = ...,
         projection: Global___ProjectionReduction | None = ...,
+        lens: Global___LensReduction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "lens", b"lens", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "lens", b"lens", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["mean", "norm", "top_k", "projection"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["mean", "norm", "top_k", "projection", "lens"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -977,6 +983,41 @@ class ProjectionReduction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProjectionReduction: _TypeAlias = ProjectionReduction  # noqa: Y015
+
+@_typing.final
+class LensReduction(_message.Message):
+    """The logit lens: the model's own final norm and unembedding, with scale and softcap where it has them, applied to a tensor
+    as wide as the residual stream. Each part that is asked for is an entry of the plan, in this order: top_k as values and
+    tokens, log-probabilities and ranks of token_ids, the divergence. Log-probabilities are natural.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOP_K_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    KL_FIELD_NUMBER: _builtins.int
+    top_k: _builtins.int
+    """How many likeliest tokens. 0: none."""
+    kl: _builtins.bool
+    """The divergence of the lens's distribution from the model's own, KL(model || lens)."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens whose log-probabilities and ranks are wanted."""
+
+    def __init__(
+        self,
+        *,
+        top_k: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        kl: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kl", b"kl", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LensReduction: _TypeAlias = LensReduction  # noqa: Y015
 
 @_typing.final
 class RegisterHooksRequest(_message.Message):

@@ -125,6 +125,8 @@ class _AxisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Axis.ValueType],
     """Largest elements of an axis, largest first."""
     AXIS_DIRECTION: _Axis.ValueType  # 12
     """Directions of a projection."""
+    AXIS_TOKEN: _Axis.ValueType  # 13
+    """Tokens that a lens was asked for."""
 
 class Axis(_Axis, metaclass=_AxisEnumTypeWrapper):
     """What one axis of a tensor counts."""
@@ -155,6 +157,8 @@ AXIS_RANK: Axis.ValueType  # 11
 """Largest elements of an axis, largest first."""
 AXIS_DIRECTION: Axis.ValueType  # 12
 """Directions of a projection."""
+AXIS_TOKEN: Axis.ValueType  # 13
+"""Tokens that a lens was asked for."""
 Global___Axis: _TypeAlias = Axis  # noqa: Y015
 
 class _Reduced:
@@ -175,6 +179,16 @@ class _ReducedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reduced.Value
     """The indices of those elements."""
     REDUCED_PROJECTION: _Reduced.ValueType  # 5
     """Dot products of its last axis with given directions."""
+    REDUCED_LENS_TOP_K: _Reduced.ValueType  # 6
+    """Log-probabilities of the likeliest tokens, seen through the final norm and the unembedding; largest first."""
+    REDUCED_LENS_TOP_K_TOKENS: _Reduced.ValueType  # 7
+    """The ids of those tokens."""
+    REDUCED_LENS_LOG_PROBABILITY: _Reduced.ValueType  # 8
+    """Log-probabilities of the tokens that the lens was asked for."""
+    REDUCED_LENS_RANK: _Reduced.ValueType  # 9
+    """How many tokens are likelier than each of those."""
+    REDUCED_LENS_KL: _Reduced.ValueType  # 10
+    """Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
 
 class Reduced(_Reduced, metaclass=_ReducedEnumTypeWrapper):
     """What of a captured tensor an entry of a plan holds."""
@@ -191,6 +205,16 @@ REDUCED_TOP_K_INDICES: Reduced.ValueType  # 4
 """The indices of those elements."""
 REDUCED_PROJECTION: Reduced.ValueType  # 5
 """Dot products of its last axis with given directions."""
+REDUCED_LENS_TOP_K: Reduced.ValueType  # 6
+"""Log-probabilities of the likeliest tokens, seen through the final norm and the unembedding; largest first."""
+REDUCED_LENS_TOP_K_TOKENS: Reduced.ValueType  # 7
+"""The ids of those tokens."""
+REDUCED_LENS_LOG_PROBABILITY: Reduced.ValueType  # 8
+"""Log-probabilities of the tokens that the lens was asked for."""
+REDUCED_LENS_RANK: Reduced.ValueType  # 9
+"""How many tokens are likelier than each of those."""
+REDUCED_LENS_KL: Reduced.ValueType  # 10
+"""Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
 Global___Reduced: _TypeAlias = Reduced  # noqa: Y015
 
 @_typing.final

@@ -58,8 +58,9 @@ class Batch:
             logits: mx.array = call(tokens, cache=_own(rows[0]) if self._cache is None else self._cache)
         arrays: list[mx.array] = []
         for slot, (row, span) in enumerate(zip(rows, spans, strict=True)):
-            pending = row.forward.take(tap, span, None if self._cache is None else slot)
-            draw = row.sampler.draw(logits[slot : slot + 1, -1], row.index, span.step)
+            own = logits[slot : slot + 1]
+            pending = row.forward.take(tap, span, None if self._cache is None else slot, own)
+            draw = row.sampler.draw(own[:, -1], row.index, span.step)
             arrays += row.launch(pending, draw, outcomes[slot], len(rows), undo[slot]).arrays
         return arrays
 

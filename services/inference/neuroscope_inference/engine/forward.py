@@ -198,7 +198,7 @@ class Forward:
         logits: mx.array | None = None
         with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
             logits = call(mx.array([prompt[span.first : span.end]]), cache=cache)
-        return self.take(tap, span), logits, outcome
+        return self.take(tap, span, logits=logits), logits, outcome
 
     def replay(self, row: int, prompt: Sequence[int], drawn: Sequence[int], cache: Cache) -> None:
         """Fills an empty cache as it was after a prompt and generated tokens, with every edit and no read.
@@ -229,10 +229,12 @@ class Forward:
             return None, outcome
         return Tap(self.model.layout.wanted(wanted), edits, self.plan.stop_before), outcome
 
-    def take(self, tap: Tap | None, span: Span, slot: int | None = None) -> list[Pending]:
+    def take(
+        self, tap: Tap | None, span: Span, slot: int | None = None, logits: mx.array | None = None
+    ) -> list[Pending]:
         """What the plan reads of a forward pass, lazy; of a batch the row in that slot."""
         with telemetry.part("capture", self.context) as recorded:
-            pending = self.plan.take(tap, span, slot)
+            pending = self.plan.take(tap, span, slot, logits)
             recorded.set_attribute(telemetry.STEP, span.step)
             recorded.set_attribute("neuroscope.tensors", len(pending))
             recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))

@@ -176,6 +176,8 @@ class Layout:
             around[id(block.module)] = _stopping_before(layer)
             if block.attention is not None:
                 around[id(block.attention)] = self._attention_points(layer, paths[id(block.attention)]).reading
+        if self.final_norm is not None:
+            watches[id(self.final_norm)].is_final_norm = True
         for key, entry in watches.items():
             install(entry, self.switch, around.get(key))
 

@@ -19,6 +19,7 @@ from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
+from neuroscope_inference.engine.unembedding import Unembedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class LoadedModel:
     used_at_s: float = 0.0
     """When something last ran on it, or asked for it, by the monotonic clock."""
     _can_batch: bool | None = None
+    _why_no_lens: str | None = None
     _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
@@ -52,6 +54,17 @@ class LoadedModel:
         if self._can_batch is None:
             self._can_batch = caches.can_batch(self.network, self.description.vocab_size)
         return self._can_batch
+
+    @property
+    def unembedding(self) -> Unembedding:
+        """The final norm and the unembedding."""
+        return Unembedding(self.network, self.layout)
+
+    def why_no_lens(self) -> str:
+        """Why no lens can be applied; empty if one can. Proven by a probe the first time."""
+        if self._why_no_lens is None:
+            self._why_no_lens = self.unembedding.why_not()
+        return self._why_no_lens
 
     def why_exact(self, quantization: CacheQuantization) -> str:
         """Why keys and values cannot be quantised like that; empty if they can. Proven by a probe the first time."""

@@ -15,7 +15,8 @@ from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.arrays import cast_dtype, wire_dtype
 from neuroscope_inference.engine.attention import key_positions
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reduction import Part, Reduction, Shape, reduction_of
+from neuroscope_inference.engine.reductions.base import Part, Reduction, Shape
+from neuroscope_inference.engine.reductions.choice import reduction_of
 from neuroscope_inference.engine.results import Pending
 from neuroscope_inference.engine.selectors import check_is_run, heads_of, positions_of, rows_of
 from neuroscope_inference.engine.span import Span, selected
@@ -77,6 +78,13 @@ class Read:
             value = value.astype(self.dtype)
         return mx.contiguous(value), first, positions
 
+    def logits_of(self, logits: mx.array, span: Span) -> mx.array:
+        """The model's logits at the selected positions."""
+        if self.positions is None:
+            return logits
+        chosen = [position - span.first for position in selected(self.positions, span)]
+        return mx.take(logits, mx.array(chosen), axis=1) if chosen else logits
+
 
 class CapturePlan:
     """Everything that a request reads from one model.
@@ -127,13 +135,16 @@ class CapturePlan:
         """The points that are read in one forward pass of one row."""
         return [read.index for read in self.reads if read.fires(span.row, span.step)]
 
-    def take(self, tap: Tap | None, span: Span, slot: int | None = None) -> list[Pending]:
+    def take(
+        self, tap: Tap | None, span: Span, slot: int | None = None, logits: mx.array | None = None
+    ) -> list[Pending]:
         """The selected tensors of a forward pass, lazy. What never fired is simply not among them.
 
         Args:
             tap: of the forward pass.
             span: what it computed in this row.
             slot: the row's place in a batch whose rows are padded on the left; None if it ran alone.
+            logits: what the model gave (1, position, vocabulary); None if it stopped before.
         """
         pending: list[Pending] = []
         if tap is None:
@@ -149,7 +160,8 @@ class CapturePlan:
                 keys = key_positions(columns)
             part = None if value is None or read.is_companion else read.select(value, span)
             if read.reduction is not None:
-                pending += _reduce(read, Part(*part, keys) if part else None, span)
+                own = read.logits_of(logits, span) if read.reduction.needs_logits and logits is not None else None
+                pending += _reduce(read, Part(*part, keys, own) if part else None, span)
                 continue
             if part is None:
                 continue
@@ -198,10 +210,14 @@ class CapturePlan:
         """The entries of the plan that a hook makes at a point."""
         state = self.model.layout.state(read.point)
         shape = Shape(tuple(read.spec.axes), tuple(read.spec.shape))
-        reduction = reduction_of(hook.reduction, read.point, shape, state.dtype, read.dtype, directions, field)
+        reduction = reduction_of(
+            hook.reduction, read.point, shape, state.dtype, read.dtype, directions, self.model, field
+        )
         if reduction is None:
             yield read
             return
+        if reduction.needs_logits and self.stop_before is not None:
+            raise InvalidRequestError("a forward pass that stops at a layer has no logits to compare with", field=field)
         for number, output in enumerate(reduction.outputs()):
             spec = tensor_pb2.TensorSpec()
             spec.CopyFrom(read.spec)

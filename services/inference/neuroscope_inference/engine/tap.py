@@ -71,6 +71,8 @@ class Tap:
         self.seen: dict[PointIndex, mx.array] = {}
         self.key_columns: dict[int, tuple[int, int, int]] = {}
         """By layer, where the columns of its attention lie: positions so far, next slot of the ring, columns."""
+        self.shortcut: mx.array | None = None
+        """A residual stream that the final norm gets in place of what blocks make; no block runs then."""
         self.carried: dict[int, mx.array] = {}
         """By layer, what an edit between attention and MLP adds to what the block writes."""
 
@@ -157,6 +159,7 @@ class Watch:
     inputs: list[tuple[int, PointIndex, int | None]] = field(default_factory=list)
     outputs: list[tuple[PointIndex, View | None]] = field(default_factory=list)
     block: int | None = None
+    is_final_norm: bool = False
 
 
 def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = None) -> None:
@@ -165,6 +168,12 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
     def hook(module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tap = switch.tap
         if tap is None:
+            return call(module, *args, **kwargs)
+        if tap.shortcut is not None:
+            if watch.block is not None:
+                return _argument(args, kwargs, 0)
+            if watch.is_final_norm:
+                args, kwargs = _with_argument(args, kwargs, 0, tap.shortcut)
             return call(module, *args, **kwargs)
         for argument, point, layer in watch.inputs:
             before = _argument(args, kwargs, argument)

@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 
 from neuroscope import telemetry
 from neuroscope.codec import Event
-from neuroscope.errors import HookNeverFiredError, InvalidRequestError
+from neuroscope.errors import HookNeverFiredError, InvalidRequestError, UnavailableSiteError
 from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
@@ -80,6 +80,7 @@ class Runner:
         model = self._engine.model(request.model_id)
         prompts = await self._tokenized(model, request.prompts)
         hooks = self._hooks.named(request.hooks, request.hook_ids)
+        await self._check_lenses(model, hooks)
         plan = CapturePlan(model, hooks, len(prompts), stop_before, await self._directions(hooks))
         # The last generated token is not read by the model, so it has no position.
         plan.check_positions([len(prompt.ids) for prompt in prompts], max(max_new_tokens - 1, 0))
@@ -97,6 +98,14 @@ class Runner:
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         return Prepared(stream_id, run, prompts)
+
+    async def _check_lenses(self, model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) -> None:
+        """Refuses a lens on a model whose end cannot be applied by itself."""
+        for path, hook in hooks:
+            if hook.reduction.HasField("lens") and (reason := await self._engine.call(model.why_no_lens)):
+                raise UnavailableSiteError(
+                    f"there is no lens of {model.description.model_id}: {reason}", field=f"{path}.reduction.lens"
+                )
 
     async def _quantization(
         self, model: LoadedModel, request: pb.GenerateRequest | pb.CaptureRequest

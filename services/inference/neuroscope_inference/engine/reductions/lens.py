@@ -1,0 +1,118 @@
+"""What a tensor would predict if it were the last residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.sites import Point
+from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
+from neuroscope_inference.engine.reductions.top_k import largest
+
+Unembed = Callable[[mx.array], mx.array]
+
+
+class Lens(Reduction):
+    """Log-probabilities, tokens, ranks and divergence of the distribution behind the final norm and the unembedding."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        dtype: mx.Dtype,
+        wanted: mx.Dtype | None,
+        unembed: Unembed,
+        message: inference_pb2.LensReduction,
+    ) -> None:
+        super().__init__(shape, dtype, wanted)
+        self._unembed = unembed
+        self._count = message.top_k
+        self._token_ids: Sequence[int] = tuple(message.token_ids)
+        self._kl = message.kl
+
+    @classmethod
+    def of(
+        cls,
+        shape: Shape,
+        dtype: mx.Dtype,
+        wanted: mx.Dtype | None,
+        message: inference_pb2.LensReduction,
+        unembed: Unembed,
+        vocab_size: int,
+        point: Point,
+        field: str,
+    ) -> Lens:
+        """Checks what is asked for.
+
+        Raises:
+            InvalidRequestError: the tensor is not as wide as the residual stream, nothing is asked for, or a token is
+                not in the vocabulary.
+        """
+        if shape.axes[-1] != tensor_pb2.AXIS_D_MODEL:
+            raise InvalidRequestError(
+                f"{point} is not as wide as the residual stream: a lens cannot see it", field=field
+            )
+        if not message.top_k and not message.token_ids and not message.kl:
+            raise InvalidRequestError("the lens is asked for nothing: top_k, token_ids or kl", field=field)
+        if message.top_k > vocab_size:
+            raise InvalidRequestError(f"the vocabulary has {vocab_size} tokens", field=f"{field}.top_k")
+        for index, token_id in enumerate(message.token_ids):
+            if token_id >= vocab_size:
+                raise InvalidRequestError(
+                    f"token {token_id} is not among the {vocab_size} of the vocabulary",
+                    field=f"{field}.token_ids[{index}]",
+                )
+        return cls(shape, dtype, wanted, unembed, message)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the model's own logits are needed."""
+        return self._kl
+
+    def outputs(self) -> list[Output]:
+        """What was asked for, in the order of the contract."""
+        found: list[Output] = []
+        values = self.wanted or mx.float32
+        if self._count:
+            shape = self.shape.ending_with(tensor_pb2.AXIS_RANK, self._count)
+            found += [
+                Output(tensor_pb2.REDUCED_LENS_TOP_K, shape, values),
+                Output(tensor_pb2.REDUCED_LENS_TOP_K_TOKENS, shape, mx.int32),
+            ]
+        if self._token_ids:
+            shape = self.shape.ending_with(tensor_pb2.AXIS_TOKEN, len(self._token_ids))
+            found += [
+                Output(tensor_pb2.REDUCED_LENS_LOG_PROBABILITY, shape, values),
+                Output(tensor_pb2.REDUCED_LENS_RANK, shape, mx.int32),
+            ]
+        if self._kl:
+            found.append(Output(tensor_pb2.REDUCED_LENS_KL, self.shape.without(-1), values))
+        return found
+
+    def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
+        """The entries of the part."""
+        if part is None:
+            return []
+        seen = _log_probabilities(self._unembed(part.array.astype(self.dtype)))
+        found: list[mx.array] = []
+        if self._count:
+            values, tokens = largest(seen, self._count)
+            found += [values, tokens.astype(mx.int32)]
+        if self._token_ids:
+            chosen = mx.take(seen, mx.array(self._token_ids), axis=-1)
+            ranks = [(seen > chosen[..., place : place + 1]).sum(axis=-1) for place in range(len(self._token_ids))]
+            found += [chosen, mx.stack(ranks, axis=-1).astype(mx.int32)]
+        if self._kl:
+            if part.logits is None:
+                raise AssertionError("a forward pass without logits has no divergence, which is refused before it runs")
+            model = _log_probabilities(part.logits)
+            found.append((mx.exp(model) * (model - seen)).sum(axis=-1))
+        arrays = [array.astype(output.dtype) for array, output in zip(found, self.outputs(), strict=True)]
+        return [Piece(array, part.first_position, part.positions) for array in arrays]
+
+
+def _log_probabilities(logits: mx.array) -> mx.array:
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

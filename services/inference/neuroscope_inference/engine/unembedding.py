@@ -1,0 +1,58 @@
+"""The model's own final norm and unembedding, applied to any residual stream: the logit lens.
+
+nostalgebraist, "interpreting GPT: the logit lens" (2020). The model's code runs with its blocks passed by and the final
+norm fed the tensor, so that scale, bias and softcap are those of the architecture, whatever they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from neuroscope.sites import Point
+from neuroscope_inference.engine.identities import relative_error, tolerance_of
+from neuroscope_inference.engine.layout import Layout
+from neuroscope_inference.engine.tap import Tap
+
+_PROBE = (1, 2, 3)
+
+
+class Unembedding:
+    """The end of one model.
+
+    Args:
+        network: an mlx-lm model.
+        layout: its hooked points.
+    """
+
+    def __init__(self, network: nn.Module, layout: Layout) -> None:
+        self._network = network
+        self._layout = layout
+
+    def __call__(self, residual: mx.array) -> mx.array:
+        """Logits (batch, position, vocabulary) of a residual stream (batch, position, d_model), lazy."""
+        tap = Tap(self._layout.wanted(()))
+        tap.shortcut = residual
+        call: Any = self._network
+        with self._layout.switch.reading(tap):
+            return call(mx.zeros(residual.shape[:2], mx.int32))
+
+    def why_not(self) -> str:
+        """Why this model has none: a probe of three tokens, whose last residual stream must give the model's logits."""
+        layout = self._layout
+        last = Point("resid_post", layout.num_layers - 1)
+        if layout.final_norm is None or layout.state(last).reason:
+            return "its final norm or its last residual stream is not known"
+        tap = Tap(layout.wanted([layout.index[last]]))
+        call: Any = self._network
+        try:
+            with layout.switch.reading(tap):
+                logits: mx.array = call(mx.array([_PROBE]))
+            error = relative_error(self(tap.seen[layout.index[last]]), logits)
+        except Exception as error:  # whatever the model's code makes of blocks that are passed by
+            return f"its blocks cannot be passed by: {str(error).strip() or type(error).__name__}"
+        if error > tolerance_of(logits.dtype):
+            return f"its last residual stream does not give its logits (they differ by {error:.1e})"
+        return ""
