@@ -102,6 +102,8 @@ def test_while_generating_in_company(transport: LocalTransport, family: str) -> 
     for row in range(2):
         ids = [*together.prompt_ids(row), *together.token_ids(row)[:-1]]
         once = record(transport, capture_request(prompt(ids), hook, model_id=family))
+        assert together.plan is not None
+        assert once.plan is not None
         for spec, plan in zip(together.plan.tensors, once.plan.tensors, strict=True):
             assert spec.reduced == plan.reduced
             pieces = [p.array for p in together.pieces if (p.spec.plan_index, p.row) == (spec.plan_index, row)]

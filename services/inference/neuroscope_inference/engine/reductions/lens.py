@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import mlx.core as mx
 
@@ -29,7 +29,7 @@ class Lens(Reduction):
         super().__init__(shape, dtype, wanted)
         self._unembed = unembed
         self._count = message.top_k
-        self._token_ids: Sequence[int] = tuple(message.token_ids)
+        self._token_ids = list(message.token_ids)
         self._kl = message.kl
 
     @classmethod
