@@ -48,7 +48,7 @@ test: $(READY) ## Runs every check: contract, lint, types, architecture, tests
 	@echo "lint-imports"
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@echo "pytest"
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 bench: $(READY) ## Measures speed and memory (BENCH_ARGS=...)
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)

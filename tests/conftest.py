@@ -8,6 +8,10 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 # Models of tests are new in every run; the user's cache is no place for what is proved of them.
 os.environ.setdefault("NEUROSCOPE_INFERENCE_CACHE_SELF_TESTS", "false")
 
+# Workers share the cores: threads of a BLAS that wait for work would take them from each other.
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # The BLAS that the service uses; it must be loaded before mlx, which test modules import as they are collected.
 from neuroscope_inference import blas
 

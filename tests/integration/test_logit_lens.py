@@ -68,6 +68,20 @@ def test_the_last_layer_is_the_models_own_prediction(client: Client, family: str
     assert seen.positions == tuple(range(len(IDS)))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_token_needs_the_last_positions_logits_alone(transport: LocalTransport, family: str) -> None:
+    """A prompt whose logits nobody reads has its unembedding computed for one position, and draws the same token."""
+    request = generate_request(prompt(IDS), model_id=family, max_tokens=1, top_logprobs=10)
+    cut = record(transport, request)
+    request.hooks.extend(capture_request(prompt(IDS), Hook("logits", positions=-1)).hooks)
+    whole = record(transport, request)
+    assert cut.token_ids() == whole.token_ids()
+    expected = log_softmax(whole.array("logits")[0, 0])
+    (token,) = cut.tokens
+    for alternative in token.top_logprobs:
+        assert alternative.logprob == pytest.approx(expected[alternative.token_id], abs=1e-4)
+
+
 def test_every_layer_against_numpy(client: Client, folders: dict[str, Path]) -> None:
     lens = LogitLens.from_folder(folders["llama"])
     cache = client.capture(IDS, ["resid_pre.0", "resid_post", "logits"], model_id="llama")

@@ -268,6 +268,11 @@ class EditPlan:
         """Whether scores or patterns are edited: attention is then computed step by step, not by its kernel."""
         return any(edit.point.component in ATTENTION for edit in self.edits)
 
+    @property
+    def edits_logits(self) -> bool:
+        """Whether logits are edited."""
+        return any(edit.point.component == "logits" for edit in self.edits)
+
     def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
         """What is applied in one forward pass of one row, in order, and where it leaves its outcome."""
         outcome = Outcome()

@@ -152,12 +152,12 @@ class Forward:
     def chunks(self, row: int, length: int, start: int = 0, *, needs_logits: bool) -> Iterator[Span]:
         """Spans of a prefill, from a position on.
 
-        The model computes logits for every position of the chunk whose last logits are needed. Where those are dear,
-        the last position is a chunk of its own.
+        Where logits of all positions are computed with those of the last one, and are dear, that is a chunk of its own.
         """
         positions = self.chunk_positions
         logits_bytes = 4 * self.model.description.vocab_size * min(length, positions)
-        body = length - 1 if needs_logits and logits_bytes > _LOGITS_BUDGET_BYTES else length
+        is_dear = needs_logits and logits_bytes > _LOGITS_BUDGET_BYTES and not self._cuts
+        body = length - 1 if is_dear else length
         for first in range(start, body, positions):
             yield Span(row, 0, first, min(positions, body - first), length)
         if start <= body < length:
@@ -175,7 +175,7 @@ class Forward:
         started = time.perf_counter()
         span_of = telemetry.part("prefill", self.context)
         with span_of as recorded, memory.watched(self.memory_limit_bytes):
-            pending, logits, outcome = self.build(prompt, span, cache)
+            pending, logits, outcome = self.build(prompt, span, cache, cuts=sampler is not None and self._cuts)
             draw = sampler.draw(logits[:, -1], span.row, 0) if sampler is not None and logits is not None else None
             held = [p.array for p in pending] + outcome.arrays
             mx.eval(held, draw.arrays if draw else [], [layer.state for layer in cache])
@@ -191,9 +191,26 @@ class Forward:
         pending, _ = self.prefill(prompt, span, cache)
         return StepResult.of(span.step, pending)
 
-    def build(self, prompt: Sequence[int], span: Span, cache: Cache) -> tuple[list[Pending], mx.array | None, Outcome]:
-        """Builds the graph of one chunk; nothing is computed yet. No logits if the plan stops before them."""
+    @property
+    def _cuts(self) -> bool:
+        """Whether a prefill needs the last position's logits only, and the model can give them alone."""
+        return not self.plan.reads_logits and not self.steering.of(0).edits_logits and self.model.can_cut()
+
+    def build(
+        self, prompt: Sequence[int], span: Span, cache: Cache, *, cuts: bool = False
+    ) -> tuple[list[Pending], mx.array | None, Outcome]:
+        """Builds the graph of one chunk; nothing is computed yet. No logits if the plan stops before them.
+
+        Args:
+            prompt: token ids.
+            span: the chunk.
+            cache: of the row.
+            cuts: logits are those of the last position alone.
+        """
         tap, outcome = self.tap(span)
+        if cuts:
+            tap = tap or Tap(self.model.layout.wanted(()))
+            tap.is_cut = True
         call: Any = self.model.network
         logits: mx.array | None = None
         with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):

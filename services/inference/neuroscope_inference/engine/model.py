@@ -45,6 +45,7 @@ class LoadedModel:
     used_at_s: float = 0.0
     """When something last ran on it, or asked for it, by the monotonic clock."""
     _can_batch: bool | None = None
+    _can_cut: bool | None = None
     _why_no_lens: str | None = None
     _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
@@ -59,6 +60,12 @@ class LoadedModel:
     def unembedding(self) -> Unembedding:
         """The final norm and the unembedding."""
         return Unembedding(self.network, self.layout)
+
+    def can_cut(self) -> bool:
+        """Whether logits of a prompt's last position can be had alone; proven by a probe the first time it is asked."""
+        if self._can_cut is None:
+            self._can_cut = self.unembedding.can_be_cut()
+        return self._can_cut
 
     def why_no_lens(self) -> str:
         """Why no lens can be applied; empty if one can. Proven by a probe the first time."""

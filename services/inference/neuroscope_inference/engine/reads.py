@@ -45,6 +45,11 @@ class Read:
     reduction: Reduction | None = None
     is_companion: bool = False  # the further output of the reduction of an earlier read
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether its reduction compares with the model's logits."""
+        return self.reduction is not None and self.reduction.needs_logits
+
     def fires(self, row: int, step: int) -> bool:
         """Whether the row and step are selected."""
         return step in self.steps and (self.rows is None or row in self.rows)
@@ -119,6 +124,8 @@ class CapturePlan:
                 self.reads += self._reduced(read, hook, directed, f"{field}.reduction")
         self.reads_attention = any(read.point.component in _ATTENTION for read in self.reads)
         """Whether some tensor has key columns."""
+        self.reads_logits = any(read.point.component == "logits" or read.needs_logits for read in self.reads)
+        """Whether logits of other positions than the last one may be wanted."""
 
     def message(self, chunk_positions: int) -> tensor_pb2.TensorPlan:
         """The plan as it is sent."""
@@ -160,7 +167,7 @@ class CapturePlan:
                 keys = key_positions(columns)
             part = None if value is None or read.is_companion else read.select(value, span)
             if read.reduction is not None:
-                own = read.logits_of(logits, span) if read.reduction.needs_logits and logits is not None else None
+                own = read.logits_of(logits, span) if read.needs_logits and logits is not None else None
                 pending += _reduce(read, Part(*part, keys, own) if part else None, span)
                 continue
             if part is None:

@@ -73,6 +73,8 @@ class Tap:
         """By layer, where the columns of its attention lie: positions so far, next slot of the ring, columns."""
         self.shortcut: mx.array | None = None
         """A residual stream that the final norm gets in place of what blocks make; no block runs then."""
+        self.is_cut = False
+        """Whether only the last position goes on behind the final norm, since no other's logits are wanted."""
         self.carried: dict[int, mx.array] = {}
         """By layer, what an edit between attention and MLP adds to what the block writes."""
 
@@ -197,6 +199,8 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
             value = value + tap.carried[watch.block]
         for point, view in watch.outputs:
             value = tap.see(point, value, view)
+        if tap.is_cut and watch.is_final_norm:
+            value = value[:, -1:]
         if value is passed:
             return result
         return (value, *result[1:]) if isinstance(result, tuple) else value

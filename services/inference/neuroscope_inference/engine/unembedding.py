@@ -6,6 +6,7 @@ norm fed the tensor, so that scale, bias and softcap are those of the architectu
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +17,7 @@ from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.layout import Layout
 from neuroscope_inference.engine.tap import Tap
 
+_log = logging.getLogger(__name__)
 _PROBE = (1, 2, 3)
 
 
@@ -38,6 +40,20 @@ class Unembedding:
         call: Any = self._network
         with self._layout.switch.reading(tap):
             return call(mx.zeros(residual.shape[:2], mx.int32))
+
+    def can_be_cut(self) -> bool:
+        """Whether the last position's logits need no other behind the final norm: a probe of three tokens."""
+        call: Any = self._network
+        tap = Tap(self._layout.wanted(()))
+        tap.is_cut = True
+        try:
+            whole: mx.array = call(mx.array([_PROBE]))
+            with self._layout.switch.reading(tap):
+                cut: mx.array = call(mx.array([_PROBE]))
+            return relative_error(cut, whole[:, -1:]) <= tolerance_of(whole.dtype)
+        except Exception as error:
+            _log.info("logits of a prompt's chunk are computed for all of its positions: %s", error)
+            return False
 
     def why_not(self) -> str:
         """Why this model has none: a probe of three tokens, whose last residual stream must give the model's logits."""
