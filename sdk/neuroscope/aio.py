@@ -44,9 +44,17 @@ class AsyncClient:
     """Calls an inference service, on one event loop. Arguments and errors are those of `Client`."""
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, transport: AsyncTransport | None = None, timeout_s: float | None = None
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        transport: AsyncTransport | None = None,
+        timeout_s: float | None = None,
+        shared_memory: bool = True,
     ) -> None:
-        self._transport = open_async_transport(target) if transport is None else transport
+        if transport is None:
+            settings = {} if target == LOCAL else {"shared_memory": shared_memory}
+            transport = open_async_transport(target, **settings)
+        self._transport = transport
         self._timeout_s = timeout_s
 
     @classmethod

@@ -50,14 +50,23 @@ class Client:
         target: `host:port`, `unix:path`, or `local` for the engine in this process.
         transport: takes the place of the target's, for tests and other carriers.
         timeout_s: deadline of calls that do not stream; None: none.
+        shared_memory: takes large tensors through memory that is shared with the service, where it is on this host.
 
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers.
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, transport: Transport | None = None, timeout_s: float | None = None
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        transport: Transport | None = None,
+        timeout_s: float | None = None,
+        shared_memory: bool = True,
     ) -> None:
-        self._transport = open_transport(target) if transport is None else transport
+        if transport is None:
+            settings = {} if target == LOCAL else {"shared_memory": shared_memory}
+            transport = open_transport(target, **settings)
+        self._transport = transport
         self._timeout_s = timeout_s
 
     @classmethod

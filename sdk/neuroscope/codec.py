@@ -31,12 +31,14 @@ class Framed:
     """A frame whose payload has not been copied into it.
 
     `frame.data` is empty; the payload is the concatenation of `parts`, contiguous byte views. `wire` is the serialised
-    message that wraps the frame, where somebody has it already: it is then sent as it is.
+    message that wraps the frame, where somebody has it already: it is then sent as it is. `borrowed` parts lie in
+    memory that the sender writes to again once no view of them is left.
     """
 
     frame: Frame
     parts: Sequence[memoryview]
     wire: bytes | None = None
+    borrowed: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -49,6 +51,10 @@ class Framed:
         if len(self.parts) == 1:
             return self.parts[0]
         return memoryview(b"".join(self.parts))
+
+    def owned(self) -> Framed:
+        """The same in memory that lasts as long as somebody looks at it: a copy, if it was borrowed."""
+        return Framed(self.frame, (memoryview(bytearray(self.payload)),)) if self.borrowed else self
 
 
 Event: TypeAlias = "Message | Framed"

@@ -60,14 +60,14 @@ class Digest:
         return self.hash.intdigest()
 
 
-def slices(data: memoryview) -> Iterator[Framed]:
-    """The bytes of one tensor in TensorFrames of `SLICE_BYTES`, numbered from 0; the last has the checksum."""
+def slices(data: memoryview, slice_bytes: int = SLICE_BYTES) -> Iterator[Framed]:
+    """The bytes of one tensor in TensorFrames of `slice_bytes`, numbered from 0; the last has the checksum."""
     running = xxhash.xxh3_64()
-    for sequence, start in enumerate(range(0, data.nbytes, SLICE_BYTES)):
-        part = data[start : start + SLICE_BYTES]
+    for sequence, start in enumerate(range(0, data.nbytes, slice_bytes)):
+        part = data[start : start + slice_bytes]
         running.update(part)
         frame = tensor_pb2.TensorFrame(sequence=sequence, offset_bytes=start)
-        if start + SLICE_BYTES >= data.nbytes:
+        if start + slice_bytes >= data.nbytes:
             frame.last = True
             frame.xxh3_64 = running.intdigest()
         yield Framed(frame, (part,))
@@ -76,14 +76,19 @@ def slices(data: memoryview) -> Iterator[Framed]:
 class FramePacker:
     """Numbers and packs the frames of one stream, and keeps the digests for its manifest.
 
+    Args:
+        specs: the tensors of the plan, by index.
+        slice_bytes: most bytes of a large tensor in one frame.
+
     Attributes:
         specs: the tensors of the plan, by index.
         frame_count: frames made so far.
         digests: account of each tensor that was sent, by (plan_index, row).
     """
 
-    def __init__(self, specs: Sequence[tensor_pb2.TensorSpec]) -> None:
+    def __init__(self, specs: Sequence[tensor_pb2.TensorSpec], slice_bytes: int = SLICE_BYTES) -> None:
         self.specs = specs
+        self._slice_bytes = slice_bytes
         self.frame_count = 0
         self.digests: dict[tuple[int, int], Digest] = {}
         self._axes = [_position_axis(spec) for spec in specs]
@@ -124,7 +129,7 @@ class FramePacker:
             yield Framed(frame, parts)
 
     def _slices(self, step: int, tensor: Outgoing) -> Iterator[Framed]:
-        for sliced in slices(tensor.data):
+        for sliced in slices(tensor.data, self._slice_bytes):
             frame = sliced.frame
             assert isinstance(frame, tensor_pb2.TensorFrame)
             frame.sequence = self._next()
@@ -254,6 +259,8 @@ class FrameReader:
         pending = self._pending
         if offset == 0 and pending is None:
             ref = frame.ref
+            if frame.last:  # nothing to join: the tensor is where its bytes are
+                return [self._piece(ref, frame.step, payload, _hash(payload), frame.xxh3_64)]
             pending = self._pending = _Pending(ref, np.empty(ref.length_bytes, np.uint8).data)
         end = offset + payload.nbytes
         if pending is None or offset != pending.length_bytes or end > pending.buffer.nbytes:

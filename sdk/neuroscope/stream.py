@@ -170,7 +170,8 @@ class StreamState:
             raise StreamingError("a frame came before the plan")
         self.frame_count += 1
         self.received_bytes += framed.nbytes
-        pieces = self._reader.read(framed)
+        # What is kept would keep the sender from its memory for ever.
+        pieces = self._reader.read(framed.owned() if self._keep else framed)
         if self._keep:
             for piece in pieces:
                 self.cache.add(piece)

@@ -22,8 +22,10 @@ from google.protobuf.message import Message
 
 from neuroscope import status, telemetry
 from neuroscope.codec import Event
-from neuroscope.errors import InvalidRequestError, MLXIntegrationError, NeuroScopeIntegrationError, StreamingError
+from neuroscope.endpoint import Endpoint
+from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, StreamingError
 from neuroscope.rpc import RPCS, Rpc
+from neuroscope.sharing import Receiver
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 LOCAL = "local"
@@ -96,25 +98,26 @@ class AsyncTransport(Protocol):
 
 
 def open_transport(target: str, **settings: Any) -> Transport:
-    """The transport of a target: `host:port`, `unix:path`, or `local` with the settings of the engine."""
+    """The transport of a target: `host:port` or `unix:path` with the fields of `Endpoint`, or `local` with the settings
+    of the engine."""
     if target == LOCAL:
         return _load_local(LOCAL)(**settings)
-    return GrpcTransport(target)
+    return GrpcTransport(Endpoint(target, **settings))
 
 
 def open_async_transport(target: str, **settings: Any) -> AsyncTransport:
     """As `open_transport`, for an event loop."""
     if target == LOCAL:
         return _load_local(f"{LOCAL}_async")(**settings)
-    return AsyncGrpcTransport(target)
+    return AsyncGrpcTransport(Endpoint(target, **settings))
 
 
 class GrpcTransport:
     """A channel to one service. Thread-safe."""
 
-    def __init__(self, target: str) -> None:
-        self.target = _checked(target)
-        self._channel = grpc.insecure_channel(target, options=_SYNC_OPTIONS)
+    def __init__(self, endpoint: Endpoint | str) -> None:
+        self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
+        self._channel = grpc.insecure_channel(self.endpoint.target, options=_SYNC_OPTIONS)
         self._methods: dict[str, Callable[..., Any]] = {}
 
     def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
@@ -124,10 +127,10 @@ class GrpcTransport:
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """One request, a stream of responses; the call begins at once. `close` may be called from any thread."""
         try:
-            call = self._method(rpc)(request, timeout=timeout_s, metadata=telemetry.inject())
+            call = self._method(rpc)(request, timeout=timeout_s, metadata=_stream_metadata(self.endpoint))
         except ValueError as error:  # the channel is closed
             raise StreamingError(str(error)) from None
-        return _GrpcStream(call, self.target)
+        return _GrpcStream(call, self.endpoint)
 
     def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
         """A stream of requests, one response."""
@@ -147,7 +150,7 @@ class GrpcTransport:
         try:
             return method(request, timeout=timeout_s, metadata=telemetry.inject())
         except grpc.RpcError as error:
-            raise _translated(error, self.target) from None
+            raise _translated(error, self.endpoint) from None
         except ValueError as error:  # the channel is closed
             raise StreamingError(str(error)) from None
 
@@ -155,8 +158,8 @@ class GrpcTransport:
 class AsyncGrpcTransport:
     """A channel to one service, of the event loop that makes the first call."""
 
-    def __init__(self, target: str) -> None:
-        self.target = _checked(target)
+    def __init__(self, endpoint: Endpoint | str) -> None:
+        self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
@@ -166,8 +169,8 @@ class AsyncGrpcTransport:
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> AsyncGenerator[Event, None]:
         """One request, a stream of responses; the call begins at once. `aclose` may be called from any task."""
-        call = self._method(rpc)(request, timeout=timeout_s, metadata=telemetry.inject())
-        return _AsyncGrpcStream(call, self.target)
+        call = self._method(rpc)(request, timeout=timeout_s, metadata=_stream_metadata(self.endpoint))
+        return _AsyncGrpcStream(call, self.endpoint)
 
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
         """A stream of requests, one response."""
@@ -180,7 +183,7 @@ class AsyncGrpcTransport:
 
     def _method(self, rpc: Rpc) -> Callable[..., Any]:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.target, options=_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self.endpoint.target, options=_OPTIONS)
         method = self._methods.get(rpc.method)
         if method is None:
             method = self._methods[rpc.method] = _multicallable(self._channel, rpc)
@@ -191,16 +194,17 @@ class AsyncGrpcTransport:
         try:
             return await call
         except grpc.RpcError as error:
-            raise _translated(error, self.target) from None
+            raise _translated(error, self.endpoint) from None
 
 
 class _GrpcStream(Generator[Event, None, None]):
     """The responses of a call. Unlike a plain generator it can be closed while another thread waits for it."""
 
-    def __init__(self, call: Any, target: str) -> None:
+    def __init__(self, call: Any, endpoint: Endpoint) -> None:
         self._call = call
         self._responses: Iterator[Event] = call
-        self._target = target
+        self._endpoint = endpoint
+        self._receiver = Receiver()
         self._event_count = 0
         self._closed = False
 
@@ -210,14 +214,14 @@ class _GrpcStream(Generator[Event, None, None]):
         except grpc.RpcError as error:
             if self._closed:
                 raise StopIteration from None
-            raise _translated(error, self._target, self._event_count) from None
+            raise _translated(error, self._endpoint, self._event_count) from None
         except StopIteration:
             raise
         except BaseException:  # such as KeyboardInterrupt: nobody will read on
             self.close()
             raise
         self._event_count += 1
-        return event
+        return self._receiver.event(event)
 
     def send(self, value: None, /) -> Event:
         return self.__next__()
@@ -234,9 +238,10 @@ class _GrpcStream(Generator[Event, None, None]):
 class _AsyncGrpcStream(AsyncGenerator[Event, None]):
     """The responses of a call. Unlike a plain generator it can be closed while another task waits for it."""
 
-    def __init__(self, call: Any, target: str) -> None:
+    def __init__(self, call: Any, endpoint: Endpoint) -> None:
         self._call = call
-        self._target = target
+        self._endpoint = endpoint
+        self._receiver = Receiver()
         self._event_count = 0
         self._closed = False
 
@@ -246,7 +251,7 @@ class _AsyncGrpcStream(AsyncGenerator[Event, None]):
         except grpc.RpcError as error:
             if self._closed:
                 raise StopAsyncIteration from None
-            raise _translated(error, self._target, self._event_count) from None
+            raise _translated(error, self._endpoint, self._event_count) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):
@@ -256,7 +261,7 @@ class _AsyncGrpcStream(AsyncGenerator[Event, None]):
         if event is grpc.aio.EOF:
             raise StopAsyncIteration
         self._event_count += 1
-        return event
+        return self._receiver.event(event)
 
     async def asend(self, value: None, /) -> Event:
         return await self.__anext__()
@@ -282,23 +287,21 @@ def _multicallable(channel: grpc.Channel | grpc.aio.Channel, rpc: Rpc) -> Callab
     return make(rpc.path, request_serializer=rpc.serialize, response_deserializer=rpc.deserialize_response)
 
 
-def _translated(error: grpc.RpcError, target: str, event_count: int = 0) -> MLXIntegrationError:
+def _translated(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) -> MLXIntegrationError:
     """The error of a failed call; one that says what to do where no service answered."""
     translated = status.from_rpc_error(error)
     if not isinstance(translated, NeuroScopeIntegrationError) or status.error_info(error) is not None:
         return translated
     if event_count:
-        return StreamingError(f"the service at {target} went away after {event_count} messages: {translated.message}")
+        return StreamingError(f"the service at {endpoint} went away after {event_count} messages: {translated.message}")
     return NeuroScopeIntegrationError(
-        f"no inference service answers at {target} ({translated.message}). Start one with `neuroscope up`, or name"
+        f"no inference service answers at {endpoint} ({translated.message}). Start one with `neuroscope up`, or name"
         " another target"
     )
 
 
-def _checked(target: str) -> str:
-    if "://" in target and not target.startswith(("unix://", "dns://", "ipv4://", "ipv6://")):
-        raise InvalidRequestError(f"a target is host:port, such as 127.0.0.1:50051, not {target!r}", field="target")
-    return target
+def _stream_metadata(endpoint: Endpoint) -> list[tuple[str, str]]:
+    return [*telemetry.inject(), *endpoint.stream_metadata()]
 
 
 def _load_local(name: str) -> Callable[..., Any]:

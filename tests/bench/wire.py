@@ -1,12 +1,14 @@
 """What tensors cost on the wire: CPU of both ends, page faults, and the cost of many small tensors.
 
-    python -m tests.bench.wire [--gigabytes 1] [--rounds 3] [--json FILE]
+    python -m tests.bench.wire [--gigabytes 2] [--rounds 3] [--json FILE]
 
 Server and client are processes of their own; the server serves synthetic tensors through `neuroscope.frames` and
 `neuroscope.codec`, the client is the SDK's. CPU seconds per GB (10^9 bytes) are the figures to trust: those per second
 depend on what else the machine does. Anchors of the same run: raw TCP, and the same tensors as plain protobuf messages.
 
-`large`: tensors of 4 MiB in slices of 512 KiB. `small`: 200 tensors of 3 KiB a step.
+`large`: tensors of 4 MiB, in slices of 512 KiB where they travel in messages. `small`: 200 tensors of 3 KiB a step.
+`shared`: through memory that both ends have mapped, read where it lies, checksums and manifest checked as everywhere.
+`unix`: a Unix domain socket in place of TCP, without shared memory.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import xxhash
+from opentelemetry.context import Context
 from rich.console import Console
 from rich.table import Table
 
@@ -41,6 +46,9 @@ from neuroscope.rpc import RPCS
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope_inference.admission import client_of
+from neuroscope_inference.settings import InferenceSettings
+from neuroscope_inference.sharing import Sharing, slice_bytes
 
 GB = 1e9
 LARGE_SHAPE = (1, 512, 2048)  # 4 MiB of float32
@@ -48,6 +56,7 @@ SMALL_SHAPE = (1, 1, 768)  # 3 KiB of float32
 SMALL_COUNT = 200
 SMALL_STEPS = 300
 READY = "ready"
+SHARING = Sharing(InferenceSettings.model_fields["shared_memory_bytes"].default)
 
 
 # The server's side.
@@ -72,9 +81,20 @@ def tensors(kind: str) -> tuple[list[tensor_pb2.TensorSpec], list[Outgoing]]:
 
 
 async def generate(request: pb.GenerateRequest, context: Any) -> AsyncIterator[Event]:
-    """A generation of max_tokens steps; the model's name is the case."""
+    """A generation of max_tokens steps; the model's name is the case. Memory is shared with a client that asks."""
+    if SHARING.is_wanted(context.invocation_metadata(), client_of(context.peer())):
+        large = slice_bytes(SHARING.with_large_slices(Context()))
+        async for event in SHARING.carried(events(request, large)):
+            yield event
+    else:
+        async for event in events(request, SLICE_BYTES):
+            yield event
+
+
+async def events(request: pb.GenerateRequest, slice_bytes: int) -> AsyncGenerator[Event, None]:
+    """The events of a generation."""
     specs, step = tensors(request.model_id)
-    packer = FramePacker(specs)
+    packer = FramePacker(specs, slice_bytes)
     yield pb.GenerateResponse(started=pb.StreamStarted(stream_id="bench", prompts=[pb.TokenIds(ids=[1])]))
     yield pb.GenerateResponse(plan=tensor_pb2.TensorPlan(tensors=specs))
     for index in range(request.sampling.max_tokens):
@@ -143,11 +163,14 @@ async def serve() -> None:
         )
     )
     port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    raw = raw_server()
-    print(READY, f"127.0.0.1:{port}", raw, flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await server.stop(None)
+    with tempfile.TemporaryDirectory() as folder:
+        server.add_insecure_port(f"unix:{folder}/socket")
+        await server.start()
+        raw = raw_server()
+        print(READY, f"127.0.0.1:{port}", f"unix:{folder}/socket", raw, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        await server.stop(None)
+    SHARING.close()
 
 
 def raw_server() -> int:
@@ -177,20 +200,20 @@ def usage() -> dict[str, float]:
     return {"cpu_s": used.ru_utime + used.ru_stime, "faults": used.ru_minflt}
 
 
-def read_sync(target: str, kind: str, steps: int) -> int:
+def read_sync(target: str, kind: str, steps: int, *, shared_memory: bool = False) -> int:
     """The SDK's synchronous client; gives the bytes it read."""
-    with Client(target) as client:
+    with Client(target, shared_memory=shared_memory) as client:
         count = 0
         for token in client.generate("x", model_id=kind, max_tokens=steps, keep=False):
             count += sum(piece.array.nbytes for pieces in token.activations.values() for piece in pieces)
         return count
 
 
-def read_async(target: str, kind: str, steps: int) -> int:
+def read_async(target: str, kind: str, steps: int, *, shared_memory: bool = False) -> int:
     """The SDK's asynchronous client."""
 
     async def run() -> int:
-        async with AsyncClient(target) as client:
+        async with AsyncClient(target, shared_memory=shared_memory) as client:
             count = 0
             async for token in client.generate("x", model_id=kind, max_tokens=steps, keep=False):
                 count += sum(piece.array.nbytes for pieces in token.activations.values() for piece in pieces)
@@ -234,6 +257,10 @@ def read_raw(port: int, length: int) -> int:
 READERS: dict[str, Callable[[str, str, int], int]] = {
     "sync": read_sync,
     "async": read_async,
+    "unix sync": read_sync,
+    "unix async": read_async,
+    "shared sync": partial(read_sync, shared_memory=True),
+    "shared async": partial(read_async, shared_memory=True),
     "protobuf": read_plainly,
 }
 
@@ -277,27 +304,30 @@ def measure(target: str, port: int, case: str, gigabytes: float, rounds: int) ->
 
 # Both.
 
-CASES = ["tcp/large", "sync/large", "async/large", "protobuf/large", "sync/small", "async/small", "protobuf/small"]
+CASES = [
+    *(f"{reader}/large" for reader in ("tcp", *READERS)),
+    *(f"{reader}/small" for reader in ("sync", "async", "shared sync", "shared async", "protobuf")),
+]
 
 
 @contextlib.contextmanager
-def server_process() -> Generator[tuple[str, str]]:
-    """A server in a process of its own; gives its target and the port of raw TCP."""
+def server_process() -> Generator[tuple[str, str, str]]:
+    """A server in a process of its own; gives its targets, over TCP and a Unix socket, and the port of raw TCP."""
     command = [sys.executable, "-m", "tests.bench.wire", "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        word, target, port = process.stdout.readline().split()
+        word, *found = process.stdout.readline().split()
         assert word == READY
         try:
-            yield target, port
+            yield found[0], found[1], found[2]
         finally:
             process.stdin.close()
             process.wait(10)
 
 
 def run(
-    gigabytes: float = 1,
+    gigabytes: float = 2,
     rounds: int = 3,
     *,
     cases: list[str] | None = None,
@@ -316,7 +346,8 @@ def run(
     results: list[dict[str, Any]] = []
     for case in cases or CASES:
         progress(case)
-        with server_process() as (target, port):
+        with server_process() as (tcp, unix, port):
+            target = unix if case.startswith("unix") else tcp
             command = [sys.executable, "-m", "tests.bench.wire", "--client", case, "--target", target, "--port", port]
             command += ["--gigabytes", str(gigabytes), "--rounds", str(rounds), *(["--keep"] if keep else [])]
             out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -353,7 +384,7 @@ def table(result: dict[str, Any]) -> Table:
 def main() -> None:
     """Runs what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1)
+    parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--case", action="append", choices=CASES)

@@ -148,10 +148,10 @@ def services(target: str, gateway_port: int) -> Iterator[Finding]:
     """Who answers where the services are to be.
 
     Args:
-        target: host:port of the inference service.
+        target: host:port of the inference service, or unix:path.
         gateway_port: port of the gateway, on the same host.
     """
-    host, _, port = target.rpartition(":")
+    host, _, port = ("127.0.0.1", "", "") if target.startswith("unix:") else target.rpartition(":")
     host = host or "127.0.0.1"
     if port.isdecimal() and not _answers(host, int(port)):
         yield Finding(f"gRPC {target}", Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
@@ -182,7 +182,9 @@ def _inference(target: str) -> Iterator[Finding]:
         Verdict.GOOD,
         f"{workload.streams} streams, {workload.decoding_rows} rows decode, the last run waited "
         f"{workload.queue_wait_ms:.1f} ms; weights {workload.weights_bytes / 1e9:.1f}{budget} GB, "
-        f"MLX holds {workload.active_memory_bytes / 1e9:.1f} GB, at most {workload.peak_memory_bytes / 1e9:.1f}",
+        f"MLX holds {workload.active_memory_bytes / 1e9:.1f} GB, at most {workload.peak_memory_bytes / 1e9:.1f}; "
+        f"{workload.shared_memory_streams} streams share memory with their clients, "
+        f"{workload.shared_memory_bytes / 1e9:.1f} GB went through it",
     )
 
 

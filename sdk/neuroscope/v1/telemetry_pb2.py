@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dneuroscope/v1/telemetry.proto\x12\rneuroscope.v1\"#\n\x0fGetTraceRequest\x12\x10\n\x08trace_id\x18\x01 \x01(\t\"\'\n\x10GetTraceResponse\x12\x13\n\x0btraces_data\x18\x01 \x01(\x0c\"\x14\n\x12GetWorkloadRequest\"\xf3\x01\n\x13GetWorkloadResponse\x12\x0f\n\x07streams\x18\x01 \x01(\r\x12\x15\n\rdecoding_rows\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\x04\x12\x16\n\x0e\x63\x61ptured_bytes\x18\x04 \x01(\x04\x12\x15\n\rqueue_wait_ms\x18\x05 \x01(\x01\x12\x15\n\rweights_bytes\x18\x06 \x01(\x04\x12\x1c\n\x14weights_budget_bytes\x18\x07 \x01(\x04\x12\x1b\n\x13\x61\x63tive_memory_bytes\x18\x08 \x01(\x04\x12\x19\n\x11peak_memory_bytes\x18\t \x01(\x04\x32\xb5\x01\n\x10TelemetryService\x12K\n\x08GetTrace\x12\x1e.neuroscope.v1.GetTraceRequest\x1a\x1f.neuroscope.v1.GetTraceResponse\x12T\n\x0bGetWorkload\x12!.neuroscope.v1.GetWorkloadRequest\x1a\".neuroscope.v1.GetWorkloadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dneuroscope/v1/telemetry.proto\x12\rneuroscope.v1\"#\n\x0fGetTraceRequest\x12\x10\n\x08trace_id\x18\x01 \x01(\t\"\'\n\x10GetTraceResponse\x12\x13\n\x0btraces_data\x18\x01 \x01(\x0c\"\x14\n\x12GetWorkloadRequest\"\xaf\x02\n\x13GetWorkloadResponse\x12\x0f\n\x07streams\x18\x01 \x01(\r\x12\x15\n\rdecoding_rows\x18\x02 \x01(\r\x12\x18\n\x10generated_tokens\x18\x03 \x01(\x04\x12\x16\n\x0e\x63\x61ptured_bytes\x18\x04 \x01(\x04\x12\x15\n\rqueue_wait_ms\x18\x05 \x01(\x01\x12\x15\n\rweights_bytes\x18\x06 \x01(\x04\x12\x1c\n\x14weights_budget_bytes\x18\x07 \x01(\x04\x12\x1b\n\x13\x61\x63tive_memory_bytes\x18\x08 \x01(\x04\x12\x19\n\x11peak_memory_bytes\x18\t \x01(\x04\x12\x1d\n\x15shared_memory_streams\x18\n \x01(\r\x12\x1b\n\x13shared_memory_bytes\x18\x0b \x01(\x04\x32\xb5\x01\n\x10TelemetryService\x12K\n\x08GetTrace\x12\x1e.neuroscope.v1.GetTraceRequest\x1a\x1f.neuroscope.v1.GetTraceResponse\x12T\n\x0bGetWorkload\x12!.neuroscope.v1.GetWorkloadRequest\x1a\".neuroscope.v1.GetWorkloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETWORKLOADREQUEST']._serialized_start=126
   _globals['_GETWORKLOADREQUEST']._serialized_end=146
   _globals['_GETWORKLOADRESPONSE']._serialized_start=149
-  _globals['_GETWORKLOADRESPONSE']._serialized_end=392
-  _globals['_TELEMETRYSERVICE']._serialized_start=395
-  _globals['_TELEMETRYSERVICE']._serialized_end=576
+  _globals['_GETWORKLOADRESPONSE']._serialized_end=452
+  _globals['_TELEMETRYSERVICE']._serialized_start=455
+  _globals['_TELEMETRYSERVICE']._serialized_end=636
 # @@protoc_insertion_point(module_scope)

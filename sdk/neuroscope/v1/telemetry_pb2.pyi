@@ -94,6 +94,8 @@ class GetWorkloadResponse(_message.Message):
     WEIGHTS_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     ACTIVE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SHARED_MEMORY_STREAMS_FIELD_NUMBER: _builtins.int
+    SHARED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     streams: _builtins.int
     """Streams that run: generations, captures, loads."""
     decoding_rows: _builtins.int
@@ -112,6 +114,10 @@ class GetWorkloadResponse(_message.Message):
     """Memory that MLX holds: weights, caches, captures."""
     peak_memory_bytes: _builtins.int
     """The most that it has held."""
+    shared_memory_streams: _builtins.int
+    """Streams whose clients have mapped the memory that they share with this service."""
+    shared_memory_bytes: _builtins.int
+    """Bytes that went through shared memory since the start."""
     def __init__(
         self,
         *,
@@ -124,10 +130,12 @@ class GetWorkloadResponse(_message.Message):
         weights_budget_bytes: _builtins.int = ...,
         active_memory_bytes: _builtins.int = ...,
         peak_memory_bytes: _builtins.int = ...,
+        shared_memory_streams: _builtins.int = ...,
+        shared_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_memory_bytes", b"active_memory_bytes", "captured_bytes", b"captured_bytes", "decoding_rows", b"decoding_rows", "generated_tokens", b"generated_tokens", "peak_memory_bytes", b"peak_memory_bytes", "queue_wait_ms", b"queue_wait_ms", "streams", b"streams", "weights_budget_bytes", b"weights_budget_bytes", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_memory_bytes", b"active_memory_bytes", "captured_bytes", b"captured_bytes", "decoding_rows", b"decoding_rows", "generated_tokens", b"generated_tokens", "peak_memory_bytes", b"peak_memory_bytes", "queue_wait_ms", b"queue_wait_ms", "shared_memory_bytes", b"shared_memory_bytes", "shared_memory_streams", b"shared_memory_streams", "streams", b"streams", "weights_budget_bytes", b"weights_budget_bytes", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

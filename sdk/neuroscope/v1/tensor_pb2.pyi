@@ -281,21 +281,27 @@ class TensorPlan(_message.Message):
 
     TENSORS_FIELD_NUMBER: _builtins.int
     CHUNK_POSITIONS_FIELD_NUMBER: _builtins.int
+    SHARED_MEMORY_FIELD_NUMBER: _builtins.int
     chunk_positions: _builtins.int
     """Positions of one prefill chunk. It follows from the byte budget and the request, never from load."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """The tensors, by plan_index."""
 
+    @_builtins.property
+    def shared_memory(self) -> Global___SharedMemory:
+        """Memory through which large payloads may come, where the client asked for it."""
+
     def __init__(
         self,
         *,
         tensors: _abc.Iterable[Global___TensorSpec] | None = ...,
         chunk_positions: _builtins.int = ...,
+        shared_memory: Global___SharedMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shared_memory", b"shared_memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_positions", b"chunk_positions", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_positions", b"chunk_positions", "shared_memory", b"shared_memory", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,6 +376,7 @@ class StepFrame(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     REFS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     PADDING_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
@@ -384,18 +391,23 @@ class StepFrame(_message.Message):
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorRef]:
         """The tensors, in the order of their bytes."""
 
+    @_builtins.property
+    def region(self) -> Global___SharedRegion:
+        """Where the payload lies instead of `data`, when both ends share memory."""
+
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         step: _builtins.int = ...,
         refs: _abc.Iterable[Global___TensorRef] | None = ...,
+        region: Global___SharedRegion | None = ...,
         padding: _builtins.bytes = ...,
         data: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "padding", b"padding", "refs", b"refs", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "padding", b"padding", "refs", b"refs", "region", b"region", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,6 +472,52 @@ class TensorFrame(_message.Message):
 Global___TensorFrame: _TypeAlias = TensorFrame  # noqa: Y015
 
 @_typing.final
+class SharedMemory(_message.Message):
+    """A file of the server's that a client on the same host may map, for the frames of one stream.
+
+    A client asks for it with the metadata `neuroscope-shared-memory: 1`, and then takes messages of up to 16 MiB. It opens
+    the file, compares the 32 bytes at offset 32 with the nonce, maps it, sets the byte at offset 64 to 1 and removes the
+    file. From then on a frame may name a region in place of its `data`, and any frame may still carry its bytes.
+    A client that cannot open the file, or finds another nonce, is on another host, and gets all bytes in the stream.
+    The byte at offset 4096 + n is not 0 while block n belongs to a frame that was sent; the client sets the bytes of a
+    region's blocks to 0 once it has read it, in any order, and the server writes into none before that.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    region_id: _builtins.str
+    """Name in SharedRegion."""
+    path: _builtins.str
+    """The file, which its owner alone may open."""
+    nonce: _builtins.bytes
+    """Proves that the file at that path is this one."""
+    length_bytes: _builtins.int
+    """Length of the file, a multiple of block_bytes."""
+    block_bytes: _builtins.int
+    """Length of a block. Regions begin at a block; block 0 is the file's head."""
+    def __init__(
+        self,
+        *,
+        region_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        nonce: _builtins.bytes = ...,
+        length_bytes: _builtins.int = ...,
+        block_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "length_bytes", b"length_bytes", "nonce", b"nonce", "path", b"path", "region_id", b"region_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedMemory: _TypeAlias = SharedMemory  # noqa: Y015
+
+@_typing.final
 class SharedRegion(_message.Message):
     """A range of a memory region that both ends have mapped."""
 
@@ -469,9 +527,9 @@ class SharedRegion(_message.Message):
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     LENGTH_BYTES_FIELD_NUMBER: _builtins.int
     region_id: _builtins.str
-    """The region, as agreed when it was mapped."""
+    """The SharedMemory of the stream's plan."""
     offset_bytes: _builtins.int
-    """First byte of the payload."""
+    """First byte of the payload, counted from the beginning of the file."""
     length_bytes: _builtins.int
     """Length of the payload."""
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +15,16 @@ def client_of(peer: str) -> str:
     """Who is behind a peer as gRPC names it: the address without the port, 127.0.0.1 of `ipv4:127.0.0.1:50312`."""
     scheme, _, address = unquote(peer).partition(":")
     return address.rpartition(":")[0] if scheme in ("ipv4", "ipv6") else scheme
+
+
+def is_on_this_host(client: str) -> bool:
+    """Whether a client is on this host, as far as its address tells: a tunnel's end is too."""
+    if client == "unix":
+        return True
+    try:
+        return ipaddress.ip_address(client.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class Admission:

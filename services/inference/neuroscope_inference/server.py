@@ -23,6 +23,7 @@ from neuroscope.status import to_abort
 from neuroscope_inference.admission import client_of
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_inference.unix_socket import UnixSocket
 
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -61,6 +62,9 @@ async def serve(settings: InferenceSettings) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, settings)
+    unix_socket = UnixSocket.of(settings)
+    if unix_socket is not None:
+        unix_socket.bind(server)
     for name in ("", *names):  # health comes with the models
         await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
@@ -68,6 +72,8 @@ async def serve(settings: InferenceSettings) -> None:
         if await _ends_before(stop, service.load_models()):
             for name in ("", *names):
                 await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+            if unix_socket is not None:
+                print(f"neuroscope-inference listens on {unix_socket} too", flush=True)
             print(f"neuroscope-inference ready on {_address(settings.host, port)}", flush=True)
             await stop.wait()
         _log.info("draining for up to %g s", settings.drain_seconds)
@@ -77,6 +83,8 @@ async def serve(settings: InferenceSettings) -> None:
         await asyncio.wait({draining, asyncio.create_task(calls.ended())}, return_when=asyncio.FIRST_COMPLETED)
         await server.stop(_LAST_WORDS_S)  # whoever watches health, or keeps reflection open, would stay to the end
         await draining
+        if unix_socket is not None:
+            unix_socket.close()
         await asyncio.to_thread(service.close)
         telemetry.shutdown()
 

@@ -30,6 +30,7 @@ from neuroscope_inference.servicers.running import Runner
 from neuroscope_inference.servicers.tensors import TensorServicer
 from neuroscope_inference.servicers.traces import TelemetryServicer
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_inference.sharing import Sharing
 from neuroscope_inference.spool.captured import SpooledTensors
 from neuroscope_inference.spool.spool import Spool
 from neuroscope_inference.tensor_references import TensorReferences
@@ -52,7 +53,8 @@ class InferenceService:
             settings.stream_limit_bytes, settings.prompt_cache_bytes, Shelf(settings.model_memory_bytes)
         )
         self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
-        self.workload = Workload(self.engine, self._admission)
+        self._sharing = Sharing(settings.shared_memory_bytes)
+        self.workload = Workload(self.engine, self._admission, self._sharing)
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)
@@ -94,7 +96,11 @@ class InferenceService:
     ) -> AsyncGenerator[Event, None]:
         """Answers a call that returns a stream; a client has a limited number of them."""
         with _server_span(rpc, metadata) as context, self._admission.admit(client):
-            async with aclosing(self._methods[rpc.method](request, context)) as events:
+            is_shared = self._sharing.is_wanted(metadata, client)
+            if is_shared:
+                context = self._sharing.with_large_slices(context)
+            answers = self._methods[rpc.method](request, context)
+            async with aclosing(self._sharing.carried(answers) if is_shared else answers) as events:
                 async for event in events:
                     yield event
 
@@ -102,6 +108,7 @@ class InferenceService:
         """Stops the engine; what still runs ends with an error, and what was kept of it is broken off."""
         self.engine.stop()
         self._keeper.close()
+        self._sharing.close()
 
 
 @contextmanager

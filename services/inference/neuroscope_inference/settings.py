@@ -27,6 +27,16 @@ class InferenceSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback is reachable by others.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    unix_socket: str = Field(
+        "",
+        description="Path of a Unix domain socket to listen on besides, for its owner alone; clients name unix:PATH.",
+    )
+    shared_memory_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=0,
+        description="Memory that a stream may share with a client of this host, for its large tensors; it is taken as "
+        "the reader falls behind. 0: all tensors travel in the stream.",
+    )
     model: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
     )

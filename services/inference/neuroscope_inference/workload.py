@@ -13,6 +13,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from neuroscope.v1 import telemetry_pb2 as pb
 from neuroscope_inference.admission import Admission
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.sharing import Sharing
 
 _GAUGES = {
     "streams": "{stream}",
@@ -21,16 +22,18 @@ _GAUGES = {
     "weights_budget_bytes": "By",
     "active_memory_bytes": "By",
     "peak_memory_bytes": "By",
+    "shared_memory_streams": "{stream}",
 }
-_COUNTERS = {"generated_tokens": "{token}", "captured_bytes": "By"}
+_COUNTERS = {"generated_tokens": "{token}", "captured_bytes": "By", "shared_memory_bytes": "By"}
 
 
 class Workload:
-    """Reads the numbers off the engine and the admission."""
+    """Reads the numbers off the engine, the admission and the memory that is shared with clients."""
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine, admission: Admission, sharing: Sharing) -> None:
         self._engine = engine
         self._admission = admission
+        self._sharing = sharing
 
     def now(self) -> pb.GetWorkloadResponse:
         """All of them."""
@@ -45,6 +48,8 @@ class Workload:
             weights_budget_bytes=shelf.budget_bytes,
             active_memory_bytes=mx.get_active_memory(),
             peak_memory_bytes=mx.get_peak_memory(),
+            shared_memory_streams=self._sharing.streams,
+            shared_memory_bytes=self._sharing.shared_bytes,
         )
 
     def publish(self, meter: Meter) -> None:

@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from neuroscope import telemetry
 from neuroscope.codec import Event
 from neuroscope.errors import HookNeverFiredError, InvalidRequestError, UnavailableSiteError
-from neuroscope.frames import FramePacker, Outgoing
+from neuroscope.frames import SLICE_BYTES, FramePacker, Outgoing
 from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
@@ -34,6 +34,7 @@ from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.steering import Steering
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_inference.sharing import slice_bytes
 from neuroscope_inference.tensor_references import TensorReferences
 
 _LONGEST_CONTEXT = 2**20  # where a model does not say
@@ -48,11 +49,13 @@ class Prepared:
     stream_id: str
     run: Run
     prompts: list[TokenizedPrompt]
+    slice_bytes: int = SLICE_BYTES
+    """Most bytes of a large tensor in one frame."""
     seed: int = 0
     packer: FramePacker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.packer = FramePacker([read.spec for read in self.run.forward.plan.reads])
+        self.packer = FramePacker([read.spec for read in self.run.forward.plan.reads], self.slice_bytes)
 
 
 class Runner:
@@ -97,7 +100,8 @@ class Runner:
             await self._quantization(model, request),
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
-        return Prepared(stream_id, run, prompts)
+        # A stream that is kept will also be read where memory is not shared.
+        return Prepared(stream_id, run, prompts, SLICE_BYTES if request.resumable else slice_bytes(context))
 
     async def _check_lenses(self, model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) -> None:
         """Refuses a lens on a model whose end cannot be applied by itself."""
