@@ -9,7 +9,7 @@ All logic is in modules that both clients share; here are only the calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
 from types import TracebackType
@@ -142,6 +142,13 @@ class AsyncClient:
         stop_token_ids: Iterable[SupportsIndex] = (),
         ignore_eos: bool = False,
         top_logprobs: int = 0,
+        n: int = 1,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        penalty_context_size: int = 0,
+        penalize_generated_only: bool = False,
+        logit_bias: Mapping[int, float] | None = None,
         bos: bool | None = None,
         max_steps_ahead: int = 0,
         chunk_budget_bytes: int = 0,
@@ -169,6 +176,13 @@ class AsyncClient:
             stop_token_ids=stop_token_ids,
             ignore_eos=ignore_eos,
             top_logprobs=top_logprobs,
+            n=n,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            penalty_context_size=penalty_context_size,
+            penalize_generated_only=penalize_generated_only,
+            logit_bias=logit_bias,
             bos=bos,
             max_steps_ahead=max_steps_ahead,
             chunk_budget_bytes=chunk_budget_bytes,

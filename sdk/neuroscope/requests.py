@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, SupportsIndex, TypeVar
 
@@ -173,6 +173,13 @@ def generate(
     stop_token_ids: Iterable[SupportsIndex],
     ignore_eos: bool,
     top_logprobs: int,
+    n: int = 1,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    repetition_penalty: float = 1.0,
+    penalty_context_size: int = 0,
+    penalize_generated_only: bool = False,
+    logit_bias: Mapping[int, float] | None = None,
     bos: bool | None,
     max_steps_ahead: int,
     chunk_budget_bytes: int,
@@ -196,6 +203,13 @@ def generate(
             stop_token_ids=prompts.token_ids(stop_token_ids, "stop_token_ids"),
             ignore_eos=ignore_eos,
             top_logprobs=top_logprobs,
+            presence_penalty=presence_penalty or None,
+            frequency_penalty=frequency_penalty or None,
+            repetition_penalty=None if repetition_penalty == 1 else repetition_penalty,
+            penalty_context_size=penalty_context_size,
+            penalize_generated_only=penalize_generated_only,
+            logit_bias=_bias(logit_bias or {}),
+            rows_per_prompt=_rows(n),
         ),
         hooks=hook_forms.to_messages(hooks),
         hook_ids=_texts(hook_ids),
@@ -268,6 +282,17 @@ def delete_capture(capture_id: str) -> Call[None]:
     """DeleteCapture."""
     request = pb.DeleteCaptureRequest(capture_id=capture_id)
     return Call("delete_capture", RPCS["DeleteCapture"], request, lambda response: None)
+
+
+def _bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
+    ids = prompts.token_ids(logit_bias, "logit_bias")
+    return dict(zip(ids, logit_bias.values(), strict=True))
+
+
+def _rows(n: int) -> int:
+    if n < 1:
+        raise InvalidRequestError(f"n is at least 1, not {n}", field="n")
+    return 0 if n == 1 else n
 
 
 def _cache_quantization(kv_bits: int | None, kv_group_size: int) -> pb.CacheQuantization | None:

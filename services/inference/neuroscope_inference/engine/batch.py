@@ -59,7 +59,7 @@ class Batch:
         arrays: list[mx.array] = []
         for slot, (row, span) in enumerate(zip(rows, spans, strict=True)):
             pending = row.forward.take(tap, span, None if self._cache is None else slot)
-            draw = row.sampler.draw(logits[slot : slot + 1, -1], row.index, span.step)
+            draw = row.draw(logits[slot : slot + 1, -1], span.step)
             arrays += row.launch(pending, draw, outcomes[slot], len(rows), undo[slot]).arrays
         return arrays
 

@@ -48,6 +48,8 @@ class Prepared:
     stream_id: str
     run: Run
     prompts: list[TokenizedPrompt]
+    """Of each row."""
+    rows_per_prompt: int
     seed: int = 0
     packer: FramePacker = field(init=False)
 
@@ -73,12 +75,14 @@ class Runner:
         context: Context,
         *,
         max_new_tokens: int = 0,
+        rows_per_prompt: int = 1,
         stop_before: int | None = None,
         credit: Credit | None = None,
     ) -> Prepared:
         """Checks a request against its model. Nothing has run when it raises."""
         model = self._engine.model(request.model_id)
-        prompts = await self._tokenized(model, request.prompts)
+        read = await self._tokenized(model, request.prompts, rows_per_prompt)
+        prompts = [prompt for prompt in read for _ in range(rows_per_prompt)]
         hooks = self._hooks.named(request.hooks, request.hook_ids)
         plan = CapturePlan(model, hooks, len(prompts), stop_before, await self._directions(hooks))
         # The last generated token is not read by the model, so it has no position.
@@ -96,7 +100,7 @@ class Runner:
             await self._quantization(model, request),
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
-        return Prepared(stream_id, run, prompts)
+        return Prepared(stream_id, run, prompts, rows_per_prompt)
 
     async def _quantization(
         self, model: LoadedModel, request: pb.GenerateRequest | pb.CaptureRequest
@@ -147,7 +151,9 @@ class Runner:
                 model_id=forward.model.description.model_id,
                 prompts=[pb.TokenIds(ids=prompt.ids) for prompt in prepared.prompts],
                 seed=prepared.seed,
-                warnings=[warning for prompt in prepared.prompts for warning in prompt.warnings],
+                warnings=[
+                    warning for prompt in prepared.prompts[:: prepared.rows_per_prompt] for warning in prompt.warnings
+                ],
             )
         )
         if forward.plan.reads:
@@ -193,11 +199,19 @@ class Runner:
             for field, hook in hooks
         ]
 
-    async def _tokenized(self, model: LoadedModel, prompts: Sequence[pb.Prompt]) -> list[TokenizedPrompt]:
+    async def _tokenized(
+        self, model: LoadedModel, prompts: Sequence[pb.Prompt], rows_per_prompt: int
+    ) -> list[TokenizedPrompt]:
         if not prompts:
             raise InvalidRequestError("there is no prompt", field="prompts")
-        if len(prompts) > self._settings.max_prompts:
-            raise InvalidRequestError(f"at most {self._settings.max_prompts} prompts a request", field="prompts")
+        most = self._settings.max_prompts
+        if len(prompts) > most:
+            raise InvalidRequestError(f"at most {most} prompts a request", field="prompts")
+        if len(prompts) * rows_per_prompt > most:
+            raise InvalidRequestError(
+                f"{rows_per_prompt} rows of each prompt: a request has at most {most} rows (the setting max_prompts)",
+                field="sampling.rows_per_prompt",
+            )
         return [
             await asyncio.to_thread(model.tokenize, prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)
         ]
@@ -241,7 +255,7 @@ def _manifest(prepared: Prepared) -> pb.Manifest:
     return pb.Manifest(
         entries=entries,
         usage=pb.Usage(
-            prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts),
+            prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts[:: prepared.rows_per_prompt]),
             completion_tokens=run.forward.generated_tokens,
         ),
         frame_count=prepared.packer.frame_count,
