@@ -9,7 +9,7 @@ All logic is in modules that both clients share; here are only the calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
 from types import TracebackType
@@ -28,7 +28,7 @@ from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.requests import Call, Upload
+from neuroscope.requests import Call, CapturedTensor, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, AsyncTransport, open_async_transport
@@ -302,6 +302,39 @@ class AsyncClient:
     async def delete_capture(self, capture_id: str) -> None:
         """Removes what is kept under an id."""
         return await self._unary(requests.delete_capture(capture_id))
+
+    async def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Array:
+        """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream."""
+        state = requests.CapturedTensor()
+        parts = self.captured_tensor_bytes(state, capture_id, plan_index, step=step, row=row)
+        return state.array([part async for part in parts])
+
+    async def captured_tensor_bytes(
+        self,
+        state: CapturedTensor,
+        capture_id: str,
+        plan_index: int,
+        *,
+        step: int = 0,
+        row: int = 0,
+        offset_bytes: int = 0,
+        length_bytes: int = 0,
+    ) -> AsyncGenerator[memoryview, None]:
+        """The bytes of such a tensor as they come, or of a range; an empty part says that the header is there.
+
+        Args:
+            state: gets the header.
+            capture_id, plan_index, step, row: as in `captured_tensor`.
+            offset_bytes: first byte; negative: from the end.
+            length_bytes: 0: to the end.
+        """
+        call = requests.captured_tensor(
+            capture_id, plan_index, step=step, row=row, offset_bytes=offset_bytes, length_bytes=length_bytes
+        )
+        async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+            async for event in events:
+                yield state.feed(event) or memoryview(b"")
+        state.finish()
 
     async def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""

@@ -440,6 +440,25 @@ class Client:
         """
         return self._unary(requests.delete_capture(capture_id))
 
+    def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Array:
+        """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream.
+
+        Args:
+            capture_id: of a capture or generation that was `resumable`.
+            plan_index: entry of its plan, `get_capture(capture_id).plan.tensors`.
+            step: of a generation; 0 is the prefill.
+            row: of the request.
+
+        Raises:
+            UnknownIdError: nothing of that id is kept, or no longer.
+            StreamingError: it is not whole.
+            InvalidRequestError: it has no such tensor; says what it has.
+        """
+        call = requests.captured_tensor(capture_id, plan_index, step=step, row=row)
+        state = requests.CapturedTensor()
+        with self._span(call.name), closing(self._transport.stream(call.rpc, call.request)) as events:
+            return state.array([part for event in events if (part := state.feed(event)) is not None])
+
     def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.
 

@@ -2195,6 +2195,120 @@ class DeleteCaptureResponse(_message.Message):
 Global___DeleteCaptureResponse: _TypeAlias = DeleteCaptureResponse  # noqa: Y015
 
 @_typing.final
+class GetCapturedTensorRequest(_message.Message):
+    """Names one tensor of one step and row, and bytes of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    offset_bytes: _builtins.int
+    """First byte wanted; negative: counted from the end. One beyond the end gives the header alone."""
+    length_bytes: _builtins.int
+    """Bytes wanted; 0: all from there on."""
+    @_builtins.property
+    def tensor(self) -> _tensor_pb2.CapturedTensor:
+        """The tensor."""
+
+    def __init__(
+        self,
+        *,
+        tensor: _tensor_pb2.CapturedTensor | None = ...,
+        offset_bytes: _builtins.int = ...,
+        length_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length_bytes", b"length_bytes", "offset_bytes", b"offset_bytes", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCapturedTensorRequest: _TypeAlias = GetCapturedTensorRequest  # noqa: Y015
+
+@_typing.final
+class GetCapturedTensorResponse(_message.Message):
+    """The header first, then the bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    TENSOR_FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___CapturedTensorHeader:
+        """What the tensor is."""
+
+    @_builtins.property
+    def tensor_frame(self) -> _tensor_pb2.TensorFrame:
+        """A slice of what was asked for, offsets counted from its first byte."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___CapturedTensorHeader | None = ...,
+        tensor_frame: _tensor_pb2.TensorFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "tensor_frame"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___GetCapturedTensorResponse: _TypeAlias = GetCapturedTensorResponse  # noqa: Y015
+
+@_typing.final
+class CapturedTensorHeader(_message.Message):
+    """A tensor of a kept capture: the pieces of one step, joined along the position axis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    AXES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    XXH3_64_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_FIELD_NUMBER: _builtins.int
+    FOLLOWING_BYTES_FIELD_NUMBER: _builtins.int
+    dtype: _tensor_pb2.DataType.ValueType
+    """Element type."""
+    length_bytes: _builtins.int
+    """Bytes of the whole tensor."""
+    xxh3_64: _builtins.int
+    """XXH3-64 of the whole tensor."""
+    first_byte: _builtins.int
+    """First byte that follows, counted from the tensor's beginning."""
+    following_bytes: _builtins.int
+    """Bytes that follow."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Extents, outermost first."""
+
+    @_builtins.property
+    def axes(self) -> _containers.RepeatedScalarFieldContainer[_tensor_pb2.Axis.ValueType]:
+        """Meaning of each axis."""
+
+    def __init__(
+        self,
+        *,
+        dtype: _tensor_pb2.DataType.ValueType = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        axes: _abc.Iterable[_tensor_pb2.Axis.ValueType] | None = ...,
+        length_bytes: _builtins.int = ...,
+        xxh3_64: _builtins.int = ...,
+        first_byte: _builtins.int = ...,
+        following_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "dtype", b"dtype", "first_byte", b"first_byte", "following_bytes", b"following_bytes", "length_bytes", b"length_bytes", "shape", b"shape", "xxh3_64", b"xxh3_64"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturedTensorHeader: _TypeAlias = CapturedTensorHeader  # noqa: Y015
+
+@_typing.final
 class PutTensorRequest(_message.Message):
     """A part of an upload."""
 

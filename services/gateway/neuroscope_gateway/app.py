@@ -10,13 +10,34 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from neuroscope.aio import AsyncClient
-from neuroscope_gateway import activations, chat, errors, health, hooks, models, reference, traces
+from neuroscope_gateway import (
+    activations,
+    chat,
+    completions,
+    errors,
+    health,
+    hooks,
+    models,
+    reference,
+    responses,
+    traces,
+)
 from neuroscope_gateway.errors import FaultGuard
 from neuroscope_gateway.security import Guard
 from neuroscope_gateway.settings import GatewaySettings
 from neuroscope_gateway.tracing import Tracing
 
-ROUTERS = (health.router, models.router, chat.router, activations.router, hooks.router, traces.router, reference.router)
+ROUTERS = (
+    health.router,
+    models.router,
+    chat.router,
+    completions.router,
+    responses.router,
+    activations.router,
+    hooks.router,
+    traces.router,
+    reference.router,
+)
 
 
 def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient | None = None) -> FastAPI:
