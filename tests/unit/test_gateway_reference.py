@@ -15,6 +15,9 @@ ROUTES = {
     "/v1/responses": {"post"},
     "/v1/chat/completions/with_activations": {"post"},
     "/v1/activations/hooks": {"post", "get", "delete"},
+    "/v1/activations/captures": {"get"},
+    "/v1/activations/captures/{capture_id}": {"get", "delete"},
+    "/v1/activations/captures/{capture_id}/{tensor}": {"get"},
     "/v1/traces/{trace_id}": {"get"},
 }
 

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from neuroscope.aio import AsyncClient
 from neuroscope_gateway import (
     activations,
+    captures,
     chat,
     completions,
     errors,
@@ -34,6 +35,7 @@ ROUTERS = (
     completions.router,
     responses.router,
     activations.router,
+    captures.router,
     hooks.router,
     traces.router,
     reference.router,

@@ -21,7 +21,7 @@ async def whole(turn: Turn, *, logprobs: bool) -> dict[str, Any]:
 async def whole_with_activations(turn: Turn, *, logprobs: bool) -> dict[str, Any]:
     """The same with `activations`: for every hook id its tensors in step order."""
     answer, captured = await _collect(turn, logprobs=logprobs)
-    return answer | {"activations": captured}
+    return answer | {"activations": captured} | _kept(turn)
 
 
 async def chunks(turn: Turn, *, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
@@ -53,7 +53,11 @@ async def lines(turn: Turn) -> AsyncGenerator[dict[str, Any], None]:
             roles[row] = {}
     for row, reason in enumerate(reasons):
         end = _chunk(turn, row, roles[row], finish_reason=reason) | {"activations": {}}
-        yield end | ({"usage": turn.usage} if row == turn.rows - 1 else {})
+        yield end | ({"usage": turn.usage} | _kept(turn) if row == turn.rows - 1 else {})
+
+
+def _kept(turn: Turn) -> dict[str, str]:
+    return {} if turn.capture_id is None else {"capture_id": turn.capture_id}
 
 
 @dataclass(slots=True)

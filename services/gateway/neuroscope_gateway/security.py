@@ -19,6 +19,20 @@ from neuroscope_gateway import errors
 from neuroscope_gateway.json import JsonResponse
 
 METHODS = "GET, POST, DELETE, OPTIONS"
+EXPOSED_HEADERS = ", ".join(
+    (
+        "x-request-id",
+        "retry-after",
+        "accept-ranges",
+        "content-length",
+        "content-range",
+        "etag",
+        "x-neuroscope-dtype",
+        "x-neuroscope-shape",
+        "x-neuroscope-axes",
+    )
+)
+"""What pages may read of an answer besides what they may always read."""
 PREFLIGHT_SECONDS = "600"
 ANY = "*"
 
@@ -94,7 +108,7 @@ def _with_cors(send: Send, origin: str) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = "x-request-id"
+            headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
             headers.add_vary_header("Origin")
         await send(message)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +16,13 @@ import orjson
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
+from neuroscope.frames import TensorPiece
 from neuroscope.generation import AsyncGeneration
 from neuroscope.stream import GeneratedToken
 from neuroscope_gateway import logprobs, tensors
 from neuroscope_gateway.requested import Named, RequestedHooks, param_of, tell
 from neuroscope_gateway.requested_edits import RequestedInterventions
+from neuroscope_gateway.schemas.chat import Form
 from neuroscope_gateway.schemas.generation import GenerationRequest
 
 
@@ -42,6 +44,7 @@ class Turn:
     Attributes:
         id: `chatcmpl-...`, or with another prefix.
         rows: answers that are generated.
+        capture_id: where the stream is kept; None where it is not.
         created: Unix time in seconds.
         model: the model that answers; known once the turn has begun.
     """
@@ -53,9 +56,13 @@ class Turn:
         hooks: RequestedHooks | None = None,
         *,
         prefix: str = "chatcmpl-",
+        form: Form = "list",
+        capture_id: str | None = None,
     ) -> None:
         self.id = f"{prefix}{uuid.uuid4().hex}"
         self.rows = request.choices
+        self.capture_id = self.id if form == "metadata" and capture_id is None else capture_id
+        self._form: Form = form
         self.created = int(time.time())
         self.model = request.model or ""
         self._client = client
@@ -66,6 +73,7 @@ class Turn:
         self._named: dict[int, Named] = {}  # by plan index
         self._spelt: dict[int, str] = {}
         self._aliases = {"model_id": "model", "max_tokens": request.limit[0], "rows_per_prompt": "n"}
+        self._aliases |= {"generation_id": "capture_id", "resumable": "capture_id"}
         cache = "cache_quantization"
         self._aliases |= {cache: "kv_bits", f"{cache}.bits": "kv_bits", f"{cache}.group_size": "kv_group_size"}
 
@@ -84,6 +92,8 @@ class Turn:
                 hook_ids=self._hooks.hook_ids,
                 interventions=self._edits.messages,
                 keep=False,
+                resumable=self.capture_id is not None,
+                generation_id=self.capture_id or "",
                 **self._request.sampling(),
             )
             started = await self._generation.start()
@@ -120,8 +130,20 @@ class Turn:
         if self._request.alternatives is not None:
             delta.logprob = await logprobs.entry(token, self._request.alternatives, self._spell)
         for hook_id, pieces in token.activations.items():
-            delta.activations[hook_id] = [await tensors.activation(piece, self._name(piece.spec)) for piece in pieces]
+            written = delta.activations[hook_id] = list[orjson.Fragment]()
+            for own in _grouped(pieces) if self._form == "metadata" else [[piece] for piece in pieces]:
+                written += await tensors.activations(
+                    own,
+                    self._name(own[0].spec),
+                    form=self._form,
+                    choice=token.row if self.rows > 1 else None,
+                    url=self._url(own[0]),
+                )
         return delta
+
+    def _url(self, piece: TensorPiece) -> str:
+        where = f"{self.capture_id}/{piece.spec.plan_index}?step={piece.step}&row={piece.row}"
+        return f"/v1/activations/captures/{where}"
 
     def _name(self, spec: Any) -> Named:
         named = self._named.get(spec.plan_index)
@@ -148,3 +170,11 @@ class Turn:
             elif isinstance(error, ModelNotFoundError):
                 error.field = "model"
             raise
+
+
+def _grouped(pieces: Sequence[TensorPiece]) -> list[list[TensorPiece]]:
+    """The pieces of each tensor."""
+    groups: dict[int, list[TensorPiece]] = {}
+    for piece in pieces:
+        groups.setdefault(piece.spec.plan_index, []).append(piece)
+    return list(groups.values())

@@ -16,6 +16,8 @@ from neuroscope_gateway.schemas.generation import ChoicesRequest
 from neuroscope_gateway.schemas.hooks import HookOrId
 from neuroscope_gateway.schemas.neutral import Only
 
+Form = Literal["list", "base64", "metadata"]
+CAPTURE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
 _MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
 
 
@@ -131,6 +133,17 @@ class ActivationCompletionRequest(ChatCompletionRequest):
 
     activation_hooks: list[HookOrId] | None = None
     """What to capture: hook objects, and ids of registered hooks."""
+    activation_format: Form | None = "list"
+    """How values are written: nested lists of numbers, base64 of their bytes (little-endian, row-major, of `dtype`), or
+    not at all, with a `url` that has them."""
+    capture_id: Annotated[Text, Field(pattern=CAPTURE_ID)] | None = None
+    """Keeps the stream under this name for a while, for `/v1/activations/captures/{capture_id}`. With `metadata` it is
+    kept in any case, under the completion's id unless this names another."""
+
+    @property
+    def form(self) -> Form:
+        """How values are written."""
+        return self.activation_format or "list"
 
 
 class Message(BaseModel):
@@ -191,11 +204,17 @@ class CapturedActivation(BaseModel):
     dtype: str
     """The type that was captured; bfloat16 and float16 stand in `data` as the float32 numbers of the same value."""
     is_input: bool
-    data: list[Any]
-    """Nested list of `shape`."""
+    data: list[Any] | str | None
+    """Nested list of `shape`, base64, or null."""
+    url: str = ""
+    """As metadata: where the bytes can be had."""
+    choice: int = 0
+    """With `n` above 1: the choice that it belongs to."""
 
 
 class ActivationCompletion(ChatCompletion):
     """A chat completion and what its hooks saw, in step order."""
 
+    capture_id: str | None = None
+    """Where the stream is kept; absent where it is not."""
     activations: dict[str, list[CapturedActivation]]
