@@ -9,7 +9,7 @@ ROUTES = {
     "/health": {"get"},
     "/v1/models": {"get"},
     "/v1/models/load": {"post"},
-    "/v1/models/{model_id}": {"get"},
+    "/v1/models/{model_id}": {"get", "delete"},
     "/v1/chat/completions": {"post"},
     "/v1/completions": {"post"},
     "/v1/responses": {"post"},
@@ -18,6 +18,8 @@ ROUTES = {
     "/v1/activations/captures": {"get"},
     "/v1/activations/captures/{capture_id}": {"get", "delete"},
     "/v1/activations/captures/{capture_id}/{tensor}": {"get"},
+    "/v1/activations/presets": {"get"},
+    "/v1/activations/presets/{name}": {"get"},
     "/v1/traces/{trace_id}": {"get"},
 }
 

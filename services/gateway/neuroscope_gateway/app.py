@@ -19,6 +19,7 @@ from neuroscope_gateway import (
     health,
     hooks,
     models,
+    presets,
     reference,
     responses,
     traces,
@@ -37,6 +38,7 @@ ROUTERS = (
     activations.router,
     captures.router,
     hooks.router,
+    presets.router,
     traces.router,
     reference.router,
 )

@@ -51,6 +51,17 @@ async def get_model(model_id: str, client: Client) -> schemas.ModelDetail:
     )
 
 
+@router.delete("/{model_id:path}")
+async def delete_model(model_id: str, client: Client) -> schemas.DeletedModel:
+    """Frees a loaded model. What runs on it ends with 503; its files stay where they are."""
+    try:
+        await client.unload_model(model_id)
+    except MLXIntegrationError as error:
+        error.field = "model"
+        raise
+    return schemas.DeletedModel(id=model_id)
+
+
 def _fields(model: inference_pb2.Model) -> dict[str, Any]:
     return {
         "id": model.model_id,
