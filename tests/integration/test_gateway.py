@@ -340,3 +340,17 @@ def test_the_demo_as_printed(tmp_path: Path) -> None:
         assert (first["layer_name"], first["component"]) == ("transformer.h.5", "attention")
         assert run(curl.REGISTER) == {"registered_hooks": ["unique_hook_id"]}
         assert run(curl.CLEAR)["cleared_hooks"] == ["unique_hook_id"]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "in chunks"])
+def test_a_body_of_100_mb_is_refused_without_being_held(gateway: Service, http: httpx.Client, chunked: bool) -> None:
+    ask(http)  # what a first request takes is taken
+    before = gateway.resident_bytes()
+    size, block = 100_000_000, b" " * 1_000_000
+    parts = (block for _ in range(size // len(block)))
+    headers = {"Content-Type": "application/json"} | ({} if chunked else {"Content-Length": str(size)})
+    with suppress(httpx.WriteError, httpx.RemoteProtocolError):  # it may hang up before all is sent
+        response = http.post(CHAT, content=parts, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+    assert gateway.resident_bytes() - before < 48_000_000
+    assert http.get("/health").status_code == 200

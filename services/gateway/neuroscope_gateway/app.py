@@ -24,6 +24,7 @@ from neuroscope_gateway import (
     responses,
     traces,
 )
+from neuroscope_gateway.admission import Admission, Keys
 from neuroscope_gateway.errors import FaultGuard
 from neuroscope_gateway.security import Guard
 from neuroscope_gateway.settings import GatewaySettings
@@ -74,7 +75,10 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
                 hosts=chosen.hosts(),
                 origins=chosen.allowed_origins,
                 max_body_bytes=chosen.max_body_bytes,
+                body_timeout_s=chosen.body_timeout_seconds,
             ),
+            Middleware(Keys, keys=chosen.api_keys),
+            Middleware(Admission, max_requests=chosen.max_concurrent_requests),
             Middleware(FaultGuard),
         ],
         # FastAPI's pages run scripts of a public server, which would read activations as this gateway's own page;
