@@ -10,7 +10,7 @@ All logic is in modules that both clients share; here are only the calls.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
 from types import TracebackType
@@ -30,7 +30,7 @@ from neuroscope.layer_predictions import LayerPredictions
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.requests import Call, Upload
+from neuroscope.requests import Call, CapturedTensor, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.transport import LOCAL, AsyncTransport, open_async_transport
@@ -152,6 +152,13 @@ class AsyncClient:
         stop_token_ids: Iterable[SupportsIndex] = (),
         ignore_eos: bool = False,
         top_logprobs: int = 0,
+        n: int = 1,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        penalty_context_size: int = 0,
+        penalize_generated_only: bool = False,
+        logit_bias: Mapping[int, float] | None = None,
         bos: bool | None = None,
         max_steps_ahead: int = 0,
         chunk_budget_bytes: int = 0,
@@ -179,6 +186,13 @@ class AsyncClient:
             stop_token_ids=stop_token_ids,
             ignore_eos=ignore_eos,
             top_logprobs=top_logprobs,
+            n=n,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            penalty_context_size=penalty_context_size,
+            penalize_generated_only=penalize_generated_only,
+            logit_bias=logit_bias,
             bos=bos,
             max_steps_ahead=max_steps_ahead,
             chunk_budget_bytes=chunk_budget_bytes,
@@ -326,6 +340,39 @@ class AsyncClient:
     async def delete_capture(self, capture_id: str) -> None:
         """Removes what is kept under an id."""
         return await self._unary(requests.delete_capture(capture_id))
+
+    async def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Array:
+        """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream."""
+        state = requests.CapturedTensor()
+        parts = self.captured_tensor_bytes(state, capture_id, plan_index, step=step, row=row)
+        return state.array([part async for part in parts])
+
+    async def captured_tensor_bytes(
+        self,
+        state: CapturedTensor,
+        capture_id: str,
+        plan_index: int,
+        *,
+        step: int = 0,
+        row: int = 0,
+        offset_bytes: int = 0,
+        length_bytes: int = 0,
+    ) -> AsyncGenerator[memoryview, None]:
+        """The bytes of such a tensor as they come, or of a range; an empty part says that the header is there.
+
+        Args:
+            state: gets the header.
+            capture_id, plan_index, step, row: as in `captured_tensor`.
+            offset_bytes: first byte; negative: from the end.
+            length_bytes: 0: to the end.
+        """
+        call = requests.captured_tensor(
+            capture_id, plan_index, step=step, row=row, offset_bytes=offset_bytes, length_bytes=length_bytes
+        )
+        async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+            async for event in events:
+                yield state.feed(event) or memoryview(b"")
+        state.finish()
 
     async def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""

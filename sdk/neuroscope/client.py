@@ -11,7 +11,7 @@ All logic is in modules that both clients share; here are only the calls and wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from os import PathLike, fspath
 from types import TracebackType
@@ -203,6 +203,13 @@ class Client:
         stop_token_ids: Iterable[SupportsIndex] = (),
         ignore_eos: bool = False,
         top_logprobs: int = 0,
+        n: int = 1,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        penalty_context_size: int = 0,
+        penalize_generated_only: bool = False,
+        logit_bias: Mapping[int, float] | None = None,
         bos: bool | None = None,
         max_steps_ahead: int = 0,
         chunk_budget_bytes: int = 0,
@@ -216,7 +223,7 @@ class Client:
         """Generates text while activations are captured and edited.
 
         Args:
-            prompt: a text, a conversation, token ids, or a list of these; each entry is a row.
+            prompt: a text, a conversation, token ids, or a list of these; each entry is a row, or `n`.
             hooks: what to capture, in any form of `neuroscope.hooks`.
             hook_ids: stored hooks to use besides.
             interventions: what to edit, in any form of `neuroscope.interventions`.
@@ -231,6 +238,14 @@ class Client:
             stop_token_ids: further tokens that end a row.
             ignore_eos: goes on after end-of-sequence tokens.
             top_logprobs: likeliest alternatives to report for each token.
+            n: rows of each prompt; row `n * prompt + i` of the request draws with the seed `seed + i`.
+            presence_penalty: subtracted from the logits of tokens that the row has already.
+            frequency_penalty: subtracted from them as often as the row has them.
+            repetition_penalty: what their logits are divided by, or multiplied with where they are negative.
+            penalty_context_size: how many of the row's last tokens, prompt and generated, the penalties look at;
+                0: all.
+            penalize_generated_only: the penalties look at generated tokens alone, as vLLM's presence and frequency do.
+            logit_bias: what is added to the logits of tokens, by id, before the penalties.
             bos: as in `tokenize`.
             max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
@@ -262,6 +277,13 @@ class Client:
             stop_token_ids=stop_token_ids,
             ignore_eos=ignore_eos,
             top_logprobs=top_logprobs,
+            n=n,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            penalty_context_size=penalty_context_size,
+            penalize_generated_only=penalize_generated_only,
+            logit_bias=logit_bias,
             bos=bos,
             max_steps_ahead=max_steps_ahead,
             chunk_budget_bytes=chunk_budget_bytes,
@@ -472,6 +494,25 @@ class Client:
             InvalidRequestError: it is still running.
         """
         return self._unary(requests.delete_capture(capture_id))
+
+    def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Array:
+        """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream.
+
+        Args:
+            capture_id: of a capture or generation that was `resumable`.
+            plan_index: entry of its plan, `get_capture(capture_id).plan.tensors`.
+            step: of a generation; 0 is the prefill.
+            row: of the request.
+
+        Raises:
+            UnknownIdError: nothing of that id is kept, or no longer.
+            StreamingError: it is not whole.
+            InvalidRequestError: it has no such tensor; says what it has.
+        """
+        call = requests.captured_tensor(capture_id, plan_index, step=step, row=row)
+        state = requests.CapturedTensor()
+        with self._span(call.name), closing(self._transport.stream(call.rpc, call.request)) as events:
+            return state.array([part for event in events if (part := state.feed(event)) is not None])
 
     def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.

@@ -10,6 +10,7 @@ from neuroscope import sites
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import site_pb2
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,6 +87,20 @@ class ModelInfo:
             site.layer = layer
         points = sites.resolve(site, self.model.num_layers)
         return any(point in self._by_point and self._by_point[point].available for point in points)
+
+    def why_not(self, site: site_pb2.Site) -> str:
+        """Why not all points of a site can be captured; empty where they can.
+
+        Raises:
+            UnknownSiteError: a name or the layer resolves to nothing.
+        """
+        for point in sites.resolve(site, self.model.num_layers):
+            described = self._by_point.get(point)
+            if described is None:
+                return f"this model has no {point}"
+            if not described.available:
+                return described.reason
+        return ""
 
     def __rich__(self) -> Table:
         from neuroscope.tables import model_table

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, SupportsIndex, TypeVar
 
 import numpy as np
+import xxhash
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
 from neuroscope import frames, prompts, tensors
 from neuroscope import hooks as hook_forms
 from neuroscope import interventions as edits
-from neuroscope.codec import Event
-from neuroscope.errors import InvalidRequestError
+from neuroscope.codec import Event, Framed
+from neuroscope.errors import ChecksumError, InvalidRequestError, StreamingError
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
@@ -25,7 +26,7 @@ from neuroscope.rpc import RPCS, Rpc
 from neuroscope.stream import warn
 from neuroscope.tensors import Array, parse_dtype
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.v1 import telemetry_pb2
+from neuroscope.v1 import telemetry_pb2, tensor_pb2
 
 T = TypeVar("T")
 
@@ -173,6 +174,13 @@ def generate(
     stop_token_ids: Iterable[SupportsIndex],
     ignore_eos: bool,
     top_logprobs: int,
+    n: int = 1,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    repetition_penalty: float = 1.0,
+    penalty_context_size: int = 0,
+    penalize_generated_only: bool = False,
+    logit_bias: Mapping[int, float] | None = None,
     bos: bool | None,
     max_steps_ahead: int,
     chunk_budget_bytes: int,
@@ -196,6 +204,13 @@ def generate(
             stop_token_ids=prompts.token_ids(stop_token_ids, "stop_token_ids"),
             ignore_eos=ignore_eos,
             top_logprobs=top_logprobs,
+            presence_penalty=presence_penalty or None,
+            frequency_penalty=frequency_penalty or None,
+            repetition_penalty=None if repetition_penalty == 1 else repetition_penalty,
+            penalty_context_size=penalty_context_size,
+            penalize_generated_only=penalize_generated_only,
+            logit_bias=_bias(logit_bias or {}),
+            rows_per_prompt=_rows(n),
         ),
         hooks=hook_forms.to_messages(hooks),
         hook_ids=_texts(hook_ids),
@@ -268,6 +283,69 @@ def delete_capture(capture_id: str) -> Call[None]:
     """DeleteCapture."""
     request = pb.DeleteCaptureRequest(capture_id=capture_id)
     return Call("delete_capture", RPCS["DeleteCapture"], request, lambda response: None)
+
+
+def captured_tensor(
+    capture_id: str, plan_index: int, *, step: int, row: int, offset_bytes: int = 0, length_bytes: int = 0
+) -> Call[None]:
+    """GetCapturedTensor; its stream is read by `CapturedTensor`."""
+    tensor = tensor_pb2.CapturedTensor(capture_id=capture_id, plan_index=plan_index, step=step, row=row)
+    request = pb.GetCapturedTensorRequest(tensor=tensor, offset_bytes=offset_bytes, length_bytes=length_bytes)
+    return Call("captured_tensor", RPCS["GetCapturedTensor"], request, lambda response: None)
+
+
+class CapturedTensor:
+    """The stream of one captured tensor: its header, then its bytes."""
+
+    def __init__(self) -> None:
+        self.header: pb.CapturedTensorHeader | None = None
+        self._digest = xxhash.xxh3_64()
+        self._received_bytes = 0
+
+    def feed(self, event: Event) -> memoryview | None:
+        """Takes an event in; gives the bytes that it carries.
+
+        Raises:
+            ChecksumError: they are not what was sent.
+        """
+        if isinstance(event, pb.GetCapturedTensorResponse):
+            self.header = event.header
+            return None
+        assert isinstance(event, Framed)
+        frame, payload = event.frame, event.payload
+        assert isinstance(frame, tensor_pb2.TensorFrame)
+        self._digest.update(payload)
+        self._received_bytes += payload.nbytes
+        if frame.last and self._digest.intdigest() != frame.xxh3_64:
+            raise ChecksumError("a tensor's bytes are not those that were sent")
+        return payload
+
+    def finish(self) -> pb.CapturedTensorHeader:
+        """The header, once the stream has ended.
+
+        Raises:
+            StreamingError: bytes are missing.
+        """
+        if self.header is None or self._received_bytes != self.header.following_bytes:
+            raise StreamingError("the tensor's stream ended before its last byte")
+        return self.header
+
+    def array(self, parts: Sequence[memoryview]) -> Array:
+        """The tensor, once the stream has ended; read-only."""
+        header = self.finish()
+        data = b"".join(parts)
+        return np.frombuffer(data, tensors.numpy_dtype(header.dtype)).reshape(tuple(header.shape))
+
+
+def _bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
+    ids = prompts.token_ids(logit_bias, "logit_bias")
+    return dict(zip(ids, logit_bias.values(), strict=True))
+
+
+def _rows(n: int) -> int:
+    if n < 1:
+        raise InvalidRequestError(f"n is at least 1, not {n}", field="n")
+    return 0 if n == 1 else n
 
 
 def _cache_quantization(kv_bits: int | None, kv_group_size: int) -> pb.CacheQuantization | None:

@@ -41,7 +41,7 @@ class GeneratedToken:
     """A token, with everything that was captured in the forward pass that gave it."""
 
     row: int
-    """Prompt of the request."""
+    """Row of the request; with `n` above 1 its prompt is `row // n`."""
     step: int
     """The forward pass whose logits gave the token; 0 is the prefill."""
     token_id: int
@@ -49,7 +49,7 @@ class GeneratedToken:
     text: str
     """Text that became final with it; it may be empty, for half a character or the beginning of a stop text."""
     logprob: float
-    """Natural logarithm of its probability, before temperature and filters."""
+    """Natural logarithm of its probability by the model, before bias, penalties, temperature and filters."""
     top_logprobs: tuple[TokenLogprob, ...]
     """The likeliest tokens, likeliest first."""
     finish_reason: str

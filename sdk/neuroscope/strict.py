@@ -40,12 +40,13 @@ def place(error: Mapping[str, Any]) -> tuple[str | int, ...]:
 
 
 def path(location: Sequence[str | int]) -> str:
-    """`messages[0].role` of ("messages", 0, "role"); the tags of unions, in angle brackets, are left out."""
+    """`messages[0].role` of ("messages", 0, "role"); the tags of unions, in angle brackets, are left out, and so is
+    pydantic's mark of a key that does not fit."""
     text = ""
     for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif not part.startswith("<"):
+        elif not part.startswith("<") and part != "[key]":
             text += f".{part}" if text else part
     return text
 

@@ -129,6 +129,64 @@ def test_a_stop_text_ends_the_answer(http: httpx.Client) -> None:
     assert answer["finish_reason"] == "stop"
 
 
+def test_choices_are_those_of_the_seeds_that_follow(http: httpx.Client) -> None:
+    parameters: dict[str, Any] = {"temperature": 1.2, "frequency_penalty": 1.0, "logit_bias": {"33": -100}}
+    several = ask(http, n=3, seed=7, **parameters)
+    texts = [choice["message"]["content"] for choice in several["choices"]]
+    assert texts == [ask(http, seed=seed, **parameters)["choices"][0]["message"]["content"] for seed in (7, 8, 9)]
+    assert len(set(texts)) == 3
+    body = {"messages": MESSAGES, "max_tokens": SIZE, "stream": True, "n": 3, "seed": 7} | parameters
+    events = [line.removeprefix("data: ") for line in http.post(CHAT, json=body).text.splitlines() if line]
+    assert events.pop() == "[DONE]"
+    streamed = [""] * 3
+    for event in events:
+        choice = json.loads(event)["choices"][0]
+        streamed[choice["index"]] += choice["delta"].get("content", "")
+    assert streamed == texts
+
+
+def test_text_completions_are_those_of_grpc(http: httpx.Client, grpc: Client) -> None:
+    prompts = ["When Alice and Bob", "The capital of"]
+    ids = [grpc.tokenize(prompt).ids for prompt in prompts]
+    expected = grpc.generate(prompts, max_tokens=SIZE, top_logprobs=2).wait().texts
+    for prompt in (prompts, ids):
+        response = http.post("/v1/completions", json={"prompt": prompt, "max_tokens": SIZE, "logprobs": 2})
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert [choice["text"] for choice in answer["choices"]] == expected
+        assert answer["usage"]["prompt_tokens"] == sum(map(len, ids))
+        logprobs = answer["choices"][0]["logprobs"]
+        assert len(logprobs["tokens"]) == SIZE
+        assert all(
+            max(tops.values()) == own
+            for tops, own in zip(logprobs["top_logprobs"], logprobs["token_logprobs"], strict=True)
+        )
+    echoed = http.post("/v1/completions", json={"prompt": ids[0], "max_tokens": 2, "echo": True}).json()
+    assert echoed["choices"][0]["text"].startswith(grpc.detokenize(ids[0]))
+
+
+def test_a_response_is_the_chat(http: httpx.Client) -> None:
+    chat = ask(http)["choices"][0]["message"]["content"]
+    said = {"instructions": MESSAGES[0]["content"], "input": MESSAGES[1]["content"], "max_output_tokens": SIZE}
+    answer = http.post("/v1/responses", json=said).json()
+    assert answer["output"][0]["content"][0]["text"] == chat
+
+
+OLD_FORM: dict[str, tuple[dict[str, Any], str]] = {
+    "ids beyond the vocabulary": ({"prompt": [[1, 2], [5, 99_999]]}, "prompt[1]"),
+    "bias beyond the vocabulary": ({"prompt": "a", "logit_bias": {"99999": 1}}, "logit_bias"),
+    "context": ({"prompt": ["a", "word " * 5000]}, "prompt[1]"),
+    "rows": ({"prompt": ["a"] * 100, "n": 100}, "n"),
+}
+
+
+@pytest.mark.parametrize("name", OLD_FORM)
+def test_mistakes_of_text_completions(http: httpx.Client, name: str) -> None:
+    body, param = OLD_FORM[name]
+    response = http.post("/v1/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+
+
 def test_registered_hooks(http: httpx.Client) -> None:
     path = "/v1/activations/hooks"
     hook = {"layer_name": "transformer.h.1", "component": "residual", "hook_id": "kept", "capture_input": True}
@@ -282,3 +340,17 @@ def test_the_demo_as_printed(tmp_path: Path) -> None:
         assert (first["layer_name"], first["component"]) == ("transformer.h.5", "attention")
         assert run(curl.REGISTER) == {"registered_hooks": ["unique_hook_id"]}
         assert run(curl.CLEAR)["cleared_hooks"] == ["unique_hook_id"]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "in chunks"])
+def test_a_body_of_100_mb_is_refused_without_being_held(gateway: Service, http: httpx.Client, chunked: bool) -> None:
+    ask(http)  # what a first request takes is taken
+    before = gateway.resident_bytes()
+    size, block = 100_000_000, b" " * 1_000_000
+    parts = (block for _ in range(size // len(block)))
+    headers = {"Content-Type": "application/json"} | ({} if chunked else {"Content-Length": str(size)})
+    with suppress(httpx.WriteError, httpx.RemoteProtocolError):  # it may hang up before all is sent
+        response = http.post(CHAT, content=parts, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+    assert gateway.resident_bytes() - before < 48_000_000
+    assert http.get("/health").status_code == 200

@@ -231,6 +231,7 @@ class FakeInference:
         if script.refusal is not None:
             raise script.refusal
         model = self._model(request.model_id)
+        rows = len(request.prompts) * (request.sampling.rows_per_prompt or 1)
         specs = self._plan(request, script)
         for index, intervention in enumerate(request.interventions):
             sites.resolve(intervention.site, NUM_LAYERS, field=f"interventions[{index}].site")
@@ -243,7 +244,7 @@ class FakeInference:
             raise InvalidRequestError("max_tokens is too large", field="sampling.max_tokens")
         yield pb.GenerateResponse(
             started=pb.StreamStarted(
-                stream_id="g1", model_id=model.model_id, prompts=[pb.TokenIds(ids=PROMPT_IDS)], seed=7
+                stream_id="g1", model_id=model.model_id, prompts=[pb.TokenIds(ids=PROMPT_IDS)] * rows, seed=7
             )
         )
         if specs:
@@ -255,13 +256,17 @@ class FakeInference:
         for step, token in enumerate(tokens):
             if script.failure is not None and step == script.fail_after:
                 raise script.failure
-            for frame in _frames(packer, step, script):
-                yield frame
             last = step == len(tokens) - 1
-            yield pb.GenerateResponse(token=_event(token, step, request.sampling.top_logprobs, script, last))
+            for row in range(rows):
+                for frame in _frames(packer, row, step, script):
+                    yield frame
+                event = _event(token, step, request.sampling.top_logprobs, script, last)
+                event.row = row
+                yield pb.GenerateResponse(token=event)
             await asyncio.sleep(script.step_s)
         if not script.drop_manifest:
-            yield pb.GenerateResponse(manifest=_manifest(packer, len(tokens)))
+            usage = pb.Usage(prompt_tokens=len(request.prompts) * len(PROMPT_IDS), completion_tokens=rows * len(tokens))
+            yield pb.GenerateResponse(manifest=_manifest(packer, usage))
 
     def _model(self, model_id: str) -> pb.Model:
         if not self.models:
@@ -316,7 +321,7 @@ def _model(name: str, path: str) -> pb.Model:
     )
 
 
-def _frames(packer: FramePacker, step: int, script: Script) -> Any:
+def _frames(packer: FramePacker, row: int, step: int, script: Script) -> Any:
     """The frames of a step; the prefill's in `script.chunks` chunks."""
     counts = [1] if step else np.diff(np.linspace(0, len(PROMPT_IDS), script.chunks + 1).astype(int)).tolist()
     first = len(PROMPT_IDS) + step - 1 if step else 0
@@ -327,7 +332,7 @@ def _frames(packer: FramePacker, step: int, script: Script) -> Any:
             array = tensor(point.component, point.layer, step, count, first + count, numpy_dtype(script.dtype))
             if script.change is not None:
                 array = script.change(array)
-            outgoing.append(Outgoing(spec.plan_index, 0, array.shape, first, memoryview(array.tobytes())))
+            outgoing.append(Outgoing(spec.plan_index, row, array.shape, first, memoryview(array.tobytes())))
         yield from packer.pack(step, outgoing)
         first += count
 
@@ -346,7 +351,7 @@ def _event(token: Token, step: int, top_logprobs: int, script: Script, last: boo
     )
 
 
-def _manifest(packer: FramePacker, completion_tokens: int) -> pb.Manifest:
+def _manifest(packer: FramePacker, usage: pb.Usage) -> pb.Manifest:
     return pb.Manifest(
         entries=[
             pb.ManifestEntry(
@@ -361,6 +366,6 @@ def _manifest(packer: FramePacker, completion_tokens: int) -> pb.Manifest:
             )
             for (plan_index, row), digest in packer.digests.items()
         ],
-        usage=pb.Usage(prompt_tokens=len(PROMPT_IDS), completion_tokens=completion_tokens),
+        usage=usage,
         frame_count=packer.frame_count,
     )

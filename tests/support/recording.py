@@ -49,6 +49,7 @@ class Recording:
     tokens: list[pb.TokenEvent] = field(default_factory=list)
     manifest: pb.Manifest | None = None
     frames: int = 0
+    rows_per_prompt: int = 1
     _reader: FrameReader | None = None
 
     def add(self, event: Event) -> pb.TokenEvent | None:
@@ -159,7 +160,9 @@ class Recording:
                 digest.checksum,
             )
         assert self.started is not None
-        assert manifest.usage.prompt_tokens == sum(len(prompt.ids) for prompt in self.started.prompts)
+        assert manifest.usage.prompt_tokens == sum(
+            len(prompt.ids) for prompt in self.started.prompts[:: self.rows_per_prompt]
+        )
         assert manifest.usage.completion_tokens == len(self.tokens)
 
 
@@ -170,6 +173,8 @@ def record(transport: StreamingTransport, request: Request, *, timeout_s: float 
         neuroscope.errors.MLXIntegrationError: the call failed.
     """
     recording = Recording()
+    if isinstance(request, pb.GenerateRequest):
+        recording.rows_per_prompt = request.sampling.rows_per_prompt or 1
     for event in transport.stream(rpc_of(request), request, timeout_s=timeout_s):
         recording.add(event)
     assert recording.manifest is not None, "the stream ended without a manifest"

@@ -62,6 +62,13 @@ def test_every_parameter_reaches_the_service(http: httpx.Client, fake: FakeInfer
         top_logprobs=2,
         kv_bits=4,
         kv_group_size=32,
+        n=3,
+        presence_penalty=0.5,
+        frequency_penalty=-0.25,
+        repetition_penalty=1.5,
+        penalty_context_size=20,
+        penalize_generated_only=True,
+        logit_bias={"5": -100, "7": 1.5},
     )
     assert response.status_code == 200
     request: pb.GenerateRequest = fake.requests[-1]
@@ -70,6 +77,9 @@ def test_every_parameter_reaches_the_service(http: httpx.Client, fake: FakeInfer
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (2, 0.5, 0.25)
     assert (sampling.top_k, sampling.min_p, sampling.seed) == (3, 0.125, 2**64 - 1)
     assert (list(sampling.stop), sampling.top_logprobs) == (["a", "b"], 2)
+    assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (0.5, -0.25, 1.5)
+    assert (sampling.penalty_context_size, sampling.penalize_generated_only) == (20, True)
+    assert (dict(sampling.logit_bias), sampling.rows_per_prompt) == ({5: -100.0, 7: 1.5}, 3)
     assert (request.cache_quantization.bits, request.cache_quantization.group_size) == (4, 32)
 
 
@@ -211,6 +221,24 @@ def test_logprobs_stream_with_their_tokens(http: httpx.Client, fake: FakeInferen
     assert [entry and entry["content"][0]["token"] for entry in entries] == [None, "Hi", "", None]
 
 
+def test_several_choices(http: httpx.Client) -> None:
+    answer = ask(http, n=2, logprobs=True).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    assert [choice["message"]["content"] for choice in answer["choices"]] == ["Hello!", "Hello!"]
+    assert [len(choice["logprobs"]["content"]) for choice in answer["choices"]] == [3, 3]
+    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
+
+
+def test_several_choices_in_a_stream(http: httpx.Client) -> None:
+    *chunks, done = events(ask(http, n=2, stream=True))
+    assert done == "[DONE]"
+    for index in range(2):
+        own = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(choice["delta"].get("content", "") for choice in own) == "Hello!"
+        assert [choice["finish_reason"] for choice in own if choice["finish_reason"]] == ["length"]
+
+
 HARMLESS = {
     "user": "me",
     "metadata": {"a": "b"},
@@ -247,10 +275,6 @@ def test_what_changes_nothing_is_accepted(http: httpx.Client, name: str) -> None
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 UNSUPPORTED = {
-    "n": 2,
-    "presence_penalty": 0.5,
-    "frequency_penalty": -0.5,
-    "logit_bias": {"5": 1},
     "response_format": {"type": "json_object"},
     "tools": [TOOL],
     "tool_choice": "required",
@@ -318,6 +342,15 @@ MISTAKES: dict[str, tuple[dict[str, Any], str | None]] = {
     "options without stream": ({"stream_options": {"include_usage": True}}, "stream_options"),
     "unknown option": ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
     "n true": ({"n": True}, "n"),
+    "n zero": ({"n": 0}, "n"),
+    "n many": ({"n": 129}, "n"),
+    "penalty high": ({"presence_penalty": 2.1}, "presence_penalty"),
+    "repetition zero": ({"repetition_penalty": 0}, "repetition_penalty"),
+    "bias of a text": ({"logit_bias": {"abc": 1}}, "logit_bias.abc"),
+    "bias of a negative token": ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
+    "bias beyond ids": ({"logit_bias": {"9999999999": 1}}, "logit_bias"),
+    "bias high": ({"logit_bias": {"1": 100.5}}, "logit_bias.1"),
+    "bias list": ({"logit_bias": [1]}, "logit_bias"),
     "penalty false": ({"presence_penalty": False}, "presence_penalty"),
     "model number": ({"model": 3}, "model"),
     "hooks of the other route": ({"activation_hooks": []}, "activation_hooks"),

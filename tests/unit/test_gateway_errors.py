@@ -11,6 +11,7 @@ from neuroscope import errors as tree
 from neuroscope_gateway import errors
 from neuroscope_gateway.app import create_app
 from neuroscope_gateway.requested import RequestedHooks, param_of
+from neuroscope_gateway.schemas.chat import ChatCompletionRequest
 from neuroscope_gateway.schemas.hooks import ActivationHook
 from neuroscope_gateway.settings import GatewaySettings
 from tests.support.fake_inference import FakeInference
@@ -160,4 +161,5 @@ PARAMS = {
 @pytest.mark.parametrize("field", PARAMS)
 def test_fields_of_the_contract_as_rest_parameters(field: str) -> None:
     aliases = {"model_id": "model", "max_tokens": "max_completion_tokens"}
-    assert param_of(field, HOOKS, aliases) == PARAMS[field]
+    chat = ChatCompletionRequest.model_construct()
+    assert param_of(field, HOOKS, aliases, chat.prompt_param) == PARAMS[field]

@@ -91,8 +91,8 @@ def test_mistakes_are_its_own_errors(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="gpt-4", messages=HELLO)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError) as bad:
-        client.chat.completions.create(model="tiny", messages=HELLO, n=2)
-    assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "n")
+        client.chat.completions.create(model="tiny", messages=HELLO, store=True)
+    assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "store")
     assert bad.value.request_id
     assert bad.value.type == "invalid_request_error"
 

@@ -9,10 +9,17 @@ ROUTES = {
     "/health": {"get"},
     "/v1/models": {"get"},
     "/v1/models/load": {"post"},
-    "/v1/models/{model_id}": {"get"},
+    "/v1/models/{model_id}": {"get", "delete"},
     "/v1/chat/completions": {"post"},
+    "/v1/completions": {"post"},
+    "/v1/responses": {"post"},
     "/v1/chat/completions/with_activations": {"post"},
     "/v1/activations/hooks": {"post", "get", "delete"},
+    "/v1/activations/captures": {"get"},
+    "/v1/activations/captures/{capture_id}": {"get", "delete"},
+    "/v1/activations/captures/{capture_id}/{tensor}": {"get"},
+    "/v1/activations/presets": {"get"},
+    "/v1/activations/presets/{name}": {"get"},
     "/v1/traces/{trace_id}": {"get"},
 }
 
@@ -58,7 +65,7 @@ def test_openapi_tells_errors_as_they_are(http: httpx.Client, route: str) -> Non
 
 def test_openapi_names_what_is_not_supported(http: httpx.Client) -> None:
     fields = http.get("/openapi.json").json()["components"]["schemas"]["ChatCompletionRequest"]["properties"]
-    assert fields["n"]["enum"] == [1, None]
+    assert fields["store"]["enum"] == [False, None]
     assert fields["tools"]["enum"] == [[], None]
 
 

@@ -42,6 +42,8 @@ def test_pages_of_this_machine_may_call(http: httpx.Client, origin: str) -> None
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == origin
     assert "origin" in response.headers["vary"].lower()
+    exposed = response.headers["access-control-expose-headers"].split(", ")
+    assert {"x-request-id", "x-neuroscope-shape", "x-neuroscope-dtype", "content-range", "retry-after"} <= set(exposed)
 
 
 def test_streams_carry_the_headers_too(http: httpx.Client) -> None:

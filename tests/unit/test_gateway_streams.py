@@ -149,10 +149,10 @@ def test_a_stream_without_its_end_is_an_error(http: httpx.Client, fake: FakeInfe
 def test_a_fault_of_ours_in_a_stream_is_an_object_without_its_inside(
     http: httpx.Client, fake: FakeInference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*arguments: Any) -> None:
+    async def broken(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("a secret path")
 
-    monkeypatch.setattr(tensors, "activation", broken)
+    monkeypatch.setattr(tensors, "activations", broken)
     fake.script.step_s = 60
     response = http.post(ACTIVATIONS, json=HELLO | HOOKS | {"stream": True})
     assert json.loads(response.text.splitlines()[-1])["error"]["code"] == "internal"

@@ -24,6 +24,7 @@ KvBitsOption = Annotated[
     int | None, typer.Option(help="Keeps keys and values in so many bits: 2, 3, 4, 5, 6 or 8; by default as they are.")
 ]
 KvGroupSizeOption = Annotated[int, typer.Option(help="Numbers that share a scale: 32, 64 or 128.")]
+BIAS_HELP = "Added to a token's logit: ID:BIAS, such as 42:-100; repeat it."
 _HOOK_FIELDS = tuple(field.name for field in fields(Hook))
 
 
@@ -58,6 +59,22 @@ def parse_hooks(values: Sequence[str], option: str = "--hook") -> list[HookLike]
         else:
             hooks.extend(name.strip() for name in value.split(",") if name.strip())
     return hooks
+
+
+def parse_bias(values: Sequence[str], option: str = "--logit-bias") -> dict[int, float]:
+    """Biases by token id, of an option that was given several times.
+
+    Raises:
+        InvalidRequestError: a value is not ID:BIAS.
+    """
+    biases: dict[int, float] = {}
+    for value in values:
+        token, _, bias = value.partition(":")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise InvalidRequestError(f"{value!r} is not ID:BIAS, such as 42:-100", field=option) from None
+    return biases
 
 
 def _from_json(text: str, option: str) -> HookLike:

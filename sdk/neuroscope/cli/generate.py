@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from neuroscope.cli.arguments import HOOK_HELP, KvBitsOption, KvGroupSizeOption, conversation, parse_hooks, read_prompt
+from neuroscope.cli.arguments import (
+    BIAS_HELP,
+    HOOK_HELP,
+    KvBitsOption,
+    KvGroupSizeOption,
+    conversation,
+    parse_bias,
+    parse_hooks,
+    read_prompt,
+)
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
@@ -51,6 +60,12 @@ def generate(
     min_p: Annotated[float, typer.Option(min=0, max=1, help="Share of the likeliest token's probability.")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the generation.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Texts, with the seeds SEED, SEED + 1, ...")] = 1,
+    presence_penalty: Annotated[float, typer.Option(help="Off the logits of tokens that are there already.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="The same for each time that they are there.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Divides their logits; 1: none.")] = 1.0,
+    penalty_context_size: Annotated[int, typer.Option(min=0, help="Last tokens that penalties see; 0: all.")] = 0,
+    logit_bias: Annotated[list[str] | None, typer.Option(metavar="ID:BIAS", help=BIAS_HELP)] = None,
     kv_bits: KvBitsOption = None,
     kv_group_size: KvGroupSizeOption = 64,
     model: ModelOption = "",
@@ -82,6 +97,12 @@ def generate(
             min_p=min_p,
             seed=seed,
             stop=stop or (),
+            n=n,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            repetition_penalty=repetition_penalty,
+            penalty_context_size=penalty_context_size,
+            logit_bias=parse_bias(logit_bias or ()),
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
             keep=output is not None or not as_json,
@@ -91,6 +112,8 @@ def generate(
                 _print_json(generation)
             elif hooks or hook_id:
                 _print_tokens(generation)
+            elif n > 1:
+                _print_texts(generation)
             else:
                 _print_text(generation)
         if not as_json:
@@ -110,13 +133,23 @@ def _print_text(generation: Generation) -> None:
     sys.stdout.write("\n")
 
 
+def _print_texts(generation: Generation) -> None:
+    """Several texts, one after the other, with their seeds."""
+    first_seed = generation.started.seed
+    for index, text in enumerate(generation.wait().texts):
+        err.print(f"seed {(first_seed + index) % 2**64}", style="dim", highlight=False)
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
 def _print_tokens(generation: Generation) -> None:
     """A line for each token: what it is, how probable it was, and what arrived with it."""
     out.print(Text(f"{'step':>4}  {'token':<18} {'probability':<{_BAR_WIDTH + 6}} what arrived", "dim"), soft_wrap=True)
     for token in generation:
         out.print(token_line(token), soft_wrap=True)
-    out.print()
-    out.print(Text(generation.text))
+    for text in generation.texts:
+        out.print()
+        out.print(Text(text))
     out.print()
     out.print(generation.cache)
 
@@ -170,6 +203,7 @@ def _print_json(generation: Generation) -> None:
         }
         _write_json(
             {
+                "row": token.row,
                 "step": token.step,
                 "token_id": token.token_id,
                 "text": token.text,
@@ -182,6 +216,7 @@ def _print_json(generation: Generation) -> None:
     _write_json(
         {
             "text": generation.text,
+            "texts": generation.texts,
             "model": generation.started.model_id,
             "seed": generation.started.seed,
             "usage": {

@@ -1166,6 +1166,26 @@ class Sampling(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LogitBiasEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     TOP_P_FIELD_NUMBER: _builtins.int
@@ -1176,6 +1196,13 @@ class Sampling(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    PENALTY_CONTEXT_SIZE_FIELD_NUMBER: _builtins.int
+    PENALIZE_GENERATED_ONLY_FIELD_NUMBER: _builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
+    ROWS_PER_PROMPT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most tokens to generate. 0: the server's default."""
     temperature: _builtins.float
@@ -1192,6 +1219,22 @@ class Sampling(_message.Message):
     """Goes on after end-of-sequence tokens."""
     top_logprobs: _builtins.int
     """Likeliest alternatives to report per token."""
+    presence_penalty: _builtins.float
+    """Subtracted from the logit of every token that the row has. Absent: 0."""
+    frequency_penalty: _builtins.float
+    """Subtracted from the logit of a token as often as the row has it. Absent: 0."""
+    repetition_penalty: _builtins.float
+    """What the logits of tokens that the row has are divided by where they are positive, and multiplied with where they are
+    negative (Keskar et al. 2019, arXiv:1909.05858). Absent: 1.
+    """
+    penalty_context_size: _builtins.int
+    """How many of the row's last tokens, prompt and generated, the penalties look at. 0: all."""
+    penalize_generated_only: _builtins.bool
+    """The penalties look at generated tokens alone."""
+    rows_per_prompt: _builtins.int
+    """Rows of each prompt. Rows of the request are then prompt * rows_per_prompt + i, and row i of a prompt draws as the
+    request would with the seed seed + i and one row. 0: 1.
+    """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end the generation; they are not part of the output."""
@@ -1199,6 +1242,10 @@ class Sampling(_message.Message):
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Further tokens that end the generation."""
+
+    @_builtins.property
+    def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """Added to the logits of tokens, by token id; before the penalties."""
 
     def __init__(
         self,
@@ -1213,13 +1260,26 @@ class Sampling(_message.Message):
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         ignore_eos: _builtins.bool = ...,
         top_logprobs: _builtins.int = ...,
+        presence_penalty: _builtins.float | None = ...,
+        frequency_penalty: _builtins.float | None = ...,
+        repetition_penalty: _builtins.float | None = ...,
+        penalty_context_size: _builtins.int = ...,
+        penalize_generated_only: _builtins.bool = ...,
+        logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        rows_per_prompt: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_p", b"_min_p", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "min_p", b"min_p", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_p", b"_min_p", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "min_p", b"min_p", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "max_tokens", b"max_tokens", "min_p", b"min_p", "penalize_generated_only", b"penalize_generated_only", "penalty_context_size", b"penalty_context_size", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "rows_per_prompt", b"rows_per_prompt", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
+    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
     _WhichOneofReturnType__min_p: _TypeAlias = _typing.Literal["min_p"]  # noqa: Y015
     _WhichOneofArgType__min_p: _TypeAlias = _typing.Literal["_min_p", b"_min_p"]  # noqa: Y015
+    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
+    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
+    _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
@@ -1227,7 +1287,13 @@ class Sampling(_message.Message):
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_p) -> _WhichOneofReturnType__min_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -1268,7 +1334,7 @@ class GenerateRequest(_message.Message):
     """Byte budget of one prefill chunk's captures. 0: the server's default."""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
-        """Prompts; each is a row."""
+        """Prompts; each is a row, or as many as sampling.rows_per_prompt says."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
@@ -1414,7 +1480,7 @@ class StreamStarted(_message.Message):
     """Seed of the draws."""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
-        """Token ids of each prompt, as the model reads them."""
+        """Token ids that the model reads, of each row."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1451,7 +1517,7 @@ class TokenEvent(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     row: _builtins.int
-    """Prompt of the request."""
+    """Row of the request: its prompt, where each prompt has one row."""
     step: _builtins.int
     """The forward pass whose logits gave the token: 0 is the prefill."""
     token_id: _builtins.int
@@ -1459,7 +1525,7 @@ class TokenEvent(_message.Message):
     text: _builtins.str
     """Text that became final with this token. It may be empty: half a character, or the beginning of a stop text."""
     logprob: _builtins.float
-    """Natural logarithm of the token's probability, before temperature and filters."""
+    """Natural logarithm of the token's probability by the model, before bias, penalties, temperature and filters."""
     finish_reason: Global___FinishReason.ValueType
     """Why the row ended, on its last token."""
     @_builtins.property
@@ -2168,6 +2234,120 @@ class DeleteCaptureResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteCaptureResponse: _TypeAlias = DeleteCaptureResponse  # noqa: Y015
+
+@_typing.final
+class GetCapturedTensorRequest(_message.Message):
+    """Names one tensor of one step and row, and bytes of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    offset_bytes: _builtins.int
+    """First byte wanted; negative: counted from the end. One beyond the end gives the header alone."""
+    length_bytes: _builtins.int
+    """Bytes wanted; 0: all from there on."""
+    @_builtins.property
+    def tensor(self) -> _tensor_pb2.CapturedTensor:
+        """The tensor."""
+
+    def __init__(
+        self,
+        *,
+        tensor: _tensor_pb2.CapturedTensor | None = ...,
+        offset_bytes: _builtins.int = ...,
+        length_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tensor", b"tensor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length_bytes", b"length_bytes", "offset_bytes", b"offset_bytes", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCapturedTensorRequest: _TypeAlias = GetCapturedTensorRequest  # noqa: Y015
+
+@_typing.final
+class GetCapturedTensorResponse(_message.Message):
+    """The header first, then the bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    TENSOR_FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___CapturedTensorHeader:
+        """What the tensor is."""
+
+    @_builtins.property
+    def tensor_frame(self) -> _tensor_pb2.TensorFrame:
+        """A slice of what was asked for, offsets counted from its first byte."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___CapturedTensorHeader | None = ...,
+        tensor_frame: _tensor_pb2.TensorFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "tensor_frame"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___GetCapturedTensorResponse: _TypeAlias = GetCapturedTensorResponse  # noqa: Y015
+
+@_typing.final
+class CapturedTensorHeader(_message.Message):
+    """A tensor of a kept capture: the pieces of one step, joined along the position axis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    AXES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    XXH3_64_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_FIELD_NUMBER: _builtins.int
+    FOLLOWING_BYTES_FIELD_NUMBER: _builtins.int
+    dtype: _tensor_pb2.DataType.ValueType
+    """Element type."""
+    length_bytes: _builtins.int
+    """Bytes of the whole tensor."""
+    xxh3_64: _builtins.int
+    """XXH3-64 of the whole tensor."""
+    first_byte: _builtins.int
+    """First byte that follows, counted from the tensor's beginning."""
+    following_bytes: _builtins.int
+    """Bytes that follow."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Extents, outermost first."""
+
+    @_builtins.property
+    def axes(self) -> _containers.RepeatedScalarFieldContainer[_tensor_pb2.Axis.ValueType]:
+        """Meaning of each axis."""
+
+    def __init__(
+        self,
+        *,
+        dtype: _tensor_pb2.DataType.ValueType = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        axes: _abc.Iterable[_tensor_pb2.Axis.ValueType] | None = ...,
+        length_bytes: _builtins.int = ...,
+        xxh3_64: _builtins.int = ...,
+        first_byte: _builtins.int = ...,
+        following_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "dtype", b"dtype", "first_byte", b"first_byte", "following_bytes", b"following_bytes", "length_bytes", b"length_bytes", "shape", b"shape", "xxh3_64", b"xxh3_64"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturedTensorHeader: _TypeAlias = CapturedTensorHeader  # noqa: Y015
 
 @_typing.final
 class PutTensorRequest(_message.Message):

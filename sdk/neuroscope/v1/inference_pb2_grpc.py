@@ -709,6 +709,11 @@ class CaptureServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_inference__pb2.DeleteCaptureRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_inference__pb2.DeleteCaptureResponse.FromString,
                 _registered_method=True)
+        self.GetCapturedTensor = channel.unary_stream(
+                '/neuroscope.v1.CaptureService/GetCapturedTensor',
+                request_serializer=neuroscope_dot_v1_dot_inference__pb2.GetCapturedTensorRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_inference__pb2.GetCapturedTensorResponse.FromString,
+                _registered_method=True)
 
 
 class CaptureServiceServicer:
@@ -759,6 +764,13 @@ class CaptureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCapturedTensor(self, request, context):
+        """Sends one tensor of a kept capture that is whole, or a range of its bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CaptureServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -791,6 +803,11 @@ def add_CaptureServiceServicer_to_server(servicer, server):
                     servicer.DeleteCapture,
                     request_deserializer=neuroscope_dot_v1_dot_inference__pb2.DeleteCaptureRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_inference__pb2.DeleteCaptureResponse.SerializeToString,
+            ),
+            'GetCapturedTensor': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetCapturedTensor,
+                    request_deserializer=neuroscope_dot_v1_dot_inference__pb2.GetCapturedTensorRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_inference__pb2.GetCapturedTensorResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -958,6 +975,33 @@ class CaptureService:
             '/neuroscope.v1.CaptureService/DeleteCapture',
             neuroscope_dot_v1_dot_inference__pb2.DeleteCaptureRequest.SerializeToString,
             neuroscope_dot_v1_dot_inference__pb2.DeleteCaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCapturedTensor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.CaptureService/GetCapturedTensor',
+            neuroscope_dot_v1_dot_inference__pb2.GetCapturedTensorRequest.SerializeToString,
+            neuroscope_dot_v1_dot_inference__pb2.GetCapturedTensorResponse.FromString,
             options,
             channel_credentials,
             insecure,

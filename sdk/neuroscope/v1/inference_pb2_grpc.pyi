@@ -276,6 +276,8 @@ class CaptureServiceStub:
     """Lists the kept captures."""
     DeleteCapture: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DeleteCaptureRequest, _inference_pb2.DeleteCaptureResponse]
     """Removes a kept capture."""
+    GetCapturedTensor: _grpc.UnaryStreamMultiCallable[_inference_pb2.GetCapturedTensorRequest, _inference_pb2.GetCapturedTensorResponse]
+    """Sends one tensor of a kept capture that is whole, or a range of its bytes."""
 
 @_typing.type_check_only
 class CaptureServiceAsyncStub(CaptureServiceStub):
@@ -297,6 +299,8 @@ class CaptureServiceAsyncStub(CaptureServiceStub):
     """Lists the kept captures."""
     DeleteCapture: _aio.UnaryUnaryMultiCallable[_inference_pb2.DeleteCaptureRequest, _inference_pb2.DeleteCaptureResponse]  # type: ignore[assignment]
     """Removes a kept capture."""
+    GetCapturedTensor: _aio.UnaryStreamMultiCallable[_inference_pb2.GetCapturedTensorRequest, _inference_pb2.GetCapturedTensorResponse]  # type: ignore[assignment]
+    """Sends one tensor of a kept capture that is whole, or a range of its bytes."""
 
 class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
     """-------------------------------------------------------------------------------------------------------- captures
@@ -351,6 +355,14 @@ class CaptureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.DeleteCaptureResponse, _abc.Awaitable[_inference_pb2.DeleteCaptureResponse]]:
         """Removes a kept capture."""
+
+    @_abc_1.abstractmethod
+    def GetCapturedTensor(
+        self,
+        request: _inference_pb2.GetCapturedTensorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.GetCapturedTensorResponse], _abc.AsyncIterator[_inference_pb2.GetCapturedTensorResponse]]:
+        """Sends one tensor of a kept capture that is whole, or a range of its bytes."""
 
 def add_CaptureServiceServicer_to_server(servicer: CaptureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -24,7 +24,8 @@ async def create_chat_completion_with_activations(
     body: ActivationCompletionRequest, request: Request, client: Client
 ) -> Response:
     """Answers a conversation with the activations, whole or, with `stream`, as one line of JSON for every token."""
-    turn = Turn(client, body, RequestedHooks(body.activation_hooks or ()))
+    hooks = RequestedHooks(body.activation_hooks or ())
+    turn = Turn(client, body, hooks, form=body.form, capture_id=body.capture_id)
     if body.stream:
         return await streamed(request, turn, ndjson(lines(turn)), NDJSON)
     return await at_once(request, turn, whole_with_activations(turn, logprobs=bool(body.logprobs)))

@@ -10,13 +10,39 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from neuroscope.aio import AsyncClient
-from neuroscope_gateway import activations, chat, errors, health, hooks, models, reference, traces
+from neuroscope_gateway import (
+    activations,
+    captures,
+    chat,
+    completions,
+    errors,
+    health,
+    hooks,
+    models,
+    presets,
+    reference,
+    responses,
+    traces,
+)
+from neuroscope_gateway.admission import Admission, Keys
 from neuroscope_gateway.errors import FaultGuard
 from neuroscope_gateway.security import Guard
 from neuroscope_gateway.settings import GatewaySettings
 from neuroscope_gateway.tracing import Tracing
 
-ROUTERS = (health.router, models.router, chat.router, activations.router, hooks.router, traces.router, reference.router)
+ROUTERS = (
+    health.router,
+    models.router,
+    chat.router,
+    completions.router,
+    responses.router,
+    activations.router,
+    captures.router,
+    hooks.router,
+    presets.router,
+    traces.router,
+    reference.router,
+)
 
 
 def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient | None = None) -> FastAPI:
@@ -49,7 +75,10 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
                 hosts=chosen.hosts(),
                 origins=chosen.allowed_origins,
                 max_body_bytes=chosen.max_body_bytes,
+                body_timeout_s=chosen.body_timeout_seconds,
             ),
+            Middleware(Keys, keys=chosen.api_keys),
+            Middleware(Admission, max_requests=chosen.max_concurrent_requests),
             Middleware(FaultGuard),
         ],
         # FastAPI's pages run scripts of a public server, which would read activations as this gateway's own page;

@@ -23,6 +23,5 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
     """Answers a conversation, whole or, with `stream`, as Server-Sent Events."""
     turn = Turn(client, body)
     if body.stream:
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(request, turn, sse(chunks(turn, include_usage=include_usage)), SSE)
+        return await streamed(request, turn, sse(chunks(turn, include_usage=body.include_usage)), SSE)
     return await at_once(request, turn, whole(turn, logprobs=bool(body.logprobs)))

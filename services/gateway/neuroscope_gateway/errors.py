@@ -29,12 +29,15 @@ logger = logging.getLogger(__name__)
 
 INVALID_REQUEST = "invalid_request_error"
 CLIENT_CLOSED_REQUEST = 499
+RETRY_AFTER_SECONDS = "1"
+"""When a client may ask again after 429 and 503: streams end within seconds, and a service that drains is replaced."""
+_RETRIED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _CODES_OF_KINDS = {
     UNSUPPORTED: UNSUPPORTED,
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_parameter",
 }
-_CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "request_too_large"}
+_CODES = {404: "unknown_route", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}
 
 
 def body(message: str, *, kind: str = INVALID_REQUEST, param: str | None = None, code: str) -> dict[str, Any]:
@@ -95,7 +98,8 @@ class FaultGuard:
 
 def _tree_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MLXIntegrationError)
-    return JsonResponse(body_of(error), error.http_status)
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if error.http_status in _RETRIED else None
+    return JsonResponse(body_of(error), error.http_status, headers=headers)
 
 
 def _http_error(request: Request, error: Exception) -> Response:

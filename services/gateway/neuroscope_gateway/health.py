@@ -39,7 +39,8 @@ async def health(request: Request, client: Client) -> Response:
                 f"no inference service answered at {target} within {TIMEOUT_S:g} s. Start one with `neuroscope up`"
             )
         failure = {"status": "unavailable"} | state | {"models": list[str]()} | errors.body_of(error)
-        return JsonResponse(failure, HTTPStatus.SERVICE_UNAVAILABLE)
+        headers = {"Retry-After": errors.RETRY_AFTER_SECONDS}
+        return JsonResponse(failure, HTTPStatus.SERVICE_UNAVAILABLE, headers=headers)
     numbers = {name: getattr(workload, name) for name in Workload.model_fields}
     names = [model.model_id for model in models]
     return JsonResponse({"status": "healthy"} | state | {"models": names, "workload": numbers})

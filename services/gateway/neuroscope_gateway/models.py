@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
+from neuroscope_gateway.captures import axis_name
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.schemas import models as schemas
 from neuroscope_gateway.service import ERRORS, Client
@@ -50,6 +51,17 @@ async def get_model(model_id: str, client: Client) -> schemas.ModelDetail:
     )
 
 
+@router.delete("/{model_id:path}")
+async def delete_model(model_id: str, client: Client) -> schemas.DeletedModel:
+    """Frees a loaded model. What runs on it ends with 503; its files stay where they are."""
+    try:
+        await client.unload_model(model_id)
+    except MLXIntegrationError as error:
+        error.field = "model"
+        raise
+    return schemas.DeletedModel(id=model_id)
+
+
 def _fields(model: inference_pb2.Model) -> dict[str, Any]:
     return {
         "id": model.model_id,
@@ -81,7 +93,7 @@ def _point(point: inference_pb2.HookPoint) -> schemas.HookPoint:
         is_input=point.site.side == site_pb2.SIDE_INPUT,
         available=point.available,
         reason=point.reason,
-        axes=[tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower() for axis in point.axes],
+        axes=[axis_name(axis) for axis in point.axes],
         dtype=_dtype(point.dtype),
         module_path=point.module_path,
     )

@@ -7,7 +7,7 @@ A user who asks for `attention` gets `attention` back, not the service's own `at
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neuroscope import sites
@@ -17,7 +17,7 @@ from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
 from neuroscope_gateway.schemas.hooks import ActivationHook
 
 _INDEXED = re.compile(r"(hooks|hook_ids)\[(\d+)\](.*)")
-_MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
+_BIAS = re.compile(r"logit_bias\[\d+\]")
 _SITE_FIELDS = {
     ".hook_id": "hook_id",
     ".site.component": "component",
@@ -115,21 +115,22 @@ def to_rest(specs: Sequence[inference_pb2.HookSpec]) -> list[ActivationHook]:
     ]
 
 
-def param_of(field: str, hooks: RequestedHooks, aliases: Mapping[str, str]) -> str:
+def param_of(
+    field: str, hooks: RequestedHooks, aliases: Mapping[str, str], prompt_param: Callable[[str], str] = str
+) -> str:
     """The REST parameter of a field of an inference request.
 
     Args:
         field: path such as `prompts[0].chat.messages[1].role`, `sampling.max_tokens` or `hooks[0].site.layer`.
         hooks: the hooks of the request.
         aliases: REST names that differ from the last part of the field.
+        prompt_param: the REST name of a field of the prompts.
     """
     if found := hooks.param(field):
         return found
-    if match := _MESSAGE.search(field):
-        return match[0]
     if field.startswith("prompt"):
-        return "messages"
-    name = field.removeprefix("sampling.")
+        return prompt_param(field)
+    name = _BIAS.sub("logit_bias", field.removeprefix("sampling."))
     return aliases.get(name, name)
 
 

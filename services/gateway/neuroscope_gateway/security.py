@@ -6,6 +6,7 @@ there. So the gateway answers only under its own names, and only pages of allowe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -19,6 +20,20 @@ from neuroscope_gateway import errors
 from neuroscope_gateway.json import JsonResponse
 
 METHODS = "GET, POST, DELETE, OPTIONS"
+EXPOSED_HEADERS = ", ".join(
+    (
+        "x-request-id",
+        "retry-after",
+        "accept-ranges",
+        "content-length",
+        "content-range",
+        "etag",
+        "x-neuroscope-dtype",
+        "x-neuroscope-shape",
+        "x-neuroscope-axes",
+    )
+)
+"""What pages may read of an answer besides what they may always read."""
 PREFLIGHT_SECONDS = "600"
 ANY = "*"
 
@@ -26,11 +41,14 @@ ANY = "*"
 class Guard:
     """Middleware: refuses foreign hosts, foreign origins and large bodies; answers preflights; sets CORS headers."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], origins: Iterable[str], max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Iterable[str], origins: Iterable[str], max_body_bytes: int, body_timeout_s: float
+    ) -> None:
         self.app = app
         self.hosts = frozenset(hosts)
         self.origins = frozenset(origins)
         self.max_body_bytes = max_body_bytes
+        self.body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs a request."""
@@ -48,7 +66,7 @@ class Guard:
                 await _preflight(headers)(scope, receive, _with_cors(send, origin))
                 return
             send = _with_cors(send, origin)
-        await self.app(scope, _limited(receive, self.max_body_bytes), send)
+        await self.app(scope, _limited(receive, self.max_body_bytes, self.body_timeout_s), send)
 
     def _refusal(self, headers: Headers, origin: str | None) -> Response | None:
         host = headers.get("host", "")
@@ -94,20 +112,28 @@ def _with_cors(send: Send, origin: str) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = "x-request-id"
+            headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
             headers.add_vary_header("Origin")
         await send(message)
 
     return sending
 
 
-def _limited(receive: Receive, max_bytes: int) -> Receive:
-    """Counts a body that came without Content-Length."""
+def _limited(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
+    """Counts a body that came without Content-Length, and waits for a slow one no longer than allowed."""
     received = 0
+    deadline_s: float | None = asyncio.get_running_loop().time() + timeout_s  # None: all of it is there
 
     async def receiving() -> Message:
-        nonlocal received
-        message = await receive()
+        nonlocal received, deadline_s
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                message = await receive()
+        except TimeoutError:
+            told = f"The body had not arrived after {timeout_s:g} s; see the setting body_timeout_seconds."
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, told, {"Connection": "close"}) from None
+        if not message.get("more_body"):
+            deadline_s = None
         if message["type"] == "http.request":
             received += len(message.get("body", b""))
             if received > max_bytes:

@@ -7,7 +7,7 @@ there: SSE without [DONE], NDJSON without a line that has a finish_reason.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -92,6 +92,25 @@ async def sse(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[b
             yield b"data: " + dumps(value) + b"\n\n"
     if not failed:
         yield _DONE
+
+
+async def named_events(
+    objects: AsyncGenerator[dict[str, Any], None], failed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> AsyncGenerator[bytes, None]:
+    """Objects as Server-Sent Events that are named by their `type`; nothing marks their end.
+
+    Args:
+        objects: events, each with a `type`.
+        failed: makes an event of an error's JSON.
+    """
+    async with aclosing(_until_error(objects)) as told:
+        async for item in _with_silences(told):
+            if item is None:
+                yield _KEEPALIVE
+                continue
+            value, is_error = item
+            event = failed(value) if is_error else value
+            yield b"event: " + str(event["type"]).encode() + b"\ndata: " + dumps(event) + b"\n\n"
 
 
 async def ndjson(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:

@@ -1,14 +1,16 @@
-"""Activations as JSON: nested lists of numbers, written by orjson straight from the received bytes.
+"""Activations as JSON: nested lists of numbers, base64 of their bytes, or what they are and where the bytes can be had.
 
-bfloat16 and float16 are widened to float32, which changes no value; `dtype` keeps the true name. A float32 is written
-with the fewest digits that give the same float32 again. NaN and infinity have no JSON, so a tensor that holds one is
-refused rather than altered.
+In lists bfloat16 and float16 are widened to float32, which changes no value; `dtype` keeps the true name. A float32 is
+written with the fewest digits that give the same float32 again. NaN and infinity have no JSON, so a list with one is
+refused rather than altered; base64 carries them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,25 +18,49 @@ import orjson
 from neuroscope.errors import DataConversionError
 from neuroscope.frames import TensorPiece
 from neuroscope.tensors import Array, dtype_name
+from neuroscope.v1 import tensor_pb2
 from neuroscope_gateway.requested import Named
+from neuroscope_gateway.schemas.chat import Form
 
 LEAF_BYTES = 256 * 1024
 """Bytes of a tensor that are written in one go, some 10 ms; other requests run in between."""
+_BASE64_BYTES = 3 * 1024 * 1024  # a multiple of 3, so that the parts join
 _NATIVE = frozenset("fiub")
 
 
-async def activation(piece: TensorPiece, named: Named) -> orjson.Fragment:
-    """The seven keys of one captured tensor, or of one piece of it.
+async def activations(
+    pieces: Sequence[TensorPiece], named: Named, *, form: Form, choice: int | None, url: str
+) -> list[orjson.Fragment]:
+    """What the answer says of one tensor of one step: an object for each piece of it, as metadata one for all.
+
+    Args:
+        pieces: of one step and row, in the order of their positions.
+        named: how the request called the tensor.
+        form: how its values are written.
+        choice: the answer that it belongs to; None where there is one only.
+        url: where its bytes can be had, as metadata.
 
     Raises:
-        DataConversionError: the tensor holds NaN or infinity.
+        DataConversionError: a list would hold NaN or infinity.
     """
+    which: dict[str, Any] = {} if choice is None else {"choice": choice}
+    if form == "metadata":
+        return [orjson.Fragment(orjson.dumps(_described(pieces, named) | {"data": None, "url": url} | which))]
+    return [await _activation(piece, named, form, which) for piece in pieces]
+
+
+async def _activation(piece: TensorPiece, named: Named, form: Form, which: dict[str, Any]) -> orjson.Fragment:
+    described = _described([piece], named) | which
+    if form == "base64":
+        data = b'"' + b"".join([part async for part in _base64(piece.array)]) + b'"'
+        return orjson.Fragment(orjson.dumps(described | {"data": orjson.Fragment(data)}))
     array = _widened(piece.array)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         side = "input" if named.is_input else "output"
         raise DataConversionError(
             f"hook {piece.spec.hook_id!r}: the {side} of {named.component} at {named.layer_name or 'the model'} holds"
-            f" NaN or infinity in step {piece.step}, which JSON cannot carry; capture it over gRPC",
+            f" NaN or infinity in step {piece.step}, which a list in JSON cannot carry; set"
+            " activation_format to base64",
             field=named.param,
         )
     parts: list[bytes] = []
@@ -42,19 +68,33 @@ async def activation(piece: TensorPiece, named: Named) -> orjson.Fragment:
         parts.append(part)
         if len(part) > LEAF_BYTES:
             await asyncio.sleep(0)
-    return orjson.Fragment(
-        orjson.dumps(
-            {
-                "hook_id": piece.spec.hook_id,
-                "layer_name": named.layer_name,
-                "component": named.component,
-                "shape": list(array.shape),
-                "dtype": dtype_name(piece.spec.dtype),
-                "is_input": named.is_input,
-                "data": orjson.Fragment(b"".join(parts)),
-            }
-        )
-    )
+    return orjson.Fragment(orjson.dumps(described | {"data": orjson.Fragment(b"".join(parts))}))
+
+
+def _described(pieces: Sequence[TensorPiece], named: Named) -> dict[str, Any]:
+    """The keys of the format that say what a tensor is; its shape is that of the joined pieces."""
+    spec = pieces[0].spec
+    shape = list(pieces[0].array.shape)
+    if len(pieces) > 1:
+        extents = zip(spec.axes, zip(*(piece.array.shape for piece in pieces), strict=True), strict=True)
+        shape = [sum(of) if axis == tensor_pb2.AXIS_POSITION else max(of) for axis, of in extents]
+    return {
+        "hook_id": spec.hook_id,
+        "layer_name": named.layer_name,
+        "component": named.component,
+        "shape": shape,
+        "dtype": dtype_name(spec.dtype),
+        "is_input": named.is_input,
+    }
+
+
+async def _base64(array: Array) -> AsyncGenerator[bytes, None]:
+    """The base64 of an array's bytes, little-endian and row-major, in parts that other requests run in between."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    for start in range(0, data.nbytes, _BASE64_BYTES):
+        if start:
+            await asyncio.sleep(0)
+        yield b64encode(data[start : start + _BASE64_BYTES])
 
 
 def _widened(array: Array) -> Array:

@@ -1,13 +1,13 @@
-"""One answer of the assistant: a generation of the inference service, read as deltas.
+"""One request for text: a generation of the inference service, read as deltas.
 
-JSON, SSE and NDJSON are three ways to write down what a turn yields.
+Chat completions, text completions and responses are three ways to write down what a turn yields.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,20 +16,22 @@ import orjson
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
+from neuroscope.frames import TensorPiece
 from neuroscope.generation import AsyncGeneration
 from neuroscope.stream import GeneratedToken
 from neuroscope_gateway import logprobs, tensors
 from neuroscope_gateway.requested import Named, RequestedHooks, param_of, tell
 from neuroscope_gateway.requested_edits import RequestedInterventions
-from neuroscope_gateway.schemas.chat import ChatCompletionRequest
-
-_UINT64 = 2**64
+from neuroscope_gateway.schemas.chat import Form
+from neuroscope_gateway.schemas.generation import GenerationRequest
 
 
 @dataclass(slots=True)
 class Delta:
-    """What one token adds to the answer."""
+    """What one token adds to an answer."""
 
+    row: int
+    """The answer: prompt * n + i."""
     text: str
     finish_reason: str | None
     logprob: dict[str, Any] | None = None
@@ -40,15 +42,27 @@ class Turn:
     """A generation for one request. Close it once it has begun, whatever happens: that cancels it if it still runs.
 
     Attributes:
-        id: `chatcmpl-...`.
+        id: `chatcmpl-...`, or with another prefix.
+        rows: answers that are generated.
+        capture_id: where the stream is kept; None where it is not.
         created: Unix time in seconds.
         model: the model that answers; known once the turn has begun.
     """
 
     def __init__(
-        self, client: AsyncClient, request: ChatCompletionRequest, hooks: RequestedHooks | None = None
+        self,
+        client: AsyncClient,
+        request: GenerationRequest,
+        hooks: RequestedHooks | None = None,
+        *,
+        prefix: str = "chatcmpl-",
+        form: Form = "list",
+        capture_id: str | None = None,
     ) -> None:
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.id = f"{prefix}{uuid.uuid4().hex}"
+        self.rows = request.choices
+        self.capture_id = self.id if form == "metadata" and capture_id is None else capture_id
+        self._form: Form = form
         self.created = int(time.time())
         self.model = request.model or ""
         self._client = client
@@ -58,8 +72,8 @@ class Turn:
         self._edits = RequestedInterventions(request.interventions or ())
         self._named: dict[int, Named] = {}  # by plan index
         self._spelt: dict[int, str] = {}
-        limit = "max_completion_tokens" if request.max_tokens is None else "max_tokens"
-        self._aliases = {"model_id": "model", "max_tokens": limit}
+        self._aliases = {"model_id": "model", "max_tokens": request.limit[0], "rows_per_prompt": "n"}
+        self._aliases |= {"generation_id": "capture_id", "resumable": "capture_id"}
         cache = "cache_quantization"
         self._aliases |= {cache: "kv_bits", f"{cache}.bits": "kv_bits", f"{cache}.group_size": "kv_group_size"}
 
@@ -73,14 +87,17 @@ class Turn:
             if self._hooks.hook_ids:
                 self._hooks.know(await self._client.hooks())
             self._generation = self._client.generate(
-                [{"role": message.speaker, "content": message.content} for message in self._request.messages],
+                self._request.prompts,
                 hooks=self._hooks.specs,
                 hook_ids=self._hooks.hook_ids,
                 interventions=self._edits.messages,
                 keep=False,
-                **_sampling(self._request),
+                resumable=self.capture_id is not None,
+                generation_id=self.capture_id or "",
+                **self._request.sampling(),
             )
-            self.model = (await self._generation.start()).model_id
+            started = await self._generation.start()
+            self.model, self.rows = started.model_id, len(started.prompts)
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """The answer, token by token.
@@ -109,12 +126,24 @@ class Turn:
         return self._generation
 
     async def _delta(self, token: GeneratedToken) -> Delta:
-        delta = Delta(token.text, token.finish_reason or None)
-        if self._request.logprobs:
-            delta.logprob = await logprobs.entry(token, self._request.top_logprobs or 0, self._spell)
+        delta = Delta(token.row, token.text, token.finish_reason or None)
+        if self._request.alternatives is not None:
+            delta.logprob = await logprobs.entry(token, self._request.alternatives, self._spell)
         for hook_id, pieces in token.activations.items():
-            delta.activations[hook_id] = [await tensors.activation(piece, self._name(piece.spec)) for piece in pieces]
+            written = delta.activations[hook_id] = list[orjson.Fragment]()
+            for own in _grouped(pieces) if self._form == "metadata" else [[piece] for piece in pieces]:
+                written += await tensors.activations(
+                    own,
+                    self._name(own[0].spec),
+                    form=self._form,
+                    choice=token.row if self.rows > 1 else None,
+                    url=self._url(own[0]),
+                )
         return delta
+
+    def _url(self, piece: TensorPiece) -> str:
+        where = f"{self.capture_id}/{piece.spec.plan_index}?step={piece.step}&row={piece.row}"
+        return f"/v1/activations/captures/{where}"
 
     def _name(self, spec: Any) -> Named:
         named = self._named.get(spec.plan_index)
@@ -123,6 +152,7 @@ class Turn:
         return named
 
     async def _spell(self, token_id: int) -> str:
+        """The text of a token by itself."""
         if token_id not in self._spelt:
             self._spelt[token_id] = await self._client.detokenize([token_id], model_id=self.model)
         return self._spelt[token_id]
@@ -133,27 +163,18 @@ class Turn:
             yield
         except MLXIntegrationError as error:
             if error.field:
-                param = self._edits.param(error.field) or param_of(error.field, self._hooks, self._aliases)
+                param = self._edits.param(error.field) or param_of(
+                    error.field, self._hooks, self._aliases, self._request.prompt_param
+                )
                 tell(error, param)
             elif isinstance(error, ModelNotFoundError):
                 error.field = "model"
             raise
 
 
-def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
-    """The arguments of `generate`; what the request leaves out keeps the client's default."""
-    wanted = {
-        "model_id": request.model,
-        "max_tokens": request.max_completion_tokens or request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "top_k": request.top_k,
-        "min_p": request.min_p,
-        "seed": None if request.seed is None else request.seed % _UINT64,
-        "stop": request.stop,
-        "kv_bits": request.kv_bits,
-        "kv_group_size": request.kv_group_size,
-        # One at least, because the alternatives carry the tokens' texts.
-        "top_logprobs": max(1, request.top_logprobs or 0) if request.logprobs else None,
-    }
-    return {name: value for name, value in wanted.items() if value is not None}
+def _grouped(pieces: Sequence[TensorPiece]) -> list[list[TensorPiece]]:
+    """The pieces of each tensor."""
+    groups: dict[int, list[TensorPiece]] = {}
+    for piece in pieces:
+        groups.setdefault(piece.spec.plan_index, []).append(piece)
+    return list(groups.values())

@@ -70,7 +70,7 @@ class InferenceSettings(BaseSettings):
     cache_self_tests: bool = Field(
         True, description="Keep verdicts of the self-test in the user's cache, for models whose files did not change."
     )
-    max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
+    max_prompts: int = Field(256, ge=1, description="Most prompts of one request, and most rows.")
     max_streams_per_client: int = Field(
         64, ge=1, description="Most streams of one client at a time; a client is an address, and the gateway is one."
     )

@@ -1,4 +1,4 @@
-"""Answers that belong to no resource: health and errors."""
+"""Answers, and parts of them, that belong to no resource: health, usage, errors."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ class Health(BaseModel):
     inference: str
     models: list[str]
     workload: Workload | None = None
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
 
 class ErrorBody(BaseModel):

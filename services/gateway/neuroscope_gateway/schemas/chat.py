@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from neuroscope.intervention_forms import InterventionForm
+from neuroscope.prompts import PromptLike
 from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
+from neuroscope_gateway.schemas.answers import Usage
+from neuroscope_gateway.schemas.generation import ChoicesRequest
 from neuroscope_gateway.schemas.hooks import HookOrId
-from neuroscope_gateway.schemas.interventions import EXAMPLES
 from neuroscope_gateway.schemas.neutral import Only
 
-
-def _texts(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+Form = Literal["list", "base64", "metadata"]
+CAPTURE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
+_MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
 
 
 def _content(value: Any) -> Any:
@@ -60,54 +62,19 @@ class ChatMessage(Strict):
         return "system" if self.role == "developer" else self.role
 
 
-class StreamOptions(Strict):
-    """Options of a streamed answer."""
-
-    include_usage: bool | None = False
-    """Sends the token counts in a last chunk."""
-    include_obfuscation: bool | None = None
-    """Accepted; nothing is padded."""
-
-
-class ChatCompletionRequest(Strict):
-    """A chat completion as OpenAI's clients ask for it, with top_k, min_p, kv_bits and interventions besides."""
+class ChatCompletionRequest(ChoicesRequest):
+    """A chat completion as OpenAI's clients ask for it, with what `GenerationRequest` has besides."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    model: Text | None = None
-    """A loaded model; absent: the one that was loaded first."""
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
     """Most tokens to generate; absent: the server's default."""
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
     """The older name of max_completion_tokens."""
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    """0, the default: always the likeliest token, so that captures can be repeated."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    """Keeps the smallest set of tokens whose probability reaches this."""
-    top_k: int | None = Field(default=None, ge=0, le=MAX_INT32)
-    """Keeps this many likeliest tokens; 0: all."""
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    """Keeps tokens with at least this share of the likeliest token's probability."""
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
-    """Seed of the draws; a negative one is read modulo 2^64."""
-    stop: Annotated[
-        list[Annotated[Text, Field(min_length=1)]] | None,
-        BeforeValidator(_texts, json_schema_input_type=str | list[str] | None),
-    ] = None
-    """Texts that end the generation; they are not part of the answer."""
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Likeliest alternatives per token; needs logprobs."""
-    kv_bits: int | None = Field(default=None, ge=2, le=8)
-    """Keeps keys and values in so many bits: 2, 3, 4, 5, 6 or 8; absent: as they are."""
-    kv_group_size: int | None = Field(default=None, ge=32, le=128)
-    """Numbers that share a scale: 32, 64 (the default) or 128."""
-    interventions: list[InterventionForm] | None = Field(default=None, examples=[EXAMPLES])
-    """Edits of activations while the answer is computed, in the order in which they apply."""
 
     # Without effect on the answer.
-    user: Text | None = None
     metadata: dict[str, Any] | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
@@ -117,11 +84,7 @@ class ChatCompletionRequest(Strict):
     parallel_tool_calls: bool | None = None
 
     # With an effect that the engine does not have.
-    n: Annotated[Any, Only(1)] = None
     store: Annotated[Any, Only(False)] = None
-    presence_penalty: Annotated[Any, Only(0)] = None
-    frequency_penalty: Annotated[Any, Only(0)] = None
-    logit_bias: Annotated[Any, Only({})] = None
     response_format: Annotated[Any, Only({"type": "text"})] = None
     modalities: Annotated[Any, Only(["text"])] = None
     tools: Annotated[Any, Only([])] = None
@@ -137,12 +100,32 @@ class ChatCompletionRequest(Strict):
     def _agree(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
             raise PydanticCustomError(INVALID, "This needs logprobs: true", {"param": "top_logprobs"})
-        if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError(INVALID, "This needs stream: true", {"param": "stream_options"})
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise PydanticCustomError(INVALID, "This and max_completion_tokens differ", {"param": "max_tokens"})
         return self
+
+    @property
+    def prompts(self) -> PromptLike:
+        """The conversation."""
+        return [{"role": message.speaker, "content": message.content} for message in self.messages]
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        """Most tokens to generate, under the name that was used."""
+        if self.max_tokens is None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return "max_tokens", self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Likeliest alternatives wanted for each token; None where no probability is."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def prompt_param(self, field: str) -> str:
+        """`messages[0].role` of `prompts[0].chat.messages[0].role`."""
+        match = _MESSAGE.search(field)
+        return match[0] if match else "messages"
 
 
 class ActivationCompletionRequest(ChatCompletionRequest):
@@ -150,6 +133,17 @@ class ActivationCompletionRequest(ChatCompletionRequest):
 
     activation_hooks: list[HookOrId] | None = None
     """What to capture: hook objects, and ids of registered hooks."""
+    activation_format: Form | None = "list"
+    """How values are written: nested lists of numbers, base64 of their bytes (little-endian, row-major, of `dtype`), or
+    not at all, with a `url` that has them."""
+    capture_id: Annotated[Text, Field(pattern=CAPTURE_ID)] | None = None
+    """Keeps the stream under this name for a while, for `/v1/activations/captures/{capture_id}`. With `metadata` it is
+    kept in any case, under the completion's id unless this names another."""
+
+    @property
+    def form(self) -> Form:
+        """How values are written."""
+        return self.activation_format or "list"
 
 
 class Message(BaseModel):
@@ -160,7 +154,7 @@ class Message(BaseModel):
 
 
 class TokenLogprob(BaseModel):
-    """A token and the natural logarithm of its probability, before temperature and filters."""
+    """A token and the natural logarithm of its probability by the model, before bias, penalties and filters."""
 
     token: str
     logprob: float
@@ -183,18 +177,10 @@ class Logprobs(BaseModel):
 class Choice(BaseModel):
     """A finished answer."""
 
-    index: Literal[0] = 0
+    index: int
     message: Message
     logprobs: Logprobs | None = None
     finish_reason: Literal["stop", "length"]
-
-
-class Usage(BaseModel):
-    """Tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class ChatCompletion(BaseModel):
@@ -218,11 +204,17 @@ class CapturedActivation(BaseModel):
     dtype: str
     """The type that was captured; bfloat16 and float16 stand in `data` as the float32 numbers of the same value."""
     is_input: bool
-    data: list[Any]
-    """Nested list of `shape`."""
+    data: list[Any] | str | None
+    """Nested list of `shape`, base64, or null."""
+    url: str = ""
+    """As metadata: where the bytes can be had."""
+    choice: int = 0
+    """With `n` above 1: the choice that it belongs to."""
 
 
 class ActivationCompletion(ChatCompletion):
     """A chat completion and what its hooks saw, in step order."""
 
+    capture_id: str | None = None
+    """Where the stream is kept; absent where it is not."""
     activations: dict[str, list[CapturedActivation]]

@@ -92,6 +92,14 @@ class ModelDetail(Model):
     self_test: SelfTest
 
 
+class DeletedModel(BaseModel):
+    """The model that was freed."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
 class LoadedModel(Model):
     """The model that was loaded."""
 

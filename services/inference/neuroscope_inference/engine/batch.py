@@ -60,7 +60,7 @@ class Batch:
         for slot, (row, span) in enumerate(zip(rows, spans, strict=True)):
             own = logits[slot : slot + 1]
             pending = row.forward.take(tap, span, None if self._cache is None else slot, own)
-            draw = row.sampler.draw(own[:, -1], row.index, span.step)
+            draw = row.draw(own[:, -1], span.step)
             arrays += row.launch(pending, draw, outcomes[slot], len(rows), undo[slot]).arrays
         return arrays
 

@@ -21,7 +21,7 @@ from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reads import CapturePlan
 from neuroscope_inference.engine.results import Pending, StepResult
-from neuroscope_inference.engine.sampling import Draw, Sampler
+from neuroscope_inference.engine.sampling import Draw
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.steering import Steering
 from neuroscope_inference.engine.tap import Tap
@@ -164,9 +164,9 @@ class Forward:
             yield Span(row, 0, body, 1, length)
 
     def prefill(
-        self, prompt: Sequence[int], span: Span, cache: Cache, sampler: Sampler | None = None
+        self, prompt: Sequence[int], span: Span, cache: Cache, draws: Callable[[mx.array], Draw] | None = None
     ) -> tuple[list[Pending], Draw | None]:
-        """Computes one chunk; with a sampler it also draws the first token.
+        """Computes one chunk. What draws the first token gets the last logits, (1, vocab), lazy.
 
         Raises:
             DataConversionError: an edit made numbers that are not finite.
@@ -175,8 +175,8 @@ class Forward:
         started = time.perf_counter()
         span_of = telemetry.part("prefill", self.context)
         with span_of as recorded, memory.watched(self.memory_limit_bytes):
-            pending, logits, outcome = self.build(prompt, span, cache, cuts=sampler is not None and self._cuts)
-            draw = sampler.draw(logits[:, -1], span.row, 0) if sampler is not None and logits is not None else None
+            pending, logits, outcome = self.build(prompt, span, cache, cuts=draws is not None and self._cuts)
+            draw = draws(logits[:, -1]) if draws is not None and logits is not None else None
             held = [p.array for p in pending] + outcome.arrays
             mx.eval(held, draw.arrays if draw else [], [layer.state for layer in cache])
             recorded.set_attribute(telemetry.STEP, 0)

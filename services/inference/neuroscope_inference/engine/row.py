@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
 from neuroscope import telemetry
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import number, of_numpy
 from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.edits import Outcome
 from neuroscope_inference.engine.forward import Forward
@@ -40,13 +43,13 @@ class Flight:
 
 
 class Row:
-    """One prompt of a generation.
+    """One row of a generation: a prompt, or one of several continuations of it.
 
     Args:
         forward: runs the model.
         sampler: draws tokens.
-        row: which prompt it is.
-        prompt: its token ids.
+        row: which one it is.
+        prompt: token ids of its prompt.
     """
 
     def __init__(self, forward: Forward, sampler: Sampler, row: int, prompt: Sequence[int]) -> None:
@@ -72,6 +75,8 @@ class Row:
         self._landed: Draw | None = None
         self._steps = 0
         self._drawn: list[int] = []
+        self._tokens = array("i", prompt)
+        self._first_logits: mx.array | None = None
 
     @property
     def last(self) -> Draw:
@@ -107,9 +112,44 @@ class Row:
         """Computes a chunk; the last one draws the first token. Only the result holds the memory of what was read."""
         if span.end < len(self._prompt):
             return self.forward.chunk(self._prompt, cache, span)
-        pending, draw = self.forward.prefill(self._prompt, span, cache, self.sampler)
+        pending, draw = self.forward.prefill(self._prompt, span, cache, self._draw_first)
         if draw is None:
             raise AssertionError("a generation runs all layers")
+        return self._begin(pending, draw)
+
+    def prefill_like(self, other: Row) -> StepResult:
+        """Begins where another row of the same prompt began, which has just been prefilled and read nothing there."""
+        if other.cache is None or other._first_logits is None:
+            raise AssertionError("rows of one prompt begin one after the other")
+        self.cache = copy.deepcopy(other.cache)  # arrays are shared, not copied
+        draw = self.draw(other._first_logits, 0)
+        mx.eval(draw.arrays)
+        return self._begin([], draw)
+
+    def settle(self) -> None:
+        """Forgets what only `prefill_like` needs."""
+        self._first_logits = None
+
+    def draw(self, logits: mx.array, step: int) -> Draw:
+        """Draws the row's next token from its logits (1, vocab), lazy."""
+        return self.sampler.draw(logits, self.index, step, self._counted())
+
+    def _counted(self) -> mx.array | None:
+        """What penalties count, (n,): the tokens that are known, and those that have been drawn and not landed yet."""
+        penalties = self.sampler.penalties
+        if not penalties.look_back:
+            return None
+        known = np.frombuffer(self._tokens, np.int32)[len(self._prompt) if penalties.generated_only else 0 :]
+        drawn = [flight.draw.token.astype(mx.int32) for flight in self.flights]
+        return mx.concatenate([of_numpy(known[-penalties.context_size :]), *drawn])
+
+    def _draw_first(self, logits: mx.array) -> Draw:
+        if self.sampler.rows_per_prompt > 1:
+            self._first_logits = logits
+        return self.draw(logits, 0)
+
+    def _begin(self, pending: list[Pending], draw: Draw) -> StepResult:
+        """Lands the first token."""
         self._last, self._steps = draw, 1
         with telemetry.part("sample", self.forward.context) as recorded:
             result = self.land(Flight(0, pending, draw, Outcome()))
@@ -181,6 +221,7 @@ class Row:
     def _token(self, step: int, draw: Draw) -> pb.TokenEvent:
         token_id = int(number(draw.token))
         self._drawn.append(token_id)
+        self._tokens.append(token_id)
         event = pb.TokenEvent(row=self.index, step=step, token_id=token_id, logprob=number(draw.logprob))
         for alternative, logprob in draw.alternatives():
             text = self.forward.model.text_of(alternative)

@@ -34,7 +34,7 @@ class Run:
 
     Args:
         forward: runs the model.
-        prompts: token ids, a row each.
+        prompts: token ids, of each row.
         credit: how far it may go.
         max_new_tokens: tokens that a generation may make.
     """
@@ -57,8 +57,19 @@ class Run:
         """Reads every prompt up to its first token; then the rows that go on, for the decoder."""
         self._rows = [Row(self.forward, sampler, row, prompt) for row, prompt in enumerate(self.prompts)]
         for row in self.forward.steering.current.row_order:
-            yield from self._rows[row].prefill()
+            first = self._rows[row - row % sampler.rows_per_prompt]
+            if first is not self._rows[row] and self._is_unobserved(row):
+                yield self._rows[row].prefill_like(first)
+            else:
+                yield from self._rows[row].prefill()
+        for row in self._rows:
+            row.settle()
         yield [row for row in self._rows if row.wants_more]
+
+    def _is_unobserved(self, row: int) -> bool:
+        """Whether nothing reads or edits a row's prompt, so that rows of the same prompt need not compute it again."""
+        length = len(self.prompts[row])
+        return not self.forward.steering.has_edits and self.forward.plan.first_read(row, length) == length
 
     def steer(self, plan: EditPlan) -> int:
         """Replaces the edits of a generation from its next step on; gives that step. On the engine's thread.

@@ -1,4 +1,4 @@
-"""Drawing a token from logits: a key per request, row and step, so that a draw depends on nothing else.
+"""Drawing a token from logits: a key per seed, prompt and step, so that a draw depends on nothing else.
 
 mlx-lm's samplers share one global random state and filter before temperature; here temperature comes first, then top-k,
 top-p and min-p, the order of Hugging Face and vLLM.
@@ -18,10 +18,12 @@ import xxhash
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine.penalties import Penalties
 
 DEFAULT_MAX_TOKENS = 256
 MAX_TOP_LOGPROBS = 100
 _MAX_STOP_TEXTS = 16
+_SEEDS = 2**64
 _LOWEST_TEMPERATURE = 1e-30  # float32 has no smaller ones to divide by; it is greedy long before
 
 
@@ -39,6 +41,8 @@ class Sampler:
     stop_token_ids: frozenset[int]
     ignore_eos: bool
     top_logprobs: int
+    rows_per_prompt: int
+    penalties: Penalties
 
     @classmethod
     def of(cls, message: pb.Sampling) -> Sampler:
@@ -72,13 +76,23 @@ class Sampler:
             stop_token_ids=frozenset(message.stop_token_ids),
             ignore_eos=message.ignore_eos,
             top_logprobs=message.top_logprobs,
+            rows_per_prompt=message.rows_per_prompt or 1,
+            penalties=Penalties.of(message),
         )
 
-    def draw(self, logits: mx.array, row: int, step: int) -> Draw:
-        """Draws from the logits (1, vocab) of one row; everything stays lazy."""
+    def draw(self, logits: mx.array, row: int, step: int, tokens: mx.array | None = None) -> Draw:
+        """Draws from the logits of one row; everything stays lazy.
+
+        Args:
+            logits: (1, vocab).
+            row: of the request.
+            step: whose logits these are.
+            tokens: (n,), those that penalties count; None where none do.
+        """
         logits = logits.astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        token = mx.argmax(logits, axis=-1) if self.temperature == 0 else self._sampled(logits, row, step)
+        changed = self.penalties.apply(logits, tokens)
+        token = mx.argmax(changed, axis=-1) if self.temperature == 0 else self._sampled(changed, row, step)
         logprob = mx.take_along_axis(logprobs, token[:, None], axis=-1)
         if not self.top_logprobs:
             return Draw(token, logprob)
@@ -98,7 +112,8 @@ class Sampler:
             ranked = mx.where(before < self.top_p, ranked, -math.inf)
         if self.min_p > 0:
             ranked = mx.where(ranked >= ranked[:, :1] + math.log(self.min_p), ranked, -math.inf)
-        choice = mx.random.categorical(ranked, axis=-1, key=_key(self.seed, row, step))
+        prompt, index = divmod(row, self.rows_per_prompt)
+        choice = mx.random.categorical(ranked, axis=-1, key=_key((self.seed + index) % _SEEDS, prompt, step))
         return mx.take_along_axis(order, choice[:, None], axis=-1)[:, 0]
 
 
@@ -124,8 +139,8 @@ class Draw:
         yield from zip(tokens[0], cast(list[list[float]], logprobs)[0], strict=True)
 
 
-def _key(seed: int, row: int, step: int) -> mx.array:
-    return mx.random.key(xxhash.xxh3_64_intdigest(struct.pack("<QQQ", seed, row, step)) >> 1)
+def _key(seed: int, prompt: int, step: int) -> mx.array:
+    return mx.random.key(xxhash.xxh3_64_intdigest(struct.pack("<QQQ", seed, prompt, step)) >> 1)
 
 
 def _within(value: float, name: str, low: float, high: float) -> float:

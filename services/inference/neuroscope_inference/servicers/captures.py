@@ -7,8 +7,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import assert_never
 
+import numpy as np
+import xxhash
 from opentelemetry.context import Context
 
+from neuroscope import frames
 from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.v1 import inference_pb2 as pb
@@ -17,6 +20,7 @@ from neuroscope_inference.engine.estimate import estimate
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.keeping import Keeper
 from neuroscope_inference.servicers.running import Prepared, Response, Runner
+from neuroscope_inference.spool.captured import SpooledTensors
 from neuroscope_inference.spool.entry import Entry, Header
 
 _STATES = {
@@ -86,6 +90,33 @@ class CaptureServicer:
         """Removes a kept stream."""
         await self._keeper.wait_for(self._keeper.spool.delete, request.capture_id)
         return pb.DeleteCaptureResponse()
+
+    async def GetCapturedTensor(
+        self, request: pb.GetCapturedTensorRequest, context: Context
+    ) -> AsyncGenerator[Event, None]:
+        """Sends one tensor of a kept stream, or a range of its bytes."""
+        spool = self._keeper.spool
+        array = await self._keeper.wait_for(SpooledTensors(spool).tensor, request.tensor, "tensor")
+        entry = await self._entry(request.tensor.capture_id)
+        if entry.plan is None:
+            raise StreamingError(f"capture {request.tensor.capture_id!r} is {entry.state}", field="tensor.capture_id")
+        spec = entry.plan.tensors[request.tensor.plan_index]
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        first = max(0, data.nbytes + request.offset_bytes) if request.offset_bytes < 0 else request.offset_bytes
+        part = data[first : first + request.length_bytes] if request.length_bytes else data[first:]
+        yield pb.GetCapturedTensorResponse(
+            header=pb.CapturedTensorHeader(
+                dtype=spec.dtype,
+                shape=array.shape,
+                axes=spec.axes,
+                length_bytes=data.nbytes,
+                xxh3_64=xxhash.xxh3_64_intdigest(data),
+                first_byte=first,
+                following_bytes=part.nbytes,
+            )
+        )
+        for frame in frames.slices(part):
+            yield frame
 
     async def _kept(
         self,

@@ -72,8 +72,14 @@ class GenerationServicer:
         running = self._running[generation_id] = Running(Credit(request.max_steps_ahead or None))
         try:
             prepared = await self._runner.prepare(
-                request, generation_id, context, max_new_tokens=sampler.max_tokens, credit=running.credit
+                request,
+                generation_id,
+                context,
+                max_new_tokens=sampler.max_tokens,
+                rows_per_prompt=sampler.rows_per_prompt,
+                credit=running.credit,
             )
+            sampler.penalties.check_vocabulary(prepared.run.forward.model.description.vocab_size)
             running.run = prepared.run
             prepared.seed = sampler.seed
             events = self._runner.events(prepared, prepared.run.generate(sampler), response)

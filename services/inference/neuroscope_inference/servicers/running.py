@@ -49,6 +49,8 @@ class Prepared:
     stream_id: str
     run: Run
     prompts: list[TokenizedPrompt]
+    """Of each row."""
+    rows_per_prompt: int
     slice_bytes: int = SLICE_BYTES
     """Most bytes of a large tensor in one frame."""
     seed: int = 0
@@ -76,12 +78,14 @@ class Runner:
         context: Context,
         *,
         max_new_tokens: int = 0,
+        rows_per_prompt: int = 1,
         stop_before: int | None = None,
         credit: Credit | None = None,
     ) -> Prepared:
         """Checks a request against its model. Nothing has run when it raises."""
         model = self._engine.model(request.model_id)
-        prompts = await self._tokenized(model, request.prompts)
+        read = await self._tokenized(model, request.prompts, rows_per_prompt)
+        prompts = [prompt for prompt in read for _ in range(rows_per_prompt)]
         hooks = self._hooks.named(request.hooks, request.hook_ids)
         await self._check_lenses(model, hooks)
         plan = CapturePlan(model, hooks, len(prompts), stop_before, await self._directions(hooks))
@@ -101,7 +105,8 @@ class Runner:
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         # A stream that is kept will also be read where memory is not shared.
-        return Prepared(stream_id, run, prompts, SLICE_BYTES if request.resumable else slice_bytes(context))
+        size = SLICE_BYTES if request.resumable else slice_bytes(context)
+        return Prepared(stream_id, run, prompts, rows_per_prompt, size)
 
     async def _check_lenses(self, model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) -> None:
         """Refuses a lens on a model whose end cannot be applied by itself."""
@@ -160,7 +165,9 @@ class Runner:
                 model_id=forward.model.description.model_id,
                 prompts=[pb.TokenIds(ids=prompt.ids) for prompt in prepared.prompts],
                 seed=prepared.seed,
-                warnings=[warning for prompt in prepared.prompts for warning in prompt.warnings],
+                warnings=[
+                    warning for prompt in prepared.prompts[:: prepared.rows_per_prompt] for warning in prompt.warnings
+                ],
             )
         )
         if forward.plan.reads:
@@ -206,11 +213,19 @@ class Runner:
             for field, hook in hooks
         ]
 
-    async def _tokenized(self, model: LoadedModel, prompts: Sequence[pb.Prompt]) -> list[TokenizedPrompt]:
+    async def _tokenized(
+        self, model: LoadedModel, prompts: Sequence[pb.Prompt], rows_per_prompt: int
+    ) -> list[TokenizedPrompt]:
         if not prompts:
             raise InvalidRequestError("there is no prompt", field="prompts")
-        if len(prompts) > self._settings.max_prompts:
-            raise InvalidRequestError(f"at most {self._settings.max_prompts} prompts a request", field="prompts")
+        most = self._settings.max_prompts
+        if len(prompts) > most:
+            raise InvalidRequestError(f"at most {most} prompts a request", field="prompts")
+        if len(prompts) * rows_per_prompt > most:
+            raise InvalidRequestError(
+                f"{rows_per_prompt} rows of each prompt: a request has at most {most} rows (the setting max_prompts)",
+                field="sampling.rows_per_prompt",
+            )
         return [
             await asyncio.to_thread(model.tokenize, prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)
         ]
@@ -254,7 +269,7 @@ def _manifest(prepared: Prepared) -> pb.Manifest:
     return pb.Manifest(
         entries=entries,
         usage=pb.Usage(
-            prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts),
+            prompt_tokens=sum(len(prompt.ids) for prompt in prepared.prompts[:: prepared.rows_per_prompt]),
             completion_tokens=run.forward.generated_tokens,
         ),
         frame_count=prepared.packer.frame_count,

@@ -1,0 +1,39 @@
+"""The Range header (RFC 9110, section 14): one range of bytes, or none that is understood."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_ONE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*")
+BEYOND = 2**62
+"""An offset that no tensor reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes that are wanted.
+
+    Attributes:
+        offset_bytes: the first; negative: counted from the end.
+        length_bytes: how many; 0: all from there on.
+    """
+
+    offset_bytes: int
+    length_bytes: int = 0
+
+
+def parse(header: str | None) -> ByteRange | None:
+    """The range of a header; None where there is none, or one that may be ignored: several, malformed, other units."""
+    match = _ONE.fullmatch(header or "")
+    if match is None or match[0].endswith("=-"):
+        return None
+    first, last = match[1], match[2]
+    if not first:
+        wanted = min(int(last), BEYOND)
+        return ByteRange(-wanted) if wanted else ByteRange(BEYOND)
+    if not last:
+        return ByteRange(min(int(first), BEYOND))
+    if int(last) < int(first):
+        return None
+    return ByteRange(min(int(first), BEYOND), min(int(last) - int(first) + 1, BEYOND))

@@ -1,0 +1,48 @@
+"""/v1/activations/presets: hooks and scenarios made for a loaded model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError
+from neuroscope.model_info import ModelInfo
+from neuroscope_gateway.schemas.presets import Preset, PresetList, PresetName, all_of
+from neuroscope_gateway.service import ERRORS, Client
+
+router = APIRouter(prefix="/v1/activations/presets", tags=["presets"], responses=ERRORS)
+
+ModelName = Annotated[str, Query(description="A loaded model; absent: the one that was loaded first")]
+
+
+@router.get("", response_model_exclude_unset=True)
+async def list_presets(client: Client, model: ModelName = "") -> PresetList:
+    """Gives every preset for every layer of a model, and the scenarios as requests for a few of its layers."""
+    return all_of(await _described(client, model))
+
+
+@router.get("/{name}")
+async def get_preset(
+    name: PresetName,
+    client: Client,
+    model: ModelName = "",
+    layers: Annotated[
+        list[Annotated[int, Query(ge=0)]] | None, Query(description="Layers, repeated; absent: all")
+    ] = None,
+) -> Preset:
+    """Gives the hooks of one preset."""
+    info = await _described(client, model)
+    count = info.model.num_layers
+    for index, layer in enumerate(layers or ()):
+        if layer >= count:
+            raise InvalidRequestError(f"the model has layers 0 to {count - 1}, not {layer}", field=f"layers[{index}]")
+    return Preset.of(name, info, layers)
+
+
+async def _described(client: Client, model: str) -> ModelInfo:
+    try:
+        return await client.model(model)
+    except MLXIntegrationError as error:
+        error.field = "model"
+        raise

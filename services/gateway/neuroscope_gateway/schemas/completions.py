@@ -1,0 +1,125 @@
+"""Text completions: OpenAI's older route, for prompts without a chat template."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from neuroscope.prompts import PromptLike
+from neuroscope.strict import INVALID, MAX_INT32, Text
+from neuroscope_gateway.schemas.answers import Usage
+from neuroscope_gateway.schemas.generation import ChoicesRequest
+from neuroscope_gateway.schemas.neutral import Only
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's."""
+MAX_PROMPTS = 256
+_PROMPT = re.compile(r"prompts\[(\d+)\]")
+
+
+def _form_of_prompt(value: Any) -> str:
+    if not isinstance(value, list) or not value:
+        return "<texts>" if isinstance(value, list) else "<text>"
+    first: Any = value[0]
+    if isinstance(first, list):
+        return "<lists>"
+    return "<ids>" if isinstance(first, int | float) else "<texts>"
+
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+TextPrompt = Annotated[Text, Field(min_length=1)]
+AnyPrompt = Annotated[
+    Annotated[TextPrompt, Tag("<text>")]
+    | Annotated[list[TextPrompt], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
+    | Annotated[TokenIds, Tag("<ids>")]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<lists>")],
+    Discriminator(_form_of_prompt),
+]
+
+
+class CompletionRequest(ChoicesRequest):
+    """A text completion as OpenAI's clients ask for it, with what `GenerationRequest` has besides."""
+
+    prompt: AnyPrompt = Field(examples=["The capital of France is", [464, 3139], ["Once", "Twice"]])
+    """A text, token ids, or a list of texts or of lists of token ids; each has `n` choices, in this order."""
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
+    """Most tokens to generate; absent: 16."""
+    echo: bool | None = False
+    """Puts the prompt in front of each text."""
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """Log-probabilities of the generated tokens and of so many likeliest alternatives."""
+
+    # With an effect that the engine does not have.
+    suffix: Annotated[Any, Only()] = None
+    best_of: Annotated[Any, Only(1)] = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> CompletionRequest:
+        if self.echo and self.logprobs is not None:
+            message = "Probabilities of an echoed prompt are not computed; leave out echo, or capture `logits`"
+            raise PydanticCustomError(INVALID, message, {"param": "logprobs"})
+        return self
+
+    @property
+    def prompts(self) -> PromptLike:
+        """What the model reads."""
+        return self.prompt
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        """Most tokens to generate."""
+        return "max_tokens", self.max_tokens or DEFAULT_MAX_TOKENS
+
+    @property
+    def alternatives(self) -> int | None:
+        """Likeliest alternatives wanted for each token; None where no probability is."""
+        return self.logprobs
+
+    @property
+    def rows(self) -> list[str | list[int]]:
+        """The prompts one by one."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [row for row in self.prompt if not isinstance(row, int)]
+
+    def prompt_param(self, field: str) -> str:
+        """`prompt[2]` of `prompts[2]`, where there is a list of them."""
+        match = _PROMPT.match(field)
+        is_list = not isinstance(self.prompt, str) and not isinstance(self.prompt[0], int)
+        return f"prompt[{match[1]}]" if match and is_list else "prompt"
+
+
+class TextLogprobs(BaseModel):
+    """Log-probabilities of the generated tokens, before bias, penalties, temperature and filters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    """The drawn token and the likeliest alternatives; null where none were asked for."""
+    text_offset: list[int]
+    """Where each token's text begins in `text`, in characters."""
+
+
+class TextChoice(BaseModel):
+    """A finished text."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class TextCompletion(BaseModel):
+    """A text completion."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
