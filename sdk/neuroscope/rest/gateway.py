@@ -1,0 +1,210 @@
+"""HTTP to a gateway: requests that are tried again while nobody answers, answers as JSON, and lines of a stream.
+
+It knows nothing of hooks and activations, and raises only errors of `neuroscope.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from neuroscope import telemetry
+from neuroscope.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    MLXIntegrationError,
+    NeuroScopeIntegrationError,
+    StreamingError,
+)
+from neuroscope.rest import errors
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+"""How often a request is sent before nobody answering is an error; the pauses are 0.2, 0.4 and 0.8 s."""
+_FIRST_PAUSE_S = 0.2
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+T = TypeVar("T")
+
+
+class Gateway:
+    """A connection pool to one gateway. Thread-safe.
+
+    Args:
+        base_url: such as http://127.0.0.1:8080.
+        timeout_s: for connecting, and for every wait for bytes of an answer.
+
+    Raises:
+        InvalidRequestError: the URL is none of HTTP, or the time is not positive.
+    """
+
+    def __init__(self, base_url: str, timeout_s: float) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidRequestError(f"{base_url!r} is no URL such as http://127.0.0.1:8080", field="base_url")
+        if not timeout_s > 0:
+            raise InvalidRequestError(f"a timeout is positive, not {timeout_s!r} s", field="timeout")
+        self.base_url = base_url.rstrip("/")
+        self._timeout_s = timeout_s
+        # A proxy of the environment has no way to this machine's loopback.
+        proxied = parts.hostname not in _LOOPBACK
+        self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, trust_env=proxied)
+
+    def close(self) -> None:
+        """Frees the connections."""
+        self._http.close()
+
+    def ask(self, method: str, path: str, body: Any = None, *, repeatable: bool = True, patient: bool = False) -> Any:
+        """One request, one answer in JSON.
+
+        Args:
+            method, path, body: of the request; the body is sent as JSON.
+            repeatable: asking twice does no harm, so that a connection that broke is no reason to give up.
+            patient: waits for the answer without a limit.
+
+        Raises:
+            NeuroScopeIntegrationError: nobody answers, or somebody other than a gateway.
+            DeadlineExceededError: the answer took longer than the timeout.
+            StreamingError: the connection broke, and the request is not `repeatable`.
+            MLXIntegrationError: the gateway's own errors.
+        """
+        limits = httpx.Timeout(self._timeout_s, read=None) if patient else httpx.Timeout(self._timeout_s)
+
+        def once() -> Any:
+            with self._translated():
+                response = self._http.request(
+                    method, path, content=_encoded(body), headers=_headers(body), timeout=limits
+                )
+            if response.is_error:
+                raise errors.from_response(response.status_code, response.content, str(response.url))
+            try:
+                return json.loads(response.content)
+            except ValueError:
+                raise _stranger(self.base_url) from None
+
+        with telemetry.tracer().start_as_current_span(f"{method} {path}", kind=SpanKind.CLIENT) as span:
+            answer = _retrying(once, repeatable)
+            span.set_attribute("http.request.method", method)
+            return answer
+
+    def lines(self, path: str, body: Any) -> Generator[Any, None, None]:
+        """The objects of an answer of newline-delimited JSON, as they come; closing the generator ends the request.
+
+        Raises:
+            StreamingError: the stream broke off.
+            and what `ask` raises.
+        """
+        span = telemetry.tracer().start_span(f"POST {path}", kind=SpanKind.CLIENT)
+
+        def once() -> httpx.Response:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False), self._translated():
+                request = self._http.build_request("POST", path, content=_encoded(body), headers=_headers(body))
+                response = self._http.send(request, stream=True)
+                if response.is_error:
+                    response.read()
+            if response.is_error:
+                raise errors.from_response(response.status_code, response.content, str(response.url))
+            return response
+
+        with ExitStack() as stack:
+            stack.callback(span.end)
+            response = _retrying(once, repeatable=True)
+            stack.callback(response.close)
+            with self._translated(begun=True):
+                for line in _split(response):
+                    try:
+                        told = json.loads(line)
+                    except ValueError:
+                        raise _stranger(self.base_url) from None
+                    if errors.is_error(told):
+                        raise errors.from_body(told)
+                    yield told
+
+    @contextmanager
+    def _translated(self, *, begun: bool = False) -> Generator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            if isinstance(error, httpx.ConnectTimeout):
+                raise _Unreachable(f"no connection to {self.base_url} within {self._timeout_s:g} s") from None
+            raise DeadlineExceededError(
+                f"{self.base_url} sent nothing for {self._timeout_s:g} s; give the client a longer timeout",
+                field="timeout",
+            ) from None
+        except httpx.ConnectError as error:
+            raise _Unreachable(f"no gateway answers at {self.base_url}: {error}. Start one: neuroscope up") from None
+        except httpx.TransportError as error:
+            kind = StreamingError if begun else _Broken
+            raise kind(f"the connection to {self.base_url} broke: {error}") from None
+
+
+class _Unreachable(NeuroScopeIntegrationError):
+    """The request never arrived."""
+
+
+class _Broken(StreamingError):
+    """The request arrived, perhaps; an answer did not."""
+
+
+def _retrying(once: Callable[[], T], repeatable: bool) -> T:
+    def again(error: BaseException) -> bool:
+        return isinstance(error, _Unreachable) or (
+            repeatable and isinstance(error, _Broken | NeuroScopeIntegrationError) and not isinstance(error, _Stranger)
+        )
+
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        logger.info("attempt %d of %d failed: %s", state.attempt_number, ATTEMPTS, error)
+
+    retrying = Retrying(
+        retry=retry_if_exception(again),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(multiplier=_FIRST_PAUSE_S, min=_FIRST_PAUSE_S),
+        before_sleep=say,
+        reraise=True,
+    )
+    return retrying(once)
+
+
+class _Stranger(NeuroScopeIntegrationError):
+    """Something else answers."""
+
+
+def _stranger(base_url: str) -> MLXIntegrationError:
+    return _Stranger(f"what answers at {base_url} is no gateway of NeuroScope-MLX")
+
+
+def _split(response: httpx.Response) -> Generator[bytes, None, None]:
+    """Lines of a body. httpx would break them at U+2028 and U+0085 as well, which JSON leaves in texts."""
+    parts: list[bytes] = []
+    for chunk in response.iter_bytes():
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            parts.append(end)
+            if line := b"".join(parts):
+                yield line
+            parts.clear()
+        parts.append(rest)
+    if line := b"".join(parts):
+        yield line
+
+
+def _encoded(body: Any) -> bytes | None:
+    try:
+        return None if body is None else json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"the request is no JSON: {error}") from None
+
+
+def _headers(body: Any) -> dict[str, str]:
+    told = dict(telemetry.inject())
+    return told if body is None else told | {"Content-Type": "application/json"}

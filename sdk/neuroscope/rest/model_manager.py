@@ -1,0 +1,68 @@
+"""Models of the service behind a gateway."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from urllib.parse import quote
+
+from neuroscope.rest.architecture import ModelArchitecture, ModelLoadResult
+from neuroscope.rest.gateway import Gateway
+
+
+class ModelManager:
+    """Loads and describes models.
+
+    Args:
+        gateway: the connection.
+
+    Attributes:
+        current: the model that was loaded last through this object; empty: the service's default, which is the one
+            that was loaded first.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.current = ""
+
+    def load(
+        self,
+        model_path: str | PathLike[str],
+        *,
+        model_id: str = "",
+        revision: str = "",
+        adapter_path: str | PathLike[str] = "",
+    ) -> ModelLoadResult:
+        """Loads a model, waits until it is ready, and makes it the current one. One that is loaded answers at once.
+
+        Args:
+            model_path: a folder as the inference service sees it, or a Hugging Face id.
+            model_id: name for later requests; empty: the last part of the path.
+            revision: branch, tag or commit on the hub.
+            adapter_path: folder of a LoRA adapter.
+
+        Raises:
+            ModelNotFoundError, ModelCorruptError, ModelUnsupportedError, IdTakenError, ResourceExhaustedError
+        """
+        wanted = {"model_id": model_id, "revision": revision, "adapter_path": fspath(adapter_path)}
+        body = {"model_path": fspath(model_path)} | {name: value for name, value in wanted.items() if value}
+        answer = self._gateway.ask("POST", "/v1/models/load", body, patient=True)
+        self.current = str(answer["model_id"])
+        return ModelLoadResult(
+            model_id=self.current,
+            status=answer["status"],
+            supports_activations=answer["supports_activations"],
+            architecture=self.describe(self.current),
+        )
+
+    def list(self) -> list[ModelArchitecture]:
+        """The loaded models, without their points."""
+        answer = self._gateway.ask("GET", "/v1/models")
+        return [ModelArchitecture.from_api_format(model) for model in answer["data"]]
+
+    def describe(self, model_id: str) -> ModelArchitecture:
+        """A loaded model with every point that can be hooked, and why the others cannot.
+
+        Raises:
+            ModelNotFoundError: no model has that name.
+        """
+        return ModelArchitecture.from_api_format(self._gateway.ask("GET", f"/v1/models/{quote(model_id)}"))
