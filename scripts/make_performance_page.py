@@ -3,8 +3,8 @@
     python -m tests.bench --full --json bench.json
     python -m scripts.make_performance_page bench.json [...]
 
-Files given later replace benches of those given before. What was used is kept as docs/performance.json, and without a
-file the page is made of that.
+Cases of files given later replace those of files given before. What was used is kept as docs/performance.json, and
+without a file the page is made of that.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ RESULTS = DOCS / "performance.json"
 TAX_PLOT = DOCS / "images" / "performance_tax.svg"
 CONCURRENCY_PLOT = DOCS / "images" / "performance_concurrency.svg"
 PEER = "mlx-lm"
+_BENCHES = ("wire", "capture", "tax", "concurrency")
 _COLOURS = ("#5b8def", "#3fb68b", "#e0a43a", "#d45f6a")
 
 _HEAD = """# Performance
@@ -192,6 +193,19 @@ def draw(results: Mapping[str, Any]) -> None:
     figure.savefig(CONCURRENCY_PLOT, metadata={"Date": None})
 
 
+def _merge(into: dict[str, Any], results: dict[str, Any]) -> None:
+    """Puts results in, case by case."""
+    for name, bench in results.items():
+        if name in into and name in _BENCHES:
+            cases = {_key(case): case for case in [*into[name]["cases"], *bench["cases"]]}
+            bench = {**bench, "cases": list(cases.values())}
+        into[name] = bench
+
+
+def _key(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(case.get(name) for name in ("model", "kind", "captured", "generations", "case"))
+
+
 def _rounded(value: Any) -> Any:
     """The results in the digits that they have; single rounds are left out."""
     if isinstance(value, dict):
@@ -210,7 +224,7 @@ def main() -> None:
     if files:
         merged: dict[str, Any] = {}
         for file in files:
-            merged |= _rounded(json.loads(file.read_text()))
+            _merge(merged, _rounded(json.loads(file.read_text())))
         RESULTS.write_text(json.dumps(merged, indent=1) + "\n")
     results = json.loads(RESULTS.read_text())
     PAGE.write_text(page(results))

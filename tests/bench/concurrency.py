@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroscope import Client
-from tests.bench.models import MODELS, model_folder
+from tests.bench.models import MODELS, is_large, model_folder
 from tests.bench.tax import token_ids
 from tests.bench.worker import Worker, answer
 from tests.support.services import inference_service
@@ -110,7 +110,7 @@ def measure(
             "generations": count,
             "tokens_per_s": statistics.median(rates[count]),
             "to_one": statistics.median(many / one for many, one in zip(rates[count], rates[1], strict=True)),
-            "bar": BAR if count == max(COUNTS) else None,
+            "bar": BAR if count == max(COUNTS) and is_large(folder) else None,
             "tokens_per_s_rounds": rates[count],
         }
         for count in COUNTS

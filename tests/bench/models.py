@@ -22,3 +22,8 @@ def model_folder(name: str) -> Generator[Path]:
         return
     with TemporaryDirectory(prefix="neuroscope-bench-") as folder:
         yield make_large(name, Path(folder) / f"{name}-124m")
+
+
+def is_large(folder: Path) -> bool:
+    """Whether a model's arithmetic outweighs what every token costs besides; small ones have no bars."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) > 100e6

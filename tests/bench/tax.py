@@ -1,6 +1,7 @@
 """What captures cost: tokens per CPU second and memory of a service, beside mlx-lm in the same run.
 
-    python -m tests.bench.tax [--model llama|gpt2|bundled] [--rounds 20] [--tokens 128] [--json FILE] [--traces FOLDER]
+    python -m tests.bench.tax [--model llama|gpt2|bundled] [--kind decode|prefill] [--rounds 20] [--tokens 128]
+                               [--json FILE] [--traces FOLDER]
 
 mlx-lm and a service for each case are processes of their own with one BLAS thread. In a round all of them do the same
 work at the same time, in turns of a quarter of a second (`tests.bench.turns`), since a shared machine's speed changes
@@ -34,7 +35,7 @@ from rich.table import Table
 from neuroscope import Client
 from neuroscope.cli.connection import Connection
 from neuroscope_inference import blas
-from tests.bench.models import MODELS, model_folder
+from tests.bench.models import MODELS, is_large, model_folder
 from tests.bench.turns import Taken, Turn, take_turns
 from tests.bench.worker import Worker, answer, cpu_seconds
 from tests.support.processes import resident_bytes
@@ -43,6 +44,7 @@ from tests.support.services import inference_service
 PROMPT_TOKENS = 32  # of a decode
 PREFILL_TOKENS = 512
 PEER = "mlx-lm"
+KINDS = ("decode", "prefill")
 EVERY = ("every",)  # all that the model has
 _RESAMPLES = 10_000
 _TRACED = 64  # tokens of a trace
@@ -50,7 +52,7 @@ _TRACED = 64  # tokens of a trace
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is asked of a service, and what the ratios should at least be, by kind."""
+    """What is asked of a service, and what the ratios should at least be on a large model, by kind."""
 
     captured: str
     hooks: Sequence[str]
@@ -139,6 +141,7 @@ def run(
     rounds: int = 20,
     tokens: int = 128,
     *,
+    kinds: Sequence[str] = KINDS,
     cases: Sequence[Case] = CASES,
     traces: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -149,6 +152,7 @@ def run(
         models: of `tests.bench.models.MODELS`, or folders.
         rounds: of every case, after one to warm up.
         tokens: that a decode generates.
+        kinds: decode, prefill or both.
         cases: what is captured.
         traces: folder for a trace of each case.
         progress: is told what begins.
@@ -157,7 +161,7 @@ def run(
     for model in models:
         progress(f"{model}: a model")
         with model_folder(model) as folder:
-            found += measure(folder, rounds, tokens, cases=cases, traces=traces, progress=progress)
+            found += measure(folder, rounds, tokens, kinds=kinds, cases=cases, traces=traces, progress=progress)
     return {"rounds": rounds, "cases": found}
 
 
@@ -167,6 +171,7 @@ def measure(
     tokens: int,
     *,
     prefill_tokens: int = PREFILL_TOKENS,
+    kinds: Sequence[str] = KINDS,
     cases: Sequence[Case] = CASES,
     traces: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -181,7 +186,8 @@ def measure(
             stack.enter_context(Worker("tests.bench.tax", "--worker", "ours", service.target)) for service in services
         ]
         results: list[dict[str, Any]] = []
-        for kind, count in (("decode", tokens), ("prefill", prefill_tokens)):
+        for kind in kinds:
+            count = prefill_tokens if kind == "prefill" else tokens
             turns = [Turn(peer.pid, partial(peer.ask, kind=kind, tokens=count))]
             for case, service, client in zip(cases, services, clients, strict=True):
                 work = partial(client.ask, kind=kind, tokens=count, hooks=list(case.hooks))
@@ -196,7 +202,8 @@ def measure(
             runs = list(zip(*taken[1:], strict=True))
             for case, took, held in zip((Case(PEER, (), {}), *cases), runs, memory, strict=True):
                 named = {"model": folder.name, "kind": kind, "tokens": count, "captured": case.captured}
-                results.append({**named, "bar": case.bars.get(kind), **_figures(count, took, runs[0])})
+                bar = case.bars.get(kind) if is_large(folder) else None
+                results.append({**named, "bar": bar, **_figures(count, took, runs[0])})
                 results[-1] |= {"resident_mb": held / 1e6, "memory_to_mlx_lm": held / memory[0]}
             for case, client in zip(cases, clients, strict=True) if traces else ():
                 progress(f"{folder.name}: {kind}, a trace of {case.captured}")
@@ -258,6 +265,7 @@ def main() -> None:
     """Runs what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=MODELS)
+    parser.add_argument("--kind", action="append", choices=KINDS)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--json", type=Path, help="write the results here too")
@@ -268,7 +276,8 @@ def main() -> None:
         role, where = options.worker
         answer(Peer(where).measure if role == PEER else Ours(where).measure)
         return
-    result = run(options.model or MODELS, options.rounds, options.tokens, traces=options.traces)
+    kinds = options.kind or KINDS
+    result = run(options.model or MODELS, options.rounds, options.tokens, kinds=kinds, traces=options.traces)
     Console().print(table(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))
