@@ -3,10 +3,10 @@
     python -m tests.bench.rest [--model llama|gpt2|bundled] [--rounds 10] [--tokens 64] [--json FILE]
 
 One inference service, one gateway before it, and a client of each kind in a process of its own: the SDK over gRPC,
-httpx over REST. A round asks every case once, in an order that turns; a ratio is the median over rounds of a case's figure to
-that of gRPC with the same hooks in the same round. Text is a stream of tokens without captures; `every residual point`
-captures resid_pre, resid_mid and resid_post of all layers at every step, as frames over gRPC and as lines of JSON over
-REST. The end of text is forbidden by a bias, so that each case makes as many tokens.
+httpx over REST. A round asks every case once, in an order that turns; a ratio is the median over rounds of a case's
+figure to that of gRPC with the same hooks in the same round. `text only` is a stream of tokens without captures; `every
+residual point` captures resid_pre, resid_mid and resid_post of all layers at every step, as frames over gRPC and as
+lines of JSON over REST. The end of text is forbidden by a bias, so that each case makes as many tokens.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 _MODEL_ID = "neuroscope-tiny"
-_HOOK = {"layer_name": "transformer.h.2", "component": "attention", "hook_id": "attention_2"}
-_KEPT_HOOK = _HOOK | {"capture_input": False, "capture_output": True}
-_MESSAGES = [{"role": "user", "content": "Hello!"}]
-_USAGE = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
-_HEAD = {"id": "chatcmpl-5f0c", "created": 1763750000, "model": _MODEL_ID}
-_COMPLETION = _HEAD | {
+_HOOK: Any = {"layer_name": "transformer.h.2", "component": "attention", "hook_id": "attention_2"}
+_KEPT_HOOK: Any = _HOOK | {"capture_input": False, "capture_output": True}
+_MESSAGES: Any = [{"role": "user", "content": "Hello!"}]
+_USAGE: Any = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
+_HEAD: Any = {"id": "chatcmpl-5f0c", "created": 1763750000, "model": _MODEL_ID}
+_COMPLETION: Any = _HEAD | {
     "object": "chat.completion",
     "choices": [
         {
@@ -23,7 +23,7 @@ _COMPLETION = _HEAD | {
     ],
     "usage": _USAGE,
 }
-_ACTIVATION = {
+_ACTIVATION: Any = {
     "hook_id": "attention_2",
     "layer_name": "transformer.h.2",
     "component": "attention",
@@ -32,7 +32,7 @@ _ACTIVATION = {
     "is_input": False,
     "data": [[[0.25, -1.5, 0.0, 2.0]]],
 }
-_MODEL = {
+_MODEL: Any = {
     "id": _MODEL_ID,
     "object": "model",
     "created": 1763750000,
@@ -53,7 +53,7 @@ _MODEL = {
     "bos_token_id": 0,
     "eos_token_ids": [1],
 }
-_POINT = {
+_POINT: Any = {
     "component": "attn_out",
     "layer": 2,
     "layer_name": "model.layers.2",
@@ -64,7 +64,7 @@ _POINT = {
     "dtype": "float32",
     "module_path": "model.layers.2.self_attn",
 }
-_SELF_TEST = {
+_SELF_TEST: Any = {
     "logits_identical": True,
     "token_count": 8,
     "duration_ms": 21.5,
@@ -77,7 +77,7 @@ _SELF_TEST = {
         }
     ],
 }
-_CAPTURE = {
+_CAPTURE: Any = {
     "id": "run-17",
     "object": "capture",
     "state": "committed",
@@ -98,7 +98,7 @@ _CAPTURE = {
         }
     ],
 }
-_PRESET = {
+_PRESET: Any = {
     "name": "circuit_discovery",
     "description": "What each layer's attention and MLP write into the residual stream.",
     "model": _MODEL_ID,
@@ -106,14 +106,14 @@ _PRESET = {
     "activation_hooks": [_KEPT_HOOK],
     "unavailable": [],
 }
-_MESSAGE = {
+_MESSAGE: Any = {
     "type": "message",
     "id": "msg_5f0c",
     "status": "completed",
     "role": "assistant",
     "content": [{"type": "output_text", "text": "Hello.", "annotations": [], "logprobs": []}],
 }
-_RESPONSE = {
+_RESPONSE: Any = {
     "id": "resp_5f0c",
     "object": "response",
     "created_at": 1763750000,
@@ -142,14 +142,14 @@ _RESPONSE = {
     "tools": [],
     "truncation": "disabled",
 }
-_TEXT_CHUNK = {
+_TEXT_CHUNK: Any = {
     "id": "cmpl-5f0c",
     "object": "text_completion",
     "created": 1763750000,
     "model": _MODEL_ID,
     "choices": [{"index": 0, "text": " Paris", "logprobs": None, "finish_reason": None}],
 }
-_DELTA = {
+_DELTA: Any = {
     "type": "response.output_text.delta",
     "sequence_number": 4,
     "item_id": "msg_5f0c",
