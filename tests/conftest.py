@@ -48,3 +48,13 @@ def bundled_model_dir() -> Path:
 def spool_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Services of the tests keep streams in a folder of the tests."""
     os.environ["NEUROSCOPE_INFERENCE_SPOOL_DIR"] = str(tmp_path_factory.mktemp("spools") / "spool")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a run may be told."""
+    parser.addoption(
+        "--rest-cases",
+        type=int,
+        default=300,
+        help="requests that schemathesis makes for the gateway",
+    )

@@ -1,6 +1,6 @@
 """Runs the benches, one after the other, and prints what they found.
 
-    python -m tests.bench [wire] [capture] [tax] [concurrency] [--quick|--full] [--json FILE] [--traces FOLDER]
+    python -m tests.bench [wire] [capture] [tax] [concurrency] [rest] [--quick|--full] [--json FILE] [--traces FOLDER]
 
 `--quick` takes two minutes instead of about ten: less data and fewer rounds, so figures that are further off. `--full`
 takes an hour and a half, and has the figures of docs/performance.md, which `python -m scripts.make_performance_page`
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.bench import capture, concurrency, tax, wire
+from tests.bench import capture, concurrency, rest, tax, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,13 @@ BENCHES: Mapping[str, Bench] = {
         usual={"rounds": 3, "tokens": 32},
         quick={"models": ("llama", "bundled"), "rounds": 1, "tokens": 16},
         full={"rounds": 5, "tokens": 64},
+    ),
+    "rest": Bench(
+        rest.run,
+        rest.table,
+        usual={"rounds": 5, "tokens": 32},
+        quick={"models": ("bundled",), "rounds": 2, "tokens": 16},
+        full={"rounds": 10, "tokens": 64},
     ),
 }
 

@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
+from neuroscope.client import Client
 from neuroscope.codec import Framed, encode
 from neuroscope.errors import (
     IdTakenError,
@@ -24,6 +25,8 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
+from neuroscope.hooks import Hook
+from neuroscope.requests import CapturedTensor, captured_tensor
 from neuroscope.rpc import RPCS
 from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
@@ -434,3 +437,48 @@ def test_a_tensor_of_a_capture_is_joined_over_its_chunks(llama_dir: Path, tmp_pa
             tensors.tensor(tensor_pb2.CapturedTensor(**fields), "by")
         assert caught.value.field == field
     spool.close()
+
+
+@pytest.mark.parametrize("where", ["over gRPC", "in process"])
+def test_one_tensor_is_read_without_its_stream(
+    transport: GrpcTransport, llama_dir: Path, tmp_path: Path, where: str
+) -> None:
+    """Also bfloat16, a large one in slices, ranges counted from either end, and one of a stream that broke off."""
+    local = LocalTransport(model=[str(llama_dir)], spool_dir=str(tmp_path / "spool")) if where == "in process" else None
+    chosen: Any = local or transport
+    try:
+        narrow = Hook("mlp_out", 1, dtype="bfloat16")
+        long = [prompt(list(range(20, 420))), prompt(list(range(40, 60)))]
+        recording = record(chosen, capture("one", narrow, "attention_pattern.2", content=long, chunk_budget_bytes=0))
+        client = Client(transport=chosen)
+        for index, name in enumerate((("mlp_out", 1), ("attention_pattern", 2))):
+            for row in range(2):
+                found = client.captured_tensor("one", index, row=row)
+                np.testing.assert_array_equal(found, recording.array(*name, row=row))
+        assert client.captured_tensor("one", 0).dtype.name == "bfloat16"
+        whole = client.captured_tensor("one", 1).tobytes()
+        assert len(whole) > 1024 * 1024
+        for offset, length, expected in (
+            (0, 5, whole[:5]),
+            (1000, 0, whole[1000:]),
+            (-7, 0, whole[-7:]),
+            (-7, 3, whole[-7:-4]),
+            (-(10**12), 4, whole[:4]),
+            (len(whole) - 2, 100, whole[-2:]),
+            (len(whole), 0, b""),
+            (2**62, 0, b""),
+        ):
+            state = CapturedTensor()
+            call = captured_tensor("one", 1, step=0, row=0, offset_bytes=offset, length_bytes=length)
+            parts = [state.feed(event) for event in chosen.stream(call.rpc, call.request)]
+            assert b"".join(part for part in parts if part is not None) == expected
+            assert state.finish().length_bytes == len(whole)
+        break_off(chosen, capture("torn", chunk_budget_bytes=1))
+        with pytest.raises(StreamingError):
+            client.captured_tensor("torn", 0)
+        for wrong, error in (({"plan_index": 9}, InvalidRequestError), ({"step": 4}, InvalidRequestError)):
+            with pytest.raises(error):
+                client.captured_tensor("one", **{"plan_index": 0, **wrong})
+    finally:
+        if local is not None:
+            local.close()

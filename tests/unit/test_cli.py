@@ -102,6 +102,23 @@ def test_generate_raw_system_and_sampling(gateway: RunningGateway):
     assert [m.role for m in gateway.fake.requests[-1].prompts[0].chat.messages] == ["system", "user"]
 
 
+def test_generate_several_texts_with_penalties(gateway: RunningGateway):
+    options = ("-n", "2", "--presence-penalty", "0.5", "--repetition-penalty", "1.2", "--penalty-context-size", "9")
+    result = run("generate", "hi", *options, "--logit-bias", "5:-100", "--logit-bias", "7:1.5")
+    assert result.stdout == "Hello!\nHello!\n"
+    assert "seed 7\n" in result.stderr
+    assert "seed 8\n" in result.stderr
+    sampling = gateway.fake.requests[-1].sampling
+    assert (sampling.rows_per_prompt, sampling.presence_penalty, sampling.repetition_penalty) == (2, 0.5, 1.2)
+    assert (sampling.penalty_context_size, dict(sampling.logit_bias)) == (9, {5: -100.0, 7: 1.5})
+    hooked = run("generate", "hi", "-n", "2", "--hook", "resid_post.0")
+    assert hooked.stdout.count("text 1") == 3
+    as_json = run("generate", "hi", "-n", "2", "--json").stdout.splitlines()
+    assert [json.loads(line)["row"] for line in as_json[:-1]] == [0, 1] * 3
+    assert json.loads(as_json[-1])["texts"] == ["Hello!", "Hello!"]
+    assert run("generate", "hi", "--logit-bias", "five").exit_code != 0
+
+
 def test_generate_with_hooks_shows_what_arrived_with_each_token(tmp_path: Path):
     file = tmp_path / "cache.safetensors"
     result = run("generate", "hi", "--hook", "resid_post,attention_pattern.2", "-o", str(file))

@@ -1,9 +1,14 @@
 """OpenAPI and the page made of it.  Run: .venv/bin/python -m pytest tests/unit/test_gateway_reference.py"""
 
 from html.parser import HTMLParser
+from typing import Any
 
 import httpx
+import jsonschema_rs
 import pytest
+
+from neuroscope_gateway.app import create_app
+from neuroscope_gateway.settings import GatewaySettings
 
 ROUTES = {
     "/health": {"get"},
@@ -61,6 +66,35 @@ def test_openapi_tells_errors_as_they_are(http: httpx.Client, route: str) -> Non
     for operation in document["paths"][route].values():
         assert "422" not in operation["responses"]
         assert route == "/health" or {"4XX", "5XX"} <= set(operation["responses"])
+
+
+def test_every_route_has_examples_that_fit(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            label = f"{method} {path}"
+            contents = [operation.get("requestBody", {}).get("content", {})]
+            contents += [response.get("content", {}) for response in operation["responses"].values()]
+            for parameter in operation.get("parameters", ()):
+                _check(document, parameter["schema"], parameter["example"], label)
+            for content in contents:
+                for kind, of in content.items():
+                    if kind != "application/octet-stream":
+                        _check(document, of["schema"], of["example"], label)
+
+
+def _check(document: dict[str, Any], schema: dict[str, Any], example: Any, label: str) -> None:
+    """Holds an example against a schema of the document."""
+    whole = schema | {"components": document["components"]}
+    problems = [f"{error.instance_path}: {error.message}" for error in jsonschema_rs.iter_errors(whole, example)]
+    assert not problems, (label, problems)
+
+
+def test_a_gateway_with_keys_says_how_they_are_sent() -> None:
+    document = create_app(GatewaySettings(api_keys=("k",))).openapi()
+    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    assert "security" in document["paths"]["/v1/models"]["get"]
+    assert "security" not in document["paths"]["/health"]["get"]
 
 
 def test_openapi_names_what_is_not_supported(http: httpx.Client) -> None:

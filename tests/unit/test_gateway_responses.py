@@ -114,6 +114,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "image": ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content"),
     "call": ({"input": [{"type": "function_call", "call_id": "1"}]}, "input[0].role"),
     "tokens": ({"max_output_tokens": 0}, "max_output_tokens"),
+    "metadata of a number": ({"metadata": {"a": 10**30}}, "metadata.a"),
+    "metadata of no text": ({"metadata": {"a": {"b": "c"}}}, "metadata.a"),
     "unknown": ({"max_tokens": 3}, "max_tokens"),
     "model": ({"input": "x" * 2000}, "input"),
 }

@@ -145,8 +145,10 @@ def _print_texts(generation: Generation) -> None:
 def _print_tokens(generation: Generation) -> None:
     """A line for each token: what it is, how probable it was, and what arrived with it."""
     out.print(Text(f"{'step':>4}  {'token':<18} {'probability':<{_BAR_WIDTH + 6}} what arrived", "dim"), soft_wrap=True)
+    is_several = len(generation.started.prompts) > 1
     for token in generation:
-        out.print(token_line(token), soft_wrap=True)
+        line = token_line(token)
+        out.print(line + Text(f"  text {token.row}", "dim") if is_several else line, soft_wrap=True)
     for text in generation.texts:
         out.print()
         out.print(Text(text))

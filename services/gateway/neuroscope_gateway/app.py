@@ -15,6 +15,7 @@ from neuroscope_gateway import (
     captures,
     chat,
     completions,
+    document,
     errors,
     health,
     hooks,
@@ -91,4 +92,5 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    document.install(app, has_keys=bool(chosen.api_keys))
     return app

@@ -90,8 +90,12 @@ async def get_captured_tensor(
             offset_bytes=part.offset_bytes,
             length_bytes=part.length_bytes,
         )
-        with _rest_params():
-            await while_connected(request.receive, _first(parts))
+        try:
+            with _rest_params():
+                await while_connected(request.receive, _first(parts))
+        except BaseException:
+            await parts.aclose()
+            raise
         return state, parts
 
     if part is not None and if_range is not None:

@@ -52,7 +52,7 @@ async def lines(turn: Turn) -> AsyncGenerator[dict[str, Any], None]:
             yield _chunk(turn, row, roles[row] | {"content": delta.text}, delta) | {"activations": delta.activations}
             roles[row] = {}
     for row, reason in enumerate(reasons):
-        end = _chunk(turn, row, roles[row], finish_reason=reason) | {"activations": {}}
+        end: dict[str, Any] = _chunk(turn, row, roles[row], finish_reason=reason) | {"activations": {}}
         yield end | ({"usage": turn.usage} | _kept(turn) if row == turn.rows - 1 else {})
 
 

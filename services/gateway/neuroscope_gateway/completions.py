@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from neuroscope_gateway.schemas.completions import CompletionRequest, TextCompletion
 from neuroscope_gateway.service import ERRORS, Client
-from neuroscope_gateway.streaming import SSE, at_once, sse, streamed
+from neuroscope_gateway.streaming import EVENTS, SSE, at_once, sse, streamed
 from neuroscope_gateway.text_completion import chunks, whole
 from neuroscope_gateway.turn import Turn
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["completions"], responses=ERRORS)
 @router.post(
     "/v1/completions",
     response_model=TextCompletion,
-    responses={200: {"description": "The completion", "content": {SSE: {"schema": {"type": "string"}}}}},
+    responses={200: {"description": "The completion", "content": EVENTS}},
 )
 async def create_completion(body: CompletionRequest, request: Request, client: Client) -> Response:
     """Continues prompts, whole or, with `stream`, as Server-Sent Events."""

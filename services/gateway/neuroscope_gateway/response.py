@@ -33,7 +33,7 @@ class ResponseWriter:
         where = {"item_id": self._message_id, "output_index": 0, "content_index": 0}
         yield self._event("response.created", response=self._response())
         yield self._event("response.in_progress", response=self._response())
-        empty = self._message() | {"content": []}
+        empty: dict[str, Any] = self._message() | {"content": []}
         yield self._event("response.output_item.added", output_index=0, item=empty)
         yield self._event("response.content_part.added", **where, part=self._part())
         reason = "stop"

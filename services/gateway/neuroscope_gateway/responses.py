@@ -8,7 +8,7 @@ from starlette.responses import Response
 from neuroscope_gateway.response import ResponseWriter
 from neuroscope_gateway.schemas.responses import ResponseObject, ResponseRequest
 from neuroscope_gateway.service import ERRORS, Client
-from neuroscope_gateway.streaming import SSE, at_once, named_events, streamed
+from neuroscope_gateway.streaming import EVENTS, SSE, at_once, named_events, streamed
 from neuroscope_gateway.turn import Turn
 
 router = APIRouter(tags=["responses"], responses=ERRORS)
@@ -17,7 +17,7 @@ router = APIRouter(tags=["responses"], responses=ERRORS)
 @router.post(
     "/v1/responses",
     response_model=ResponseObject,
-    responses={200: {"description": "The response", "content": {SSE: {"schema": {"type": "string"}}}}},
+    responses={200: {"description": "The response", "content": EVENTS}},
 )
 async def create_response(body: ResponseRequest, request: Request, client: Client) -> Response:
     """Answers an input, whole or, with `stream`, as OpenAI's named events."""

@@ -55,7 +55,8 @@ class GatewaySettings(BaseSettings):
     body_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A request's body must have arrived within this time."""
     max_concurrent_requests: Annotated[int, Field(ge=1)] = 256
-    """Most requests at one time, streams included; one more gets 503 and Retry-After. /health is not counted."""
+    """Most requests at one time, streams included; one more is answered with 503 and Retry-After. /health
+    is not counted."""
     api_keys: Annotated[Names, Field(repr=False)] = ()
     """Keys that clients must send as `Authorization: Bearer KEY`, separated by commas; none: everybody may call. Better
     set as NEUROSCOPE_GATEWAY_API_KEYS than on a command line, which others can read. /health asks for none."""

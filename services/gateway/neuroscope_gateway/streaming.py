@@ -24,6 +24,17 @@ from neuroscope_gateway.turn import Turn
 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
+EVENTS: dict[str, Any] = {
+    SSE: {
+        "schema": {
+            "type": "object",
+            "description": "One event of the stream; its data is JSON, or [DONE].",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+            "required": ["data"],
+        }
+    }
+}
+"""Server-Sent Events, for OpenAPI."""
 KEEPALIVE_S = 15.0
 """A comment is sent when a stream has been silent this long, as in a long prefill, so that proxies keep it open."""
 _KEEPALIVE = b": keepalive\n\n"

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from neuroscope.prompts import PromptLike
 from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
 from neuroscope_gateway.schemas.answers import Usage
-from neuroscope_gateway.schemas.generation import ChoicesRequest
+from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId
 from neuroscope_gateway.schemas.neutral import Only
 
@@ -75,7 +75,7 @@ class ChatCompletionRequest(ChoicesRequest):
     """Likeliest alternatives per token; needs logprobs."""
 
     # Without effect on the answer.
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
     prompt_cache_retention: Text | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -21,9 +21,9 @@ _PROMPT = re.compile(r"prompts\[(\d+)\]")
 
 
 def _form_of_prompt(value: Any) -> str:
-    if not isinstance(value, list) or not value:
-        return "<texts>" if isinstance(value, list) else "<text>"
-    first: Any = value[0]
+    if not isinstance(value, list):
+        return "<text>"
+    first = next(iter(cast("list[Any]", value)), None)
     if isinstance(first, list):
         return "<lists>"
     return "<ids>" if isinstance(first, int | float) else "<texts>"

@@ -26,6 +26,8 @@ StopTexts = Annotated[
     list[Annotated[Text, Field(min_length=1)]] | None,
     BeforeValidator(texts, json_schema_input_type=str | list[str] | None),
 ]
+Metadata = dict[Text, Text]
+"""Texts by name, as OpenAI has them; numbers of any size would not come back as they were sent."""
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 

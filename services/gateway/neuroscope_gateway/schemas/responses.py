@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from neuroscope.prompts import PromptLike
 from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
-from neuroscope_gateway.schemas.generation import GenerationRequest
+from neuroscope_gateway.schemas.generation import GenerationRequest, Metadata
 from neuroscope_gateway.schemas.neutral import Only
 
 _PARTS = ("input_text", "output_text")
@@ -75,7 +75,8 @@ class ResponseRequest(GenerationRequest):
     """Most tokens to generate; absent: the server's default."""
 
     # Without effect on the answer.
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+    """Given back as it is."""
     user: Text | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
@@ -178,7 +179,7 @@ class ResponseObject(BaseModel):
     max_output_tokens: int | None
     temperature: float
     top_p: float
-    metadata: dict[str, Any]
+    metadata: dict[str, str]
     parallel_tool_calls: bool
     previous_response_id: None
     store: Literal[False]

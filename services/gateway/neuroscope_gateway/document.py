@@ -1,0 +1,48 @@
+"""The OpenAPI document: FastAPI's, with examples, and with the way to send a key where keys are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from neuroscope_gateway import examples
+from neuroscope_gateway.admission import OPEN_PATHS
+
+_JSON = "application/json"
+_KEY = "key"
+
+
+def install(app: FastAPI, *, has_keys: bool) -> None:
+    """Makes an application answer with this document."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            for path, operations in made["paths"].items():
+                for method, operation in operations.items():
+                    _exemplify(operation, f"{method.upper()} {path}")
+                    if has_keys and path not in OPEN_PATHS:
+                        operation["security"] = [{_KEY: []}]
+            if has_keys:
+                made["components"]["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document
+
+
+def _exemplify(operation: dict[str, Any], label: str) -> None:
+    if label in examples.REQUESTS:
+        operation["requestBody"]["content"][_JSON]["example"] = examples.REQUESTS[label]
+    for parameter in operation.get("parameters", ()):
+        parameter["example"] = examples.PARAMETERS[parameter["name"]]
+    for status, response in operation["responses"].items():
+        for kind, content in response.get("content", {}).items():
+            if status[0] in "45":
+                content["example"] = examples.ERROR
+            elif kind == _JSON:
+                content["example"] = examples.ANSWERS[label]
+            elif label in examples.STREAMS:
+                content["example"] = examples.STREAMS[label]

@@ -1,0 +1,295 @@
+"""An example of what every route takes and answers, for OpenAPI. The tests hold each against its schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_MODEL_ID = "neuroscope-tiny"
+_HOOK: Any = {"layer_name": "transformer.h.2", "component": "attention", "hook_id": "attention_2"}
+_KEPT_HOOK: Any = _HOOK | {"capture_input": False, "capture_output": True}
+_MESSAGES: Any = [{"role": "user", "content": "Hello!"}]
+_USAGE: Any = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
+_HEAD: Any = {"id": "chatcmpl-5f0c", "created": 1763750000, "model": _MODEL_ID}
+_COMPLETION: Any = _HEAD | {
+    "object": "chat.completion",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello."},
+            "logprobs": None,
+            "finish_reason": "length",
+        }
+    ],
+    "usage": _USAGE,
+}
+_ACTIVATION: Any = {
+    "hook_id": "attention_2",
+    "layer_name": "transformer.h.2",
+    "component": "attention",
+    "shape": [1, 1, 4],
+    "dtype": "float32",
+    "is_input": False,
+    "data": [[[0.25, -1.5, 0.0, 2.0]]],
+}
+_MODEL: Any = {
+    "id": _MODEL_ID,
+    "object": "model",
+    "created": 1763750000,
+    "owned_by": "neuroscope",
+    "model_path": "models/neuroscope-tiny",
+    "architecture": "llama",
+    "num_layers": 4,
+    "d_model": 128,
+    "num_heads": 8,
+    "num_kv_heads": 8,
+    "d_head": 16,
+    "vocab_size": 512,
+    "context_length": 256,
+    "dtype": "float32",
+    "parameter_count": 1000000,
+    "weights_bytes": 4000000,
+    "has_chat_template": True,
+    "bos_token_id": 0,
+    "eos_token_ids": [1],
+}
+_POINT: Any = {
+    "component": "attn_out",
+    "layer": 2,
+    "layer_name": "model.layers.2",
+    "is_input": False,
+    "available": True,
+    "reason": "",
+    "axes": ["batch", "position", "d_model"],
+    "dtype": "float32",
+    "module_path": "model.layers.2.self_attn",
+}
+_SELF_TEST: Any = {
+    "logits_identical": True,
+    "token_count": 8,
+    "duration_ms": 21.5,
+    "identities": [
+        {
+            "name": "resid_mid + mlp_contrib == resid_post",
+            "worst_relative_error": 0.0,
+            "tolerance": 1e-5,
+            "failed_layers": [],
+        }
+    ],
+}
+_CAPTURE: Any = {
+    "id": "run-17",
+    "object": "capture",
+    "state": "committed",
+    "expires_at": 1763753600,
+    "prompt_tokens": 12,
+    "completion_tokens": 2,
+    "tensors": [
+        {
+            "tensor": 0,
+            "hook_id": "attention_2",
+            "layer_name": "transformer.h.2",
+            "component": "attn_out",
+            "is_input": False,
+            "dtype": "float32",
+            "axes": ["batch", "position", "d_model"],
+            "reduced": "",
+            "rows": [{"row": 0, "piece_count": 2, "position_count": 13, "length_bytes": 6656}],
+        }
+    ],
+}
+_PRESET: Any = {
+    "name": "circuit_discovery",
+    "description": "What each layer's attention and MLP write into the residual stream.",
+    "model": _MODEL_ID,
+    "layers": [2],
+    "activation_hooks": [_KEPT_HOOK],
+    "unavailable": [],
+}
+_MESSAGE: Any = {
+    "type": "message",
+    "id": "msg_5f0c",
+    "status": "completed",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "Hello.", "annotations": [], "logprobs": []}],
+}
+_RESPONSE: Any = {
+    "id": "resp_5f0c",
+    "object": "response",
+    "created_at": 1763750000,
+    "status": "completed",
+    "model": _MODEL_ID,
+    "output": [_MESSAGE],
+    "usage": {
+        "input_tokens": 12,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 2,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 14,
+    },
+    "incomplete_details": None,
+    "error": None,
+    "instructions": None,
+    "max_output_tokens": 16,
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "metadata": {},
+    "parallel_tool_calls": False,
+    "previous_response_id": None,
+    "store": False,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "none",
+    "tools": [],
+    "truncation": "disabled",
+}
+_TEXT_CHUNK: Any = {
+    "id": "cmpl-5f0c",
+    "object": "text_completion",
+    "created": 1763750000,
+    "model": _MODEL_ID,
+    "choices": [{"index": 0, "text": " Paris", "logprobs": None, "finish_reason": None}],
+}
+_DELTA: Any = {
+    "type": "response.output_text.delta",
+    "sequence_number": 4,
+    "item_id": "msg_5f0c",
+    "output_index": 0,
+    "content_index": 0,
+    "delta": "Hello",
+    "logprobs": [],
+}
+
+
+def _line(delta: dict[str, Any]) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+    return _HEAD | {"object": "chat.completion.chunk", "choices": [choice]}
+
+
+REQUESTS: dict[str, Any] = {
+    "POST /v1/models/load": {"model_path": "models/neuroscope-tiny", "model_id": _MODEL_ID},
+    "POST /v1/chat/completions": {"messages": _MESSAGES, "max_tokens": 16, "temperature": 0.7, "seed": 1},
+    "POST /v1/chat/completions/with_activations": {
+        "messages": _MESSAGES,
+        "max_tokens": 2,
+        "activation_hooks": [_HOOK],
+        "activation_format": "list",
+    },
+    "POST /v1/completions": {"prompt": "The capital of France is", "max_tokens": 3, "logprobs": 1},
+    "POST /v1/responses": {"input": "Hello!", "max_output_tokens": 16},
+    "POST /v1/activations/hooks": {"hooks": [_HOOK]},
+    "DELETE /v1/activations/hooks": {"hook_ids": ["attention_2"]},
+}
+"""Bodies, by operation."""
+
+ANSWERS: dict[str, Any] = {
+    "GET /health": {
+        "status": "healthy",
+        "service": "neuroscope-gateway",
+        "version": "0.1.0",
+        "inference": "127.0.0.1:50051",
+        "models": [_MODEL_ID],
+        "workload": {
+            "streams": 0,
+            "decoding_rows": 0,
+            "generated_tokens": 512,
+            "captured_bytes": 1048576,
+            "queue_wait_ms": 0.2,
+            "weights_bytes": 4000000,
+            "weights_budget_bytes": 0,
+            "active_memory_bytes": 5000000,
+            "peak_memory_bytes": 9000000,
+        },
+    },
+    "GET /v1/models": {"object": "list", "data": [_MODEL]},
+    "POST /v1/models/load": _MODEL | {"model_id": _MODEL_ID, "status": "loaded", "supports_activations": True},
+    "GET /v1/models/{model_id}": _MODEL | {"hook_points": [_POINT], "self_test": _SELF_TEST},
+    "DELETE /v1/models/{model_id}": {"id": _MODEL_ID, "object": "model", "deleted": True},
+    "POST /v1/chat/completions": _COMPLETION,
+    "POST /v1/chat/completions/with_activations": _COMPLETION | {"activations": {"attention_2": [_ACTIVATION]}},
+    "POST /v1/completions": {
+        "id": "cmpl-5f0c",
+        "object": "text_completion",
+        "created": 1763750000,
+        "model": _MODEL_ID,
+        "choices": [
+            {
+                "index": 0,
+                "text": " Paris",
+                "logprobs": {
+                    "tokens": [" Paris"],
+                    "token_logprobs": [-0.01],
+                    "top_logprobs": [{" Paris": -0.01}],
+                    "text_offset": [0],
+                },
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _USAGE,
+    },
+    "POST /v1/responses": _RESPONSE,
+    "GET /v1/activations/captures": {"object": "list", "data": [_CAPTURE]},
+    "GET /v1/activations/captures/{capture_id}": _CAPTURE,
+    "DELETE /v1/activations/captures/{capture_id}": {"id": "run-17", "object": "capture", "deleted": True},
+    "POST /v1/activations/hooks": {"registered_hooks": ["attention_2"]},
+    "GET /v1/activations/hooks": {"object": "list", "hooks": [_KEPT_HOOK]},
+    "DELETE /v1/activations/hooks": {"status": "hooks cleared", "cleared_hooks": ["attention_2"]},
+    "GET /v1/activations/presets": {
+        "object": "list",
+        "model": _MODEL_ID,
+        "presets": [_PRESET],
+        "scenarios": [
+            {
+                "name": "mathematical_reasoning",
+                "description": "Sums with and without a carry.",
+                "preset": "circuit_discovery",
+                "requests": [
+                    {
+                        "model": _MODEL_ID,
+                        "messages": [{"role": "user", "content": "What is 127 + 348?"}],
+                        "max_tokens": 8,
+                        "activation_hooks": [_KEPT_HOOK],
+                        "activation_format": "metadata",
+                    }
+                ],
+            }
+        ],
+    },
+    "GET /v1/activations/presets/{name}": _PRESET,
+}
+"""Answers in JSON, by operation."""
+
+STREAMS: dict[str, Any] = {
+    "POST /v1/chat/completions": {"data": json.dumps(_line({"content": "Hello"}))},
+    "POST /v1/completions": {"data": json.dumps(_TEXT_CHUNK)},
+    "POST /v1/responses": {"event": _DELTA["type"], "data": json.dumps(_DELTA)},
+    "POST /v1/chat/completions/with_activations": json.dumps(
+        _line({"content": "Hello"}) | {"activations": {"attention_2": [_ACTIVATION]}}
+    )
+    + "\n",
+}
+"""Pieces of streams, by operation."""
+
+PARAMETERS: dict[str, Any] = {
+    "model_id": _MODEL_ID,
+    "capture_id": "run-17",
+    "tensor": 0,
+    "step": 0,
+    "row": 0,
+    "Range": "bytes=0-4095",
+    "If-Range": '"9f86d081884c7d65"',
+    "hook_ids": ["attention_2"],
+    "model": _MODEL_ID,
+    "name": "circuit_discovery",
+    "layers": [0, 2],
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+}
+"""Parameters of paths, queries and headers."""
+
+ERROR: dict[str, Any] = {
+    "error": {
+        "message": "activation_hooks[0].component: 'atention' is no component; did you mean attention?",
+        "type": "invalid_request_error",
+        "param": "activation_hooks[0].component",
+        "code": "unknown_site",
+    }
+}
