@@ -51,6 +51,11 @@ class InferenceSettings(BaseSettings):
     model: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
     )
+    model_dirs: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+        [],
+        description="Folders below which callers may load models and adapters, separated by commas or given one by "
+        "one; the models above are loaded all the same. Empty: from anywhere, the hub included.",
+    )
     model_memory_bytes: int = Field(
         0,
         ge=0,
