@@ -33,8 +33,10 @@ from neuroscope.errors import (
     ModelUnsupportedError,
     NeuroScopeIntegrationError,
     NotImplementedByEngineError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     StreamingError,
+    UnauthenticatedError,
     UnavailableSiteError,
     UnknownIdError,
     UnknownSiteError,
@@ -45,6 +47,7 @@ from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention, add, edit, noise, replace, scale, tensor, zero
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.stream import GeneratedToken
+from neuroscope.tls import Tls
 
 try:
     __version__ = version("neuroscope-mlx")
@@ -78,9 +81,12 @@ __all__ = [
     "ModelUnsupportedError",
     "NeuroScopeIntegrationError",
     "NotImplementedByEngineError",
+    "PermissionDeniedError",
     "ResourceExhaustedError",
     "StreamingError",
+    "Tls",
     "Tokens",
+    "UnauthenticatedError",
     "UnavailableSiteError",
     "UnknownIdError",
     "UnknownSiteError",

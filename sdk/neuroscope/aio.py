@@ -22,6 +22,7 @@ from opentelemetry import trace
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.client import DEFAULT_TARGET, TEXTS_AT_ONCE
+from neuroscope.endpoint import Endpoint
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
 from neuroscope.generation import AsyncGeneration
 from neuroscope.hooks import HookLike
@@ -33,7 +34,8 @@ from neuroscope.prompts import Prompt, PromptLike
 from neuroscope.requests import Call, CapturedTensor, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
-from neuroscope.transport import LOCAL, AsyncTransport, open_async_transport
+from neuroscope.tls import Tls
+from neuroscope.transport import LOCAL, AsyncGrpcTransport, AsyncTransport, open_async_transport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 
@@ -49,11 +51,13 @@ class AsyncClient:
         *,
         transport: AsyncTransport | None = None,
         timeout_s: float | None = None,
+        tls: Tls | bool | None = None,
+        token: str = "",
         shared_memory: bool = True,
     ) -> None:
         if transport is None:
-            settings = {} if target == LOCAL else {"shared_memory": shared_memory}
-            transport = open_async_transport(target, **settings)
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
+            transport = open_async_transport(target) if endpoint is None else AsyncGrpcTransport(endpoint)
         self._transport = transport
         self._timeout_s = timeout_s
 

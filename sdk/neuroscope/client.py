@@ -22,6 +22,7 @@ from opentelemetry import trace
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
+from neuroscope.endpoint import Endpoint
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
@@ -33,7 +34,8 @@ from neuroscope.prompts import Prompt, PromptLike
 from neuroscope.requests import Call, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
-from neuroscope.transport import LOCAL, Transport, open_transport
+from neuroscope.tls import Tls
+from neuroscope.transport import LOCAL, GrpcTransport, Transport, open_transport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 
@@ -50,6 +52,8 @@ class Client:
         target: `host:port`, `unix:path`, or `local` for the engine in this process.
         transport: takes the place of the target's, for tests and other carriers.
         timeout_s: deadline of calls that do not stream; None: none.
+        tls: encrypts the connection; True: with the authorities that gRPC brings along.
+        token: what the service asks of its callers. Without TLS it is sent to this host only.
         shared_memory: takes large tensors through memory that is shared with the service, where it is on this host.
 
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers.
@@ -61,11 +65,13 @@ class Client:
         *,
         transport: Transport | None = None,
         timeout_s: float | None = None,
+        tls: Tls | bool | None = None,
+        token: str = "",
         shared_memory: bool = True,
     ) -> None:
         if transport is None:
-            settings = {} if target == LOCAL else {"shared_memory": shared_memory}
-            transport = open_transport(target, **settings)
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
+            transport = open_transport(target) if endpoint is None else GrpcTransport(endpoint)
         self._transport = transport
         self._timeout_s = timeout_s
 

@@ -20,6 +20,8 @@ MLXIntegrationError                     INTERNAL             500   a fault of ou
 ├── UnknownIdError                      NOT_FOUND            404   no hook, generation, capture or trace of that id
 ├── IdTakenError                        ALREADY_EXISTS       409
 ├── ResourceExhaustedError              RESOURCE_EXHAUSTED   429   a limit on memory, size or concurrency
+├── UnauthenticatedError                UNAUTHENTICATED      401   no token, or a wrong one
+├── PermissionDeniedError               PERMISSION_DENIED    403   a path that the service does not open to its callers
 └── NotImplementedByEngineError         UNIMPLEMENTED        501   in the contract, not yet in the engine; says why
 
 The error knows nothing of transports: `neuroscope.status` turns it into a gRPC status and back.
@@ -225,6 +227,24 @@ class ResourceExhaustedError(MLXIntegrationError):
     grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
     openai_type = "rate_limit_error"
+
+
+class UnauthenticatedError(MLXIntegrationError):
+    """The call carried no token, or another one than the service has."""
+
+    reason = Reason.ERROR_REASON_UNAUTHENTICATED
+    grpc_status = grpc.StatusCode.UNAUTHENTICATED
+    http_status = 401
+    openai_type = "authentication_error"
+
+
+class PermissionDeniedError(MLXIntegrationError):
+    """The service does not open that path to its callers."""
+
+    reason = Reason.ERROR_REASON_PERMISSION_DENIED
+    grpc_status = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
+    openai_type = "permission_error"
 
 
 class NotImplementedByEngineError(MLXIntegrationError):

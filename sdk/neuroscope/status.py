@@ -32,6 +32,8 @@ _BY_STATUS: dict[grpc.StatusCode, type[errors.MLXIntegrationError]] = {
     grpc.StatusCode.DATA_LOSS: errors.ChecksumError,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
     grpc.StatusCode.UNAVAILABLE: errors.NeuroScopeIntegrationError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDeniedError,
     grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedByEngineError,
 }
 

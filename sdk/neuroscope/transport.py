@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from neuroscope import status, telemetry
+from neuroscope import status
 from neuroscope.codec import Event
 from neuroscope.endpoint import Endpoint
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, StreamingError
@@ -117,7 +117,7 @@ class GrpcTransport:
 
     def __init__(self, endpoint: Endpoint | str) -> None:
         self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
-        self._channel = grpc.insecure_channel(self.endpoint.target, options=_SYNC_OPTIONS)
+        self._channel = self.endpoint.open(_SYNC_OPTIONS)
         self._methods: dict[str, Callable[..., Any]] = {}
 
     def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
@@ -127,7 +127,7 @@ class GrpcTransport:
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """One request, a stream of responses; the call begins at once. `close` may be called from any thread."""
         try:
-            call = self._method(rpc)(request, timeout=timeout_s, metadata=_stream_metadata(self.endpoint))
+            call = self._method(rpc)(request, timeout=timeout_s, metadata=self.endpoint.stream_metadata())
         except ValueError as error:  # the channel is closed
             raise StreamingError(str(error)) from None
         return _GrpcStream(call, self.endpoint)
@@ -148,7 +148,7 @@ class GrpcTransport:
 
     def _result(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Message:
         try:
-            return method(request, timeout=timeout_s, metadata=telemetry.inject())
+            return method(request, timeout=timeout_s, metadata=self.endpoint.metadata())
         except grpc.RpcError as error:
             raise _translated(error, self.endpoint) from None
         except ValueError as error:  # the channel is closed
@@ -169,7 +169,7 @@ class AsyncGrpcTransport:
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> AsyncGenerator[Event, None]:
         """One request, a stream of responses; the call begins at once. `aclose` may be called from any task."""
-        call = self._method(rpc)(request, timeout=timeout_s, metadata=_stream_metadata(self.endpoint))
+        call = self._method(rpc)(request, timeout=timeout_s, metadata=self.endpoint.stream_metadata())
         return _AsyncGrpcStream(call, self.endpoint)
 
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
@@ -183,14 +183,14 @@ class AsyncGrpcTransport:
 
     def _method(self, rpc: Rpc) -> Callable[..., Any]:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.endpoint.target, options=_OPTIONS)
+            self._channel = self.endpoint.open_async(_OPTIONS)
         method = self._methods.get(rpc.method)
         if method is None:
             method = self._methods[rpc.method] = _multicallable(self._channel, rpc)
         return method
 
     async def _result(self, rpc: Rpc, request: Any, timeout_s: float | None) -> Message:
-        call: Awaitable[Message] = self._method(rpc)(request, timeout=timeout_s, metadata=telemetry.inject())
+        call: Awaitable[Message] = self._method(rpc)(request, timeout=timeout_s, metadata=self.endpoint.metadata())
         try:
             return await call
         except grpc.RpcError as error:
@@ -294,14 +294,12 @@ def _translated(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) 
         return translated
     if event_count:
         return StreamingError(f"the service at {endpoint} went away after {event_count} messages: {translated.message}")
+    speaks = "that speaks TLS as configured here " if endpoint.encryption else ""
+    other = "" if endpoint.encryption else "; one that speaks TLS needs tls="
     return NeuroScopeIntegrationError(
-        f"no inference service answers at {endpoint} ({translated.message}). Start one with `neuroscope up`, or name"
-        " another target"
+        f"no inference service {speaks}answers at {endpoint} ({translated.message}). Start one with `neuroscope up`, or"
+        f" name another target{other}"
     )
-
-
-def _stream_metadata(endpoint: Endpoint) -> list[tuple[str, str]]:
-    return [*telemetry.inject(), *endpoint.stream_metadata()]
 
 
 def _load_local(name: str) -> Callable[..., Any]:

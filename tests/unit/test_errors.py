@@ -116,7 +116,9 @@ def test_long_messages_are_cut_so_that_the_status_stays_a_header():
         (grpc.StatusCode.UNIMPLEMENTED, errors.NotImplementedByEngineError),
         (grpc.StatusCode.INTERNAL, MLXIntegrationError),
         (grpc.StatusCode.UNKNOWN, MLXIntegrationError),
-        (grpc.StatusCode.PERMISSION_DENIED, MLXIntegrationError),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.UnauthenticatedError),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDeniedError),
+        (grpc.StatusCode.OUT_OF_RANGE, MLXIntegrationError),
     ],
 )
 def test_a_status_without_details_gives_the_nearest_class(code, cls):

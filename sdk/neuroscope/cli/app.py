@@ -11,7 +11,17 @@ from typer.core import TyperGroup
 
 import neuroscope
 from neuroscope.cli import capture, demo, doctor, generate, hooks, lens, models, up
-from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption
+from neuroscope.cli.connection import (
+    Connection,
+    LocalOption,
+    TargetOption,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TlsOption,
+    TokenOption,
+    TraceOption,
+)
 from neuroscope.cli.console import out, show_error, show_warnings_as_lines
 from neuroscope.errors import MLXIntegrationError
 
@@ -53,13 +63,18 @@ def options(
     target: TargetOption = None,
     local: LocalOption = False,
     trace: TraceOption = None,
+    token: TokenOption = "",
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = "",
+    tls_certificate: TlsCertificateOption = "",
+    tls_key: TlsKeyOption = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Options that every command takes, before its name or after it."""
+    """Options of every command; those of target, local and trace may come after its name too."""
     show_warnings_as_lines()
-    context.obj = Connection.of(context, target, local, trace)
+    context.obj = Connection.of(context, target, local, trace).secured(token, tls, tls_ca, tls_certificate, tls_key)
 
 
 app.command("up", rich_help_panel="Services")(up.up)

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,12 @@ import platformdirs
 
 from neuroscope.cli.bundled import NAME, bundled_model
 from neuroscope.client import Client
-from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError
+from neuroscope.errors import (
+    InvalidRequestError,
+    MLXIntegrationError,
+    NeuroScopeIntegrationError,
+    UnauthenticatedError,
+)
 
 _ESSENTIAL = ("grpcio", "protobuf", "numpy", "safetensors", "xxhash", "opentelemetry-sdk")
 _ENGINE = ("mlx", "mlx-lm")
@@ -144,30 +149,34 @@ def models() -> Iterator[Finding]:
         yield Finding("bundled model", Verdict.GOOD, str(folder))
 
 
-def services(target: str, gateway_port: int) -> Iterator[Finding]:
+def services(target: str, gateway_port: int, connect: Callable[[float], Client] | None = None) -> Iterator[Finding]:
     """Who answers where the services are to be.
 
     Args:
         target: host:port of the inference service, or unix:path.
         gateway_port: port of the gateway, on the same host.
+        connect: makes a client with that timeout in seconds; None: one without token and TLS.
     """
     host, _, port = ("127.0.0.1", "", "") if target.startswith("unix:") else target.rpartition(":")
     host = host or "127.0.0.1"
     if port.isdecimal() and not _answers(host, int(port)):
         yield Finding(f"gRPC {target}", Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
     else:
-        yield from _inference(target)
+        yield from _inference(target, connect or (lambda timeout_s: Client(target, timeout_s=timeout_s)))
     yield _gateway(host, gateway_port)
 
 
-def _inference(target: str) -> Iterator[Finding]:
+def _inference(target: str, connect: Callable[[float], Client]) -> Iterator[Finding]:
     subject = f"gRPC {target}"
     try:
-        with Client(target, timeout_s=_TIMEOUT_S) as client:
+        with connect(_TIMEOUT_S) as client:
             loaded, workload = [model.model_id for model in client.models()], client.workload()
     except NeuroScopeIntegrationError:
         hint = "end that program, or start elsewhere: neuroscope up --port-inference 50052"
         yield Finding(subject, Verdict.BROKEN, "the port is taken by a program that is no inference service", hint)
+        return
+    except (UnauthenticatedError, InvalidRequestError) as error:
+        yield Finding(subject, Verdict.BROKEN, error.message, "options come first: neuroscope --token TOKEN doctor")
         return
     except MLXIntegrationError as error:
         yield Finding(subject, Verdict.BROKEN, error.message, "look at the log of `neuroscope up`")

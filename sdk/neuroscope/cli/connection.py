@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from neuroscope.cli.bundled import require_bundled_model
 from neuroscope.cli.console import err
 from neuroscope.client import DEFAULT_TARGET, Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnknownIdError
+from neuroscope.tls import Tls
 from neuroscope.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
@@ -34,6 +35,32 @@ LocalOption = Annotated[bool, typer.Option("--local", help="Runs the engine in t
 TraceOption = Annotated[
     Path | None, typer.Option("--trace", metavar="FILE", help="Writes a trace: FILE for Perfetto, and FILE.html.")
 ]
+TokenOption = Annotated[
+    str,
+    typer.Option("--token", envvar="NEUROSCOPE_TOKEN", metavar="TOKEN", help="Token that the service asks for."),
+]
+TlsOption = Annotated[bool, typer.Option("--tls", envvar="NEUROSCOPE_TLS", help="Encrypts the connection.")]
+TlsCaOption = Annotated[
+    str,
+    typer.Option(
+        "--tls-ca",
+        envvar="NEUROSCOPE_TLS_CA",
+        metavar="FILE",
+        help="Certificates that the service's must descend from, PEM.",
+    ),
+]
+TlsCertificateOption = Annotated[
+    str,
+    typer.Option(
+        "--tls-certificate",
+        envvar="NEUROSCOPE_TLS_CERTIFICATE",
+        metavar="FILE",
+        help="Your certificate, for services that ask for one.",
+    ),
+]
+TlsKeyOption = Annotated[
+    str, typer.Option("--tls-key", envvar="NEUROSCOPE_TLS_KEY", metavar="FILE", help="Its private key.")
+]
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder or hub id.")
 ]
@@ -49,6 +76,10 @@ class Connection:
     """The engine of this process instead."""
     trace: Path | None = None
     """Where the trace of the command goes."""
+    token: str = field(default="", repr=False)
+    """What the service asks of its callers."""
+    tls: Tls | None = None
+    """How the connection is encrypted; None: not at all."""
 
     @classmethod
     def of(
@@ -60,7 +91,21 @@ class Connection:
         if local and target is not None:
             raise InvalidRequestError("--local and --target exclude each other", field="--target")
         chosen = target or (before.target if before else None) or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
-        return cls(chosen, local, trace or (before.trace if before else None))
+        secured = (before.token, before.tls) if before else ("", None)
+        return cls(chosen, local, trace or (before.trace if before else None), *secured)
+
+    def secured(self, token: str, tls: bool, ca: str, certificate: str, key: str) -> Connection:
+        """The same with a token and TLS; a file turns TLS on too."""
+        wanted = Tls(ca or None, certificate or None, key or None) if tls or ca or certificate or key else None
+        return replace(self, token=token, tls=wanted)
+
+    def client(self, timeout_s: float | None = None) -> Client:
+        """A client of the service.
+
+        Raises:
+            InvalidRequestError: token, certificates and target do not fit together.
+        """
+        return Client(self.target, timeout_s=timeout_s, tls=self.tls, token=self.token)
 
     @contextmanager
     def open(self, name: str) -> Generator[Client, None, None]:
@@ -71,7 +116,7 @@ class Connection:
         """
         if self.trace is not None:
             telemetry.configure(SERVICE_NAME, record_roots=True)
-        with Client.local() if self.local else Client(self.target) as client:
+        with Client.local() if self.local else self.client() as client:
             if self.trace is None:
                 yield client
                 return

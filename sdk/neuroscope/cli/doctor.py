@@ -25,13 +25,13 @@ def doctor(
     target: TargetOption = None,
 ) -> None:
     """Checks this machine, the installation and the services; exit code 1 if something essential is broken."""
-    address = Connection.of(context, target).target
+    connection = Connection.of(context, target)
     sections: dict[str, Callable[[], Iterable[Finding]]] = {
         "machine": checks.machine,
         "packages": checks.packages,
         "engine": checks.engine,
         "models": checks.models,
-        "services": lambda: checks.services(address, port_gateway),
+        "services": lambda: checks.services(connection.target, port_gateway, connection.client),
     }
     found: dict[str, list[Finding]] = {}
     for name, check in sections.items():

@@ -69,6 +69,7 @@ def up(
         log.open("a", encoding="utf-8") if log else nullcontext() as file,
         _tracing(trace) as environment,
     ):
+        environment = {**environment, **_secured(context)}
         service_log = ServiceLog(file)
         with Supervisor(service_log.line, service_log.news) as supervisor:
             port_inference = port_inference or services.free_port(host)
@@ -98,6 +99,12 @@ def _banner(inference: str, gateway: str, trace: Path | None) -> Panel:
     if trace is not None:
         table.add_row("trace", str(trace), "[dim]written at the end[/]")
     return Panel(table, title="NeuroScope is up", title_align="left", subtitle="Ctrl-C stops it", border_style="green")
+
+
+def _secured(context: typer.Context) -> dict[str, str]:
+    """The variables that make the inference service ask for a token, and the gateway give it."""
+    token = context.obj.token if context.obj else ""
+    return {"NEUROSCOPE_INFERENCE_TOKEN": token, "NEUROSCOPE_GATEWAY_INFERENCE_TOKEN": token} if token else {}
 
 
 @contextmanager

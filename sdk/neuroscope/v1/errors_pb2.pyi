@@ -64,6 +64,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The contract has it, this version's engine does not; the message says why. UNIMPLEMENTED, 501."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 17
     """A fault of ours. INTERNAL, 500."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 18
+    """No token came with the call, or another one than the service has. UNAUTHENTICATED, 401."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 19
+    """The service does not open that path to its callers. PERMISSION_DENIED, 403."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The machine-readable reason of an error."""
@@ -104,4 +108,8 @@ ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 16
 """The contract has it, this version's engine does not; the message says why. UNIMPLEMENTED, 501."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 17
 """A fault of ours. INTERNAL, 500."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 18
+"""No token came with the call, or another one than the service has. UNAUTHENTICATED, 401."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 19
+"""The service does not open that path to its callers. PERMISSION_DENIED, 403."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from neuroscope import telemetry
+from neuroscope.errors import InvalidRequestError
 from neuroscope_gateway import server
 from neuroscope_gateway.settings import GatewaySettings
 
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"neuroscope-gateway: cannot listen on {settings.host}:{settings.port}: {error.strerror}\n")
         return 1
+    except InvalidRequestError as error:
+        sys.stderr.write(f"neuroscope-gateway: {error.field}: {error.message}\n")
+        return 2
     finally:
         telemetry.shutdown()
     return 0

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from neuroscope.aio import AsyncClient
+from neuroscope.transport import AsyncGrpcTransport
 from neuroscope_gateway import (
     activations,
     captures,
@@ -52,12 +53,16 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
     Args:
         settings: absent: from the environment.
         client: of the inference service; absent: one of `settings.inference`, opened and closed with the application.
+
+    Raises:
+        neuroscope.errors.InvalidRequestError: the settings of the inference service do not fit together.
     """
     chosen = settings or GatewaySettings()
+    endpoint = chosen.upstream()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        app.state.client = AsyncClient(chosen.inference) if client is None else client
+        app.state.client = AsyncClient(transport=AsyncGrpcTransport(endpoint)) if client is None else client
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, NeuroScopeIntegrationError
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.status import to_abort
+from neuroscope_inference import security
 from neuroscope_inference.admission import client_of
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
@@ -44,14 +45,17 @@ async def serve(settings: InferenceSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    port_credentials, token = security.credentials(settings), security.token(settings)
+    security.warn_of_openness(settings)
     telemetry.configure("neuroscope-inference")
     service = InferenceService(settings)
     service.workload.publish(telemetry.meter())
     server = grpc.aio.server(
+        interceptors=[security.TokenGuard(token)] if token else [],
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),  # a second service on the port is an error, not a rival
-        ]
+        ],
     )
     calls = _Calls()
     names = sorted({rpc.service for rpc in RPCS.values()})
@@ -61,7 +65,7 @@ async def serve(settings: InferenceSettings) -> None:
     health_servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - the stubs lack it
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = _bind(server, settings)
+    port = _bind(server, settings, port_credentials)
     unix_socket = UnixSocket.of(settings)
     if unix_socket is not None:
         unix_socket.bind(server)
@@ -132,10 +136,10 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind(server: grpc.aio.Server, settings: InferenceSettings) -> int:
+def _bind(server: grpc.aio.Server, settings: InferenceSettings, credentials: grpc.ServerCredentials | None) -> int:
     address = _address(settings.host, settings.port)
     try:
-        port = server.add_insecure_port(address)
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if port == 0:

@@ -21,6 +21,7 @@ from neuroscope_inference.admission import Admission
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.verdicts import cache_folder
+from neuroscope_inference.model_dirs import ModelDirs
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
@@ -63,7 +64,11 @@ class InferenceService:
         self._keeper = Keeper(spool, self.engine, hooks)
         generation = GenerationServicer(self.engine, runner, self._keeper)
         servicers = (
-            ModelServicer(self.engine, cache_folder() if settings.cache_self_tests else None),
+            ModelServicer(
+                self.engine,
+                ModelDirs(settings.model_dirs, settings.model),
+                cache_folder() if settings.cache_self_tests else None,
+            ),
             hooks,
             generation,
             CaptureServicer(self.engine, runner, self._keeper, generation),

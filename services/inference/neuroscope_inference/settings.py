@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -31,6 +31,17 @@ class InferenceSettings(BaseSettings):
         "",
         description="Path of a Unix domain socket to listen on besides, for its owner alone; clients name unix:PATH.",
     )
+    tls_certificate: str = Field("", description="File of the certificate chain, PEM. Turns on TLS on the port.")
+    tls_key: str = Field("", description="File of the certificate's private key, PEM.")
+    tls_client_ca: str = Field(
+        "", description="File of certificates, PEM; clients must show one that descends from these (mutual TLS)."
+    )
+    token: SecretStr = Field(
+        SecretStr(""),
+        description="Every call must carry it, health checks excepted. Command lines can be read by others: set the "
+        "variable, or token_file.",
+    )
+    token_file: str = Field("", description="File that holds the token.")
     shared_memory_bytes: int = Field(
         32 * 1024 * 1024,
         ge=0,
@@ -39,6 +50,11 @@ class InferenceSettings(BaseSettings):
     )
     model: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
+    )
+    model_dirs: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+        [],
+        description="Folders below which callers may load models and adapters, separated by commas or given one by "
+        "one; the models above are loaded all the same. Empty: from anywhere, the hub included.",
     )
     model_memory_bytes: int = Field(
         0,

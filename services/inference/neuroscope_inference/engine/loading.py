@@ -98,10 +98,13 @@ def _checked_config(folder: Path) -> dict[str, Any]:
 
 
 def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    if "model_file" in written:
+        raise _own_code(folder, f"model_file: {written['model_file']!r} in config.json")
     try:
         model, config = load_model(
             folder,
             lazy=True,
+            trust_remote_code=False,
             model_config=config_mending.mended(written, config_mending.tensor_names(folder)),
             get_model_classes=config_mending.classes,
         )
@@ -111,7 +114,7 @@ def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tu
     except FileNotFoundError as error:
         raise ModelCorruptError(str(error), field="model_path") from error
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        if "not supported" in str(error) or "trust_remote_code" in str(error):
+        if "not supported" in str(error):
             raise ModelUnsupportedError(str(error), field="model_path") from error
         raise ModelCorruptError(
             f"the weights or the configuration in {folder} do not fit mlx-lm's model: {_brief(error)}",
@@ -148,8 +151,10 @@ def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
 
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> TokenizerWrapper:
     try:
-        return load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        return load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if "trust_remote_code" in str(error):
+            raise _own_code(folder, "auto_map in tokenizer_config.json") from error
         raise ModelCorruptError(
             f"the tokenizer in {folder} cannot be read: {_brief(error)}", field="model_path"
         ) from error
@@ -199,6 +204,14 @@ def _context_length(text_config: Mapping[str, Any]) -> int:
 
 def _weights(model: nn.Module) -> list[mx.array]:
     return [cast(mx.array, array) for _, array in tree_flatten(model.parameters())]
+
+
+def _own_code(folder: Path, entry: str) -> ModelUnsupportedError:
+    return ModelUnsupportedError(
+        f"the model in {folder} wants Python code of its own to be run ({entry}), and this service runs none; mlx-lm's "
+        "implementation is used where config.json and tokenizer_config.json do not ask for another",
+        field="model_path",
+    )
 
 
 def _damaged(folder: Path, error: Exception) -> ModelCorruptError:

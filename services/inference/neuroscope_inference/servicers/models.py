@@ -15,17 +15,20 @@ from neuroscope_inference import hub
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.loading import LoadRequest
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.model_dirs import ModelDirs
 
 
 class ModelServicer:
     """Implements neuroscope.v1.ModelService.
 
     Args:
+        dirs: where callers may load from.
         verdicts: where verdicts of the self-test are kept; None: every load proves the model.
     """
 
-    def __init__(self, engine: Engine, verdicts: Path | None = None) -> None:
+    def __init__(self, engine: Engine, dirs: ModelDirs, verdicts: Path | None = None) -> None:
         self._engine = engine
+        self._dirs = dirs
         self._verdicts = verdicts
 
     async def LoadModel(
@@ -34,6 +37,9 @@ class ModelServicer:
         """Streams progress, then the model."""
         if not request.model_path:
             raise InvalidRequestError("model_path is missing: a folder or a Hugging Face id", field="model_path")
+        self._dirs.check(request.model_path, "model_path")
+        if request.adapter_path:
+            self._dirs.check(request.adapter_path, "adapter_path")
         folder = Path()
         async with aclosing(hub.locate(request.model_path, request.revision)) as located:
             async for found in located:
