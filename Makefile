@@ -21,7 +21,7 @@ install = $(BIN)/uv pip install --quiet --python .venv $(1) || { echo "uv could 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-.PHONY: help setup demo up test bench gen train lock release-contract clean
+.PHONY: help setup demo up test test-deploy bench gen train lock release-contract clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -47,8 +47,15 @@ test: $(READY) ## Runs every check: contract, lint, types, architecture, tests
 	@$(BIN)/basedpyright
 	@echo "lint-imports"
 	@$(BIN)/lint-imports --no-cache --no-logo
+	@echo "hadolint"
+	@$(BIN)/hadolint deploy/Dockerfile
+	@echo "compose schema"
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml deploy/compose.metal.yaml
 	@echo "pytest"
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+test-deploy: $(READY) ## Builds the images, runs the cluster, asks it what the demo asks, takes it down
+	@$(BIN)/python -m scripts.test_deploy $(TEST_DEPLOY_ARGS)
 
 bench: $(READY) ## Measures speed and memory (BENCH_ARGS=...)
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
@@ -65,6 +72,8 @@ lock: $(READY) ## Locks the newest versions that the present locks allow (LOCK_F
 	@$(LOCK) --all-extras --output-file requirements/dev.txt pyproject.toml
 	@echo "requirements/uv.txt"
 	@echo uv | $(LOCK) --constraint requirements/dev.txt --output-file requirements/uv.txt -
+	@echo "requirements/build.txt"
+	@echo hatchling | $(LOCK) --constraint requirements/dev.txt --output-file requirements/build.txt -
 	@for extra in sdk inference gateway; do \
 		echo "requirements/$$extra.txt"; \
 		flag="--extra $$extra"; if [ "$$extra" = sdk ]; then flag=; fi; \

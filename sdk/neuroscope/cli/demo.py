@@ -125,6 +125,27 @@ class Demo:
         self._write(seen)
         return self._conclude(verified)
 
+    def verify(self, target: str, url: str) -> bool:
+        """The same with services that run already, and without its files; False if anything is not so.
+
+        Args:
+            target: host:port of the inference service.
+            url: of the gateway before it.
+
+        Raises:
+            MLXIntegrationError: a service refuses a call.
+        """
+        telemetry.configure(SERVICE_NAME, record_roots=True)
+        try:
+            seen = self._interrogate(target, url)
+        finally:
+            telemetry.shutdown()
+        self._heading("verified")
+        verified = _verify(seen)
+        for each in verified:
+            self._show(each)
+        return self._conclude(verified)
+
     def _look(self, supervisor: Supervisor) -> Seen:
         """Everything that needs the services."""
         began_s = time.perf_counter()
@@ -134,6 +155,9 @@ class Demo:
         with self._working("starting the gateway"):
             url = supervisor.start(services.gateway(target, port=0))
         self._done("gateway", f"REST on {url}")
+        return self._interrogate(target, url)
+
+    def _interrogate(self, target: str, url: str) -> Seen:
         with Client(target) as client:
             info = client.model()
             self._show_model(info)
@@ -221,7 +245,8 @@ class Demo:
 
     def _lens(self, model: pb.Model) -> LogitLens | None:
         try:
-            return LogitLens.from_folder(model.model_path)
+            # A service in a container, or on another machine, has its folders elsewhere.
+            return LogitLens.from_folder(model.model_path if Path(model.model_path).is_dir() else self._model)
         except MLXIntegrationError as error:
             self._console.print(f"  no logit lens: {error.message}", style="yellow", soft_wrap=True)
             return None

@@ -1,0 +1,29 @@
+"""`python -m neuroscope_gateway.probe [URL]`: exit status 0 if a gateway and the service behind it answer there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+_TIMEOUT_S = 5.0
+# A caller whose trace is not sampled: health checks would be most of what a collector gets.
+_UNSAMPLED = {"traceparent": f"00-{1:032x}-{1:016x}-00"}
+
+
+def main(arguments: list[str]) -> int:
+    """Asks once; 1 if there is no healthy answer, and says why."""
+    url = arguments[0] if arguments else f"http://127.0.0.1:{os.environ.get('NEUROSCOPE_GATEWAY_PORT', '8080')}"
+    try:
+        with build_opener(ProxyHandler({})).open(Request(f"{url}/health", headers=_UNSAMPLED), timeout=_TIMEOUT_S):
+            return 0
+    except HTTPError as error:
+        print(f"{url}: {error.code} {error.read(300).decode('utf-8', 'replace')}", file=sys.stderr)
+    except OSError as error:
+        print(f"{url}: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
