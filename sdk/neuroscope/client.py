@@ -11,7 +11,7 @@ All logic is in modules that both clients share; here are only the calls and wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from os import PathLike, fspath
 from types import TracebackType
@@ -31,7 +31,7 @@ from neuroscope.layer_predictions import LayerPredictions
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.requests import Call, Upload
+from neuroscope.requests import Call, CapturedTensor, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.tls import Tls
@@ -515,10 +515,35 @@ class Client:
             StreamingError: it is not whole.
             InvalidRequestError: it has no such tensor; says what it has.
         """
-        call = requests.captured_tensor(capture_id, plan_index, step=step, row=row)
-        state = requests.CapturedTensor()
-        with self._span(call.name), closing(self._transport.stream(call.rpc, call.request)) as events:
-            return state.array([part for event in events if (part := state.feed(event)) is not None])
+        state = CapturedTensor()
+        return state.array(list(self.captured_tensor_bytes(state, capture_id, plan_index, step=step, row=row)))
+
+    def captured_tensor_bytes(
+        self,
+        state: CapturedTensor,
+        capture_id: str,
+        plan_index: int,
+        *,
+        step: int = 0,
+        row: int = 0,
+        offset_bytes: int = 0,
+        length_bytes: int = 0,
+    ) -> Generator[memoryview, None, None]:
+        """The bytes of such a tensor as they come, or of a range; an empty part says that the header is there.
+
+        Args:
+            state: gets the header.
+            capture_id, plan_index, step, row: as in `captured_tensor`.
+            offset_bytes: first byte; negative: from the end.
+            length_bytes: 0: to the end.
+        """
+        call = requests.captured_tensor(
+            capture_id, plan_index, step=step, row=row, offset_bytes=offset_bytes, length_bytes=length_bytes
+        )
+        with closing(self._transport.stream(call.rpc, call.request)) as events:
+            for event in events:
+                yield state.feed(event) or memoryview(b"")
+        state.finish()
 
     def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.

@@ -74,6 +74,7 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         summary="Chat completions with activations.",
         version=version("neuroscope-mlx"),
         lifespan=lifespan,
+        separate_input_output_schemas=False,  # one name for a request, also where an answer holds one
         middleware=[
             Middleware(Tracing),
             Middleware(

@@ -64,7 +64,7 @@ _POINT: Any = {
     "dtype": "float32",
     "module_path": "model.layers.2.self_attn",
 }
-_SELF_TEST: Any = {
+_SELF_TEST: dict[str, Any] = {
     "logits_identical": True,
     "token_count": 8,
     "duration_ms": 21.5,
@@ -106,7 +106,7 @@ _PRESET: Any = {
     "activation_hooks": [_KEPT_HOOK],
     "unavailable": [],
 }
-_MESSAGE: Any = {
+_MESSAGE: dict[str, Any] = {
     "type": "message",
     "id": "msg_5f0c",
     "status": "completed",
@@ -198,6 +198,8 @@ ANSWERS: dict[str, Any] = {
             "weights_budget_bytes": 0,
             "active_memory_bytes": 5000000,
             "peak_memory_bytes": 9000000,
+            "shared_memory_streams": 0,
+            "shared_memory_bytes": 0,
         },
     },
     "GET /v1/models": {"object": "list", "data": [_MODEL]},

@@ -19,6 +19,8 @@ class Workload(BaseModel):
     weights_budget_bytes: int
     active_memory_bytes: int
     peak_memory_bytes: int
+    shared_memory_streams: int
+    shared_memory_bytes: int
 
 
 class Health(BaseModel):

@@ -22,7 +22,7 @@ from neuroscope_inference.engine.run import Run
 from neuroscope_inference.engine.span import Span, selected
 from neuroscope_inference.engine.steering import Steering
 
-PROBE_POSITIONS = 96
+PROBE_POSITIONS = 128
 """Positions that are evaluated to measure memory; a chunk that has no more is measured as it is."""
 
 
