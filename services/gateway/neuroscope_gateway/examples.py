@@ -73,7 +73,7 @@ _SELF_TEST: dict[str, Any] = {
             "name": "resid_mid + mlp_contrib == resid_post",
             "worst_relative_error": 0.0,
             "tolerance": 1e-5,
-            "failed_layers": [],
+            "failed_layers": list[int](),
         }
     ],
 }
@@ -111,7 +111,7 @@ _MESSAGE: dict[str, Any] = {
     "id": "msg_5f0c",
     "status": "completed",
     "role": "assistant",
-    "content": [{"type": "output_text", "text": "Hello.", "annotations": [], "logprobs": []}],
+    "content": [{"type": "output_text", "text": "Hello.", "annotations": list[str](), "logprobs": list[str]()}],
 }
 _RESPONSE: Any = {
     "id": "resp_5f0c",
@@ -156,7 +156,7 @@ _DELTA: Any = {
     "output_index": 0,
     "content_index": 0,
     "delta": "Hello",
-    "logprobs": [],
+    "logprobs": list[str](),
 }
 
 
