@@ -87,32 +87,23 @@ def test_openai(services: tuple[Service, Service], tmp_path: Path) -> None:
 
 def test_the_command_that_starts_it(bundled_model_dir: Path) -> None:
     """`neuroscope up` of the page takes these arguments; ports of a test's own are added."""
-    (command,) = [body for kind, info, body in BLOCK.findall(PAGE.read_text()) if "run=never" in info]
+    (command,) = [body for _, info, body in BLOCK.findall(PAGE.read_text()) if "run=never" in info]
     program, *arguments = command.split()
     assert program == ".venv/bin/neuroscope"
     with socket.socket() as first, socket.socket() as second:
         for probe in (first, second):
             probe.bind(("127.0.0.1", 0))
         ports = [str(probe.getsockname()[1]) for probe in (first, second)]
-    full = [
-        sys.executable,
-        "-m",
-        "neuroscope.cli",
-        *arguments,
-        "--port-inference",
-        ports[0],
-        "--port-gateway",
-        ports[1],
-    ]
-    process = subprocess.Popen(full, cwd=bundled_model_dir.parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        assert process.stdout
-        seen = b""
-        while ports[0].encode() not in seen or ports[1].encode() not in seen:
-            line = process.stdout.readline()
-            assert line, seen
-            seen += line
-    finally:
-        process.terminate()
-        process.wait(60)
-        process.stdout and process.stdout.close()
+    own_ports = ["--port-inference", ports[0], "--port-gateway", ports[1]]
+    full = [sys.executable, "-m", "neuroscope.cli", *arguments, *own_ports]
+    root = bundled_model_dir.parents[1]
+    with subprocess.Popen(full, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            assert process.stdout
+            seen = b""
+            while ports[0].encode() not in seen or ports[1].encode() not in seen:
+                line = process.stdout.readline()
+                assert line, seen
+                seen += line
+        finally:
+            process.terminate()
