@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PACKAGES = ("docker.io", "docker-compose", "debootstrap", "iptables")
+PACKAGES = ("docker.io", "docker-compose", "debootstrap", "iptables", "tini")
 RELEASE = "bookworm"
 _START_S = 60.0
 _STOP_S = 30.0
@@ -108,7 +108,7 @@ def _install() -> None:
         raise RuntimeError(f"no Docker engine answers, and there is no apt-get to install {', '.join(PACKAGES)}")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(["apt-get", "update", "-qq"], env=quiet, check=True)
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "tini", *PACKAGES]
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES]
     subprocess.run(command, env=quiet, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -119,7 +119,8 @@ def _private_engine(folder: Path) -> Generator[DockerEngine]:
     had_bridge = Path("/sys/class/net/docker0").exists()
     command = ["/usr/sbin/dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
     command += ["-p", f"{folder}/docker.pid", "-H", f"unix://{socket}", "--ip", "127.0.0.1"]
-    command += ["--default-ulimit", "nofile=20000:20000"]
+    # Rules of the firewall would outlive it. Nothing here needs them: ports are published by a proxy.
+    command += ["--default-ulimit", "nofile=20000:20000", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
     with (folder / "dockerd.log").open("wb") as log:
         daemon = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     # /usr/bin before everything else: a `docker` in /usr/local/bin may be another program of that name.

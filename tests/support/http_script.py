@@ -6,7 +6,7 @@ with http_script(Answer(503, b"..."), Answer(200, b"{}")) as script:
 
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -46,11 +46,12 @@ def http_script(*answers: Answer, port: int = 0) -> Generator[HttpScript]:
             script.requests.append((self.command, self.path, self.rfile.read(length)))
             answer = left.pop(0) if len(left) > 1 else left[0]
             ended.wait(answer.silent_s)
-            self.send_response(answer.status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer.body) + answer.cut))
-            self.end_headers()
-            self.wfile.write(answer.body)
+            with suppress(OSError):  # the client may have gone
+                self.send_response(answer.status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(answer.body) + answer.cut))
+                self.end_headers()
+                self.wfile.write(answer.body)
             if answer.cut:
                 self.close_connection = True
 

@@ -79,22 +79,22 @@ class Gateway:
         """
         limits = httpx.Timeout(self._timeout_s, read=None) if patient else httpx.Timeout(self._timeout_s)
 
-        def once() -> Any:
+        def once() -> bytes:
             with self._translated():
                 response = self._http.request(
                     method, path, content=_encoded(body), headers=_headers(body), timeout=limits
                 )
             if response.is_error:
                 raise errors.from_response(response.status_code, response.content, str(response.url))
-            try:
-                return json.loads(response.content)
-            except ValueError:
-                raise _stranger(self.base_url) from None
+            return response.content
 
         with telemetry.tracer().start_as_current_span(f"{method} {path}", kind=SpanKind.CLIENT) as span:
-            answer = _retrying(once, repeatable)
+            content = _retrying(once, repeatable)
             span.set_attribute("http.request.method", method)
-            return answer
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise _stranger(self.base_url) from None
 
     def lines(self, path: str, body: Any) -> Generator[Any, None, None]:
         """The objects of an answer of newline-delimited JSON, as they come; closing the generator ends the request.
@@ -119,7 +119,7 @@ class Gateway:
             stack.callback(span.end)
             response = _retrying(once, repeatable=True)
             stack.callback(response.close)
-            with self._translated(begun=True):
+            with self._translated():
                 for line in _split(response):
                     try:
                         told = json.loads(line)
@@ -130,36 +130,37 @@ class Gateway:
                     yield told
 
     @contextmanager
-    def _translated(self, *, begun: bool = False) -> Generator[None]:
+    def _translated(self) -> Generator[None]:
         try:
             yield
         except httpx.TimeoutException as error:
             if isinstance(error, httpx.ConnectTimeout):
-                raise _Unreachable(f"no connection to {self.base_url} within {self._timeout_s:g} s") from None
+                told = f"no connection to {self.base_url} within {self._timeout_s:g} s"
+                raise _NeverArrived(NeuroScopeIntegrationError(told)) from None
             raise DeadlineExceededError(
                 f"{self.base_url} sent nothing for {self._timeout_s:g} s; give the client a longer timeout",
                 field="timeout",
             ) from None
         except httpx.ConnectError as error:
-            raise _Unreachable(f"no gateway answers at {self.base_url}: {error}. Start one: neuroscope up") from None
+            told = f"no gateway answers at {self.base_url}: {error}. Start one: neuroscope up"
+            raise _NeverArrived(NeuroScopeIntegrationError(told)) from None
         except httpx.TransportError as error:
-            kind = StreamingError if begun else _Broken
-            raise kind(f"the connection to {self.base_url} broke: {error}") from None
+            raise StreamingError(f"the connection to {self.base_url} broke: {error}") from None
 
 
-class _Unreachable(NeuroScopeIntegrationError):
-    """The request never arrived."""
+class _NeverArrived(Exception):
+    """Within this file: the error of a request that never arrived, which may always be sent again."""
 
-
-class _Broken(StreamingError):
-    """The request arrived, perhaps; an answer did not."""
+    def __init__(self, error: MLXIntegrationError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def _retrying(once: Callable[[], T], repeatable: bool) -> T:
     def again(error: BaseException) -> bool:
-        return isinstance(error, _Unreachable) or (
-            repeatable and isinstance(error, _Broken | NeuroScopeIntegrationError) and not isinstance(error, _Stranger)
-        )
+        if isinstance(error, _NeverArrived):
+            return True
+        return repeatable and isinstance(error, StreamingError | NeuroScopeIntegrationError)
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -172,15 +173,14 @@ def _retrying(once: Callable[[], T], repeatable: bool) -> T:
         before_sleep=say,
         reraise=True,
     )
-    return retrying(once)
-
-
-class _Stranger(NeuroScopeIntegrationError):
-    """Something else answers."""
+    try:
+        return retrying(once)
+    except _NeverArrived as failed:
+        raise failed.error from None
 
 
 def _stranger(base_url: str) -> MLXIntegrationError:
-    return _Stranger(f"what answers at {base_url} is no gateway of NeuroScope-MLX")
+    return NeuroScopeIntegrationError(f"what answers at {base_url} is no gateway of NeuroScope-MLX")
 
 
 def _split(response: httpx.Response) -> Generator[bytes, None, None]:
