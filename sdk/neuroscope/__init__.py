@@ -46,6 +46,7 @@ from neuroscope.generation import AsyncGeneration, Generation
 from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention, add, edit, noise, replace, scale, tensor, zero
 from neuroscope.model_info import ModelInfo, Tokens
+from neuroscope.recovery import Retry
 from neuroscope.stream import GeneratedToken
 from neuroscope.tls import Tls
 
@@ -83,6 +84,7 @@ __all__ = [
     "NotImplementedByEngineError",
     "PermissionDeniedError",
     "ResourceExhaustedError",
+    "Retry",
     "StreamingError",
     "Tls",
     "Tokens",

@@ -10,6 +10,7 @@ All logic is in modules that both clients share; here are only the calls.
 from __future__ import annotations
 
 import operator
+import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
@@ -18,12 +19,13 @@ from typing import Any, SupportsIndex, TypeVar
 
 from numpy.typing import ArrayLike
 from opentelemetry import trace
+from tenacity import AsyncRetrying
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.client import DEFAULT_TARGET, TEXTS_AT_ONCE
 from neuroscope.endpoint import Endpoint
-from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
+from neuroscope.errors import StreamingError
 from neuroscope.generation import AsyncGeneration
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -31,6 +33,7 @@ from neuroscope.layer_predictions import LayerPredictions
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
+from neuroscope.recovery import Recovery, Resumption, Retry
 from neuroscope.requests import Call, CapturedTensor, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
@@ -54,12 +57,14 @@ class AsyncClient:
         tls: Tls | bool | None = None,
         token: str = "",
         shared_memory: bool = True,
+        retry: Retry | None = None,
     ) -> None:
         if transport is None:
             endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
             transport = open_async_transport(target) if endpoint is None else AsyncGrpcTransport(endpoint)
         self._transport = transport
         self._timeout_s = timeout_s
+        self._retry = retry or Retry()
 
     @classmethod
     def local(cls, **settings: Any) -> AsyncClient:
@@ -174,6 +179,8 @@ class AsyncClient:
         auto_advance: bool = True,
     ) -> AsyncGeneration:
         """Generates text, activations captured and edited; iterate with `async for`, no await before it."""
+        if resumable:
+            generation_id = generation_id or uuid.uuid4().hex
         call = requests.generate(
             prompt,
             hooks=hooks,
@@ -206,6 +213,7 @@ class AsyncClient:
             kv_group_size=kv_group_size,
         )
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
+        resumption = Resumption(call, self._retry) if resumable else None
         with trace.use_span(span):
             events = self._transport.stream(call.rpc, call.request)
         return AsyncGeneration(
@@ -215,6 +223,8 @@ class AsyncClient:
             self.advance,
             self.steer,
             auto_advance=auto_advance and max_steps_ahead > 0,
+            resumption=resumption,
+            open_stream=lambda again: self._transport.stream(again.rpc, again.request),
         )
 
     async def capture(
@@ -235,6 +245,8 @@ class AsyncClient:
         progress: ByteListener = False,
     ) -> ActivationCache:
         """Runs prompts once, without sampling, and returns what was captured."""
+        if resumable:
+            capture_id = capture_id or uuid.uuid4().hex
         call = requests.capture(
             prompt,
             sites,
@@ -249,18 +261,7 @@ class AsyncClient:
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
         )
-        state = StreamState()
-        with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
-            try:
-                await self._feed(state, call, report)
-            except (StreamingError, NeuroScopeIntegrationError):
-                if not resumable or state.started is None:
-                    raise
-                again = requests.resume_capture(state.started.stream_id, sequence=state.resume())
-                await self._feed(state, again, report)
-            state.finish()
-            span.set_attributes(state.attributes())
-        return state.cache
+        return await self._captured(Recovery(call, self._retry, capture_id if resumable else ""), "capturing", progress)
 
     async def logit_lens(
         self,
@@ -326,12 +327,8 @@ class AsyncClient:
     ) -> ActivationCache:
         """The tensors of a capture or generation that was `resumable`, byte for byte."""
         call = requests.resume_capture(capture_id, restart_token=restart_token)
-        state = StreamState()
-        with self._span(call.name) as span, byte_listener(progress, "resuming") as report:
-            await self._feed(state, call, report)
-            state.finish()
-            span.set_attributes(state.attributes())
-        return state.cache
+        recovery = Recovery(call, self._retry, capture_id, restarts=bool(restart_token))
+        return await self._captured(recovery, "resuming", progress)
 
     async def get_capture(self, capture_id: str) -> pb.CaptureRecord:
         """State, plan, manifest and time of expiry of what is kept under an id."""
@@ -397,6 +394,15 @@ class AsyncClient:
     async def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
         return await self._unary(requests.trace(trace_id))
+
+    async def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
+        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+            async for attempt in AsyncRetrying(**recovery.policy()):
+                with attempt:
+                    await self._feed(recovery.state, recovery.call, report)
+                    recovery.state.finish()
+            span.set_attributes(recovery.state.attributes())
+        return recovery.state.cache
 
     async def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
         async with aclosing(self._transport.stream(call.rpc, call.request)) as events:

@@ -11,6 +11,7 @@ All logic is in modules that both clients share; here are only the calls and wha
 from __future__ import annotations
 
 import operator
+import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from os import PathLike, fspath
@@ -19,11 +20,12 @@ from typing import Any, SupportsIndex, TypeVar
 
 from numpy.typing import ArrayLike
 from opentelemetry import trace
+from tenacity import Retrying
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.endpoint import Endpoint
-from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
+from neuroscope.errors import StreamingError
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -31,6 +33,7 @@ from neuroscope.layer_predictions import LayerPredictions
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
 from neuroscope.prompts import Prompt, PromptLike
+from neuroscope.recovery import Recovery, Resumption, Retry
 from neuroscope.requests import Call, CapturedTensor, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
@@ -54,6 +57,7 @@ class Client:
         timeout_s: deadline of calls that do not stream; None: none.
         tls: encrypts the connection; True: with the authorities that gRPC brings along.
         token: what the service asks of its callers. Without TLS it is sent to this host only.
+        retry: how often what is safe to try again is tried again; None: the defaults of `Retry`.
         shared_memory: takes large tensors through memory that is shared with the service, where it is on this host.
 
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers.
@@ -68,12 +72,14 @@ class Client:
         tls: Tls | bool | None = None,
         token: str = "",
         shared_memory: bool = True,
+        retry: Retry | None = None,
     ) -> None:
         if transport is None:
             endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
             transport = open_transport(target) if endpoint is None else GrpcTransport(endpoint)
         self._transport = transport
         self._timeout_s = timeout_s
+        self._retry = retry or Retry()
 
     @classmethod
     def local(cls, **settings: Any) -> Client:
@@ -255,8 +261,9 @@ class Client:
             bos: as in `tokenize`.
             max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
-            generation_id: name for `advance` and `steer`; empty: chosen by the server, see `started.stream_id`.
+            generation_id: name for `advance` and `steer`; empty: one is made up, see `started.stream_id`.
             resumable: the service keeps the stream for a while; `resume_capture` with the generation's id has it again.
+                A connection that breaks is taken up where it broke, if the service had finished.
             kv_bits: keeps all keys and values in so many bits: 2, 3, 4, 5, 6 or 8; None: as they are. What is captured
                 of them is then what attention makes of those bits.
             kv_group_size: numbers that share a scale: 32, 64 or 128.
@@ -267,6 +274,8 @@ class Client:
         Returns:
             An iterator of `GeneratedToken`; the call has begun. Close it, or use `with`, to stop early.
         """
+        if resumable:
+            generation_id = generation_id or uuid.uuid4().hex
         call = requests.generate(
             prompt,
             hooks=hooks,
@@ -299,6 +308,7 @@ class Client:
             kv_group_size=kv_group_size,
         )
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
+        resumption = Resumption(call, self._retry) if resumable else None
         with trace.use_span(span):
             events = self._transport.stream(call.rpc, call.request)
         return Generation(
@@ -308,6 +318,8 @@ class Client:
             self.advance,
             self.steer,
             auto_advance=auto_advance and max_steps_ahead > 0,
+            resumption=resumption,
+            open_stream=lambda again: self._transport.stream(again.rpc, again.request),
         )
 
     def capture(
@@ -338,9 +350,9 @@ class Client:
             bos: as in `tokenize`.
             stop_at_layer: runs only the layers before this one; None: all, the output head included.
             chunk_budget_bytes: byte budget of one chunk's captures; 0: the server's default.
-            resumable: the service keeps the stream for a while. A connection that breaks is then taken up again once,
-                where it broke, and `resume_capture` has the capture again.
-            capture_id: name of a resumable capture; empty: made by the server. The same request of the same name is
+            resumable: the service keeps the stream for a while, and `resume_capture` has it again. A connection that
+                breaks is taken up where it broke, or the service runs the request again, as `retry` says.
+            capture_id: name of a resumable capture; empty: one is made up. The same request of the same name is
                 answered with what was kept.
             kv_bits, kv_group_size: as in `generate`.
             progress: True shows a bar; a function is called with the bytes received so far.
@@ -349,9 +361,12 @@ class Client:
             UnknownSiteError, UnavailableSiteError, HookNeverFiredError, ContextLengthError
             IdTakenError: another request has that name.
             ResourceExhaustedError: the service has no room to keep the stream.
-            StreamingError: the connection broke, and the service had not finished; its `restart_token` has the service
-                run the request again (`resume_capture`).
+            NeuroScopeIntegrationError, StreamingError: the connection broke, and with `resumable` it did so in every
+                attempt; a `restart_token` has the service run the request again (`resume_capture`).
+            ChecksumError: bytes were changed on the way, and so they were when they were asked for again.
         """
+        if resumable:
+            capture_id = capture_id or uuid.uuid4().hex
         call = requests.capture(
             prompt,
             sites,
@@ -366,18 +381,7 @@ class Client:
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
         )
-        state = StreamState()
-        with self._span(call.name) as span, byte_listener(progress, "capturing") as report:
-            try:
-                self._feed(state, call, report)
-            except (StreamingError, NeuroScopeIntegrationError):
-                if not resumable or state.started is None:
-                    raise
-                again = requests.resume_capture(state.started.stream_id, sequence=state.resume())
-                self._feed(state, again, report)
-            state.finish()
-            span.set_attributes(state.attributes())
-        return state.cache
+        return self._captured(Recovery(call, self._retry, capture_id if resumable else ""), "capturing", progress)
 
     def logit_lens(
         self,
@@ -473,12 +477,8 @@ class Client:
             StreamingError: it broke off, or is still running; its `restart_token` is for the argument of that name.
         """
         call = requests.resume_capture(capture_id, restart_token=restart_token)
-        state = StreamState()
-        with self._span(call.name) as span, byte_listener(progress, "resuming") as report:
-            self._feed(state, call, report)
-            state.finish()
-            span.set_attributes(state.attributes())
-        return state.cache
+        recovery = Recovery(call, self._retry, capture_id, restarts=bool(restart_token))
+        return self._captured(recovery, "resuming", progress)
 
     def get_capture(self, capture_id: str) -> pb.CaptureRecord:
         """State, plan, manifest and time of expiry of what is kept under an id.
@@ -591,6 +591,15 @@ class Client:
             UnknownIdError: the service keeps no span of that trace.
         """
         return self._unary(requests.trace(trace_id))
+
+    def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
+        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+            for attempt in Retrying(**recovery.policy()):
+                with attempt:
+                    self._feed(recovery.state, recovery.call, report)
+                    recovery.state.finish()
+            span.set_attributes(recovery.state.attributes())
+        return recovery.state.cache
 
     def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
         with closing(self._transport.stream(call.rpc, call.request)) as events:

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
@@ -21,6 +23,8 @@ from neuroscope.cache import ActivationCache
 from neuroscope.codec import Event
 from neuroscope.errors import StreamingError
 from neuroscope.interventions import InterventionLike
+from neuroscope.recovery import Resumption
+from neuroscope.requests import Call
 from neuroscope.stream import GeneratedToken, StreamState
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
@@ -126,11 +130,15 @@ class Generation(_Account, Iterator[GeneratedToken]):
         steer: Callable[[str, Sequence[InterventionLike]], int],
         *,
         auto_advance: bool = False,
+        resumption: Resumption | None = None,
+        open_stream: Callable[[Call[None]], Generator[Event, None, None]] | None = None,
     ) -> None:
         super().__init__(state, span, auto_advance=auto_advance)
         self._events = events
         self._give_credit = advance
         self._replace_interventions = steer
+        self._resumption = resumption
+        self._open_stream = open_stream
 
     @property
     def started(self) -> pb.StreamStarted:
@@ -197,10 +205,23 @@ class Generation(_Account, Iterator[GeneratedToken]):
                 self._state.finish()
         except BaseException as error:
             self._events.close()
+            if self._resumed(error):
+                return None
             self._end(error)
             raise
         self._end()
         return None
+
+    def _resumed(self, error: BaseException) -> bool:
+        """Whether the stream is taken up again where it broke."""
+        if self._resumption is None or self._open_stream is None or self._cancelled:
+            return False
+        if (again := self._resumption.after(error, self._state)) is None:
+            return False
+        call, pause_s = again
+        time.sleep(pause_s)
+        self._events = self._open_stream(call)
+        return True
 
 
 class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
@@ -215,11 +236,15 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
         steer: Callable[[str, Sequence[InterventionLike]], Awaitable[int]],
         *,
         auto_advance: bool = False,
+        resumption: Resumption | None = None,
+        open_stream: Callable[[Call[None]], AsyncGenerator[Event, None]] | None = None,
     ) -> None:
         super().__init__(state, span, auto_advance=auto_advance)
         self._events = events
         self._give_credit = advance
         self._replace_interventions = steer
+        self._resumption = resumption
+        self._open_stream = open_stream
 
     @property
     def started(self) -> pb.StreamStarted:
@@ -291,7 +316,20 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
                 self._state.finish()
         except BaseException as error:
             await self._events.aclose()
+            if await self._resumed(error):
+                return None
             self._end(error)
             raise
         self._end()
         return None
+
+    async def _resumed(self, error: BaseException) -> bool:
+        """Whether the stream is taken up again where it broke."""
+        if self._resumption is None or self._open_stream is None or self._cancelled:
+            return False
+        if (again := self._resumption.after(error, self._state)) is None:
+            return False
+        call, pause_s = again
+        await asyncio.sleep(pause_s)
+        self._events = self._open_stream(call)
+        return True

@@ -21,6 +21,7 @@ from neuroscope.frames import Digest, FrameReader, TensorPiece
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 
+_OURS = (__package__, "tenacity")  # whose lines a user's warning does not name
 _FINISH_REASONS = {
     pb.FINISH_REASON_UNSPECIFIED: "",
     pb.FINISH_REASON_STOP: "stop",
@@ -72,6 +73,7 @@ class StreamState:
         texts: generated text of each row.
         received_bytes: bytes of tensors.
         token_count: generated tokens, over all rows.
+        is_sound: every event so far was what it should be, so that the stream can be taken up behind it.
     """
 
     def __init__(self, *, keep: bool = True) -> None:
@@ -83,6 +85,7 @@ class StreamState:
         self.received_bytes = 0
         self.token_count = 0
         self.frame_count = 0
+        self.is_sound = True
         self._keep = keep
         self._reader: FrameReader | None = None
         self._hook_ids: list[str] = []
@@ -98,6 +101,12 @@ class StreamState:
             StreamingError: the event is out of order.
             ChecksumError: a tensor's bytes, or the manifest's account of them, differ from what was received.
         """
+        self.is_sound = False
+        token = self._feed(event)
+        self.is_sound = True
+        return token
+
+    def _feed(self, event: Event) -> GeneratedToken | None:
         if isinstance(event, Framed):
             self._feed_frame(event)
             return None
@@ -233,7 +242,7 @@ def _callers_level() -> int:
     """How far up the first frame outside of this package is, for `warnings.warn` in the calling function."""
     level = 1
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] == __package__:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] in _OURS:
         frame = frame.f_back
         level += 1
     return level

@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import TracebackType
 from typing import Any, Protocol, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from neuroscope import status
 from neuroscope.codec import Event
 from neuroscope.endpoint import Endpoint
-from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, StreamingError
+from neuroscope.errors import ChecksumError, MLXIntegrationError, NeuroScopeIntegrationError, StreamingError
 from neuroscope.rpc import RPCS, Rpc
 from neuroscope.sharing import Receiver
 
@@ -38,7 +39,7 @@ _SERVICE_CONFIG = {
         {
             "name": [{"service": RPCS[name].service, "method": name} for name in _RETRIED],
             "retryPolicy": {
-                "maxAttempts": 4,
+                "maxAttempts": 3,  # half a second: a service that is gone is reported within one
                 "initialBackoff": "0.2s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
@@ -47,7 +48,14 @@ _SERVICE_CONFIG = {
         }
     ]
 }
+KEEPALIVE_MS = 30_000
+"""A connection with calls is asked for a sign of life this often; services send away who asks too often."""
+KEEPALIVE_TIMEOUT_MS = 15_000
+"""A connection that gives none for so long is given up, and its calls end with UNAVAILABLE."""
 _OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5000),
@@ -221,7 +229,7 @@ class _GrpcStream(Generator[Event, None, None]):
             self.close()
             raise
         self._event_count += 1
-        return self._receiver.event(event)
+        return self._receiver.event(_readable(event))
 
     def send(self, value: None, /) -> Event:
         return self.__next__()
@@ -261,7 +269,7 @@ class _AsyncGrpcStream(AsyncGenerator[Event, None]):
         if event is grpc.aio.EOF:
             raise StopAsyncIteration
         self._event_count += 1
-        return self._receiver.event(event)
+        return self._receiver.event(_readable(event))
 
     async def asend(self, value: None, /) -> Event:
         return await self.__anext__()
@@ -284,7 +292,35 @@ def _exception(typ: Any, val: BaseException | object, tb: TracebackType | None) 
 def _multicallable(channel: grpc.Channel | grpc.aio.Channel, rpc: Rpc) -> Callable[..., Any]:
     kind = f"{'stream' if rpc.streams_requests else 'unary'}_{'stream' if rpc.streams_responses else 'unary'}"
     make: Callable[..., Any] = getattr(channel, kind)
-    return make(rpc.path, request_serializer=rpc.serialize, response_deserializer=rpc.deserialize_response)
+    read = _reader(rpc) if rpc.streams_responses else rpc.deserialize_response
+    return make(rpc.path, request_serializer=rpc.serialize, response_deserializer=read)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Bytes that are not the message they should be; gRPC by itself would end the call with INTERNAL."""
+
+    reason: str
+
+
+def _reader(rpc: Rpc) -> Callable[[bytes], Event | _Unreadable]:
+    decode = rpc.deserialize_response
+
+    def read(raw: bytes) -> Event | _Unreadable:
+        try:
+            return decode(raw)
+        except DecodeError as error:
+            return _Unreadable(
+                f"what came is no {rpc.response.DESCRIPTOR.name}, its bytes were changed on the way: {error}"
+            )
+
+    return read
+
+
+def _readable(event: Event | _Unreadable) -> Event:
+    if isinstance(event, _Unreadable):
+        raise ChecksumError(event.reason)
+    return event
 
 
 def _translated(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) -> MLXIntegrationError:

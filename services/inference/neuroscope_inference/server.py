@@ -54,6 +54,11 @@ async def serve(settings: InferenceSettings) -> None:
         interceptors=[security.TokenGuard(token)] if token else [],
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            # A client that vanished without a word frees what it holds within 80 s; one that asks for signs of life
+            # more often than every 10 s is sent away.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.so_reuseport", 0),  # a second service on the port is an error, not a rival
         ],
     )
