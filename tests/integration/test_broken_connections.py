@@ -188,13 +188,15 @@ def test_mistakes_are_not_tried_twice(service: Service) -> None:
 
 
 def test_a_connection_that_falls_silent_is_given_up(proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    alive = [("grpc.keepalive_time_ms", 500), ("grpc.keepalive_timeout_ms", 500)]
-    monkeypatch.setattr(transport, "_SYNC_OPTIONS", [*transport._SYNC_OPTIONS[2:], *alive])
+    quick = {transport.KEEPALIVE_MS: 500, transport.KEEPALIVE_TIMEOUT_MS: 500}
+    monkeypatch.setattr(
+        transport, "_SYNC_OPTIONS", [(name, quick.get(value, value)) for name, value in transport._SYNC_OPTIONS]
+    )
     assert transport.KEEPALIVE_MS >= 10_000  # what the service allows
     with connected(proxy) as client:
-        proxy.freeze_after(1)
+        proxy.freeze_after(0)
         begin = time.monotonic()
-        with pytest.raises(MLXIntegrationError, match=r"keepalive|went away|ping"):
+        with pytest.raises(MLXIntegrationError, match="ping timeout"):
             client.generate(PROMPT, max_tokens=3).wait()
         assert time.monotonic() - begin < 10
 

@@ -58,6 +58,7 @@ async def serve(settings: InferenceSettings) -> None:
             # more often than every 10 s is sent away.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.ping_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.so_reuseport", 0),  # a second service on the port is an error, not a rival
         ],
