@@ -28,8 +28,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "images_b64": (None, []),
     "max_image_size": (None,),
     "json_schema": (None,),
-    "repetition_penalty": (None, 0, 1),
-    "repetition_context_size": (None, 20),
     "min_tokens_to_keep": (None, 1),
     "num_draft_tokens": (None, 0),
     "speculative_decoding_toggle": (None, False),
@@ -128,6 +126,8 @@ def create_generator_with_activations(
     top_p: float = 1.0,
     top_k: int = 0,
     min_p: float = 0.0,
+    repetition_penalty: float | None = None,
+    repetition_context_size: int = 20,
     seed: int | None = None,
     stop_strings: Sequence[str] | None = None,
     top_logprobs: int = 0,
@@ -143,7 +143,8 @@ def create_generator_with_activations(
             with the model.
         max_tokens: most tokens; None: the engine's default.
         temp: 0: always the likeliest token.
-        top_p, top_k, min_p, seed: as in `Client.generate`.
+        top_p, top_k, min_p, seed, repetition_penalty: as in `Client.generate`; None or 0: no penalty.
+        repetition_context_size: how many of the last tokens the penalty looks at.
         stop_strings: texts that end the generation; they are not part of the result.
         top_logprobs: so many likely alternatives of each token.
         interventions: what to edit, in any form of `neuroscope.interventions`.
@@ -180,6 +181,8 @@ def create_generator_with_activations(
             top_p=top_p,
             top_k=top_k,
             min_p=min_p,
+            repetition_penalty=repetition_penalty or 1.0,
+            penalty_context_size=repetition_context_size if repetition_penalty else 0,
             seed=seed,
             stop=stops,
             top_logprobs=top_logprobs,
