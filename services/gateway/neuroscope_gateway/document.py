@@ -19,7 +19,13 @@ def install(app: FastAPI, *, has_keys: bool) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            made = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                routes=app.routes,
+                separate_input_output_schemas=app.separate_input_output_schemas,
+            )
             for path, operations in made["paths"].items():
                 for method, operation in operations.items():
                     _exemplify(operation, f"{method.upper()} {path}")
