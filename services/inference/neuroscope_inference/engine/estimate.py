@@ -34,6 +34,8 @@ class _Chunk:
     span: Span
     captured_bytes: int
     kept_bytes: int  # of the cache, at its end
+    before_bytes: int  # of the cache, at its beginning
+    largest_bytes: int  # of one tensor
 
     def weight(self, heads: int) -> int:
         """Grows with the memory that it takes, roughly."""
@@ -54,8 +56,10 @@ def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
     for row, prompt in enumerate(run.prompts):
         cache = forward.new_cache()
         for span in forward.chunks(row, len(prompt), needs_logits=False):
-            captured = _build(forward, prompt, span, cache)
-            chunk = _Chunk(prompt, span, captured, _nbytes(cache))
+            before = _nbytes(cache)
+            sizes = _build(forward, prompt, span, cache)
+            captured = sum(sizes)
+            chunk = _Chunk(prompt, span, captured, _nbytes(cache), before, max(sizes, default=0))
             found.tensor_bytes += captured
             found.chunk_count += 1
             if heaviest is None or chunk.weight(heads) > heaviest.weight(heads):
@@ -66,10 +70,10 @@ def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
     yield found
 
 
-def _build(forward: Forward, prompt: Sequence[int], span: Span, cache: Cache) -> int:
-    """Builds the graph of a chunk; the bytes that it would send."""
+def _build(forward: Forward, prompt: Sequence[int], span: Span, cache: Cache) -> list[int]:
+    """Builds the graph of a chunk; the bytes of the tensors that it would send."""
     pending, _, _ = forward.build(prompt, span, cache)
-    return sum(p.array.nbytes for p in pending if p.is_sent)
+    return [p.array.nbytes for p in pending if p.is_sent]
 
 
 def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
@@ -86,8 +90,10 @@ def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
     used = mx.get_peak_memory() - before
     captured = sum(p.array.nbytes for p in pending if p.is_sent)
     working = (used - captured - (_nbytes(cache) - cached)) * span.length / length
-    spare = chunk.kept_bytes if span.first else 0  # the caches from before, should the chunk have to be halved
-    return max(0, int(chunk.kept_bytes + spare + chunk.captured_bytes + working))
+    # The caches from before are kept, should the chunk have to be halved.
+    # Of the chunk before, one tensor may be with the reader and another in its frames.
+    leaving = 2 * chunk.largest_bytes if span.first else 0
+    return max(0, int(chunk.kept_bytes + chunk.before_bytes + chunk.captured_bytes + leaving + working))
 
 
 def _probing(plan: CapturePlan, span: Span, probe: Span) -> CapturePlan:
