@@ -31,8 +31,8 @@ _HEAD = """# Performance
 
 What the service costs, measured by scripts of the repository: `make bench`, a table for each bench (`BENCH_ARGS="tax
 --quick"` for one of them, in a hurry). This page is made of [performance.json](performance.json) by `python -m
-scripts.make_performance_page`; the figures are of `python -m tests.bench --full` on {machine}, MLX's CPU backend,
-{versions}. The machine is shared, so rates depend on what else it does; ratios are taken within a run, between
+scripts.make_performance_page`; the figures are of {machine}, MLX's CPU backend, {versions}. The machine is shared, and
+other work ran beside some of them, so rates depend on that; ratios are taken within a run, those to mlx-lm between
 processes that take turns of a quarter of a second.
 
 ## What captures cost
