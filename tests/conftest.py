@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Models are made once per run, in a temporary folder."""
 
 import os
+import signal
 
 # On the CPU mlx.compile runs g++ for about two seconds per new kernel; read when mlx is imported, so set before it.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
@@ -8,9 +9,15 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 # Models of tests are new in every run; the user's cache is no place for what is proved of them.
 os.environ.setdefault("NEUROSCOPE_INFERENCE_CACHE_SELF_TESTS", "false")
 
-# Workers share the cores: threads of a BLAS that wait for work would take them from each other.
+# Workers share the cores: threads of a BLAS that wait for work would take them from each other. And they have a COLUMNS
+# of their own, which would be the width of every table.
 if os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.pop("COLUMNS", None)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The BLAS that the service uses; it must be loaded before mlx, which test modules import as they are collected.
 from neuroscope_inference import blas
