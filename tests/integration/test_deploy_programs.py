@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from tests.support.services import Service, inference_service, running
 
@@ -46,6 +47,20 @@ def test_probes_of_running_services(inference: Service) -> None:
     gone = probe("neuroscope_gateway.probe", gateway.target)
     assert gone.returncode == 1
     assert gateway.target in gone.stderr
+
+
+def test_a_probe_takes_the_socket_of_a_service_with_a_certificate(
+    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = trustme.CA().issue_cert("localhost")
+    for name, blobs in (("cert", certificate.cert_chain_pems), ("key", [certificate.private_key_pem])):
+        (tmp_path / name).write_bytes(b"".join(blob.bytes() for blob in blobs))
+    path = tmp_path / "s"
+    tls = ("--tls-certificate", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key"))
+    with inference_service(llama_dir, arguments=("--unix-socket", str(path), "--token", "t", *tls)) as service:
+        assert probe("neuroscope_inference.probe", service.target).returncode == 1  # the port wants a certificate
+        monkeypatch.setenv("NEUROSCOPE_INFERENCE_UNIX_SOCKET", str(path))
+        assert probe("neuroscope_inference.probe").returncode == 0
 
 
 def test_probes_where_nothing_serves() -> None:

@@ -180,6 +180,13 @@ def test_the_bundled_model_ends_by_itself(bundled_model_dir: Path) -> None:
 def test_sampling_and_edits(model: ModelKit) -> None:
     drawn = [text_of(generated(model, temp=1.0, seed=seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+    # mlx-engine's repetition penalty, over its last 20 tokens, is the engine's own.
+    penalised = [result.tokens[0].id for result, _ in generated(model, repetition_penalty=5.0)]
+    own = model.client.generate(
+        tokenize(model, TEXT), model_id=model.model_id, max_tokens=SIZE, repetition_penalty=5.0, penalty_context_size=20
+    )
+    assert penalised == [token.token_id for token in own]
+    assert text_of(generated(model, repetition_penalty=0)) == text_of(generated(model))
     hook = [{"layer_name": "blocks.1", "component": "mlp", "hook_id": "m"}]
     edited = generated(model, hook, interventions=[zero("mlp_out", 1)], max_tokens=1)
     assert not edited[0][1]["m"][0].data.any()

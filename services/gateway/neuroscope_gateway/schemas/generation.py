@@ -101,9 +101,9 @@ class GenerationRequest(Strict):
         """Texts that end the generation."""
         return None
 
+    @abstractmethod
     def prompt_param(self, field: str) -> str:
         """What this request calls a field of the prompts that the inference service speaks of."""
-        raise NotImplementedError
 
     def sampling(self) -> dict[str, Any]:
         """The arguments of `AsyncClient.generate`; what the request leaves out keeps the client's default."""

@@ -23,7 +23,7 @@ from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.stopping import StopMatcher
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Flight:
     """A step that has been launched: what it reads and the token it draws, lazy."""
 
