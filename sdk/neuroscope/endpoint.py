@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from neuroscope import sharing, telemetry
+from neuroscope import telemetry
 from neuroscope.errors import InvalidRequestError
 from neuroscope.tls import Tls
 
@@ -79,10 +79,6 @@ class Endpoint:
         if self.token:
             found.append((AUTHORIZATION, f"{BEARER}{self.token}"))
         return found
-
-    def stream_metadata(self) -> list[tuple[str, str]]:
-        """What a call carries that is answered with a stream."""
-        return [*self.metadata(), *(sharing.METADATA if self.wants_shared_memory else ())]
 
     @property
     def encryption(self) -> Tls | None:

@@ -6,8 +6,9 @@
     view = mapped.view(region)                            the payload; its blocks are free again when no view is left
 
 The file lies in a private folder and is removed as soon as the client has mapped it, so nothing of it survives the two
-processes. It grows as the reader falls behind, and only by what the file system has promised: a write into a mapped
-file that its file system cannot hold would kill the process. The layout is that of `SharedMemory` in tensor.proto.
+processes. Both may keep it for a stream to come: pages that are there already cost nothing again. It grows as the
+reader falls behind, and only by what the file system has promised: a write into a mapped file that its file system
+cannot hold would kill the process. The layout is that of `SharedMemory` in tensor.proto.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from neuroscope.errors import StreamingError
 from neuroscope.v1 import tensor_pb2
 
 METADATA_KEY = "neuroscope-shared-memory"
-"""A client that sends this with the value "1" can map a file of the service's, if it finds one."""
+"""A client that sends this can map a file of the service's, if it finds one. The value is the `region_id` of what it
+has mapped already and does not use, or ANY."""
+ANY = "1"
 BLOCK_BYTES = 64 * 1024
 SMALLEST_BYTES = 64 * 1024
 """Smaller payloads are as cheap in the message itself."""
@@ -44,7 +47,7 @@ MOST_BYTES = (BLOCK_BYTES - _IN_USE_AT) * BLOCK_BYTES
 
 
 class SharedMemory:
-    """The service's end. For one stream, and one thread at a time.
+    """The service's end. For one stream at a time, and one thread.
 
     Attributes:
         offer: what the client needs to map it.
@@ -84,6 +87,11 @@ class SharedMemory:
             os.close(fd)
             path.unlink()
             raise
+
+    @property
+    def held_bytes(self) -> int:
+        """What the file takes."""
+        return self._reserved_bytes
 
     @property
     def is_mapped(self) -> bool:
@@ -143,12 +151,17 @@ class SharedMemory:
 
 
 class MappedMemory:
-    """The client's end, of one stream. Thread-safe."""
+    """The client's end. Thread-safe.
+
+    Attributes:
+        region_id: of what the service offered.
+    """
 
     def __init__(self, offer: tensor_pb2.SharedMemory, mapped: mmap.mmap) -> None:
-        self._region_id = offer.region_id
+        self.region_id = offer.region_id
         self._block_bytes = offer.block_bytes
         self._map = mapped
+        self._viewed_blocks = 0
         self._lock = threading.RLock()  # a view may die while another is let go of, in the same thread
 
     @classmethod
@@ -174,6 +187,11 @@ class MappedMemory:
             Path(offer.path).unlink()
         return cls(offer, mapped)
 
+    @property
+    def viewed(self) -> float:
+        """The part of it that views are left of, from 0 to 1."""
+        return self._viewed_blocks * self._block_bytes / len(self._map)
+
     def view(self, region: tensor_pb2.SharedRegion) -> memoryview:
         """A payload where it lies. Its blocks go back to the service when the last view of it is gone.
 
@@ -182,7 +200,7 @@ class MappedMemory:
         """
         offset, length = region.offset_bytes, region.length_bytes
         if (
-            region.region_id != self._region_id
+            region.region_id != self.region_id
             or not length
             or offset < self._block_bytes
             or offset % self._block_bytes
@@ -192,9 +210,12 @@ class MappedMemory:
         first = _IN_USE_AT + offset // self._block_bytes
         blocks = -(-length // self._block_bytes)
         owner = np.frombuffer(self._map, np.uint8, length, offset)
+        with self._lock:
+            self._viewed_blocks += blocks
         weakref.finalize(owner, self._free, first, blocks).atexit = False
         return owner.data
 
     def _free(self, first: int, blocks: int) -> None:
         with self._lock:  # also: what was read has been read before the service sees that it may write
             self._map[first : first + blocks] = bytes(blocks)
+            self._viewed_blocks -= blocks

@@ -26,7 +26,7 @@ from neuroscope.codec import Event
 from neuroscope.endpoint import Endpoint
 from neuroscope.errors import ChecksumError, MLXIntegrationError, NeuroScopeIntegrationError, StreamingError
 from neuroscope.rpc import RPCS, Rpc
-from neuroscope.sharing import Receiver
+from neuroscope.sharing import Mappings, Receiver
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 LOCAL = "local"
@@ -128,6 +128,7 @@ class GrpcTransport:
         self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
         self._channel = self.endpoint.open(_SYNC_OPTIONS)
         self._methods: dict[str, Callable[..., Any]] = {}
+        self._mappings = Mappings()
 
     def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
         """One request, one response."""
@@ -135,11 +136,12 @@ class GrpcTransport:
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """One request, a stream of responses; the call begins at once. `close` may be called from any thread."""
+        receiver, metadata = _receiver(self.endpoint, self._mappings)
         try:
-            call = self._method(rpc)(request, timeout=timeout_s, metadata=self.endpoint.stream_metadata())
+            call = self._method(rpc)(request, timeout=timeout_s, metadata=metadata)
         except ValueError as error:  # the channel is closed
             raise StreamingError(str(error)) from None
-        return _GrpcStream(call, self.endpoint)
+        return _GrpcStream(call, self.endpoint, receiver)
 
     def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
         """A stream of requests, one response."""
@@ -171,6 +173,7 @@ class AsyncGrpcTransport:
         self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
+        self._mappings = Mappings()
 
     async def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
         """One request, one response."""
@@ -178,8 +181,9 @@ class AsyncGrpcTransport:
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> AsyncGenerator[Event, None]:
         """One request, a stream of responses; the call begins at once. `aclose` may be called from any task."""
-        call = self._method(rpc)(request, timeout=timeout_s, metadata=self.endpoint.stream_metadata())
-        return _AsyncGrpcStream(call, self.endpoint)
+        receiver, metadata = _receiver(self.endpoint, self._mappings)
+        call = self._method(rpc)(request, timeout=timeout_s, metadata=metadata)
+        return _AsyncGrpcStream(call, self.endpoint, receiver)
 
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
         """A stream of requests, one response."""
@@ -209,11 +213,11 @@ class AsyncGrpcTransport:
 class _GrpcStream(Generator[Event, None, None]):
     """The responses of a call. Unlike a plain generator it can be closed while another thread waits for it."""
 
-    def __init__(self, call: Any, endpoint: Endpoint) -> None:
+    def __init__(self, call: Any, endpoint: Endpoint, receiver: Receiver) -> None:
         self._call = call
         self._responses: Iterator[Event] = call
         self._endpoint = endpoint
-        self._receiver = Receiver()
+        self._receiver = receiver
         self._event_count = 0
         self._closed = False
 
@@ -225,6 +229,7 @@ class _GrpcStream(Generator[Event, None, None]):
                 raise StopIteration from None
             raise _translated(error, self._endpoint, self._event_count) from None
         except StopIteration:
+            self._receiver.end()
             raise
         except BaseException:  # such as KeyboardInterrupt: nobody will read on
             self.close()
@@ -247,10 +252,10 @@ class _GrpcStream(Generator[Event, None, None]):
 class _AsyncGrpcStream(AsyncGenerator[Event, None]):
     """The responses of a call. Unlike a plain generator it can be closed while another task waits for it."""
 
-    def __init__(self, call: Any, endpoint: Endpoint) -> None:
+    def __init__(self, call: Any, endpoint: Endpoint, receiver: Receiver) -> None:
         self._call = call
         self._endpoint = endpoint
-        self._receiver = Receiver()
+        self._receiver = receiver
         self._event_count = 0
         self._closed = False
 
@@ -268,6 +273,7 @@ class _AsyncGrpcStream(AsyncGenerator[Event, None]):
             self._call.cancel()
             raise
         if event is grpc.aio.EOF:
+            self._receiver.end()
             raise StopAsyncIteration
         self._event_count += 1
         return self._receiver.event(_readable(event))
@@ -282,6 +288,14 @@ class _AsyncGrpcStream(AsyncGenerator[Event, None]):
     async def aclose(self) -> None:
         self._closed = True
         self._call.cancel()
+
+
+def _receiver(endpoint: Endpoint, mappings: Mappings) -> tuple[Receiver, list[tuple[str, str]]]:
+    """What reads a stream, and what the call carries besides its request."""
+    if not endpoint.wants_shared_memory:
+        return Receiver(), endpoint.metadata()
+    receiver = Receiver(mappings)
+    return receiver, [*endpoint.metadata(), receiver.metadata]
 
 
 def _exception(typ: Any, val: BaseException | object, tb: TracebackType | None) -> BaseException:

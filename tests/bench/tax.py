@@ -1,7 +1,7 @@
 """What captures cost: tokens per CPU second and memory of a service, beside mlx-lm in the same run.
 
-    python -m tests.bench.tax [--model llama|gpt2|bundled] [--kind decode|prefill] [--rounds 20] [--tokens 128]
-                               [--json FILE] [--traces FOLDER]
+    python -m tests.bench.tax [--model llama|gpt2|bundled] [--kind decode|prefill] [--captured "all residual points"]
+                               [--rounds 20] [--tokens 128] [--json FILE] [--traces FOLDER]
 
 mlx-lm and a service for each case are processes of their own with one BLAS thread. In a round all of them do the same
 work at the same time, in turns of a quarter of a second (`tests.bench.turns`), since a shared machine's speed changes
@@ -9,8 +9,8 @@ by the second. A ratio is the median over rounds of tokens per CPU second, a ser
 bootstrap interval.
 
 decode     `tokens` tokens after a short prompt, all that the request costs, beside `mlx_lm.stream_generate`.
-prefill    a prompt of PREFILL_TOKENS and one token after it, beside two forward passes of mlx-lm: all but the last
-           token and the last, as `stream_generate` does it.
+prefill    PREFILLS times a prompt of PREFILL_TOKENS and one token after it, beside two forward passes of mlx-lm: all
+           but the last token and the last, as `stream_generate` does it.
 
 The CPU seconds of ours are the service's; the client's stand beside them, as milliseconds per token. Memory is what a
 process holds at the end, to what mlx-lm holds. With `--traces` a further, unmeasured run of each case is traced.
@@ -43,6 +43,8 @@ from tests.support.services import inference_service
 
 PROMPT_TOKENS = 32  # of a decode
 PREFILL_TOKENS = 512
+PREFILLS = 3
+"""In a round: one takes so little time that its figure would be of the moment."""
 PEER = "mlx-lm"
 KINDS = ("decode", "prefill")
 EVERY = ("every",)  # all that the model has
@@ -83,7 +85,8 @@ class Peer:
     def measure(self, kind: str, tokens: int) -> dict[str, Any]:
         """Seconds of its own CPU."""
         begin = cpu_seconds()
-        (self._prefill if kind == "prefill" else self._decode)(tokens)
+        for _ in range(repeats(kind)):
+            (self._prefill if kind == "prefill" else self._decode)(tokens)
         return {"cpu_s": cpu_seconds() - begin}
 
     def _decode(self, tokens: int) -> None:
@@ -123,9 +126,15 @@ class Ours:
                 list(client.generate(prompt, **how))
             return {}
         begin = cpu_seconds()
-        drawn = list(self._client.generate(prompt, **how))
-        assert len(drawn) == max_tokens
+        for _ in range(repeats(kind)):
+            drawn = list(self._client.generate(prompt, **how))
+            assert len(drawn) == max_tokens
         return {"cpu_s": cpu_seconds() - begin}
+
+
+def repeats(kind: str) -> int:
+    """How often a round does the work."""
+    return PREFILLS if kind == "prefill" else 1
 
 
 def token_ids(count: int) -> list[int]:
@@ -203,7 +212,7 @@ def measure(
             for case, took, held in zip((Case(PEER, (), {}), *cases), runs, memory, strict=True):
                 named = {"model": folder.name, "kind": kind, "tokens": count, "captured": case.captured}
                 bar = case.bars.get(kind) if is_large(folder) else None
-                results.append({**named, "bar": bar, **_figures(count, took, runs[0])})
+                results.append({**named, "bar": bar, **_figures(count * repeats(kind), took, runs[0])})
                 results[-1] |= {"resident_mb": held / 1e6, "memory_to_mlx_lm": held / memory[0]}
             for case, client in zip(cases, clients, strict=True) if traces else ():
                 progress(f"{folder.name}: {kind}, a trace of {case.captured}")
@@ -266,6 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=MODELS)
     parser.add_argument("--kind", action="append", choices=KINDS)
+    parser.add_argument("--captured", action="append", choices=[case.captured for case in CASES])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--json", type=Path, help="write the results here too")
@@ -276,8 +286,14 @@ def main() -> None:
         role, where = options.worker
         answer(Peer(where).measure if role == PEER else Ours(where).measure)
         return
-    kinds = options.kind or KINDS
-    result = run(options.model or MODELS, options.rounds, options.tokens, kinds=kinds, traces=options.traces)
+    result = run(
+        options.model or MODELS,
+        options.rounds,
+        options.tokens,
+        kinds=options.kind or KINDS,
+        cases=[case for case in CASES if case.captured in (options.captured or [case.captured])],
+        traces=options.traces,
+    )
     Console().print(table(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))

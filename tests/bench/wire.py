@@ -82,9 +82,9 @@ def tensors(kind: str) -> tuple[list[tensor_pb2.TensorSpec], list[Outgoing]]:
 
 async def generate(request: pb.GenerateRequest, context: Any) -> AsyncIterator[Event]:
     """A generation of max_tokens steps; the model's name is the case. Memory is shared with a client that asks."""
-    if SHARING.is_wanted(context.invocation_metadata(), client_of(context.peer())):
+    if wanted := SHARING.wanted(context.invocation_metadata(), client_of(context.peer())):
         large = slice_bytes(SHARING.with_large_slices(Context()))
-        async for event in SHARING.carried(events(request, large)):
+        async for event in SHARING.carried(events(request, large), wanted):
             yield event
     else:
         async for event in events(request, SLICE_BYTES):

@@ -21,7 +21,7 @@ from neuroscope.endpoint import Endpoint
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.frames import SLICE_BYTES, FramePacker, FrameReader, Outgoing
 from neuroscope.shared_memory import BLOCK_BYTES, MappedMemory, SharedMemory
-from neuroscope.sharing import Receiver
+from neuroscope.sharing import Mappings, Receiver
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.sharing import PrivateFolder, Sharing
@@ -168,11 +168,14 @@ async def events_of(stream: Stream, arrays: list[np.ndarray], slice_bytes: int) 
             yield frame
 
 
-async def collect(sharing: Sharing, arrays: list[np.ndarray], *, maps: bool, keeps: bool) -> tuple[int, list]:
-    """How many frames came in shared memory, and the tensors as received."""
+async def collect(
+    sharing: Sharing, arrays: list[np.ndarray], *, maps: bool, keeps: bool, mappings: Mappings | None = None
+) -> tuple[int, list]:
+    """How many frames came where they lay in shared memory, and the tensors as received."""
     stream, _ = large_events(0)
-    receiver, reader, shared, found = Receiver(), None, 0, []
-    async for event in sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES)):
+    receiver, reader, borrowed, found = Receiver(mappings), None, 0, []
+    wanted = sharing.wanted([receiver.metadata], "unix")
+    async for event in sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES), wanted):
         raw = encode(event)
         received = DECODE(raw)
         if not maps and not isinstance(received, Framed):
@@ -181,8 +184,7 @@ async def collect(sharing: Sharing, arrays: list[np.ndarray], *, maps: bool, kee
         received = receiver.event(received)
         if isinstance(received, Framed):
             assert reader is not None
-            shared += received.borrowed
-            assert received.borrowed or received.nbytes == 16 or not maps or keeps
+            borrowed += received.borrowed
             pieces = reader.read(received)
             found += [piece.array if keeps else piece.array.copy() for piece in pieces]
             del pieces
@@ -190,7 +192,8 @@ async def collect(sharing: Sharing, arrays: list[np.ndarray], *, maps: bool, kee
             assert isinstance(received, pb.GenerateResponse)
             assert not received.plan.HasField("shared_memory")
             reader = FrameReader(received.plan)
-    return shared, found
+    receiver.end()
+    return borrowed, found
 
 
 def assert_all(found: list[np.ndarray], arrays: list[np.ndarray]) -> None:
@@ -203,48 +206,128 @@ def assert_all(found: list[np.ndarray], arrays: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_stream_comes_whole_through_a_small_memory(keeps: bool) -> None:
     _, arrays = large_events(12)
-    sharing = Sharing(BYTES)
-    shared, found = asyncio.run(collect(sharing, arrays, maps=True, keeps=keeps))
-    assert_all(found, arrays)
-    assert shared == (24 if not keeps else 2)  # 23 blocks of 64 KiB hold two such tensors
-    assert sharing.shared_bytes == shared * arrays[0].nbytes
-    assert sharing.streams == 0
-    sharing.close()
+
+    async def stream() -> None:
+        sharing = Sharing(2 * BYTES)  # 47 blocks of 64 KiB hold five such tensors
+        borrowed, found = await collect(sharing, arrays, maps=True, keeps=keeps)
+        assert_all(found, arrays)
+        assert borrowed == (24 if not keeps else 1)  # a second would be a third of the memory
+        assert sharing.shared_bytes == 24 * arrays[0].nbytes
+        assert sharing.streams == 0
+        sharing.close()
+
+    asyncio.run(stream())
 
 
 def test_a_client_that_cannot_map_gets_bytes() -> None:
     _, arrays = large_events(3)
     sharing = Sharing(BYTES)
-    shared, found = asyncio.run(collect(sharing, arrays, maps=False, keeps=False))
-    assert (shared, sharing.shared_bytes) == (0, 0)
+    borrowed, found = asyncio.run(collect(sharing, arrays, maps=False, keeps=False))
+    assert (borrowed, sharing.shared_bytes) == (0, 0)
     assert_all(found, arrays)
     sharing.close()
 
 
 def test_views_that_outlive_stream_and_service_stay_what_they_were() -> None:
     _, arrays = large_events(1)
-    sharing = Sharing(BYTES)
-    shared, found = asyncio.run(collect(sharing, arrays, maps=True, keeps=True))
+    sharing = Sharing(4 * BYTES)
+    borrowed, found = asyncio.run(collect(sharing, arrays, maps=True, keeps=True))
     sharing.close()
     gc.collect()
-    assert shared == 2
+    assert borrowed == 2
     assert_all(found, arrays)
 
 
 @pytest.mark.parametrize(
     ("client", "metadata", "length", "wanted"),
     [
-        ("unix", (("neuroscope-shared-memory", "1"),), BYTES, True),
-        ("127.0.0.1", (("neuroscope-shared-memory", "1"),), BYTES, True),
-        ("[::1]", (("neuroscope-shared-memory", "1"),), BYTES, True),
-        ("10.0.0.7", (("neuroscope-shared-memory", "1"),), BYTES, False),
-        ("unix", (), BYTES, False),
-        ("unix", (("neuroscope-shared-memory", "1"),), 0, False),
-        ("in process", (("neuroscope-shared-memory", "1"),), BYTES, False),
+        ("unix", (("neuroscope-shared-memory", "1"),), BYTES, "1"),
+        ("127.0.0.1", (("neuroscope-shared-memory", "1"),), BYTES, "1"),
+        ("[::1]", (("neuroscope-shared-memory", "a name"),), BYTES, "a name"),
+        ("10.0.0.7", (("neuroscope-shared-memory", "1"),), BYTES, ""),
+        ("unix", (), BYTES, ""),
+        ("unix", (("neuroscope-shared-memory", "1"),), 0, ""),
+        ("in process", (("neuroscope-shared-memory", "1"),), BYTES, ""),
     ],
 )
-def test_memory_is_shared_with_clients_of_this_host_that_ask(client, metadata, length: int, wanted: bool) -> None:
-    assert Sharing(length).is_wanted(metadata, client) is wanted
+def test_memory_is_shared_with_clients_of_this_host_that_ask(client, metadata, length: int, wanted: str) -> None:
+    assert Sharing(length).wanted(metadata, client) == wanted
+
+
+def region_of(mappings: Mappings) -> str:
+    memory = mappings.take()
+    assert memory is not None
+    mappings.keep(memory)
+    return memory.region_id
+
+
+def test_the_next_stream_of_a_client_has_the_same_memory() -> None:
+    async def streams() -> None:
+        _, arrays = large_events(3)
+        sharing, mappings = Sharing(4 * BYTES), Mappings()
+        borrowed, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
+        first = region_of(mappings)
+        again, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
+        assert_all(found, arrays)
+        assert borrowed == again == 6
+        assert region_of(mappings) == first
+        other = Mappings()
+        _, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=other)
+        assert_all(found, arrays)
+        assert region_of(other) != first
+        sharing.close()  # as a service that starts anew
+        _, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
+        assert_all(found, arrays)
+        assert region_of(mappings) != first
+        sharing.close()
+
+    asyncio.run(streams())
+
+
+def test_memory_of_which_a_view_is_left_goes_to_no_other_stream() -> None:
+    async def streams() -> None:
+        _, arrays = large_events(1)
+        _, others = large_events(3)
+        sharing, mappings = Sharing(4 * BYTES), Mappings()
+        borrowed, kept = await collect(sharing, arrays, maps=True, keeps=True, mappings=mappings)
+        assert borrowed == 2
+        borrowed, found = await collect(sharing, others, maps=True, keeps=False, mappings=mappings)
+        assert borrowed == 6
+        assert_all(found, others)
+        assert_all(kept, arrays)
+        sharing.close()
+
+    asyncio.run(streams())
+
+
+def test_what_a_reader_broke_off_is_not_kept() -> None:
+    async def streams() -> None:
+        _, arrays = large_events(3)
+        sharing, mappings = Sharing(BYTES), Mappings()
+        receiver = Receiver(mappings)
+        stream, _ = large_events(0)
+        events = sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES), receiver.metadata[1])
+        assert not isinstance(receiver.event(DECODE(encode(await anext(events)))), Framed)
+        await anext(events)
+        await events.aclose()
+        assert not sharing.held_bytes
+
+    asyncio.run(streams())
+
+
+def test_little_memory_is_kept_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuroscope_inference.sharing._IDLE_S", 0.05)
+
+    async def streams() -> None:
+        _, arrays = large_events(3)
+        sharing, clients = Sharing(BYTES), [Mappings() for _ in range(5)]
+        for mappings in clients:
+            await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
+            assert 0 < sharing.held_bytes <= 2 * BYTES
+        await asyncio.sleep(0.2)
+        assert sharing.held_bytes == 0
+
+    asyncio.run(streams())
 
 
 def test_a_folder_whose_process_was_killed_is_removed_by_the_next(tmp_path: Path, monkeypatch) -> None:

@@ -101,11 +101,11 @@ class InferenceService:
     ) -> AsyncGenerator[Event, None]:
         """Answers a call that returns a stream; a client has a limited number of them."""
         with _server_span(rpc, metadata) as context, self._admission.admit(client):
-            is_shared = self._sharing.is_wanted(metadata, client)
-            if is_shared:
+            wanted = self._sharing.wanted(metadata, client)
+            if wanted:
                 context = self._sharing.with_large_slices(context)
             answers = self._methods[rpc.method](request, context)
-            async with aclosing(self._sharing.carried(answers) if is_shared else answers) as events:
+            async with aclosing(self._sharing.carried(answers, wanted) if wanted else answers) as events:
                 async for event in events:
                     yield event
 

@@ -1,9 +1,10 @@
 """Large payloads of streams through memory that a client on this host has mapped, in place of the message.
 
-    async for event in sharing.carried(events): await context.write(event)
+    async for event in sharing.carried(events, sharing.wanted(metadata, client)): await context.write(event)
 
 What cannot go that way goes in the message, frame by frame: before the client has mapped the memory, where it never
 does, and where it has left no room. So a reader that keeps what it reads is slower, and nobody waits for it for ever.
+After a stream its memory waits a while for the same client's next one, which finds its pages in place.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from opentelemetry.context import Context
 
 from neuroscope.codec import Event, Framed
 from neuroscope.frames import SLICE_BYTES
-from neuroscope.shared_memory import LEAST_BYTES, METADATA_KEY, SMALLEST_BYTES, SharedMemory
+from neuroscope.shared_memory import ANY, LEAST_BYTES, METADATA_KEY, SMALLEST_BYTES, SharedMemory
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.admission import is_on_this_host
@@ -36,6 +37,9 @@ _SLICES = 4
 """As many of the largest slices fit at one time."""
 _PATIENCE_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.005
+_IDLE_S = 60.0
+_MOST_IDLE = 2
+"""As much is kept as so many streams may have."""
 _PREFIX = "neuroscope-shared-"
 
 
@@ -59,28 +63,36 @@ class Sharing:
     def __init__(self, length_bytes: int) -> None:
         self._length_bytes = length_bytes and max(length_bytes, LEAST_BYTES)
         self._folder: PrivateFolder | None = None
+        self._idle: dict[str, tuple[SharedMemory, asyncio.TimerHandle]] = {}  # the oldest first
         self.streams = 0
         self.shared_bytes = 0
 
-    def is_wanted(self, metadata: Iterable[tuple[str, str | bytes]], client: str) -> bool:
-        """Whether a client asks for it that may be on this host."""
-        return bool(self._length_bytes) and is_on_this_host(client) and (METADATA_KEY, "1") in tuple(metadata)
+    def wanted(self, metadata: Iterable[tuple[str, str | bytes]], client: str) -> str:
+        """Which memory a client asks for that may be on this host: its `region_id`, or ANY. "": none."""
+        if not self._length_bytes or not is_on_this_host(client):
+            return ""
+        return str(dict(metadata).get(METADATA_KEY, ""))
 
     def with_large_slices(self, context: Context) -> Context:
         """A call's context that lets tensors travel in fewer frames than would suit a message."""
         largest = max(SLICE_BYTES, min(_LARGEST_SLICE_BYTES, self._length_bytes // _SLICES))
         return contexts.set_value(_SLICE_KEY, largest, context)
 
-    async def carried(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-        """The events of a stream, payloads in shared memory as far as that goes."""
+    async def carried(self, events: AsyncGenerator[Event, None], wanted: str = ANY) -> AsyncGenerator[Event, None]:
+        """The events of a stream, payloads in shared memory as far as that goes.
+
+        Args:
+            events: with their payloads in the message.
+            wanted: the memory that the client has, if the service still has it too.
+        """
         memory: SharedMemory | None = None
-        counted = stalled = False
+        counted = stalled = read = False
         try:
             async with aclosing(events):
                 async for event in events:
                     if not isinstance(event, Framed):
                         if memory is None and _has_plan(event):
-                            memory = self._create()
+                            memory = self._take(wanted) or self._create()
                             if memory is not None:
                                 _offer(event, memory)
                         yield event
@@ -100,16 +112,43 @@ class Sharing:
                     self.shared_bytes += event.nbytes
                     event.frame.region.CopyFrom(region)
                     yield Framed(event.frame, ())
+            read = True
         finally:
             self.streams -= counted
-            if memory is not None:
+            if memory is not None and read and memory.is_mapped:
+                self._keep(memory)
+            elif memory is not None:  # places that the client never heard of would never be free again
                 memory.close()
 
+    @property
+    def held_bytes(self) -> int:
+        """What is kept for streams to come."""
+        return sum(memory.held_bytes for memory, _ in self._idle.values())
+
     def close(self) -> None:
-        """Removes the folder."""
+        """Frees what is kept and removes the folder."""
+        while self._idle:
+            self._drop(next(iter(self._idle)))
         if self._folder is not None:
             self._folder.close()
             self._folder = None
+
+    def _take(self, region_id: str) -> SharedMemory | None:
+        memory, timer = self._idle.pop(region_id, (None, None))
+        if timer is not None:
+            timer.cancel()
+        return memory
+
+    def _keep(self, memory: SharedMemory) -> None:
+        region_id = memory.offer.region_id
+        timer = asyncio.get_running_loop().call_later(_IDLE_S, self._drop, region_id)
+        self._idle[region_id] = memory, timer
+        while self.held_bytes > _MOST_IDLE * self._length_bytes:
+            self._drop(next(iter(self._idle)))
+
+    def _drop(self, region_id: str) -> None:
+        if memory := self._take(region_id):
+            memory.close()
 
     def _create(self) -> SharedMemory | None:
         try:
