@@ -4,7 +4,8 @@
 
 One inference service, one gateway before it, and a client of each kind in a process of its own: the SDK over gRPC,
 httpx over REST. A round asks every case once, in an order that turns; a ratio is the median over rounds of a case's
-figure to that of gRPC with the same hooks in the same round. `text only` is a stream of tokens without captures; `every
+figure to that of gRPC with the same hooks in the same round, with its 90 % bootstrap interval; how much later the first
+token comes is a difference. `text only` is a stream of tokens without captures; `every
 residual point` captures resid_pre, resid_mid and resid_post of all layers at every step, as frames over gRPC and as
 lines of JSON over REST. The end of text is forbidden by a bias, so that each case makes as many tokens.
 """
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroscope import Client
+from tests.bench.intervals import interval
 from tests.bench.models import MODELS, model_folder
 from tests.bench.worker import Worker, answer
 from tests.support.processes import cpu_seconds
@@ -76,11 +78,11 @@ class OverGrpc:
         self._client = Client(target)
         self._bias = dict.fromkeys(self._client.model().model.eos_token_ids, -100.0)
 
-    def measure(self, tokens: int, captures: bool, form: str) -> dict[str, Any]:
+    def measure(self, tokens: int, hooks: Sequence[str], form: str) -> dict[str, Any]:
         """Seconds to the first token and to the last, bytes of tensors, CPU seconds of this process."""
         begin, begin_cpu_s = time.perf_counter(), time.process_time()
-        hooks = list(POINTS) if captures else []
-        generation = self._client.generate(MESSAGES, hooks=hooks, max_tokens=tokens, logit_bias=self._bias, keep=False)
+        how: dict[str, Any] = {"max_tokens": tokens, "logit_bias": self._bias, "keep": False}
+        generation = self._client.generate(MESSAGES, hooks=hooks, **how)
         first_s, nbytes = 0.0, 0
         for token in generation:
             first_s = first_s or time.perf_counter() - begin
@@ -97,14 +99,14 @@ class OverRest:
         (model,) = self._client.get("/v1/models").json()["data"]
         self._bias = {str(token): -100.0 for token in model["eos_token_ids"]}
 
-    def measure(self, tokens: int, captures: bool, form: str) -> dict[str, Any]:
+    def measure(self, tokens: int, hooks: Sequence[str], form: str) -> dict[str, Any]:
         """The same; bytes are those of the body."""
         begin, begin_cpu_s = time.perf_counter(), time.process_time()
         body: dict[str, Any] = {"messages": MESSAGES, "max_tokens": tokens, "logit_bias": self._bias, "stream": True}
         path = "/v1/chat/completions"
-        if captures:
+        if hooks:
             path += "/with_activations"
-            body |= {"activation_hooks": [{"component": point} for point in POINTS], "activation_format": form}
+            body |= {"activation_hooks": [{"component": point} for point in hooks], "activation_format": form}
         else:
             body["stream_options"] = {"include_usage": True}
         first_s, nbytes, written = 0.0, 0, 0
@@ -116,7 +118,7 @@ class OverRest:
                 if not text or text == "[DONE]":
                     continue
                 chunk = json.loads(text)
-                if not first_s and chunk["choices"] and (captures or chunk["choices"][0]["delta"].get("content")):
+                if not first_s and chunk["choices"] and (hooks or chunk["choices"][0]["delta"].get("content")):
                     first_s = time.perf_counter() - begin
                 written = (chunk.get("usage") or {}).get("completion_tokens", written)
         assert written == tokens, (written, tokens)
@@ -172,7 +174,7 @@ def measure(
                 progress(f"{folder.name}: round {index} of {rounds}, {case.name}, {case.captured}")
                 before = [cpu_seconds(pid) for pid in services]
                 worker = grpc if case.name == GRPC else rest
-                found = worker.ask(tokens=tokens, captures=case.captures, form=case.form)
+                found = worker.ask(tokens=tokens, hooks=POINTS if case.captures else (), form=case.form)
                 used = [cpu_seconds(pid) - cpu_s for pid, cpu_s in zip(services, before, strict=True)]
                 if index:
                     taken[case].append(_figures(found, used, tokens))
@@ -194,8 +196,11 @@ def _summary(model: str, case: Case, taken: Mapping[Case, list[dict[str, float]]
     own, plain = taken[case], taken[Case(GRPC, case.captures)]
     summary: dict[str, Any] = {"model": model, "captured": case.captured, "way": case.name}
     summary |= {name: statistics.median(figures[name] for figures in own) for name in own[0]}
-    for name in ("first_token_ms", "tokens_per_s"):
-        summary[f"{name}_to_grpc"] = statistics.median(a[name] / b[name] for a, b in zip(own, plain, strict=True))
+    pairs = list(zip(own, plain, strict=True))
+    later = [a["first_token_ms"] - b["first_token_ms"] for a, b in pairs]
+    rates = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs]
+    for name, values in (("first_token_ms_later", later), ("tokens_per_s_to_grpc", rates)):
+        summary |= {name: statistics.median(values), f"{name}_90": interval(values)}
     return summary | {"rounds": own}
 
 
@@ -204,7 +209,7 @@ def table(result: Mapping[str, Any]) -> Table:
     found = Table(
         title=f"REST beside gRPC: {result['tokens']} tokens, medians of {result['rounds']} rounds", title_justify="left"
     )
-    columns = "model", "captured", "way", "first token ms", "x gRPC", "tokens/s", "x gRPC", "KB/token"
+    columns = "model", "captured", "way", "first token ms", "later ms", "tokens/s", "x gRPC", "KB/token"
     for index, column in enumerate((*columns, "CPU ms/token: inference", "gateway", "client")):
         found.add_column(column, justify="left" if index < 3 else "right")
     before = None
@@ -219,15 +224,20 @@ def table(result: Mapping[str, Any]) -> Table:
             case["captured"],
             case["way"],
             f"{case['first_token_ms']:.1f}",
-            "" if is_grpc else f"{case['first_token_ms_to_grpc']:.2f}",
+            "" if is_grpc else _with_interval(case, "first_token_ms_later", 1),
             f"{case['tokens_per_s']:.1f}",
-            "" if is_grpc else f"{case['tokens_per_s_to_grpc']:.2f}",
+            "" if is_grpc else _with_interval(case, "tokens_per_s_to_grpc", 3),
             f"{case['bytes_per_token'] / 1e3:.1f}",
             f"{case['inference_ms_per_token']:.2f}",
             f"{case['gateway_ms_per_token']:.2f}",
             f"{case['client_ms_per_token']:.2f}",
         )
     return found
+
+
+def _with_interval(case: Mapping[str, Any], name: str, digits: int) -> str:
+    low, high = case[f"{name}_90"]
+    return f"{case[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ decode     `tokens` tokens after a short prompt, all that the request costs, bes
 prefill    PREFILLS times a prompt of PREFILL_TOKENS and one token after it, beside two forward passes of mlx-lm: all
            but the last token and the last, as `stream_generate` does it.
 
-The CPU seconds of ours are the service's; the client's stand beside them, as milliseconds per token. Memory is what a
+REST is the gateway's NDJSON with base64, and the gateway's CPU seconds count as the service's. Otherwise the CPU
+seconds of ours are the inference service's; the client's stand beside them, as milliseconds per token. Memory is what a
 process holds at the end, to what mlx-lm holds. With `--traces` a further, unmeasured run of each case is traced.
 """
 
@@ -28,44 +29,55 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from neuroscope import Client
 from neuroscope.cli.connection import Connection
 from neuroscope_inference import blas
+from tests.bench import rest
+from tests.bench.intervals import interval
 from tests.bench.models import MODELS, is_large, model_folder
 from tests.bench.turns import Taken, Turn, take_turns
 from tests.bench.worker import Worker, answer, cpu_seconds
 from tests.support.processes import resident_bytes
-from tests.support.services import inference_service
+from tests.support.services import inference_service, running
 
 PROMPT_TOKENS = 32  # of a decode
 PREFILL_TOKENS = 512
 PREFILLS = 3
 """In a round: one takes so little time that its figure would be of the moment."""
-PEER = "mlx-lm"
+PEER, OURS, REST = "mlx-lm", "ours", "rest"
 KINDS = ("decode", "prefill")
 EVERY = ("every",)  # all that the model has
-_RESAMPLES = 10_000
 _TRACED = 64  # tokens of a trace
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is asked of a service, and what the ratios should at least be on a large model, by kind."""
+    """What is asked of a service, and what the ratios should at least be on a large model, by kind.
+
+    Attributes:
+        over_rest: by a client of a gateway, whose CPU time counts as the service's; a decode only.
+    """
 
     captured: str
     hooks: Sequence[str]
     bars: Mapping[str, float]
+    over_rest: bool = False
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """What is measured of it."""
+        return ("decode",) if self.over_rest else KINDS
 
 
 CASES = (
     Case("nothing", (), {"decode": 0.97}),
     Case("one point", ("resid_post.1",), {"decode": 0.97}),
-    Case("all residual points", ("resid_pre", "resid_mid", "resid_post"), {"decode": 0.95, "prefill": 0.95}),
+    Case("all residual points", rest.POINTS, {"decode": 0.95, "prefill": 0.95}),
     Case("every point", EVERY, {"decode": 0.80}),
+    Case("all residual points, REST", rest.POINTS, {"decode": 0.85}, over_rest=True),
 )
 
 
@@ -132,6 +144,18 @@ class Ours:
         return {"cpu_s": cpu_seconds() - begin}
 
 
+class OverRest:
+    """A client of a gateway."""
+
+    def __init__(self, url: str) -> None:
+        self._client = rest.OverRest(url)
+
+    def measure(self, kind: str, tokens: int, hooks: Sequence[str]) -> dict[str, Any]:
+        """Seconds of its own CPU."""
+        assert kind == "decode"
+        return {"cpu_s": self._client.measure(tokens, hooks, "base64")["cpu_s"]}
+
+
 def repeats(kind: str) -> int:
     """How often a round does the work."""
     return PREFILLS if kind == "prefill" else 1
@@ -190,35 +214,43 @@ def measure(
     with ExitStack() as stack:
         progress(f"{folder.name}: loading")
         peer = stack.enter_context(Worker("tests.bench.tax", "--worker", PEER, str(folder), environment=one_thread))
-        services = [stack.enter_context(inference_service(folder, environment=one_thread)) for _ in cases]
-        clients = [
-            stack.enter_context(Worker("tests.bench.tax", "--worker", "ours", service.target)) for service in services
-        ]
+        served = [_served(stack, folder, case, one_thread) for case in cases]
         results: list[dict[str, Any]] = []
         for kind in kinds:
             count = prefill_tokens if kind == "prefill" else tokens
-            turns = [Turn(peer.pid, partial(peer.ask, kind=kind, tokens=count))]
-            for case, service, client in zip(cases, services, clients, strict=True):
-                work = partial(client.ask, kind=kind, tokens=count, hooks=list(case.hooks))
-                turns.append(Turn(service.process.pid, work))
+            asked = [(case, *ours) for case, ours in zip(cases, served, strict=True) if kind in case.kinds]
+            turns = [Turn([peer.pid], partial(peer.ask, kind=kind, tokens=count))]
+            for case, pids, client in asked:
+                turns.append(Turn(pids, partial(client.ask, kind=kind, tokens=count, hooks=list(case.hooks))))
             taken: list[list[Taken]] = []
             for index in range(rounds + 1):
                 progress(f"{folder.name}: {kind}, round {index} of {rounds}")
                 start = index % len(turns)  # the order turns, too
                 found = take_turns(turns[start:] + turns[:start])
                 taken.append(found[-start:] + found[:-start] if start else found)
-            memory = [resident_bytes(turn.pid) for turn in turns]
+            memory = [sum(map(resident_bytes, turn.pids)) for turn in turns]
             runs = list(zip(*taken[1:], strict=True))
-            for case, took, held in zip((Case(PEER, (), {}), *cases), runs, memory, strict=True):
+            named_cases = [Case(PEER, (), {}), *(case for case, *_ in asked)]
+            for case, took, held in zip(named_cases, runs, memory, strict=True):
                 named = {"model": folder.name, "kind": kind, "tokens": count, "captured": case.captured}
                 bar = case.bars.get(kind) if is_large(folder) else None
                 results.append({**named, "bar": bar, **_figures(count * repeats(kind), took, runs[0])})
                 results[-1] |= {"resident_mb": held / 1e6, "memory_to_mlx_lm": held / memory[0]}
-            for case, client in zip(cases, clients, strict=True) if traces else ():
+            for case, client in [(case, client) for case, _, client in asked if traces and not case.over_rest]:
                 progress(f"{folder.name}: {kind}, a trace of {case.captured}")
                 name = f"{folder.name} {kind} {case.captured}".replace(" ", "-")
                 client.ask(kind=kind, tokens=min(count, _TRACED), hooks=list(case.hooks), trace=f"{traces}/{name}.json")
     return results
+
+
+def _served(stack: ExitStack, folder: Path, case: Case, environment: Mapping[str, str]) -> tuple[Sequence[int], Worker]:
+    """The processes that serve a case, and its client."""
+    service = stack.enter_context(inference_service(folder, environment=environment))
+    if not case.over_rest:
+        return [service.process.pid], stack.enter_context(Worker("tests.bench.tax", "--worker", OURS, service.target))
+    gateway = stack.enter_context(running("neuroscope_gateway", "--port", "0", "--inference", service.target))
+    client = stack.enter_context(Worker("tests.bench.tax", "--worker", REST, gateway.target))
+    return [service.process.pid, gateway.process.pid], client
 
 
 def _figures(tokens: int, runs: Sequence[Taken], plain: Sequence[Taken]) -> dict[str, Any]:
@@ -230,13 +262,6 @@ def _figures(tokens: int, runs: Sequence[Taken], plain: Sequence[Taken]) -> dict
         "client_ms_per_token": 1000 * statistics.median(run.result["cpu_s"] for run in runs) / tokens,
         "to_mlx_lm_rounds": ratios,
     }
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 90 % bootstrap interval of the median."""
-    drawn = np.random.default_rng(0).choice(np.array(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.05, 0.95])
-    return float(low), float(high)
 
 
 def table(result: Mapping[str, Any]) -> Table:
@@ -284,7 +309,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         role, where = options.worker
-        answer(Peer(where).measure if role == PEER else Ours(where).measure)
+        answer({PEER: Peer, OURS: Ours, REST: OverRest}[role](where).measure)
         return
     result = run(
         options.model or MODELS,

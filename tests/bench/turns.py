@@ -3,7 +3,7 @@
 A shared machine's speed changes by the second. Processes that were measured one after the other would be compared under
 different conditions; these are not: each has its part of every second.
 
-    took_cpu_s = take_turns([Turn(pid, function), ...])
+    taken = take_turns([Turn([pid], function), ...])
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _SETTLE_S = 0.03  # what a service does after its last byte counts too
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A process, and what makes it work: a function that returns once it has."""
+    """Processes, and what makes them work: a function that returns once they have."""
 
-    pid: int
+    pids: Sequence[int]
     work: Callable[[], Any]
 
 
@@ -37,7 +37,7 @@ class Taken:
 
     result: Any
     cpu_s: float
-    """Of the process."""
+    """Of the processes."""
 
 
 def take_turns(turns: Sequence[Turn], slice_s: float = SLICE_S) -> list[Taken]:
@@ -46,29 +46,37 @@ def take_turns(turns: Sequence[Turn], slice_s: float = SLICE_S) -> list[Taken]:
     Raises:
         Exception: what a function raised, once all have ended.
     """
-    before = [cpu_seconds(turn.pid) for turn in turns]
+    before = [_used(turn) for turn in turns]
     with ThreadPoolExecutor(len(turns)) as pool:
         for turn in turns:
-            os.kill(turn.pid, signal.SIGSTOP)
+            _signal(turn, signal.SIGSTOP)
         futures = [pool.submit(turn.work) for turn in turns]
         try:
             _rotate(list(zip(turns, futures, strict=True)), slice_s)
         finally:
             for turn in turns:
-                os.kill(turn.pid, signal.SIGCONT)
+                _signal(turn, signal.SIGCONT)
     return [
-        Taken(future.result(), cpu_seconds(turn.pid) - cpu_s)
-        for turn, future, cpu_s in zip(turns, futures, before, strict=True)
+        Taken(future.result(), _used(turn) - cpu_s) for turn, future, cpu_s in zip(turns, futures, before, strict=True)
     ]
+
+
+def _used(turn: Turn) -> float:
+    return sum(map(cpu_seconds, turn.pids))
+
+
+def _signal(turn: Turn, number: signal.Signals) -> None:
+    for pid in turn.pids:
+        os.kill(pid, number)
 
 
 def _rotate(waiting: list[tuple[Turn, Future[Any]]], slice_s: float) -> None:
     for turn, future in itertools.cycle(waiting):
         if not future.done():
-            os.kill(turn.pid, signal.SIGCONT)
+            _signal(turn, signal.SIGCONT)
             wait([future], slice_s, FIRST_COMPLETED)
             if future.done():
                 time.sleep(_SETTLE_S)
-            os.kill(turn.pid, signal.SIGSTOP)
+            _signal(turn, signal.SIGSTOP)
         elif all(other.done() for _, other in waiting):
             return

@@ -127,6 +127,13 @@ async def generate_plainly(request: pb.GenerateRequest, context: Any) -> AsyncIt
                 )
 
 
+async def generate_bytes(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    """As many bytes as asked for, in messages that are nothing else."""
+    data = bytes(tensors("large")[1][0].data[:SLICE_BYTES])
+    for _ in range(int.from_bytes(request, "little") // SLICE_BYTES):
+        yield data
+
+
 async def detokenize(request: Any, context: Any) -> pb.DetokenizeResponse:
     """What the server has used so far."""
     return pb.DetokenizeResponse(text=json.dumps(usage()))
@@ -147,6 +154,7 @@ async def serve() -> None:
             request_deserializer=rpc.deserialize_request,
             response_serializer=pb.GenerateResponse.SerializeToString,
         ),
+        "GenerateBytes": grpc.unary_stream_rpc_method_handler(generate_bytes),  # pyright: ignore[reportArgumentType]
     }
     tokens = {
         "Detokenize": grpc.unary_unary_rpc_method_handler(
@@ -243,6 +251,15 @@ def read_plainly(target: str, kind: str, steps: int) -> int:
         return count
 
 
+def read_bytes(target: str, kind: str, steps: int) -> int:
+    """Bytes over gRPC and nothing else: what no codec can be faster than. They are not even looked at."""
+    length = steps * tensors(kind)[1][0].data.nbytes // SLICE_BYTES * SLICE_BYTES
+    options = [("grpc.max_receive_message_length", -1), ("SingleThreadedUnaryStream", 1)]
+    with grpc.insecure_channel(target, options=options) as channel:
+        call = channel.unary_stream(f"/{RPCS['Generate'].service}/GenerateBytes")
+        return sum(map(len, call(length.to_bytes(8, "little"))))
+
+
 def read_raw(port: int, length: int) -> int:
     """Plain TCP into one buffer."""
     buffer = memoryview(bytearray(SLICE_BYTES))
@@ -261,6 +278,7 @@ READERS: dict[str, Callable[[str, str, int], int]] = {
     "unix async": read_async,
     "shared sync": partial(read_sync, shared_memory=True),
     "shared async": partial(read_async, shared_memory=True),
+    "gRPC alone": read_bytes,
     "protobuf": read_plainly,
 }
 
