@@ -24,8 +24,8 @@ RESULTS = DOCS / "performance.json"
 TAX_PLOT = DOCS / "images" / "performance_tax.svg"
 CONCURRENCY_PLOT = DOCS / "images" / "performance_concurrency.svg"
 PEER = "mlx-lm"
-_BENCHES = ("wire", "capture", "tax", "concurrency")
-_COLOURS = ("#5b8def", "#3fb68b", "#e0a43a", "#d45f6a")
+_BENCHES = ("wire", "capture", "tax", "concurrency", "rest")
+_COLOURS = ("#5b8def", "#3fb68b", "#e0a43a", "#d45f6a", "#9a7bd0")
 
 _HEAD = """# Performance
 
@@ -41,7 +41,8 @@ Tokens per CPU second of the service, to those of mlx-lm with the same weights i
 rounds and its 90 % bootstrap interval. One BLAS thread for each. Decode is {tokens} tokens after a short prompt
 beside `mlx_lm.stream_generate`; prefill a prompt of {prefill} tokens and one token after it. `one point` is the
 residual stream behind a layer; `every point` is all that the model has, scores and patterns of every head among them.
-Captures go to a client over gRPC, whose CPU time stands beside.
+Captures go to a client over gRPC, whose CPU time stands beside; `REST` goes through the gateway as NDJSON with base64,
+and the gateway's CPU time counts as the service's.
 
 ![Tokens per CPU second to mlx-lm's](images/{tax_plot})
 
@@ -61,10 +62,21 @@ second of all of them, and to one alone in the same round (medians of {rounds} r
 
 """
 
+_REST = """
+## REST beside gRPC
+
+The same chat over both, {tokens} tokens, medians of {rounds} rounds with 90 % intervals. `later` is how much later the
+first token comes over REST; where the prompt's activations are asked for they come before it, and a client has to parse
+them. CPU time is per generated token, the prompt's share included.
+
+"""
+
 _WIRE = """
 ## The wire
 
-Tensors that are already computed, from one process to another, CPU seconds per 10^9 bytes:
+Tensors that are already computed, from one process to another, CPU seconds per 10^9 bytes. `tcp` is raw loopback TCP,
+`gRPC alone` are bytes over gRPC that nobody looks at: what a codec cannot be faster than. `shared` is what clients on
+the service's host get unless they say otherwise.
 
 """
 
@@ -72,7 +84,7 @@ Tensors that are already computed, from one process to another, CPU seconds per 
 def page(results: Mapping[str, Any]) -> str:
     """The page as Markdown."""
     tax, concurrency, capture = results["tax"], results["concurrency"], results["capture"]
-    kinds = {case["kind"]: case["tokens"] for case in tax["cases"]}
+    kinds = {case["kind"]: case["tokens"] for case in tax["cases"] if case["captured"] == PEER}
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     text = _HEAD.format(
         machine=results["machine"],
@@ -106,6 +118,21 @@ def page(results: Mapping[str, Any]) -> str:
             for c in concurrency["cases"]
         ),
     )
+    rest = results["rest"]
+    text += _REST.format(tokens=rest["tokens"], rounds=rest["rounds"]) + _table(
+        (
+            "model",
+            "captured",
+            "way",
+            "later, ms",
+            "tokens per s, to gRPC",
+            "KB a token",
+            "CPU ms: inference",
+            "gateway",
+            "client",
+        ),
+        map(_rest_row, rest["cases"]),
+    )
     text += _WIRE + _table(
         ("case", "client", "server", "both", "MB/s", "per step of 200 tensors of 3 KiB"),
         map(_wire_row, results["wire"]["cases"]),
@@ -121,7 +148,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _tax_row(case: Mapping[str, Any]) -> list[str]:
     low, high = case["interval_90"]
-    named = [case["model"], case["kind"], case["captured"], f"{case['tokens_per_cpu_s']:.1f}"]
+    named = [case["model"], f"{case['kind']} {case['tokens']}", case["captured"], f"{case['tokens_per_cpu_s']:.1f}"]
     if case["captured"] == PEER:
         return [*named, "1", "", "", "", f"{case['resident_mb']:.0f} MB"]
     return [
@@ -131,6 +158,23 @@ def _tax_row(case: Mapping[str, Any]) -> list[str]:
         _bar(case["bar"]),
         f"{case['client_ms_per_token']:.2f}",
         f"x {case['memory_to_mlx_lm']:.2f}",
+    ]
+
+
+def _rest_row(case: Mapping[str, Any]) -> list[str]:
+    def compared(name: str, digits: int) -> str:
+        low, high = case[f"{name}_90"]
+        return f"{case[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})" if low != high else ""
+
+    used = [f"{case[f'{who}_ms_per_token']:.2f}" for who in ("inference", "gateway", "client")]
+    return [
+        case["model"],
+        case["captured"],
+        case["way"],
+        compared("first_token_ms_later", 1),
+        compared("tokens_per_s_to_grpc", 3),
+        f"{case['bytes_per_token'] / 1e3:.1f}",
+        *used,
     ]
 
 
@@ -198,12 +242,17 @@ def _merge(into: dict[str, Any], results: dict[str, Any]) -> None:
     for name, bench in results.items():
         if name in into and name in _BENCHES:
             cases = {_key(case): case for case in [*into[name]["cases"], *bench["cases"]]}
-            bench = {**bench, "cases": list(cases.values())}
+            models = list(dict.fromkeys(case.get("model") for case in cases.values()))
+            kinds = list(dict.fromkeys(case.get("kind") for case in cases.values()))
+            together = sorted(
+                cases.values(), key=lambda case: (models.index(case.get("model")), kinds.index(case.get("kind")))
+            )
+            bench = {**bench, "cases": together}
         into[name] = bench
 
 
 def _key(case: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(case.get(name) for name in ("model", "kind", "captured", "generations", "case"))
+    return tuple(case.get(name) for name in ("model", "kind", "captured", "generations", "way", "case"))
 
 
 def _rounded(value: Any) -> Any:

@@ -46,7 +46,7 @@ BENCHES: Mapping[str, Bench] = {
     "tax": Bench(
         tax.run,
         tax.table,
-        usual={"rounds": 5, "tokens": 32},
+        usual={"rounds": 3, "tokens": 32},
         quick={"models": ("llama", "bundled"), "rounds": 1, "tokens": 8},
         full={"rounds": 20, "tokens": 128},
     ),
@@ -60,7 +60,7 @@ BENCHES: Mapping[str, Bench] = {
     "rest": Bench(
         rest.run,
         rest.table,
-        usual={"rounds": 5, "tokens": 32},
+        usual={"models": ("llama", "bundled"), "rounds": 4, "tokens": 24},
         quick={"models": ("bundled",), "rounds": 2, "tokens": 16},
         full={"rounds": 10, "tokens": 64},
     ),

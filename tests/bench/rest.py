@@ -201,7 +201,7 @@ def _summary(model: str, case: Case, taken: Mapping[Case, list[dict[str, float]]
     rates = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs]
     for name, values in (("first_token_ms_later", later), ("tokens_per_s_to_grpc", rates)):
         summary |= {name: statistics.median(values), f"{name}_90": interval(values)}
-    return summary | {"rounds": own}
+    return summary | {"own_rounds": own}
 
 
 def table(result: Mapping[str, Any]) -> Table:
