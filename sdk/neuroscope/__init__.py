@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from neuroscope.aio import AsyncClient
 from neuroscope.cache import ActivationCache, MissingActivationError
 from neuroscope.client import Client
+from neuroscope.directions import Direction, Directions, contrast, contrast_async
 from neuroscope.errors import (
     ActivationCaptureError,
     ChecksumError,
@@ -65,6 +66,8 @@ __all__ = [
     "ContextLengthError",
     "DataConversionError",
     "DeadlineExceededError",
+    "Direction",
+    "Directions",
     "DoubledBosWarning",
     "GeneratedToken",
     "Generation",
@@ -95,6 +98,8 @@ __all__ = [
     "WorkflowValidationError",
     "__version__",
     "add",
+    "contrast",
+    "contrast_async",
     "edit",
     "noise",
     "replace",

@@ -20,6 +20,7 @@ from neuroscope.v1 import tensor_pb2
 if TYPE_CHECKING:
     from neuroscope.activation import Activation
     from neuroscope.cache import ActivationCache
+    from neuroscope.directions.directions import Directions
     from neuroscope.layer_predictions import LayerPredictions
     from neuroscope.model_info import ModelInfo
 
@@ -46,6 +47,22 @@ def cache_table(cache: ActivationCache) -> Table:
         layers = layer_ranges(a.point.layer for a in activations if a.point.layer is not None)
         megabytes = sum(activation.nbytes for activation in activations) / _MB
         table.add_row(*map(Text, (site, hook, layers, shape, dtype, _amount(megabytes))))
+    return table
+
+
+def directions_table(found: Directions) -> Table:
+    """How well each direction tells apart what it was not found from, and how long it is."""
+    table = _table(f"{len(found)} directions", "point")
+    for name in ("told apart", "p", "length"):
+        table.add_column(name, justify="right")
+    for name, direction in found.items():
+        told = direction.separation
+        if not told.count:
+            cells = ["not tried", ""]
+        else:
+            chance = "" if told.is_told_apart else " (chance)"
+            cells = [f"{told.correct} of {told.count}{chance}", f"{told.p_value:.2g}"]
+        table.add_row(*map(Text, (name, *cells, f"{direction.norm:.4g}")))
     return table
 
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from neuroscope import safetensors_file
+from neuroscope.directions import Directions
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, nearest
 from neuroscope.expressions import TensorLike, noise
 from neuroscope.interventions import Intervention, add, edit, replace, scale, to_messages, zero
@@ -67,10 +68,53 @@ def parse_edit(text: str) -> Intervention:
     try:
         return build(*operands, **{name: _selected(name, value) for name, value in select.items()})
     except MLXIntegrationError as error:
-        error.message = f"{text}: {error.message}"
-        error.args = (error.message,)
-        error.field = "--edit"
+        _say_where(error, text, "--edit")
         raise
+
+
+STEER_HELP = (
+    "What to steer by; repeat it. FILE[:NAME] COEFFICIENT, FILE as `neuroscope directions find` writes it (without a"
+    " name its best direction), then schedule=1,1,0.5,0 (factors of steps 0, 1, ...; the last one stays) or steps=1:,"
+    " and positions=2: rows=0."
+)
+
+
+def parse_steering(values: Sequence[str]) -> list[intervention_pb2.Intervention]:
+    """The interventions of --steer.
+
+    Raises:
+        InvalidRequestError: one of them is malformed.
+        MLXIntegrationError: as `Directions.load` and `Direction.steer`.
+    """
+    return [edit.message for value in values for edit in _steer(value)]
+
+
+def _steer(text: str) -> list[Intervention]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"{text}: {error}", field="--steer") from None
+    options = dict(word.split("=", 1) for word in words if word.partition("=")[0] in ("schedule", *_SELECTORS))
+    operands = [word for word in words if word.partition("=")[0] not in ("schedule", *_SELECTORS)]
+    if len(operands) != 2:
+        raise InvalidRequestError(f"{text}: it is `FILE[:NAME] COEFFICIENT`", field="--steer")
+    path, name = (operands[0], "") if Path(operands[0]).exists() else _split_name(operands[0])
+    try:
+        found = Directions.load(path)
+        schedule = options.pop("schedule", None)
+        factors = None if schedule is None else [_number(factor) for factor in schedule.split(",")]
+        select = {key: _selected(key, value) for key, value in options.items()}
+        direction = found[name] if name else found.best
+        return direction.steer(_number(operands[1]), schedule=factors, **select)
+    except MLXIntegrationError as error:
+        _say_where(error, text, "--steer")
+        raise
+
+
+def _say_where(error: MLXIntegrationError, text: str, option: str) -> None:
+    error.message = f"{text}: {error.message}"
+    error.args = (error.message,)
+    error.field = option
 
 
 def load_tensor(text: str) -> TensorLike:

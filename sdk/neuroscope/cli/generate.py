@@ -24,7 +24,7 @@ from neuroscope.cli.arguments import (
 )
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
-from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
+from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, STEER_HELP, parse_edits, parse_steering
 from neuroscope.frames import TensorPiece
 from neuroscope.generation import Generation
 from neuroscope.interventions import describe
@@ -50,6 +50,7 @@ def generate(
     hook_id: Annotated[list[str] | None, typer.Option(metavar="ID", help="A hook stored at the service.")] = None,
     edit: Annotated[list[str] | None, typer.Option("--edit", metavar="EDIT", help=EDIT_HELP)] = None,
     edits: Annotated[Path | None, typer.Option("--edits", metavar="FILE", help=EDITS_HELP)] = None,
+    steer: Annotated[list[str] | None, typer.Option("--steer", metavar="DIRECTION", help=STEER_HELP)] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Saves what was captured as safetensors.")
     ] = None,
@@ -79,7 +80,7 @@ def generate(
     """Generates text; with hooks, shows for each token what was captured while it was computed; with edits, edited."""
     text = read_prompt(prompt)
     hooks = parse_hooks(hook or [])
-    interventions = parse_edits(edit or (), edits)
+    interventions = [*parse_edits(edit or (), edits), *parse_steering(steer or ())]
     connection = Connection.of(context, target, local, trace)
     with connection.open("generate") as client:
         model_id = connection.model_id(client, model)

@@ -1,0 +1,96 @@
+"""A direction at a point of the model, and the edits that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.directions.finding import UNTRIED, Separation
+from neuroscope.errors import InvalidRequestError
+from neuroscope.interventions import Intervention, add, edit
+from neuroscope.selection import Steps
+from neuroscope.sites import Point
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Direction:
+    """From where negatives lie to where positives lie."""
+
+    point: Point
+    vector: NDArray[np.float32]
+    """(width,); as long as the means of the two sets are apart along it."""
+    separation: Separation = UNTRIED
+    """How well it tells apart what it was not found from."""
+    middle: float = float("nan")
+    """Projection on the unit vector of what lies between the means."""
+
+    @property
+    def norm(self) -> float:
+        """Length, in units of the activation."""
+        return float(np.linalg.norm(self.vector))
+
+    def project(self, activation: NDArray[Any]) -> NDArray[np.float64]:
+        """How far activations (..., width) lie from the middle, along the unit vector: above 0 on the positive side."""
+        return np.asarray(activation, np.float64) @ (self.vector / self.norm) - self.middle
+
+    def steer(
+        self,
+        coefficient: float = 1.0,
+        *,
+        schedule: Sequence[float] | None = None,
+        steps: Steps = None,
+        **select: Any,
+    ) -> list[Intervention]:
+        """Edits that add a multiple of it: activation steering (Turner et al. 2023, arXiv:2308.10248).
+
+        Args:
+            coefficient: 1 shifts by what separates the two sets, a negative one the other way.
+            schedule: factors of the coefficient at step 0 (the prompt), 1, 2, ...; the last one stays. None: 1.
+            steps: of a generation, instead of a schedule.
+            select: further arguments of `neuroscope.edit`, such as `positions`; by default every position.
+
+        Raises:
+            InvalidRequestError: the schedule is empty, holds no finite numbers, or stands beside steps; or all is 0.
+        """
+        if schedule is None:
+            return [self._add(coefficient, steps, select)] if coefficient else _nothing("coefficient")
+        factors = [float(factor) for factor in schedule]
+        if not factors or not np.isfinite(factors).all():
+            raise InvalidRequestError("a schedule is a list of numbers, one for each step", field="schedule")
+        if steps is not None:
+            raise InvalidRequestError("a schedule says itself at which steps", field="steps")
+        edits: list[Intervention] = []
+        first = 0
+        for step in range(1, len(factors) + 1):
+            if step < len(factors) and factors[step] == factors[first]:
+                continue
+            stop = step if step < len(factors) else None
+            if coefficient * factors[first]:
+                edits.append(self._add(coefficient * factors[first], slice(first, stop), select))
+            first = step
+        return edits or _nothing("schedule")
+
+    def remove(self, **select: Any) -> Intervention:
+        """The edit that leaves nothing along it: directional ablation (Arditi et al. 2024, arXiv:2406.11717).
+
+        Args:
+            select: further arguments of `neuroscope.edit`, such as `steps` and `positions`.
+        """
+        point = self.point
+        return edit(
+            point.component, point.layer, lambda act: act.project_out(self.vector), is_input=point.is_input, **select
+        )
+
+    def _add(self, coefficient: float, steps: Steps, select: dict[str, Any]) -> Intervention:
+        point = self.point
+        return add(
+            point.component, point.layer, self.vector, coefficient, steps=steps, is_input=point.is_input, **select
+        )
+
+
+def _nothing(field: str) -> list[Intervention]:
+    raise InvalidRequestError("it would add nothing at any step", field=field)
