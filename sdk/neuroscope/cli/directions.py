@@ -41,14 +41,15 @@ def find(
     trace: TraceOption = None,
 ) -> None:
     """Finds the directions between two sets of prompts, and says how well they tell these apart."""
-    sets = [read_prompts(positive, "--positive"), read_prompts(negative, "--negative")]
+    positives, negatives = read_prompts(positive, "--positive"), read_prompts(negative, "--negative")
     connection = Connection.of(context, target, local, trace)
     columns = TextColumn("reading prompts"), BarColumn(), MofNCompleteColumn()
     with connection.open("directions") as client, Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=None)
         found = contrast(
             client,
-            *sets,
+            positives,
+            negatives,
             site,
             layers=layer,
             method=method,
