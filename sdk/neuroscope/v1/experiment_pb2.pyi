@@ -757,6 +757,7 @@ class RunSweepResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
@@ -765,8 +766,12 @@ class RunSweepResponse(_message.Message):
         """What is about to run; the first message."""
 
     @_builtins.property
+    def baseline(self) -> Global___PairBaseline:
+        """A pair's unedited runs, before its first values."""
+
+    @_builtins.property
     def values(self) -> Global___SweepValues:
-        """Values as they come."""
+        """Values as they come, not in the order of the patches."""
 
     @_builtins.property
     def progress(self) -> Global___SweepProgress:
@@ -780,15 +785,16 @@ class RunSweepResponse(_message.Message):
         self,
         *,
         plan: Global___SweepPlan | None = ...,
+        baseline: Global___PairBaseline | None = ...,
         values: Global___SweepValues | None = ...,
         progress: Global___SweepProgress | None = ...,
         end: Global___SweepEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "plan", b"plan", "progress", b"progress", "values", b"values"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "end", b"end", "event", b"event", "plan", b"plan", "progress", b"progress", "values", b"values"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "plan", b"plan", "progress", b"progress", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "end", b"end", "event", b"event", "plan", b"plan", "progress", b"progress", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["plan", "values", "progress", "end"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["plan", "baseline", "values", "progress", "end"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -796,7 +802,7 @@ Global___RunSweepResponse: _TypeAlias = RunSweepResponse  # noqa: Y015
 
 @_typing.final
 class SweepPlan(_message.Message):
-    """What is about to run. The unedited runs have been made."""
+    """What is about to run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -835,8 +841,8 @@ class SweepPlan(_message.Message):
         """The grids' shapes, in the order of the request; single cells are one more, of the one axis `cell`."""
 
     @_builtins.property
-    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairBaseline]:
-        """Prompts and unedited values of each pair."""
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairTokens]:
+        """The pairs as the model reads them."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -855,7 +861,7 @@ class SweepPlan(_message.Message):
         forward_passes: _builtins.float = ...,
         seconds: _builtins.float = ...,
         batch_bytes: _builtins.int = ...,
-        pairs: _abc.Iterable[Global___PairBaseline] | None = ...,
+        pairs: _abc.Iterable[Global___PairTokens] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -933,20 +939,19 @@ class GridAxis(_message.Message):
 Global___GridAxis: _TypeAlias = GridAxis  # noqa: Y015
 
 @_typing.final
-class PairBaseline(_message.Message):
-    """A pair's prompts as read, and the metric of its unedited runs."""
+class PairTokens(_message.Message):
+    """A pair as the model reads it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLEAN_FIELD_NUMBER: _builtins.int
     CORRUPTED_FIELD_NUMBER: _builtins.int
-    CLEAN_VALUE_FIELD_NUMBER: _builtins.int
-    CORRUPTED_VALUE_FIELD_NUMBER: _builtins.int
-    ANSWER_IDS_FIELD_NUMBER: _builtins.int
-    clean_value: _builtins.float
-    """The metric of the clean run, not normalised."""
-    corrupted_value: _builtins.float
-    """The metric of the corrupted run, not normalised."""
+    ANSWER_ID_FIELD_NUMBER: _builtins.int
+    OTHER_ID_FIELD_NUMBER: _builtins.int
+    answer_id: _builtins.int
+    """The answer, where the metric names one."""
+    other_id: _builtins.int
+    """The token that the answer is compared with, where the metric names one."""
     @_builtins.property
     def clean(self) -> _inference_pb2.TokenIds:
         """Token ids of the clean prompt."""
@@ -955,31 +960,62 @@ class PairBaseline(_message.Message):
     def corrupted(self) -> _inference_pb2.TokenIds:
         """Token ids of the corrupted prompt."""
 
-    @_builtins.property
-    def answer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids of the answers; empty where the metric names none."""
-
     def __init__(
         self,
         *,
         clean: _inference_pb2.TokenIds | None = ...,
         corrupted: _inference_pb2.TokenIds | None = ...,
-        clean_value: _builtins.float = ...,
-        corrupted_value: _builtins.float | None = ...,
-        answer_ids: _abc.Iterable[_builtins.int] | None = ...,
+        answer_id: _builtins.int | None = ...,
+        other_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "_corrupted_value", b"_corrupted_value", "clean", b"clean", "corrupted", b"corrupted", "corrupted_value", b"corrupted_value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_id", b"_answer_id", "_corrupted", b"_corrupted", "_other_id", b"_other_id", "answer_id", b"answer_id", "clean", b"clean", "corrupted", b"corrupted", "other_id", b"other_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "_corrupted_value", b"_corrupted_value", "answer_ids", b"answer_ids", "clean", b"clean", "clean_value", b"clean_value", "corrupted", b"corrupted", "corrupted_value", b"corrupted_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_id", b"_answer_id", "_corrupted", b"_corrupted", "_other_id", b"_other_id", "answer_id", b"answer_id", "clean", b"clean", "corrupted", b"corrupted", "other_id", b"other_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__answer_id: _TypeAlias = _typing.Literal["answer_id"]  # noqa: Y015
+    _WhichOneofArgType__answer_id: _TypeAlias = _typing.Literal["_answer_id", b"_answer_id"]  # noqa: Y015
     _WhichOneofReturnType__corrupted: _TypeAlias = _typing.Literal["corrupted"]  # noqa: Y015
     _WhichOneofArgType__corrupted: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted"]  # noqa: Y015
-    _WhichOneofReturnType__corrupted_value: _TypeAlias = _typing.Literal["corrupted_value"]  # noqa: Y015
-    _WhichOneofArgType__corrupted_value: _TypeAlias = _typing.Literal["_corrupted_value", b"_corrupted_value"]  # noqa: Y015
+    _WhichOneofReturnType__other_id: _TypeAlias = _typing.Literal["other_id"]  # noqa: Y015
+    _WhichOneofArgType__other_id: _TypeAlias = _typing.Literal["_other_id", b"_other_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer_id) -> _WhichOneofReturnType__answer_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted) -> _WhichOneofReturnType__corrupted | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted_value) -> _WhichOneofReturnType__corrupted_value | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__other_id) -> _WhichOneofReturnType__other_id | None: ...
+
+Global___PairTokens: _TypeAlias = PairTokens  # noqa: Y015
+
+@_typing.final
+class PairBaseline(_message.Message):
+    """The metric of a pair's unedited runs, not normalised."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIR_FIELD_NUMBER: _builtins.int
+    CLEAN_FIELD_NUMBER: _builtins.int
+    CORRUPTED_FIELD_NUMBER: _builtins.int
+    pair: _builtins.int
+    """The pair."""
+    clean: _builtins.float
+    """Of the clean run."""
+    corrupted: _builtins.float
+    """Of the corrupted run, if there is one."""
+    def __init__(
+        self,
+        *,
+        pair: _builtins.int = ...,
+        clean: _builtins.float = ...,
+        corrupted: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "corrupted", b"corrupted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "clean", b"clean", "corrupted", b"corrupted", "pair", b"pair"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__corrupted: _TypeAlias = _typing.Literal["corrupted"]  # noqa: Y015
+    _WhichOneofArgType__corrupted: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted) -> _WhichOneofReturnType__corrupted | None: ...
 
 Global___PairBaseline: _TypeAlias = PairBaseline  # noqa: Y015
 

@@ -23,6 +23,7 @@ from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.verdicts import cache_folder
 from neuroscope_inference.model_dirs import ModelDirs
 from neuroscope_inference.servicers.captures import CaptureServicer
+from neuroscope_inference.servicers.experiments import ExperimentServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.servicers.keeping import Keeper
@@ -72,6 +73,7 @@ class InferenceService:
             hooks,
             generation,
             CaptureServicer(self.engine, runner, self._keeper, generation),
+            ExperimentServicer(self.engine, references, settings),
             TensorServicer(store),
             TelemetryServicer(self.workload),
         )

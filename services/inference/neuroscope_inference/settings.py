@@ -80,6 +80,12 @@ class InferenceSettings(BaseSettings):
         description="What each model may keep of prompts that were read, for prompts that begin alike. 0: nothing, and "
         "a repeated request gives the same bits.",
     )
+    sweep_max_patches: int = Field(
+        100_000, ge=1, description="Patches of one sweep, at most; a larger one is refused with the estimate."
+    )
+    sweep_batch_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Patches that run together may take about this much memory."
+    )
     drain_seconds: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."
     )

@@ -115,8 +115,8 @@ def _see_newest(tap: Tap, point: PointIndex, whole: mx.array, newest: slice, cac
         return whole
     written = mx.array(whole)
     written[:, :, newest] = edited
-    if cache is not None:
-        stored = getattr(cache, name)
+    stored = getattr(cache, name, None)
+    if stored is not None:
         stored[:, :, newest] = edited
     return written
 

@@ -78,6 +78,7 @@ class Edit:
         lengths: Sequence[int],
         max_new_tokens: int,
         resolve_tensor: Resolve,
+        units: Sequence[int] = (),
     ) -> None:
         state = model.available(point, f"{path}.site.component")
         if not state.is_writable or not mx.issubdtype(state.dtype, mx.floating):
@@ -99,6 +100,8 @@ class Edit:
         self.steps = range(select.steps.start, stop)
         self.rows = rows_of(select, len(lengths), f"{path}.select.rows")
         self.lengths = lengths
+        self.units = units
+        """Indices along the last axis; empty: all."""
         self.has_applied = False
         self._given: dict[int, list[tuple[list[int], mx.array]]] = {}
         """By row, what others ask for: ordinals of positions, and that part."""
@@ -142,6 +145,8 @@ class Edit:
         places = self.places[span.row]
         asked = Part(part, span.row, chosen, [places[position] for position in chosen])
         edited = mx.broadcast_to(self._value(asked), part.shape)
+        if self.units:
+            edited = mx.where(self._is_chosen(part.shape[-1]), edited, part)
         outcome.finite.append((self, mx.isfinite(edited).all() | ~mx.isfinite(part).all()))
         self.has_applied = True
         return self._written(value, where, edited.astype(value.dtype))
@@ -170,6 +175,10 @@ class Edit:
         if self.heads and other.heads and not set(self.heads) & set(other.heads):
             return False
         return any(self.places[row].keys() & other.places[row].keys() for row in self.places.keys() & other.places)
+
+    def _is_chosen(self, width: int) -> mx.array:
+        """Which entries of the last axis are edited, (width,)."""
+        return (mx.arange(width)[:, None] == mx.array(list(self.units))).any(axis=-1)
 
     def _is_of(self, row: int) -> bool:
         return self.rows is None or row in self.rows
@@ -237,6 +246,16 @@ class Edit:
 class EditPlan:
     """All edits of a request.
 
+    Args:
+        model: what is edited.
+        interventions: the edits, in the order in which they apply.
+        lengths: of the prompts, in tokens.
+        max_new_tokens: of a generation.
+        resolve_tensor: finds tensors.
+        stop_before: the layer before which the forward pass ends.
+        paths: where the edits stand in the request; by default in its `interventions`.
+        units: indices along the last axis that are edited; empty: all.
+
     Raises (from the constructor):
         what Edit raises, and InvalidRequestError where two edits of one place contradict each other, or rows ask for
         each other's activations in a circle.
@@ -250,11 +269,15 @@ class EditPlan:
         max_new_tokens: int,
         resolve_tensor: Resolve,
         stop_before: int | None = None,
+        *,
+        paths: Sequence[str] | None = None,
+        units: Sequence[int] = (),
     ) -> None:
+        paths = [f"interventions[{index}]" for index in range(len(interventions))] if paths is None else paths
         self.edits = [
-            Edit(model, intervention, point, f"interventions[{index}]", lengths, max_new_tokens, resolve_tensor)
-            for index, intervention in enumerate(interventions)
-            for point in resolve(intervention.site, model.layout.num_layers, field=f"interventions[{index}].site")
+            Edit(model, intervention, point, path, lengths, max_new_tokens, resolve_tensor, units)
+            for intervention, path in zip(interventions, paths, strict=True)
+            for point in resolve(intervention.site, model.layout.num_layers, field=f"{path}.site")
         ]
         self.row_order = list(range(len(lengths)))
         """Rows that give activations come before those that ask for them."""

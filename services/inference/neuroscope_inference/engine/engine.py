@@ -111,7 +111,7 @@ class Engine:
         """Starts a job; must be called on the event loop that will read the stream.
 
         Args:
-            work: yields what is sent, or a list of rows that are to decode.
+            work: yields what is sent, a list of rows that are to decode, or None where others may have their turn.
             model: what it runs on; unloading it ends the job.
             may_compute: whether a decode step may be computed.
             size: bytes that an item holds until the reader gives them back.
@@ -242,7 +242,7 @@ class Engine:
             return False
         if isinstance(item, list):
             self._seat(job, cast("list[Row]", item))
-        else:
+        elif item is not None:
             job.deliver(item)
         return True
 

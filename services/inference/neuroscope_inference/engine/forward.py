@@ -25,6 +25,7 @@ from neuroscope_inference.engine.sampling import Draw
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.steering import Steering
 from neuroscope_inference.engine.tap import Tap
+from neuroscope_inference.engine.unembedding import LAST
 
 _LOGITS_BUDGET_BYTES = 64 * 1024 * 1024
 
@@ -210,7 +211,7 @@ class Forward:
         tap, outcome = self.tap(span)
         if cuts:
             tap = tap or Tap(self.model.layout.wanted(()))
-            tap.is_cut = True
+            tap.kept = LAST
         call: Any = self.model.network
         logits: mx.array | None = None
         with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):

@@ -19,6 +19,7 @@ from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
+from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.unembedding import Unembedding
 
 
@@ -44,6 +45,8 @@ class LoadedModel:
     prompts: PromptCache = field(default_factory=lambda: PromptCache(0))
     used_at_s: float = 0.0
     """When something last ran on it, or asked for it, by the monotonic clock."""
+    sweeping: Method | None = None
+    """The fastest way to run sweeps on it, once it has been proven."""
     _can_batch: bool | None = None
     _can_cut: bool | None = None
     _why_no_lens: str | None = None
@@ -140,6 +143,24 @@ class LoadedModel:
         """The text of one token by itself."""
         with self._tokenizer_lock:
             return self.tokenizer.decode([token_id])
+
+    def token_of(self, text: str, field: str) -> int:
+        """The token that a text is.
+
+        Raises:
+            InvalidRequestError: it is none or several; says which.
+        """
+        with self._tokenizer_lock:
+            ids: list[int] = list(self.tokenizer.encode(text, add_special_tokens=False))
+            texts = [self.tokenizer.decode([token_id]) for token_id in ids]
+        if len(ids) == 1:
+            return ids[0]
+        if not ids:
+            raise InvalidRequestError("the text is empty: a token is wanted", field=field)
+        named = ", ".join(f"{part!r} ({token_id})" for part, token_id in zip(texts, ids, strict=True))
+        raise InvalidRequestError(
+            f"{text!r} is {len(ids)} tokens, not one: {named}; name one of them by its id, or another text", field=field
+        )
 
     def detokenize(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """The text of token ids."""

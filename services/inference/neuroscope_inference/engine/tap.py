@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -50,6 +50,23 @@ class RowEdit:
     slot: int = 0
 
 
+class Flow(Protocol):
+    """Which rows run through which blocks, where they enter one after the other on the way up."""
+
+    def enter(self, layer: int, stream: mx.array) -> mx.array:
+        """The residual stream that a block reads, of the rows that have entered so far."""
+        ...
+
+    def leave(self, layer: int, stream: mx.array) -> mx.array:
+        """What goes on after a block: its rows, and those that enter behind it."""
+        ...
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether any row has entered; blocks are passed by until then."""
+        ...
+
+
 class Tap:
     """What one forward pass is asked to read and to edit, and what it has read: lazy arrays by point index.
 
@@ -73,8 +90,10 @@ class Tap:
         """By layer, where the columns of its attention lie: positions so far, next slot of the ring, columns."""
         self.shortcut: mx.array | None = None
         """A residual stream that the final norm gets in place of what blocks make; no block runs then."""
-        self.is_cut = False
-        """Whether only the last position goes on behind the final norm, since no other's logits are wanted."""
+        self.kept: slice | mx.array | None = None
+        """Positions that go on behind the final norm, where no other's logits are wanted; None: all."""
+        self.flow: Flow | None = None
+        """Where rows enter; None: all of them at the embedding."""
         self.carried: dict[int, mx.array] = {}
         """By layer, what an edit between attention and MLP adds to what the block writes."""
 
@@ -117,15 +136,26 @@ class Tap:
 
 
 def _edited(value: mx.array, edits: Sequence[RowEdit]) -> mx.array:
-    rows = [value] if value.shape[0] == 1 else [value[slot : slot + 1] for slot in range(value.shape[0])]
+    count = value.shape[0]
+    rows: dict[int, mx.array] = {}
     for edit in edits:
-        row = rows[edit.slot]
+        slot = edit.slot
+        row = rows.get(slot)
+        if row is None:
+            row = value if count == 1 else value[slot : slot + 1]
         padding = 0 if edit.columns is None else row.shape[-1] - edit.columns
         if padding <= 0:
-            rows[edit.slot] = edit.apply(row)
+            rows[slot] = edit.apply(row)
         else:
-            rows[edit.slot] = mx.concatenate([row[..., :padding], edit.apply(row[..., padding:])], axis=-1)
-    return rows[0] if len(rows) == 1 else mx.concatenate(rows)
+            rows[slot] = mx.concatenate([row[..., :padding], edit.apply(row[..., padding:])], axis=-1)
+    if count == 1:
+        return rows[0]
+    pieces: list[mx.array] = []
+    end = 0
+    for slot in sorted(rows):
+        pieces += [value[end:slot], rows[slot]] if end < slot else [rows[slot]]
+        end = slot + 1
+    return mx.concatenate([*pieces, value[end:]] if end < count else pieces)
 
 
 class Switch:
@@ -177,6 +207,9 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
             if watch.is_final_norm:
                 args, kwargs = _with_argument(args, kwargs, 0, tap.shortcut)
             return call(module, *args, **kwargs)
+        flow = None if watch.block is None else tap.flow
+        if flow is not None and watch.block is not None:
+            args, kwargs = _with_argument(args, kwargs, 0, flow.enter(watch.block, _argument(args, kwargs, 0)))
         for argument, point, layer in watch.inputs:
             before = _argument(args, kwargs, argument)
             if not isinstance(before, mx.array):
@@ -186,7 +219,9 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
                 args, kwargs = _with_argument(args, kwargs, argument, after)
                 if layer is not None:
                     tap.carried[layer] = after - before
-        if around is None:
+        if flow is not None and not flow.has_rows:
+            result = _argument(args, kwargs, 0)
+        elif around is None:
             result = call(module, *args, **kwargs)
         else:
             with around(tap):
@@ -197,10 +232,12 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         value = passed
         if watch.block is not None and watch.block in tap.carried:
             value = value + tap.carried[watch.block]
+        if flow is not None and watch.block is not None:
+            value = flow.leave(watch.block, value)
         for point, view in watch.outputs:
             value = tap.see(point, value, view)
-        if tap.is_cut and watch.is_final_norm:
-            value = value[:, -1:]
+        if tap.kept is not None and watch.is_final_norm:
+            value = value[:, tap.kept]
         if value is passed:
             return result
         return (value, *result[1:]) if isinstance(result, tuple) else value

@@ -19,6 +19,8 @@ from neuroscope_inference.engine.tap import Tap
 
 _log = logging.getLogger(__name__)
 _PROBE = (1, 2, 3)
+LAST = slice(-1, None)
+"""The last position of a chunk."""
 
 
 class Unembedding:
@@ -45,7 +47,7 @@ class Unembedding:
         """Whether the last position's logits need no other behind the final norm: a probe of three tokens."""
         call: Any = self._network
         tap = Tap(self._layout.wanted(()))
-        tap.is_cut = True
+        tap.kept = LAST
         try:
             whole: mx.array = call(mx.array([_PROBE]))
             with self._layout.switch.reading(tap):

@@ -1,0 +1,104 @@
+"""Patches of one pair as rows of one forward pass that computes only what their edits can change.
+
+Below the layer that it edits a row is the unedited run, so it enters the batch there: the batch is a triangle. Before
+the first position that any of them edits the keys and values are those of the unedited run. The model's own code runs
+all that is left; nothing of an architecture is written again here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from neuroscope_inference.engine import caches, memory
+from neuroscope_inference.engine.edits import EditPlan, Outcome
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.flow import Entering
+from neuroscope_inference.engine.sweeps.prefix import PrefixCache, WholeCache
+from neuroscope_inference.engine.tap import PointIndex, RowEdit, Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A patch that is ready to run.
+
+    Args:
+        plan: its edits, with what they ask of other runs.
+        boundary: where it enters.
+    """
+
+    plan: EditPlan
+    boundary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unedited:
+    """The run that the rows of a batch are edits of.
+
+    Args:
+        tokens: of the prompt.
+        row: by which edits know it.
+        streams: the residual stream before each block and behind the last one (1, positions, d_model).
+        cache: keys and values of all positions; None: the positions of a batch begin with the first one.
+    """
+
+    tokens: Sequence[int]
+    row: int
+    streams: Sequence[mx.array]
+    cache: Sequence[WholeCache] | None
+
+
+def run_batch(
+    model: LoadedModel, reader: EndReader, base: Unedited, rows: Sequence[Row], first: int, places: Sequence[int]
+) -> mx.array:
+    """The ends of the rows (rows, places, width), in the order of the rows, evaluated.
+
+    Args:
+        model: what runs.
+        reader: of the ends.
+        base: the unedited run.
+        rows: the patches.
+        first: the first position that is computed; 0 without a cache.
+        places: positions of the ends, ascending, none before the first.
+
+    Raises:
+        DataConversionError: an edit made numbers that are not finite.
+        ShortOfMemory: it takes more memory than there is.
+    """
+    order = sorted(range(len(rows)), key=lambda index: rows[index].boundary)
+    end = places[-1] + 1  # nobody asks for what lies behind
+    span = Span(base.row, 0, first, end - first, len(base.tokens))
+    edits: dict[PointIndex, list[RowEdit]] = {}
+    outcomes: list[Outcome] = []
+    for slot, index in enumerate(order):
+        of_row, outcome = rows[index].plan.at(span)
+        outcomes.append(outcome)
+        for point, found in of_row.items():
+            edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in found)
+    boundaries = [rows[index].boundary for index in order]
+    flow = Entering({b: base.streams[b][:, first:end] for b in set(boundaries) if b >= 0}, boundaries)
+    tap = Tap(model.layout.wanted(reader.points), edits)
+    tap.flow = flow
+    local = [place - first for place in places]
+    take = reader.taking(tap, local, edits_logits=any(row.plan.edits_logits for row in rows))
+    call: Any = model.network
+    cache: caches.Cache
+    if base.cache is None:
+        cache = caches.new(model.network)
+    else:
+        cache = [PrefixCache(whole, first) for whole in base.cache]
+    tokens = mx.broadcast_to(mx.array([list(base.tokens[first:end])]), (flow.token_rows, end - first))
+    with memory.watched(0):
+        with model.layout.switch.reading(tap):
+            logits: mx.array = call(tokens, cache=cache)
+        del cache
+        ends = take(logits)
+        mx.eval(ends, [outcome.arrays for outcome in outcomes])
+    for outcome in outcomes:
+        outcome.check()
+    return ends[mx.argsort(mx.array(order))]

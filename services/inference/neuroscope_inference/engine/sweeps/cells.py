@@ -1,0 +1,181 @@
+"""The cells of a sweep: grids of one edit each, and single cells of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import intervention_pb2, site_pb2
+from neuroscope_inference.engine.edits import EditPlan
+from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.pair import CORRUPTED, FIRST_REFERENCE, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What an edit can change at most.
+
+    Args:
+        boundary: the first block that can read it: 0 the first one, -1 before the embedding, the number of layers
+            behind the last block.
+        first: its first position.
+    """
+
+    boundary: int
+    first: int
+
+
+class Cells(Protocol):
+    """Some of a sweep's cells, by their number among them."""
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        ...
+
+    def shape(self, first_cell: int) -> pb.GridShape:
+        """What the numbers stand for."""
+        ...
+
+    def plan(self, number: int, pair: Pair) -> EditPlan:
+        """The edits of a cell in a pair."""
+        ...
+
+    def extent(self, number: int, pair: Pair) -> Extent:
+        """What these edits can change."""
+        ...
+
+    def samples(self, pair: Pair) -> Iterator[EditPlan]:
+        """Edits that stand for those of all cells: whatever could be wrong with any is wrong with one of them.
+
+        Raises:
+            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError
+        """
+        ...
+
+
+@dataclass(slots=True)
+class SingleCells:
+    """Cells one by one.
+
+    Args:
+        model: what is edited.
+        cells: of the request.
+        resolve: finds tensors.
+    """
+
+    model: LoadedModel
+    cells: Sequence[pb.SweepCell]
+    resolve: Resolve
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.cells)
+
+    def shape(self, first_cell: int) -> pb.GridShape:
+        """One axis, with their names."""
+        labels = [cell.name or f"cell {index}" for index, cell in enumerate(self.cells)]
+        axis = pb.GridAxis(name="cell", indices=range(self.count), labels=labels)
+        return pb.GridShape(first_cell=first_cell, axes=[axis])
+
+    def plan(self, number: int, pair: Pair) -> EditPlan:
+        """The edits of a cell."""
+        path, edits = f"cells[{number}]", list[intervention_pb2.Intervention]()
+        for intervention in self.cells[number].interventions:
+            edit = intervention_pb2.Intervention()
+            edit.CopyFrom(intervention)
+            edit.select.rows.append(pair.edited_row)
+            edits.append(edit)
+        paths = [f"{path}.interventions[{index}]" for index in range(len(edits))]
+        return EditPlan(self.model, edits, pair.lengths, 0, self.resolve, paths=paths)
+
+    def extent(self, number: int, pair: Pair) -> Extent:
+        """Of all edits together."""
+        return extent_of(self.plan(number, pair), pair, self.model.layout.num_layers)
+
+    def samples(self, pair: Pair) -> Iterator[EditPlan]:
+        """Those of every cell, checked."""
+        for number, cell in enumerate(self.cells):
+            path = f"cells[{number}]"
+            if not cell.interventions:
+                raise InvalidRequestError("the cell edits nothing", field=f"{path}.interventions")
+            for index, edit in enumerate(cell.interventions):
+                field = f"{path}.interventions[{index}].select"
+                if edit.select.rows:
+                    raise InvalidRequestError("a sweep says itself which run is edited", field=f"{field}.rows")
+                if edit.select.HasField("steps"):
+                    raise InvalidRequestError(
+                        "a sweep generates nothing: there is step 0 alone", field=f"{field}.steps"
+                    )
+            plan = self.plan(number, pair)
+            check_donors(plan, pair)
+            yield plan
+
+
+def extent_of(plan: EditPlan, pair: Pair, num_layers: int) -> Extent:
+    """What the edits of a plan can change in a pair's edited run."""
+    boundaries = [boundary_of(edit.point.component, edit.point.layer, num_layers) for edit in plan.edits]
+    firsts = [min(edit.places[pair.edited_row]) for edit in plan.edits]
+    return Extent(min(boundaries), min(firsts))
+
+
+def boundary_of(component: str, layer: int | None, num_layers: int) -> int:
+    """The first block that an edit of a point can reach."""
+    if component == "embedding":
+        return -1
+    if layer is None:
+        return num_layers
+    return layer + 1 if component == "resid_post" else layer
+
+
+def check_donors(plan: EditPlan, pair: Pair) -> None:
+    """Refuses activations of runs that there are not, or whose positions are not those of the edited run.
+
+    Raises:
+        InvalidRequestError: names the pair, or the edit.
+    """
+    for edit in plan.edits:
+        for donor in edit.donors:
+            path = f"{edit.path}.value"
+            if donor == CORRUPTED and pair.corrupted is None:
+                raise InvalidRequestError(
+                    f"pair {pair.index} has no corrupted prompt to take {edit.point} from",
+                    field=f"pairs[{pair.index}].corrupted",
+                )
+            if donor >= pair.mean_row and not pair.references:
+                raise InvalidRequestError("there are no reference prompts to take a mean of", field="references")
+            if donor >= len(pair.lengths):
+                raise InvalidRequestError(f"row {donor} is out of range", field=path)
+            if donor == pair.mean_by_position_row:
+                _check_references(pair)
+            length, other = pair.length, pair.lengths[donor]
+            if length != other and not _counts_from_end(edit.selector):
+                reference = FIRST_REFERENCE <= donor < pair.mean_row
+                raise InvalidRequestError(
+                    f"pair {pair.index}: {pair.name(donor)} has {other} tokens and {pair.name(pair.edited_row)} "
+                    f"{length}, so their positions do not pair; make them equally long, or count from the end",
+                    field=f"references[{donor - FIRST_REFERENCE}]" if reference else f"pairs[{pair.index}]",
+                )
+
+
+def _check_references(pair: Pair) -> None:
+    for index, prompt in enumerate(pair.references):
+        if len(prompt) != pair.length:
+            raise InvalidRequestError(
+                f"reference {index} has {len(prompt)} tokens and {pair.name(pair.edited_row)} of pair {pair.index} "
+                f"{pair.length}: a mean at each position needs equal lengths",
+                field=f"references[{index}]",
+            )
+
+
+def _counts_from_end(selector: site_pb2.PositionSelector | None) -> bool:
+    if selector is None:
+        return False
+    if selector.WhichOneof("which") == "list":
+        return all(position < 0 for position in selector.list.positions)
+    return selector.range.start < 0 and (not selector.range.HasField("stop") or selector.range.stop < 0)

@@ -1,0 +1,246 @@
+"""How a run is scored: one number for each of the metric's positions, and their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from neuroscope.errors import DataConversionError, InvalidRequestError
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope_inference.engine.arrays import of_numpy
+from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the runs of a pair are scored against.
+
+    Args:
+        pair: the pair.
+        row: of the run, whose own next tokens are those of its prompt.
+        places: the metric's positions in the run.
+        clean_end: of the clean run, at its positions; None while that run itself is scored.
+    """
+
+    pair: Pair
+    row: int
+    places: Sequence[int]
+    clean_end: mx.array | None
+
+
+@dataclass(slots=True)
+class Metric:
+    """A metric, checked against a model and the pairs.
+
+    Args:
+        kind: name of the contract's field.
+        positions: as the request names them; empty: those of the kind.
+        answers: ids, of each pair.
+        others: ids, of each pair.
+        direction: of a projection (d_model,).
+    """
+
+    kind: str
+    positions: Sequence[int]
+    is_normalised: bool
+    answers: Sequence[int] = ()
+    others: Sequence[int] = ()
+    direction: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None
+    _column: mx.array | None = field(default=None, init=False)
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether it sees the last residual stream instead of logits."""
+        return self.kind == "projection"
+
+    def places(self, length: int) -> list[int]:
+        """Its positions in a prompt of that many tokens, ascending."""
+        if self.positions:
+            return sorted(position % length for position in self.positions)
+        return list(range(length - 1)) if self.kind == "cross_entropy" else [length - 1]
+
+    def scores(self, end: mx.array, at: Reference, first: int = 0) -> mx.array:
+        """A number for each row and position (rows, positions), lazy.
+
+        Args:
+            end: of the rows (rows, positions, width), at the last positions of the metric.
+            at: what they are scored against.
+            first: ordinal of the first of these positions among the metric's.
+        """
+        return _KINDS[self.kind](self, end, at, first)
+
+    def column(self) -> mx.array:
+        """The direction of a projection (d_model, 1); made on the engine's thread."""
+        if self._column is None:
+            assert self.direction is not None
+            self._column = of_numpy(self.direction[:, None])
+        return self._column
+
+
+def _log_probabilities(logits: mx.array) -> mx.array:
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _logit_difference(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    pair = at.pair.index
+    return end[..., metric.answers[pair]] - end[..., metric.others[pair]]
+
+
+def _log_probability(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    return end[..., metric.answers[at.pair.index]] - mx.logsumexp(end, axis=-1)
+
+
+def _probability(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    return mx.exp(_log_probability(metric, end, at, first))
+
+
+def _rank(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    answer = metric.answers[at.pair.index]
+    return (end > end[..., answer : answer + 1]).sum(axis=-1).astype(mx.float32)
+
+
+def _kl_divergence(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    if at.clean_end is None:
+        return mx.zeros(end.shape[:2])
+    clean = _log_probabilities(at.clean_end[:, first:])
+    return (mx.exp(clean) * (clean - _log_probabilities(end))).sum(axis=-1)
+
+
+def _cross_entropy(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    tokens = at.pair.prompt(at.row)
+    targets = mx.array([tokens[place + 1] for place in at.places[first:]])[None, :, None]
+    targets = mx.broadcast_to(targets, (*end.shape[:2], 1))
+    return mx.logsumexp(end, axis=-1) - mx.take_along_axis(end, targets, axis=-1)[..., 0]
+
+
+def _projection(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    return (end @ metric.column())[..., 0]
+
+
+_KINDS: dict[str, Callable[[Metric, mx.array, Reference, int], mx.array]] = {
+    "logit_difference": _logit_difference,
+    "log_probability": _log_probability,
+    "probability": _probability,
+    "rank": _rank,
+    "kl_divergence": _kl_divergence,
+    "cross_entropy": _cross_entropy,
+    "projection": _projection,
+}
+
+
+def metric_of(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resolve: Resolve) -> Metric:
+    """The metric of a request.
+
+    Raises:
+        InvalidRequestError: there is none, a token is not one token, a position is outside a prompt.
+        DataConversionError: a direction does not fit the residual stream.
+    """
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidRequestError(f"the metric is missing: one of {', '.join(_KINDS)}", field="metric")
+    path = f"metric.{kind}"
+    metric = Metric(kind, list(message.positions), message.normalised)
+    match getattr(message, kind):
+        case pb.LogitDifference() as difference:
+            metric.answers = _tokens(difference.answers, model, pairs, f"{path}.answers")
+            metric.others = _tokens(difference.others, model, pairs, f"{path}.others")
+            for answer, other in zip(metric.answers, metric.others, strict=True):
+                if answer == other:
+                    raise InvalidRequestError(
+                        f"the answer and the other token are the same: {model.text_of(answer)!r} ({answer})",
+                        field=f"{path}.others",
+                    )
+        case pb.LogProbability() | pb.Probability() | pb.Rank() as one:
+            metric.answers = _tokens(one.answers, model, pairs, f"{path}.answers")
+        case pb.Projection() as projection:
+            metric.direction = _direction(projection, model, resolve, f"{path}.direction")
+        case _:
+            pass
+    _check_positions(metric, pairs)
+    if metric.is_normalised and any(pair.corrupted is None for pair in pairs):
+        raise InvalidRequestError(
+            "values are scaled between two runs: give a corrupted prompt", field="metric.normalised"
+        )
+    return metric
+
+
+def _tokens(choices: Sequence[pb.TokenChoice], model: LoadedModel, pairs: Sequence[Pair], path: str) -> list[int]:
+    """A token for each pair."""
+    if len(choices) not in (1, len(pairs)):
+        raise InvalidRequestError(
+            f"one token for all pairs or one for each of the {len(pairs)}, not {len(choices)}", field=path
+        )
+    ids = [_token(choice, model, f"{path}[{index}]") for index, choice in enumerate(choices)]
+    return ids * len(pairs) if len(ids) == 1 else ids
+
+
+def _token(choice: pb.TokenChoice, model: LoadedModel, path: str) -> int:
+    match choice.WhichOneof("token"):
+        case "id":
+            vocabulary = model.description.vocab_size
+            if choice.id >= vocabulary:
+                raise InvalidRequestError(
+                    f"token id {choice.id} is outside the vocabulary of {vocabulary}", field=f"{path}.id"
+                )
+            return choice.id
+        case "text":
+            return model.token_of(choice.text, f"{path}.text")
+        case _:
+            raise InvalidRequestError("the token is missing: its id, or its text", field=path)
+
+
+def _direction(
+    message: pb.Projection, model: LoadedModel, resolve: Resolve, path: str
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    array, width = resolve(message.direction, path), model.description.d_model
+    if array.size != width or array.shape[-1] != width:
+        raise DataConversionError(
+            f"a direction of the residual stream has {width} entries, this one has the shape {list(array.shape)}",
+            field=path,
+        )
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_:
+        raise DataConversionError(f"a direction is made of floating-point numbers, not {array.dtype.name}", field=path)
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32).reshape(width)
+    if not np.isfinite(single).all():
+        raise DataConversionError("the direction holds numbers that float32 does not", field=path)
+    return single
+
+
+def _check_positions(metric: Metric, pairs: Sequence[Pair]) -> None:
+    needs_next = metric.kind == "cross_entropy"
+    for pair in pairs:
+        prompts = [pair.clean] if pair.corrupted is None else [pair.clean, pair.corrupted]
+        for row, prompt in enumerate(prompts):
+            length = len(prompt)
+            if needs_next and length < 2:
+                raise InvalidRequestError(
+                    f"{pair.name(row)} of pair {pair.index} has one token: none follows it",
+                    field="metric.cross_entropy",
+                )
+            for index, position in enumerate(metric.positions):
+                if not -length <= position < length:
+                    raise InvalidRequestError(
+                        f"position {position} lies outside {pair.name(row)} of pair {pair.index}, which has {length} "
+                        "tokens",
+                        field=f"metric.positions[{index}]",
+                    )
+                if needs_next and position % length == length - 1:
+                    raise InvalidRequestError(
+                        f"position {position} is the last one of {pair.name(row)} of pair {pair.index}: no token "
+                        "follows it",
+                        field=f"metric.positions[{index}]",
+                    )
+            if len(set(metric.places(length))) < len(metric.places(length)):
+                raise InvalidRequestError("a position is named twice", field="metric.positions")
+        if metric.kind == "kl_divergence" and len(set(map(len, prompts))) > 1 and any(p >= 0 for p in metric.positions):
+            raise InvalidRequestError(
+                f"the prompts of pair {pair.index} have {' and '.join(str(len(p)) for p in prompts)} tokens: positions "
+                "of a divergence are then counted from the end",
+                field="metric.positions",
+            )

@@ -1,0 +1,32 @@
+"""A patch: one cell in one pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neuroscope_inference.engine.edits import EditPlan
+from neuroscope_inference.engine.sweeps.cells import Cells, Extent
+from neuroscope_inference.engine.sweeps.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A cell in a pair; its edits are compiled when it runs.
+
+    Args:
+        number: in the request.
+        pair: the pair.
+        cells: the cells that it is one of.
+        cell: its number among them.
+        extent: what it can change.
+    """
+
+    number: int
+    pair: Pair
+    cells: Cells
+    cell: int
+    extent: Extent
+
+    def plan(self) -> EditPlan:
+        """The edits, which remember what they are given: new ones every time."""
+        return self.cells.plan(self.cell, self.pair)

@@ -1,0 +1,188 @@
+"""A pair whose unedited runs have been made: what its patches begin with, and what they are scored against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import DataConversionError, InvalidRequestError
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope_inference.engine import caches
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
+from neuroscope_inference.engine.sweeps.donors import Donors
+from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.method import Method
+from neuroscope_inference.engine.sweeps.metrics import Metric, Reference
+from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Pair
+from neuroscope_inference.engine.sweeps.patch import Patch
+from neuroscope_inference.engine.sweeps.prefix import WholeCache, whole_caches
+from neuroscope_inference.engine.sweeps.proof import streams_of
+from neuroscope_inference.engine.sweeps.references import References
+from neuroscope_inference.engine.sweeps.run import Recorded, run
+from neuroscope_inference.engine.tap import PointIndex
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Runs patches of one pair.
+
+    Args:
+        model: what runs.
+        metric: how they are scored.
+        reader: of their ends.
+        pair: the pair.
+        method: how they run.
+        base: the unedited run; None: they run one by one.
+        donors: what they take from other runs.
+        at: what they are scored against.
+        scores: of the run without its edits, a number for each of the metric's positions.
+        baseline: the metric of both unedited runs.
+        seconds: of an unedited run.
+    """
+
+    model: LoadedModel
+    metric: Metric
+    reader: EndReader
+    pair: Pair
+    method: Method
+    base: Unedited | None
+    donors: Donors
+    at: Reference
+    scores: Values
+    baseline: pb.PairBaseline
+    seconds: float
+
+    def values(self, patches: Sequence[Patch], first: int) -> Values:
+        """The metric of patches, normalised if it is to be.
+
+        Args:
+            patches: what runs together.
+            first: the first position that is computed.
+
+        Raises:
+            DataConversionError: an edit made numbers that are not finite.
+            ShortOfMemory: it takes more memory than there is.
+        """
+        changed = [place for place in self.at.places if place >= first]
+        known = len(self.at.places) - len(changed)
+        scores = np.broadcast_to(self.scores, (len(patches), len(self.at.places)))
+        if changed:
+            end = self._alone(patches) if self.base is None else self._together(patches, self.base, first, changed)
+            new = np.array(self.metric.scores(end, self.at, known))
+            scores = np.concatenate([scores[:, :known], new], axis=1)
+        values = scores.mean(axis=1, dtype=np.float64)
+        if not np.isfinite(values).all():
+            bad = patches[int(np.flatnonzero(~np.isfinite(values))[0])]
+            raise DataConversionError(f"the metric of patch {bad.number} is not finite", field="metric")
+        return self._scaled(values).astype(np.float32)
+
+    def _together(self, patches: Sequence[Patch], base: Unedited, first: int, places: Sequence[int]) -> mx.array:
+        rows = [Row(patch.plan(), patch.extent.boundary) for patch in patches]
+        for row in rows:
+            self.donors.give(row.plan)
+        return run_batch(self.model, self.reader, base, rows, first, places)
+
+    def _alone(self, patches: Sequence[Patch]) -> mx.array:
+        ends: list[mx.array] = []
+        for patch in patches:
+            plan, cache = patch.plan(), caches.new(self.model.network)
+            self.donors.give(plan)
+            tokens, row = self.pair.edited, self.pair.edited_row
+            found = run(self.model, self.reader, tokens, row, self.at.places, cache, plan=plan)
+            assert found.end is not None
+            ends.append(found.end)
+        return mx.concatenate(ends)
+
+    def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not self.metric.is_normalised:
+            return values
+        return (values - self.baseline.corrupted) / (self.baseline.clean - self.baseline.corrupted)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Makes the unedited runs of pairs.
+
+    Args:
+        model: what runs.
+        metric: how runs are scored.
+        method: how patches run.
+        references: what stands for the usual.
+        asks: rows of a pair and points that cells ask for.
+    """
+
+    model: LoadedModel
+    metric: Metric
+    method: Method
+    references: References
+    asks: set[tuple[int, PointIndex]]
+
+    def of(self, pair: Pair) -> Prepared:
+        """Runs the clean prompt and the corrupted one.
+
+        Raises:
+            InvalidRequestError: both score the same, where values are scaled between them.
+            ShortOfMemory: it takes more memory than there is.
+        """
+        reader = EndReader(self.model.layout, self.model.can_cut(), self.metric.reads_stream)
+        runs = {CLEAN: self._run(reader, pair, CLEAN)}
+        if pair.corrupted is not None:
+            runs[CORRUPTED] = self._run(reader, pair, CORRUPTED)
+        clean_end = runs[CLEAN].end
+        places = {row: self.metric.places(len(pair.prompt(row))) for row in runs}
+        scores: dict[int, Values] = {}
+        for row, found in runs.items():
+            assert found.end is not None
+            at = Reference(pair, row, places[row], None if row == CLEAN else clean_end)
+            scores[row] = np.array(self.metric.scores(found.end, at))[0]
+        baseline = pb.PairBaseline(pair=pair.index, clean=scores[CLEAN].mean(dtype=np.float64))
+        if CORRUPTED in runs:
+            baseline.corrupted = scores[CORRUPTED].mean(dtype=np.float64)
+        self._check(baseline)
+        edited = runs[pair.edited_row]
+        given = {(row, point): runs[row].points[point] for row, point in self.asks if row in runs}
+        base = None
+        if self.method.reuses_layers:
+            streams = [edited.points[point] for point in streams_of(self.model)]
+            cache = [layer for layer in edited.cache if isinstance(layer, WholeCache)]
+            keeps = cache if self.method.reuses_positions else None
+            base = Unedited(pair.edited, pair.edited_row, streams, keeps)
+        return Prepared(
+            self.model,
+            self.metric,
+            reader,
+            pair,
+            self.method,
+            base,
+            Donors(pair, given | self.references.rows_of(pair)),
+            Reference(pair, pair.edited_row, places[pair.edited_row], clean_end),
+            scores[pair.edited_row],
+            baseline,
+            min(found.seconds for found in runs.values()),
+        )
+
+    def _run(self, reader: EndReader, pair: Pair, row: int) -> Recorded:
+        points = {point for of_row, point in self.asks if of_row == row}
+        is_base = row == pair.edited_row and self.method.reuses_layers
+        keeps = is_base and self.method.reuses_positions
+        cache = whole_caches(self.model.network) if keeps else caches.new(self.model.network)
+        if is_base:
+            points |= set(streams_of(self.model))
+        tokens = pair.prompt(row)
+        return run(self.model, reader, tokens, row, self.metric.places(len(tokens)), cache, sorted(points))
+
+    def _check(self, baseline: pb.PairBaseline) -> None:
+        if not np.isfinite([baseline.clean, baseline.corrupted]).all():
+            raise DataConversionError(f"the metric of pair {baseline.pair} is not finite without edits", field="metric")
+        if self.metric.is_normalised and baseline.clean == baseline.corrupted:
+            raise InvalidRequestError(
+                f"both runs of pair {baseline.pair} score {baseline.clean:.6g}: there is nothing to scale between",
+                field="metric.normalised",
+            )

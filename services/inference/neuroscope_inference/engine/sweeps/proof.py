@@ -1,0 +1,105 @@
+"""The fastest way to run sweeps on a model, proven by a probe: a few edited runs must give the plain way's logits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from neuroscope.sites import Point
+from neuroscope.tensors import Array
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
+from neuroscope_inference.engine import caches
+from neuroscope_inference.engine.edits import EditPlan
+from neuroscope_inference.engine.identities import relative_error, tolerance_of
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
+from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.method import Method
+from neuroscope_inference.engine.sweeps.prefix import WholeCache, whole_caches
+from neuroscope_inference.engine.sweeps.run import run
+from neuroscope_inference.engine.tap import PointIndex
+
+_log = logging.getLogger(__name__)
+_TOKENS = (3, 1, 2, 1, 4, 2)
+_POSITIONS = (0, 2, 4)
+
+
+def fastest(model: LoadedModel) -> Method:
+    """How sweeps run on a model; found out the first time. On the engine's thread."""
+    if model.sweeping is None:
+        model.sweeping = _proven(model)
+        if model.sweeping.reason:
+            _log.info("sweeps of %s: %s", model.description.model_id, model.sweeping.reason)
+    return model.sweeping
+
+
+def streams_of(model: LoadedModel) -> list[PointIndex]:
+    """Points of the residual stream before each block and behind the last one."""
+    layout = model.layout
+    before = [Point("resid_pre", layer) for layer in range(layout.num_layers)]
+    return [layout.index[point] for point in [*before, Point("resid_post", layout.num_layers - 1)]]
+
+
+def _proven(model: LoadedModel) -> Method:
+    states = model.layout.states
+    for index in streams_of(model):
+        if states[index].reason or not states[index].is_writable:
+            return Method(pb.SWEEP_METHOD_PLAIN, f"{states[index].point} cannot be read and written")
+    try:
+        whole: Sequence[WholeCache] | None = whole_caches(model.network)
+        why = ""
+    except ValueError as error:
+        whole, why = None, str(error)
+    if whole is not None:
+        why = _difference(model, whole)
+        if not why:
+            return Method(pb.SWEEP_METHOD_LAYERS_AND_POSITIONS)
+    slower = _difference(model, None)
+    if not slower:
+        return Method(pb.SWEEP_METHOD_LAYERS, why)
+    return Method(pb.SWEEP_METHOD_PLAIN, slower if slower == why else f"{why}; {slower}" if why else slower)
+
+
+def _difference(model: LoadedModel, whole: Sequence[WholeCache] | None) -> str:
+    """Why rows that enter at their layers do not give the logits of runs one by one; empty if they do."""
+    tokens = [token % model.description.vocab_size for token in _TOKENS]
+    last = [len(tokens) - 1]
+    reader = EndReader(model.layout, cuts=model.can_cut())
+    layers = model.layout.num_layers
+    try:
+        cache = caches.new(model.network) if whole is None else list(whole)
+        unedited = run(model, reader, tokens, 0, last, cache, streams_of(model))
+        streams = [unedited.points[index] for index in streams_of(model)]
+        base = Unedited(tokens, 0, streams, whole)
+        for first in _POSITIONS if whole is not None else (0,):
+            cells = [(layer, max(first, 2)) for layer in sorted({0, 1 % layers, layers // 2, layers - 1})]
+            rows = [Row(_rectified(model, layer, position, tokens), layer) for layer, position in cells]
+            together = run_batch(model, reader, base, rows, first, last)
+            for slot, (layer, position) in enumerate(cells):
+                plan = _rectified(model, layer, position, tokens)
+                alone = run(model, reader, tokens, 0, last, caches.new(model.network), plan=plan)
+                assert alone.end is not None
+                error = relative_error(together[slot : slot + 1], alone.end)
+                tolerance = tolerance_of(model.layout.states[streams_of(model)[0]].dtype)
+                if error > tolerance:
+                    what = "what rows share" if whole is None else "prefixes and what rows share"
+                    return f"with {what} reused, a probe's logits are off by {error:.1e} (layer {layer})"
+    except Exception as error:  # whatever the model's code makes of rows that come later
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        return f"the model's code does not run with rows that enter at their layers: {text}"
+    return ""
+
+
+def _rectified(model: LoadedModel, layer: int, position: int, tokens: Sequence[int]) -> EditPlan:
+    """The residual stream before a layer without what is negative, at one position."""
+    select = site_pb2.Selector()
+    select.positions.list.positions.append(position)
+    activation = intervention_pb2.Expression(activation=intervention_pb2.Activation())
+    limited = intervention_pb2.Expression(clamp=intervention_pb2.Clamp(operand=activation, minimum=0))
+    edit = intervention_pb2.Intervention(site=Point("resid_pre", layer).to_message(), select=select, value=limited)
+    return EditPlan(model, [edit], [len(tokens)], 0, _unasked)
+
+
+def _unasked(reference: tensor_pb2.TensorReference, path: str) -> Array:
+    raise AssertionError(f"the probe refers to no tensor: {path}, {reference}")

@@ -1,0 +1,100 @@
+"""Runs of single prompts, whole: unedited, with what other runs need of them kept, or with the edits of one patch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from neuroscope.sites import COMPONENTS
+from neuroscope.v1 import tensor_pb2
+from neuroscope_inference.engine import memory
+from neuroscope_inference.engine.caches import Cache
+from neuroscope_inference.engine.edits import EditPlan, Outcome
+from neuroscope_inference.engine.forward import longest_chunk
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.tap import PointIndex, Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a run left.
+
+    Args:
+        end: at the metric's positions (1, positions, width); None where there are none.
+        points: activations (1, ...) of the whole prompt, by point.
+        cache: keys and values.
+        seconds: how long it took.
+    """
+
+    end: mx.array | None
+    points: dict[PointIndex, mx.array]
+    cache: Cache
+    seconds: float
+
+
+def run(
+    model: LoadedModel,
+    reader: EndReader,
+    tokens: Sequence[int],
+    row: int,
+    places: Sequence[int],
+    cache: Cache,
+    points: Iterable[PointIndex] = (),
+    plan: EditPlan | None = None,
+) -> Recorded:
+    """Runs one prompt as a capture does: the model's own forward pass, in chunks.
+
+    Args:
+        model: what runs.
+        reader: of the end.
+        tokens: of the prompt.
+        row: by which edits know the prompt.
+        places: positions at which the end is wanted, ascending.
+        cache: empty; it is filled.
+        points: what is kept.
+        plan: what is edited.
+
+    Raises:
+        DataConversionError: an edit made numbers that are not finite.
+        ShortOfMemory: it takes more memory than there is.
+    """
+    started = time.perf_counter()
+    points, length, layout = list(points), len(tokens), model.layout
+    chunk = length if any(_has_columns(model, point) for point in points) else longest_chunk()
+    pieces: dict[PointIndex, list[mx.array]] = {point: [] for point in points}
+    ends: list[mx.array] = []
+    call: Any = model.network
+    for first in range(0, length, chunk):
+        span = Span(row, 0, first, min(chunk, length - first), length)
+        edits, outcome = plan.at(span) if plan is not None else ({}, Outcome())
+        tap = Tap(layout.wanted([*points, *reader.points]), edits)
+        local = [place - first for place in places if first <= place < span.end]
+        take = reader.taking(tap, local, edits_logits=plan is not None and plan.edits_logits) if local else None
+        with memory.watched(0):
+            with layout.switch.reading(tap):
+                logits: mx.array = call(mx.array([list(tokens[first : span.end])]), cache=cache)
+            if take is not None:
+                ends.append(take(logits))
+            for point in points:
+                pieces[point].append(tap.seen[point])
+            mx.eval([held[-1] for held in pieces.values()], ends[-1:], outcome.arrays, [c.state for c in cache])
+        outcome.check()
+    end = _joined(ends) if ends else None
+    kept = {point: _joined(held) for point, held in pieces.items()}
+    mx.eval(end, kept)
+    return Recorded(end, kept, cache, time.perf_counter() - started)
+
+
+def _has_columns(model: LoadedModel, point: PointIndex) -> bool:
+    return tensor_pb2.AXIS_KEY_POSITION in COMPONENTS[model.layout.states[point].point.component].axes
+
+
+def _joined(pieces: Sequence[mx.array]) -> mx.array:
+    """Pieces of successive positions."""
+    return pieces[0] if len(pieces) == 1 else mx.concatenate(list(pieces), axis=1)

@@ -1,0 +1,171 @@
+"""Which patches run together, and what that costs.
+
+Work is counted in positions x blocks: a row that enters at block b of L with n positions costs n (L - b), and so does
+the head, converted by the number of its parameters. Reading the weights costs a batch as much as a few positions, so
+rows whose first positions lie close together share a batch that begins with the earliest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.patch import Patch
+
+_BATCH_POSITIONS = 8.0
+"""What a batch costs besides its rows: as much as this many positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Patches of one pair that run together.
+
+    Args:
+        patches: at least one.
+        first: the first position that is computed.
+        work: in positions x blocks.
+        nbytes: memory besides the weights, about.
+    """
+
+    patches: Sequence[Patch]
+    first: int
+    work: float
+    nbytes: int
+
+
+class Costs:
+    """What rows cost on a model.
+
+    Args:
+        model: the model.
+        places: positions whose ends are wanted.
+    """
+
+    def __init__(self, model: LoadedModel, places: int) -> None:
+        description, layout = model.description, model.layout
+        self.layers = layout.num_layers
+        self._places = places
+        head = description.vocab_size * description.d_model
+        of_blocks = max(description.parameter_count - head, description.d_model)
+        self._head = head * self.layers / of_blocks
+        self._widths = 10 * description.d_model + 4 * _neurons(model)
+        self._heads = max(description.num_heads, 1)
+        self._keys = 2 * max(description.num_kv_heads, 1) * max(description.d_head, 1)
+        self._vocabulary = description.vocab_size
+
+    def plain(self, length: int) -> float:
+        """Work of one whole forward pass."""
+        return (length + _BATCH_POSITIONS) * self.layers + self._head * self._places
+
+    def row(self, boundary: int, positions: int) -> float:
+        """Work of one row."""
+        return positions * (self.layers - max(boundary, 0)) + self._head * self._places
+
+    def batch(self, boundary: int) -> float:
+        """Work of a batch besides its rows."""
+        return _BATCH_POSITIONS * (self.layers - max(boundary, 0)) + 1
+
+    def nbytes(self, positions: int, end: int) -> int:
+        """Memory of one row at its widest."""
+        scores = 2 * self._heads * positions * end
+        elements = positions * self._widths + scores + end * self._keys + 3 * self._places * self._vocabulary
+        return 4 * elements
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a submission may be.
+
+    Args:
+        nbytes: memory.
+        work: in positions x blocks.
+        first_work: of the very first one, so that something is seen soon.
+    """
+
+    nbytes: int
+    work: float
+    first_work: float
+
+
+def one_by_one(patches: Sequence[Patch], costs: Costs, length: int) -> Iterator[Submission]:
+    """A submission for every patch: the plain way."""
+    for patch in patches:
+        yield Submission([patch], 0, costs.plain(length), costs.nbytes(length, length))
+
+
+def together(
+    patches: Sequence[Patch], costs: Costs, end: int, limits: Limits, *, reuses_positions: bool
+) -> Iterator[Submission]:
+    """Submissions of the patches of one pair.
+
+    Args:
+        patches: in any order.
+        costs: on the model.
+        end: one after the last position that is computed.
+        limits: of each.
+        reuses_positions: whether a batch may begin behind the first position.
+    """
+    work_limit = limits.first_work
+    for first, group in _groups(patches, costs, reuses_positions=reuses_positions):
+        positions = end - first
+        nbytes = costs.nbytes(positions, end)
+        most_rows = max(1, limits.nbytes // nbytes)
+        held: list[Patch] = []
+        work = 0.0
+        for patch in sorted(group, key=lambda patch: -patch.extent.boundary):  # the cheap ones first
+            more = costs.row(patch.extent.boundary, positions)
+            total = work + more + costs.batch(patch.extent.boundary)
+            if held and (len(held) == most_rows or total > work_limit):
+                yield _submission(held, first, work, nbytes, costs)
+                held, work, work_limit = [], 0.0, limits.work
+            held.append(patch)
+            work += more
+        yield _submission(held, first, work, nbytes, costs)
+        work_limit = limits.work
+
+
+def halves(submission: Submission) -> list[Submission]:
+    """Two submissions in place of one for which memory ran short; none if it has but one patch."""
+    count = len(submission.patches)
+    if count == 1:
+        return []
+    parts = submission.patches[: count // 2], submission.patches[count // 2 :]
+    return [Submission(part, submission.first, submission.work / 2, submission.nbytes // 2) for part in parts]
+
+
+def _submission(held: Sequence[Patch], first: int, work: float, nbytes: int, costs: Costs) -> Submission:
+    lowest = min(patch.extent.boundary for patch in held)
+    return Submission(list(held), first, work + costs.batch(lowest), nbytes * len(held))
+
+
+def _groups(patches: Sequence[Patch], costs: Costs, *, reuses_positions: bool) -> Iterator[tuple[int, Sequence[Patch]]]:
+    """Patches that share their first computed position. A group joins the one before it where that saves work."""
+    if not reuses_positions:
+        yield 0, patches
+        return
+    by_first: dict[int, list[Patch]] = {}
+    for patch in patches:
+        by_first.setdefault(patch.extent.first, []).append(patch)
+    start: int | None = None
+    held: list[Patch] = []
+    for first in sorted(by_first):
+        group = by_first[first]
+        if start is not None:
+            more = sum(costs.row(p.extent.boundary, first - start) - costs.row(p.extent.boundary, 0) for p in group)
+            if more > costs.batch(min(p.extent.boundary for p in group)):
+                yield start, held
+                start, held = None, []
+        start = first if start is None else start
+        held += group
+    if start is not None:
+        yield start, held
+
+
+def _neurons(model: LoadedModel) -> int:
+    widths = [
+        state.axes_extents[-1]
+        for state in model.layout.states
+        if state.point.component == "mlp_neurons" and not state.reason
+    ]
+    return max(widths, default=4 * model.description.d_model)

@@ -1,0 +1,303 @@
+"""A sweep: its patches planned and run, submission by submission."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from neuroscope.errors import InvalidRequestError, ResourceExhaustedError
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import inference_pb2
+from neuroscope_inference.engine import caches
+from neuroscope_inference.engine.memory import ShortOfMemory
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.cells import Cells
+from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.method import Method
+from neuroscope_inference.engine.sweeps.metrics import Metric
+from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.patch import Patch
+from neuroscope_inference.engine.sweeps.prepared import Preparation, Prepared
+from neuroscope_inference.engine.sweeps.proof import fastest
+from neuroscope_inference.engine.sweeps.references import References
+from neuroscope_inference.engine.sweeps.run import run
+from neuroscope_inference.engine.sweeps.submissions import Costs, Limits, Submission, halves, one_by_one, together
+from neuroscope_inference.engine.tap import PointIndex
+
+SUBMISSION_S = 1.0
+"""No submission is estimated to take longer, so that others have their turn and a cancelled sweep ends soon."""
+_FIRST_SUBMISSION_S = 0.15
+
+Event: TypeAlias = "pb.RunSweepResponse | None"
+"""None: nothing to send, but others may have their turn."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast work is done, as far as is known."""
+
+    seconds_per_work: float
+    work: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, work: float, seconds: float) -> None:
+        """Learns from a submission."""
+        self.work += work
+        self.seconds += seconds
+        self.seconds_per_work = self.seconds / self.work
+
+    def seconds_of(self, work: float) -> float:
+        """How long work will take."""
+        return work * self.seconds_per_work
+
+
+@dataclass(slots=True)
+class Sweep:
+    """A checked request.
+
+    Args:
+        model: what runs.
+        pairs: the prompts.
+        cells: each with the number of its first cell in the request.
+        metric: how runs are scored.
+        asked: the way that the request asks for, if it does.
+        done: patches that are not run.
+        batch_bytes: memory of the rows that run together.
+        max_patches: a sweep of more is refused.
+        max_seconds: one that is estimated to take longer is refused; 0: no limit.
+        warnings: of the prompts.
+    """
+
+    model: LoadedModel
+    pairs: Sequence[Pair]
+    cells: Sequence[tuple[int, Cells]]
+    metric: Metric
+    asked: pb.SweepMethod.ValueType
+    done: frozenset[int]
+    batch_bytes: int
+    max_patches: int
+    max_seconds: float
+    warnings: Sequence[str] = ()
+    _asks: set[tuple[int, PointIndex]] = field(default_factory=set[tuple[int, PointIndex]])
+
+    @property
+    def cell_count(self) -> int:
+        """Cells of all grids, and single ones."""
+        return sum(cells.count for _, cells in self.cells)
+
+    @property
+    def patch_count(self) -> int:
+        """Patches that are to run."""
+        return len(self.pairs) * self.cell_count - len(self.done)
+
+    def check(self) -> None:
+        """Refuses what does not fit, before anything runs.
+
+        Raises:
+            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError
+        """
+        seen: set[tuple[int, ...]] = set()
+        for pair in self.pairs:
+            alike = (*pair.lengths, int(pair.corrupted is None))
+            if alike in seen:
+                continue
+            seen.add(alike)
+            for _, cells in self.cells:
+                for plan in cells.samples(pair):
+                    self._asks |= {(row, edit.index) for edit in plan.edits for row in edit.donors}
+
+    def run(self) -> Iterator[Event]:
+        """What is sent; for the engine's thread.
+
+        Raises:
+            ResourceExhaustedError: it is larger than its limits, or memory does not hold one patch.
+            InvalidRequestError: the model does not lend itself to the way that was asked for.
+            DataConversionError: an edit made numbers that are not finite.
+        """
+        if self.patch_count > self.max_patches:
+            raise self._too_many()
+        method = self._method()
+        references = References(self.model, self.pairs[0].references, self._asks)
+        yield from references.gather()
+        preparation = Preparation(self.model, self.metric, method, references, self._asks)
+        pace: Pace | None = None
+        done = most_rows = 0
+        started = time.perf_counter()
+        forward_s: list[float] = []
+        total = 0.0
+        for pair in self.pairs:
+            prepared = self._prepared(preparation, pair)
+            yield None
+            forward_s.append(prepared.seconds)
+            costs = Costs(self.model, len(prepared.at.places))
+            pace = pace or Pace(prepared.seconds / costs.plain(pair.length))
+            submissions = list(self._submissions(prepared, costs, pace, is_first=not done))
+            if pair is self.pairs[0]:
+                total = self._total_work(submissions)
+                yield self._plan(method, submissions, pace.seconds_of(total), prepared.seconds)
+                started = time.perf_counter()
+            yield pb.RunSweepResponse(baseline=prepared.baseline)
+            for submission in submissions:
+                began = time.perf_counter()
+                for patches, values in _submitted(prepared, submission):
+                    done += len(patches)
+                    most_rows = max(most_rows, len(patches))
+                    yield pb.RunSweepResponse(values=pb.SweepValues(patches=patches, values=values))
+                pace.add(submission.work, time.perf_counter() - began)
+                yield pb.RunSweepResponse(
+                    progress=pb.SweepProgress(
+                        patches_done=done,
+                        patch_count=self.patch_count,
+                        elapsed_seconds=time.perf_counter() - started,
+                        remaining_seconds=pace.seconds_of(max(total - pace.work, 0)),
+                    )
+                )
+        elapsed = time.perf_counter() - started
+        passes = elapsed / (sum(forward_s) / len(forward_s))
+        yield pb.RunSweepResponse(
+            end=pb.SweepEnd(patches_done=done, elapsed_seconds=elapsed, forward_passes=passes, most_rows=most_rows)
+        )
+
+    def _method(self) -> Method:
+        """How patches run.
+
+        Raises:
+            InvalidRequestError: the request asks for a way that the model does not lend itself to.
+        """
+        proven = Method(pb.SWEEP_METHOD_PLAIN) if self.asked == pb.SWEEP_METHOD_PLAIN else fastest(self.model)
+        if self.asked == pb.SWEEP_METHOD_UNSPECIFIED or self.asked == proven.kind:
+            return proven
+        if self.asked > proven.kind:
+            raise InvalidRequestError(
+                f"sweeps of {self.model.description.model_id} cannot be run like that: {proven.reason}", field="method"
+            )
+        return Method(self.asked)
+
+    def _prepared(self, preparation: Preparation, pair: Pair) -> Prepared:
+        try:
+            return preparation.of(pair)
+        except ShortOfMemory as error:
+            raise ResourceExhaustedError(
+                f"memory does not hold the unedited runs of pair {pair.index}: {error}", field=f"pairs[{pair.index}]"
+            ) from None
+
+    def _submissions(self, prepared: Prepared, costs: Costs, pace: Pace, *, is_first: bool) -> Iterator[Submission]:
+        patches = list(self._patches(prepared.pair))
+        if prepared.base is None:
+            return one_by_one(patches, costs, prepared.pair.length)
+        limits = Limits(
+            self.batch_bytes,
+            SUBMISSION_S / pace.seconds_per_work,
+            (_FIRST_SUBMISSION_S if is_first else SUBMISSION_S) / pace.seconds_per_work,
+        )
+        end = prepared.at.places[-1] + 1
+        return together(patches, costs, end, limits, reuses_positions=prepared.method.reuses_positions)
+
+    def _patches(self, pair: Pair) -> Iterator[Patch]:
+        for first_cell, cells in self.cells:
+            for cell in range(cells.count):
+                number = pair.index * self.cell_count + first_cell + cell
+                if number not in self.done:
+                    yield Patch(number, pair, cells, cell, cells.extent(cell, pair))
+
+    def _total_work(self, submissions: Sequence[Submission]) -> float:
+        """Of all pairs, from that of the first."""
+        first = sum(submission.work for submission in submissions)
+        patches = sum(len(submission.patches) for submission in submissions)
+        lengths = sum(pair.length for pair in self.pairs) / (self.pairs[0].length * len(self.pairs))
+        return first if not patches else first / patches * self.patch_count * lengths
+
+    def _plan(
+        self, method: Method, submissions: Sequence[Submission], seconds: float, forward_s: float
+    ) -> pb.RunSweepResponse:
+        """What is sent before anything else.
+
+        Raises:
+            ResourceExhaustedError: it will take longer than it may.
+        """
+        if self.max_seconds and seconds > self.max_seconds:
+            raise ResourceExhaustedError(
+                f"{self.patch_count} patches are estimated to take {seconds:.1f} s, {seconds / forward_s:.0f} times a "
+                f"forward pass, and max_seconds allows {self.max_seconds:g}",
+                field="limits.max_seconds",
+            )
+        return pb.RunSweepResponse(
+            plan=pb.SweepPlan(
+                model_id=self.model.description.model_id,
+                cell_count=self.cell_count,
+                grids=[cells.shape(first_cell) for first_cell, cells in self.cells],
+                edited_run=_RUNS[self.pairs[0].edited_row],
+                method=method.kind,
+                reason=method.reason,
+                patch_count=self.patch_count,
+                forward_passes=seconds / forward_s,
+                seconds=seconds,
+                batch_bytes=max((submission.nbytes for submission in submissions), default=0),
+                pairs=[self._tokens_of(pair) for pair in self.pairs],
+                warnings=self.warnings,
+            )
+        )
+
+    def _tokens_of(self, pair: Pair) -> pb.PairTokens:
+        found = pb.PairTokens(clean=inference_pb2.TokenIds(ids=pair.clean))
+        if pair.corrupted is not None:
+            found.corrupted.ids.extend(pair.corrupted)
+        if self.metric.answers:
+            found.answer_id = self.metric.answers[pair.index]
+        if self.metric.others:
+            found.other_id = self.metric.others[pair.index]
+        return found
+
+    def _too_many(self) -> ResourceExhaustedError:
+        """The refusal of a sweep that is too large, with what it would cost: a forward pass is timed for it."""
+        pair = self.pairs[0]
+        costs = Costs(self.model, len(self.metric.places(pair.length)))
+        reader = EndReader(self.model.layout, self.model.can_cut(), self.metric.reads_stream)
+        cache = caches.new(self.model.network)
+        places = self.metric.places(pair.length)
+        seconds = run(self.model, reader, pair.edited, pair.edited_row, places, cache).seconds
+        pace = Pace(seconds / costs.plain(pair.length))
+        # Of a sample: patches that are spread evenly over the first pair's.
+        stride = max(1, self.cell_count // 1000)
+        count, work = 0, 0.0
+        for first_cell, cells in self.cells:
+            for cell in range(-first_cell % stride, cells.count, stride):
+                extent = cells.extent(cell, pair)
+                work += costs.row(extent.boundary, pair.length - extent.first)
+                count += 1
+        estimate = pace.seconds_of(work / max(count, 1) * self.patch_count)
+        nbytes = min(self.batch_bytes, costs.nbytes(pair.length, pair.length) * self.patch_count)
+        return ResourceExhaustedError(
+            f"{self.patch_count} patches ({self.cell_count} cells, {len(self.pairs)} pairs) are more than the "
+            f"{self.max_patches} that are allowed; they would take about {estimate:.0f} s, as long as "
+            f"{estimate / seconds:.0f} forward passes, and {nbytes / 1e6:.0f} MB for the rows that run together",
+            field="limits.max_patches",
+        )
+
+
+_RUNS = (pb.SWEPT_RUN_CLEAN, pb.SWEPT_RUN_CORRUPTED)
+
+
+def _submitted(prepared: Prepared, submission: Submission) -> Iterator[tuple[list[int], list[float]]]:
+    """Numbers of patches and their values; where memory runs short, those of two smaller submissions.
+
+    Raises:
+        ResourceExhaustedError: memory does not hold one patch.
+    """
+    reason = ""
+    values = None
+    try:
+        values = prepared.values(submission.patches, submission.first)
+    except ShortOfMemory as error:
+        reason = str(error)
+    if values is not None:
+        yield [patch.number for patch in submission.patches], values.tolist()
+        return
+    smaller = halves(submission)
+    if not smaller:
+        number = submission.patches[0].number
+        raise ResourceExhaustedError(f"memory does not hold patch {number}: {reason}; wait for other requests to end")
+    for half in smaller:
+        yield from _submitted(prepared, half)
