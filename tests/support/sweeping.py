@@ -29,7 +29,9 @@ def together(*indices: int) -> pb.SweepAxis:
     return pb.SweepAxis(together=pb.Indices(indices=indices))
 
 
-def events_here(model: LoadedModel, request: pb.RunSweepRequest, allowed: Allowed = ALLOWED) -> list[pb.RunSweepResponse]:
+def events_here(
+    model: LoadedModel, request: pb.RunSweepRequest, allowed: Allowed = ALLOWED
+) -> list[pb.RunSweepResponse]:
     """Everything that a sweep would send."""
     references = TensorReferences(TensorStore(2**20, 60))
     sweep = sweep_of(request, model, references.resolve_tensor, allowed)

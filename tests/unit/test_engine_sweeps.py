@@ -3,7 +3,6 @@
 python -m pytest tests/unit/test_engine_sweeps.py
 """
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +14,13 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.proof import fastest
 from tests.support.loaded import load_here
 from tests.support.random_models import FAMILIES, make_model
-from tests.support.sweeping import EACH, events_here, one_by_one, prompt, sweep_here, values_of
+from tests.support.sweeping import one_by_one, prompt, sweep_here
 
 _RANDOM = np.random.default_rng(3)
 CLEAN = [0, *_RANDOM.integers(5, 500, 19).tolist()]  # longer than the windows of 16
 CORRUPTED = [0, *_RANDOM.integers(5, 500, 19).tolist()]
 TOLERANCE = 1e-5
-METRIC = pb.Metric(
-    logit_difference=pb.LogitDifference(answers=[pb.TokenChoice(id=7)], others=[pb.TokenChoice(id=9)])
-)
+METRIC = pb.Metric(logit_difference=pb.LogitDifference(answers=[pb.TokenChoice(id=7)], others=[pb.TokenChoice(id=9)]))
 PATCH = pb.SweepValue(other_run=pb.OtherRun())
 SITES = ("resid_pre", "resid_post", "attn_out", "mlp_out", "head_output", "mlp_neurons")
 

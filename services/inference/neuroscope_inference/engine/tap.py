@@ -7,8 +7,9 @@ and isinstance stay as they were. With no tap in the switch a hooked module comp
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -61,9 +62,8 @@ class Flow(Protocol):
         """What goes on after a block: its rows, and those that enter behind it."""
         ...
 
-    @property
-    def has_rows(self) -> bool:
-        """Whether any row has entered; blocks are passed by until then."""
+    def run(self, layer: int, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a block returns; blocks are passed by until the first row has entered."""
         ...
 
 
@@ -203,29 +203,28 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
             return call(module, *args, **kwargs)
         if tap.shortcut is not None:
             if watch.block is not None:
-                return _argument(args, kwargs, 0)
+                return argument_of(args, kwargs, 0)
             if watch.is_final_norm:
-                args, kwargs = _with_argument(args, kwargs, 0, tap.shortcut)
+                args, kwargs = with_argument(args, kwargs, 0, tap.shortcut)
             return call(module, *args, **kwargs)
         flow = None if watch.block is None else tap.flow
         if flow is not None and watch.block is not None:
-            args, kwargs = _with_argument(args, kwargs, 0, flow.enter(watch.block, _argument(args, kwargs, 0)))
+            entered = flow.enter(watch.block, argument_of(args, kwargs, 0))
+            args, kwargs = with_argument(args, kwargs, 0, entered)
         for argument, point, layer in watch.inputs:
-            before = _argument(args, kwargs, argument)
+            before = argument_of(args, kwargs, argument)
             if not isinstance(before, mx.array):
                 continue
             after = tap.see(point, before)
             if after is not before:
-                args, kwargs = _with_argument(args, kwargs, argument, after)
+                args, kwargs = with_argument(args, kwargs, argument, after)
                 if layer is not None:
                     tap.carried[layer] = after - before
-        if flow is not None and not flow.has_rows:
-            result = _argument(args, kwargs, 0)
-        elif around is None:
-            result = call(module, *args, **kwargs)
-        else:
-            with around(tap):
+        with around(tap) if around is not None else nullcontext():
+            if flow is None or watch.block is None:
                 result = call(module, *args, **kwargs)
+            else:
+                result = flow.run(watch.block, partial(call, module), args, kwargs)
         passed = result[0] if isinstance(result, tuple) else result
         if not isinstance(passed, mx.array):
             return result
@@ -249,7 +248,7 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
     object.__setattr__(watch.module, "_neuroscope_hook", hook)
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
+def argument_of(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
     """An argument by its place, however it was passed; None if it was not."""
     if index < len(args):
         return args[index]
@@ -257,9 +256,10 @@ def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
     return kwargs[names[0]] if names else None
 
 
-def _with_argument(
+def with_argument(
     args: tuple[Any, ...], kwargs: dict[str, Any], index: int, value: mx.array
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with another value in one place."""
     if index < len(args):
         return (*args[:index], value, *args[index + 1 :]), kwargs
     return args, {**kwargs, list(kwargs)[index - len(args)]: value}

@@ -45,12 +45,14 @@ class Unedited:
         row: by which edits know it.
         streams: the residual stream before each block and behind the last one (1, positions, d_model).
         cache: keys and values of all positions; None: the positions of a batch begin with the first one.
+        cuts_tail: whether the last block may be computed for the wanted positions alone.
     """
 
     tokens: Sequence[int]
     row: int
     streams: Sequence[mx.array]
     cache: Sequence[WholeCache] | None
+    cuts_tail: bool = False
 
 
 def run_batch(
@@ -81,10 +83,14 @@ def run_batch(
         for point, found in of_row.items():
             edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in found)
     boundaries = [rows[index].boundary for index in order]
-    flow = Entering({b: base.streams[b][:, first:end] for b in set(boundaries) if b >= 0}, boundaries)
+    last = model.layout.num_layers - 1
+    cuts_tail = base.cuts_tail and base.cache is not None and not any(_edits_end(row.plan, last) for row in rows)
+    tail = places[0] if cuts_tail else first  # the first position of what the last block writes
+    streams = {b: base.streams[b][:, first:end] for b in set(boundaries) if b >= 0}
+    flow = Entering(streams, boundaries, (last, end - tail))
     tap = Tap(model.layout.wanted(reader.points), edits)
     tap.flow = flow
-    local = [place - first for place in places]
+    local = [place - tail for place in places]
     take = reader.taking(tap, local, edits_logits=any(row.plan.edits_logits for row in rows))
     call: Any = model.network
     cache: caches.Cache
@@ -102,3 +108,12 @@ def run_batch(
     for outcome in outcomes:
         outcome.check()
     return ends[mx.argsort(mx.array(order))]
+
+
+def _edits_end(plan: EditPlan, last: int) -> bool:
+    """Whether an edit lies behind the last block's input: it is then applied at positions of the whole pass."""
+    return any(
+        edit.point.component not in ("embedding", "resid_pre")
+        and (edit.point.layer is None or edit.point.layer == last)
+        for edit in plan.edits
+    )

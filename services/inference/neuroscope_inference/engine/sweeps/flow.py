@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import mlx.core as mx
+
+from neuroscope_inference.engine.tap import argument_of
 
 BEFORE_EMBEDDING = -1
 """The boundary of rows that run from their tokens on."""
@@ -17,19 +20,18 @@ class Entering:
         streams: by boundary, the residual stream of the unedited run (1, positions, d_model), cut to the batch's
             positions.
         boundaries: of the rows, ascending.
+        tail: the last block's index, and how many positions of it are wanted: the last ones. None: all are.
     """
 
-    def __init__(self, streams: Mapping[int, mx.array], boundaries: Sequence[int]) -> None:
+    def __init__(
+        self, streams: Mapping[int, mx.array], boundaries: Sequence[int], tail: tuple[int, int] | None = None
+    ) -> None:
         self._streams = streams
+        self._tail = tail
         self._counts: dict[int, int] = {}
         for boundary in boundaries:
             self._counts[boundary] = self._counts.get(boundary, 0) + 1
         self._rows = self._counts.get(BEFORE_EMBEDDING, 0)
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether any row has entered."""
-        return self._rows > 0
 
     @property
     def token_rows(self) -> int:
@@ -44,6 +46,21 @@ class Entering:
         """What goes on after a block, with the rows that enter behind it."""
         return self._joined(layer + 1, stream)
 
+    def run(self, layer: int, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a block returns for the rows that have entered; with none, what it was to read.
+
+        Of the last block all positions give keys and values, but what it writes is wanted for the last ones alone. It
+        is called for those before first; nobody evaluates what that call returns, so it costs keys and values only.
+        """
+        stream = argument_of(args, kwargs, 0)
+        if not self._rows:
+            return stream
+        if self._tail is None or self._tail[0] != layer or self._tail[1] >= stream.shape[1]:
+            return call(*args, **kwargs)
+        split = stream.shape[1] - self._tail[1]
+        call(*_part(args, slice(None, split), stream), **_part_of(kwargs, slice(None, split), stream))
+        return call(*_part(args, slice(split, None), stream), **_part_of(kwargs, slice(split, None), stream))
+
     def _joined(self, boundary: int, stream: mx.array) -> mx.array:
         count = self._counts.get(boundary, 0)
         if not count:
@@ -53,3 +70,22 @@ class Entering:
         joined = mx.concatenate([stream, new]) if self._rows else new
         self._rows += count
         return joined
+
+
+def _part(args: Sequence[Any], positions: slice, stream: mx.array) -> list[Any]:
+    """Arguments of a block for some of the positions: the stream, and a mask (..., positions, keys)."""
+    return [_at(argument, positions, stream) for argument in args]
+
+
+def _part_of(kwargs: Mapping[str, Any], positions: slice, stream: mx.array) -> dict[str, Any]:
+    return {name: _at(argument, positions, stream) for name, argument in kwargs.items()}
+
+
+def _at(argument: Any, positions: slice, stream: mx.array) -> Any:
+    if argument is stream:
+        return stream[:, positions]
+    length = stream.shape[1]
+    if isinstance(argument, mx.array) and argument.ndim >= 2 and argument.shape[-2] == length:
+        last = argument.shape[-1] - length + (positions.stop or length)
+        return argument[..., positions, :last]
+    return argument

@@ -14,10 +14,12 @@ class Method:
     Args:
         kind: which.
         reason: why not a faster one; empty where there is none.
+        cuts_tail: whether the last block may be computed for the metric's positions alone.
     """
 
     kind: pb.SweepMethod.ValueType
     reason: str = ""
+    cuts_tail: bool = False
 
     @property
     def reuses_layers(self) -> bool:

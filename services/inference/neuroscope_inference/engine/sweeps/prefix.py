@@ -10,6 +10,10 @@ from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 
+class NoPrefix(Exception):
+    """A layer keeps something that has no prefix. Nobody's error: sweeps then run another way."""
+
+
 class WholeCache(KVCache):
     """Keys and values of all positions, whatever the layer's window is; masks keep to it.
 
@@ -32,7 +36,7 @@ class WholeCache(KVCache):
 
 
 class PrefixCache(WholeCache):
-    """Begins with the first positions of another cache, the same for every row, and keeps nothing of what follows.
+    """Begins with the first positions of another cache, the same for every row.
 
     Args:
         whole: of the unedited run, one row.
@@ -48,9 +52,10 @@ class PrefixCache(WholeCache):
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keys and values (rows, heads, positions, width) with the prefix before them."""
         self.offset += keys.shape[2]
-        if self._prefix is None:
-            return keys, values
-        return _behind(self._prefix[0], keys), _behind(self._prefix[1], values)
+        if self._prefix is not None:
+            keys, values = _behind(self._prefix[0], keys), _behind(self._prefix[1], values)
+        self._prefix = keys, values
+        return keys, values
 
 
 def _behind(prefix: mx.array, new: mx.array) -> mx.array:
@@ -61,7 +66,7 @@ def whole_caches(network: nn.Module) -> list[WholeCache]:
     """Empty caches for an unedited run whose prefixes are to be reused.
 
     Raises:
-        ValueError: says which layer keeps something else than the keys and values of its positions.
+        NoPrefix: says which layer keeps something else than the keys and values of its positions.
     """
     return [_whole(layer, index) for index, layer in enumerate(make_prompt_cache(network))]
 
@@ -71,4 +76,4 @@ def _whole(layer: Any, index: int) -> WholeCache:
         return WholeCache(None)
     if type(layer) is RotatingKVCache and not layer.keep:
         return WholeCache(layer.max_size)
-    raise ValueError(f"layer {index} keeps a {type(layer).__name__}, which has no prefix that could be reused")
+    raise NoPrefix(f"layer {index} keeps a {type(layer).__name__}, which has no prefix that could be reused")

@@ -153,7 +153,7 @@ class Preparation:
             streams = [edited.points[point] for point in streams_of(self.model)]
             cache = [layer for layer in edited.cache if isinstance(layer, WholeCache)]
             keeps = cache if self.method.reuses_positions else None
-            base = Unedited(pair.edited, pair.edited_row, streams, keeps)
+            base = Unedited(pair.edited, pair.edited_row, streams, keeps, self.method.cuts_tail)
         return Prepared(
             self.model,
             self.metric,

@@ -16,7 +16,7 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
-from neuroscope_inference.engine.sweeps.prefix import WholeCache, whole_caches
+from neuroscope_inference.engine.sweeps.prefix import NoPrefix, WholeCache, whole_caches
 from neuroscope_inference.engine.sweeps.run import run
 from neuroscope_inference.engine.tap import PointIndex
 
@@ -46,32 +46,34 @@ def _proven(model: LoadedModel) -> Method:
     for index in streams_of(model):
         if states[index].reason or not states[index].is_writable:
             return Method(pb.SWEEP_METHOD_PLAIN, f"{states[index].point} cannot be read and written")
-    try:
-        whole: Sequence[WholeCache] | None = whole_caches(model.network)
-        why = ""
-    except ValueError as error:
-        whole, why = None, str(error)
-    if whole is not None:
-        why = _difference(model, whole)
+    reasons: list[str] = []
+    for kind, cuts_tail in (
+        (pb.SWEEP_METHOD_LAYERS_AND_POSITIONS, True),
+        (pb.SWEEP_METHOD_LAYERS_AND_POSITIONS, False),
+        (pb.SWEEP_METHOD_LAYERS, False),
+    ):
+        why = _difference(model, kind, cuts_tail=cuts_tail)
         if not why:
-            return Method(pb.SWEEP_METHOD_LAYERS_AND_POSITIONS)
-    slower = _difference(model, None)
-    if not slower:
-        return Method(pb.SWEEP_METHOD_LAYERS, why)
-    return Method(pb.SWEEP_METHOD_PLAIN, slower if slower == why else f"{why}; {slower}" if why else slower)
+            return Method(kind, reasons[-1] if reasons and kind == pb.SWEEP_METHOD_LAYERS else "", cuts_tail)
+        if why not in reasons:
+            reasons.append(why)
+    return Method(pb.SWEEP_METHOD_PLAIN, "; ".join(reasons))
 
 
-def _difference(model: LoadedModel, whole: Sequence[WholeCache] | None) -> str:
+def _difference(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail: bool) -> str:
     """Why rows that enter at their layers do not give the logits of runs one by one; empty if they do."""
     tokens = [token % model.description.vocab_size for token in _TOKENS]
     last = [len(tokens) - 1]
     reader = EndReader(model.layout, cuts=model.can_cut())
     layers = model.layout.num_layers
+    whole: Sequence[WholeCache] | None = None
     try:
+        if kind == pb.SWEEP_METHOD_LAYERS_AND_POSITIONS:
+            whole = whole_caches(model.network)
         cache = caches.new(model.network) if whole is None else list(whole)
         unedited = run(model, reader, tokens, 0, last, cache, streams_of(model))
         streams = [unedited.points[index] for index in streams_of(model)]
-        base = Unedited(tokens, 0, streams, whole)
+        base = Unedited(tokens, 0, streams, whole, cuts_tail)
         for first in _POSITIONS if whole is not None else (0,):
             cells = [(layer, max(first, 2)) for layer in sorted({0, 1 % layers, layers // 2, layers - 1})]
             rows = [Row(_rectified(model, layer, position, tokens), layer) for layer, position in cells]
@@ -85,6 +87,8 @@ def _difference(model: LoadedModel, whole: Sequence[WholeCache] | None) -> str:
                 if error > tolerance:
                     what = "what rows share" if whole is None else "prefixes and what rows share"
                     return f"with {what} reused, a probe's logits are off by {error:.1e} (layer {layer})"
+    except NoPrefix as error:
+        return str(error)
     except Exception as error:  # whatever the model's code makes of rows that come later
         text = " ".join(str(error).split())[:200] or type(error).__name__
         return f"the model's code does not run with rows that enter at their layers: {text}"
