@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from os import PathLike, fspath
 from types import TracebackType
@@ -26,6 +26,11 @@ from neuroscope.cache import ActivationCache
 from neuroscope.client import DEFAULT_TARGET, TEXTS_AT_ONCE
 from neuroscope.endpoint import Endpoint
 from neuroscope.errors import StreamingError
+from neuroscope.experiments.experiment import Experiment
+from neuroscope.experiments.grids import ValueLike
+from neuroscope.experiments.patching import Patching, ablation, patching
+from neuroscope.experiments.progress import SweepListener, sweep_listener
+from neuroscope.experiments.result import SweepResult
 from neuroscope.generation import AsyncGeneration
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -35,6 +40,7 @@ from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_
 from neuroscope.prompts import Prompt, PromptLike
 from neuroscope.recovery import Recovery, Resumption, Retry
 from neuroscope.requests import Call, CapturedTensor, Upload
+from neuroscope.rpc import RPCS
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.tls import Tls
@@ -382,6 +388,40 @@ class AsyncClient:
     async def steer(self, generation_id: str, interventions: Sequence[InterventionLike]) -> int:
         """Replaces the interventions of a running generation; returns the first step that they govern."""
         return await self._unary(requests.steer(generation_id, interventions))
+
+    # Experiments.
+
+    def patch(
+        self,
+        clean: PromptLike,
+        corrupted: PromptLike,
+        *,
+        into: str = "corrupted",
+        model_id: str = "",
+        bos: bool | None = None,
+    ) -> Patching[Coroutine[Any, Any, SweepResult]]:
+        """A sweep that puts activations of one run in the place of the other's; `run` is awaited."""
+        return patching(clean, corrupted, self.sweep, into=into, model_id=model_id, bos=bos)
+
+    def ablate(
+        self, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
+    ) -> Patching[Coroutine[Any, Any, SweepResult]]:
+        """A sweep that puts something else in the place of activations; `run` is awaited."""
+        return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
+
+    async def sweep(
+        self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
+    ) -> SweepResult:
+        """Runs an experiment."""
+        result = SweepResult(experiment) if result is None else result
+        with self._span("sweep"), sweep_listener(progress) as report:
+            async with aclosing(self._transport.stream(RPCS["RunSweep"], result.request())) as events:
+                async for event in events:
+                    if (reported := result.feed(event)) is not None:
+                        report(reported)
+        result.finish()
+        result.tokens = (await self.tokenize(result.edited_tokens, model_id=experiment.request.model_id)).tokens
+        return result
 
     async def put_tensor(self, tensor: ArrayLike, *, time_to_live_s: float | None = None) -> str:
         """Uploads a tensor that interventions refer to; returns its id."""

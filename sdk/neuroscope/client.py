@@ -26,6 +26,11 @@ from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.endpoint import Endpoint
 from neuroscope.errors import StreamingError
+from neuroscope.experiments.experiment import Experiment
+from neuroscope.experiments.grids import ValueLike
+from neuroscope.experiments.patching import Patching, ablation, patching
+from neuroscope.experiments.progress import SweepListener, sweep_listener
+from neuroscope.experiments.result import SweepResult
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -35,6 +40,7 @@ from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_
 from neuroscope.prompts import Prompt, PromptLike
 from neuroscope.recovery import Recovery, Resumption, Retry
 from neuroscope.requests import Call, CapturedTensor, Upload
+from neuroscope.rpc import RPCS
 from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.tls import Tls
@@ -563,6 +569,73 @@ class Client:
             UnknownIdError: no generation of that id is running.
         """
         return self._unary(requests.steer(generation_id, interventions))
+
+    # Experiments.
+
+    def patch(
+        self,
+        clean: PromptLike,
+        corrupted: PromptLike,
+        *,
+        into: str = "corrupted",
+        model_id: str = "",
+        bos: bool | None = None,
+    ) -> Patching[SweepResult]:
+        """A sweep that puts activations of one run in the place of the other's, to be written on and run.
+
+        Args:
+            clean: the prompt with the behaviour, or a batch.
+            corrupted: the prompt without it, or as many.
+            into: the run that is edited: corrupted shows what is sufficient, clean what is necessary.
+            model_id: empty: the one loaded first.
+            bos: as in `tokenize`.
+
+        Raises:
+            InvalidRequestError: the prompts do not pair.
+        """
+        return patching(clean, corrupted, self.sweep, into=into, model_id=model_id, bos=bos)
+
+    def ablate(
+        self, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
+    ) -> Patching[SweepResult]:
+        """A sweep that puts something else in the place of activations, to be written on and run.
+
+        Args:
+            prompt: the prompt, or a batch.
+            value: a number, `mean()` or `resample()` of the references, or a function such as
+                `lambda act: act + noise(0.1)`.
+            model_id: empty: the one loaded first.
+            bos: as in `tokenize`.
+        """
+        return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
+
+    def sweep(
+        self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
+    ) -> SweepResult:
+        """Runs an experiment.
+
+        Args:
+            experiment: what `patch(...)` and `ablate(...)` write, or what was loaded from a file.
+            progress: True shows a bar; a function is called with every `SweepProgress`.
+            result: that of the same experiment, interrupted: its values are not run again. It is filled as values come,
+                so it holds what there is if the call is interrupted again.
+
+        Raises:
+            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before anything has run.
+            ResourceExhaustedError: it is larger than its limits; says what it would take.
+        """
+        result = SweepResult(experiment) if result is None else result
+        with (
+            self._span("sweep"),
+            sweep_listener(progress) as report,
+            closing(self._transport.stream(RPCS["RunSweep"], result.request())) as events,
+        ):
+            for event in events:
+                if (reported := result.feed(event)) is not None:
+                    report(reported)
+        result.finish()
+        result.tokens = self.tokenize(result.edited_tokens, model_id=experiment.request.model_id).tokens
+        return result
 
     def put_tensor(self, tensor: ArrayLike, *, time_to_live_s: float | None = None) -> str:
         """Uploads a tensor that interventions refer to: a direction, a donor, a reference.

@@ -3,7 +3,6 @@
 python -m pytest tests/unit/test_engine_sweeps.py
 """
 
-
 import numpy as np
 import pytest
 

@@ -1,0 +1,51 @@
+"""Experiments: many edited runs of a few prompts, each scored by one number, run next to the weights.
+
+    from neuroscope import Client
+    from neuroscope.experiments import logit_diff
+
+    with Client() as client:
+        patching = client.patch(clean, corrupted).residual().heads()
+        result = patching.run(metric=logit_diff(" Mary", " John"), progress=True)
+        result["head_output"].normalised().plot("heads.png")
+
+Patching puts what one run of a pair has in the place of what the other has: every position of the residual stream,
+every head, whatever is asked for (Vig et al. 2020; Meng et al. 2022). `Client.ablate` has no other run and puts zeros,
+means or noise there. An `Experiment` is all of it as a value, which JSON holds and which can be run again.
+"""
+
+from neuroscope.experiments.experiment import Experiment
+from neuroscope.experiments.grids import EACH, Together, mean, other_run, resample, together
+from neuroscope.experiments.metrics import (
+    Metric,
+    cross_entropy,
+    kl_divergence,
+    log_prob,
+    logit_diff,
+    prob,
+    projection,
+    rank,
+)
+from neuroscope.experiments.patching import Patching
+from neuroscope.experiments.result import SweepResult
+from neuroscope.experiments.scores import Scores
+
+__all__ = [
+    "EACH",
+    "Experiment",
+    "Metric",
+    "Patching",
+    "Scores",
+    "SweepResult",
+    "Together",
+    "cross_entropy",
+    "kl_divergence",
+    "log_prob",
+    "logit_diff",
+    "mean",
+    "other_run",
+    "prob",
+    "projection",
+    "rank",
+    "resample",
+    "together",
+]

@@ -1,0 +1,109 @@
+"""How a run is scored, as a value.
+
+    logit_diff(" Mary", " John")                      at the last position
+    logit_diff([" Mary", " Tom"], [" John", " Ann"])  one for each pair of prompts
+    prob(" Paris").at(-1)
+    kl_divergence().at(*range(-5, 0))
+    logit_diff(" Mary", " John").normalised()         the corrupted run has 0, the clean one 1
+
+A token is a text that is exactly one token, its leading space included, or an id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.expressions import TensorLike, to_reference
+from neuroscope.v1 import experiment_pb2 as pb
+
+Token: TypeAlias = "str | int"
+Tokens: TypeAlias = "Token | Sequence[Token]"
+"""A token for all pairs, or one for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number for a run: the mean over positions of what it is at each.
+
+    Args:
+        message: as the contract carries it.
+    """
+
+    message: pb.Metric
+
+    @property
+    def name(self) -> str:
+        """What is measured, such as logit_difference."""
+        return self.message.WhichOneof("kind") or ""
+
+    def at(self, *positions: SupportsIndex) -> Metric:
+        """The same at other positions; negative ones count from the end."""
+        changed = self._copied()
+        del changed.message.positions[:]
+        changed.message.positions.extend(position.__index__() for position in positions)
+        return changed
+
+    def normalised(self) -> Metric:
+        """The same, scaled so that the corrupted run has 0 and the clean one 1."""
+        changed = self._copied()
+        changed.message.normalised = True
+        return changed
+
+    def _copied(self) -> Metric:
+        message = pb.Metric()
+        message.CopyFrom(self.message)
+        return Metric(message)
+
+
+def logit_diff(answer: Tokens, other: Tokens) -> Metric:
+    """The answer's logit minus another token's (Wang et al. 2022, arXiv:2211.00593)."""
+    difference = pb.LogitDifference(answers=_choices(answer, "answer"), others=_choices(other, "other"))
+    return Metric(pb.Metric(logit_difference=difference))
+
+
+def log_prob(answer: Tokens) -> Metric:
+    """The answer's natural log-probability."""
+    return Metric(pb.Metric(log_probability=pb.LogProbability(answers=_choices(answer, "answer"))))
+
+
+def prob(answer: Tokens) -> Metric:
+    """The answer's probability."""
+    return Metric(pb.Metric(probability=pb.Probability(answers=_choices(answer, "answer"))))
+
+
+def rank(answer: Tokens) -> Metric:
+    """How many tokens are likelier than the answer: 0 is the top."""
+    return Metric(pb.Metric(rank=pb.Rank(answers=_choices(answer, "answer"))))
+
+
+def kl_divergence() -> Metric:
+    """KL(clean run || this run), in nats."""
+    return Metric(pb.Metric(kl_divergence=pb.KlDivergence()))
+
+
+def cross_entropy() -> Metric:
+    """The prompt's own next tokens: the mean of -log p, in nats, over all positions that have one."""
+    return Metric(pb.Metric(cross_entropy=pb.CrossEntropy()))
+
+
+def projection(direction: TensorLike) -> Metric:
+    """The dot product of the last residual stream, before the final norm, with a direction (d_model,)."""
+    return Metric(pb.Metric(projection=pb.Projection(direction=to_reference(direction))))
+
+
+def _choices(tokens: Any, field: str) -> Iterable[pb.TokenChoice]:
+    listed: list[Any] = [tokens] if isinstance(tokens, str | int | np.integer) else list(tokens)
+    return [_choice(token, field) for token in listed]
+
+
+def _choice(token: Any, field: str) -> pb.TokenChoice:
+    if isinstance(token, str):
+        return pb.TokenChoice(text=token)
+    if isinstance(token, int | np.integer) and not isinstance(token, bool) and 0 <= token < 2**32:
+        return pb.TokenChoice(id=int(token))
+    raise InvalidRequestError(f"a token is a text or an id from 0, not {token!r}", field=f"metric.{field}")

@@ -1,0 +1,182 @@
+"""Sweeps written as a sentence: what is patched, from where, and how it is scored.
+
+    client.patch(clean, corrupted).residual().heads().run(metric=logit_diff(" Mary", " John"))
+
+Every method gives a new value, so that a beginning can be used twice. In terms of TransformerLens' patching module:
+`residual()` is get_act_patch_resid_pre, `attention()` attn_out, `mlps()` mlp_out, `heads()` attn_head_out_all_pos and
+`heads(positions=EACH)` attn_head_out_by_pos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, SupportsIndex, TypeVar
+
+from neuroscope import interventions, prompts, sites
+from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.experiment import Experiment
+from neuroscope.experiments.grids import EACH, Axis, ValueLike, other_run, to_axis, to_indices, to_value
+from neuroscope.experiments.metrics import Metric
+from neuroscope.interventions import InterventionLike
+from neuroscope.prompts import PromptLike
+from neuroscope.v1 import experiment_pb2 as pb
+
+Layers = SupportsIndex | Iterable[SupportsIndex] | None
+Where = Literal["pre", "mid", "post"]
+Answer = TypeVar("Answer")
+
+METHODS = {
+    "auto": pb.SWEEP_METHOD_UNSPECIFIED,
+    "plain": pb.SWEEP_METHOD_PLAIN,
+    "layers": pb.SWEEP_METHOD_LAYERS,
+    "layers_and_positions": pb.SWEEP_METHOD_LAYERS_AND_POSITIONS,
+}
+_RUNS = {"clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Patching(Generic[Answer]):
+    """A sweep that is being written.
+
+    Args:
+        experiment: as far as it goes.
+        sweep: runs it: `Client.sweep`, or that of the other client.
+        default: what its cells put in the place of activations, unless they say something else.
+    """
+
+    experiment: Experiment
+    sweep: Callable[..., Answer]
+    default: ValueLike
+
+    def residual(
+        self, *, where: Where = "pre", layers: Layers = None, positions: Axis = EACH, **how: Any
+    ) -> Patching[Answer]:
+        """The residual stream before, within or after each layer, at each position."""
+        if where not in ("pre", "mid", "post"):
+            raise InvalidRequestError(f"the stream is read pre, mid or post, not {where!r}", field="where")
+        return self.site(f"resid_{where}", layers=layers, positions=positions, **how)
+
+    def attention(self, *, layers: Layers = None, positions: Axis = EACH, **how: Any) -> Patching[Answer]:
+        """What each attention layer writes, at each position."""
+        return self.site("attn_out", layers=layers, positions=positions, **how)
+
+    def mlps(self, *, layers: Layers = None, positions: Axis = EACH, **how: Any) -> Patching[Answer]:
+        """What each MLP writes, at each position."""
+        return self.site("mlp_out", layers=layers, positions=positions, **how)
+
+    def heads(
+        self, *, layers: Layers = None, heads: Axis = EACH, positions: Axis = None, **how: Any
+    ) -> Patching[Answer]:
+        """The output of each head, at all positions together."""
+        return self.site("head_output", layers=layers, heads=heads, positions=positions, **how)
+
+    def neurons(self, layers: Layers, units: Axis = EACH, *, positions: Axis = None, **how: Any) -> Patching[Answer]:
+        """Neurons of the MLPs of some layers, at all positions together."""
+        return self.site("mlp_neurons", layers=layers, units=units, positions=positions, **how)
+
+    def site(
+        self,
+        component: str,
+        *,
+        layers: Layers = None,
+        heads: Axis = None,
+        positions: Axis = None,
+        units: Axis = None,
+        value: ValueLike | None = None,
+    ) -> Patching[Answer]:
+        """A grid of any component: layers x heads x positions x units.
+
+        Args:
+            component: any name of the vocabulary; one that carries its layer sweeps that layer alone.
+            layers: None: every layer that has the component.
+            heads: as all axes: EACH, a list, together(...), or None for all of them together.
+            positions: negative ones count from the end.
+            units: along the last axis: neurons of mlp_neurons, experts of router_logits.
+            value: what is put there; None: what the sweep began with.
+        """
+        site = sites.parse(component)
+        sites.resolve(site, None, field="component")
+        grid = pb.SweepGrid(
+            site=site,
+            layers=() if layers is None else to_indices(layers, "layers"),
+            heads=to_axis(heads, "heads"),
+            positions=to_axis(positions, "positions"),
+            units=to_axis(units, "units"),
+            value=to_value(self.default if value is None else value),
+        )
+        return self._changed(pb.RunSweepRequest(grids=[grid]))
+
+    def cell(self, *edits: InterventionLike, name: str = "") -> Patching[Answer]:
+        """A cell of its own: one edit or several at a time, as `neuroscope.edit` makes them."""
+        cell = pb.SweepCell(name=name, interventions=interventions.to_messages(edits, "cell"))
+        return self._changed(pb.RunSweepRequest(cells=[cell]))
+
+    def references(self, prompt: PromptLike, *, bos: bool | None = None) -> Patching[Answer]:
+        """Prompts that stand for what is usual, for mean and resample ablation."""
+        return self._changed(pb.RunSweepRequest(references=prompts.to_messages(prompt, bos)))
+
+    def limits(self, *, max_patches: int = 0, max_seconds: float = 0.0, batch_bytes: int = 0) -> Patching[Answer]:
+        """What it may cost; a sweep that is estimated to cost more is refused with the estimate."""
+        limits = pb.SweepLimits(max_patches=max_patches, max_seconds=max_seconds, batch_bytes=batch_bytes)
+        return self._changed(pb.RunSweepRequest(limits=limits))
+
+    def scored_by(self, metric: Metric, *, method: str = "auto") -> Experiment:
+        """The finished experiment.
+
+        Args:
+            metric: how runs are scored.
+            method: auto, or one of plain, layers, layers_and_positions.
+        """
+        if method not in METHODS:
+            raise InvalidRequestError(f"there is no method {method!r}", field="method", valid=METHODS)
+        request = self._changed(pb.RunSweepRequest(method=METHODS[method])).experiment.request
+        request.metric.CopyFrom(metric.message)
+        return Experiment(request)
+
+    def run(self, metric: Metric, *, method: str = "auto", **how: Any) -> Answer:
+        """Runs it; further arguments are those of `Client.sweep`."""
+        return self.sweep(self.scored_by(metric, method=method), **how)
+
+    def _changed(self, change: pb.RunSweepRequest) -> Patching[Answer]:
+        request = pb.RunSweepRequest()
+        request.CopyFrom(self.experiment.request)
+        request.MergeFrom(change)
+        return Patching(Experiment(request), self.sweep, self.default)
+
+
+def patching(
+    clean: PromptLike,
+    corrupted: PromptLike,
+    sweep: Callable[..., Answer],
+    *,
+    into: str,
+    model_id: str,
+    bos: bool | None,
+) -> Patching[Answer]:
+    """A sweep over pairs of prompts; what the two clients' `patch` give.
+
+    Raises:
+        InvalidRequestError: there are not as many clean prompts as corrupted ones, or `into` names no run.
+    """
+    if into not in _RUNS:
+        raise InvalidRequestError(
+            f"activations are patched into the clean or the corrupted run, not {into!r}", field="into"
+        )
+    cleans, others = prompts.to_messages(clean, bos), prompts.to_messages(corrupted, bos)
+    if len(cleans) != len(others):
+        raise InvalidRequestError(
+            f"there are {len(cleans)} clean prompts and {len(others)} corrupted ones", field="corrupted"
+        )
+    pairs = [pb.PromptPair(clean=one, corrupted=other) for one, other in zip(cleans, others, strict=True)]
+    request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=_RUNS[into])
+    return Patching(Experiment(request), sweep, other_run())
+
+
+def ablation(
+    prompt: PromptLike, sweep: Callable[..., Answer], *, value: ValueLike, model_id: str, bos: bool | None
+) -> Patching[Answer]:
+    """A sweep over single prompts; what the two clients' `ablate` give."""
+    pairs: Sequence[pb.PromptPair] = [pb.PromptPair(clean=one) for one in prompts.to_messages(prompt, bos)]
+    request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=pb.SWEPT_RUN_CLEAN)
+    return Patching(Experiment(request), sweep, value)

@@ -1,0 +1,279 @@
+"""What a sweep found, while it runs and after: values of all cells, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from google.protobuf import json_format
+from numpy.typing import NDArray
+
+from neuroscope.codec import Event
+from neuroscope.errors import InvalidRequestError, StreamingError
+from neuroscope.experiments.experiment import Experiment, read_object
+from neuroscope.experiments.scores import Scores
+from neuroscope.stream import warn
+from neuroscope.v1 import experiment_pb2 as pb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+METHOD_NAMES = {
+    pb.SWEEP_METHOD_PLAIN: "one by one",
+    pb.SWEEP_METHOD_LAYERS: "layers reused",
+    pb.SWEEP_METHOD_LAYERS_AND_POSITIONS: "layers and positions reused",
+}
+
+
+class SweepResult:
+    """The values of a sweep. One that was interrupted goes on where it stopped: `client.sweep(..., result=it)`.
+
+    `result["head_output"]` is a grid's `Scores`, `result["cells"]` that of single cells; the attributes of the only one
+    are the result's own too.
+
+    Args:
+        experiment: what was asked for.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.plan: pb.SweepPlan | None = None
+        """What the service said that it would do."""
+        self.end: pb.SweepEnd | None = None
+        """What it said at the end; None: it has not come to it."""
+        self.tokens: list[str] = []
+        """Texts of the first edited prompt's tokens."""
+        self._values: NDArray[np.float32] = np.empty(0, np.float32)
+        self._clean: NDArray[np.float32] = np.empty(0, np.float32)
+        self._corrupted: NDArray[np.float32] = np.empty(0, np.float32)
+
+    # Taking it in.
+
+    def request(self) -> pb.RunSweepRequest:
+        """What is to be asked for: patches that have values are not run again."""
+        request = pb.RunSweepRequest()
+        request.CopyFrom(self.experiment.request)
+        known = set(request.done_patches) | set(np.flatnonzero(np.isfinite(self._values)).tolist())
+        del request.done_patches[:]
+        request.done_patches.extend(sorted(known))
+        return request
+
+    def feed(self, event: Event) -> pb.SweepProgress | None:
+        """Takes in an event of the stream; gives the progress that it reports."""
+        if not isinstance(event, pb.RunSweepResponse):
+            raise StreamingError("a sweep's stream carries no frames")
+        match event.WhichOneof("event"):
+            case "plan":
+                self._begin(event.plan)
+            case "baseline":
+                self._clean[event.baseline.pair] = event.baseline.clean
+                if event.baseline.HasField("corrupted"):
+                    self._corrupted[event.baseline.pair] = event.baseline.corrupted
+            case "values":
+                self._values[list(event.values.patches)] = event.values.values
+            case "end":
+                self.end = event.end
+            case _:
+                pass
+        return event.progress if event.HasField("progress") else None
+
+    def finish(self) -> SweepResult:
+        """The result, once the stream has ended.
+
+        Raises:
+            StreamingError: it ended too early.
+        """
+        if self.end is None:
+            raise StreamingError("the sweep ended before its last message; pass its result to go on with it")
+        return self
+
+    def _begin(self, plan: pb.SweepPlan) -> None:
+        count = plan.cell_count * len(plan.pairs)
+        if self.plan is None:
+            self._values = np.full(count, np.nan, np.float32)
+            self._clean = np.full(len(plan.pairs), np.nan, np.float32)
+            self._corrupted = np.full(len(plan.pairs), np.nan, np.float32)
+        elif self._values.size != count:
+            raise StreamingError("the service plans another sweep than the one that was interrupted")
+        self.plan, self.end = plan, None
+        warn(plan.warnings)
+
+    # Reading it.
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every cell has its value."""
+        return self.plan is not None and bool(np.isfinite(self._values).all())
+
+    @property
+    def edited_tokens(self) -> list[int]:
+        """Token ids of the first edited prompt."""
+        plan = self._planned()
+        pair = plan.pairs[0]
+        return list((pair.corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else pair.clean).ids)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the grids, in the order of the experiment; a second one of a component ends with #2."""
+        names: list[str] = []
+        for shape in self._planned().grids:
+            name = shape.component or "cells"
+            count = sum(known.split("#")[0] == name for known in names)
+            names.append(f"{name}#{count + 1}" if count else name)
+        return names
+
+    def __getitem__(self, name: str) -> Scores:
+        if name not in self.names:
+            raise InvalidRequestError(f"nothing of the name {name!r} was swept", field="name", valid=self.names)
+        return self._scores(self.names.index(name))
+
+    def __iter__(self) -> Any:
+        return (self[name] for name in self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def scores(self) -> Scores:
+        """The only grid's.
+
+        Raises:
+            InvalidRequestError: there are several; name one.
+        """
+        if len(self.names) != 1:
+            raise InvalidRequestError(f"several grids were swept, name one: {', '.join(self.names)}", field="name")
+        return self._scores(0)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The only grid's values."""
+        return self.scores.values
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the only grid's axes."""
+        return self.scores.dims
+
+    @property
+    def coords(self) -> Mapping[str, Sequence[Any]]:
+        """What the indices of the only grid's axes stand for."""
+        return self.scores.coords
+
+    def normalised(self) -> Scores:
+        """The only grid's values, scaled so that the corrupted run has 0 and the clean one 1."""
+        return self.scores.normalised()
+
+    def to_dataframe(self) -> Any:
+        """The only grid's values as a pandas DataFrame."""
+        return self.scores.to_dataframe()
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """The only grid's picture."""
+        return self.scores.plot(path)
+
+    def table(self) -> Table:
+        """What was swept, and how."""
+        from neuroscope.experiments import tables
+
+        return tables.result_table(self)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return f"SweepResult({self.experiment!r}, not begun)"
+        done = int(np.isfinite(self._values).sum())
+        return f"SweepResult({', '.join(self.names)}: {done} of {self._values.size} patches)"
+
+    def _scores(self, index: int) -> Scores:
+        plan = self._planned()
+        shape = plan.grids[index]
+        dims = [axis.name for axis in shape.axes]
+        coords: dict[str, list[Any]] = {axis.name: list(axis.labels) or list(axis.indices) for axis in shape.axes}
+        extents = [len(coords[dim]) for dim in dims]
+        of_pairs = self._values.reshape(len(plan.pairs), plan.cell_count)
+        values = of_pairs[:, shape.first_cell : shape.first_cell + math.prod(extents)].reshape(-1, *extents)
+        if len(plan.pairs) > 1:
+            dims, coords = ["pair", *dims], {"pair": list(range(len(plan.pairs))), **coords}
+        else:
+            values = values[0]
+        metric = self.experiment.request.metric
+        edits_corrupted = plan.edited_run == pb.SWEPT_RUN_CORRUPTED
+        unedited = self._corrupted if edits_corrupted else self._clean
+        clean, corrupted = self._clean, self._corrupted
+        if metric.normalised:
+            clean, corrupted = np.ones_like(clean), np.zeros_like(corrupted)
+            unedited = corrupted if edits_corrupted else clean
+        return Scores(
+            name=shape.component or "cells",
+            metric=metric.WhichOneof("kind") or "",
+            values=values,
+            dims=tuple(dims),
+            coords=coords,
+            clean=clean,
+            corrupted=corrupted,
+            is_normalised=metric.normalised,
+            unedited=unedited,
+            tokens=tuple(self.tokens),
+        )
+
+    def _planned(self) -> pb.SweepPlan:
+        if self.plan is None:
+            raise InvalidRequestError("the sweep has not begun: it has no values", field="result")
+        return self.plan
+
+    # Keeping it.
+
+    def to_json(self) -> dict[str, Any]:
+        """Experiment, plan and values; a value that is not there is null. float32 survives to the last bit."""
+        plan = self._planned()
+        return {
+            "experiment": self.experiment.to_json(),
+            "plan": json_format.MessageToDict(plan, preserving_proto_field_name=True),
+            "tokens": self.tokens,
+            "clean": _listed(self._clean),
+            "corrupted": _listed(self._corrupted),
+            "values": _listed(self._values),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SweepResult:
+        """From the form of `to_json`.
+
+        Raises:
+            InvalidRequestError: a part is missing or malformed.
+        """
+        try:
+            result = cls(Experiment.from_json(value["experiment"]))
+            result._begin(json_format.ParseDict(value["plan"], pb.SweepPlan()))
+            result.tokens = list(value["tokens"])
+            for name in ("values", "clean", "corrupted"):
+                found = np.array([np.nan if x is None else x for x in value[name]], np.float32)
+                if found.shape != getattr(result, f"_{name}").shape:
+                    raise InvalidRequestError(f"{name} are not as many as the plan says", field=name)
+                setattr(result, f"_{name}", found)
+        except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
+            raise InvalidRequestError(f"this is no result of a sweep: {error!r}", field="result") from None
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as a JSON file, complete or not."""
+        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> SweepResult:
+        """Reads the file of `save`.
+
+        Raises:
+            InvalidRequestError: it holds something else.
+        """
+        return cls.from_json(read_object(path))
+
+
+def _listed(values: NDArray[np.float32]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,185 @@
+"""The values of a grid with named axes."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """One number for each cell, along named axes; numpy takes it as an array.
+
+    Args:
+        name: of what was swept, such as head_output.
+        metric: how runs were scored.
+        values: float32; NaN where a patch has not been run.
+        dims: names of the axes: pair (where there are several), layer, head, position, unit or cell.
+        coords: by axis, what its indices stand for.
+        clean: the metric of the clean run of each pair (pairs,).
+        corrupted: that of the corrupted run; NaN where there is none.
+        is_normalised: whether values are scaled so that the corrupted run has 0 and the clean one 1.
+        unedited: the metric of the edited run without its edit, in units of `values` (pairs,).
+        tokens: texts of the edited prompt's tokens, of the first pair; empty where they are not known.
+    """
+
+    name: str
+    metric: str
+    values: Floats
+    dims: tuple[str, ...]
+    coords: Mapping[str, Sequence[Any]]
+    clean: Floats
+    corrupted: Floats
+    is_normalised: bool
+    unedited: Floats
+    tokens: Sequence[str] = field(default=(), repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents of the axes."""
+        return self.values.shape
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Extents by axis."""
+        return dict(zip(self.dims, self.shape, strict=True))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    def sel(self, **chosen: Any) -> Scores:
+        """The part at given coordinates, such as `sel(layer=3, head=[0, 2])`; one coordinate drops its axis.
+
+        Raises:
+            InvalidRequestError: there is no such axis, or no such coordinate.
+        """
+        found = self
+        for dim, wanted in chosen.items():
+            found = found._chosen(dim, wanted)
+        return found
+
+    def normalised(self) -> Scores:
+        """Scaled so that the corrupted run has 0 and the clean one 1.
+
+        Raises:
+            InvalidRequestError: a pair has no corrupted run, or both runs score the same.
+        """
+        if self.is_normalised:
+            return self
+        spread = self.clean - self.corrupted
+        if not np.all(np.isfinite(spread)) or np.any(spread == 0):
+            raise InvalidRequestError("values are scaled between two runs that score differently", field="normalised")
+        return self._scaled(self.corrupted, spread, is_normalised=True)
+
+    def effects(self) -> Scores:
+        """The difference that each edit makes: values minus that of the same run without it."""
+        return self._scaled(self.unedited, np.ones_like(self.unedited), is_normalised=self.is_normalised)
+
+    def mean(self, dim: str) -> Scores:
+        """The mean along an axis."""
+        axis = self._axis(dim)
+        left = {name: values for name, values in self.coords.items() if name != dim}
+        dims = (*self.dims[:axis], *self.dims[axis + 1 :])
+        found = replace(self, values=self.values.mean(axis=axis, dtype=np.float32), dims=dims, coords=left)
+        if dim != "pair":
+            return found
+        means = {name: np.mean(getattr(self, name), keepdims=True) for name in ("clean", "corrupted", "unedited")}
+        return replace(found, **means)
+
+    def top(self, count: int = 10) -> list[tuple[dict[str, Any], float]]:
+        """The cells whose edits change the most, with their values; largest change first."""
+        changes = np.abs(np.nan_to_num(self.effects().values.reshape(-1)))
+        order = np.argsort(-changes, kind="stable")[:count]
+        return [(self._place(int(index)), float(self.values.reshape(-1)[index])) for index in order]
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, a line for each cell: its coordinates and `value`.
+
+        Raises:
+            InvalidRequestError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            raise InvalidRequestError("to_dataframe needs pandas: pip install pandas", field="pandas") from None
+        places = list(itertools.product(*(self.coords[dim] for dim in self.dims)))
+        columns = {dim: [place[axis] for place in places] for axis, dim in enumerate(self.dims)}
+        return pandas.DataFrame({**columns, "value": self.values.reshape(-1)})
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure: a line for one axis, a heat map for two, several of these for more.
+
+        Args:
+            path: where to write it, in the format of the ending: .png, .svg, .pdf.
+
+        Raises:
+            InvalidRequestError: matplotlib is not installed (the extra `viz`).
+        """
+        try:
+            from neuroscope.viz import sweep_picture
+        except ImportError:
+            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
+        return sweep_picture.draw(self, path)
+
+    def table(self) -> Table:
+        """The strongest cells, or all of a line, as a table of rich."""
+        from neuroscope.experiments import tables
+
+        return tables.scores_table(self)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())
+        return f"Scores({self.name}, {self.metric}, {sizes})"
+
+    def _scaled(self, zero: Floats, one: Floats, *, is_normalised: bool) -> Scores:
+        """(values - zero) / one, these of each pair."""
+        shape = (-1, *[1] * (self.values.ndim - 1)) if self.dims[:1] == ("pair",) else ()
+        new = {name: (getattr(self, name) - zero) / one for name in ("clean", "corrupted", "unedited")}
+        values = (self.values - zero.reshape(shape)) / one.reshape(shape)
+        return replace(self, values=values, is_normalised=is_normalised, **new)
+
+    def _chosen(self, dim: str, wanted: Any) -> Scores:
+        axis, known = self._axis(dim), list(self.coords[dim])
+        is_one = isinstance(wanted, str) or not isinstance(wanted, Sequence)
+        entries: list[Any] = [wanted] if is_one else list(wanted)
+        for entry in entries:
+            if entry not in known:
+                raise InvalidRequestError(
+                    f"there is no {dim} {entry!r}", field=dim, valid=[str(name) for name in known]
+                )
+        places = [known.index(entry) for entry in entries]
+        baselines: dict[str, Floats] = {}
+        if dim == "pair":
+            baselines = {name: getattr(self, name)[places] for name in ("clean", "corrupted", "unedited")}
+        if is_one:
+            left = {name: values for name, values in self.coords.items() if name != dim}
+            dims = (*self.dims[:axis], *self.dims[axis + 1 :])
+            return replace(self, values=self.values.take(places[0], axis), dims=dims, coords=left, **baselines)
+        coords = {**self.coords, dim: entries}
+        return replace(self, values=self.values.take(places, axis), coords=coords, **baselines)
+
+    def _axis(self, dim: str) -> int:
+        if dim not in self.dims:
+            raise InvalidRequestError(f"{self.name} has no axis {dim!r}", field=dim, valid=self.dims)
+        return self.dims.index(dim)
+
+    def _place(self, index: int) -> dict[str, Any]:
+        places = np.unravel_index(index, self.shape)
+        return {dim: self.coords[dim][int(place)] for dim, place in zip(self.dims, places, strict=True)}

@@ -1,0 +1,68 @@
+"""Tables of rich for sweeps. Imported only when something is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from neuroscope.experiments.result import SweepResult
+    from neuroscope.experiments.scores import Scores
+
+STRONGEST = 10
+
+
+def result_table(result: SweepResult) -> Table:
+    """A line for each grid: its axes and its strongest cell."""
+    from neuroscope.experiments.result import METHOD_NAMES
+
+    plan = result.plan
+    title = f"{result!r}"
+    if plan is not None:
+        title += f", {METHOD_NAMES.get(plan.method, '')}"
+        if result.end is not None:
+            title += f", {result.end.elapsed_seconds:.1f} s"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for column in ("swept", "axes", "clean", "corrupted", "strongest", "value"):
+        table.add_column(column, justify="right" if column in ("clean", "corrupted", "value") else "left")
+    for name in result.names if plan is not None else ():
+        scores = result[name]
+        place, value = scores.top(1)[0]
+        axes = " x ".join(f"{size} {dim}s" for dim, size in scores.sizes.items())
+        table.add_row(name, axes, _mean(scores.clean), _mean(scores.corrupted), _told(place, scores), f"{value:.4f}")
+    return table
+
+
+def scores_table(scores: Scores, count: int = STRONGEST) -> Table:
+    """The cells whose edits change the most."""
+    title = f"{scores.name}: {scores.metric}, clean {_mean(scores.clean)}, corrupted {_mean(scores.corrupted)}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for dim in scores.dims:
+        table.add_column(dim, justify="right")
+    table.add_column("value", justify="right")
+    table.add_column("change", justify="right")
+    effects = scores.effects()
+    for place, value in scores.top(count):
+        change = float(effects.sel(**place).values)
+        cells = [_coordinate(dim, entry, scores) for dim, entry in place.items()]
+        table.add_row(*map(Text, cells), f"{value:.4f}", f"{change:+.4f}")
+    return table
+
+
+def _told(place: dict[str, Any], scores: Scores) -> str:
+    return ", ".join(f"{dim} {_coordinate(dim, entry, scores)}" for dim, entry in place.items())
+
+
+def _coordinate(dim: str, entry: Any, scores: Scores) -> str:
+    """A coordinate; a position with its token."""
+    if dim == "position" and scores.tokens and -len(scores.tokens) <= entry < len(scores.tokens):
+        return f"{entry} {scores.tokens[entry]!r}"
+    return str(entry)
+
+
+def _mean(values: Any) -> str:
+    return "" if np.isnan(values).all() else f"{float(np.mean(values)):.4f}"
