@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import json_format
 
@@ -80,4 +80,4 @@ def read_object(path: str | Path) -> dict[str, Any]:
         raise InvalidRequestError(f"{path} cannot be read: {error}", field="path") from None
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{path} holds no JSON object", field="path")
-    return value
+    return cast("dict[str, Any]", value)

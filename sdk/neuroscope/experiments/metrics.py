@@ -11,11 +11,10 @@ A token is a text that is exactly one token, its leading space included, or an i
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, TypeAlias
-
-import numpy as np
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.expressions import TensorLike, to_reference
@@ -97,13 +96,14 @@ def projection(direction: TensorLike) -> Metric:
 
 
 def _choices(tokens: Any, field: str) -> Iterable[pb.TokenChoice]:
-    listed: list[Any] = [tokens] if isinstance(tokens, str | int | np.integer) else list(tokens)
+    is_one = isinstance(tokens, str) or hasattr(tokens, "__index__")
+    listed: list[Any] = [tokens] if is_one else list(tokens)
     return [_choice(token, field) for token in listed]
 
 
 def _choice(token: Any, field: str) -> pb.TokenChoice:
     if isinstance(token, str):
         return pb.TokenChoice(text=token)
-    if isinstance(token, int | np.integer) and not isinstance(token, bool) and 0 <= token < 2**32:
-        return pb.TokenChoice(id=int(token))
+    if hasattr(token, "__index__") and not isinstance(token, bool) and 0 <= operator.index(token) < 2**32:
+        return pb.TokenChoice(id=operator.index(token))
     raise InvalidRequestError(f"a token is a text or an id from 0, not {token!r}", field=f"metric.{field}")

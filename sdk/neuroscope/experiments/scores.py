@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +158,7 @@ class Scores:
     def _chosen(self, dim: str, wanted: Any) -> Scores:
         axis, known = self._axis(dim), list(self.coords[dim])
         is_one = isinstance(wanted, str) or not isinstance(wanted, Sequence)
-        entries: list[Any] = [wanted] if is_one else list(wanted)
+        entries: list[Any] = [wanted] if is_one else list(cast("Sequence[Any]", wanted))
         for entry in entries:
             if entry not in known:
                 raise InvalidRequestError(

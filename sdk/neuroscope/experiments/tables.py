@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -64,5 +65,5 @@ def _coordinate(dim: str, entry: Any, scores: Scores) -> str:
     return str(entry)
 
 
-def _mean(values: Any) -> str:
-    return "" if np.isnan(values).all() else f"{float(np.mean(values)):.4f}"
+def _mean(values: NDArray[np.float32]) -> str:
+    return "" if np.isnan(values).all() else f"{values.mean():.4f}"

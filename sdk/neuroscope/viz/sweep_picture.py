@@ -48,7 +48,7 @@ def _line(scores: Scores) -> Any:
     values = np.atleast_1d(scores.values)
     axes.bar(range(len(values)), values, color="#3b6fb6")
     axes.axhline(_unedited(scores), color="#888", linewidth=0.8, linestyle="--", label="without the edit")
-    axes.set_ylabel(_label(scores))
+    axes.set_ylabel(scores.metric.replace("_", " "), fontsize=8)
     if scores.dims:
         _ticks(axes.set_xticks, scores, scores.dims[0], rotation=60)
         axes.set_xlabel(scores.dims[0])
@@ -83,7 +83,8 @@ def _maps(scores: Scores) -> Any:
         if count > 1:
             axes.set_title(f"{scores.dims[0]} {scores.coords[scores.dims[0]][index]}", fontsize=8)
     figure.suptitle(_title(scores), fontsize=9)
-    figure.colorbar(image, ax=list(grid[:count]), label=_label(scores), shrink=0.8)
+    bar = figure.colorbar(image, ax=list(grid[:count]), shrink=0.8)
+    bar.set_label(scores.metric.replace("_", " "), fontsize=8)
     return figure
 
 
@@ -95,9 +96,10 @@ def _ticks(set_ticks: Any, scores: Scores, dim: str, rotation: int = 0) -> None:
     set_ticks(range(0, len(names), step), names[::step], fontsize=7, parse_math=False, **how)
 
 
-def _tick(dim: str, entry: Any, scores: Scores) -> str:
-    if dim == "position" and scores.tokens and -len(scores.tokens) <= entry < len(scores.tokens):
-        return f"{shortened(visible(scores.tokens[entry]), _CHARACTERS)} {entry}"
+def _tick(dim: str, entry: int | str, scores: Scores) -> str:
+    if isinstance(entry, int) and dim == "position" and -len(scores.tokens) <= entry < len(scores.tokens):
+        text: str = scores.tokens[entry]
+        return f"{shortened(visible(text), _CHARACTERS)} {entry}"
     return shortened(str(entry), 2 * _CHARACTERS)
 
 
@@ -105,10 +107,6 @@ def _unedited(scores: Scores) -> float:
     return float(np.mean(scores.unedited))
 
 
-def _label(scores: Scores) -> str:
-    name = scores.metric.replace("_", " ")
-    return f"{name}, 0 corrupted, 1 clean" if scores.is_normalised else name
-
-
 def _title(scores: Scores) -> str:
-    return f"{scores.name}: {scores.metric.replace('_', ' ')} of edited runs"
+    scale = " (0 corrupted run, 1 clean run)" if scores.is_normalised else ""
+    return f"{scores.name}: {scores.metric.replace('_', ' ')} of edited runs{scale}"

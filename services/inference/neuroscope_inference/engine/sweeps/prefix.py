@@ -46,7 +46,7 @@ class PrefixCache(WholeCache):
     def __init__(self, whole: WholeCache, length: int) -> None:
         super().__init__(whole.window)
         self.offset = length
-        kept: tuple[mx.array, mx.array, int] = whole.state
+        kept: Any = whole.state
         self._prefix = (kept[0][:, :, :length], kept[1][:, :, :length]) if length else None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
