@@ -45,6 +45,7 @@ from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.tls import Tls
 from neuroscope.transport import LOCAL, AsyncGrpcTransport, AsyncTransport, open_async_transport
+from neuroscope.v1 import experiment_pb2 as pb_experiments
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 
@@ -409,16 +410,22 @@ class AsyncClient:
         """A sweep that puts something else in the place of activations; `run` is awaited."""
         return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
 
+    async def sweep_events(self, result: SweepResult) -> AsyncGenerator[pb_experiments.RunSweepResponse, None]:
+        """Runs what a result still lacks; every event as it comes, once the result holds it."""
+        async with aclosing(self._transport.stream(RPCS["RunSweep"], result.request())) as events:
+            async for event in events:
+                yield result.feed(event)
+
     async def sweep(
         self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
     ) -> SweepResult:
         """Runs an experiment."""
         result = SweepResult(experiment) if result is None else result
-        with self._span("sweep"), sweep_listener(progress) as report:
-            async with aclosing(self._transport.stream(RPCS["RunSweep"], result.request())) as events:
+        with sweep_listener(progress) as report:
+            async with aclosing(self.sweep_events(result)) as events:
                 async for event in events:
-                    if (reported := result.feed(event)) is not None:
-                        report(reported)
+                    if event.HasField("progress"):
+                        report(event.progress)
         result.finish()
         result.tokens = (await self.tokenize(result.edited_tokens, model_id=experiment.request.model_id)).tokens
         return result

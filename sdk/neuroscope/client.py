@@ -45,6 +45,7 @@ from neuroscope.stream import StreamState
 from neuroscope.tensors import Array
 from neuroscope.tls import Tls
 from neuroscope.transport import LOCAL, GrpcTransport, Transport, open_transport
+from neuroscope.v1 import experiment_pb2 as pb_experiments
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 
@@ -609,6 +610,12 @@ class Client:
         """
         return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
 
+    def sweep_events(self, result: SweepResult) -> Generator[pb_experiments.RunSweepResponse, None, None]:
+        """Runs what a result still lacks; every event as it comes, once the result holds it."""
+        with self._span("sweep"), closing(self._transport.stream(RPCS["RunSweep"], result.request())) as events:
+            for event in events:
+                yield result.feed(event)
+
     def sweep(
         self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
     ) -> SweepResult:
@@ -625,14 +632,10 @@ class Client:
             ResourceExhaustedError: it is larger than its limits; says what it would take.
         """
         result = SweepResult(experiment) if result is None else result
-        with (
-            self._span("sweep"),
-            sweep_listener(progress) as report,
-            closing(self._transport.stream(RPCS["RunSweep"], result.request())) as events,
-        ):
+        with sweep_listener(progress) as report, closing(self.sweep_events(result)) as events:
             for event in events:
-                if (reported := result.feed(event)) is not None:
-                    report(reported)
+                if event.HasField("progress"):
+                    report(event.progress)
         result.finish()
         result.tokens = self.tokenize(result.edited_tokens, model_id=experiment.request.model_id).tokens
         return result

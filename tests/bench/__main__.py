@@ -1,6 +1,7 @@
 """Runs the benches, one after the other, and prints what they found.
 
-    python -m tests.bench [wire] [capture] [tax] [concurrency] [rest] [--quick|--full] [--json FILE] [--traces FOLDER]
+    python -m tests.bench [wire] [capture] [tax] [concurrency] [rest] [sweep] [--quick|--full] [--json FILE]
+        [--traces FOLDER]
 
 `--quick` takes two minutes instead of about ten: less data and fewer rounds, so figures that are further off. `--full`
 takes an hour and a half, and has the figures of docs/performance.md, which `python -m scripts.make_performance_page`
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.bench import capture, concurrency, rest, tax, wire
+from tests.bench import capture, concurrency, rest, sweep, tax, wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,13 @@ BENCHES: Mapping[str, Bench] = {
         usual={"models": ("llama", "bundled"), "rounds": 4, "tokens": 24},
         quick={"models": ("bundled",), "rounds": 2, "tokens": 16},
         full={"rounds": 10, "tokens": 64},
+    ),
+    "sweep": Bench(
+        sweep.run,
+        sweep.table,
+        usual={"rounds": 3},
+        quick={"rounds": 1, "sweeps": ("resid", "last")},
+        full={"rounds": 10, "lengths": (64, 256, 1024)},
     ),
 }
 

@@ -62,8 +62,12 @@ class SweepResult:
         request.done_patches.extend(sorted(known))
         return request
 
-    def feed(self, event: Event) -> pb.SweepProgress | None:
-        """Takes in an event of the stream; gives the progress that it reports."""
+    def feed(self, event: Event) -> pb.RunSweepResponse:
+        """Takes in an event of the stream, and gives it back.
+
+        Raises:
+            StreamingError: it is none of a sweep, or of another sweep.
+        """
         if not isinstance(event, pb.RunSweepResponse):
             raise StreamingError("a sweep's stream carries no frames")
         match event.WhichOneof("event"):
@@ -79,7 +83,7 @@ class SweepResult:
                 self.end = event.end
             case _:
                 pass
-        return event.progress if event.HasField("progress") else None
+        return event
 
     def finish(self) -> SweepResult:
         """The result, once the stream has ended.

@@ -18,6 +18,7 @@ from neuroscope_gateway import (
     completions,
     document,
     errors,
+    experiments,
     health,
     hooks,
     models,
@@ -42,6 +43,7 @@ ROUTERS = (
     captures.router,
     hooks.router,
     presets.router,
+    experiments.router,
     traces.router,
     reference.router,
 )

@@ -165,7 +165,37 @@ def _line(delta: dict[str, Any]) -> dict[str, Any]:
     return _HEAD | {"object": "chat.completion.chunk", "choices": [choice]}
 
 
+_SWEEP: Any = {
+    "pairs": [
+        {
+            "clean": "When Mary and John went to the store, John gave a drink to",
+            "corrupted": "When Mary and John went to the store, Mary gave a drink to",
+        }
+    ],
+    "grids": [{"component": "head_output", "layers": [2], "heads": [0, 6]}],
+    "metric": {"kind": "logit_difference", "answers": [" Mary"], "others": [" John"]},
+}
+_SWEPT: Any = {
+    "object": "sweep",
+    "model": _MODEL_ID,
+    "metric": "logit_difference",
+    "method": "layers_and_positions",
+    "reason": "",
+    "clean": [7.6],
+    "corrupted": [-10.8],
+    "grids": [
+        {
+            "name": "head_output",
+            "dims": ["layer", "head"],
+            "coords": {"layer": [2], "head": [0, 6]},
+            "values": [[-9.8, -6.9]],
+        }
+    ],
+    "elapsed_seconds": 0.02,
+}
+
 REQUESTS: dict[str, Any] = {
+    "POST /v1/experiments/sweeps": _SWEEP,
     "POST /v1/models/load": {"model_path": "models/neuroscope-tiny", "model_id": _MODEL_ID},
     "POST /v1/chat/completions": {"messages": _MESSAGES, "max_tokens": 16, "temperature": 0.7, "seed": 1},
     "POST /v1/chat/completions/with_activations": {
@@ -182,6 +212,7 @@ REQUESTS: dict[str, Any] = {
 """Bodies, by operation."""
 
 ANSWERS: dict[str, Any] = {
+    "POST /v1/experiments/sweeps": _SWEPT,
     "GET /health": {
         "status": "healthy",
         "service": "neuroscope-gateway",
@@ -261,6 +292,7 @@ ANSWERS: dict[str, Any] = {
 """Answers in JSON, by operation."""
 
 STREAMS: dict[str, Any] = {
+    "POST /v1/experiments/sweeps": json.dumps({"type": "values", "patches": [0, 1], "values": [-9.8, -6.9]}) + "\n",
     "POST /v1/chat/completions": {"data": json.dumps(_line({"content": "Hello"}))},
     "POST /v1/completions": {"data": json.dumps(_TEXT_CHUNK)},
     "POST /v1/responses": {"event": _DELTA["type"], "data": json.dumps(_DELTA)},
