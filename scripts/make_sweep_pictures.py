@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/experiments.md by sweeping the bundled model: docs/images/sweep_residual.png and _heads.png.
+"""Makes the pictures of docs/experiments.md, docs/images/sweep_*.png, by sweeping the bundled model.
 
 python -m scripts.make_sweep_pictures
 """

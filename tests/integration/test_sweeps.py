@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[Callable[[Patching[Any]], Patching[Any]], Any, str, str
         lambda p: p.mlps(value=lambda act: act + noise(-1.0)),
         METRIC,
         "standard_deviation",
-        "not negative",
+        "standard deviation",
     ),
 }
 

@@ -72,7 +72,7 @@ def to_value(value: Any) -> pb.SweepValue:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return pb.SweepValue(constant=value)
     if callable(value):
-        edit = interventions.edit("resid_pre", 0, cast("Any", value))
+        edit = interventions.edit("head_output", 0, cast("Any", value))
         if edit.message.select.heads:
             raise InvalidRequestError("a grid says itself which heads are edited", field="value")
         return pb.SweepValue(expression=edit.message.value)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError
+from neuroscope.tensors import Array
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.v1 import inference_pb2
+from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
 from neuroscope_inference.engine.sweeps.cells import Cells, SingleCells
@@ -39,6 +40,7 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
     Raises:
         InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: name the field.
     """
+    resolve = _remembering(resolve)
     pairs, warnings = _pairs(model, request, allowed.max_prompts)
     cells: list[tuple[int, Cells]] = []
     count = 0
@@ -96,6 +98,22 @@ def _pairs(model: LoadedModel, request: pb.RunSweepRequest, most: int) -> tuple[
             "some pairs have a corrupted prompt and some have not: say which run is edited", field="edited_run"
         )
     return pairs, [warning for prompt in read for warning in prompt.warnings]
+
+
+def _remembering(resolve: Resolve) -> Resolve:
+    """Finds tensors once: edits are compiled again as they run, on a thread that must not read from disk, and at a time
+    when an upload may have expired."""
+    found: dict[bytes, Array] = {}
+
+    def remembered(reference: tensor_pb2.TensorReference, path: str) -> Array:
+        if reference.WhichOneof("source") == "inline":
+            return resolve(reference, path)
+        key = reference.SerializeToString(deterministic=True)
+        if key not in found:
+            found[key] = resolve(reference, path)
+        return found[key]
+
+    return remembered
 
 
 def _edited_row(request: pb.RunSweepRequest, corrupted: Sequence[int] | None, field: str) -> int:

@@ -141,11 +141,12 @@ class Sweep:
             yield pb.RunSweepResponse(baseline=prepared.baseline)
             for submission in submissions:
                 began = time.perf_counter()
-                for patches, values in _submitted(prepared, submission):
+                submitted = list(_submitted(prepared, submission))
+                pace.add(submission.work, time.perf_counter() - began)
+                for patches, values in submitted:
                     done += len(patches)
                     most_rows = max(most_rows, len(patches))
                     yield pb.RunSweepResponse(values=pb.SweepValues(patches=patches, values=values))
-                pace.add(submission.work, time.perf_counter() - began)
                 yield pb.RunSweepResponse(
                     progress=pb.SweepProgress(
                         patches_done=done,
