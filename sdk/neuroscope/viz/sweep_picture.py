@@ -108,5 +108,5 @@ def _unedited(scores: Scores) -> float:
 
 
 def _title(scores: Scores) -> str:
-    scale = " (0 corrupted run, 1 clean run)" if scores.is_normalised else ""
+    scale = "\n0: as the corrupted run, 1: as the clean one" if scores.is_normalised else ""
     return f"{scores.name}: {scores.metric.replace('_', ' ')} of edited runs{scale}"
