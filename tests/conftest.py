@@ -65,3 +65,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=300,
         help="requests that schemathesis makes for the gateway",
     )
+    parser.addoption(
+        "--fuzz-cases",
+        type=int,
+        default=400,
+        help="spoilt requests that the inference service is sent over gRPC",
+    )
