@@ -1,6 +1,6 @@
 """Ways to spoil a request: field by field, guided by its descriptor, or byte by byte.
 
-    Mutator(random.Random(7)).by_field(raw, pb.GenerateRequest.DESCRIPTOR)
+Mutator(random.Random(7)).by_field(raw, pb.GenerateRequest.DESCRIPTOR)
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class Sensible:
 
     Args:
         examples: what is likely to be good, by message (`Site`: whole messages) or by field (`Sampling.max_tokens`, or
-            `model_id` in any message: a value, or a sequence of a repeated field). None is a field that is left out. A
-            field with examples is always considered; others are set now and then.
+            `model_id` in any message: a value, or a sequence of a repeated field). None is a field that is left out,
+            `...` one that is set as its type says. A field without examples is set now and then.
     """
 
     def __init__(self, examples: Mapping[str, Sequence[Any]]) -> None:
@@ -52,32 +52,25 @@ class Sensible:
                 self._set(made, field, choice, depth, needed=one_of_several)
         return made
 
-    def _set(
-        self, made: Message, field: FieldDescriptor, choice: random.Random, depth: int, *, needed: bool
-    ) -> None:
+    def _set(self, made: Message, field: FieldDescriptor, choice: random.Random, depth: int, *, needed: bool) -> None:
         examples = self.examples.get(f"{field.containing_type.name}.{field.name}") or self.examples.get(field.name)
-        if examples:
-            value = choice.choice(examples)
-        elif not needed and (choice.random() < 0.7 or depth >= _DEEPEST):
+        if not examples and not needed and (depth >= _DEEPEST or choice.random() < 0.7):
             return
-        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-            value = {choice.choice(_INTEGERS): choice.choice(_FRACTIONS)}
-        elif field.is_repeated:
-            value = [self._value(field, choice, depth) for _ in range(choice.choice((1, 1, 2)))]
-        else:
+        value = choice.choice(examples) if examples else ...
+        if value is ...:
             value = self._value(field, choice, depth)
-        if value is None:
-            return
-        if field.message_type is None:
-            _put(made, field, value)
-        elif isinstance(value, dict):
-            getattr(made, field.name).update(value)
-        elif field.is_repeated:
-            getattr(made, field.name).extend(value)
-        else:
-            getattr(made, field.name).CopyFrom(value)
+        if value is not None:
+            made.MergeFrom(type(made)(**{field.name: value}))
 
     def _value(self, field: FieldDescriptor, choice: random.Random, depth: int) -> Any:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+            return {self._element(key, choice, depth): self._element(value, choice, depth)}
+        if field.is_repeated:
+            return [self._element(field, choice, depth) for _ in range(choice.choice((1, 1, 2)))]
+        return self._element(field, choice, depth)
+
+    def _element(self, field: FieldDescriptor, choice: random.Random, depth: int) -> Any:
         if field.message_type is not None:
             return self.message(field.message_type, choice, depth + 1)
         if field.enum_type is not None:
@@ -88,10 +81,3 @@ class Sensible:
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return choice.random() < 0.5
         return choice.choice(_FRACTIONS if field.cpp_type in _FLOATS else _INTEGERS)
-
-
-def _put(made: Message, field: FieldDescriptor, value: Any) -> None:
-    if field.is_repeated:
-        getattr(made, field.name).extend(value)
-    else:
-        setattr(made, field.name, value)

@@ -1,9 +1,9 @@
 """A serialised message as a tree of the fields that are on the wire, to be changed in ways that protobuf would refuse.
 
-    tree = WireTree.parse(request.SerializeToString(), request.DESCRIPTOR)
-    tree.fields[0].value = b"\xff"                  text that is none
-    tree.fields.append(Field(99, VARINT, 7))        a field that the contract does not have
-    tree.to_bytes()
+tree = WireTree.parse(request.SerializeToString(), request.DESCRIPTOR)
+tree.fields[0].value = b"\xff"                  text that is none
+tree.fields.append(Field(99, VARINT, 7))        a field that the contract does not have
+tree.to_bytes()
 """
 
 from __future__ import annotations
