@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope_inference.engine.arrays import new_handle
+from neuroscope_inference.engine.swapping import HOOK
 
 Edit = Callable[[mx.array], mx.array]
 PointIndex = int
@@ -209,7 +210,7 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
     if plain not in _swapped_classes:
         _swapped_classes[plain] = _swapped(plain)
     watch.module.__class__ = _swapped_classes[plain]
-    object.__setattr__(watch.module, "_neuroscope_hook", hook)
+    object.__setattr__(watch.module, HOOK, hook)
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
