@@ -208,7 +208,7 @@ def test_every_spoilt_request_is_answered_or_its_callers_mistake(
     codes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for case, code, _ in fuzzed.outcomes:
         codes[case.rpc.method][code] += 1
-    print("\n".join(f"{method}: {dict(found)}" for method, found in codes.items()), fuzzed.resident_bytes)
+    print(*(f"{method}: {dict(found)}" for method, found in codes.items()), fuzzed.resident_bytes, sep="\n")
     assert codes.keys() == {call.method for call in CALLS}
     for method, found in codes.items():
         assert found["OK"], f"no {method} came through: {found}"
