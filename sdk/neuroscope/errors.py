@@ -273,7 +273,7 @@ def error_classes() -> dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]]
 
 
 def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
-    """The candidates most like a name, best first; the first few where none is alike. A long name counts by its head."""
+    """The candidates most like a name, best first; the first few where none is. A long name counts by its head."""
     names = list(candidates)
     close = difflib.get_close_matches(name[:_COMPARED_CHARACTERS].lower(), names, n=NEAREST_NAMES, cutoff=0.4)
     return tuple(close or names[:NEAREST_NAMES])

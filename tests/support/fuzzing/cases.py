@@ -55,11 +55,11 @@ class Cases:
         self._seed = seed
 
     def case(self, number: int) -> Case:
-        """The case of a number. Calls take turns."""
+        """The case of a number. Calls take turns; the first one of each is good."""
         choice = random.Random(f"{self._seed} {number}")
-        calls = CALLS if number % 2 else RICH
-        call = calls[number // 2 % len(calls)]
-        how = choice.choice(["good", *["field"] * 6, *["byte"] * 3])
+        turn, calls = number // 2, CALLS if number % 2 else RICH
+        call = calls[turn % len(calls)]
+        how = "good" if turn < len(calls) else choice.choice(["good", *["field"] * 6, *["byte"] * 3])
         parts = self._good(call, choice)
         if how != "good":
             self._spoil(parts, call, how, choice)
