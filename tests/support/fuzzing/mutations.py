@@ -124,7 +124,8 @@ class Mutator:
             within, field = place
             most = max(1, _MOST_BYTES // len(field.to_bytes()))
             index = within.fields.index(field)
-            within.fields[index:index] = [field] * min(most, self._choice.choice(_REPEATS))
+            times = min(most, self._choice.choice(_REPEATS))
+            within.fields[index:index] = [field.copy() for _ in range(times)]
 
     def _value(self, tree: WireTree) -> None:
         """A field that is there gets a value that is unlikely to be good."""
