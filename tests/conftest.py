@@ -71,3 +71,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=400,
         help="spoilt requests that the inference service is sent over gRPC",
     )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=4,
+        help="times that the inference service is killed while it keeps streams",
+    )
