@@ -65,3 +65,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=300,
         help="requests that schemathesis makes for the gateway",
     )
+    parser.addoption(
+        "--fuzz-cases",
+        type=int,
+        default=400,
+        help="spoilt requests that the inference service is sent over gRPC",
+    )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=4,
+        help="times that the inference service is killed while it keeps streams",
+    )

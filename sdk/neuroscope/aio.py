@@ -225,7 +225,7 @@ class AsyncClient:
             events = self._transport.stream(call.rpc, call.request)
         return AsyncGeneration(
             events,
-            StreamState(keep=keep),
+            StreamState(keep=keep, steps_ahead=max_steps_ahead or 1),
             span,
             self.advance,
             self.steer,

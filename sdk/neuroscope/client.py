@@ -320,7 +320,7 @@ class Client:
             events = self._transport.stream(call.rpc, call.request)
         return Generation(
             events,
-            StreamState(keep=keep),
+            StreamState(keep=keep, steps_ahead=max_steps_ahead or 1),
             span,
             self.advance,
             self.steer,

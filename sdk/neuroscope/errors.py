@@ -38,6 +38,7 @@ import grpc
 from neuroscope.v1 import errors_pb2 as pb
 
 NEAREST_NAMES = 5
+_COMPARED_CHARACTERS = 200  # the comparison takes seconds for the names of megabytes that a request may carry
 Reason = pb.ErrorReason
 
 
@@ -272,7 +273,7 @@ def error_classes() -> dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]]
 
 
 def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
-    """The candidates most like a name, best first; the first few where none is alike."""
+    """The candidates most like a name, best first; the first few where none is. A long name counts by its head."""
     names = list(candidates)
-    close = difflib.get_close_matches(name.lower(), names, n=NEAREST_NAMES, cutoff=0.4)
+    close = difflib.get_close_matches(name[:_COMPARED_CHARACTERS].lower(), names, n=NEAREST_NAMES, cutoff=0.4)
     return tuple(close or names[:NEAREST_NAMES])

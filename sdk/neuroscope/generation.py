@@ -21,7 +21,7 @@ from opentelemetry import trace
 
 from neuroscope.cache import ActivationCache
 from neuroscope.codec import Event
-from neuroscope.errors import StreamingError
+from neuroscope.errors import StreamingError, UnknownIdError
 from neuroscope.interventions import InterventionLike
 from neuroscope.recovery import Resumption
 from neuroscope.requests import Call
@@ -37,6 +37,7 @@ class _Account:
         self._state = state
         self._span = span
         self._auto_advance = auto_advance
+        self._asked = False
         self._cancelled = False
         self._ended = False
 
@@ -92,7 +93,9 @@ class _Account:
         return self._state.started
 
     def _needs_credit(self) -> bool:
-        return self._auto_advance and self._state.wants_step()
+        """Whether credit is to be given now: once for every token that is asked for."""
+        asked, self._asked = self._asked, False
+        return asked and self._auto_advance and self._state.wants_step()
 
     def _in_span(self) -> AbstractContextManager[Any]:
         """Makes the span current while the call begins."""
@@ -179,8 +182,7 @@ class Generation(_Account, Iterator[GeneratedToken]):
         return self
 
     def __next__(self) -> GeneratedToken:
-        if not self._ended and self._needs_credit():
-            self.advance()
+        self._asked = True
         while not self._ended:
             token = self._read()
             if token is not None:
@@ -197,6 +199,8 @@ class Generation(_Account, Iterator[GeneratedToken]):
 
     def _read(self) -> GeneratedToken | None:
         try:
+            if self._needs_credit():
+                self._advance_if_running()
             with self._in_span():
                 event = next(self._events, None)
             if event is not None:
@@ -211,6 +215,10 @@ class Generation(_Account, Iterator[GeneratedToken]):
             raise
         self._end()
         return None
+
+    def _advance_if_running(self) -> None:
+        with suppress(UnknownIdError):  # it has computed its last step, or broke off: its stream says which
+            self.advance()
 
     def _resumed(self, error: BaseException) -> bool:
         """Whether the stream is taken up again where it broke."""
@@ -290,8 +298,7 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
         return self
 
     async def __anext__(self) -> GeneratedToken:
-        if not self._ended and self._needs_credit():
-            await self.advance()
+        self._asked = True
         while not self._ended:
             token = await self._read()
             if token is not None:
@@ -308,6 +315,8 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
 
     async def _read(self) -> GeneratedToken | None:
         try:
+            if self._needs_credit():
+                await self._advance_if_running()
             with self._in_span():
                 event = await anext(self._events, None)
             if event is not None:
@@ -322,6 +331,10 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
             raise
         self._end()
         return None
+
+    async def _advance_if_running(self) -> None:
+        with suppress(UnknownIdError):  # it has computed its last step, or broke off: its stream says which
+            await self.advance()
 
     async def _resumed(self, error: BaseException) -> bool:
         """Whether the stream is taken up again where it broke."""

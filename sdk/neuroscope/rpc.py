@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from neuroscope.codec import Event, decoder, encode
@@ -47,20 +47,20 @@ class Rpc:
         return decoder(self.response)
 
 
-def _all() -> Iterator[Rpc]:
-    for file in _FILES:
-        services: Mapping[str, ServiceDescriptor] = file.services_by_name
-        for service in services.values():
-            for method in service.methods:
-                yield Rpc(
-                    service.full_name,
-                    method.name,
-                    message_factory.GetMessageClass(method.input_type),
-                    message_factory.GetMessageClass(method.output_type),
-                    method.client_streaming,
-                    method.server_streaming,
-                )
+def calls_of(file: FileDescriptor) -> Iterator[Rpc]:
+    """The calls of every service of a proto file."""
+    services: Mapping[str, ServiceDescriptor] = file.services_by_name
+    for service in services.values():
+        for method in service.methods:
+            yield Rpc(
+                service.full_name,
+                method.name,
+                message_factory.GetMessageClass(method.input_type),
+                message_factory.GetMessageClass(method.output_type),
+                method.client_streaming,
+                method.server_streaming,
+            )
 
 
-RPCS: dict[str, Rpc] = {rpc.method: rpc for rpc in _all()}
+RPCS: dict[str, Rpc] = {rpc.method: rpc for file in _FILES for rpc in calls_of(file)}
 """Every call by its method name, which is unique over the services."""

@@ -64,6 +64,7 @@ class StreamState:
 
     Args:
         keep: collects all tensors in `cache`.
+        steps_ahead: of a generation that waits for credit: steps that it may be ahead of the token read last.
 
     Attributes:
         started: the first message.
@@ -76,7 +77,7 @@ class StreamState:
         is_sound: every event so far was what it should be, so that the stream can be taken up behind it.
     """
 
-    def __init__(self, *, keep: bool = True) -> None:
+    def __init__(self, *, keep: bool = True, steps_ahead: int = 1) -> None:
         self.started: pb.StreamStarted | None = None
         self.plan: tensor_pb2.TensorPlan | None = None
         self.manifest: pb.Manifest | None = None
@@ -91,7 +92,7 @@ class StreamState:
         self._hook_ids: list[str] = []
         self._pending: defaultdict[tuple[int, int], list[TensorPiece]] = defaultdict(list)
         self._steps: dict[int, int] = {}  # last step of each unfinished row
-        self._granted_steps = 1
+        self._steps_ahead = self._granted_steps = steps_ahead
         self._resumed = False
 
     def feed(self, event: Event) -> GeneratedToken | None:
@@ -146,8 +147,8 @@ class StreamState:
         return {telemetry.TOKENS: self.token_count, telemetry.BYTES: self.received_bytes}
 
     def wants_step(self) -> bool:
-        """Whether every row that goes on has given a token of the last step for which credit was given."""
-        return bool(self._steps) and all(step == self._granted_steps - 1 for step in self._steps.values())
+        """Whether every row that goes on has been read so far that another step may be computed."""
+        return bool(self._steps) and min(self._steps.values()) >= self._granted_steps - self._steps_ahead
 
     def grant(self, granted_steps: int) -> None:
         """Notes the credit given so far, the prefill counted as one step."""

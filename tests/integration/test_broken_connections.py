@@ -155,12 +155,14 @@ def test_a_resumable_generation_goes_on_if_the_service_had_finished(proxy: Cutti
         assert proxy.acted == total
 
 
-def test_a_generation_that_broke_off_is_not_spliced(proxy: CuttingProxy) -> None:
+@pytest.mark.parametrize("auto_advance", [False, True])
+def test_a_generation_that_broke_off_is_not_spliced(proxy: CuttingProxy, auto_advance: bool) -> None:
+    """Also where the connection breaks as credit is given."""
     options: dict[str, Any] = {
         "max_tokens": 200,
         "ignore_eos": True,
         "max_steps_ahead": 1,
-        "auto_advance": False,
+        "auto_advance": auto_advance,
         "resumable": True,
     }
     with connected(proxy, retry=Retry(attempts=3, first_pause_s=0.05)) as client:
@@ -171,6 +173,23 @@ def test_a_generation_that_broke_off_is_not_spliced(proxy: CuttingProxy) -> None
         with pytest.raises(StreamingError) as caught:
             generation.wait()
         assert caught.value.restart_token
+
+
+def test_a_generation_in_lockstep_goes_on_if_the_service_had_finished(proxy: CuttingProxy, service: Service) -> None:
+    options: dict[str, Any] = {"max_tokens": 4, "ignore_eos": True, "resumable": True, "max_steps_ahead": 4}
+    with connected(proxy) as client, Client(service.target) as direct:
+        whole = direct.generate(PROMPT, **options).wait()
+        proxy.pass_on()
+        generation = client.generate(PROMPT, **options)
+        assert next(generation).step == 0
+        deadline = time.monotonic() + 20
+        while direct.get_capture(generation.started.stream_id).state != pb.CAPTURE_STATE_COMMITTED:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        proxy.cut_after(0)
+        proxy.drop()
+        assert [token.step for token in generation] == [1, 2, 3]
+        assert generation.text == whole.text
 
 
 def test_mistakes_are_not_tried_twice(service: Service) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from neuroscope import ActivationCache, Client
+from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
 from tests.support.services import Service
 
 ENVIRONMENT = {"COLUMNS": "140", "MLX_DISABLE_COMPILE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_COLOR": "1"}
@@ -173,19 +175,63 @@ def test_up_serves_until_it_is_told_to_stop(llama_dir: Path, tmp_path: Path, num
     assert spans["GET /health"] == 1
 
 
-def test_up_starts_a_dead_service_again_on_the_same_port(llama_dir: Path, tmp_path: Path):
+@contextmanager
+def within_a_second() -> Generator[None]:
+    begin = time.monotonic()
+    yield
+    took_s = time.monotonic() - begin
+    print(f"after {1e3 * took_s:.0f} ms")
+    assert took_s < 1
+
+
+def test_up_starts_a_killed_service_again_and_what_it_kept_is_there(
+    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NEUROSCOPE_INFERENCE_SPOOL_DIR", str(tmp_path / "spool"))
     log = tmp_path / "log"
-    with up(llama_dir, log) as (process, target, _):
+    with up(llama_dir, log) as (process, target, url), Client(target) as client:
+        whole = client.capture("hello", ["resid_post", "attention_pattern"], resumable=True, capture_id="whole")
+        options: dict[str, Any] = {"hooks": ["logits"], "max_tokens": 200, "ignore_eos": True, "max_steps_ahead": 1}
+        half = client.generate("hello", resumable=True, generation_id="half", auto_advance=False, **options)
+        paced = client.generate("hello", auto_advance=False, **options)
+        assert next(half).step == next(paced).step == 0
         port = target.rpartition(":")[2]
         (line,) = subprocess.check_output(
             ["pgrep", "-f", f"neuroscope_inference --host 127.0.0.1 --port {port}"]
         ).split()
         os.kill(int(line), signal.SIGKILL)
+        with within_a_second(), pytest.raises(StreamingError, match="went away"):
+            paced.wait()
+        with within_a_second(), pytest.raises(NeuroScopeIntegrationError, match="no inference service answers"):
+            client.models()
+        with within_a_second(), pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"{url}/v1/models", timeout=10)
         eventually(lambda: "neuroscope-inference is ready again" in log.read_text())
         assert "neuroscope-inference was killed by SIGKILL; starting it again in 0.5 s" in log.read_text()
-        with Client(target) as client:
-            assert [model.model_id for model in client.models()] == ["llama"]
+        again = client.resume_capture("whole")  # tried again until the connection is there
+        assert [model.model_id for model in client.models()] == ["llama"]
+        assert again.checksums() == whole.checksums()
+        for key in whole:
+            np.testing.assert_array_equal(again[key], whole[key])
+        with pytest.raises(StreamingError, match="broke off") as caught:
+            client.resume_capture("half")
+        rerun = client.resume_capture("half", restart_token=caught.value.restart_token)
+        assert rerun.manifest is not None
+        assert rerun.manifest.usage.completion_tokens == 200
         process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+
+
+def test_what_runs_when_up_is_told_to_stop_comes_to_its_end(llama_dir: Path, tmp_path: Path):
+    with up(llama_dir, tmp_path / "log") as (process, target, _), Client(target) as client:
+        generation = client.generate("hello", hooks=["resid_post"], max_tokens=600, ignore_eos=True)
+        assert next(generation).step == 0
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert process.poll() is None
+        with pytest.raises(NeuroScopeIntegrationError):
+            client.models()
+        assert generation.wait().usage.completion_tokens == 600
         assert process.wait(60) == 143
 
 

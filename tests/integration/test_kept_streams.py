@@ -290,6 +290,24 @@ def test_a_generation_runs_again_with_the_seed_that_the_server_drew(transport: G
     assert len(again) == 200
 
 
+def test_a_generation_in_lockstep_runs_again_without_credit(service: Service, transport: GrpcTransport) -> None:
+    request = generate_request(
+        prompt(TEXT), "logits", generation_id="paced", resumable=True, max_tokens=9, ignore_eos=True, max_steps_ahead=1
+    )
+    free = generate_request(prompt(TEXT), "logits", max_tokens=9, ignore_eos=True)
+    expected = record(transport, free).token_ids()
+    stream = transport.stream(RPCS["Generate"], request)
+    while not (isinstance(event := next(stream), pb.GenerateResponse) and event.HasField("token")):
+        pass
+    stream.close()
+    wait_until_broken(transport, "paced")
+    with Client(service.target) as client:
+        with pytest.raises(StreamingError) as caught:
+            client.resume_capture("paced")
+        again = client.resume_capture("paced", restart_token=caught.value.restart_token)
+    assert again.token_ids[0][-9:] == expected
+
+
 def test_the_request_itself_runs_a_broken_capture_again(transport: GrpcTransport) -> None:
     request = capture("repeated", chunk_budget_bytes=1)
     break_off(transport, request)

@@ -25,6 +25,7 @@ from neuroscope.errors import (
 from neuroscope.rpc import RPCS
 from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import telemetry_pb2
 from tests.support.following import Follower
 from tests.support.recording import capture_request, generate_request, prompt, record
 from tests.support.services import Service, inference_service
@@ -331,8 +332,10 @@ def test_requests_that_name_nothing_are_refused(transport: GrpcTransport, gpt2_d
 
 @pytest.mark.usefixtures("still_serves")
 def test_unloading_ends_what_runs_and_nothing_else(transport: GrpcTransport, gpt2_dir: Path) -> None:
-    load(transport, gpt2_dir)
+    gpt2_bytes = load(transport, gpt2_dir)[-1].model.weights_bytes
     fields: dict[str, Any] = {"max_tokens": 900, "ignore_eos": True}
+    record(transport, generate_request(prompt(IDS), model_id="llama", max_tokens=60, ignore_eos=True))
+    held_bytes = active_bytes(transport)
     doomed = [
         Follower(transport, generate_request(prompt(IDS), "resid_post", model_id="gpt2", **fields)),
         Follower(transport, generate_request(prompt(IDS), model_id="gpt2", max_steps_ahead=1, **fields)),
@@ -349,6 +352,16 @@ def test_unloading_ends_what_runs_and_nothing_else(transport: GrpcTransport, gpt
     with pytest.raises(ModelNotFoundError) as caught:
         record(transport, generate_request(prompt(IDS), model_id="gpt2"))
     assert caught.value.field == "model_id"
+    deadline = time.monotonic() + 10
+    while active_bytes(transport) > held_bytes - gpt2_bytes:  # until the streams that broke off have let go of it
+        assert time.monotonic() < deadline, (active_bytes(transport), held_bytes)
+        time.sleep(0.01)
+
+
+def active_bytes(transport: GrpcTransport) -> int:
+    """Memory that MLX holds in the service."""
+    workload: Any = transport.unary(RPCS["GetWorkload"], telemetry_pb2.GetWorkloadRequest())
+    return workload.active_memory_bytes
 
 
 def test_a_service_without_models_says_so_and_takes_one(transport: GrpcTransport, llama_dir: Path) -> None:

@@ -7,7 +7,13 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
 from neuroscope import AsyncClient, Client, telemetry, zero
-from neuroscope.errors import ChecksumError, InvalidRequestError, MLXIntegrationError, StreamingError
+from neuroscope.errors import (
+    ChecksumError,
+    InvalidRequestError,
+    MLXIntegrationError,
+    StreamingError,
+    UnknownIdError,
+)
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from tests.support.scripted_transport import AsyncScriptedTransport, ScriptedTransport
@@ -240,6 +246,26 @@ def test_credit_of_several_rows_is_given_once_a_step(client, transport):
     credit = Credit(transport)
     tokens = [(token.row, token.step, credit.granted) for token in client.generate(["x", "y"], max_steps_ahead=1)]
     assert tokens == [(0, 0, 1), (1, 0, 1), (0, 1, 2), (1, 1, 2), (0, 2, 3), (1, 2, 3)]
+
+
+def test_an_engine_may_stay_ahead_of_what_is_read(client, transport):
+    credit = Credit(transport)
+    credit.granted = 2
+    granted = [credit.granted for _ in client.generate("x", max_steps_ahead=2)]
+    assert granted == [2, 3, 4]
+
+
+async def test_a_generation_that_has_computed_its_last_step_needs_no_credit(client, async_client, transport):
+    """It is no longer running while its last tokens are being read."""
+
+    def ended(request: pb.AdvanceGenerationRequest) -> pb.AdvanceGenerationResponse:
+        raise UnknownIdError("no generation is running", field="generation_id")
+
+    transport.answers["AdvanceGeneration"] = ended
+    assert [token.text for token in client.generate("x", max_steps_ahead=3)] == ["a", "b", "c"]
+    assert [token.text async for token in async_client.generate("x", max_steps_ahead=3)] == ["a", "b", "c"]
+    with pytest.raises(UnknownIdError):
+        client.generate("x", max_steps_ahead=3).advance()
 
 
 async def test_credit_on_an_event_loop(async_client, transport):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from neuroscope.errors import NeuroScopeIntegrationError
 
 INFERENCE = "neuroscope-inference"
 GATEWAY = "neuroscope-gateway"
+_DRAIN_S = 10.0  # what both services take unless told otherwise
+_LAST_STEPS_S = 5.0
 
 
 def inference(
@@ -50,6 +53,14 @@ def gateway(
     _require("neuroscope_gateway", "gateway")
     command = [sys.executable, "-m", "neuroscope_gateway", "--host", host, "--port", str(port)]
     return Service(GATEWAY, [*command, "--inference", inference_address], environment or {})
+
+
+def grace_s() -> float:
+    """How long services have to end once they are told to: as the environment lets inference drain, and a bit more."""
+    try:
+        return float(os.environ.get("NEUROSCOPE_INFERENCE_DRAIN_SECONDS", "")) + _LAST_STEPS_S
+    except ValueError:  # it is not set, or inference will say that it is no number
+        return _DRAIN_S + _LAST_STEPS_S
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -71,7 +71,7 @@ def up(
     ):
         environment = {**environment, **_secured(context)}
         service_log = ServiceLog(file)
-        with Supervisor(service_log.line, service_log.news) as supervisor:
+        with Supervisor(service_log.line, service_log.news, grace_s=services.grace_s()) as supervisor:
             port_inference = port_inference or services.free_port(host)
             inference = supervisor.start(
                 services.inference(models, host=host, port=port_inference, environment=environment)

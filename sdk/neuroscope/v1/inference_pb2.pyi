@@ -1994,7 +1994,8 @@ class ResumeCaptureRequest(_message.Message):
     """First frame wanted. Tokens that follow the frame before it are sent again."""
     restart_token: _builtins.str
     """Token of the ABORTED answer that said that the capture broke off: runs its request again, as a new attempt under the
-    same id, from the first frame on.
+    same id, from the first frame on. A generation then runs freely, whatever max_steps_ahead was, and as it was asked
+    for: what Steer changed is not done again.
     """
     def __init__(
         self,

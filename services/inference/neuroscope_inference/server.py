@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
 
 from neuroscope import telemetry
 from neuroscope.codec import Event
-from neuroscope.errors import InvalidRequestError, MLXIntegrationError, NeuroScopeIntegrationError
+from neuroscope.errors import NeuroScopeIntegrationError
 from neuroscope.rpc import RPCS, Rpc
-from neuroscope.status import to_abort
 from neuroscope_inference import security
 from neuroscope_inference.admission import client_of
+from neuroscope_inference.handlers import Context, handler
+from neuroscope_inference.health import Health
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.unix_socket import UnixSocket
@@ -30,13 +31,6 @@ _log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _LAST_WORDS_S = 0.2
 """Once no call of the contract runs any more, watchers of health have this long to hear of the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """Bytes that are not the message they should be. grpc.aio by itself would answer UNKNOWN."""
-
-    reason: str
 
 
 async def serve(settings: InferenceSettings) -> None:
@@ -68,26 +62,24 @@ async def serve(settings: InferenceSettings) -> None:
     for name in names:
         handlers = {rpc.method: _handler(service, rpc, calls) for rpc in RPCS.values() if rpc.service == name}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    health_servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - the stubs lack it
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health = Health(names)
+    server.add_generic_rpc_handlers((health.handlers(),))
+    reflection.enable_server_reflection((*names, HEALTH_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, settings, port_credentials)
     unix_socket = UnixSocket.of(settings)
     if unix_socket is not None:
         unix_socket.bind(server)
-    for name in ("", *names):  # health comes with the models
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await health.set_all(health_pb2.HealthCheckResponse.NOT_SERVING)  # health comes with the models
     await server.start()
     try:
         if await _ends_before(stop, service.load_models()):
-            for name in ("", *names):
-                await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await health.set_all(health_pb2.HealthCheckResponse.SERVING)
             if unix_socket is not None:
                 print(f"neuroscope-inference listens on {unix_socket} too", flush=True)
             print(f"neuroscope-inference ready on {_address(settings.host, port)}", flush=True)
             await stop.wait()
         _log.info("draining for up to %g s", settings.drain_seconds)
-        await health_servicer.enter_graceful_shutdown()
+        await health.enter_graceful_shutdown()
     finally:
         draining = asyncio.create_task(server.stop(settings.drain_seconds))
         await asyncio.wait({draining, asyncio.create_task(calls.ended())}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +99,7 @@ class _Calls:
         self._none = asyncio.Event()
         self._none.set()
 
-    def begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def begin(self, context: Context) -> None:
         """Counts a call until its status has left."""
         self._count += 1
         self._none.clear()
@@ -157,61 +149,15 @@ def _bind(server: grpc.aio.Server, settings: InferenceSettings, credentials: grp
 
 
 def _handler(service: InferenceService, rpc: Rpc, calls: _Calls) -> grpc.RpcMethodHandler[Any, Any]:
-    if rpc.streams_responses:
-
-        async def stream(request: Event | Malformed, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            calls.begin(context)
-            async with _errors_as_status(context):
-                metadata, client = context.invocation_metadata() or (), client_of(context.peer())
-                events = service.stream(rpc, _well_formed(request), metadata, client)
-                async with aclosing(events):
-                    async for event in events:
-                        await context.write(event)
-
-        return grpc.unary_stream_rpc_method_handler(stream, _reader(rpc), rpc.serialize)
-
-    async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def stream(request: Event, context: Context) -> None:
         calls.begin(context)
-        async with _errors_as_status(context):
-            if rpc.streams_requests:
-                return await service.unary(rpc, _each_well_formed(request), context.invocation_metadata() or ())
-            return await service.unary(rpc, _well_formed(request), context.invocation_metadata() or ())
+        metadata, client = context.invocation_metadata() or (), client_of(context.peer())
+        async with aclosing(service.stream(rpc, request, metadata, client)) as events:
+            async for event in events:
+                await context.write(event)
 
-    if rpc.streams_requests:
-        return grpc.stream_unary_rpc_method_handler(unary, _reader(rpc), rpc.serialize)
-    return grpc.unary_unary_rpc_method_handler(unary, _reader(rpc), rpc.serialize)
+    async def unary(request: Event | AsyncIterator[Event], context: Context) -> Message:
+        calls.begin(context)
+        return await service.unary(rpc, request, context.invocation_metadata() or ())
 
-
-@asynccontextmanager
-async def _errors_as_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncGenerator[None, None]:
-    """Turns errors of the tree into their status, and anything else into INTERNAL with a log entry."""
-    try:
-        yield
-    except MLXIntegrationError as error:
-        await context.abort_with_status(to_abort(error))
-    except Exception as error:
-        _log.exception("a call failed")
-        await context.abort_with_status(to_abort(MLXIntegrationError(f"internal error: {error!r}")))
-
-
-def _reader(rpc: Rpc) -> Callable[[bytes], Event | Malformed]:
-    decode = rpc.deserialize_request
-
-    def read(raw: bytes) -> Event | Malformed:
-        try:
-            return decode(raw)
-        except DecodeError as error:
-            return Malformed(f"the request is not a {rpc.request.DESCRIPTOR.name}: {error}")
-
-    return read
-
-
-def _well_formed(request: Event | Malformed) -> Event:
-    if isinstance(request, Malformed):
-        raise InvalidRequestError(request.reason, field="request")
-    return request
-
-
-async def _each_well_formed(requests: AsyncIterator[Event | Malformed]) -> AsyncGenerator[Event, None]:
-    async for request in requests:
-        yield _well_formed(request)
+    return handler(rpc, stream if rpc.streams_responses else unary)

@@ -8,7 +8,6 @@ a new request waits for no more than a step. A job whose reader is slow or whose
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import threading
 import time
@@ -131,8 +130,7 @@ class Engine:
         Raises:
             ModelNotFoundError: no model of that id is loaded.
         """
-        model = self.model(model_id)
-        await self.call(lambda: self._unload(model))
+        await self.call(lambda: self._unload(model_id))
 
     async def call(self, function: Callable[[], Result]) -> Result:
         """What a function gives on the engine's thread, between two pieces of work."""
@@ -312,13 +310,15 @@ class Engine:
         in_use = [job.model for job in self._jobs if job.model is not None]
         if self.shelf.reserve(request, nbytes, in_use):
             self._decoders = {key: decoder for key, decoder in self._decoders.items() if decoder.seats}
-            gc.collect()  # a hooked model refers to itself
             mx.clear_cache()
 
-    def _unload(self, model: LoadedModel) -> None:
+    def _unload(self, model_id: str) -> None:
+        self._take_away(self.model(model_id))
+        mx.clear_cache()  # nothing here refers to the model any more
+
+    def _take_away(self, model: LoadedModel) -> None:
         self.shelf.remove(model)
         for job in [job for job in self._jobs if job.model is model]:
             self._jobs.remove(job)
             self._end(job, NeuroScopeIntegrationError(f"model {model.description.model_id} was unloaded"))
         self._decoders.pop(id(model), None)
-        mx.clear_cache()

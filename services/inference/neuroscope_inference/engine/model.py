@@ -14,7 +14,7 @@ from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 from neuroscope.errors import ContextLengthError, InvalidRequestError, UnavailableSiteError
 from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine import caches
+from neuroscope_inference.engine import caches, swapping
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.layout import Layout, PointState
@@ -86,6 +86,10 @@ class LoadedModel:
     def rotates(self) -> bool:
         """Whether some layer keeps its keys in a ring."""
         return caches.rotates(caches.new(self.network))
+
+    def release(self) -> None:
+        """Says that nothing will run on it any more, so that its weights go with the last reference to it."""
+        swapping.release(self.network)
 
     def describe(self) -> pb.GetModelResponse:
         """The model, every point of the vocabulary, and the self-test's verdict."""

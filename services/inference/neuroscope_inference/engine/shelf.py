@@ -115,8 +115,9 @@ class Shelf:
         self._models[model_id] = model
 
     def remove(self, model: LoadedModel) -> None:
-        """Takes a model away."""
+        """Takes a model away; its memory is free once its requests have let go of it."""
         self._models = {key: value for key, value in self._models.items() if value is not model}
+        model.release()
 
     def _victims(self, request: LoadRequest, nbytes: int, in_use: Collection[LoadedModel]) -> list[LoadedModel]:
         missing = self.held_bytes + nbytes - self.budget_bytes

@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope_inference.engine.arrays import new_handle
+from neuroscope_inference.engine.swapping import HOOK
 
 Edit = Callable[[mx.array], mx.array]
 PointIndex = int
@@ -245,7 +246,7 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
     if plain not in _swapped_classes:
         _swapped_classes[plain] = _swapped(plain)
     watch.module.__class__ = _swapped_classes[plain]
-    object.__setattr__(watch.module, "_neuroscope_hook", hook)
+    object.__setattr__(watch.module, HOOK, hook)
 
 
 def argument_of(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:

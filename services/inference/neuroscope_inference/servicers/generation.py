@@ -45,7 +45,10 @@ class GenerationServicer:
             request = self._keeper.spelled_out(request)
             entry = await self._keeper.known(request, generation_id)
         if entry is None:
-            events = self._run(request, generation_id, Sampler.of(request.sampling), context, pb.GenerateResponse)
+            credit = Credit(request.max_steps_ahead or None)
+            events = self._run(
+                request, generation_id, Sampler.of(request.sampling), credit, context, pb.GenerateResponse
+            )
         else:
             events = self._keeper.again(entry, pb.GenerateResponse)
         async with aclosing(events):
@@ -53,23 +56,27 @@ class GenerationServicer:
                 yield event
 
     def restarted(self, request: pb.GenerateRequest, header: Header, context: Context) -> AsyncGenerator[Event, None]:
-        """A new attempt of a kept generation that broke off, with the draws of the old one."""
+        """A new attempt of a kept generation that broke off, with the draws of the old one.
+
+        It runs freely, whatever max_steps_ahead was: who has a stream sent again reads it and gives no credit.
+        """
         sampling = pb.Sampling()
         sampling.CopyFrom(request.sampling)
         sampling.seed = header.seed
-        return self._run(request, header.capture_id, Sampler.of(sampling), context, pb.ResumeCaptureResponse)
+        return self._run(request, header.capture_id, Sampler.of(sampling), Credit(), context, pb.ResumeCaptureResponse)
 
     async def _run(
         self,
         request: pb.GenerateRequest,
         generation_id: str,
         sampler: Sampler,
+        credit: Credit,
         context: Context,
         response: Response,
     ) -> AsyncGenerator[Event, None]:
         if generation_id in self._running:
             raise IdTakenError(f"generation {generation_id!r} is running already", field="generation_id")
-        running = self._running[generation_id] = Running(Credit(request.max_steps_ahead or None))
+        running = self._running[generation_id] = Running(credit)
         try:
             prepared = await self._runner.prepare(
                 request,
@@ -77,7 +84,7 @@ class GenerationServicer:
                 context,
                 max_new_tokens=sampler.max_tokens,
                 rows_per_prompt=sampler.rows_per_prompt,
-                credit=running.credit,
+                credit=credit,
             )
             sampler.penalties.check_vocabulary(prepared.run.forward.model.description.vocab_size)
             running.run = prepared.run
@@ -106,7 +113,9 @@ class GenerationServicer:
         """Adds credit to a running generation."""
         credit = self._find(request.generation_id).credit
         if credit.granted_steps is None:
-            raise InvalidRequestError("the generation runs freely: max_steps_ahead was 0", field="generation_id")
+            raise InvalidRequestError(
+                "the generation runs freely: max_steps_ahead was 0, or it is run again", field="generation_id"
+            )
         if not request.steps:
             raise InvalidRequestError("steps is at least 1", field="steps")
         credit.granted_steps += request.steps
