@@ -1,1 +1,1 @@
-"""Measurements beside other libraries: TransformerLens, nnsight, Hugging Face, mlx-lm and its server. `make bench-peers`."""
+"""Measurements beside other libraries: TransformerLens, nnsight, Hugging Face, mlx-lm. `make bench-peers`."""

@@ -23,8 +23,8 @@ OURS = "NeuroScope"
 MLX = "mlx-lm"
 HUGGING_FACE = "Hugging Face"
 PEERS: Mapping[str, str] = {
-    "TransformerLens": "transformer_lens",
-    "nnsight": "nnsight",
+    "TransformerLens": "transformer_lens_hooks",
+    "nnsight": "nnsight_traces",
     HUGGING_FACE: "hugging_face",
 }
 """Libraries of the other environment, and their modules in `workers`."""
@@ -58,7 +58,7 @@ class Contestant:
             processes.forget_peak(pid)
 
     def peak_bytes(self) -> int | None:
-        """The most memory that its processes held, client's and service's added up; None where the system does not say."""
+        """The most memory that it held, client's and service's added up; None where the system does not say."""
         peaks = [processes.peak_resident_bytes(pid) for pid in self._pids()]
         return sum(peak for peak in peaks if peak is not None) if None not in peaks else None
 

@@ -1,4 +1,4 @@
-"""The environment of the other libraries: `.venv` beside this file, which `make bench-peers` makes of requirements.txt."""
+"""The environment of the other libraries: `.venv` beside this file, made of requirements.txt by `make bench-peers`."""
 
 from __future__ import annotations
 

@@ -4,6 +4,6 @@ from neuroscope_inference import blas
 
 blas.load()  # before mlx is imported
 
-from mlx_lm.server import main
+from mlx_lm.server import main  # noqa: E402
 
 main()

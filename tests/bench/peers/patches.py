@@ -49,9 +49,7 @@ ENTRANTS = (
 )
 
 
-def run(
-    rounds: int = 1, *, positions: int = 16, progress: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def run(rounds: int = 1, *, positions: int = 16, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Measures the random gpt2 of 124 million parameters.
 
     Args:

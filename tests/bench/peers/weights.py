@@ -33,7 +33,9 @@ def talking_folder() -> Generator[Path]:
     with TemporaryDirectory(prefix="neuroscope-bench-") as root:
         folder = make_model("llama", Path(root) / "llama-85m", **shape)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        silent = [token for token in range(512) if not tokenizer.decode([token]).isascii() or token < len(SPECIAL_TOKENS)]
+        silent = [
+            token for token in range(512) if not tokenizer.decode([token]).isascii() or token < len(SPECIAL_TOKENS)
+        ]
         weights = load_file(folder / "model.safetensors")
         weights["lm_head.weight"][silent] = 0  # a logit of 0 among hundreds of normal ones is never the largest
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,1 +1,1 @@
-"""The libraries, each in a process of its own and some in an environment of their own (`tests.bench.peers.contestants`)."""
+"""The libraries, each in a process of its own, started by `tests.bench.peers.contestants`."""

@@ -1,6 +1,6 @@
 """A library that answers questions a line at a time: `python -m tests.bench.peers.workers MODULE WHERE`.
 
-MODULE is one of this package, with a function `open_library` that takes WHERE: a model's folder, or a service's address.
+MODULE is one of this package, whose `open_library` takes WHERE: a model's folder, or a service's address.
 """
 
 import sys

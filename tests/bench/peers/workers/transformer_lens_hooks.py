@@ -27,11 +27,16 @@ class TransformerLens(Library):
         self._model: Any = TransformerBridge.boot_transformers(folder, hf_model=inner, tokenizer=tokenizer)
         self._model.enable_compatibility_mode(no_processing=True)
         self._layers = range(self._model.cfg.n_layers)
-        self._residual = {f"blocks.{layer}.hook_{name}": f"{name}.{layer}" for name in RESIDUAL for layer in self._layers}
+        self._residual = {
+            f"blocks.{layer}.hook_{name}": f"{name}.{layer}" for name in RESIDUAL for layer in self._layers
+        }
 
     def observe(self, ids: Sequence[int]) -> Arrays:
         logits, cache = self._model.run_with_cache(row(ids), names_filter=list(self._residual))
-        return {"logits": logits[0].numpy(), **{ours: cache[theirs][0].numpy() for theirs, ours in self._residual.items()}}
+        return {
+            "logits": logits[0].numpy(),
+            **{ours: cache[theirs][0].numpy() for theirs, ours in self._residual.items()},
+        }
 
     def generate(self, ids: Sequence[int], tokens: int, captured: bool) -> Generated:
         kept: list[torch.Tensor] = []
