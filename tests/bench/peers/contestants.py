@@ -38,8 +38,8 @@ class Contestant:
     name: str
     worker: Worker
     """Who is asked."""
-    service_pid: int | None = None
-    """Who computes, if it is another process."""
+    pids: Sequence[int]
+    """Of the worker, and of the service that it is a client of."""
 
     def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
         """A task of `tests.bench.peers.workers.library.Library`, and what came of it."""
@@ -54,16 +54,13 @@ class Contestant:
 
     def forget_peak(self) -> None:
         """Lets `peak_bytes` begin anew."""
-        for pid in self._pids():
+        for pid in self.pids:
             processes.forget_peak(pid)
 
     def peak_bytes(self) -> int | None:
         """The most memory that it held, client's and service's added up; None where the system does not say."""
-        peaks = [processes.peak_resident_bytes(pid) for pid in self._pids()]
+        peaks = [processes.peak_resident_bytes(pid) for pid in self.pids]
         return sum(peak for peak in peaks if peak is not None) if None not in peaks else None
-
-    def _pids(self) -> list[int]:
-        return [self.worker.pid] if self.service_pid is None else [self.worker.pid, self.service_pid]
 
 
 def in_turns(
@@ -74,7 +71,7 @@ def in_turns(
     each: Sequence[Mapping[str, Any]] | None = None,
     **arguments: Any,
 ) -> list[Taken]:
-    """All of them do a task, a quarter of a second at a time; CPU seconds are a client's and its service's together.
+    """All of them do a task, a quarter of a second at a time; the worker's answer is each result.
 
     Args:
         contestants: whose results come back in this order.
@@ -85,15 +82,11 @@ def in_turns(
     """
     own = each or [{}] * len(contestants)
     turns = [
-        Turn(one.service_pid or one.worker.pid, partial(one.ask, task, **arguments, **more))
-        for one, more in zip(contestants, own, strict=True)
+        Turn(one.pids, partial(one.ask, task, **arguments, **more)) for one, more in zip(contestants, own, strict=True)
     ]
     start = first % len(turns)
     taken = take_turns(turns[start:] + turns[:start])
-    return [
-        Taken(done.result, done.cpu_s + (done.result["cpu_s"] if one.service_pid else 0), done.wall_s)
-        for one, done in zip(contestants, taken[len(taken) - start :] + taken[: len(taken) - start], strict=True)
-    ]
+    return taken[len(taken) - start :] + taken[: len(taken) - start]
 
 
 @contextmanager
@@ -104,18 +97,14 @@ def contestants(folder: Path, names: Sequence[str]) -> Generator[list[Contestant
 
 
 def _start(stack: ExitStack, name: str, folder: Path) -> Contestant:
+    module, where, settings, services = name, str(folder), dict[str, Any](environment=_ONE_THREAD), list[int]()
     if name == OURS:
         service = stack.enter_context(inference_service(folder, environment=_ONE_THREAD))
-        worker = Worker("tests.bench.peers.workers", "ours", service.target)
-        return Contestant(name, stack.enter_context(worker), service.process.pid)
-    if name == MLX:
-        worker = Worker("tests.bench.peers.workers", "mlx_alone", str(folder), environment=_ONE_THREAD)
+        module, where, services = "ours", service.target, [service.process.pid]
+    elif name == MLX:
+        module = "mlx_alone"
     else:
-        worker = Worker(
-            "tests.bench.peers.workers",
-            PEERS[name],
-            str(folder),
-            environment=environment.SETTINGS,
-            python=environment.python(),
-        )
-    return Contestant(name, stack.enter_context(worker))
+        module = PEERS[name]
+        settings = {"environment": environment.SETTINGS, "python": environment.python()}
+    worker = stack.enter_context(Worker("tests.bench.peers.workers", module, where, **settings))
+    return Contestant(name, worker, [worker.pid, *services])
