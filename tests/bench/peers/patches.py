@@ -29,7 +29,7 @@ from tests.support.compare import describe_difference
 MODEL = "gpt2"
 PROMPT_TOKENS = 64
 TARGETS = (5, 7)
-FORWARDS = 4  # timed together
+FORWARDS = 8  # timed together
 
 
 @dataclass(frozen=True)
