@@ -11,8 +11,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # All paths are relative, so that a checkout below a folder with spaces in its name works too.
 BIN := .venv/bin
 READY := .venv/.ready
-TRAIN_BIN := models/training/.venv/bin
+# Two more environments, for what the first one must not have in it (torch).
 TRAIN_READY := models/training/.venv/.ready
+PEERS_READY := tests/bench/peers/.venv/.ready
 
 # uv installs in seconds what takes pip a minute. Where only pip knows the way, by a mirror in its own settings, pip does it.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -21,7 +22,7 @@ install = $(BIN)/uv pip install --quiet --python .venv $(1) || { echo "uv could 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-.PHONY: help setup demo up test test-deploy bench gen train lock release-contract clean
+.PHONY: help setup demo up test test-deploy bench bench-peers gen train lock release-contract clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +61,9 @@ test-deploy: $(READY) ## Builds the images, runs the cluster, asks it what the d
 bench: $(READY) ## Measures speed and memory (BENCH_ARGS=...)
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
+bench-peers: $(READY) $(PEERS_READY) ## Measures beside TransformerLens, nnsight, Hugging Face and mlx-lm (BENCH_ARGS=...)
+	@$(BIN)/python -m tests.bench.peers $(BENCH_ARGS)
+
 gen: $(READY) ## Regenerates sdk/neuroscope/v1 from protos/
 	@echo "stubs of protos/ into sdk/"
 	@$(BIN)/python scripts/generate_stubs.py
@@ -88,7 +92,7 @@ release-contract: $(READY) ## Makes protos/ the released contract that later cha
 
 clean: ## Removes environments, caches and build results
 	@echo "removing .venv, caches, build results"
-	@rm -rf .venv models/training/.venv build dist .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv models/training/.venv build dist tests/bench/peers/.venv .pytest_cache .ruff_cache .hypothesis
 	@find sdk services scripts tests models -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -106,9 +110,9 @@ $(READY): requirements/dev.txt pyproject.toml | .venv/bin/python
 	@$(BIN)/python -m neuroscope_inference.blas
 	@touch $@
 
-$(TRAIN_READY): models/training/requirements.txt
+%/.venv/.ready: %/requirements.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; fi
-	@echo "environment: models/training/.venv"
-	@$(PYTHON) -m venv models/training/.venv
-	@$(TRAIN_BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -r models/training/requirements.txt
+	@echo "environment: $*/.venv"
+	@$(PYTHON) -m venv $*/.venv
+	@$*/.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r $*/requirements.txt
 	@touch $@

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from scripts.results import markdown_table, rounded
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "performance.md"
@@ -94,7 +96,7 @@ def page(results: Mapping[str, Any]) -> str:
         prefill=kinds["prefill"],
         tax_plot=TAX_PLOT.name,
     )
-    text += _table(
+    text += markdown_table(
         (
             "model",
             "",
@@ -111,7 +113,7 @@ def page(results: Mapping[str, Any]) -> str:
     text += _PREFILL.format(
         tokens=concurrency["tokens"], rounds=concurrency["rounds"], concurrency_plot=CONCURRENCY_PLOT.name
     )
-    text += _table(
+    text += markdown_table(
         ("model", "generations", "tokens per s", "to one", "bar"),
         (
             [c["model"], str(c["generations"]), f"{c['tokens_per_s']:.1f}", f"{c['to_one']:.2f}", _bar(c["bar"])]
@@ -119,7 +121,7 @@ def page(results: Mapping[str, Any]) -> str:
         ),
     )
     rest = results["rest"]
-    text += _REST.format(tokens=rest["tokens"], rounds=rest["rounds"]) + _table(
+    text += _REST.format(tokens=rest["tokens"], rounds=rest["rounds"]) + markdown_table(
         (
             "model",
             "captured",
@@ -133,7 +135,7 @@ def page(results: Mapping[str, Any]) -> str:
         ),
         map(_rest_row, rest["cases"]),
     )
-    text += _WIRE + _table(
+    text += _WIRE + markdown_table(
         ("case", "client", "server", "both", "MB/s", "per step of 200 tensors of 3 KiB"),
         map(_wire_row, results["wire"]["cases"]),
     )
@@ -188,11 +190,6 @@ def _wire_row(case: Mapping[str, Any]) -> list[str]:
 
 def _bar(bar: float | None) -> str:
     return "" if bar is None else f"at least {bar:g}"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def draw(results: Mapping[str, Any]) -> None:
@@ -255,16 +252,6 @@ def _key(case: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(case.get(name) for name in ("model", "kind", "captured", "generations", "way", "case"))
 
 
-def _rounded(value: Any) -> Any:
-    """The results in the digits that they have; single rounds are left out."""
-    if isinstance(value, dict):
-        entries = cast("dict[str, Any]", value).items()
-        return {key: _rounded(held) for key, held in entries if not key.endswith("_rounds")}
-    if isinstance(value, list):
-        return [_rounded(held) for held in cast("list[Any]", value)]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def main() -> None:
     """Writes results, page and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,7 +260,7 @@ def main() -> None:
     if files:
         merged: dict[str, Any] = {}
         for file in files:
-            _merge(merged, _rounded(json.loads(file.read_text())))
+            _merge(merged, rounded(json.loads(file.read_text())))
         RESULTS.write_text(json.dumps(merged, indent=1) + "\n")
     results = json.loads(RESULTS.read_text())
     PAGE.write_text(page(results))

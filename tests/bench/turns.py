@@ -38,6 +38,8 @@ class Taken:
     result: Any
     cpu_s: float
     """Of the processes."""
+    wall_s: float
+    """While it was its turn."""
 
 
 def take_turns(turns: Sequence[Turn], slice_s: float = SLICE_S) -> list[Taken]:
@@ -52,12 +54,13 @@ def take_turns(turns: Sequence[Turn], slice_s: float = SLICE_S) -> list[Taken]:
             _signal(turn, signal.SIGSTOP)
         futures = [pool.submit(turn.work) for turn in turns]
         try:
-            _rotate(list(zip(turns, futures, strict=True)), slice_s)
+            walls = _rotate(list(zip(turns, futures, strict=True)), slice_s)
         finally:
             for turn in turns:
                 _signal(turn, signal.SIGCONT)
     return [
-        Taken(future.result(), _used(turn) - cpu_s) for turn, future, cpu_s in zip(turns, futures, before, strict=True)
+        Taken(future.result(), _used(turn) - cpu_s, wall_s)
+        for turn, future, cpu_s, wall_s in zip(turns, futures, before, walls, strict=True)
     ]
 
 
@@ -70,13 +73,18 @@ def _signal(turn: Turn, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _rotate(waiting: list[tuple[Turn, Future[Any]]], slice_s: float) -> None:
-    for turn, future in itertools.cycle(waiting):
+def _rotate(waiting: list[tuple[Turn, Future[Any]]], slice_s: float) -> list[float]:
+    """Seconds of each."""
+    walls = [0.0] * len(waiting)
+    for index, (turn, future) in itertools.cycle(enumerate(waiting)):
         if not future.done():
+            begin = time.perf_counter()
             _signal(turn, signal.SIGCONT)
             wait([future], slice_s, FIRST_COMPLETED)
+            walls[index] += time.perf_counter() - begin
             if future.done():
                 time.sleep(_SETTLE_S)
             _signal(turn, signal.SIGSTOP)
         elif all(other.done() for _, other in waiting):
-            return
+            break
+    return walls

@@ -19,14 +19,20 @@ _READY = "ready"
 
 
 class Worker:
-    """A module run as a process.
+    """A module run as a process, by this Python unless another one is named.
 
     Raises (from `ask`):
         ChildProcessError: the process has ended; what it wrote to stderr says why.
     """
 
-    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", module, *arguments]
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        command = [python, "-m", module, *arguments]
         pipe = subprocess.PIPE
         environ = {**os.environ, **(environment or {})}
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ)

@@ -16,6 +16,20 @@ def resident_bytes(pid: int) -> int:
     return int(_ps(pid, "rss")) * 1024
 
 
+def forget_peak(pid: int) -> None:
+    """Lets `peak_resident_bytes` begin anew; Linux alone has this."""
+    if _PROC.is_dir():
+        (_PROC / str(pid) / "clear_refs").write_text("5")  # proc_pid_clear_refs(5)
+
+
+def peak_resident_bytes(pid: int) -> int | None:
+    """The most memory that it held since `forget_peak`; None where the system does not say."""
+    if not _PROC.is_dir():
+        return None
+    (line,) = (line for line in (_PROC / str(pid) / "status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time it has used, user and system."""
     if sys.platform == "linux":

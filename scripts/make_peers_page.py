@@ -1,0 +1,222 @@
+"""Makes docs/peers.md and its plot from what `make bench-peers` measured.
+
+    make bench-peers BENCH_ARGS="--json peers.json"
+    python -m scripts.make_peers_page peers.json [...]
+
+Benches of files given later replace those of files given before. What was used is kept as docs/peers.json, and without
+a file the page is made of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from scripts.results import markdown_table, rounded
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "peers.md"
+RESULTS = DOCS / "peers.json"
+PLOT = DOCS / "images" / "peers.svg"
+MODELS = ("gpt2", "llama")
+NOTHING, ALL = "nothing", "all residual points"
+_COLOURS = {
+    "NeuroScope": "#5b8def",
+    "TransformerLens": "#3fb68b",
+    "nnsight": "#e0a43a",
+    "Hugging Face": "#d45f6a",
+    "mlx-lm": "#999999",
+}
+
+_HEAD = """# Beside other libraries
+
+The same work in other libraries and here, in one run: `make bench-peers`, which makes an environment of its own for
+torch (a few minutes, once). This page is made of [peers.json](peers.json) by `python -m scripts.make_peers_page`; the
+figures are of {machine}, without a GPU, {versions}. Each has one thread for matrix products.
+
+Weights are the same files for all, random, of 124 million parameters (gpt2 and llama, 12 layers of width 768, float32).
+Before anything is measured the libraries' logits and residual streams are compared, within 1e-4 of the largest entry;
+generated tokens, bytes captured and scores of patches are compared as well. A library that differs ends the run.
+
+On this machine torch's kernels are faster than those of MLX's CPU backend, most of all for the products of a single
+token; where MLX is meant to be fast, on Apple silicon, it runs on the GPU. So compare a library with itself, captures
+against none, and rates across libraries with `mlx-lm` in mind: the same kernels with nothing of ours.
+
+![Tokens and patches per CPU second](images/{plot})
+
+## Generating and long prompts
+
+Decode is {tokens} tokens after a prompt of {prompt}, prefill one token after a prompt of {prefill}; greedy. `all` is
+every residual point captured: resid_pre, resid_mid and resid_post of 12 layers at every position, {megabytes:.0f} MB of
+a prefill. Medians of {rounds} rounds, in which all libraries work at the same time in turns of a quarter of a second.
+
+* **NeuroScope**: `Client.generate(..., hooks=[...])` over gRPC; CPU time and memory are those of service and client
+  together.
+* **TransformerLens**: `TransformerBridge.generate` within `model.hooks(...)`. **nnsight**: `model.generate` with
+  `tracer.cache(...)`. **Hugging Face**: `model.generate` with forward hooks. All three in the caller's process.
+* **mlx-lm**: `stream_generate`, which has no captures.
+
+"""
+
+_PATCHES = """
+## Patches
+
+Activation patching of `resid_pre` ({model}): {layers} layers x {positions} positions of a prompt of {prompt_tokens}
+tokens, one layer and position at a time, metric a difference of two logits; medians of {rounds} rounds. `per forward`
+is how many patches a library does in the time of one of its own plain forward passes, a ratio that depends little on
+the machine.
+
+"""
+
+_SERVING = """
+## Chat
+
+`POST /v1/chat/completions`, streamed to one client, {tokens} tokens; medians of {rounds} rounds, one server after the
+other. mlx-lm's own server runs on the BLAS that ours has (it comes with one many times slower), and both give the same
+text. `llama-85m` is a random llama of 12 layers and width 768 with 512 tokens; `neuroscope-tiny` the bundled model of a
+million parameters, whose steps are so short that what a server adds is most of what is measured.
+
+"""
+
+_NUMBERS = """
+## The same numbers
+
+`tests/data/peers` holds what TransformerLens computes of the bundled model and of a small random gpt2: logits, residual
+streams, attention patterns, logit-lens predictions, the effect of ablating each head, and a heatmap of residual
+patches, with the versions and the command in the files' metadata. `tests/integration/test_peer_numbers.py` finds the
+same here, within 1e-4 of the largest entry. `python -m tests.bench.peers.fixtures` makes the files anew.
+"""
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The page as Markdown."""
+    captures = [case for model in MODELS for case in results[model]["cases"]]
+    tokens = {case["kind"]: case["tokens"] for case in captures}
+    text = _HEAD.format(
+        machine=results["machine"],
+        versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+        plot=PLOT.name,
+        tokens=tokens["decode"],
+        prefill=tokens["prefill"],
+        prompt=results["gpt2"]["prompt_tokens"],
+        rounds=results["gpt2"]["rounds"],
+        megabytes=max(case["captured_mb"] for case in captures),
+    )
+    text += markdown_table(
+        ("model", "", "library", "tokens per CPU s", "all", "all to none", "tokens per s", "all", "peak MB", "all"),
+        [_captures_row(none, captures) for none in captures if none["captured"] == NOTHING],
+    )
+    patches = results["patches"]
+    text += _PATCHES.format(**patches) + markdown_table(
+        ("library", "patches per CPU s", "patches per s", "per forward", "peak MB"), map(_patches_row, patches["cases"])
+    )
+    serving = results["serving"]
+    text += _SERVING.format(**serving) + markdown_table(
+        ("model", "server", "first token, ms", "to mlx-lm", "tokens per s", "to mlx-lm", "CPU ms a token"),
+        map(_serving_row, serving["cases"]),
+    )
+    text += _NUMBERS + "\n## Not measured\n\n"
+    return text + "".join(f"* {name}: {why}.\n" for name, why in results["absent"].items())
+
+
+def _captures_row(none: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    same = [case for case in cases if case["captured"] == ALL and _group(case) == _group(none)]
+    pairs = [
+        (f"{none[name]:.1f}", f"{same[0][name]:.1f}" if same else "") for name in ("tokens_per_cpu_s", "tokens_per_s")
+    ]
+    ratio = f"{same[0]['tokens_per_cpu_s'] / none['tokens_per_cpu_s']:.2f}" if same else ""
+    peaks = [_megabytes(none), _megabytes(same[0]) if same else ""]
+    return [none["model"], f"{none['kind']} {none['tokens']}", none["library"], *pairs[0], ratio, *pairs[1], *peaks]
+
+
+def _group(case: Mapping[str, Any]) -> tuple[str, str, str]:
+    return case["model"], case["kind"], case["library"]
+
+
+def _patches_row(case: Mapping[str, Any]) -> list[str]:
+    rates = [f"{case[name]:.2f}" for name in ("patches_per_cpu_s", "patches_per_s", "patches_per_forward")]
+    return [case["label"], *rates, _megabytes(case)]
+
+
+def _serving_row(case: Mapping[str, Any]) -> list[str]:
+    return [
+        case["model"],
+        case["server"],
+        f"{case['first_token_ms']:.1f}",
+        f"{case['first_token_to_mlx']:.2f}",
+        f"{case['tokens_per_s']:.1f}",
+        f"{case['tokens_per_s_to_mlx']:.2f}",
+        f"{case['cpu_ms_per_token']:.2f}",
+    ]
+
+
+def _megabytes(case: Mapping[str, Any]) -> str:
+    return "" if case["peak_mb"] is None else f"{case['peak_mb']:.0f}"
+
+
+def draw(results: Mapping[str, Any]) -> None:
+    """Writes the plot."""
+    settings: Any = mpl.rcParams
+    settings["svg.hashsalt"] = "neuroscope"  # the same figures make the same file
+    figure: Any = Figure(figsize=(10, 3.4), layout="constrained")
+    decode, prefill, patches = figure.subplots(1, 3)
+    for axes, kind in ((decode, "decode"), (prefill, "prefill")):
+        _draw_captures(axes, [case for model in MODELS for case in results[model]["cases"] if case["kind"] == kind])
+        axes.set_title(f"{kind}: tokens per CPU second")
+    cases = results["patches"]["cases"][::-1]
+    colours = [_COLOURS.get(case["label"].split(",")[0], "#999999") for case in cases]
+    patches.barh(range(len(cases)), [case["patches_per_cpu_s"] for case in cases], color=colours)
+    patches.set_yticks(range(len(cases)), [case["label"].replace(", ", ",\n") for case in cases], fontsize=7)
+    patches.set_title("patches per CPU second")
+    for axes in (decode, prefill, patches):
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = decode.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def _draw_captures(axes: Any, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Bars with nothing captured, pale, and with every residual point."""
+    models = list(dict.fromkeys(case["model"] for case in cases))
+    libraries = [library for library in _COLOURS if any(case["library"] == library for case in cases)]
+    width = 0.8 / len(libraries)
+    for index, library in enumerate(libraries):
+        for captured, alpha in ((NOTHING, 0.4), (ALL, 1.0)):
+            chosen = [case for case in cases if case["library"] == library and case["captured"] == captured]
+            places = [models.index(case["model"]) + (index - (len(libraries) - 1) / 2) * width for case in chosen]
+            wide = width * (0.9 if captured == NOTHING else 0.5)
+            label = library if captured == (NOTHING if library == "mlx-lm" else ALL) else None
+            axes.bar(
+                places,
+                [case["tokens_per_cpu_s"] for case in chosen],
+                wide,
+                color=_COLOURS[library],
+                alpha=alpha,
+                label=label,
+            )
+    axes.set_xticks(range(len(models)), models)
+
+
+def main() -> None:
+    """Writes results, page and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="*", type=Path)
+    files: list[Path] = parser.parse_args().results
+    if files:
+        merged: dict[str, Any] = {}
+        for file in files:
+            merged |= rounded(json.loads(file.read_text()))
+        RESULTS.write_text(json.dumps(merged, indent=1) + "\n")
+    results = json.loads(RESULTS.read_text())
+    PAGE.write_text(page(results))
+    draw(results)
+
+
+if __name__ == "__main__":
+    main()

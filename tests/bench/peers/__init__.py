@@ -1,0 +1,1 @@
+"""Measurements beside other libraries: TransformerLens, nnsight, Hugging Face, mlx-lm. `make bench-peers`."""

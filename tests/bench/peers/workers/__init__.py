@@ -1,0 +1,1 @@
+"""The libraries, each in a process of its own, started by `tests.bench.peers.contestants`."""

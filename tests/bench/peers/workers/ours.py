@@ -1,0 +1,33 @@
+"""NeuroScope as its users have it: the SDK's client of a service, over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neuroscope import Client
+from tests.bench.peers.workers.library import RESIDUAL, Arrays, Generated, Library
+
+
+class Ours(Library):
+    """A client of a service that has one model."""
+
+    def __init__(self, target: str) -> None:
+        self._client = Client(target)
+
+    def observe(self, ids: Sequence[int]) -> Arrays:
+        cache = self._client.capture(list(ids), [*RESIDUAL, "logits"])
+        found: Arrays = {"logits": cache["logits"][0]}
+        for layer in range(self._client.model().model.num_layers):
+            found |= {f"{name}.{layer}": cache[name, layer][0] for name in RESIDUAL}
+        return found
+
+    def generate(self, ids: Sequence[int], tokens: int, captured: bool) -> Generated:
+        hooks = RESIDUAL if captured else ()
+        generated = Generated()
+        for token in self._client.generate(list(ids), hooks=hooks, max_tokens=tokens, ignore_eos=True, keep=False):
+            generated.ids.append(token.token_id)
+            generated.bytes += sum(piece.array.nbytes for pieces in token.activations.values() for piece in pieces)
+        return generated
+
+
+open_library = Ours

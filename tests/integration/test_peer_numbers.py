@@ -1,0 +1,101 @@
+"""TransformerLens' numbers on the same weights, as `tests.bench.peers.fixtures` wrote them, beside ours.
+
+python -m pytest tests/integration/test_peer_numbers.py
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuroscope import Client, Hook, Intervention, replace, zero
+from tests.bench.peers import fixtures
+from tests.bench.peers.weights import small_folder
+from tests.bench.peers.workers.library import RESIDUAL, Arrays
+from tests.support.compare import assert_close
+
+TOLERANCE = 1e-4
+"""Of the largest entry."""
+MODELS = (fixtures.GPT2, "neuroscope-tiny")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, bundled_model_dir: Path) -> dict[str, Path]:
+    gpt2 = small_folder(fixtures.GPT2, tmp_path_factory.mktemp("published") / fixtures.GPT2)
+    return {fixtures.GPT2: gpt2, "neuroscope-tiny": bundled_model_dir}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def theirs(model: str) -> Arrays:
+    return fixtures.read(model)[0]
+
+
+@pytest.fixture(scope="module")
+def client(model: str, folders: dict[str, Path]) -> Iterator[Client]:
+    with Client.local(model=[str(folders[model])]) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def layers(client: Client) -> int:
+    return client.model().model.num_layers
+
+
+def metric(client: Client, theirs: Arrays, prompt: str, *interventions: Intervention) -> float:
+    """The difference of the two targets' logits at the last position."""
+    right, wrong = theirs["targets"]
+    hook = Hook("logits", positions=-1)
+    cache = client.capture(theirs[prompt].tolist(), [hook], interventions=interventions)
+    last = cache["logits"][0, -1]
+    return float(last[right] - last[wrong])
+
+
+def test_the_weights_are_those_that_the_numbers_were_computed_of(model: str, folders: dict[str, Path]) -> None:
+    """If this fails the model has changed: `python -m tests.bench.peers.fixtures` makes the numbers anew."""
+    _, provenance = fixtures.read(model)
+    assert provenance["weights"] == fixtures.digest(folders[model])
+    assert set(json.loads(provenance["versions"])) == {"torch", "transformers", "transformer-lens", "nnsight"}
+
+
+def test_logits_residual_stream_and_patterns(client: Client, theirs: Arrays, layers: int) -> None:
+    cache = client.capture(theirs["clean"].tolist(), [*RESIDUAL, "attention_pattern", "logits"])
+    assert_close("logits", cache["logits"][0], theirs["logits"], tolerance=TOLERANCE)
+    for layer in range(layers):
+        for name in RESIDUAL:
+            assert_close((name, layer), cache[name, layer][0], theirs[f"{name}.{layer}"], tolerance=TOLERANCE)
+        pattern = theirs["attention_pattern"][layer]
+        assert_close(("attention_pattern", layer), cache["attention_pattern", layer][0], pattern, tolerance=TOLERANCE)
+
+
+def test_the_logit_lens(client: Client, theirs: Arrays, layers: int) -> None:
+    seen = client.logit_lens(theirs["clean"].tolist(), top_k=fixtures.LENS_TOKENS)
+    behind = [index for index, point in enumerate(seen.points) if point.component == "resid_post"]
+    assert len(behind) == layers
+    assert np.array_equal(seen.top_token_ids[behind], theirs["lens_token_ids"])
+    found = seen.top_log_probabilities[behind]
+    assert_close("log probabilities", found, theirs["lens_log_probabilities"], tolerance=TOLERANCE)
+
+
+def test_what_every_head_does_to_the_metric(client: Client, theirs: Arrays) -> None:
+    plain = metric(client, theirs, "clean")
+    effects = np.zeros_like(theirs["head_ablation"])
+    for layer, head in np.ndindex(effects.shape):
+        effects[layer, head] = metric(client, theirs, "clean", zero("head_output", layer, heads=[head])) - plain
+    assert_close("head ablation", effects, theirs["head_ablation"], tolerance=TOLERANCE)
+
+
+def test_the_heatmap_of_residual_patches(client: Client, theirs: Arrays) -> None:
+    clean = client.capture(theirs["clean"].tolist(), ["resid_pre"])
+    found = np.zeros_like(theirs["patch"])
+    for layer, position in np.ndindex(found.shape):
+        donor = clean["resid_pre", layer][:, position : position + 1]
+        patch = replace("resid_pre", layer, donor, positions=[position])
+        found[layer, position] = metric(client, theirs, "corrupted", patch)
+    assert_close("patch", found, theirs["patch"], tolerance=TOLERANCE)
