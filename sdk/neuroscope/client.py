@@ -5,57 +5,39 @@
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
 
-All logic is in modules that both clients share; here are only the calls and what they mean.
+Calls about models are in `model_calls`, about kept streams in `kept_calls`, about sweeps in `experiments.calls`; how a
+call is made is in `calling`.
 """
 
 from __future__ import annotations
 
-import operator
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from os import PathLike, fspath
-from types import TracebackType
-from typing import Any, SupportsIndex, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
 
 from numpy.typing import ArrayLike
 from opentelemetry import trace
-from tenacity import Retrying
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
-from neuroscope.endpoint import Endpoint
-from neuroscope.errors import StreamingError
-from neuroscope.experiments.experiment import Experiment
-from neuroscope.experiments.grids import ValueLike
-from neuroscope.experiments.patching import Patching, ablation, patching
-from neuroscope.experiments.progress import SweepListener, sweep_listener
-from neuroscope.experiments.result import SweepResult
+from neuroscope.endpoint import DEFAULT_TARGET
+from neuroscope.experiments.calls import ExperimentCalls
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
+from neuroscope.kept_calls import KeptCalls
 from neuroscope.layer_predictions import LayerPredictions
-from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.progress import ByteListener, LoadListener, byte_listener, load_listener
-from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.recovery import Recovery, Resumption, Retry
-from neuroscope.requests import Call, CapturedTensor, Upload
-from neuroscope.rpc import RPCS
+from neuroscope.progress import ByteListener
+from neuroscope.prompts import PromptLike
+from neuroscope.recovery import Recovery, Resumption
 from neuroscope.stream import StreamState
-from neuroscope.tensors import Array
-from neuroscope.tls import Tls
-from neuroscope.transport import LOCAL, GrpcTransport, Transport, open_transport
-from neuroscope.v1 import experiment_pb2 as pb_experiments
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 
-TEXTS_AT_ONCE = 128
-"""Tokens whose texts are asked for in one call."""
-DEFAULT_TARGET = "127.0.0.1:50051"
-T = TypeVar("T")
+__all__ = ["DEFAULT_TARGET", "Client"]
 
 
-class Client:
+class Client(ExperimentCalls, KeptCalls):
     """Calls an inference service. Thread-safe; one client for the life of a program is best.
 
     Args:
@@ -69,113 +51,6 @@ class Client:
 
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers.
     """
-
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        transport: Transport | None = None,
-        timeout_s: float | None = None,
-        tls: Tls | bool | None = None,
-        token: str = "",
-        shared_memory: bool = True,
-        retry: Retry | None = None,
-    ) -> None:
-        if transport is None:
-            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
-            transport = open_transport(target) if endpoint is None else GrpcTransport(endpoint)
-        self._transport = transport
-        self._timeout_s = timeout_s
-        self._retry = retry or Retry()
-
-    @classmethod
-    def local(cls, **settings: Any) -> Client:
-        """A client of the engine in this process, started with the settings of the inference service."""
-        return cls(transport=open_transport(LOCAL, **settings))
-
-    def close(self) -> None:
-        """Ends running calls and frees the connection."""
-        self._transport.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # Models.
-
-    def load_model(
-        self,
-        model_path: str | PathLike[str],
-        *,
-        model_id: str = "",
-        revision: str = "",
-        adapter_path: str | PathLike[str] = "",
-        progress: LoadListener = False,
-    ) -> pb.Model:
-        """Loads a model into the service and waits until it is ready.
-
-        Args:
-            model_path: a folder with config.json and safetensors, at the service, or a Hugging Face id.
-            model_id: name for later requests; empty: the last part of the path.
-            revision: branch, tag or commit on the hub.
-            adapter_path: folder of a LoRA adapter.
-            progress: True shows a bar; a function is called with every `LoadProgress`.
-
-        Raises:
-            ModelNotFoundError, ModelCorruptError, ModelUnsupportedError, IdTakenError
-        """
-        call = requests.load_model(
-            fspath(model_path), model_id=model_id, revision=revision, adapter_path=fspath(adapter_path)
-        )
-        with (
-            self._span(call.name),
-            load_listener(progress) as report,
-            closing(self._transport.stream(call.rpc, call.request)) as events,
-        ):
-            for event in events:
-                if (model := requests.loaded(event, report)) is not None:
-                    return model
-        raise StreamingError("the load ended without a model")
-
-    def unload_model(self, model_id: str) -> None:
-        """Frees a model.
-
-        Raises:
-            ModelNotFoundError: no model has that name.
-        """
-        return self._unary(requests.unload_model(model_id))
-
-    def models(self) -> list[pb.Model]:
-        """The loaded models, in the order in which they were loaded."""
-        return self._unary(requests.models())
-
-    def model(self, model_id: str = "") -> ModelInfo:
-        """Describes a model and every point of it that can be captured; without a name: the one loaded first."""
-        return self._unary(requests.model(model_id))
-
-    def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Tokens:
-        """The token ids of a prompt, as the model would read them.
-
-        Args:
-            prompt: a text, a conversation or token ids.
-            model_id: empty: the one loaded first.
-            bos: True puts a beginning-of-sequence token in front, False leaves it out, None does what the tokenizer
-                does by itself.
-
-        Warns:
-            DoubledBosWarning: the ids begin with two beginning-of-sequence tokens.
-        """
-        return self._unary(requests.tokenize(prompt, model_id=model_id, bos=bos))
-
-    def detokenize(
-        self, ids: Iterable[SupportsIndex] | Array, *, model_id: str = "", skip_special_tokens: bool = False
-    ) -> str:
-        """The text of token ids."""
-        return self._unary(requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens))
 
     # Hooks kept by the service.
 
@@ -416,21 +291,17 @@ class Client:
             InvalidRequestError: a text is not one token, or there are several prompts.
             UnavailableSiteError: the model's end cannot be applied by itself; says why.
         """
-        asked: list[int] = []
-        for token in tokens:
-            if isinstance(token, str):
-                found = self.tokenize(token, model_id=model_id, bos=False)
-                asked.append(layer_predictions.single_token(token, found.ids, found.tokens))
-            else:
-                asked.append(operator.index(token))
-        hooks = layer_predictions.hooks(top_k, asked, positions)
-        cache = self.capture(prompt, hooks, model_id=model_id, interventions=interventions, bos=bos)
-        shown = layer_predictions.shown_token_ids(cache, asked)
-        texts: dict[int, str] = {}
-        for first in range(0, len(shown), TEXTS_AT_ONCE):
-            some = shown[first : first + TEXTS_AT_ONCE]
-            texts |= zip(some, (self.tokenize(some, model_id=model_id)).tokens, strict=True)
-        return layer_predictions.of_cache(cache, asked, texts)
+        return self._follow(
+            layer_predictions.steps(
+                prompt,
+                top_k=top_k,
+                tokens=tokens,
+                positions=positions,
+                model_id=model_id,
+                interventions=interventions,
+                bos=bos,
+            )
+        )
 
     def estimate_capture(
         self,
@@ -467,91 +338,6 @@ class Client:
         )
         return self._unary(requests.estimate_capture(captured))
 
-    # Captures and generations that the service keeps.
-
-    def resume_capture(
-        self, capture_id: str, *, restart_token: str = "", progress: ByteListener = False
-    ) -> ActivationCache:
-        """The tensors of a capture or generation that was `resumable`, byte for byte.
-
-        Args:
-            capture_id: its id, or the generation's.
-            restart_token: from the StreamingError that said that it broke off: runs its request again.
-            progress: as in `capture`.
-
-        Raises:
-            UnknownIdError: nothing of that id is kept, or no longer.
-            StreamingError: it broke off, or is still running; its `restart_token` is for the argument of that name.
-        """
-        call = requests.resume_capture(capture_id, restart_token=restart_token)
-        recovery = Recovery(call, self._retry, capture_id, restarts=bool(restart_token))
-        return self._captured(recovery, "resuming", progress)
-
-    def get_capture(self, capture_id: str) -> pb.CaptureRecord:
-        """State, plan, manifest and time of expiry of what is kept under an id.
-
-        Raises:
-            UnknownIdError: nothing is, or no longer.
-        """
-        return self._unary(requests.get_capture(capture_id))
-
-    def captures(self) -> list[pb.CaptureRecord]:
-        """What the service keeps, oldest first."""
-        return self._unary(requests.captures())
-
-    def delete_capture(self, capture_id: str) -> None:
-        """Removes what is kept under an id.
-
-        Raises:
-            UnknownIdError: nothing is.
-            InvalidRequestError: it is still running.
-        """
-        return self._unary(requests.delete_capture(capture_id))
-
-    def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Array:
-        """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream.
-
-        Args:
-            capture_id: of a capture or generation that was `resumable`.
-            plan_index: entry of its plan, `get_capture(capture_id).plan.tensors`.
-            step: of a generation; 0 is the prefill.
-            row: of the request.
-
-        Raises:
-            UnknownIdError: nothing of that id is kept, or no longer.
-            StreamingError: it is not whole.
-            InvalidRequestError: it has no such tensor; says what it has.
-        """
-        state = CapturedTensor()
-        return state.array(list(self.captured_tensor_bytes(state, capture_id, plan_index, step=step, row=row)))
-
-    def captured_tensor_bytes(
-        self,
-        state: CapturedTensor,
-        capture_id: str,
-        plan_index: int,
-        *,
-        step: int = 0,
-        row: int = 0,
-        offset_bytes: int = 0,
-        length_bytes: int = 0,
-    ) -> Generator[memoryview, None, None]:
-        """The bytes of such a tensor as they come, or of a range; an empty part says that the header is there.
-
-        Args:
-            state: gets the header.
-            capture_id, plan_index, step, row: as in `captured_tensor`.
-            offset_bytes: first byte; negative: from the end.
-            length_bytes: 0: to the end.
-        """
-        call = requests.captured_tensor(
-            capture_id, plan_index, step=step, row=row, offset_bytes=offset_bytes, length_bytes=length_bytes
-        )
-        with closing(self._transport.stream(call.rpc, call.request)) as events:
-            for event in events:
-                yield state.feed(event) or memoryview(b"")
-        state.finish()
-
     def advance(self, generation_id: str, steps: int = 1) -> int:
         """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.
 
@@ -570,75 +356,6 @@ class Client:
             UnknownIdError: no generation of that id is running.
         """
         return self._unary(requests.steer(generation_id, interventions))
-
-    # Experiments.
-
-    def patch(
-        self,
-        clean: PromptLike,
-        corrupted: PromptLike,
-        *,
-        into: str = "corrupted",
-        model_id: str = "",
-        bos: bool | None = None,
-    ) -> Patching[SweepResult]:
-        """A sweep that puts activations of one run in the place of the other's, to be written on and run.
-
-        Args:
-            clean: the prompt with the behaviour, or a batch.
-            corrupted: the prompt without it, or as many.
-            into: the run that is edited: corrupted shows what is sufficient, clean what is necessary.
-            model_id: empty: the one loaded first.
-            bos: as in `tokenize`.
-
-        Raises:
-            InvalidRequestError: the prompts do not pair.
-        """
-        return patching(clean, corrupted, self.sweep, into=into, model_id=model_id, bos=bos)
-
-    def ablate(
-        self, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
-    ) -> Patching[SweepResult]:
-        """A sweep that puts something else in the place of activations, to be written on and run.
-
-        Args:
-            prompt: the prompt, or a batch.
-            value: a number, `mean()` or `resample()` of the references, or a function such as
-                `lambda act: act + noise(0.1)`.
-            model_id: empty: the one loaded first.
-            bos: as in `tokenize`.
-        """
-        return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
-
-    def sweep_events(self, result: SweepResult) -> Generator[pb_experiments.RunSweepResponse, None, None]:
-        """Runs what a result still lacks; every event as it comes, once the result holds it."""
-        with self._span("sweep"), closing(self._transport.stream(RPCS["RunSweep"], result.request())) as events:
-            for event in events:
-                yield result.feed(event)
-
-    def sweep(
-        self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
-    ) -> SweepResult:
-        """Runs an experiment.
-
-        Args:
-            experiment: what `patch(...)` and `ablate(...)` write, or what was loaded from a file.
-            progress: True shows a bar; a function is called with every `SweepProgress`.
-            result: that of the same experiment, interrupted: its values are not run again. It is filled as values come,
-                so it holds what there is if the call is interrupted again.
-
-        Raises:
-            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before anything has run.
-            ResourceExhaustedError: it is larger than its limits; says what it would take.
-        """
-        result = SweepResult(experiment) if result is None else result
-        with sweep_listener(progress) as report, closing(self.sweep_events(result)) as events:
-            for event in events:
-                if event.HasField("progress"):
-                    report(event.progress)
-        result.finish()
-        result.tokens = self.tokenize(result.edited_tokens, model_id=experiment.request.model_id).tokens
-        return result
 
     def put_tensor(self, tensor: ArrayLike, *, time_to_live_s: float | None = None) -> str:
         """Uploads a tensor that interventions refer to: a direction, a donor, a reference.
@@ -667,29 +384,3 @@ class Client:
             UnknownIdError: the service keeps no span of that trace.
         """
         return self._unary(requests.trace(trace_id))
-
-    def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
-        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
-            for attempt in Retrying(**recovery.policy()):
-                with attempt:
-                    self._feed(recovery.state, recovery.call, report)
-                    recovery.state.finish()
-            span.set_attributes(recovery.state.attributes())
-        return recovery.state.cache
-
-    def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
-        with closing(self._transport.stream(call.rpc, call.request)) as events:
-            for event in events:
-                state.feed(event)
-                report(state.received_bytes)
-
-    def _unary(self, call: Call[T]) -> T:
-        with self._span(call.name):
-            return call.result(self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
-
-    def _upload(self, call: Upload[T]) -> T:
-        with self._span(call.name):
-            return call.result(self._transport.upload(call.rpc, call.requests, timeout_s=self._timeout_s))
-
-    def _span(self, name: str) -> AbstractContextManager[trace.Span]:
-        return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")

@@ -15,6 +15,7 @@ from neuroscope import telemetry
 from neuroscope.errors import InvalidRequestError
 from neuroscope.tls import Tls
 
+DEFAULT_TARGET = "127.0.0.1:50051"
 AUTHORIZATION = "authorization"
 BEARER = "Bearer "
 _SCHEMES = ("unix", "dns", "ipv4", "ipv6")

@@ -12,17 +12,23 @@ residual stream before the first layer and behind each, so the last one is the m
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope import requests
 from neuroscope.cache import ActivationCache
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
+from neuroscope.interventions import InterventionLike
+from neuroscope.model_info import Tokens
+from neuroscope.prompts import PromptLike
+from neuroscope.requests import Steps
 from neuroscope.sites import Point
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
+TEXTS_AT_ONCE = 128
+"""Tokens whose texts are asked for in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,43 @@ class LayerPredictions:
 
     def __rich__(self) -> Table:
         return self.table()
+
+
+def steps(
+    prompt: PromptLike,
+    *,
+    top_k: int,
+    tokens: Sequence[str | SupportsIndex],
+    positions: Any,
+    model_id: str,
+    interventions: Sequence[InterventionLike],
+    bos: bool | None,
+) -> Steps[LayerPredictions]:
+    """The calls of `Client.logit_lens`, whose arguments these are: token ids, one capture, texts of tokens."""
+    asked: list[int] = []
+    for token in tokens:
+        if isinstance(token, str):
+            found: Tokens = yield requests.tokenize(token, model_id=model_id, bos=False)
+            asked.append(single_token(token, found.ids, found.tokens))
+        else:
+            asked.append(operator.index(token))
+    cache: ActivationCache = yield requests.capture(
+        prompt,
+        hooks(top_k, asked, positions),
+        model_id=model_id,
+        hook_ids=(),
+        interventions=interventions,
+        bos=bos,
+        stop_at_layer=None,
+        chunk_budget_bytes=0,
+    )
+    shown = shown_token_ids(cache, asked)
+    texts: dict[int, str] = {}
+    for first in range(0, len(shown), TEXTS_AT_ONCE):
+        some = shown[first : first + TEXTS_AT_ONCE]
+        spelt: Tokens = yield requests.tokenize(some, model_id=model_id, bos=None)
+        texts |= zip(some, spelt.tokens, strict=True)
+    return of_cache(cache, asked, texts)
 
 
 def hooks(top_k: int, token_ids: Sequence[int], positions: Any) -> list[Hook]:

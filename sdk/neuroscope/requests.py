@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, SupportsIndex, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
-import xxhash
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
 from neuroscope import frames, prompts, tensors
 from neuroscope import hooks as hook_forms
 from neuroscope import interventions as edits
-from neuroscope.codec import Event, Framed
-from neuroscope.errors import ChecksumError, InvalidRequestError, StreamingError
+from neuroscope.codec import Event
+from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
@@ -51,6 +50,10 @@ class Upload(Generic[T]):
     rpc: Rpc
     requests: Iterable[Event]
     result: Callable[[Any], T]
+
+
+Steps: TypeAlias = Generator[Call[Any], Any, T]
+"""Several calls, each made of what the earlier ones gave, and the value in the end; either client can follow them."""
 
 
 def load_model(model_path: str, *, model_id: str, revision: str, adapter_path: str) -> Call[pb.Model]:
@@ -288,53 +291,10 @@ def delete_capture(capture_id: str) -> Call[None]:
 def captured_tensor(
     capture_id: str, plan_index: int, *, step: int, row: int, offset_bytes: int = 0, length_bytes: int = 0
 ) -> Call[None]:
-    """GetCapturedTensor; its stream is read by `CapturedTensor`."""
+    """GetCapturedTensor; its stream is read by `captured_tensor.CapturedTensor`."""
     tensor = tensor_pb2.CapturedTensor(capture_id=capture_id, plan_index=plan_index, step=step, row=row)
     request = pb.GetCapturedTensorRequest(tensor=tensor, offset_bytes=offset_bytes, length_bytes=length_bytes)
     return Call("captured_tensor", RPCS["GetCapturedTensor"], request, lambda response: None)
-
-
-class CapturedTensor:
-    """The stream of one captured tensor: its header, then its bytes."""
-
-    def __init__(self) -> None:
-        self.header: pb.CapturedTensorHeader | None = None
-        self._digest = xxhash.xxh3_64()
-        self._received_bytes = 0
-
-    def feed(self, event: Event) -> memoryview | None:
-        """Takes an event in; gives the bytes that it carries.
-
-        Raises:
-            ChecksumError: they are not what was sent.
-        """
-        if isinstance(event, pb.GetCapturedTensorResponse):
-            self.header = event.header
-            return None
-        assert isinstance(event, Framed)
-        frame, payload = event.frame, event.payload
-        assert isinstance(frame, tensor_pb2.TensorFrame)
-        self._digest.update(payload)
-        self._received_bytes += payload.nbytes
-        if frame.last and self._digest.intdigest() != frame.xxh3_64:
-            raise ChecksumError("a tensor's bytes are not those that were sent")
-        return payload
-
-    def finish(self) -> pb.CapturedTensorHeader:
-        """The header, once the stream has ended.
-
-        Raises:
-            StreamingError: bytes are missing.
-        """
-        if self.header is None or self._received_bytes != self.header.following_bytes:
-            raise StreamingError("the tensor's stream ended before its last byte")
-        return self.header
-
-    def array(self, parts: Sequence[memoryview]) -> Array:
-        """The tensor, once the stream has ended; read-only."""
-        header = self.finish()
-        data = b"".join(parts)
-        return np.frombuffer(data, tensors.numpy_dtype(header.dtype)).reshape(tuple(header.shape))
 
 
 def _bias(logit_bias: Mapping[int, float]) -> dict[int, float]:

@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
+from neuroscope.captured_tensor import CapturedTensor
 from neuroscope.client import Client
 from neuroscope.codec import Framed, encode
 from neuroscope.errors import (
@@ -26,7 +27,7 @@ from neuroscope.errors import (
     UnknownIdError,
 )
 from neuroscope.hooks import Hook
-from neuroscope.requests import CapturedTensor, captured_tensor
+from neuroscope.requests import captured_tensor
 from neuroscope.rpc import RPCS
 from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb

@@ -68,7 +68,9 @@ def both(transport) -> Both:
 
 def public(cls: type) -> dict[str, inspect.Signature]:
     return {
-        name: inspect.signature(member) for name, member in vars(cls).items() if callable(member) and name[0] != "_"
+        name: inspect.signature(member)
+        for name, member in inspect.getmembers(cls, callable)
+        if name[0] != "_" and not inspect.ismethod(member)
     }
 
 

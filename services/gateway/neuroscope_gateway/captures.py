@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from neuroscope.captured_tensor import CapturedTensor
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.reductions import NAMES
-from neuroscope.requests import CapturedTensor
 from neuroscope.sites import Point
 from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2, tensor_pb2

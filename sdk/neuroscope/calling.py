@@ -1,0 +1,185 @@
+"""How a call is made: connection, deadline, retries and span. What is called is for those that derive from these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, aclosing, closing
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from opentelemetry import trace
+from tenacity import AsyncRetrying, Retrying
+
+from neuroscope import telemetry
+from neuroscope.cache import ActivationCache
+from neuroscope.endpoint import DEFAULT_TARGET, Endpoint
+from neuroscope.progress import ByteListener, byte_listener
+from neuroscope.recovery import Recovery, Retry
+from neuroscope.requests import Call, Steps, Upload
+from neuroscope.stream import StreamState
+from neuroscope.tls import Tls
+from neuroscope.transport import (
+    LOCAL,
+    AsyncGrpcTransport,
+    AsyncTransport,
+    GrpcTransport,
+    Transport,
+    open_async_transport,
+    open_transport,
+)
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Makes calls and waits for their answers. Its arguments are those of `Client`."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        transport: Transport | None = None,
+        timeout_s: float | None = None,
+        tls: Tls | bool | None = None,
+        token: str = "",
+        shared_memory: bool = True,
+        retry: Retry | None = None,
+    ) -> None:
+        if transport is None:
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
+            transport = open_transport(target) if endpoint is None else GrpcTransport(endpoint)
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._retry = retry or Retry()
+
+    @classmethod
+    def local(cls, **settings: Any) -> Self:
+        """A client of the engine in this process, started with the settings of the inference service."""
+        return cls(transport=open_transport(LOCAL, **settings))
+
+    def close(self) -> None:
+        """Ends running calls and frees the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _follow(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                call = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            if call.rpc.streams_responses:
+                answer = self._captured(Recovery(call, self._retry), "capturing", False)
+            else:
+                answer = self._unary(call)
+
+    def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
+        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+            for attempt in Retrying(**recovery.policy()):
+                with attempt:
+                    self._feed(recovery.state, recovery.call, report)
+                    recovery.state.finish()
+            span.set_attributes(recovery.state.attributes())
+        return recovery.state.cache
+
+    def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
+        with closing(self._transport.stream(call.rpc, call.request)) as events:
+            for event in events:
+                state.feed(event)
+                report(state.received_bytes)
+
+    def _unary(self, call: Call[T]) -> T:
+        with self._span(call.name):
+            return call.result(self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    def _upload(self, call: Upload[T]) -> T:
+        with self._span(call.name):
+            return call.result(self._transport.upload(call.rpc, call.requests, timeout_s=self._timeout_s))
+
+    def _span(self, name: str) -> AbstractContextManager[trace.Span]:
+        return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
+
+
+class AsyncCaller:
+    """Makes calls on one event loop. Its arguments are those of `Client`."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        transport: AsyncTransport | None = None,
+        timeout_s: float | None = None,
+        tls: Tls | bool | None = None,
+        token: str = "",
+        shared_memory: bool = True,
+        retry: Retry | None = None,
+    ) -> None:
+        if transport is None:
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
+            transport = open_async_transport(target) if endpoint is None else AsyncGrpcTransport(endpoint)
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._retry = retry or Retry()
+
+    @classmethod
+    def local(cls, **settings: Any) -> Self:
+        """A client of the engine in this process, started with the settings of the inference service."""
+        return cls(transport=open_async_transport(LOCAL, **settings))
+
+    async def close(self) -> None:
+        """Ends running calls and frees the connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _follow(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                call = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            if call.rpc.streams_responses:
+                answer = await self._captured(Recovery(call, self._retry), "capturing", False)
+            else:
+                answer = await self._unary(call)
+
+    async def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
+        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+            async for attempt in AsyncRetrying(**recovery.policy()):
+                with attempt:
+                    await self._feed(recovery.state, recovery.call, report)
+                    recovery.state.finish()
+            span.set_attributes(recovery.state.attributes())
+        return recovery.state.cache
+
+    async def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
+        async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+            async for event in events:
+                state.feed(event)
+                report(state.received_bytes)
+
+    async def _unary(self, call: Call[T]) -> T:
+        with self._span(call.name):
+            return call.result(await self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    async def _upload(self, call: Upload[T]) -> T:
+        with self._span(call.name):
+            return call.result(await self._transport.upload(call.rpc, call.requests, timeout_s=self._timeout_s))
+
+    def _span(self, name: str) -> AbstractContextManager[trace.Span]:
+        return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
