@@ -119,8 +119,17 @@ _LENS_NAMES = {"hook_embed": "embedding"}
 _LENS_BLOCK = re.compile(r"blocks\.(-?[0-9]{1,9})\.(.+)")  # nine digits fit the int32 of Site.layer
 _LAYER = re.compile(
     r"(?:transformer\.h|model\.layers|model\.h|blocks|layers|gpt_neox\.layers|language_model\.model\.layers|h)"
-    r"\.(-?[0-9]{1,9})"
+    r"\.(-?[0-9]{1,9})(?:\.(\w+))?"
 )
+# Modules within a layer, for names such as model.layers.5.self_attn: the components that have their place there.
+_ATTENTION_PARTS = frozenset(
+    "attn_out attn_contrib q_proj k_proj query key value attention_scores attention_pattern head_output".split()
+)
+_MLP_PARTS = frozenset("mlp_out mlp_contrib mlp_neurons router_logits expert_indices expert_weights".split())
+_MODULES = {
+    **dict.fromkeys(("self_attn", "attn", "attention", "self_attention"), _ATTENTION_PARTS),
+    **dict.fromkeys(("mlp", "feed_forward", "block_sparse_moe"), _MLP_PARTS),
+}
 _LAYERLESS = {
     "embedding": ("transformer.wte", "model.embed_tokens", "model.wte", "wte", "embed_tokens", "model.embed_in"),
     "final_norm": ("transformer.ln_f", "model.norm", "model.ln_f", "ln_f", "norm", "model.final_layer_norm"),
@@ -228,7 +237,8 @@ def _layer_of(site: site_pb2.Site, named_layer: int | None, field: str) -> int |
     if named_layer is not None:
         found.add(named_layer)
     if site.layer_name:
-        if match := _LAYER.fullmatch(site.layer_name):
+        match = _LAYER.fullmatch(site.layer_name)
+        if match is not None and (match[2] is None or match[2] in _MODULES):
             found.add(int(match[1]))
         elif site.layer_name not in _LAYERLESS_OF:
             valid = nearest(site.layer_name, [*_layer_examples(None), *_LAYERLESS_OF])
@@ -268,6 +278,14 @@ def _component_of(name: str, site: site_pb2.Site, field: str) -> tuple[str, bool
             f"{site.layer_name!r} is the place of {owner}, not of {name}",
             field=f"{field}.layer_name",
             valid=_LAYERLESS.get(component, ()),
+        )
+    match = _LAYER.fullmatch(site.layer_name)
+    if match is not None and match[2] is not None and component not in _MODULES[match[2]]:
+        layer_name = site.layer_name.removesuffix(f".{match[2]}")
+        raise UnknownSiteError(
+            f"{site.layer_name!r} has no {name}; the layer is {layer_name!r}",
+            field=f"{field}.layer_name",
+            valid=(layer_name,),
         )
     return component, is_input
 

@@ -147,6 +147,78 @@ def test_what_is_exported_is_read_again_to_the_bit(client: RESTActivationCapture
             assert_same_bits(mine, theirs.data)
 
 
+def test_tensors_travel_in_any_form_with_the_same_bits(client: RESTActivationCaptureClient) -> None:
+    specs = [SPECS[0], ActivationHookSpec("", "attention_scores", "all")]
+    expected = client.generate_with_activations(MESSAGES, specs, max_tokens=3)
+    assert "capture_id" not in expected.generation_metadata
+    for form in ("list", "metadata"):
+        result = client.generate_with_activations(MESSAGES, specs, max_tokens=3, activation_format=form)
+        assert set(result.activations) == {SPECS[0].hook_id, "all"}
+        for hook_id in result.activations:
+            count = sum(one.data.size for one in expected.activations[hook_id])
+            assert sum(one.data.size for one in result.activations[hook_id]) == count
+        assert_same_bits(result.joined(SPECS[0].hook_id), expected.joined(SPECS[0].hook_id).data)
+    client.captures.delete(result.generation_metadata["capture_id"])
+    with pytest.raises(errors.InvalidRequestError, match="generate_with_activations") as caught:
+        client.stream_with_activations(MESSAGES, specs, activation_format="metadata")
+    assert caught.value.field == "activation_format"
+
+
+def test_kept_streams_are_listed_read_and_removed(client: RESTActivationCaptureClient, grpc: Client) -> None:
+    specs = [ActivationHookSpec("transformer.h.1", "residual", "r")]
+    result = client.generate_with_activations(MESSAGES, specs, max_tokens=3, capture_id="rest-kept")
+    assert result.generation_metadata["capture_id"] == "rest-kept"
+    kept = client.captures.get("rest-kept")
+    assert kept in client.captures.list()
+    assert (kept.state, kept.completion_tokens) == ("committed", result.usage.completion_tokens)
+    (tensor,) = kept.tensors
+    assert (tensor.hook_id, tensor.component, tensor.axes) == ("r", "resid_post", ("batch", "position", "d_model"))
+    prefill = client.captures.tensor("rest-kept", tensor.tensor)
+    assert_same_bits(result.activations["r"][0], prefill)
+    assert_same_bits(result.activations["r"][1], client.captures.tensor("rest-kept", 0, step=1))
+    data = prefill.tobytes()
+    assert client.captures.read("rest-kept", 0, first_byte=5, length_bytes=11) == data[5:16]
+    assert client.captures.read("rest-kept", 0, first_byte=len(data) - 3) == data[-3:]
+    with pytest.raises(errors.InvalidRequestError):
+        client.captures.read("rest-kept", 0, first_byte=len(data))
+    for call in (
+        lambda: client.captures.read("rest-kept", 0, first_byte=-1),
+        lambda: client.captures.read("rest-kept", 0, length_bytes=0),
+        lambda: client.captures.tensor("rest-kept", 7),
+        lambda: client.captures.tensor("rest-kept", 0, step=99),
+    ):
+        with pytest.raises(errors.InvalidRequestError):
+            call()
+    client.captures.delete("rest-kept")
+    with pytest.raises(errors.UnknownIdError):
+        client.captures.get("rest-kept")
+
+
+def test_presets_and_scenarios(client: RESTActivationCaptureClient) -> None:
+    preset = client.presets.get("attention_analysis", [0, 2], model_id="gpt2")
+    assert (preset.model_id, preset.layers) == ("gpt2", (0, 2))
+    assert {spec.layer_name for spec in preset.hooks} == {"transformer.h.0", "transformer.h.2"}
+    names = ["circuit_discovery", "attention_analysis", "mlp_analysis", "residual_stream", "comprehensive"]
+    assert [preset.name for preset in client.presets.list()] == names
+    scenarios = client.presets.scenarios()
+    assert {scenario.name for scenario in scenarios} == {
+        "mathematical_reasoning",
+        "factual_recall",
+        "creative_writing",
+        "attention_patterns",
+        "residual_stream",
+    }
+    request = scenarios[0].requests[0]
+    result = client.generate_with_activations(request.messages, request.hooks, **request.parameters | {"max_tokens": 1})
+    assert set(result.activations) == {spec.hook_id for spec in request.hooks}
+    with pytest.raises(errors.InvalidRequestError) as unknown:
+        client.presets.get("everything")
+    assert unknown.value.field == "name"
+    with pytest.raises(errors.InvalidRequestError) as far:
+        client.presets.get("residual_stream", [9])
+    assert far.value.field == "layers[0]"
+
+
 def test_answers_as_json(client: RESTActivationCaptureClient) -> None:
     plain = client.chat_completion(MESSAGES, max_tokens=SIZE)
     captured = client.chat_completion_with_activations(
@@ -255,6 +327,11 @@ def test_a_model_that_was_loaded_answers(gpt2_dir: Path, llama_dir: Path) -> Non
             client.create_activation_hooks([ActivationHookSpec("transformer.h.11", "mlp")])
         with pytest.raises(errors.ModelNotFoundError):
             client.load_model("/nowhere/at/all")
+        client.models.unload("gpt2")
+        assert [model.model_id for model in client.models.list()] == ["llama"]
+        assert client.generate_with_activations(MESSAGES, max_tokens=1).generation_metadata["model"] == "llama"
+        with pytest.raises(errors.ModelNotFoundError):
+            client.models.unload("gpt2")
         inference.stop()
         with pytest.raises(errors.NeuroScopeIntegrationError):
             client.health()

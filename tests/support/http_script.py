@@ -5,7 +5,7 @@ with http_script(Answer(503, b"..."), Answer(200, b"{}")) as script:
 """
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +21,8 @@ class Answer:
     """Promises this many bytes more than it sends, and hangs up."""
     silent_s: float = 0
     """Waits so long before it answers."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Headers besides type and length."""
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class HttpScript:
     url: str
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     """Method, path and body of what was asked so far."""
+    headers: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
+    """Headers of each."""
 
 
 @contextmanager
@@ -44,12 +48,15 @@ def http_script(*answers: Answer, port: int = 0) -> Generator[HttpScript]:
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             script.requests.append((self.command, self.path, self.rfile.read(length)))
+            script.headers.append(dict(self.headers))
             answer = left.pop(0) if len(left) > 1 else left[0]
             ended.wait(answer.silent_s)
             with suppress(OSError):  # the client may have gone
                 self.send_response(answer.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer.body) + answer.cut))
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(answer.body)
             if answer.cut:

@@ -76,6 +76,26 @@ def test_layers_in_any_common_spelling(layer_name):
 
 
 @pytest.mark.parametrize(
+    ("layer_name", "component", "point"),
+    [
+        ("model.layers.5.self_attn", "attention", "attn_out.5"),
+        ("transformer.h.5.attn", "attention_pattern", "attention_pattern.5"),
+        ("model.layers.5.mlp", "mlp", "mlp_out.5"),
+        ("model.layers.5.block_sparse_moe", "router_logits", "router_logits.5"),
+    ],
+)
+def test_a_module_may_follow_its_layer(layer_name, component, point):
+    assert points(Site(component=component, layer_name=layer_name)) == [point]
+
+
+@pytest.mark.parametrize("component", ["mlp", "residual", "layernorm"])
+def test_a_module_of_something_else_may_not(component):
+    with pytest.raises(UnknownSiteError, match=r"the layer is 'model\.layers\.5'") as caught:
+        points(Site(component=component, layer_name="model.layers.5.self_attn"))
+    assert (caught.value.field, caught.value.valid) == ("site.layer_name", ("model.layers.5",))
+
+
+@pytest.mark.parametrize(
     ("layer_name", "component"),
     [("transformer.wte", "embedding"), ("model.embed_tokens", "embedding"), ("model.norm", "final_norm"),
      ("lm_head", "logits")],

@@ -13,6 +13,7 @@ It speaks HTTP and nothing else. Whoever reaches the inference service itself ha
 """
 
 from neuroscope.rest.architecture import HookPoint, ModelArchitecture, ModelLoadResult
+from neuroscope.rest.capture_manager import CaptureManager, KeptCapture, KeptTensor
 from neuroscope.rest.captured import CapturedActivation, join
 from neuroscope.rest.client import RESTActivationCaptureClient
 from neuroscope.rest.generation import Choice, GenerationWithActivations, StreamingResult, Usage
@@ -20,10 +21,12 @@ from neuroscope.rest.hook_manager import HookManager
 from neuroscope.rest.hook_spec import ActivationHookSpec, ValidationResult
 from neuroscope.rest.model_manager import ModelManager
 from neuroscope.rest.neuroscope_data import NeuroScopeData
+from neuroscope.rest.preset_manager import Preset, PresetManager, Scenario, ScenarioRequest, UnavailableHook
 from neuroscope.rest.serializer import DataFormat, DataSerializer
 
 __all__ = [
     "ActivationHookSpec",
+    "CaptureManager",
     "CapturedActivation",
     "Choice",
     "DataFormat",
@@ -31,12 +34,19 @@ __all__ = [
     "GenerationWithActivations",
     "HookManager",
     "HookPoint",
+    "KeptCapture",
+    "KeptTensor",
     "ModelArchitecture",
     "ModelLoadResult",
     "ModelManager",
     "NeuroScopeData",
+    "Preset",
+    "PresetManager",
     "RESTActivationCaptureClient",
+    "Scenario",
+    "ScenarioRequest",
     "StreamingResult",
+    "UnavailableHook",
     "Usage",
     "ValidationResult",
     "join",

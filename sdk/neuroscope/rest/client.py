@@ -10,15 +10,20 @@ from typing import Any, TypeAlias
 
 from neuroscope.errors import InvalidRequestError, NeuroScopeIntegrationError, StreamingError, UnknownIdError
 from neuroscope.rest.architecture import ModelLoadResult
+from neuroscope.rest.capture_manager import CaptureManager
 from neuroscope.rest.gateway import Gateway
 from neuroscope.rest.generation import GenerationWithActivations, StreamingResult
 from neuroscope.rest.hook_manager import HookManager, HookSpecLike, to_api_format
 from neuroscope.rest.model_manager import ModelManager
+from neuroscope.rest.preset_manager import PresetManager
 
 HookRef: TypeAlias = "str | HookSpecLike"
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
 _CHAT = "/v1/chat/completions"
-_WITH_ACTIVATIONS = f"{_CHAT}/with_activations"
+WITH_ACTIVATIONS = f"{_CHAT}/with_activations"
+"""The route."""
+_METADATA = "metadata"
+_EXACT = {"activation_format": "base64"}
 
 
 class RESTActivationCaptureClient:
@@ -28,10 +33,13 @@ class RESTActivationCaptureClient:
         base_url: of the gateway.
         timeout: seconds for connecting, and for every wait for bytes of an answer. An answer that is not streamed has
             no byte before it is complete, so long ones want a longer timeout, or `stream_with_activations`.
+        api_key: one of the gateway's keys; empty: it asks for none.
 
     Attributes:
-        models: loads and describes models (`ModelManager`).
+        models: loads, describes and frees models (`ModelManager`).
         hooks: registered hooks (`HookManager`).
+        presets: hooks for common questions, and scenarios (`PresetManager`).
+        captures: kept streams, and their tensors as bytes (`CaptureManager`).
 
     A gateway that cannot be reached is tried four times within two seconds; a connection that breaks before the answer
     is there is no error as long as asking again does no harm. Every method raises errors of `neuroscope.errors`, among
@@ -39,10 +47,12 @@ class RESTActivationCaptureClient:
     error is the REST parameter at fault.
     """
 
-    def __init__(self, base_url: str = DEFAULT_BASE_URL, timeout: float = 30) -> None:
-        self._gateway = Gateway(base_url, timeout)
+    def __init__(self, base_url: str = DEFAULT_BASE_URL, timeout: float = 30, *, api_key: str = "") -> None:
+        self._gateway = Gateway(base_url, timeout, api_key)
         self.models = ModelManager(self._gateway)
         self.hooks = HookManager(self._gateway)
+        self.presets = PresetManager(self._gateway)
+        self.captures = CaptureManager(self._gateway)
 
     @property
     def base_url(self) -> str:
@@ -96,14 +106,20 @@ class RESTActivationCaptureClient:
             hooks: ids of registered hooks; hooks themselves (`ActivationHookSpec`, REST objects) serve as well.
             **kwargs: any parameter of `/v1/chat/completions/with_activations`: max_tokens, temperature (0 unless told
                 otherwise), top_p, top_k, min_p, seed, stop, logprobs, model, interventions, kv_bits, ...
+                `activation_format` is how tensors travel: base64 in the answer unless told otherwise, `list`, or
+                `metadata`, with which each is fetched as bytes after the answer, and stays at the service for a while
+                (`captures`). base64 and bytes carry NaN and infinity, lists do not.
 
         Raises:
             UnknownIdError, UnknownSiteError, UnavailableSiteError, HookNeverFiredError, ContextLengthError
-            DataConversionError: a tensor holds NaN or infinity.
+            DataConversionError: with `list`, a tensor holds NaN or infinity.
             InvalidRequestError: a parameter is unknown or out of range.
         """
-        answer = self._gateway.ask("POST", _WITH_ACTIVATIONS, self._body(messages, hooks, kwargs))
+        body = _EXACT | self._body(messages, hooks, kwargs)
+        answer = self._gateway.ask("POST", WITH_ACTIVATIONS, body)
         with _understood(self.base_url):
+            if body["activation_format"] == _METADATA:
+                self._fetch(answer["activations"])
             return GenerationWithActivations.from_api_format(answer)
 
     def stream_with_activations(
@@ -115,8 +131,14 @@ class RESTActivationCaptureClient:
 
         Raises, while it is iterated, what `generate_with_activations` raises, and
             StreamingError: the stream broke off.
+            InvalidRequestError: `activation_format` is `metadata`, whose tensors are there after the stream alone.
         """
-        body = self._body(messages, hooks, kwargs) | {"stream": True}
+        body = _EXACT | self._body(messages, hooks, kwargs) | {"stream": True}
+        if body["activation_format"] == _METADATA:
+            raise InvalidRequestError(
+                "a stream carries its tensors; leave out activation_format, or call generate_with_activations",
+                field="activation_format",
+            )
         return self._stream(body)
 
     def clear_activation_hooks(self, hook_ids: Iterable[str] | None = None) -> bool:
@@ -142,26 +164,26 @@ class RESTActivationCaptureClient:
     def chat_completion_with_activations(
         self, messages: Sequence[Mapping[str, Any]], activation_hooks: Sequence[HookRef] = (), **kwargs: Any
     ) -> dict[str, Any]:
-        """The same with `activations`: for every hook id its tensors in step order, their data as nested lists."""
-        return self._gateway.ask("POST", _WITH_ACTIVATIONS, self._body(messages, activation_hooks, kwargs))
+        """The same with `activations`: for every hook id its tensors in step order, their data as nested lists.
+
+        Raises:
+            DataConversionError: a tensor holds NaN or infinity; ask for `activation_format="base64"`.
+        """
+        return self._gateway.ask("POST", WITH_ACTIVATIONS, self._body(messages, activation_hooks, kwargs))
 
     def _body(
         self, messages: Sequence[Mapping[str, Any]], hooks: Sequence[HookRef], parameters: Mapping[str, Any]
     ) -> dict[str, Any]:
-        if isinstance(hooks, str | Mapping) or not isinstance(hooks, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidRequestError("hooks is a list; put the hook in brackets", field="hooks")
-        if "stream" in parameters:
-            raise InvalidRequestError("whether to stream is for the method's name to say", field="stream")
-        body: dict[str, Any] = {
-            "messages": [dict(message) for message in messages],
-            "activation_hooks": [hook if isinstance(hook, str) else to_api_format(hook) for hook in hooks],
-        }
-        if self.models.current:
-            body["model"] = self.models.current
-        return body | dict(parameters)
+        body = request_body(messages, hooks, parameters)
+        return {"model": self.models.current} | body if self.models.current else body
+
+    def _fetch(self, activations: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+        for several in activations.values():
+            for one in several:
+                one["data"] = self.captures.fetch(one["url"])
 
     def _stream(self, body: Mapping[str, Any]) -> Generator[StreamingResult, None, None]:
-        with closing(self._gateway.lines(_WITH_ACTIVATIONS, body)) as lines:
+        with closing(self._gateway.lines(WITH_ACTIVATIONS, body)) as lines:
             for step, line in enumerate(lines):
                 with _understood(self.base_url):
                     result = StreamingResult.from_api_format(line, step)
@@ -180,3 +202,29 @@ def _understood(base_url: str) -> Generator[None]:
         raise NeuroScopeIntegrationError(
             f"what answers at {base_url} is no gateway of NeuroScope-MLX: {error!r}"
         ) from None
+
+
+def request_body(
+    messages: Sequence[Mapping[str, Any]],
+    hooks: Sequence[HookRef],
+    parameters: Mapping[str, Any],
+    *,
+    hooks_field: str = "hooks",
+) -> dict[str, Any]:
+    """The body of a request for `/v1/chat/completions/with_activations`.
+
+    Args:
+        messages, hooks, parameters: as in `RESTActivationCaptureClient.generate_with_activations`.
+        hooks_field: what the caller's caller calls the hooks.
+
+    Raises:
+        InvalidRequestError: the hooks are no list, or `stream` is among the parameters.
+    """
+    if isinstance(hooks, str | Mapping) or not isinstance(hooks, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequestError(f"{hooks_field} is a list; put the hook in brackets", field=hooks_field)
+    if "stream" in parameters:
+        raise InvalidRequestError("whether to stream is for the method's name to say", field="stream")
+    return {
+        "messages": [dict(message) for message in messages],
+        "activation_hooks": [hook if isinstance(hook, str) else to_api_format(hook) for hook in hooks],
+    } | dict(parameters)

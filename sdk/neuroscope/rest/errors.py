@@ -13,11 +13,14 @@ from neuroscope.errors import MLXIntegrationError
 # What a status means where the code is one of the gateway's own, or another server's.
 _BY_STATUS: dict[int, type[MLXIntegrationError]] = {
     HTTPStatus.BAD_REQUEST: errors.InvalidRequestError,
-    HTTPStatus.FORBIDDEN: errors.InvalidRequestError,
+    HTTPStatus.UNAUTHORIZED: errors.UnauthenticatedError,
+    HTTPStatus.FORBIDDEN: errors.PermissionDeniedError,
     HTTPStatus.NOT_FOUND: errors.UnknownIdError,
     HTTPStatus.METHOD_NOT_ALLOWED: errors.NotImplementedByEngineError,
+    HTTPStatus.REQUEST_TIMEOUT: errors.DeadlineExceededError,
     HTTPStatus.CONFLICT: errors.IdTakenError,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: errors.ResourceExhaustedError,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: errors.InvalidRequestError,
     HTTPStatus.TOO_MANY_REQUESTS: errors.ResourceExhaustedError,
     HTTPStatus.NOT_IMPLEMENTED: errors.NotImplementedByEngineError,
     HTTPStatus.BAD_GATEWAY: errors.NeuroScopeIntegrationError,

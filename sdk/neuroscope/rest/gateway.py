@@ -1,4 +1,4 @@
-"""HTTP to a gateway: requests that are tried again while nobody answers, answers as JSON, and lines of a stream.
+"""HTTP to a gateway: requests that are tried again while nobody answers; answers as JSON, as lines and as bytes.
 
 It knows nothing of hooks and activations, and raises only errors of `neuroscope.errors`.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -42,32 +43,42 @@ class Gateway:
     Args:
         base_url: such as http://127.0.0.1:8080.
         timeout_s: for connecting, and for every wait for bytes of an answer.
+        api_key: one of the gateway's keys; empty: it asks for none.
 
     Raises:
-        InvalidRequestError: the URL is none of HTTP, or the time is not positive.
+        InvalidRequestError: the URL is none of HTTP, the time is not positive, or no header carries the key.
     """
 
-    def __init__(self, base_url: str, timeout_s: float) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequestError(f"{base_url!r} is no URL such as http://127.0.0.1:8080", field="base_url")
+    def __init__(self, base_url: str, timeout_s: float, api_key: str = "") -> None:
+        self.base_url = check_url(base_url)
         if not timeout_s > 0:
             raise InvalidRequestError(f"a timeout is positive, not {timeout_s!r} s", field="timeout")
-        self.base_url = base_url.rstrip("/")
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidRequestError("a key is of printable ASCII characters", field="api_key")
         self._timeout_s = timeout_s
         # A proxy of the environment has no way to this machine's loopback.
-        proxied = parts.hostname not in _LOOPBACK
-        self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, trust_env=proxied)
+        proxied = urlsplit(base_url).hostname not in _LOOPBACK
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, headers=headers, trust_env=proxied)
 
     def close(self) -> None:
         """Frees the connections."""
         self._http.close()
 
-    def ask(self, method: str, path: str, body: Any = None, *, repeatable: bool = True, patient: bool = False) -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        repeatable: bool = True,
+        patient: bool = False,
+    ) -> Any:
         """One request, one answer in JSON.
 
         Args:
-            method, path, body: of the request; the body is sent as JSON.
+            method, path, body, query: of the request; the body is sent as JSON.
             repeatable: asking twice does no harm, so that a connection that broke is no reason to give up.
             patient: waits for the answer without a limit.
 
@@ -82,7 +93,7 @@ class Gateway:
         def once() -> bytes:
             with self._translated():
                 response = self._http.request(
-                    method, path, content=_encoded(body), headers=_headers(body), timeout=limits
+                    method, path, content=_encoded(body), headers=_headers(body), timeout=limits, params=query
                 )
             if response.is_error:
                 raise errors.from_response(response.status_code, response.content, str(response.url))
@@ -129,6 +140,43 @@ class Gateway:
                         raise errors.from_body(told)
                     yield told
 
+    def octets(
+        self, path: str, query: Mapping[str, Any], first_byte: int = 0, length_bytes: int | None = None
+    ) -> tuple[Mapping[str, str], bytearray]:
+        """The bytes of a resource, or a range of them, and the headers of the answer that they began with.
+
+        Where the connection breaks, what is missing is asked for, as long as the resource is the same (ETag).
+
+        Raises:
+            StreamingError: the connection broke every time.
+            and what `ask` raises.
+        """
+        received = bytearray()
+        began: Mapping[str, str] = {}
+
+        def once() -> None:
+            nonlocal began
+            missing = None if length_bytes is None else length_bytes - len(received)
+            headers = _range(first_byte + len(received), missing) | dict(telemetry.inject())
+            if received:
+                headers["If-Range"] = began["etag"]
+            with self._translated(), self._http.stream("GET", path, params=query, headers=headers) as response:
+                if response.is_error:
+                    raise errors.from_response(response.status_code, response.read(), str(response.url))
+                if "etag" not in response.headers:
+                    raise _stranger(self.base_url)
+                if not received:
+                    began = response.headers
+                elif response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                    received.clear()
+                    raise StreamingError("the resource changed while it was read")
+                for part in response.iter_raw():
+                    received.extend(part)
+
+        with telemetry.tracer().start_as_current_span(f"GET {path}", kind=SpanKind.CLIENT):
+            _retrying(once, repeatable=True)
+        return began, received
+
     @contextmanager
     def _translated(self) -> Generator[None]:
         try:
@@ -154,6 +202,18 @@ class _NeverArrived(Exception):
     def __init__(self, error: MLXIntegrationError) -> None:
         super().__init__(error)
         self.error = error
+
+
+def check_url(url: str) -> str:
+    """A gateway's URL, without a slash at its end.
+
+    Raises:
+        InvalidRequestError: it is none of HTTP.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidRequestError(f"{url!r} is no URL such as http://127.0.0.1:8080", field="base_url")
+    return url.rstrip("/")
 
 
 def _retrying(once: Callable[[], T], repeatable: bool) -> T:
@@ -203,6 +263,13 @@ def _encoded(body: Any) -> bytes | None:
         return None if body is None else json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"the request is no JSON: {error}") from None
+
+
+def _range(first_byte: int, length_bytes: int | None) -> dict[str, str]:
+    if first_byte == 0 and length_bytes is None:
+        return {}
+    last = "" if length_bytes is None else first_byte + length_bytes - 1
+    return {"Range": f"bytes={first_byte}-{last}"}
 
 
 def _headers(body: Any) -> dict[str, str]:

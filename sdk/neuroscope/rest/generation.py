@@ -12,7 +12,7 @@ from neuroscope.rest.hook_spec import point_of
 from neuroscope.rest.neuroscope_data import NeuroScopeData
 from neuroscope.sites import Point
 
-_METADATA = ("id", "created", "model")
+_METADATA = ("id", "created", "model", "capture_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class GenerationWithActivations:
     """By hook id, in step order: the prefill's (in pieces, if it ran in chunks), then one for each step."""
     usage: Usage
     generation_metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    """id, model, and created (Unix time in seconds)."""
+    """id, model, created (Unix time in seconds), and capture_id where the stream is kept."""
 
     @property
     def text(self) -> str:

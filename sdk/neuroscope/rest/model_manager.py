@@ -8,9 +8,12 @@ from urllib.parse import quote
 from neuroscope.rest.architecture import ModelArchitecture, ModelLoadResult
 from neuroscope.rest.gateway import Gateway
 
+MODELS = "/v1/models"
+LOAD = f"{MODELS}/load"
+
 
 class ModelManager:
-    """Loads and describes models.
+    """Loads, describes and frees models.
 
     Args:
         gateway: the connection.
@@ -45,7 +48,7 @@ class ModelManager:
         """
         wanted = {"model_id": model_id, "revision": revision, "adapter_path": fspath(adapter_path)}
         body = {"model_path": fspath(model_path)} | {name: value for name, value in wanted.items() if value}
-        answer = self._gateway.ask("POST", "/v1/models/load", body, patient=True)
+        answer = self._gateway.ask("POST", LOAD, body, patient=True)
         self.current = str(answer["model_id"])
         return ModelLoadResult(
             model_id=self.current,
@@ -56,7 +59,7 @@ class ModelManager:
 
     def list(self) -> list[ModelArchitecture]:
         """The loaded models, without their points."""
-        answer = self._gateway.ask("GET", "/v1/models")
+        answer = self._gateway.ask("GET", MODELS)
         return [ModelArchitecture.from_api_format(model) for model in answer["data"]]
 
     def describe(self, model_id: str) -> ModelArchitecture:
@@ -65,4 +68,14 @@ class ModelManager:
         Raises:
             ModelNotFoundError: no model has that name.
         """
-        return ModelArchitecture.from_api_format(self._gateway.ask("GET", f"/v1/models/{quote(model_id)}"))
+        return ModelArchitecture.from_api_format(self._gateway.ask("GET", f"{MODELS}/{quote(model_id)}"))
+
+    def unload(self, model_id: str) -> None:
+        """Frees a loaded model. If it is the current one, requests go to the service's default from now on.
+
+        Raises:
+            ModelNotFoundError: no model has that name.
+        """
+        self._gateway.ask("DELETE", f"{MODELS}/{quote(model_id)}", repeatable=False)
+        if self.current == model_id:
+            self.current = ""

@@ -233,7 +233,7 @@ ANSWERS: dict[str, Any] = {
             "shared_memory_bytes": 0,
         },
     },
-    "GET /v1/models": {"object": "list", "data": [_MODEL]},
+    "GET /v1/models": {"object": "list", "data": [_MODEL], "models": [_MODEL]},
     "POST /v1/models/load": _MODEL | {"model_id": _MODEL_ID, "status": "loaded", "supports_activations": True},
     "GET /v1/models/{model_id}": _MODEL | {"hook_points": [_POINT], "self_test": _SELF_TEST},
     "DELETE /v1/models/{model_id}": {"id": _MODEL_ID, "object": "model", "deleted": True},

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query
 
 from neuroscope.errors import MLXIntegrationError
+from neuroscope_gateway.models import described
 from neuroscope_gateway.requested import RequestedHooks, param_of, tell, to_rest
 from neuroscope_gateway.schemas.hooks import (
     ActivationHook,
@@ -54,8 +55,11 @@ async def clear_hooks(
     client: Client,
     body: Annotated[ClearHooksRequest | None, Body()] = None,
     hook_ids: Annotated[list[str] | None, Query()] = None,
+    model: Annotated[str, Query(description="Checked to be loaded; hooks belong to no model")] = "",
 ) -> ClearedHooks:
     """Removes the hooks named in the body or the query, or all if neither names any."""
+    if model:
+        await described(client, model)
     ids = hook_ids if body is None or body.hook_ids is None else body.hook_ids
     if ids is not None and not ids:  # an empty list names none, whereas to the service it would mean all
         return ClearedHooks(cleared_hooks=[])

@@ -6,7 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError
+from neuroscope.model_info import ModelInfo
 from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
 from neuroscope_gateway.captures import axis_name
@@ -20,7 +22,8 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERRORS)
 @router.get("")
 async def list_models(client: Client) -> schemas.ModelList:
     """Lists the loaded models, in the order in which they were loaded."""
-    return schemas.ModelList(data=[schemas.Model(**_fields(model)) for model in await client.models()])
+    models = [schemas.Model(**_fields(model)) for model in await client.models()]
+    return schemas.ModelList(data=models, models=models)
 
 
 @router.post("/load")
@@ -39,11 +42,7 @@ async def load_model(body: schemas.LoadModelRequest, request: Request, client: C
 @router.get("/{model_id:path}")
 async def get_model(model_id: str, client: Client) -> schemas.ModelDetail:
     """Describes a loaded model: every hookable point, and why the others are not there."""
-    try:
-        info = await client.model(model_id)
-    except MLXIntegrationError as error:
-        error.field = "model"
-        raise
+    info = await described(client, model_id)
     return schemas.ModelDetail(
         **_fields(info.model),
         hook_points=[_point(point) for point in info.points],
@@ -60,6 +59,19 @@ async def delete_model(model_id: str, client: Client) -> schemas.DeletedModel:
         error.field = "model"
         raise
     return schemas.DeletedModel(id=model_id)
+
+
+async def described(client: AsyncClient, model_id: str) -> ModelInfo:
+    """What the service knows of a model; empty: of the one that was loaded first.
+
+    Raises:
+        ModelNotFoundError: no model has that name; its field is `model`.
+    """
+    try:
+        return await client.model(model_id)
+    except MLXIntegrationError as error:
+        error.field = "model"
+        raise
 
 
 def _fields(model: inference_pb2.Model) -> dict[str, Any]:

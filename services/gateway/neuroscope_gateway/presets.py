@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.model_info import ModelInfo
+from neuroscope.errors import InvalidRequestError
+from neuroscope_gateway.models import described
 from neuroscope_gateway.schemas.presets import Preset, PresetList, PresetName, all_of
 from neuroscope_gateway.service import ERRORS, Client
 
@@ -19,7 +19,7 @@ ModelName = Annotated[str, Query(description="A loaded model; absent: the one th
 @router.get("", response_model_exclude_unset=True)
 async def list_presets(client: Client, model: ModelName = "") -> PresetList:
     """Gives every preset for every layer of a model, and the scenarios as requests for a few of its layers."""
-    return all_of(await _described(client, model))
+    return all_of(await described(client, model))
 
 
 @router.get("/{name}")
@@ -32,17 +32,9 @@ async def get_preset(
     ] = None,
 ) -> Preset:
     """Gives the hooks of one preset."""
-    info = await _described(client, model)
+    info = await described(client, model)
     count = info.model.num_layers
     for index, layer in enumerate(layers or ()):
         if layer >= count:
             raise InvalidRequestError(f"the model has layers 0 to {count - 1}, not {layer}", field=f"layers[{index}]")
     return Preset.of(name, info, layers)
-
-
-async def _described(client: Client, model: str) -> ModelInfo:
-    try:
-        return await client.model(model)
-    except MLXIntegrationError as error:
-        error.field = "model"
-        raise

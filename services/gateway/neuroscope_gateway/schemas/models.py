@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.strict import Strict, Text
+from neuroscope.strict import MAX_INT32, Strict, Text
+from neuroscope_gateway.schemas.neutral import Only
 
 
 class LoadModelRequest(Strict):
@@ -18,6 +19,12 @@ class LoadModelRequest(Strict):
     """Name in later requests; absent: the last part of the path."""
     revision: Text | None = None
     adapter_path: Text | None = None
+    max_kv_size: int | None = Field(default=None, ge=1, le=MAX_INT32)
+    """Of mlx-engine's clients; without effect, since no key is ever dropped."""
+
+    # Of mlx-engine's clients, with an effect that the engine does not have.
+    trust_remote_code: Annotated[Any, Only(False)] = None
+    vocab_only: Annotated[Any, Only(False)] = None
 
 
 class Model(BaseModel):
@@ -51,6 +58,8 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[Model]
+    models: list[Model]
+    """The same, as mlx-engine's clients read it."""
 
 
 class HookPoint(BaseModel):
