@@ -45,28 +45,20 @@ def test_it_serves_on_its_port_and_loads_over_rest(llama_dir: Path, tmp_path: Pa
         process.wait()
 
 
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **ENVIRONMENT, "COLUMNS": "120"}
+    command = [*COMMAND, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+
+
 def test_its_options_are_told() -> None:
-    told = subprocess.run(
-        [*COMMAND, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        env={**os.environ, **ENVIRONMENT, "COLUMNS": "120"},
-    ).stdout
-    assert all(option in told for option in ("--host", "--port", "--model", "--debug"))
+    told = started("--help")
+    assert told.returncode == 0
+    assert all(option in told.stdout for option in ("--host", "--port", "--model", "--debug"))
 
 
 def test_a_model_that_is_not_there_is_one_line() -> None:
-    command = [*COMMAND, "--port", "0", "--model", "/nowhere/at/all"]
-    failed = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, **ENVIRONMENT, "COLUMNS": "120"},
-    )
+    failed = started("--port", "0", "--model", "/nowhere/at/all")
     assert failed.returncode == 1
     assert "/nowhere/at/all" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stderr
