@@ -1,7 +1,7 @@
 """Prompts in any of the forms that users write, as messages of the contract.
 
     "The capital of France is"                        text
-    [464, 3139, 286]                                  token ids; a numpy array too
+    [464, 3139, 286]                                  token ids; a numpy array or torch tensor too
     [{"role": "user", "content": "Hello"}]            one conversation
     ["a text", [1, 2, 3], [{"role": ...}]]            a batch: each entry is a row
 
@@ -16,6 +16,7 @@ from typing import Any, SupportsIndex, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
+from neuroscope import torch_arrays
 from neuroscope.errors import InvalidRequestError
 from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
@@ -40,6 +41,8 @@ def to_messages(prompt: PromptLike, bos: bool | None = None) -> list[pb.Prompt]:
     Raises:
         InvalidRequestError: the prompt has none of the forms, or a row is empty.
     """
+    if torch_arrays.is_tensor(prompt):
+        prompt = torch_arrays.to_numpy(prompt)
     policy = {None: pb.BOS_POLICY_UNSPECIFIED, True: pb.BOS_POLICY_ADD, False: pb.BOS_POLICY_OMIT}[bos]
     if _is_one(prompt):
         return [_to_message(prompt, policy, "prompt")]
@@ -69,6 +72,7 @@ def token_ids(ids: Iterable[SupportsIndex] | Array, field: str = "token_ids") ->
     Raises:
         InvalidRequestError: an entry is no integer of 0 to 2^32 - 1.
     """
+    ids = torch_arrays.to_numpy(ids) if torch_arrays.is_tensor(ids) else ids
     values: list[Any] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     for index, value in enumerate(values):
         if not _is_id(value) or not 0 <= operator.index(value) < 2**32:

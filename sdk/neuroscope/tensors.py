@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from neuroscope import torch_arrays
 from neuroscope.errors import DataConversionError, nearest
 from neuroscope.v1 import tensor_pb2 as pb
 
@@ -69,14 +70,14 @@ def to_array(value: Any, *, field: str = "tensor") -> Array:
     """An array as requests carry it: contiguous, little-endian, float64 as float32, in which every engine computes.
 
     Args:
-        value: a numpy array, what numpy makes one of (a list, a torch tensor on the CPU, ...), or a number.
+        value: a numpy array, what numpy makes one of (a list, ...), a torch tensor of any device, or a number.
         field: path of the tensor in the request, for errors.
 
     Raises:
         DataConversionError: it holds no numbers, none at all, or one that is NaN, infinite or too large for float32.
     """
     try:
-        array = np.asarray(value)
+        array = torch_arrays.to_numpy(value) if torch_arrays.is_tensor(value) else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         why = "its rows have different lengths" if "inhomogeneous" in str(error) else error
         raise DataConversionError(f"no array can be made of {_shortly(value)}: {why}", field=field) from None

@@ -94,9 +94,10 @@ class LMStudioNeuroScopeClient:
         temperature: float = 0.7,
         top_p: float = 0.9,
         stop: str | Sequence[str] | None = None,
-        stream: bool = False,
+        *,
+        stream: Literal[True],
         **kwargs: Any,
-    ) -> dict[str, Any] | Iterator[dict[str, Any]]: ...
+    ) -> Iterator[dict[str, Any]]: ...
 
     def generate_with_activations(
         self,

@@ -11,9 +11,8 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 
-from neuroscope import sites
+from neuroscope import sites, torch_arrays
 from neuroscope.errors import DataConversionError
-from neuroscope.rest import torch_arrays
 from neuroscope.rest.hook_spec import point_of
 from neuroscope.sites import Point
 from neuroscope.tensors import Array, numpy_dtype, parse_dtype
@@ -131,9 +130,8 @@ def _widened(arrays: Sequence[Array], axis: int, component: str) -> list[Array]:
 
 def _array(data: Any, shape: Sequence[int], dtype: str, hook_id: str) -> Array:
     kind = numpy_dtype(parse_dtype(dtype, field="dtype"))
-    if torch_arrays.is_tensor(data):
-        data = torch_arrays.to_numpy(data)
     try:
+        data = torch_arrays.to_numpy(data) if torch_arrays.is_tensor(data) else data
         if isinstance(data, str):
             array = np.frombuffer(base64.b64decode(data, validate=True), kind.newbyteorder("<")).reshape(tuple(shape))
         elif isinstance(data, np.ndarray):
@@ -141,7 +139,7 @@ def _array(data: Any, shape: Sequence[int], dtype: str, hook_id: str) -> Array:
         else:
             array = np.asarray(data, kind)
             array = array.reshape(tuple(shape)) if array.size == 0 else array
-    except (ValueError, TypeError, OverflowError, binascii.Error) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError, binascii.Error) as error:
         raise DataConversionError(
             f"the data of {hook_id!r} are no {dtype} of {list(shape)}: {error}", field="data"
         ) from None

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from neuroscope import torch_arrays
 from neuroscope.errors import DataConversionError
-from neuroscope.rest import torch_arrays
 from neuroscope.rest.captured import CapturedActivation
 from neuroscope.tensors import Array, check_finite
 

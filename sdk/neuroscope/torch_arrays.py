@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
 from neuroscope.errors import DataConversionError
-from neuroscope.tensors import Array
+
+if TYPE_CHECKING:
+    from neuroscope.tensors import Array
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _SIGNED = {"uint16": np.int16, "uint32": np.int32, "uint64": np.int64}
