@@ -215,6 +215,14 @@ def test_the_openai_client(gateway: Service) -> None:
         )
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
         assert text == answer.choices[0].message.content
+        written = client.completions.create(model="gpt2", prompt=["Once", "Twice"], max_tokens=4, logprobs=2)
+        for choice in written.choices:
+            assert choice.logprobs is not None
+            assert "".join(choice.logprobs.tokens or ()) == choice.text
+            assert all(len(tops) in (2, 3) for tops in choice.logprobs.top_logprobs or ())
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(model="gpt2", prompt="x" * 10_000)
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], int, str, str]] = {

@@ -58,6 +58,7 @@ class Script:
     dtype: tensor_pb2.DataType.ValueType = tensor_pb2.DATA_TYPE_FLOAT32
     chunks: int = 1  # of the prefill
     refusal: MLXIntegrationError | None = None  # before anything is sent
+    refusals: list[MLXIntegrationError] = field(default_factory=list)  # of the first generations, one each
     failure: MLXIntegrationError | Exception | None = None  # after `fail_after` tokens
     fail_after: int = 0
     prefill_s: float = 0.0
@@ -228,6 +229,8 @@ class FakeInference:
 
     async def Generate(self, request: pb.GenerateRequest) -> AsyncIterator[Event]:
         script = self.script
+        if script.refusals:
+            raise script.refusals.pop(0)
         if script.refusal is not None:
             raise script.refusal
         model = self._model(request.model_id)

@@ -6,7 +6,13 @@ from typing import Any
 import openai
 import pytest
 
-from neuroscope.errors import ActivationCaptureError
+from neuroscope.errors import (
+    ActivationCaptureError,
+    ContextLengthError,
+    MLXIntegrationError,
+    NeuroScopeIntegrationError,
+    ResourceExhaustedError,
+)
 from neuroscope.v1 import inference_pb2 as pb
 from tests.support.fake_inference import FakeInference
 from tests.support.running_gateway import RunningGateway
@@ -95,6 +101,99 @@ def test_mistakes_are_its_own_errors(client: openai.OpenAI) -> None:
     assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "store")
     assert bad.value.request_id
     assert bad.value.type == "invalid_request_error"
+
+
+@pytest.fixture
+def patient(gateway: RunningGateway, fake: FakeInference) -> Generator[openai.OpenAI]:
+    """The client as it comes, which tries a request three times."""
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "trouble", [ResourceExhaustedError("64 streams are open"), NeuroScopeIntegrationError("the service restarts")]
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_passes_is_tried_again(
+    patient: openai.OpenAI, fake: FakeInference, trouble: MLXIntegrationError, streamed: bool
+) -> None:
+    fake.script.refusals = [trouble]
+    if streamed:
+        chunks = patient.chat.completions.create(model="tiny", messages=HELLO, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    else:
+        text = patient.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content or ""
+    assert text == "Hello!"
+    assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "code"),
+    [
+        (ResourceExhaustedError("64 streams are open"), openai.RateLimitError, "resource_exhausted"),
+        (NeuroScopeIntegrationError("the service is gone"), openai.InternalServerError, "service_unavailable"),
+    ],
+)
+def test_what_stays_is_an_error_that_says_when_to_come_back(
+    gateway: RunningGateway,
+    fake: FakeInference,
+    trouble: MLXIntegrationError,
+    kind: type[openai.APIStatusError],
+    code: str,
+) -> None:
+    fake.script.refusal = trouble
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=1)
+    with client, pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model="tiny", messages=HELLO)
+    assert type(caught.value) is kind
+    assert caught.value.response.headers["retry-after"] == "1"
+    assert caught.value.code == code
+    assert len(fake.requests) == 2
+
+
+def test_a_mistake_is_not_tried_again(patient: openai.OpenAI, fake: FakeInference) -> None:
+    fake.script.refusal = ContextLengthError("the prompt has more tokens than the context of 256")
+    with pytest.raises(openai.BadRequestError) as caught:
+        patient.chat.completions.create(model="tiny", messages=HELLO)
+    assert caught.value.code == "context_length_exceeded"
+    assert len(fake.requests) == 1
+
+
+def test_a_gateway_that_is_not_there() -> None:
+    client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=1)
+    with client, pytest.raises(openai.APIConnectionError):
+        client.chat.completions.create(model="tiny", messages=HELLO)
+
+
+def test_a_slow_answer_is_its_timeout(client: openai.OpenAI, fake: FakeInference) -> None:
+    fake.script.prefill_s = 5
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.2).chat.completions.create(model="tiny", messages=HELLO)
+    assert fake.cancelled.wait(2), "nobody waits for it any more"
+
+
+@pytest.mark.parametrize(
+    ("extra", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(client: openai.OpenAI, extra: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tiny", messages=HELLO, **extra)
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", param)
+
+
+def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="tiny", messages=HELLO, tools=[], tool_choice="none", response_format={"type": "text"}
+    )
+    assert answer.choices[0].message.content == "Hello!"
 
 
 def test_an_error_in_a_stream_is_raised(client: openai.OpenAI, fake: FakeInference) -> None:
