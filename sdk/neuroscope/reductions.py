@@ -5,7 +5,8 @@
     Hook("logits", reduce={"top_k": 10})                   largest elements of the last axis, and their indices
     Hook("resid_post", reduce={"project": directions})     dot products with directions (count, width)
     Hook("resid_post", reduce={"lens": {"top_k": 5}})      the likeliest tokens behind the final norm and unembedding;
-                                                           also "token_ids": [...] and "kl": True
+                                                           also "token_ids": [...], "kl": True, and "next_token_ids":
+                                                           [...], one for each position; of logits too
 
 Directions are an array, the id of an uploaded tensor, or a `TensorReference`. Results are float32 unless the hook names
 a dtype; the values of a top_k have the type of the tensor, the indices int32. In a cache the result is found under the

@@ -69,6 +69,46 @@ def test_the_last_layer_is_the_models_own_prediction(client: Client, family: str
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_logits_tell_how_likely_the_prompt_is(client: Client, family: str) -> None:
+    """Of the logits as they are, whatever chunks the prompt runs in, and through the last layer's lens the same."""
+    following = IDS[1:]
+    lens = {"lens": {"top_k": 3, "next_token_ids": following}}
+    last = client.model(family).model.num_layers - 1
+    hooks = [Hook("logits", reduce=lens), Hook("resid_post", last, reduce=lens)]
+    expected = log_softmax(client.capture(IDS, ["logits"], model_id=family)["logits"][0])
+    chosen = expected[np.arange(len(following)), following]
+    for budget in (0, 4 * 500 * 7):
+        cache = client.capture(IDS, hooks, model_id=family, chunk_budget_bytes=budget)
+        for name in ("logits", f"resid_post.{last}"):
+            seen = cache[f"{name}:lens_next_log_probability"]
+            assert seen.shape == (1, len(following))
+            assert np.abs(seen[0] - chosen).max() < 1e-4
+            assert np.array_equal(cache[f"{name}:lens_top_k_tokens"][0], np.argsort(-expected, axis=-1)[:, :3])
+
+
+def test_positions_may_be_chosen(client: Client) -> None:
+    lens = {"lens": {"next_token_ids": IDS[1:]}}
+    name = "logits:lens_next_log_probability"
+    whole = client.capture(IDS, [Hook("logits", reduce=lens)], model_id="llama")[name]
+    some = client.capture(IDS, [Hook("logits", positions=[20, 2, 19, 5], reduce=lens)], model_id="llama")[name]
+    assert np.allclose(some[0], whole[0][[2, 19, 5]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lens", "field"),
+    [
+        ({"kl": True}, "hooks[0].reduction.lens.kl"),
+        ({"next_token_ids": [1, 10**6]}, "hooks[0].reduction.lens.next_token_ids[1]"),
+        ({}, "hooks[0].reduction.lens"),
+    ],
+)
+def test_a_lens_of_logits_that_makes_no_sense(client: Client, lens: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        client.capture(IDS, [Hook("logits", reduce={"lens": lens})], model_id="llama")
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_first_token_needs_the_last_positions_logits_alone(transport: LocalTransport, family: str) -> None:
     """A prompt whose logits nobody reads has its unembedding computed for one position, and draws the same token."""
     request = generate_request(prompt(IDS), model_id=family, max_tokens=1, top_logprobs=10)

@@ -987,8 +987,9 @@ Global___ProjectionReduction: _TypeAlias = ProjectionReduction  # noqa: Y015
 @_typing.final
 class LensReduction(_message.Message):
     """The logit lens: the model's own final norm and unembedding, with scale and softcap where it has them, applied to a tensor
-    as wide as the residual stream. Each part that is asked for is an entry of the plan, in this order: top_k as values and
-    tokens, log-probabilities and ranks of token_ids, the divergence. Log-probabilities are natural.
+    as wide as the residual stream; logits are taken as they are. Each part that is asked for is an entry of the plan, in this
+    order: top_k as values and tokens, log-probabilities and ranks of token_ids, the divergence, log-probabilities of
+    next_token_ids. Log-probabilities are natural.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -996,6 +997,7 @@ class LensReduction(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     KL_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many likeliest tokens. 0: none."""
     kl: _builtins.bool
@@ -1004,16 +1006,23 @@ class LensReduction(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens whose log-probabilities and ranks are wanted."""
 
+    @_builtins.property
+    def next_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One token for each absolute position from 0, such as a prompt's own from its second one on: the log-probability that
+        position p gives to next_token_ids[p]. Positions beyond the list have none.
+        """
+
     def __init__(
         self,
         *,
         top_k: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         kl: _builtins.bool = ...,
+        next_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kl", b"kl", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kl", b"kl", "next_token_ids", b"next_token_ids", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -189,6 +189,8 @@ class _ReducedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reduced.Value
     """How many tokens are likelier than each of those."""
     REDUCED_LENS_KL: _Reduced.ValueType  # 10
     """Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
+    REDUCED_LENS_NEXT_LOG_PROBABILITY: _Reduced.ValueType  # 11
+    """Log-probability, at each position, of the token that the lens was told to look for there."""
 
 class Reduced(_Reduced, metaclass=_ReducedEnumTypeWrapper):
     """What of a captured tensor an entry of a plan holds."""
@@ -215,6 +217,8 @@ REDUCED_LENS_RANK: Reduced.ValueType  # 9
 """How many tokens are likelier than each of those."""
 REDUCED_LENS_KL: Reduced.ValueType  # 10
 """Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
+REDUCED_LENS_NEXT_LOG_PROBABILITY: Reduced.ValueType  # 11
+"""Log-probability, at each position, of the token that the lens was told to look for there."""
 Global___Reduced: _TypeAlias = Reduced  # noqa: Y015
 
 @_typing.final

@@ -111,6 +111,8 @@ class Runner:
     async def _check_lenses(self, model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) -> None:
         """Refuses a lens on a model whose end cannot be applied by itself."""
         for path, hook in hooks:
+            if hook.site.component == "logits":
+                continue  # which are taken as they are
             if hook.reduction.HasField("lens") and (reason := await self._engine.call(model.why_no_lens)):
                 raise UnavailableSiteError(
                     f"there is no lens of {model.description.model_id}: {reason}", field=f"{path}.reduction.lens"

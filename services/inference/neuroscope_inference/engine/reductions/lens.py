@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import mlx.core as mx
 
@@ -31,6 +32,7 @@ class Lens(Reduction):
         self._count = message.top_k
         self._token_ids = list(message.token_ids)
         self._kl = message.kl
+        self._next_token_ids = list(message.next_token_ids)
 
     @classmethod
     def of(
@@ -48,22 +50,31 @@ class Lens(Reduction):
 
         Raises:
             InvalidRequestError: the tensor is not as wide as the residual stream, nothing is asked for, or a token is
-                not in the vocabulary.
+                not in the vocabulary; logits have no divergence from themselves.
         """
-        if shape.axes[-1] != tensor_pb2.AXIS_D_MODEL:
+        if shape.axes[-1] == tensor_pb2.AXIS_VOCABULARY:
+            unembed = _as_they_are
+            if message.kl:
+                raise InvalidRequestError(
+                    "the logits are the model's own: they diverge from nothing", field=f"{field}.kl"
+                )
+        elif shape.axes[-1] != tensor_pb2.AXIS_D_MODEL:
             raise InvalidRequestError(
                 f"{point} is not as wide as the residual stream: a lens cannot see it", field=field
             )
-        if not message.top_k and not message.token_ids and not message.kl:
-            raise InvalidRequestError("the lens is asked for nothing: top_k, token_ids or kl", field=field)
+        if not message.top_k and not message.token_ids and not message.kl and not message.next_token_ids:
+            raise InvalidRequestError(
+                "the lens is asked for nothing: top_k, token_ids, kl or next_token_ids", field=field
+            )
         if message.top_k > vocab_size:
             raise InvalidRequestError(f"the vocabulary has {vocab_size} tokens", field=f"{field}.top_k")
-        for index, token_id in enumerate(message.token_ids):
-            if token_id >= vocab_size:
-                raise InvalidRequestError(
-                    f"token {token_id} is not among the {vocab_size} of the vocabulary",
-                    field=f"{field}.token_ids[{index}]",
-                )
+        for name, token_ids in (("token_ids", message.token_ids), ("next_token_ids", message.next_token_ids)):
+            for index, token_id in enumerate(token_ids):
+                if token_id >= vocab_size:
+                    raise InvalidRequestError(
+                        f"token {token_id} is not among the {vocab_size} of the vocabulary",
+                        field=f"{field}.{name}[{index}]",
+                    )
         return cls(shape, dtype, wanted, unembed, message)
 
     @property
@@ -89,6 +100,8 @@ class Lens(Reduction):
             ]
         if self._kl:
             found.append(Output(tensor_pb2.REDUCED_LENS_KL, self.shape.without(-1), values))
+        if self._next_token_ids:
+            found.append(Output(tensor_pb2.REDUCED_LENS_NEXT_LOG_PROBABILITY, self.shape.without(-1), values))
         return found
 
     def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
@@ -109,8 +122,28 @@ class Lens(Reduction):
                 raise AssertionError("a forward pass without logits has no divergence, which is refused before it runs")
             model = _log_probabilities(part.logits)
             found.append((mx.exp(model) * (model - seen)).sum(axis=-1))
-        arrays = [array.astype(output.dtype) for array, output in zip(found, self.outputs(), strict=True)]
-        return [Piece(array, part.first_position, part.positions) for array in arrays]
+        pieces = [Piece(array, part.first_position, part.positions) for array in found]
+        if self._next_token_ids and (piece := self._of_next(seen, part)) is not None:
+            pieces.append(piece)
+        return [
+            replace(piece, array=piece.array.astype(output.dtype))
+            for piece, output in zip(pieces, self.outputs(), strict=False)  # the last output may have no piece
+        ]
+
+    def _of_next(self, seen: mx.array, part: Part) -> Piece | None:
+        """What each position gives to the token that follows it, as far as the list goes."""
+        everywhere = part.positions or range(part.first_position, part.first_position + seen.shape[1])
+        places = [place for place, position in enumerate(everywhere) if position < len(self._next_token_ids)]
+        if not places:
+            return None
+        positions = [everywhere[place] for place in places]
+        wanted = mx.array([self._next_token_ids[position] for position in positions])
+        chosen = mx.take_along_axis(mx.take(seen, mx.array(places), axis=1), wanted[None, :, None], axis=-1)
+        return Piece(chosen[..., 0], positions[0], tuple(positions) if part.positions else ())
+
+
+def _as_they_are(logits: mx.array) -> mx.array:
+    return logits
 
 
 def _log_probabilities(logits: mx.array) -> mx.array:
