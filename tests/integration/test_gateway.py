@@ -165,6 +165,61 @@ def test_text_completions_are_those_of_grpc(http: httpx.Client, grpc: Client) ->
     assert echoed["choices"][0]["text"].startswith(grpc.detokenize(ids[0]))
 
 
+@pytest.mark.parametrize("model", ["llama", "gpt2", "neuroscope-tiny"])
+def test_an_echo_tells_how_likely_the_prompt_is(http: httpx.Client, grpc: Client, model: str) -> None:
+    if model not in [loaded.model_id for loaded in grpc.models()]:
+        pytest.skip("the bundled model is not there")
+    prompts = ["When Alice and Bob went to the store", "é Once"]
+    asked = {"model": model, "prompt": prompts, "max_tokens": 2, "echo": True, "logprobs": 2, "n": 2, "seed": 1}
+    response = http.post("/v1/completions", json=asked)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    plain = http.post("/v1/completions", json={**asked, "echo": False, "logprobs": 2}).json()
+    for index, choice in enumerate(answer["choices"]):
+        prompt, logprobs = prompts[index // 2], choice["logprobs"]
+        read = grpc.tokenize(prompt, model_id=model)
+        logits = grpc.capture(prompt, ["logits"], model_id=model)["logits"][0].astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        count = len(read.ids)
+        assert choice["text"] == prompt + plain["choices"][index]["text"]
+        assert logprobs["tokens"][:count] == read.tokens
+        assert logprobs["token_logprobs"][0] is None
+        assert logprobs["top_logprobs"][0] is None
+        own = expected[np.arange(count - 1), read.ids[1:]]
+        np.testing.assert_allclose(logprobs["token_logprobs"][1:count], own, atol=1e-4)
+        for tops, row in zip(logprobs["top_logprobs"][1:count], expected[:-1], strict=True):
+            assert max(tops.values()) == pytest.approx(row.max(), abs=1e-4)
+            assert len(tops) in (1, 2, 3)
+        assert logprobs["tokens"][count:] == plain["choices"][index]["logprobs"]["tokens"]
+        for token, offset in zip(read.tokens, logprobs["text_offset"][:count], strict=True):
+            if "\N{REPLACEMENT CHARACTER}" not in token and token in prompt:
+                assert choice["text"][offset:].startswith(token)
+    alone = http.post("/v1/completions", json=asked | {"max_tokens": 0, "n": 1}).json()
+    assert [choice["text"] for choice in alone["choices"]] == prompts
+    assert {choice["finish_reason"] for choice in alone["choices"]} == {"length"}
+    assert alone["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(
+        answer["choices"][0]["logprobs"]["token_logprobs"][: len(alone["choices"][0]["logprobs"]["tokens"])], abs=1e-5
+    )
+    assert alone["usage"]["completion_tokens"] == 0
+    events = http.post("/v1/completions", json=asked | {"stream": True}).text.split("\n\n")[:-2]
+    texts = [""] * 4
+    for event in events:
+        choice = json.loads(event[6:])["choices"][0]
+        texts[choice["index"]] += choice["text"]
+    assert texts == [choice["text"] for choice in answer["choices"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"prompt": ["a", "b"], "model": "nobody"}, "model"), ({"prompt": [[1], [99_999]]}, "prompt[1]")],
+)
+def test_mistakes_of_an_echo(http: httpx.Client, body: dict[str, Any], param: str) -> None:
+    for extra in ({}, {"logprobs": 1}):
+        response = http.post("/v1/completions", json=body | {"echo": True} | extra)
+        assert response.json()["error"]["param"] == param, response.text
+        assert response.status_code in (400, 404)
+
+
 def test_a_response_is_the_chat(http: httpx.Client) -> None:
     chat = ask(http)["choices"][0]["message"]["content"]
     said = {"instructions": MESSAGES[0]["content"], "input": MESSAGES[1]["content"], "max_output_tokens": SIZE}
@@ -219,7 +274,7 @@ def test_the_openai_client(gateway: Service) -> None:
         for choice in written.choices:
             assert choice.logprobs is not None
             assert "".join(choice.logprobs.tokens or ()) == choice.text
-            assert all(len(tops) in (2, 3) for tops in choice.logprobs.top_logprobs or ())
+            assert all(1 <= len(tops) <= 3 for tops in choice.logprobs.top_logprobs or ())  # alike texts are one
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(model="gpt2", prompt="x" * 10_000)
         assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")

@@ -97,7 +97,7 @@ def test_a_stream(http: httpx.Client) -> None:
 MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "suffix": ({"suffix": "end"}, "suffix", "unsupported_parameter"),
     "best_of": ({"best_of": 3}, "best_of", "unsupported_parameter"),
-    "logprobs of an echo": ({"echo": True, "logprobs": 1}, "logprobs", "invalid_request"),
+    "nothing at all": ({"max_tokens": 0}, "max_tokens", "invalid_request"),
     "logprobs many": ({"logprobs": 21}, "logprobs", "invalid_request"),
     "logprobs true": ({"logprobs": True}, "logprobs", "invalid_request"),
     "no text": ({"prompt": ""}, "prompt", "invalid_request"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from neuroscope_gateway.echo import echoes
 from neuroscope_gateway.schemas.completions import CompletionRequest, TextCompletion
 from neuroscope_gateway.service import ERRORS, Client
 from neuroscope_gateway.streaming import EVENTS, SSE, at_once, sse, streamed
-from neuroscope_gateway.text_completion import chunks, whole
+from neuroscope_gateway.text_completion import TextWriter
 from neuroscope_gateway.turn import Turn
 
 router = APIRouter(tags=["completions"], responses=ERRORS)
@@ -21,13 +22,15 @@ router = APIRouter(tags=["completions"], responses=ERRORS)
 )
 async def create_completion(body: CompletionRequest, request: Request, client: Client) -> Response:
     """Continues prompts, whole or, with `stream`, as Server-Sent Events."""
-    turn = Turn(client, body, prefix="cmpl-")
-    echoes = [await _text(client, prompt, body.model) if body.echo else "" for prompt in body.rows]
+    shown = await echoes(body, client)
+    prompts = [echo.token_ids for echo in shown]
+    reads = [
+        echo.hook(range(index * body.choices, (index + 1) * body.choices), body.alternatives or 0)
+        for index, echo in enumerate(shown)
+        if len(echo.token_ids) > 1
+    ]
+    turn = Turn(client, body, prefix="cmpl-", prompts=prompts if any(prompts) else None, own_hooks=reads)
+    writer = TextWriter(turn, body, shown, client)
     if body.stream:
-        frames = sse(chunks(turn, echoes, body.alternatives, include_usage=body.include_usage))
-        return await streamed(request, turn, frames, SSE)
-    return await at_once(request, turn, whole(turn, echoes, body.alternatives))
-
-
-async def _text(client: Client, prompt: str | list[int], model: str | None) -> str:
-    return prompt if isinstance(prompt, str) else await client.detokenize(prompt, model_id=model or "")
+        return await streamed(request, turn, sse(writer.chunks(include_usage=body.include_usage)), SSE)
+    return await at_once(request, turn, writer.whole())

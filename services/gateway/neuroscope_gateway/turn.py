@@ -18,7 +18,9 @@ from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
 from neuroscope.frames import TensorPiece
 from neuroscope.generation import AsyncGeneration
+from neuroscope.prompts import PromptLike
 from neuroscope.stream import GeneratedToken
+from neuroscope.v1 import inference_pb2
 from neuroscope_gateway import logprobs, tensors
 from neuroscope_gateway.requested import Named, RequestedHooks, param_of, tell
 from neuroscope_gateway.requested_edits import RequestedInterventions
@@ -36,10 +38,22 @@ class Delta:
     finish_reason: str | None
     logprob: dict[str, Any] | None = None
     activations: dict[str, list[orjson.Fragment]] = field(default_factory=dict[str, list[orjson.Fragment]])
+    read: dict[str, list[TensorPiece]] = field(default_factory=dict[str, list[TensorPiece]])
+    """What the turn's own hooks saw, by hook id."""
 
 
 class Turn:
     """A generation for one request. Close it once it has begun, whatever happens: that cancels it if it still runs.
+
+    Args:
+        client: of the inference service.
+        request: what is asked for.
+        hooks: what the request captures.
+        prefix: of the id.
+        form: how captured values are written.
+        capture_id: where the stream is to be kept.
+        prompts: what the model reads in place of the request's prompts, one for each.
+        own_hooks: what the gateway itself reads; it comes as `Delta.read`.
 
     Attributes:
         id: `chatcmpl-...`, or with another prefix.
@@ -58,6 +72,8 @@ class Turn:
         prefix: str = "chatcmpl-",
         form: Form = "list",
         capture_id: str | None = None,
+        prompts: PromptLike | None = None,
+        own_hooks: Sequence[inference_pb2.HookSpec] = (),
     ) -> None:
         self.id = f"{prefix}{uuid.uuid4().hex}"
         self.rows = request.choices
@@ -68,6 +84,9 @@ class Turn:
         self._client = client
         self._generation: AsyncGeneration | None = None
         self._request = request
+        self._prompts = request.prompts if prompts is None else prompts
+        self._own_hooks = list(own_hooks)
+        self._own_ids = frozenset(hook.hook_id for hook in own_hooks)
         self._hooks = hooks or RequestedHooks(())
         self._edits = RequestedInterventions(request.interventions or ())
         self._named: dict[int, Named] = {}  # by plan index
@@ -87,8 +106,8 @@ class Turn:
             if self._hooks.hook_ids:
                 self._hooks.know(await self._client.hooks())
             self._generation = self._client.generate(
-                self._request.prompts,
-                hooks=self._hooks.specs,
+                self._prompts,
+                hooks=[*self._hooks.specs, *self._own_hooks],
                 hook_ids=self._hooks.hook_ids,
                 interventions=self._edits.messages,
                 keep=False,
@@ -130,6 +149,9 @@ class Turn:
         if self._request.alternatives is not None:
             delta.logprob = await logprobs.entry(token, self._request.alternatives, self._spell)
         for hook_id, pieces in token.activations.items():
+            if hook_id in self._own_ids:
+                delta.read[hook_id] = list(pieces)
+                continue
             written = delta.activations[hook_id] = list[orjson.Fragment]()
             for own in _grouped(pieces) if self._form == "metadata" else [[piece] for piece in pieces]:
                 written += await tensors.activations(

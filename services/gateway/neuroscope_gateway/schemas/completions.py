@@ -45,12 +45,12 @@ class CompletionRequest(ChoicesRequest):
 
     prompt: AnyPrompt = Field(examples=["The capital of France is", [464, 3139], ["Once", "Twice"]])
     """A text, token ids, or a list of texts or of lists of token ids; each has `n` choices, in this order."""
-    max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
-    """Most tokens to generate; absent: 16."""
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_INT32)
+    """Most tokens to generate; absent: 16. 0, with echo: the prompt alone."""
     echo: bool | None = False
-    """Puts the prompt in front of each text."""
+    """Puts the prompt in front of each text; with logprobs its tokens too, the first without a probability."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    """Log-probabilities of the generated tokens and of so many likeliest alternatives."""
+    """Log-probabilities of the tokens of the text and of so many likeliest alternatives."""
 
     # With an effect that the engine does not have.
     suffix: Annotated[Any, Only()] = None
@@ -58,9 +58,8 @@ class CompletionRequest(ChoicesRequest):
 
     @model_validator(mode="after")
     def _agree(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            message = "Probabilities of an echoed prompt are not computed; leave out echo, or capture `logits`"
-            raise PydanticCustomError(INVALID, message, {"param": "logprobs"})
+        if self.max_tokens == 0 and not self.echo:
+            raise PydanticCustomError(INVALID, "0 needs echo: true", {"param": "max_tokens"})
         return self
 
     @property
@@ -71,7 +70,13 @@ class CompletionRequest(ChoicesRequest):
     @property
     def limit(self) -> tuple[str, int | None]:
         """Most tokens to generate."""
-        return "max_tokens", self.max_tokens or DEFAULT_MAX_TOKENS
+        asked = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return "max_tokens", max(1, asked)  # the first token is there with the prompt; it is left out where 0 are asked
+
+    @property
+    def is_echo_alone(self) -> bool:
+        """Whether nothing is to follow the prompt."""
+        return self.max_tokens == 0
 
     @property
     def alternatives(self) -> int | None:
@@ -95,12 +100,13 @@ class CompletionRequest(ChoicesRequest):
 
 
 class TextLogprobs(BaseModel):
-    """Log-probabilities of the generated tokens, before bias, penalties, temperature and filters."""
+    """Log-probabilities of the tokens, before bias, penalties, temperature and filters."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
-    """The drawn token and the likeliest alternatives; null where none were asked for."""
+    token_logprobs: list[float | None]
+    """null: the first token of an echoed prompt, which nothing precedes."""
+    top_logprobs: list[dict[str, float] | None] | None
+    """The token itself and the likeliest alternatives; null where none were asked for."""
     text_offset: list[int]
     """Where each token's text begins in `text`, in characters."""
 
