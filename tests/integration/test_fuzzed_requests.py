@@ -20,6 +20,7 @@ from neuroscope import Client, status
 from neuroscope.errors import StreamingError, error_classes
 from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import site_pb2
 from tests.support import tracing
 from tests.support.following import Follower
 from tests.support.fuzzing.cases import CALLS, Case, Cases
@@ -101,7 +102,9 @@ class Fuzzed:
         for model_id in {MODEL, SPARE} - loaded:
             self._client.load_model(str(self._folder), model_id=model_id)
         self._client.clear_hooks()
-        self._client.register_hooks([pb.HookSpec(hook_id="stored", site={"component": "resid_post", "layer": 1})])
+        self._client.register_hooks(
+            [pb.HookSpec(hook_id="stored", site=site_pb2.Site(component="resid_post", layer=1))]
+        )
         self._client.put_tensor(DIRECTION)
         self._keep_captures()
         self._run_generation()

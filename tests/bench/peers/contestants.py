@@ -97,7 +97,8 @@ def contestants(folder: Path, names: Sequence[str]) -> Generator[list[Contestant
 
 
 def _start(stack: ExitStack, name: str, folder: Path) -> Contestant:
-    module, where, settings, services = name, str(folder), dict[str, Any](environment=_ONE_THREAD), list[int]()
+    module, where, services = name, str(folder), list[int]()
+    settings: dict[str, Any] = {"environment": _ONE_THREAD}
     if name == OURS:
         service = stack.enter_context(inference_service(folder, environment=_ONE_THREAD))
         module, where, services = "ours", service.target, [service.process.pid]

@@ -68,14 +68,16 @@ class Cases:
     def _good(self, call: Rpc, choice: random.Random) -> list[bytes]:
         if call.streams_requests:
             return [message.SerializeToString() for message in choice.choice(self.examples[call.method])]
-        return [Sensible(self.examples).message(call.request.DESCRIPTOR, choice).SerializeToString()]
+        descriptor: Any = call.request.DESCRIPTOR
+        return [Sensible(self.examples).message(descriptor, choice).SerializeToString()]
 
     def _spoil(self, parts: list[bytes], call: Rpc, how: str, choice: random.Random) -> None:
         if call.streams_requests and choice.random() < 0.3:  # in another order, several times, or not at all
             parts[:] = choice.choices(parts, k=choice.randrange(5))
             return
         mutator, index = Mutator(choice), choice.randrange(len(parts))
+        descriptor: Any = call.request.DESCRIPTOR
         if how == "field":
-            parts[index] = mutator.by_field(parts[index], call.request.DESCRIPTOR)
+            parts[index] = mutator.by_field(parts[index], descriptor)
         else:
             parts[index] = mutator.by_byte(parts[index], choice.choice(self._good(choice.choice(CALLS), choice)))

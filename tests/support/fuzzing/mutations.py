@@ -208,7 +208,9 @@ class Mutator:
         tree = WireTree(descriptor)
         for _ in range(self._choice.choice(_DEPTHS) // len(way) if way else 0):
             for known in reversed(way):
-                tree = WireTree(known.containing_type, [Field(known.number, LENGTH_DELIMITED, tree, known)])
+                parent = known.containing_type
+                assert parent is not None
+                tree = WireTree(parent, [Field(known.number, LENGTH_DELIMITED, tree, known)])
         return tree
 
 
@@ -219,6 +221,7 @@ def _way_back(descriptor: Descriptor) -> list[FieldDescriptor]:
     while ways:
         way = ways.pop(0)
         last = way[-1].message_type
+        assert last is not None
         if last is descriptor:
             return way
         if last.full_name not in seen:

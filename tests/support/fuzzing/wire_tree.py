@@ -70,8 +70,8 @@ class WireTree:
             known = descriptor.fields_by_number[tag >> 3]
             value, index = _read_value(raw, index, tag & 7)
             if isinstance(value, int) or known.type in _DELIMITED:
-                is_message = known.type == FieldDescriptor.TYPE_MESSAGE and isinstance(value, bytes)
-                parsed = cls.parse(value, known.message_type) if is_message else value
+                nested = known.message_type if known.type == FieldDescriptor.TYPE_MESSAGE else None
+                parsed = cls.parse(value, nested) if nested is not None and isinstance(value, bytes) else value
                 tree.fields.append(Field(known.number, tag & 7, parsed, known))
             elif tag & 7 == LENGTH_DELIMITED:
                 tree.fields += _unpacked(value, known)
