@@ -73,19 +73,40 @@ class Costs:
         return 4 * elements
 
 
+@dataclass(slots=True)
+class Pace:
+    """How fast work is done, as far as is known."""
+
+    seconds_per_work: float
+    work: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, work: float, seconds: float) -> None:
+        """Learns from a submission."""
+        self.work += work
+        self.seconds += seconds
+        self.seconds_per_work = self.seconds / self.work
+
+    def seconds_of(self, work: float) -> float:
+        """How long work will take."""
+        return work * self.seconds_per_work
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How large a submission may be.
 
     Args:
         nbytes: memory.
-        work: in positions x blocks.
-        first_work: of the very first one, so that something is seen soon.
+        pace: what is known of it when a submission is made up.
+        seconds: how long one may take, by that.
+        first_seconds: how long the first one may take, so that something is seen soon.
     """
 
     nbytes: int
-    work: float
-    first_work: float
+    pace: Pace
+    seconds: float
+    first_seconds: float
 
 
 def one_by_one(patches: Sequence[Patch], costs: Costs, length: int) -> Iterator[Submission]:
@@ -97,7 +118,7 @@ def one_by_one(patches: Sequence[Patch], costs: Costs, length: int) -> Iterator[
 def together(
     patches: Sequence[Patch], costs: Costs, end: int, limits: Limits, *, reuses_positions: bool
 ) -> Iterator[Submission]:
-    """Submissions of the patches of one pair.
+    """Submissions of the patches of one pair, each made up when it is asked for: by then the pace is better known.
 
     Args:
         patches: in any order.
@@ -106,7 +127,7 @@ def together(
         limits: of each.
         reuses_positions: whether a batch may begin behind the first position.
     """
-    work_limit = limits.first_work
+    longest_s = limits.first_seconds
     for first, group in _groups(patches, costs, reuses_positions=reuses_positions):
         positions = end - first
         nbytes = costs.nbytes(positions, end)
@@ -116,13 +137,13 @@ def together(
         for patch in sorted(group, key=lambda patch: -patch.extent.boundary):  # the cheap ones first
             more = costs.row(patch.extent.boundary, positions)
             total = work + more + costs.batch(patch.extent.boundary)
-            if held and (len(held) == most_rows or total > work_limit):
+            if held and (len(held) == most_rows or limits.pace.seconds_of(total) > longest_s):
                 yield _submission(held, first, work, nbytes, costs)
-                held, work, work_limit = [], 0.0, limits.work
+                held, work, longest_s = [], 0.0, limits.seconds
             held.append(patch)
             work += more
         yield _submission(held, first, work, nbytes, costs)
-        work_limit = limits.work
+        longest_s = limits.seconds
 
 
 def halves(submission: Submission) -> list[Submission]:

@@ -23,7 +23,15 @@ from neuroscope_inference.engine.sweeps.prepared import Preparation, Prepared
 from neuroscope_inference.engine.sweeps.proof import fastest
 from neuroscope_inference.engine.sweeps.references import References
 from neuroscope_inference.engine.sweeps.run import run
-from neuroscope_inference.engine.sweeps.submissions import Costs, Limits, Submission, halves, one_by_one, together
+from neuroscope_inference.engine.sweeps.submissions import (
+    Costs,
+    Limits,
+    Pace,
+    Submission,
+    halves,
+    one_by_one,
+    together,
+)
 from neuroscope_inference.engine.tap import PointIndex
 
 SUBMISSION_S = 1.0
@@ -32,25 +40,6 @@ _FIRST_SUBMISSION_S = 0.15
 
 Event: TypeAlias = "pb.RunSweepResponse | None"
 """None: nothing to send, but others may have their turn."""
-
-
-@dataclass(slots=True)
-class Pace:
-    """How fast work is done, as far as is known."""
-
-    seconds_per_work: float
-    work: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, work: float, seconds: float) -> None:
-        """Learns from a submission."""
-        self.work += work
-        self.seconds += seconds
-        self.seconds_per_work = self.seconds / self.work
-
-    def seconds_of(self, work: float) -> float:
-        """How long work will take."""
-        return work * self.seconds_per_work
 
 
 @dataclass(slots=True)
@@ -133,13 +122,13 @@ class Sweep:
             forward_s.append(prepared.seconds)
             costs = Costs(self.model, len(prepared.at.places))
             pace = pace or Pace(prepared.seconds / costs.plain(pair.length))
-            submissions = list(self._submissions(prepared, costs, pace, is_first=not done))
             if pair is self.pairs[0]:
+                submissions = list(self._submissions(prepared, costs, pace, is_first=True))
                 total = self._total_work(submissions)
                 yield self._plan(method, submissions, pace.seconds_of(total), prepared.seconds)
                 started = time.perf_counter()
             yield pb.RunSweepResponse(baseline=prepared.baseline)
-            for submission in submissions:
+            for submission in self._submissions(prepared, costs, pace, is_first=not done):
                 began = time.perf_counter()
                 submitted = list(_submitted(prepared, submission))
                 pace.add(submission.work, time.perf_counter() - began)
@@ -188,11 +177,8 @@ class Sweep:
         patches = list(self._patches(prepared.pair))
         if prepared.base is None:
             return one_by_one(patches, costs, prepared.pair.length)
-        limits = Limits(
-            self.batch_bytes,
-            SUBMISSION_S / pace.seconds_per_work,
-            (_FIRST_SUBMISSION_S if is_first else SUBMISSION_S) / pace.seconds_per_work,
-        )
+        first_s = _FIRST_SUBMISSION_S if is_first else SUBMISSION_S
+        limits = Limits(self.batch_bytes, pace, SUBMISSION_S, first_s)
         end = prepared.at.places[-1] + 1
         return together(patches, costs, end, limits, reuses_positions=prepared.method.reuses_positions)
 
