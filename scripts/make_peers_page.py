@@ -54,7 +54,8 @@ against none, and rates across libraries with `mlx-lm` in mind: the same kernels
 
 Decode is {tokens} tokens after a prompt of {prompt}, prefill one token after a prompt of {prefill}; greedy. `all` is
 every residual point captured: resid_pre, resid_mid and resid_post of 12 layers at every position, {megabytes:.0f} MB of
-a prefill. Medians of {rounds} rounds, in which all libraries work at the same time in turns of a quarter of a second.
+a prefill. Medians of {rounds} rounds, in which all work at the same time in turns of a quarter of a second; `all to
+none` is the median of the ratios within rounds.
 
 * **NeuroScope**: `Client.generate(..., hooks=[...])` over gRPC; CPU time and memory are those of service and client
   together.
@@ -68,9 +69,8 @@ _PATCHES = """
 ## Patches
 
 Activation patching of `resid_pre` ({model}): {layers} layers x {positions} positions of a prompt of {prompt_tokens}
-tokens, one layer and position at a time, metric a difference of two logits; medians of {rounds} rounds. `per forward`
-is how many patches a library does in the time of one of its own plain forward passes, a ratio that depends little on
-the machine.
+tokens, one layer and position at a time, metric a difference of two logits; rounds: {rounds}. `per forward` is how many
+patches a library does in the time of one of its own plain forward passes, a ratio that depends little on the machine.
 
 """
 
@@ -130,7 +130,7 @@ def _captures_row(none: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -
     pairs = [
         (f"{none[name]:.1f}", f"{same[0][name]:.1f}" if same else "") for name in ("tokens_per_cpu_s", "tokens_per_s")
     ]
-    ratio = f"{same[0]['tokens_per_cpu_s'] / none['tokens_per_cpu_s']:.2f}" if same else ""
+    ratio = f"{same[0]['to_nothing']:.2f}" if same else ""
     peaks = [_megabytes(none), _megabytes(same[0]) if same else ""]
     return [none["model"], f"{none['kind']} {none['tokens']}", none["library"], *pairs[0], ratio, *pairs[1], *peaks]
 
