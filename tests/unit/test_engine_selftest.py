@@ -166,7 +166,7 @@ def test_a_layer_s_tensors_are_let_go_of_before_the_next_runs(llama_dir: Path, m
     assert held_before[3] - held_before[1] - caches < held[0] / 4
 
 
-def test_two_forward_passes_are_all_there_is(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_forward_passes_and_short_probes_are_all_there_is(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[Any] = []
     plain = llama.Model.__call__
     monkeypatch.setattr(
@@ -174,7 +174,10 @@ def test_two_forward_passes_are_all_there_is(llama_dir: Path, monkeypatch: pytes
     )
     monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
     load_here(llama_dir)
-    assert len(passes) == 2
+    lengths = [tokens.shape[1] for tokens, *_ in passes]
+    assert lengths[:2] == [8, 8]
+    assert len(lengths) == 13  # what the model can do besides is probed with a few tokens
+    assert max(lengths[2:]) <= 5
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "llama4"])

@@ -48,6 +48,7 @@ def test_the_second_load_runs_no_self_test_and_is_the_same(folder: Path, tmp_pat
     assert len(proofs) == 1
     assert [str(point) for point in second.describe().points] == [str(point) for point in first.describe().points]
     assert second.self_test == first.self_test
+    assert second.abilities == first.abilities
     assert [state.axes_extents for state in second.layout.states] == [s.axes_extents for s in first.layout.states]
     captured, again = capture_here(first, IDS), capture_here(second, IDS)
     assert captured.keys() == again.keys()
@@ -118,7 +119,7 @@ def test_old_verdicts_make_room(llama_dir: Path, tmp_path: Path, monkeypatch: py
     model = load_with(None, llama_dir)
     monkeypatch.setattr(verdicts, "_KEPT", 3)
     for index in range(5):
-        verdicts.keep(tmp_path, str(index), model.layout, model.self_test)
+        verdicts.keep(tmp_path, str(index), model.layout, model.self_test, model.abilities)
         os.utime(tmp_path / f"{index}.json", ns=(index, index))
     assert {file.stem for file in tmp_path.iterdir()} == {"2", "3", "4"}
 

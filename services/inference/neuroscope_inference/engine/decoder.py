@@ -192,7 +192,7 @@ class Decoder:
         """Rows of one kind share a batch."""
         forward = row.forward
         edits_attention = forward.steering.of(row.next_step).edits_attention
-        if not self._model.can_batch() or forward.quantization is not None:
+        if not self._model.abilities.can_batch or forward.quantization is not None:
             return id(row)
         if self._rotates and (edits_attention or forward.plan.reads_attention):
             return id(row)  # in a ring that rows share, a column is another position in each

@@ -195,7 +195,7 @@ class Forward:
     @property
     def _cuts(self) -> bool:
         """Whether a prefill needs the last position's logits only, and the model can give them alone."""
-        return not self.plan.reads_logits and not self.steering.of(0).edits_logits and self.model.can_cut()
+        return not self.plan.reads_logits and not self.steering.of(0).edits_logits and self.model.abilities.can_cut
 
     def build(
         self, prompt: Sequence[int], span: Span, cache: Cache, *, cuts: bool = False

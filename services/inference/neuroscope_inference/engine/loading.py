@@ -6,6 +6,7 @@ and say what is wrong with the files in the user's words.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_t
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine import config_mending, selftest, verdicts
+from neuroscope_inference.engine.abilities import Abilities
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.layout import Layout, first_int
 from neuroscope_inference.engine.memory import is_shortage
@@ -61,27 +63,27 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
     text_config: Mapping[str, Any] = config.get("text_config", config)
     layout = Layout(model, {"model_type": config.get("model_type"), **text_config})
     vocab_size = first_int(text_config, "vocab_size") or len(tokenizer)
-    result = _proved(request, layout, vocab_size)
+    self_test, abilities = _proved(request, layout, vocab_size)
     yield pb.LoadProgress(
         phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=selftest.TOKEN_COUNT, bytes_total=selftest.TOKEN_COUNT
     )
     description = _describe(request, folder, config, text_config, model, tokenizer, layout)
-    yield LoadedModel(model, tokenizer, layout, description, result, folder, request.adapter_path)
+    yield LoadedModel(model, tokenizer, layout, description, self_test, abilities, folder, request.adapter_path)
 
 
-def _proved(request: LoadRequest, layout: Layout, vocab_size: int) -> pb.SelfTest:
-    """The self-test's verdict, from the cache where it holds one for these files."""
-    if request.verdicts is None:
-        return selftest.run(layout, vocab_size)
-    try:
-        key = verdicts.key_of(request.folder, request.adapter_path)
-    except OSError:
-        return selftest.run(layout, vocab_size)
-    verdict = verdicts.restore(request.verdicts, key, layout)
-    if verdict is None:
-        verdict = selftest.run(layout, vocab_size)
-        verdicts.keep(request.verdicts, key, layout, verdict)
-    return verdict
+def _proved(request: LoadRequest, layout: Layout, vocab_size: int) -> tuple[pb.SelfTest, Abilities]:
+    """The self-test's verdict and what the probes found, from the cache where it holds them for these files."""
+    key = ""
+    if request.verdicts is not None:
+        with contextlib.suppress(OSError):
+            key = verdicts.key_of(request.folder, request.adapter_path)
+        if key and (kept := verdicts.restore(request.verdicts, key, layout)):
+            return kept
+    self_test = selftest.run(layout, vocab_size)
+    abilities = Abilities.of(layout, vocab_size)
+    if request.verdicts is not None and key:
+        verdicts.keep(request.verdicts, key, layout, self_test, abilities)
+    return self_test, abilities
 
 
 def _checked_config(folder: Path) -> dict[str, Any]:

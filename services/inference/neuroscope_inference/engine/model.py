@@ -15,6 +15,7 @@ from neuroscope.errors import ContextLengthError, InvalidRequestError, Unavailab
 from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine import caches, swapping
+from neuroscope_inference.engine.abilities import Abilities
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.layout import Layout, PointState
@@ -40,6 +41,7 @@ class LoadedModel:
     layout: Layout
     description: pb.Model
     self_test: pb.SelfTest
+    abilities: Abilities
     folder: Path
     adapter_path: str
     prompts: PromptCache = field(default_factory=lambda: PromptCache(0))
@@ -47,34 +49,13 @@ class LoadedModel:
     """When something last ran on it, or asked for it, by the monotonic clock."""
     sweeping: Method | None = None
     """The fastest way to run sweeps on it, once it has been proven."""
-    _can_batch: bool | None = None
-    _can_cut: bool | None = None
-    _why_no_lens: str | None = None
     _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
-
-    def can_batch(self) -> bool:
-        """Whether rows may decode together; proven by a probe the first time it is asked."""
-        if self._can_batch is None:
-            self._can_batch = caches.can_batch(self.network, self.description.vocab_size)
-        return self._can_batch
 
     @property
     def unembedding(self) -> Unembedding:
         """The final norm and the unembedding."""
         return Unembedding(self.network, self.layout)
-
-    def can_cut(self) -> bool:
-        """Whether logits of a prompt's last position can be had alone; proven by a probe the first time it is asked."""
-        if self._can_cut is None:
-            self._can_cut = self.unembedding.can_be_cut()
-        return self._can_cut
-
-    def why_no_lens(self) -> str:
-        """Why no lens can be applied; empty if one can. Proven by a probe the first time."""
-        if self._why_no_lens is None:
-            self._why_no_lens = self.unembedding.why_not()
-        return self._why_no_lens
 
     def why_exact(self, quantization: CacheQuantization) -> str:
         """Why keys and values cannot be quantised like that; empty if they can. Proven by a probe the first time."""

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import xxhash
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from neuroscope.v1 import inference_pb2
+from neuroscope_inference.engine.abilities import Abilities
 from neuroscope_inference.engine.layout import Layout
 
 _KEPT = 64
@@ -45,14 +47,15 @@ def key_of(model: Path, adapter_path: str) -> str:
     return digest.hexdigest()
 
 
-def restore(folder: Path, key: str, layout: Layout) -> inference_pb2.SelfTest | None:
+def restore(folder: Path, key: str, layout: Layout) -> tuple[inference_pb2.SelfTest, Abilities] | None:
     """Hooks the model and gives it the verdict of that key; None if there is none that fits it."""
     try:
         kept = json.loads((folder / f"{key}.json").read_text())
         points: dict[str, Any] = kept["points"]
         if set(points) != {str(state.point) for state in layout.states} or len(kept["rules"]) != layout.num_layers:
             return None
-        verdict = ParseDict(kept["self_test"], inference_pb2.SelfTest())
+        self_test = ParseDict(kept["self_test"], inference_pb2.SelfTest())
+        abilities = Abilities(**kept["abilities"])
         states = [(points[str(state.point)], state) for state in layout.states]
         proved = [(reason, path, tuple(extents), getattr(mx, dtype)) for (reason, path, extents, dtype), _ in states]
         rules, orders = [str(rule) for rule in kept["rules"]], [str(order) for order in kept["orders"]]
@@ -65,13 +68,14 @@ def restore(folder: Path, key: str, layout: Layout) -> inference_pb2.SelfTest | 
         columns.order = order
         if block.routing is not None:
             block.routing.rule = rule
-    return verdict
+    return self_test, abilities
 
 
-def keep(folder: Path, key: str, layout: Layout, verdict: inference_pb2.SelfTest) -> None:
+def keep(folder: Path, key: str, layout: Layout, self_test: inference_pb2.SelfTest, abilities: Abilities) -> None:
     """Writes a verdict, whole or not at all, and lets go of the oldest ones."""
     kept = {
-        "self_test": MessageToDict(verdict),
+        "self_test": MessageToDict(self_test),
+        "abilities": asdict(abilities),
         "points": {
             str(s.point): [s.reason, s.module_path, s.axes_extents, str(s.dtype).rpartition(".")[2]]
             for s in layout.states

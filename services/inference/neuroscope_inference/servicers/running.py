@@ -87,7 +87,7 @@ class Runner:
         read = await self._tokenized(model, request.prompts, rows_per_prompt)
         prompts = [prompt for prompt in read for _ in range(rows_per_prompt)]
         hooks = self._hooks.named(request.hooks, request.hook_ids)
-        await self._check_lenses(model, hooks)
+        _check_lenses(model, hooks)
         plan = CapturePlan(model, hooks, len(prompts), stop_before, await self._directions(hooks))
         # The last generated token is not read by the model, so it has no position.
         plan.check_positions([len(prompt.ids) for prompt in prompts], max(max_new_tokens - 1, 0))
@@ -107,16 +107,6 @@ class Runner:
         # A stream that is kept will also be read where memory is not shared.
         size = SLICE_BYTES if request.resumable else slice_bytes(context)
         return Prepared(stream_id, run, prompts, rows_per_prompt, size)
-
-    async def _check_lenses(self, model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) -> None:
-        """Refuses a lens on a model whose end cannot be applied by itself."""
-        for path, hook in hooks:
-            if hook.site.component == "logits":
-                continue  # which are taken as they are
-            if hook.reduction.HasField("lens") and (reason := await self._engine.call(model.why_no_lens)):
-                raise UnavailableSiteError(
-                    f"there is no lens of {model.description.model_id}: {reason}", field=f"{path}.reduction.lens"
-                )
 
     async def _quantization(
         self, model: LoadedModel, request: pb.GenerateRequest | pb.CaptureRequest
@@ -231,6 +221,16 @@ class Runner:
         return [
             await asyncio.to_thread(model.tokenize, prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)
         ]
+
+
+def _check_lenses(model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) -> None:
+    """Refuses a lens on a model whose end cannot be applied by itself."""
+    reason = model.abilities.why_no_lens
+    for path, hook in hooks if reason else ():
+        if hook.reduction.HasField("lens") and hook.site.component != "logits":  # which are taken as they are
+            raise UnavailableSiteError(
+                f"there is no lens of {model.description.model_id}: {reason}", field=f"{path}.reduction.lens"
+            )
 
 
 def _listed(numbers: Sequence[int]) -> str:

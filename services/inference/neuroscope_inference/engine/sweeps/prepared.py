@@ -131,7 +131,7 @@ class Preparation:
             InvalidRequestError: both score the same, where values are scaled between them.
             ShortOfMemory: it takes more memory than there is.
         """
-        reader = EndReader(self.model.layout, self.model.can_cut(), self.metric.reads_stream)
+        reader = EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream)
         runs = {CLEAN: self._run(reader, pair, CLEAN)}
         if pair.corrupted is not None:
             runs[CORRUPTED] = self._run(reader, pair, CORRUPTED)

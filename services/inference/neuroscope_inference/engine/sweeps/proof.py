@@ -64,7 +64,7 @@ def _difference(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail
     """Why rows that enter at their layers do not give the logits of runs one by one; empty if they do."""
     tokens = [token % model.description.vocab_size for token in _TOKENS]
     last = [len(tokens) - 1]
-    reader = EndReader(model.layout, cuts=model.can_cut())
+    reader = EndReader(model.layout, cuts=model.abilities.can_cut)
     layers = model.layout.num_layers
     whole: Sequence[WholeCache] | None = None
     try:

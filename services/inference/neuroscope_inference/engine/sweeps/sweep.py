@@ -241,7 +241,7 @@ class Sweep:
         """The refusal of a sweep that is too large, with what it would cost: a forward pass is timed for it."""
         pair = self.pairs[0]
         costs = Costs(self.model, len(self.metric.places(pair.length)))
-        reader = EndReader(self.model.layout, self.model.can_cut(), self.metric.reads_stream)
+        reader = EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream)
         cache = caches.new(self.model.network)
         places = self.metric.places(pair.length)
         seconds = run(self.model, reader, pair.edited, pair.edited_row, places, cache).seconds
