@@ -28,6 +28,7 @@ PEERS: Mapping[str, str] = {
     HUGGING_FACE: "hugging_face",
 }
 """Libraries of the other environment, and their modules in `workers`."""
+_WORKERS = "tests.bench.peers.workers"
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -97,15 +98,14 @@ def contestants(folder: Path, names: Sequence[str]) -> Generator[list[Contestant
 
 
 def _start(stack: ExitStack, name: str, folder: Path) -> Contestant:
-    module, where, services = name, str(folder), list[int]()
-    settings: dict[str, Any] = {"environment": _ONE_THREAD}
     if name == OURS:
         service = stack.enter_context(inference_service(folder, environment=_ONE_THREAD))
-        module, where, services = "ours", service.target, [service.process.pid]
-    elif name == MLX:
-        module = "mlx_alone"
+        worker = stack.enter_context(Worker(_WORKERS, "ours", service.target))
+        return Contestant(name, worker, [worker.pid, service.process.pid])
+    if name == MLX:
+        worker = Worker(_WORKERS, "mlx_alone", str(folder), environment=_ONE_THREAD)
     else:
-        module = PEERS[name]
-        settings = {"environment": environment.SETTINGS, "python": environment.python()}
-    worker = stack.enter_context(Worker("tests.bench.peers.workers", module, where, **settings))
-    return Contestant(name, worker, [worker.pid, *services])
+        python = environment.python()
+        worker = Worker(_WORKERS, PEERS[name], str(folder), environment=environment.SETTINGS, python=python)
+    stack.enter_context(worker)
+    return Contestant(name, worker, [worker.pid])

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -29,7 +30,7 @@ def shared_folder(name: str) -> Generator[Path]:
 @contextmanager
 def talking_folder() -> Generator[Path]:
     """A random llama of 12 layers and width 768 with 512 tokens, which says those alone that have a text, in ASCII."""
-    shape = {**(FAMILIES["llama"].large or {}), "vocab_size": 512, "tie_word_embeddings": False}
+    shape: dict[str, Any] = {**(FAMILIES["llama"].large or {}), "vocab_size": 512, "tie_word_embeddings": False}
     with TemporaryDirectory(prefix="neuroscope-bench-") as root:
         folder = make_model("llama", Path(root) / "llama-85m", **shape)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
