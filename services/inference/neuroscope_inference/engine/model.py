@@ -47,6 +47,10 @@ class LoadedModel:
     """When something last ran on it, or asked for it, by the monotonic clock."""
     sweeping: Method | None = None
     """The fastest way to run sweeps on it, once it has been proven."""
+    why_no_gradients: str | None = None
+    """Why no gradient is taken on it; empty if it is, None until that has been proven."""
+    why_no_edges: str | None = None
+    """Why its edges have no scores; likewise."""
     _can_batch: bool | None = None
     _can_cut: bool | None = None
     _why_no_lens: str | None = None
