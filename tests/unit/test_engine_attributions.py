@@ -5,6 +5,7 @@ python -m pytest tests/unit/test_engine_attributions.py
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
 from neuroscope_inference.engine.attributions.proof import why_no_edges, why_no_gradients
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.attributing import ALLOWED, attribute_here, labels
@@ -288,3 +290,14 @@ def test_positions_have_no_mean_over_prompts_of_other_lengths(model: LoadedModel
     with pytest.raises(InvalidRequestError, match="9 to 12 tokens") as refused:
         attribute_here(model, request, ALLOWED)
     assert refused.value.field == "nodes.sites[0].by_position"
+
+
+def test_a_known_norm_is_the_norm(model: LoadedModel) -> None:
+    """The closed form of a norm's gradient is what its own code gives."""
+    norm = model.layout.blocks[1].norm1
+    assert norm is not None
+    stream, gradients, matrix = (mx.random.normal(shape) for shape in ((2, 5, 128), (2, 5, 8, 16), (8, 16, 128)))
+    known = KnownNorm.of(norm, stream)
+    assert known is not None
+    expected = pulled_through(norm, stream, gradients.swapaxes(1, 2) @ matrix)
+    assert_close("norm", np.array(known.pulled_back(gradients, matrix)), np.array(expected), tolerance=1e-5)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope_inference.engine.attributions.norms import pulled_through
+from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
 from neuroscope_inference.engine.tap import PointIndex
 
 HeadMatrix = Callable[[], mx.array]
@@ -60,8 +60,17 @@ class Reading:
         self, seen: Mapping[PointIndex, mx.array], gradients: Mapping[PointIndex, mx.array], positions: slice
     ) -> mx.array:
         """At the inputs of the receivers (rows, receivers, positions, d_model), float32, lazy."""
-        pulled = [part.pulled_back(gradients[part.point][:, positions]) for part in self.projections]
-        together = pulled[0] if len(pulled) == 1 else mx.concatenate(pulled, axis=1)
-        if self.norm is not None:
-            together = pulled_through(self.norm, seen[self.stream][:, positions], together)
-        return together.astype(mx.float32)
+        cut = [(part, gradients[part.point][:, positions]) for part in self.projections]
+        if self.norm is None:
+            return _together([part.pulled_back(gradient) for part, gradient in cut])
+        stream = seen[self.stream][:, positions]
+        known = KnownNorm.of(self.norm, stream)
+        if known is not None and all(part.matrix is not None for part in self.projections):
+            return _together([known.pulled_back(gradient, part.matrix()) for part, gradient in cut if part.matrix])
+        together = _together([part.pulled_back(gradient) for part, gradient in cut])
+        return pulled_through(self.norm, stream, together)
+
+
+def _together(parts: Sequence[mx.array]) -> mx.array:
+    found = parts[0] if len(parts) == 1 else mx.concatenate(list(parts), axis=1)
+    return found.astype(mx.float32)
