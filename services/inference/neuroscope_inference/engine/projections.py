@@ -33,10 +33,15 @@ class HeadColumns:
         """(B, L, all) as (B, L, kv_heads, d_head)."""
         return self._view(1)
 
-    @property
-    def values(self) -> View:
-        """(B, L, all) as (B, L, kv_heads, d_head)."""
-        return self._view(2)
+    def rows(self, matrix: mx.array, part: int) -> mx.array:
+        """Rows of the projection's matrix (all, d_model) that make a part, by head: (heads, d_head, d_model).
+
+        Args:
+            matrix: of the projection.
+            part: 0 queries, 1 keys, 2 values.
+        """
+        groups, where = ORDERS[self.order](self, part)
+        return matrix.reshape(*groups, self.width, -1)[..., where, :, :].reshape(-1, self.width, matrix.shape[-1])
 
     def fits(self, x: mx.array) -> bool:
         """Whether x has the columns of every query, key and value, and no other."""

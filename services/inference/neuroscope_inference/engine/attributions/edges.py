@@ -116,6 +116,8 @@ class EdgeScores:
     other: Mapping[PointIndex, mx.array]
     _differences: dict[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
     _scores: mx.array | None = None
+    _written: mx.array | None = None
+    """What senders write, where that of all positions is taken together."""
 
     def add(self, passed: Passed, edited: Passed) -> None:
         """Contracts the gradients at receivers with what senders write, some positions at a time."""
@@ -126,7 +128,7 @@ class EdgeScores:
         chunk = max(1, self.kind.budget_bytes // (4 * rows * width * len(graph.senders)))
         for first in range(0, length, chunk):
             with memory.watched(0):
-                found = self._contracted(passed, slice(first, first + chunk))
+                found = self._contracted(passed, slice(first, first + chunk), keeps=chunk >= length)
                 self._scores = found if self._scores is None else self._scores + found
                 mx.eval(self._scores)
 
@@ -137,11 +139,14 @@ class EdgeScores:
         mx.eval(scores)
         return [scores]
 
-    def _contracted(self, passed: Passed, positions: slice) -> mx.array:
+    def _contracted(self, passed: Passed, positions: slice, *, keeps: bool) -> mx.array:
         graph = self.kind.graph
-        written = graph.written(self._differences, positions)
-        written = written.reshape(*written.shape[:2], -1)  # (rows, senders, positions * d_model)
-        mx.eval(written)
+        written = self._written
+        if written is None:
+            written = graph.written(self._differences, positions)
+            written = written.reshape(*written.shape[:2], -1)  # (rows, senders, positions * d_model)
+            mx.eval(written)
+            self._written = written if keeps else None
         columns: list[mx.array] = []
         for reading in graph.readings:
             gradients = reading.gradients(passed.seen, passed.gradients, positions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +15,8 @@ from neuroscope_inference.engine.attributions.linear import matrix_of
 from neuroscope_inference.engine.attributions.nodes import INPUT
 from neuroscope_inference.engine.attributions.reading import HeadMatrix, Projection, Reading
 from neuroscope_inference.engine.layout import Block, Layout
-from neuroscope_inference.engine.tap import PointIndex, View
+from neuroscope_inference.engine.projections import HeadColumns
+from neuroscope_inference.engine.tap import PointIndex
 
 
 class NoGraph(Exception):
@@ -104,9 +105,9 @@ class Graph:
         for name, matrix in zip(names, _projections(self.layout, layer, block, width), strict=True):
             point = Point(name, layer)
             heads, d_head = self._extents(point)
-            if matrix().shape[1] != heads * d_head:
+            if matrix().shape != (heads, d_head, width):
                 raise NoGraph(f"{point} is not what its projection gives")
-            parts.append(Projection(self._index(point), partial(_by_head, matrix, heads)))
+            parts.append(Projection(self._index(point), matrix))
             for head in range(heads):
                 self._receives(point, head, before)
         self.readings.append(Reading(self._index(Point("resid_pre", layer)), block.norm1, parts, before))
@@ -147,35 +148,37 @@ class Graph:
         return heads, width
 
 
-def _by_head(matrix: Callable[[], mx.array], heads: int) -> mx.array:
-    """(d_model, heads * d_head) to (heads, d_head, d_model)"""
-    found = matrix()
-    return found.reshape(found.shape[0], heads, -1).transpose(1, 2, 0)
-
-
 def _output_matrix(block: Block, heads: int, d_head: int) -> mx.array:
     assert block.output_projection is not None
-    matrix = matrix_of(block.output_projection, heads * d_head) * block.contribution_scale
-    return matrix.reshape(heads, d_head, -1)
+    matrix = matrix_of(block.output_projection, heads * d_head)
+    if block.contribution_scale != 1:
+        matrix = matrix * block.contribution_scale
+    return matrix.T.reshape(heads, d_head, -1)
 
 
-def _projections(layout: Layout, layer: int, block: Block, width: int) -> Sequence[Callable[[], mx.array]]:
-    """What makes the matrices (d_model, heads * d_head) of queries, keys and values.
+def _projections(layout: Layout, layer: int, block: Block, width: int) -> Sequence[HeadMatrix]:
+    """What makes the matrices of queries, keys and values.
 
     They are made where they are used: those of a quantised model are larger than the model.
     """
+    columns = layout.columns[layer]
     apart = (block.query_projection, block.key_projection, block.value_projection)
     found = [module for module in apart if module is not None]
     if len(found) == len(apart):
-        return [partial(matrix_of, module, width) for module in found]
+        heads = (columns.heads, columns.kv_heads, columns.kv_heads)
+        return [partial(_of_one, module, width, count) for module, count in zip(found, heads, strict=True)]
     fused = block.fused_projection
     if fused is None:
         raise NoGraph(f"layer {layer} has no projections of queries, keys and values that are known")
-    columns = layout.columns[layer]
-    if not columns.fits(matrix_of(fused, width)[None]):
+    if not columns.fits(matrix_of(fused, width).T[None]):
         raise NoGraph(f"the projection of layer {layer} has other columns than its heads' queries, keys and values")
-    return [partial(_columns, fused, width, view) for view in (columns.queries, columns.keys, columns.values)]
+    return [partial(_of_fused, columns, fused, width, part) for part in range(3)]
 
 
-def _columns(fused: nn.Module, width: int, view: View) -> mx.array:
-    return view.read(matrix_of(fused, width)[None])[0].reshape(width, -1)
+def _of_one(module: nn.Module, width: int, heads: int) -> mx.array:
+    matrix = matrix_of(module, width)
+    return matrix.reshape(heads, -1, width) if matrix.shape[0] % heads == 0 else matrix
+
+
+def _of_fused(columns: HeadColumns, module: nn.Module, width: int, part: int) -> mx.array:
+    return columns.rows(matrix_of(module, width), part)

@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 
 def matrix_of(module: nn.Module, width: int) -> mx.array:
-    """What a layer multiplies its input with (width, outputs): output = input @ matrix + bias.
+    """What a layer multiplies its input with (outputs, width): output = input @ matrix.T + bias.
 
     Args:
         module: a linear layer, quantised or adapted or neither.
@@ -17,9 +17,9 @@ def matrix_of(module: nn.Module, width: int) -> mx.array:
     """
     inner: Any = module
     if isinstance(module, nn.Linear) and "lora_a" not in module:
-        return inner.weight.T
+        return inner.weight
     if isinstance(module, nn.QuantizedLinear):
-        weight = mx.dequantize(
+        return mx.dequantize(
             inner.weight,
             inner.scales,
             inner.get("biases"),
@@ -27,7 +27,6 @@ def matrix_of(module: nn.Module, width: int) -> mx.array:
             bits=inner.bits,
             mode=inner.mode,
         )
-        return weight.T
     unit = mx.concatenate([mx.zeros((1, width)), mx.eye(width)])[None]
     rows: mx.array = inner(unit)[0]
-    return rows[1:] - rows[:1]
+    return (rows[1:] - rows[:1]).T
