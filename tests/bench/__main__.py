@@ -1,7 +1,7 @@
 """Runs the benches, one after the other, and prints what they found.
 
-    python -m tests.bench [wire] [capture] [tax] [concurrency] [rest] [sweep] [--quick|--full] [--json FILE]
-        [--traces FOLDER]
+    python -m tests.bench [wire] [capture] [tax] [concurrency] [rest] [sweep] [attribution]
+        [--quick|--full] [--json FILE] [--traces FOLDER]
 
 `--quick` takes two minutes instead of about ten: less data and fewer rounds, so figures that are further off. `--full`
 takes an hour and a half, and has the figures of docs/performance.md, which `python -m scripts.make_performance_page`
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.bench import capture, concurrency, program, rest, sweep, tax, wire
+from tests.bench import attribution, capture, concurrency, program, rest, sweep, tax, wire
 from tests.bench.program import Bench
 
 BENCHES: Mapping[str, Bench] = {
@@ -46,6 +46,13 @@ BENCHES: Mapping[str, Bench] = {
         usual={"rounds": 3},
         quick={"rounds": 1, "sweeps": ("resid", "last")},
         full={"rounds": 10, "lengths": (64, 256, 1024)},
+    ),
+    "attribution": Bench(
+        attribution.run,
+        attribution.table,
+        usual={"rounds": 3},
+        quick={"rounds": 1},
+        full={"rounds": 10, "lengths": (64, 256)},
     ),
 }
 

@@ -115,7 +115,8 @@ def table(result: dict[str, Any]) -> Table:
     return found
 
 
-def _tokens(length: int, seed: int) -> list[int]:
+def tokens_of(length: int, seed: int) -> list[int]:
+    """A prompt of random tokens."""
     return np.random.default_rng(seed).integers(5, 400, length).tolist()
 
 
@@ -134,9 +135,9 @@ def _forward(folder: Path) -> None:
         taken: list[float] = []
         for _ in range(PASSES):
             began = time.perf_counter()
-            plain_logits(network, _tokens(length, 1))
+            plain_logits(network, tokens_of(length, 1))
             taken.append(time.perf_counter() - began)
-        return {"seconds": statistics.median(taken), "peak_bytes": _peak_bytes()}
+        return {"seconds": statistics.median(taken), "peak_bytes": peak_bytes()}
 
     answer(measure)
 
@@ -144,11 +145,11 @@ def _forward(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     with Client.local(model=[str(folder)]) as client:
         metric = logit_diff(ANSWER, OTHER)
-        warm = client.patch(_tokens(16, 0), _tokens(16, 1)).residual(layers=[0])
+        warm = client.patch(tokens_of(16, 0), tokens_of(16, 1)).residual(layers=[0])
         warm.run(metric)  # proves the way, once for the model
 
         def measure(length: int, name: str) -> dict[str, Any]:
-            patching = client.patch(_tokens(length, 0), _tokens(length, 1))
+            patching = client.patch(tokens_of(length, 0), tokens_of(length, 1))
             match name:
                 case "resid":
                     patching = patching.residual(positions=range(0, length, length // 16))
@@ -166,13 +167,14 @@ def _sweep(folder: Path) -> None:
                 "patches": result.end.patches_done,
                 "method": result.plan.method,
                 "most_rows": result.end.most_rows,
-                "peak_bytes": _peak_bytes(),
+                "peak_bytes": peak_bytes(),
             }
 
         answer(measure)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -20,7 +20,7 @@ from neuroscope.experiments.grids import Axis
 _SWEPT = ("residual", "attention", "mlps", "heads")
 _ANSWERED = {"log_prob": metric_forms.log_prob, "prob": metric_forms.prob, "rank": metric_forms.rank}
 _PLAIN = {"kl_divergence": metric_forms.kl_divergence, "cross_entropy": metric_forms.cross_entropy}
-_METRICS = ("logit_diff", *_ANSWERED, *_PLAIN)
+METRICS = ("logit_diff", *_ANSWERED, *_PLAIN)
 
 
 def sweep(
@@ -43,7 +43,7 @@ def sweep(
         str, typer.Option(help="each, all (together), or a list such as 0,3,-1. By default each, and for heads all.")
     ] = "",
     layers: Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")] = "",
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(_METRICS)}.")] = "logit_diff",
+    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "logit_diff",
     into: Annotated[str, typer.Option(help="The run that is edited: corrupted or clean.")] = "corrupted",
     value: Annotated[float, typer.Option(help="What ablation puts there.")] = 0.0,
     normalise: Annotated[
@@ -81,7 +81,7 @@ def sweep(
                 swept or ["residual", "heads"],
                 _listed(positions, "--positions"),
                 _listed(layers, "--layers"),
-                _metric(metric, answer, other, normalise=normalise),
+                metric_of(metric, answer, other, normalise=normalise),
                 {"into": into} if corrupted else {"value": value},
                 method,
                 model_id,
@@ -125,7 +125,12 @@ def _written(
     return patching.scored_by(metric, method=method)
 
 
-def _metric(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
+def metric_of(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
+    """The metric that options name.
+
+    Raises:
+        InvalidRequestError: there is no such metric, or a token that it needs is missing.
+    """
     if name in _PLAIN:
         chosen = _PLAIN[name]()
     elif name in _ANSWERED or name == "logit_diff":
@@ -139,7 +144,7 @@ def _metric(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
             else metric_forms.logit_diff(_token(answer), _token(other))
         )
     else:
-        raise InvalidRequestError(f"there is no metric {name!r}", field="--metric", valid=_METRICS)
+        raise InvalidRequestError(f"there is no metric {name!r}", field="--metric", valid=METRICS)
     return chosen.normalised() if normalise else chosen
 
 

@@ -11,8 +11,11 @@
 Patching puts what one run of a pair has in the place of what the other has: every position of the residual stream,
 every head, whatever is asked for (Vig et al. 2020; Meng et al. 2022). `Client.ablate` has no other run and puts zeros,
 means or noise there. An `Experiment` is all of it as a value, which JSON holds and which can be run again.
+`Client.attribute` asks the gradient instead of running every patch.
 """
 
+from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attributing import Attribution
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import EACH, Together, mean, other_run, resample, together
 from neuroscope.experiments.metrics import (
@@ -31,6 +34,8 @@ from neuroscope.experiments.scores import Scores
 
 __all__ = [
     "EACH",
+    "Attribution",
+    "AttributionResult",
     "Experiment",
     "Metric",
     "Patching",

@@ -1,15 +1,24 @@
-"""Sweeps: a part of both clients."""
+"""Sweeps and attributions: a part of both clients."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
 from contextlib import aclosing, closing
 from typing import Any
 
+from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attributing import Attribution, attribution
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import ValueLike
+from neuroscope.experiments.metrics import Metric
 from neuroscope.experiments.patching import Patching, ablation, patching
-from neuroscope.experiments.progress import SweepListener, sweep_listener
+from neuroscope.experiments.progress import (
+    AttributionListener,
+    SweepListener,
+    attribution_listener,
+    sweep_listener,
+)
 from neuroscope.experiments.result import SweepResult
 from neuroscope.model_calls import AsyncModelCalls, ModelCalls
 from neuroscope.prompts import PromptLike
@@ -87,6 +96,73 @@ class ExperimentCalls(ModelCalls):
         result.tokens = self.tokenize(result.edited_tokens, model_id=experiment.request.model_id).tokens
         return result
 
+    def attribution_events(self, result: AttributionResult) -> Generator[pb.AttributeResponse, None, None]:
+        """Runs what a result was asked for; every message as it comes, once the result holds it."""
+        request = result.attribution.request
+        with self._span("attribute"), closing(self._transport.stream(RPCS["Attribute"], request)) as events:
+            for event in events:
+                if (message := result.feed(event)) is not None:
+                    yield message
+
+    def attribute(
+        self,
+        clean: PromptLike | Attribution,
+        corrupted: PromptLike | None = None,
+        *,
+        metric: Metric | None = None,
+        method: str = "attribution-patching",
+        steps: int = 0,
+        sites: Iterable[str] = (),
+        into: str = "",
+        each_pair: bool = False,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AttributionListener = False,
+    ) -> AttributionResult:
+        """Scores many places of the model at once by the gradient of the metric there.
+
+        A score is the change of the metric, to first order, were the activation of one run that of the other one.
+
+        Args:
+            clean: the prompt with the behaviour, or a batch; or an `Attribution`, which says all but `progress`.
+            corrupted: the prompt without it, or as many, each as long as its clean one.
+            metric: how a run is scored.
+            method: attribution-patching, gradient-x-activation, eap, eap-ig or integrated-gradients.
+            steps: inputs that gradients are averaged over; 0: 5 for eap-ig, 32 for integrated-gradients, else 1.
+            sites: what attribution patching scores, such as `head_output:head,position` or `mlp_out.3`; none: outputs
+                of heads and MLPs and the input, by position.
+            into: the run that gradients are those of: clean or corrupted. Empty: clean; for integrated gradients the
+                line begins at the corrupted prompt, or at zero embeddings where there is none.
+            each_pair: scores of every pair in place of their mean.
+            model_id: empty: the one loaded first.
+            bos: as in `tokenize`.
+            progress: True shows a bar; a function is called with every `AttributionProgress`.
+
+        Raises:
+            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before anything has run.
+            ResourceExhaustedError: memory does not hold the passes of one pair.
+        """
+        wanted = _wanted(
+            clean,
+            corrupted,
+            metric,
+            method=method,
+            steps=steps,
+            places=sites,
+            into=into,
+            each_pair=each_pair,
+            model_id=model_id,
+            bos=bos,
+        )
+        result = AttributionResult(wanted)
+        with attribution_listener(progress) as report, closing(self.attribution_events(result)) as events:
+            for event in events:
+                if event.HasField("progress"):
+                    report(event.progress)
+        result.finish()
+        result.tokens = self.tokenize(result.edited_tokens, model_id=wanted.request.model_id).tokens
+        return result
+
 
 class AsyncExperimentCalls(AsyncModelCalls):
     """What `AsyncClient` does with sweeps; the docstrings of `ExperimentCalls` hold here too."""
@@ -128,3 +204,64 @@ class AsyncExperimentCalls(AsyncModelCalls):
         result.finish()
         result.tokens = (await self.tokenize(result.edited_tokens, model_id=experiment.request.model_id)).tokens
         return result
+
+    async def attribution_events(self, result: AttributionResult) -> AsyncGenerator[pb.AttributeResponse, None]:
+        """Runs what a result was asked for; every message as it comes, once the result holds it."""
+        request = result.attribution.request
+        async with aclosing(self._transport.stream(RPCS["Attribute"], request)) as events:
+            async for event in events:
+                if (message := result.feed(event)) is not None:
+                    yield message
+
+    async def attribute(
+        self,
+        clean: PromptLike | Attribution,
+        corrupted: PromptLike | None = None,
+        *,
+        metric: Metric | None = None,
+        method: str = "attribution-patching",
+        steps: int = 0,
+        sites: Iterable[str] = (),
+        into: str = "",
+        each_pair: bool = False,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AttributionListener = False,
+    ) -> AttributionResult:
+        """Scores many places of the model at once by the gradient of the metric there."""
+        wanted = _wanted(
+            clean,
+            corrupted,
+            metric,
+            method=method,
+            steps=steps,
+            places=sites,
+            into=into,
+            each_pair=each_pair,
+            model_id=model_id,
+            bos=bos,
+        )
+        result = AttributionResult(wanted)
+        with attribution_listener(progress) as report:
+            async with aclosing(self.attribution_events(result)) as events:
+                async for event in events:
+                    if event.HasField("progress"):
+                        report(event.progress)
+        result.finish()
+        result.tokens = (await self.tokenize(result.edited_tokens, model_id=wanted.request.model_id)).tokens
+        return result
+
+
+def _wanted(
+    clean: PromptLike | Attribution, corrupted: PromptLike | None, metric: Metric | None, **how: Any
+) -> Attribution:
+    """The attribution that a call names, or is.
+
+    Raises:
+        InvalidRequestError: there is no metric, the prompts do not pair, or a name means nothing.
+    """
+    if isinstance(clean, Attribution):
+        return clean
+    if metric is None:
+        raise InvalidRequestError("the metric is missing, such as logit_diff(' Mary', ' John')", field="metric")
+    return attribution(clean, corrupted, metric, **how)

@@ -1,4 +1,4 @@
-"""How far a sweep is: a rich bar, or a function of the user's."""
+"""How far a sweep or an attribution is: a rich bar, or a function of the user's."""
 
 from __future__ import annotations
 
@@ -12,24 +12,45 @@ SweepListener: TypeAlias = "bool | Callable[[pb.SweepProgress], None]"
 """True: a bar on standard error; a function: called with every report."""
 
 
+AttributionListener: TypeAlias = "bool | Callable[[pb.AttributionProgress], None]"
+"""The same, of an attribution."""
+
+
 @contextmanager
 def sweep_listener(listener: SweepListener) -> Generator[Callable[[pb.SweepProgress], None], None, None]:
     """What to call with each report; a bar ends with the block."""
     if callable(listener):
         yield listener
-    elif not listener:
-        yield lambda report: None
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        return
+    with _bar("sweeping", is_shown=listener) as update:
+        yield lambda report: update(report.patches_done, report.patch_count, report.remaining_seconds)
 
-        remaining = TextColumn("{task.fields[remaining]}")
-        columns = (TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), remaining)
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("", total=None, remaining="")
-            yield lambda report: progress.update(
-                task,
-                completed=report.patches_done,
-                total=report.patch_count,
-                remaining=f"{report.remaining_seconds:.0f} s left",
-            )
+
+@contextmanager
+def attribution_listener(
+    listener: AttributionListener,
+) -> Generator[Callable[[pb.AttributionProgress], None], None, None]:
+    """The same, of an attribution."""
+    if callable(listener):
+        yield listener
+        return
+    with _bar("attributing", is_shown=listener) as update:
+        yield lambda report: update(report.passes_done, report.pass_count, report.remaining_seconds)
+
+
+@contextmanager
+def _bar(name: str, *, is_shown: bool) -> Generator[Callable[[int, int, float], None], None, None]:
+    """What to call with what is done, how much there is, and the seconds that it will take."""
+    if not is_shown:
+        yield lambda done, count, remaining_s: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    remaining = TextColumn("{task.fields[remaining]}")
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), remaining)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None, remaining="")
+        yield lambda done, count, remaining_s: progress.update(
+            task, completed=done, total=count, remaining=f"{remaining_s:.0f} s left"
+        )

@@ -35,6 +35,7 @@ class Scores:
         is_normalised: whether values are scaled so that the corrupted run has 0 and the clean one 1.
         unedited: the metric of the edited run without its edit, in units of `values` (pairs,).
         tokens: texts of the edited prompt's tokens, of the first pair; empty where they are not known.
+        is_change: whether values are changes of the metric, as gradients promise them, and not the metric itself.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Scores:
     is_normalised: bool
     unedited: Floats
     tokens: Sequence[str] = field(default=(), repr=False)
+    is_change: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,7 +75,7 @@ class Scores:
         return found
 
     def normalised(self) -> Scores:
-        """Scaled so that the corrupted run has 0 and the clean one 1.
+        """Scaled so that the corrupted run has 0 and the clean one 1; of changes, that their difference is 1.
 
         Raises:
             InvalidRequestError: a pair has no corrupted run, or both runs score the same.
@@ -83,7 +85,9 @@ class Scores:
         spread = self.clean - self.corrupted
         if not np.all(np.isfinite(spread)) or np.any(spread == 0):
             raise InvalidRequestError("values are scaled between two runs that score differently", field="normalised")
-        return self._scaled(self.corrupted, spread, is_normalised=True)
+        zero = self.corrupted
+        found = self._scaled(np.zeros_like(zero) if self.is_change else zero, spread, is_normalised=True)
+        return replace(found, clean=np.ones_like(zero), corrupted=np.zeros_like(zero)) if self.is_change else found
 
     def effects(self) -> Scores:
         """The difference that each edit makes: values minus that of the same run without it."""

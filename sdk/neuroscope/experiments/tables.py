@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from neuroscope.experiments.attributed import AttributionResult
     from neuroscope.experiments.result import SweepResult
     from neuroscope.experiments.scores import Scores
 
@@ -35,6 +36,22 @@ def result_table(result: SweepResult) -> Table:
         place, value = scores.top(1)[0]
         axes = " x ".join(f"{size} {dim}s" for dim, size in scores.sizes.items())
         table.add_row(name, axes, _mean(scores.clean), _mean(scores.corrupted), _told(place, scores), f"{value:.4f}")
+    return table
+
+
+def attribution_table(result: AttributionResult) -> Table:
+    """The strongest places of all."""
+    plan, title = result.plan, f"{result!r}"
+    if plan is not None and result.end is not None:
+        title += f", {result.end.elapsed_seconds:.1f} s"
+        if result.completeness:
+            title += f", completeness gap {result.completeness_gap:.1%}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("scored")
+    table.add_column("where")
+    table.add_column("change", justify="right")
+    for name, place, value in result.top(STRONGEST) if result.end is not None else ():
+        table.add_row(*map(Text, (name, _told(place, result[name]))), f"{value:+.4f}")
     return table
 
 

@@ -40,6 +40,11 @@ class ExperimentServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_experiment__pb2.RunSweepRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_experiment__pb2.RunSweepResponse.FromString,
                 _registered_method=True)
+        self.Attribute = channel.unary_stream(
+                '/neuroscope.v1.ExperimentService/Attribute',
+                request_serializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -55,6 +60,16 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attribute(self, request, context):
+        """Scores many places of a model at once by the gradient of the metric there, where a sweep would run each of them:
+        attribution patching of nodes, of edges (EAP, EAP-IG), integrated gradients. Streams the plan, then progress and each
+        pair's unedited runs, then the scores as tensors, then the end. Cancelling the call stops it after the pass that is
+        running.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExperimentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +77,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.RunSweep,
                     request_deserializer=neuroscope_dot_v1_dot_experiment__pb2.RunSweepRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_experiment__pb2.RunSweepResponse.SerializeToString,
+            ),
+            'Attribute': grpc.unary_stream_rpc_method_handler(
+                    servicer.Attribute,
+                    request_deserializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +112,33 @@ class ExperimentService:
             '/neuroscope.v1.ExperimentService/RunSweep',
             neuroscope_dot_v1_dot_experiment__pb2.RunSweepRequest.SerializeToString,
             neuroscope_dot_v1_dot_experiment__pb2.RunSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attribute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.ExperimentService/Attribute',
+            neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.SerializeToString,
+            neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -127,6 +127,12 @@ class _AxisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Axis.ValueType],
     """Directions of a projection."""
     AXIS_TOKEN: _Axis.ValueType  # 13
     """Tokens that a lens was asked for."""
+    AXIS_LAYER: _Axis.ValueType  # 14
+    """Layers."""
+    AXIS_SENDER: _Axis.ValueType  # 15
+    """What writes into the residual stream."""
+    AXIS_RECEIVER: _Axis.ValueType  # 16
+    """What reads the residual stream."""
 
 class Axis(_Axis, metaclass=_AxisEnumTypeWrapper):
     """What one axis of a tensor counts."""
@@ -159,6 +165,12 @@ AXIS_DIRECTION: Axis.ValueType  # 12
 """Directions of a projection."""
 AXIS_TOKEN: Axis.ValueType  # 13
 """Tokens that a lens was asked for."""
+AXIS_LAYER: Axis.ValueType  # 14
+"""Layers."""
+AXIS_SENDER: Axis.ValueType  # 15
+"""What writes into the residual stream."""
+AXIS_RECEIVER: Axis.ValueType  # 16
+"""What reads the residual stream."""
 Global___Axis: _TypeAlias = Axis  # noqa: Y015
 
 class _Reduced:

@@ -108,5 +108,8 @@ def _unedited(scores: Scores) -> float:
 
 
 def _title(scores: Scores) -> str:
+    if scores.is_change:
+        scale = ", as a share of the runs' difference" if scores.is_normalised else ""
+        return f"{scores.name}: change of {scores.metric.replace('_', ' ')} by the gradient{scale}"
     scale = "\n0: as the corrupted run, 1: as the clean one" if scores.is_normalised else ""
     return f"{scores.name}: {scores.metric.replace('_', ' ')} of edited runs{scale}"

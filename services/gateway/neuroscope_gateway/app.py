@@ -13,6 +13,7 @@ from neuroscope.aio import AsyncClient
 from neuroscope.transport import AsyncGrpcTransport
 from neuroscope_gateway import (
     activations,
+    attributions,
     captures,
     chat,
     completions,
@@ -44,6 +45,7 @@ ROUTERS = (
     hooks.router,
     presets.router,
     experiments.router,
+    attributions.router,
     traces.router,
     reference.router,
 )

@@ -193,8 +193,35 @@ _SWEPT: Any = {
     ],
     "elapsed_seconds": 0.02,
 }
+_ATTRIBUTION: Any = {
+    "pairs": _SWEEP["pairs"],
+    "metric": _SWEEP["metric"],
+    "method": "attribution-patching",
+    "sites": ["mlp_out:position"],
+}
+_ATTRIBUTED: Any = {
+    "object": "attribution",
+    "model": _MODEL_ID,
+    "metric": "logit_difference",
+    "method": "attribution-patching",
+    "steps": 1,
+    "clean": [7.6],
+    "corrupted": [-10.8],
+    "scores": [
+        {
+            "name": "mlp_out",
+            "dims": ["layer", "position"],
+            "coords": {"layer": [2], "position": [0, 1]},
+            "values": [[0.0, -0.4]],
+        }
+    ],
+    "completeness": list[Any](),
+    "elapsed_seconds": 0.02,
+    "forward_passes": 2.5,
+}
 
 REQUESTS: dict[str, Any] = {
+    "POST /v1/experiments/attributions": _ATTRIBUTION,
     "POST /v1/experiments/sweeps": _SWEEP,
     "POST /v1/models/load": {"model_path": "models/neuroscope-tiny", "model_id": _MODEL_ID},
     "POST /v1/chat/completions": {"messages": _MESSAGES, "max_tokens": 16, "temperature": 0.7, "seed": 1},
@@ -213,6 +240,7 @@ REQUESTS: dict[str, Any] = {
 
 ANSWERS: dict[str, Any] = {
     "POST /v1/experiments/sweeps": _SWEPT,
+    "POST /v1/experiments/attributions": _ATTRIBUTED,
     "GET /health": {
         "status": "healthy",
         "service": "neuroscope-gateway",
@@ -292,6 +320,8 @@ ANSWERS: dict[str, Any] = {
 """Answers in JSON, by operation."""
 
 STREAMS: dict[str, Any] = {
+    "POST /v1/experiments/attributions": json.dumps({"type": "end", "elapsed_seconds": 0.02, "forward_passes": 2.5})
+    + "\n",
     "POST /v1/experiments/sweeps": json.dumps({"type": "values", "patches": [0, 1], "values": [-9.8, -6.9]}) + "\n",
     "POST /v1/chat/completions": {"data": json.dumps(_line({"content": "Hello"}))},
     "POST /v1/completions": {"data": json.dumps(_TEXT_CHUNK)},

@@ -40,7 +40,7 @@ async def run_sweep(body: schemas.SweepRequest, request: Request, client: Client
         return JsonResponse(await while_connected(request.receive, _whole(client, result)))
     events = _events(client, result)
     first = await while_connected(request.receive, anext(events))  # so that a refusal still has its status
-    lines = ndjson(_chained(first, events))
+    lines = ndjson(chained(first, events))
     return StreamingResponse(lines, media_type=NDJSON, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
@@ -78,22 +78,24 @@ async def _events(client: AsyncClient, result: SweepResult) -> AsyncGenerator[di
     try:
         async with aclosing(client.sweep_events(result)) as events:
             async for event in events:
-                yield _told(event)
+                yield told(event)
     except MLXIntegrationError as error:
-        error.field = _param(error.field)
+        error.field = param_of(error.field)
         raise
 
 
-async def _chained(
+async def chained(
     first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], None]
 ) -> AsyncGenerator[dict[str, Any], None]:
+    """The first event and the rest."""
     async with aclosing(rest):
         yield first
         async for event in rest:
             yield event
 
 
-def _told(event: pb.RunSweepResponse) -> dict[str, Any]:
+def told(event: pb.RunSweepResponse | pb.AttributeResponse) -> dict[str, Any]:
+    """An event of an experiment as a line of JSON."""
     kind = event.WhichOneof("event") or ""
     message = getattr(event, kind)
     told = json_format.MessageToDict(
@@ -102,7 +104,7 @@ def _told(event: pb.RunSweepResponse) -> dict[str, Any]:
     return {"type": kind, **told}
 
 
-def _param(field: str) -> str:
+def param_of(field: str) -> str:
     """The parameter of the request that a field of the contract comes from."""
     field = re.sub(r"^metric\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"metric.\1\2", field)
     field = re.sub(r"^(grids\[\d+\])\.site(\.\w+)?$", r"\1.component", field)

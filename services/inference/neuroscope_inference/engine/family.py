@@ -22,6 +22,7 @@ class Family:
     mlp_output_norm: tuple[str, ...] = ()
     query_projection: tuple[str, ...] = ()
     key_projection: tuple[str, ...] = ()
+    value_projection: tuple[str, ...] = ()
     fused_projection: tuple[str, ...] = ()  # queries, keys and values in one, in an order of `projections`
     query_norm: tuple[str, ...] = ()  # between projection and rotary embedding
     key_norm: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ LLAMA = Family(
     norm2=("post_attention_layernorm",),
     query_projection=("q_proj",),
     key_projection=("k_proj",),
+    value_projection=("v_proj",),
     output_projection=("o_proj",),
     down_projection=("down_proj",),
 )
@@ -61,7 +63,7 @@ LLAMA4 = replace(
 
 GRANITE_MOE = replace(LLAMA, mlp=("block_sparse_moe",), down_projection=(), router=("router",), experts=("switch_mlp",))
 
-PHI3 = replace(LLAMA, query_projection=(), key_projection=(), fused_projection=("qkv_proj",))
+PHI3 = replace(LLAMA, query_projection=(), key_projection=(), value_projection=(), fused_projection=("qkv_proj",))
 
 GEMMA2 = replace(  # attention of its own, for the softcap: see manual_attention
     LLAMA,
@@ -158,6 +160,7 @@ GENERIC = Family(
     mlp_output_norm=("post_mlp_layernorm", "post_mlp_norm"),
     query_projection=("q_proj", "attn_query"),
     key_projection=("k_proj", "attn_key"),
+    value_projection=("v_proj", "attn_value"),
     fused_projection=("qkv_proj", "query_key_value", "c_attn", "wqkv", "Wqkv", "W_pack", "att_proj", "in_proj_qkv"),
     query_norm=("q_norm", "query_layernorm", "q_layernorm", "query_norm"),
     key_norm=("k_norm", "key_layernorm", "k_layernorm", "key_norm"),

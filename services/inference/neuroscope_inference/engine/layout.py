@@ -54,6 +54,7 @@ class Block:
     mlp_output_norm: nn.Module | None
     query_projection: nn.Module | None
     key_projection: nn.Module | None
+    value_projection: nn.Module | None
     fused_projection: nn.Module | None
     query_norm: nn.Module | None
     key_norm: nn.Module | None
@@ -259,6 +260,7 @@ def _block(layer: nn.Module, family: Family) -> Block:
         mlp_output_norm=_part(layer, family.mlp_output_norm),
         query_projection=_part(attention, family.query_projection),
         key_projection=_part(attention, family.key_projection),
+        value_projection=_part(attention, family.value_projection),
         fused_projection=_part(attention, family.fused_projection),
         query_norm=_part(attention, family.query_norm),
         key_norm=_part(attention, family.key_norm),

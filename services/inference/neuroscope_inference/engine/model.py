@@ -49,6 +49,10 @@ class LoadedModel:
     """When something last ran on it, or asked for it, by the monotonic clock."""
     sweeping: Method | None = None
     """The fastest way to run sweeps on it, once it has been proven."""
+    why_no_gradients: str | None = None
+    """Why no gradient is taken on it; empty if it is, None until that has been proven."""
+    why_no_edges: str | None = None
+    """Why its edges have no scores; likewise."""
     _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 

@@ -1,4 +1,4 @@
-"""Queries and keys out of the projections of attention, of one matrix for each or of one for all.
+"""Queries, keys and values out of the projections of attention, of one matrix for each or of one for all.
 
 Fused projections order their columns in one of three ways; which one a model has, the self-test finds out.
 """
@@ -33,6 +33,16 @@ class HeadColumns:
         """(B, L, all) as (B, L, kv_heads, d_head)."""
         return self._view(1)
 
+    def rows(self, matrix: mx.array, part: int) -> mx.array:
+        """Rows of the projection's matrix (all, d_model) that make a part, by head: (heads, d_head, d_model).
+
+        Args:
+            matrix: of the projection.
+            part: 0 queries, 1 keys, 2 values.
+        """
+        groups, where = ORDERS[self.order](self, part)
+        return matrix.reshape(*groups, self.width, -1)[..., where, :, :].reshape(-1, self.width, matrix.shape[-1])
+
     def fits(self, x: mx.array) -> bool:
         """Whether x has the columns of every query, key and value, and no other."""
         return x.ndim == 3 and x.shape[-1] == (self.heads + 2 * self.kv_heads) * self.width
@@ -51,20 +61,21 @@ class HeadColumns:
 
 
 Places = Callable[[HeadColumns, int], tuple[tuple[int, ...], slice]]
-"""(columns, part: 0 queries, 1 keys) -> how heads are grouped, and where in a group the part is."""
+"""(columns, part: 0 queries, 1 keys, 2 values) -> how heads are grouped, and where in a group the part is."""
 
 
 def _side_by_side(columns: HeadColumns, part: int) -> tuple[tuple[int, ...], slice]:
     """All queries, all keys, all values: gpt2, phi3, and most."""
-    heads = columns.heads
-    where = slice(0, heads) if part == 0 else slice(heads, heads + columns.kv_heads)
-    return (heads + 2 * columns.kv_heads,), where
+    heads, kv_heads = columns.heads, columns.kv_heads
+    first = heads + (part - 1) * kv_heads
+    return (heads + 2 * kv_heads,), slice(0, heads) if part == 0 else slice(first, first + kv_heads)
 
 
 def _by_group(columns: HeadColumns, part: int) -> tuple[tuple[int, ...], slice]:
     """Group by group the queries that share a key, the key, the value: gpt_neox (groups of one head), internlm2."""
     repeats = columns.heads // columns.kv_heads
-    return (columns.kv_heads, repeats + 2), slice(0, repeats) if part == 0 else slice(repeats, repeats + 1)
+    first = repeats + part - 1
+    return (columns.kv_heads, repeats + 2), slice(0, repeats) if part == 0 else slice(first, first + 1)
 
 
 ORDERS: dict[str, Places] = {"side by side": _side_by_side, "by group": _by_group}

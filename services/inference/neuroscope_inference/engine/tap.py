@@ -249,6 +249,12 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
     object.__setattr__(watch.module, HOOK, hook)
 
 
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before any hook."""
+    hooked = set(_swapped_classes.values())
+    return next(kind for kind in type(module).__mro__ if kind not in hooked)
+
+
 def argument_of(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
     """An argument by its place, however it was passed; None if it was not."""
     if index < len(args):

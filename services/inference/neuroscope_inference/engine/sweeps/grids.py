@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.sites import COMPONENTS, Component, Point, resolve
+from neuroscope.sites import COMPONENTS, Component, Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.edits import EditPlan
@@ -18,6 +17,7 @@ from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, FIRST_REFERENCE, Pair
+from neuroscope_inference.engine.sweeps.points import in_range, points_of
 
 Choice = Sequence[int]
 """Indices that one cell selects together; empty: all."""
@@ -69,7 +69,7 @@ class Grid:
     ) -> None:
         self._model, self._value, self._path, self._resolve = model, message.value, path, find
         self._first_cell = first_cell
-        self._points = self._resolved(message)
+        self._points = points_of(model, message.site, message.layers, path)
         self._component: Component = COMPONENTS[self._points[0].component]
         layers = [[-1 if point.layer is None else point.layer] for point in self._points]
         self._axes = (
@@ -140,23 +140,6 @@ class Grid:
         if kind == "noise":
             return field.replace(f"{value}.binary.right", value, 1)
         return field.replace(value, f"{value}.expression", 1) if kind == "expression" else field
-
-    def _resolved(self, message: pb.SweepGrid) -> list[Point]:
-        path = f"{self._path}.site"
-        layout = self._model.layout
-        points = resolve(message.site, layout.num_layers, field=path)
-        if not message.layers:
-            if len(points) > 1:
-                points = [point for point in points if not layout.state(point).reason] or points[:1]
-        elif len(points) == 1:
-            raise InvalidRequestError("the site names its layer; leave out the layers", field=f"{self._path}.layers")
-        else:
-            points = [
-                points[index] for index in _in_range(message.layers, layout.num_layers, "layer", f"{self._path}.layers")
-            ]
-        for point in points:
-            self._model.available(point, f"{path}.component")
-        return points
 
     def _heads(self, message: pb.SweepGrid) -> Choices:
         if not message.HasField("heads"):
@@ -262,29 +245,11 @@ def _choices(name: str, axis: pb.SweepAxis, count: int, path: str, owner: str, *
         case "each":
             return Choices(name, [[index] for index in range(count)], True)
         case "one_by_one":
-            indices = _in_range(axis.one_by_one.indices, count, name, path, owner)
+            indices = in_range(axis.one_by_one.indices, count, name, path, owner)
             named = axis.one_by_one.indices if is_named else indices
             return Choices(name, [[index] for index in named], True)
         case "together":
-            indices = _in_range(axis.together.indices, count, name, path, owner)
+            indices = in_range(axis.together.indices, count, name, path, owner)
             return Choices(name, [list(axis.together.indices) if is_named else indices], False)
         case _:
             raise InvalidRequestError(f"the {name}s are missing: each, one_by_one or together", field=path)
-
-
-def _in_range(indices: Sequence[int], count: int, name: str, path: str, owner: str = "the model has") -> list[int]:
-    """Indices counted from 0.
-
-    Raises:
-        InvalidRequestError: there are none, one is out of range, or one is there twice.
-    """
-    if not indices:
-        raise InvalidRequestError(f"no {name} is named", field=path)
-    for index in indices:
-        if not -count <= index < count:
-            raise InvalidRequestError(f"{name} {index} is out of range: {owner} {name}s 0 to {count - 1}", field=path)
-    found = [index % count for index in indices]
-    if len(set(found)) < len(found):
-        twice = next(index for index, other in itertools.pairwise(sorted(found)) if index == other)
-        raise InvalidRequestError(f"{name} {twice} is named twice", field=path)
-    return found

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from neuroscope.v1 import experiment_pb2 as pb
+
 CLEAN, CORRUPTED, FIRST_REFERENCE = 0, 1, 2
+RUNS = (pb.SWEPT_RUN_CLEAN, pb.SWEPT_RUN_CORRUPTED)
+"""The runs of the contract, by row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import DataConversionError, InvalidRequestError
+from neuroscope.errors import DataConversionError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.baseline import check_baseline
 from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
 from neuroscope_inference.engine.sweeps.donors import Donors
 from neuroscope_inference.engine.sweeps.end import EndReader
@@ -145,7 +146,7 @@ class Preparation:
         baseline = pb.PairBaseline(pair=pair.index, clean=scores[CLEAN].mean(dtype=np.float64))
         if CORRUPTED in runs:
             baseline.corrupted = scores[CORRUPTED].mean(dtype=np.float64)
-        self._check(baseline)
+        check_baseline(baseline, self.metric)
         edited = runs[pair.edited_row]
         given = {(row, point): runs[row].points[point] for row, point in self.asks if row in runs}
         base = None
@@ -177,12 +178,3 @@ class Preparation:
             points |= set(streams_of(self.model))
         tokens = pair.prompt(row)
         return run(self.model, reader, tokens, row, self.metric.places(len(tokens)), cache, sorted(points))
-
-    def _check(self, baseline: pb.PairBaseline) -> None:
-        if not np.isfinite([baseline.clean, baseline.corrupted]).all():
-            raise DataConversionError(f"the metric of pair {baseline.pair} is not finite without edits", field="metric")
-        if self.metric.is_normalised and baseline.clean == baseline.corrupted:
-            raise InvalidRequestError(
-                f"both runs of pair {baseline.pair} score {baseline.clean:.6g}: there is nothing to scale between",
-                field="metric.normalised",
-            )

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from neuroscope.errors import InvalidRequestError
 from neuroscope.tensors import Array
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.engine.expression import Resolve
-from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
+from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.cells import Cells, SingleCells
 from neuroscope_inference.engine.sweeps.grids import Grid
 from neuroscope_inference.engine.sweeps.metrics import metric_of
-from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Pair
+from neuroscope_inference.engine.sweeps.pairs import pairs_of
 from neuroscope_inference.engine.sweeps.sweep import Sweep
 
 
@@ -41,11 +41,11 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
         InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: name the field.
     """
     resolve = _remembering(resolve)
-    pairs, warnings = _pairs(model, request, allowed.max_prompts)
+    read = pairs_of(model, request.pairs, request.references, request.edited_run, allowed.max_prompts)
     cells: list[tuple[int, Cells]] = []
     count = 0
     for index, message in enumerate(request.grids):
-        grid = Grid(model, message, f"grids[{index}]", count, pairs, resolve)
+        grid = Grid(model, message, f"grids[{index}]", count, read.pairs, resolve)
         cells.append((count, grid))
         count += grid.count
     if request.cells:
@@ -58,46 +58,18 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
         raise InvalidRequestError(f"{limits.max_seconds} is no time", field="limits.max_seconds")
     sweep = Sweep(
         model,
-        pairs,
+        read.pairs,
         cells,
-        metric_of(request.metric, model, pairs, resolve),
+        metric_of(request.metric, model, read.pairs, resolve),
         _method(request),
-        _done(request.done_patches, count * len(pairs)),
+        _done(request.done_patches, count * len(read.pairs)),
         limits.batch_bytes or allowed.batch_bytes,
         min(limits.max_patches or allowed.max_patches, allowed.max_patches),
         limits.max_seconds,
-        warnings,
+        read.warnings,
     )
     sweep.check()
     return sweep
-
-
-def _pairs(model: LoadedModel, request: pb.RunSweepRequest, most: int) -> tuple[list[Pair], list[str]]:
-    if not request.pairs:
-        raise InvalidRequestError("there is no pair of prompts", field="pairs")
-    for field, prompts in (("pairs", request.pairs), ("references", request.references)):
-        if len(prompts) > most:
-            raise InvalidRequestError(f"at most {most} {field} a sweep (the setting max_prompts)", field=field)
-    read: list[TokenizedPrompt] = []
-
-    def ids(prompt: inference_pb2.Prompt, field: str) -> Sequence[int]:
-        read.append(model.tokenize(prompt, field))
-        return read[-1].ids
-
-    references = [ids(prompt, f"references[{index}]") for index, prompt in enumerate(request.references)]
-    pairs: list[Pair] = []
-    for index, pair in enumerate(request.pairs):
-        field = f"pairs[{index}]"
-        if not pair.HasField("clean"):
-            raise InvalidRequestError("the clean prompt is missing", field=f"{field}.clean")
-        clean = ids(pair.clean, f"{field}.clean")
-        corrupted = ids(pair.corrupted, f"{field}.corrupted") if pair.HasField("corrupted") else None
-        pairs.append(Pair(index, clean, corrupted, references, _edited_row(request, corrupted, field)))
-    if len({pair.edited_row for pair in pairs}) > 1:
-        raise InvalidRequestError(
-            "some pairs have a corrupted prompt and some have not: say which run is edited", field="edited_run"
-        )
-    return pairs, [warning for prompt in read for warning in prompt.warnings]
 
 
 def _remembering(resolve: Resolve) -> Resolve:
@@ -114,22 +86,6 @@ def _remembering(resolve: Resolve) -> Resolve:
         return found[key]
 
     return remembered
-
-
-def _edited_row(request: pb.RunSweepRequest, corrupted: Sequence[int] | None, field: str) -> int:
-    match request.edited_run:
-        case pb.SWEPT_RUN_UNSPECIFIED:
-            return CLEAN if corrupted is None else CORRUPTED
-        case pb.SWEPT_RUN_CLEAN:
-            return CLEAN
-        case pb.SWEPT_RUN_CORRUPTED:
-            if corrupted is None:
-                raise InvalidRequestError(
-                    "there is no corrupted prompt whose run could be edited", field=f"{field}.corrupted"
-                )
-            return CORRUPTED
-        case unknown:
-            raise InvalidRequestError(f"the contract has no run {unknown}", field="edited_run")
 
 
 def _method(request: pb.RunSweepRequest) -> pb.SweepMethod.ValueType:

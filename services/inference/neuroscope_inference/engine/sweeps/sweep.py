@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 from neuroscope.errors import InvalidRequestError, ResourceExhaustedError
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.memory import ShortOfMemory
 from neuroscope_inference.engine.model import LoadedModel
@@ -17,7 +16,8 @@ from neuroscope_inference.engine.sweeps.cells import Cells
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric
-from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.pair import RUNS, Pair
+from neuroscope_inference.engine.sweeps.pairs import tokens_of
 from neuroscope_inference.engine.sweeps.patch import Patch
 from neuroscope_inference.engine.sweeps.prepared import Preparation, Prepared
 from neuroscope_inference.engine.sweeps.proof import fastest
@@ -215,27 +215,17 @@ class Sweep:
                 model_id=self.model.description.model_id,
                 cell_count=self.cell_count,
                 grids=[cells.shape(first_cell) for first_cell, cells in self.cells],
-                edited_run=_RUNS[self.pairs[0].edited_row],
+                edited_run=RUNS[self.pairs[0].edited_row],
                 method=method.kind,
                 reason=method.reason,
                 patch_count=self.patch_count,
                 forward_passes=seconds / forward_s,
                 seconds=seconds,
                 batch_bytes=max((submission.nbytes for submission in submissions), default=0),
-                pairs=[self._tokens_of(pair) for pair in self.pairs],
+                pairs=[tokens_of(pair, self.metric) for pair in self.pairs],
                 warnings=self.warnings,
             )
         )
-
-    def _tokens_of(self, pair: Pair) -> pb.PairTokens:
-        found = pb.PairTokens(clean=inference_pb2.TokenIds(ids=pair.clean))
-        if pair.corrupted is not None:
-            found.corrupted.ids.extend(pair.corrupted)
-        if self.metric.answers:
-            found.answer_id = self.metric.answers[pair.index]
-        if self.metric.others:
-            found.other_id = self.metric.others[pair.index]
-        return found
 
     def _too_many(self) -> ResourceExhaustedError:
         """The refusal of a sweep that is too large, with what it would cost: a forward pass is timed for it."""
@@ -262,9 +252,6 @@ class Sweep:
             f"{estimate / seconds:.0f} forward passes, and {nbytes / 1e6:.0f} MB for the rows that run together",
             field="limits.max_patches",
         )
-
-
-_RUNS = (pb.SWEPT_RUN_CLEAN, pb.SWEPT_RUN_CORRUPTED)
 
 
 def _submitted(prepared: Prepared, submission: Submission) -> Iterator[tuple[list[int], list[float]]]:

@@ -1,0 +1,86 @@
+"""`neuroscope attribute`: what gradients say of places, edges and inputs, from the shell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroscope.cli.arguments import read_prompt
+from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.console import err, out
+from neuroscope.cli.sweep import METRICS, metric_of
+from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attributing import METHODS, Attribution, attribution
+
+
+def attribute(
+    context: typer.Context,
+    clean: Annotated[str, typer.Argument(metavar="CLEAN", help="The prompt with the behaviour.")] = "",
+    corrupted: Annotated[
+        str, typer.Argument(metavar="[CORRUPTED]", help="The prompt without it, with as many tokens.")
+    ] = "",
+    answer: Annotated[str, typer.Option("--answer", "-a", help="The right token, its leading space included.")] = "",
+    other: Annotated[str, typer.Option("--other", "-o", help="The wrong one, for logit_diff.")] = "",
+    by: Annotated[str, typer.Option("--method", "-m", help=f"One of {', '.join(METHODS)}.")] = METHODS[0],
+    steps: Annotated[int, typer.Option(min=0, help="Inputs that gradients are averaged over; 0: the default.")] = 0,
+    site: Annotated[
+        list[str] | None,
+        typer.Option("--site", "-s", help="What attribution-patching scores, such as head_output:head,position."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "logit_diff",
+    into: Annotated[str, typer.Option(help="The run that gradients are those of: clean or corrupted.")] = "",
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Scores as shares of the difference between both runs.")
+    ] = False,
+    experiment: Annotated[
+        Path | None, typer.Option("--experiment", metavar="FILE", help="An attribution in JSON, in place of all that.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Keeps the result as JSON.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Pictures: FILE for one, FILE-NAME for several.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")] = False,
+    model: ModelOption = "",
+    target: TargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Scores heads, MLPs, edges or inputs by the gradient of a metric, in the time of a few forward passes."""
+    connection = Connection.of(context, target, local, trace)
+    with connection.open("attribute") as client:
+        if experiment is not None:
+            wanted = Attribution.load(experiment)
+            wanted.request.model_id = connection.model_id(client, model or wanted.request.model_id)
+        else:
+            wanted = attribution(
+                read_prompt(clean),
+                corrupted or None,
+                metric_of(metric, answer, other, normalise=normalise),
+                method=by,
+                steps=steps,
+                places=site or (),
+                into=into,
+                each_pair=False,
+                model_id=connection.model_id(client, model),
+                bos=None,
+            )
+        result = client.attribute(wanted, progress=not as_json)
+    _show(result, save, plot, as_json=as_json)
+
+
+def _show(result: AttributionResult, save: Path | None, plot: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        out.print_json(json.dumps(result.to_json()))
+    else:
+        out.print(result.table())
+    if save is not None:
+        result.save(save)
+        err.print(f"saved: {save}", style="dim", soft_wrap=True)
+    if plot is not None:
+        for name in result.names:
+            path = plot if len(result) == 1 else plot.with_stem(f"{plot.stem}-{name.replace('#', '-')}")
+            result[name].plot(path)
+            err.print(f"saved: {path}", style="dim", soft_wrap=True)

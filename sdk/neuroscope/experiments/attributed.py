@@ -1,0 +1,342 @@
+"""What an attribution found: scores of places, edges or positions, with named axes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from google.protobuf import json_format
+from numpy.typing import NDArray
+
+from neuroscope.codec import Event, Framed
+from neuroscope.errors import InvalidRequestError, StreamingError
+from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.experiment import read_object
+from neuroscope.experiments.scores import Scores
+from neuroscope.frames import FrameReader
+from neuroscope.stream import warn
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import site_pb2, tensor_pb2
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EDGES, INPUTS = "edges", "inputs"
+_A = tensor_pb2.Axis
+_DIMS = {
+    _A.AXIS_LAYER: "layer",
+    _A.AXIS_POSITION: "position",
+    _A.AXIS_HEAD: "head",
+    _A.AXIS_SENDER: "sender",
+    _A.AXIS_RECEIVER: "receiver",
+}
+_UNIT = "unit"
+
+
+class AttributionResult:
+    """The scores of an attribution: the change of the metric, were an activation that of the other run.
+
+    `result["head_output"]` is a component's `Scores`, `result["edges"]` that of edges (sender, receiver; NaN where one
+    does not reach the other), `result["inputs"]` that of positions; the only one's attributes are the result's own too.
+
+    Args:
+        attribution: what was asked for.
+    """
+
+    def __init__(self, attribution: Attribution) -> None:
+        self.attribution = attribution
+        self.plan: pb.AttributionPlan | None = None
+        """What the service said that it would do."""
+        self.end: pb.AttributionEnd | None = None
+        """What it said at the end; None: it has not come to it."""
+        self.tokens: list[str] = []
+        """Texts of the first edited prompt's tokens."""
+        self.completeness: list[pb.Completeness] = []
+        """Of integrated gradients, how much of each pair's change the scores account for."""
+        self._reader: FrameReader | None = None
+        self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._clean: NDArray[np.float32] = np.empty(0, np.float32)
+        self._corrupted: NDArray[np.float32] = np.empty(0, np.float32)
+
+    # Taking it in.
+
+    def feed(self, event: Event) -> pb.AttributeResponse | None:
+        """Takes in an event of the stream; gives it back if it is a message.
+
+        Raises:
+            StreamingError, ChecksumError: it is none of an attribution, or came damaged.
+        """
+        if isinstance(event, Framed):
+            if self._reader is None:
+                raise StreamingError("scores came before the plan")
+            for piece in self._reader.read(event):
+                self._tensors[piece.spec.plan_index, piece.row] = np.array(piece.array[0])
+            return None
+        if not isinstance(event, pb.AttributeResponse):
+            raise StreamingError("this is no stream of an attribution")
+        match event.WhichOneof("event"):
+            case "plan":
+                self._begin(event.plan)
+            case "baseline":
+                self._clean[event.baseline.pair] = event.baseline.clean
+                if event.baseline.HasField("corrupted"):
+                    self._corrupted[event.baseline.pair] = event.baseline.corrupted
+            case "completeness":
+                self.completeness.append(event.completeness)
+            case "end":
+                self.end = event.end
+            case _:
+                pass
+        return event
+
+    def finish(self) -> AttributionResult:
+        """The result, once the stream has ended.
+
+        Raises:
+            StreamingError: it ended too early.
+        """
+        if self.end is None:
+            raise StreamingError("the attribution ended before its last message")
+        return self
+
+    def _begin(self, plan: pb.AttributionPlan) -> None:
+        self.plan = plan
+        self._reader = FrameReader(plan.tensors)
+        self._clean, self._corrupted = (np.full(len(plan.pairs), np.nan, np.float32) for _ in range(2))
+        warn(plan.warnings)
+
+    # Reading it.
+
+    @property
+    def edited_tokens(self) -> list[int]:
+        """Token ids of the run that positions are those of, in the first pair."""
+        plan = self._planned()
+        pair = plan.pairs[0]
+        return list((pair.corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else pair.clean).ids)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scores; a second one of a component ends with #2."""
+        names: list[str] = []
+        for spec in self._planned().tensors.tensors:
+            name = self._name(spec)
+            count = sum(known.split("#")[0] == name for known in names)
+            names.append(f"{name}#{count + 1}" if count else name)
+        return names
+
+    def __getitem__(self, name: str) -> Scores:
+        if name not in self.names:
+            raise InvalidRequestError(f"nothing of the name {name!r} was scored", field="name", valid=self.names)
+        return self._scores(self.names.index(name))
+
+    def __iter__(self) -> Iterator[Scores]:
+        return (self[name] for name in self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def scores(self) -> Scores:
+        """The only scores.
+
+        Raises:
+            InvalidRequestError: there are several; name one.
+        """
+        if len(self.names) != 1:
+            raise InvalidRequestError(f"several things were scored, name one: {', '.join(self.names)}", field="name")
+        return self._scores(0)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The only scores' values."""
+        return self.scores.values
+
+    def normalised(self) -> Scores:
+        """The only scores, as shares of the difference between the clean run's metric and the corrupted one's."""
+        return self.scores.normalised()
+
+    def top_edges(self, count: int = 10) -> list[tuple[str, str, float]]:
+        """The strongest edges: sender, receiver, score; of several pairs those of the mean.
+
+        Raises:
+            InvalidRequestError: edges were not scored.
+        """
+        scores = self[EDGES]
+        scores = scores.mean("pair") if "pair" in scores.dims else scores
+        return [(place["sender"], place["receiver"], value) for place, value in scores.top(count)]
+
+    def top(self, count: int = 10) -> list[tuple[str, dict[str, Any], float]]:
+        """The strongest places of all: what they are of, where, and the score."""
+        found = [(name, place, value) for name in self.names for place, value in self[name].top(count)]
+        return sorted(found, key=lambda entry: -abs(entry[2]))[:count]
+
+    @property
+    def completeness_gap(self) -> float:
+        """The largest share of a pair's change that integrated gradients do not account for.
+
+        Raises:
+            InvalidRequestError: no inputs were scored.
+        """
+        if not self.completeness:
+            raise InvalidRequestError("only integrated gradients have a gap", field="method")
+        return max(abs(total.attributed - total.change) / max(abs(total.change), 1e-30) for total in self.completeness)
+
+    def to_dataframe(self) -> Any:
+        """The only scores as a pandas DataFrame."""
+        return self.scores.to_dataframe()
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """The only scores' picture."""
+        return self.scores.plot(path)
+
+    def table(self) -> Table:
+        """What was scored, and how."""
+        from neuroscope.experiments import tables
+
+        return tables.attribution_table(self)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __repr__(self) -> str:
+        return f"AttributionResult({self.attribution!r}{'' if self.end else ', not complete'})"
+
+    def _name(self, spec: tensor_pb2.TensorSpec) -> str:
+        if _A.AXIS_SENDER in spec.axes:
+            return EDGES
+        if self.attribution.request.WhichOneof("method") == INPUTS:
+            return INPUTS
+        side = ".input" if spec.site.side == site_pb2.SIDE_INPUT else ""
+        return f"{spec.site.component}{side}"
+
+    def _scores(self, index: int) -> Scores:
+        plan, request = self._planned(), self.attribution.request
+        spec = plan.tensors.tensors[index]
+        rows = range(len(plan.pairs)) if request.each_pair else (0,)
+        missing = [row for row in rows if (index, row) not in self._tensors]
+        if missing:
+            raise StreamingError(f"scores of pair {missing[0]} have not come")
+        shapes = {self._tensors[index, row].shape for row in rows}
+        if len(shapes) > 1:
+            raise InvalidRequestError(
+                "prompts differ in length: score them in calls of their own, or not by position", field="each_pair"
+            )
+        values = np.stack([self._tensors[index, row] for row in rows])
+        dims = [_DIMS.get(axis, _UNIT) for axis in list(spec.axes)[1:]]
+        coords: dict[str, list[Any]] = {
+            dim: list(range(size)) for dim, size in zip(dims, values.shape[1:], strict=True)
+        }
+        if "layer" in coords:
+            coords["layer"] = next(list(entry.layers) for entry in plan.layers if entry.plan_index == index)
+        if "sender" in coords:
+            coords |= {"sender": sender_names(plan), "receiver": receiver_names(plan)}
+            for column, receiver in enumerate(plan.receivers):
+                values[:, receiver.sender_count :, column] = np.nan
+        clean, corrupted = self._clean, self._corrupted
+        if request.each_pair and len(rows) > 1:
+            dims, coords = ["pair", *dims], {"pair": list(rows), **coords}
+        else:
+            values = values[0]
+            clean, corrupted = (run.mean(keepdims=True) for run in (clean, corrupted))
+        if request.metric.normalised:
+            clean, corrupted = np.ones_like(clean), np.zeros_like(corrupted)
+        return Scores(
+            name=self._name(spec),
+            metric=request.metric.WhichOneof("kind") or "",
+            values=values,
+            dims=tuple(dims),
+            coords=coords,
+            clean=clean,
+            corrupted=corrupted,
+            is_normalised=request.metric.normalised,
+            unedited=np.zeros_like(clean),
+            tokens=tuple(self.tokens),
+            is_change=True,
+        )
+
+    def _planned(self) -> pb.AttributionPlan:
+        if self.plan is None:
+            raise InvalidRequestError("the attribution has not begun: it has no scores", field="result")
+        return self.plan
+
+    # Keeping it.
+
+    def to_json(self) -> dict[str, Any]:
+        """Attribution, plan and scores; float32 survives to the last bit."""
+        return {
+            "attribution": self.attribution.to_json(),
+            "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
+            "end": json_format.MessageToDict(self.end or pb.AttributionEnd(), preserving_proto_field_name=True),
+            "tokens": self.tokens,
+            "clean": _listed(self._clean),
+            "corrupted": _listed(self._corrupted),
+            "completeness": [json_format.MessageToDict(total) for total in self.completeness],
+            "scores": [
+                {"plan_index": index, "pair": row, "values": tensor.tolist()}
+                for (index, row), tensor in sorted(self._tensors.items())
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> AttributionResult:
+        """From the form of `to_json`.
+
+        Raises:
+            InvalidRequestError: a part is missing or malformed.
+        """
+        try:
+            result = cls(Attribution.from_json(value["attribution"]))
+            result._begin(json_format.ParseDict(value["plan"], pb.AttributionPlan()))
+            result.end = json_format.ParseDict(value["end"], pb.AttributionEnd())
+            result.tokens = list(value["tokens"])
+            for name in ("clean", "corrupted"):
+                setattr(result, f"_{name}", np.array([np.nan if x is None else x for x in value[name]], np.float32))
+            result.completeness = [json_format.ParseDict(each, pb.Completeness()) for each in value["completeness"]]
+            result._tensors = {
+                (int(each["plan_index"]), int(each["pair"])): np.array(each["values"], np.float32)
+                for each in value["scores"]
+            }
+        except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
+            raise InvalidRequestError(f"this is no result of an attribution: {error!r}", field="result") from None
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as a JSON file."""
+        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttributionResult:
+        """Reads the file of `save`.
+
+        Raises:
+            InvalidRequestError: it holds something else.
+        """
+        return cls.from_json(read_object(path))
+
+
+def sender_names(plan: pb.AttributionPlan) -> list[str]:
+    """Names as in the EAP-IG reference: input, a0.h3, m0."""
+    return [_node_name(sender.site, sender.head if sender.HasField("head") else None) for sender in plan.senders]
+
+
+def receiver_names(plan: pb.AttributionPlan) -> list[str]:
+    """Names as in the EAP-IG reference: a0.h3<q>, m0, logits. Keys and values are those of key/value heads."""
+    return [_node_name(node.site, node.head if node.HasField("head") else None) for node in plan.receivers]
+
+
+_KINDS = {"q_proj": "<q>", "k_proj": "<k>", "value": "<v>", "head_output": ""}
+
+
+def _node_name(site: site_pb2.Site, head: int | None) -> str:
+    if head is not None:
+        return f"a{site.layer}.h{head}{_KINDS[site.component]}"
+    if site.component == "resid_pre":
+        return "input"
+    return f"m{site.layer}" if site.HasField("layer") else site.component
+
+
+def _listed(values: Sequence[Any] | NDArray[np.float32]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]

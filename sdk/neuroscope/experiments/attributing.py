@@ -1,0 +1,156 @@
+"""Attributions as values: prompts, a metric, and which gradients are asked for.
+
+    client.attribute(clean, corrupted, metric=logit_diff(" Mary", " John"), method="eap-ig", steps=5)
+
+    attribution-patching    places: (other - edited) . gradient; Nanda 2023, Syed et al. 2023 (arXiv:2310.10348)
+    gradient-x-activation   places: activation . gradient, of the clean prompt alone
+    eap                     edges: what one component writes and another one reads; Syed et al. 2023
+    eap-ig                  edges, gradients averaged between both inputs; Hanna et al. 2024 (arXiv:2403.17806)
+    integrated-gradients    positions of the prompt; Sundararajan et al. 2017 (arXiv:1703.01365)
+
+Names of places say which of their axes scores are kept apart along: `head_output:head,position`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from neuroscope import prompts, sites
+from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.experiment import read_object
+from neuroscope.experiments.metrics import Metric
+from neuroscope.prompts import PromptLike
+from neuroscope.v1 import experiment_pb2 as pb
+
+METHODS = ("attribution-patching", "gradient-x-activation", "eap", "eap-ig", "integrated-gradients")
+_RUNS = {"": pb.SWEPT_RUN_UNSPECIFIED, "clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED}
+_AXES = ("head", "position", "unit")
+
+
+class Attribution:
+    """What an attribution is made of. JSON holds it, and `Client.attribute` runs it.
+
+    Args:
+        request: as the contract carries it; it is kept as it is.
+    """
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: pb.AttributeRequest) -> None:
+        self.request = request
+
+    def to_json(self) -> dict[str, Any]:
+        """The request in protobuf's canonical JSON, with the contract's field names."""
+        return json_format.MessageToDict(self.request, preserving_proto_field_name=True)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Attribution:
+        """From the form of `to_json`.
+
+        Raises:
+            InvalidRequestError: a field is unknown or malformed; says which.
+        """
+        try:
+            return cls(json_format.ParseDict(dict(value), pb.AttributeRequest()))
+        except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:
+            raise InvalidRequestError(f"this is no attribution: {error}", field="attribution") from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as a JSON file."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Reads the file of `save`.
+
+        Raises:
+            InvalidRequestError: it holds something else.
+        """
+        return cls.from_json(read_object(path))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Attribution) and self.request == other.request
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # as that of protobuf's messages
+
+    def __repr__(self) -> str:
+        request = self.request
+        count = len(request.pairs)
+        return (
+            f"Attribution({count} {'pair' if count == 1 else 'pairs'}, {request.WhichOneof('method') or 'nothing'}, "
+            f"{request.metric.WhichOneof('kind') or 'no metric'})"
+        )
+
+
+def attribution(
+    clean: PromptLike,
+    corrupted: PromptLike | None,
+    metric: Metric,
+    *,
+    method: str,
+    steps: int,
+    places: Iterable[str],
+    into: str,
+    each_pair: bool,
+    model_id: str,
+    bos: bool | None,
+) -> Attribution:
+    """An attribution; what the two clients' `attribute` run.
+
+    Raises:
+        InvalidRequestError: the prompts do not pair, or a name means nothing.
+    """
+    if into not in _RUNS:
+        raise InvalidRequestError(f"gradients are those of the clean or the corrupted run, not {into!r}", field="into")
+    cleans = prompts.to_messages(clean, bos)
+    pairs = [pb.PromptPair(clean=one) for one in cleans]
+    if corrupted is not None:
+        others = prompts.to_messages(corrupted, bos)
+        if len(others) != len(cleans):
+            raise InvalidRequestError(
+                f"there are {len(cleans)} clean prompts and {len(others)} corrupted ones", field="corrupted"
+            )
+        for pair, other in zip(pairs, others, strict=True):
+            pair.corrupted.CopyFrom(other)
+    request = pb.AttributeRequest(
+        model_id=model_id, pairs=pairs, metric=metric.message, edited_run=_RUNS[into], each_pair=each_pair
+    )
+    _ask(request, method, steps, [_node_site(name) for name in places])
+    return Attribution(request)
+
+
+def _ask(request: pb.AttributeRequest, method: str, steps: int, places: list[pb.NodeSite]) -> None:
+    if places and method not in ("attribution-patching", "gradient-x-activation"):
+        raise InvalidRequestError(f"{method} scores no places", field="sites")
+    match method:
+        case "attribution-patching":
+            request.nodes.CopyFrom(pb.NodeAttribution(sites=places, steps=steps))
+        case "gradient-x-activation":
+            request.nodes.CopyFrom(pb.NodeAttribution(sites=places, steps=steps, gradient_times_activation=True))
+        case "eap":
+            if steps not in (0, 1):
+                raise InvalidRequestError("eap takes one step; eap-ig takes several", field="steps")
+            request.edges.CopyFrom(pb.EdgeAttribution(steps=1))
+        case "eap-ig":
+            request.edges.CopyFrom(pb.EdgeAttribution(steps=steps))
+        case "integrated-gradients":
+            request.inputs.CopyFrom(pb.IntegratedGradients(steps=steps))
+        case _:
+            raise InvalidRequestError(f"there is no method {method!r}", field="method", valid=METHODS)
+
+
+def _node_site(name: str) -> pb.NodeSite:
+    """`head_output:head,position`, `resid_post.3:position`, `mlp_out`"""
+    component, _, axes = name.partition(":")
+    site = sites.parse(component)
+    sites.resolve(site, None, field="sites")
+    kept = [axis for axis in axes.split(",") if axis]
+    for axis in kept:
+        if axis not in _AXES:
+            raise InvalidRequestError(f"scores have no axis {axis!r}", field="sites", valid=_AXES)
+    return pb.NodeSite(site=site, by_head="head" in kept, by_position="position" in kept, by_unit="unit" in kept)

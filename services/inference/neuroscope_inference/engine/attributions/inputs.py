@@ -1,0 +1,125 @@
+"""Scores of prompt positions: integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365).
+
+The mean gradient on the straight line between two embeddings of the prompt, times their difference. The sum over the
+line is taken at the midpoints of equal intervals, whose error falls with the square of their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from neuroscope.sites import Point
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import tensor_pb2
+from neuroscope_inference.engine.attributions.nodes import check_has_gradient
+from neuroscope_inference.engine.attributions.probes import Passed
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.tap import PointIndex
+
+_EMBEDDING = Point("embedding")
+_STEPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Scores of inputs that a request asks for.
+
+    Args:
+        model: what reads them.
+        steps: points of the line.
+    """
+
+    model: LoadedModel
+    steps: int
+
+    @property
+    def probed(self) -> Sequence[PointIndex]:
+        """The embedding."""
+        return [self.line]
+
+    @property
+    def compared(self) -> Sequence[PointIndex]:
+        """The embedding."""
+        return [self.line]
+
+    @property
+    def reads(self) -> Sequence[PointIndex]:
+        """None."""
+        return ()
+
+    @property
+    def line(self) -> PointIndex:
+        """The embedding."""
+        return self.model.layout.index[_EMBEDDING]
+
+    @property
+    def needs_other(self) -> bool:
+        """No: a line may begin at zero."""
+        return False
+
+    def fractions(self) -> Sequence[float]:
+        """Of equal intervals the midpoints."""
+        return [(step + 0.5) / self.steps for step in range(self.steps)]
+
+    def describe(self, plan: pb.AttributionPlan) -> None:
+        """One tensor."""
+        plan.tensors.tensors.append(
+            tensor_pb2.TensorSpec(
+                site=_EMBEDDING.to_message(),
+                dtype=tensor_pb2.DATA_TYPE_FLOAT32,
+                axes=[tensor_pb2.AXIS_BATCH, tensor_pb2.AXIS_POSITION],
+                shape=[1, -1],
+            )
+        )
+        plan.layers.append(pb.AttributedLayers())
+
+    def start(self, other: Passed | None) -> InputScores:
+        """The scores of a batch."""
+        assert other is not None
+        return InputScores(self, other)
+
+
+@dataclass(slots=True)
+class InputScores:
+    """Scores of one batch.
+
+    Args:
+        kind: what is scored.
+        other: the run at the end of the line.
+    """
+
+    kind: Inputs
+    other: Passed
+    _edited: Passed | None = None
+    _gradient: mx.array | None = None
+
+    def add(self, passed: Passed, edited: Passed) -> None:
+        """Sums the gradients."""
+        gradient = passed.gradients[self.kind.line].astype(mx.float32)
+        self._edited = edited
+        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+        mx.eval(self._gradient)
+
+    def finish(self) -> Sequence[mx.array]:
+        """(rows, positions)"""
+        assert self._edited is not None
+        assert self._gradient is not None
+        line = self.kind.line
+        difference = (self.other.seen[line] - self._edited.seen[line]).astype(mx.float32)
+        scores = (difference * self._gradient).sum(axis=-1) / self.kind.steps
+        mx.eval(scores)
+        return [scores]
+
+
+def inputs_of(message: pb.IntegratedGradients, model: LoadedModel) -> Inputs:
+    """The scores of a request.
+
+    Raises:
+        UnavailableSiteError: the embedding cannot be read and written.
+    """
+    model.available(_EMBEDDING, "inputs")
+    check_has_gradient(model, _EMBEDDING, "inputs")
+    return Inputs(model, message.steps or _STEPS)

@@ -1,0 +1,248 @@
+"""Scores of places: attribution patching, and gradient x activation.
+
+The metric's first-order change, were an activation replaced by that of the other run: Nanda 2023, "Attribution
+patching: activation patching at industrial scale"; Syed et al. 2023 (arXiv:2310.10348). With several steps the gradient
+is the mean over inputs between both runs, as in EAP-IG (Hanna et al. 2024, arXiv:2403.17806).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from neuroscope.errors import InvalidRequestError, UnavailableSiteError
+from neuroscope.sites import COMPONENTS, Point
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope_inference.engine.attributions.probes import Passed
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.points import points_of
+from neuroscope_inference.engine.tap import PointIndex
+
+INPUT = Point("resid_pre", 0)
+"""What enters the first block: inputs between two runs lie on a straight line here."""
+_CHOICES = ("expert_indices", "router_logits")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """A component in some layers, and the axes that its scores have.
+
+    Args:
+        points: in their order.
+        indices: of the points.
+        axes: of the component.
+        kept: which of them scores have, the batch first.
+        extents: of these, -1 for positions.
+    """
+
+    points: Sequence[Point]
+    indices: Sequence[PointIndex]
+    axes: Sequence[tensor_pb2.Axis.ValueType]
+    kept: Sequence[tensor_pb2.Axis.ValueType]
+    extents: Sequence[int]
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether scores have a layer axis."""
+        return COMPONENTS[self.points[0].component].has_layer
+
+    def spec(self, plan_index: int) -> tensor_pb2.TensorSpec:
+        """What is sent: (1, layers, ...)."""
+        batch, *others = self.kept
+        layers = [tensor_pb2.AXIS_LAYER] if self.has_layer else []
+        return tensor_pb2.TensorSpec(
+            plan_index=plan_index,
+            site=site_pb2.Site(component=self.points[0].component, side=self.points[0].to_message().side),
+            dtype=tensor_pb2.DATA_TYPE_FLOAT32,
+            axes=[batch, *layers, *others],
+            shape=[1, *([len(self.points)] if layers else []), *self.extents[1:]],
+        )
+
+    def contracted(self, difference: mx.array, gradient: mx.array) -> mx.array:
+        """The scores of one point (rows, ...), float32."""
+        product = difference.astype(mx.float32) * gradient.astype(mx.float32)
+        summed = [index for index, axis in enumerate(self.axes) if axis not in self.kept]
+        return product.sum(axis=summed) if summed else product
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Scores of nodes that a request asks for.
+
+    Args:
+        model: what has them.
+        groups: a tensor each.
+        steps: inputs that gradients are taken at.
+        compares: whether activations are compared with those of the other run.
+    """
+
+    model: LoadedModel
+    groups: Sequence[NodeGroup]
+    steps: int
+    compares: bool
+
+    @property
+    def probed(self) -> Sequence[PointIndex]:
+        """Every point of every group, once."""
+        return list(dict.fromkeys(index for group in self.groups for index in group.indices))
+
+    @property
+    def compared(self) -> Sequence[PointIndex]:
+        """The same."""
+        return self.probed
+
+    @property
+    def reads(self) -> Sequence[PointIndex]:
+        """None."""
+        return ()
+
+    @property
+    def line(self) -> PointIndex:
+        """What enters the first block."""
+        return self.model.layout.index[INPUT]
+
+    @property
+    def needs_other(self) -> bool:
+        """For attribution patching, not for gradient x activation."""
+        return self.compares
+
+    def fractions(self) -> Sequence[float]:
+        """Of equal intervals the beginnings."""
+        return [step / self.steps for step in range(self.steps)]
+
+    def describe(self, plan: pb.AttributionPlan) -> None:
+        """A tensor for each group."""
+        for plan_index, group in enumerate(self.groups):
+            plan.tensors.tensors.append(group.spec(plan_index))
+            layers = [point.layer for point in group.points if point.layer is not None]
+            plan.layers.append(pb.AttributedLayers(plan_index=plan_index, layers=layers))
+
+    def start(self, other: Passed | None) -> NodeScores:
+        """The scores of a batch."""
+        return NodeScores(self, other.seen if self.compares and other is not None else None)
+
+
+@dataclass(slots=True)
+class NodeScores:
+    """Scores of one batch.
+
+    Args:
+        kind: what is scored.
+        other: activations of the other run; None: none are compared.
+    """
+
+    kind: Nodes
+    other: Mapping[PointIndex, mx.array] | None
+    _edited: Mapping[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
+    _gradients: dict[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
+
+    def add(self, passed: Passed, edited: Passed) -> None:
+        """Sums the gradients."""
+        self._edited = edited.seen
+        for point, gradient in passed.gradients.items():
+            held = self._gradients.get(point)
+            self._gradients[point] = gradient if held is None else held + gradient
+        mx.eval(self._gradients)
+
+    def finish(self) -> Sequence[mx.array]:
+        """The contraction of differences with the mean gradient."""
+        found: list[mx.array] = []
+        for group in self.kind.groups:
+            scores = [
+                group.contracted(self._difference(point), self._gradients[point] / self.kind.steps)
+                for point in group.indices
+            ]
+            found.append(mx.stack(scores, axis=1) if group.has_layer else scores[0])
+        mx.eval(found)
+        return found
+
+    def _difference(self, point: PointIndex) -> mx.array:
+        if self.other is None:
+            return self._edited[point]
+        return self.other[point] - self._edited[point]
+
+
+def nodes_of(message: pb.NodeAttribution, model: LoadedModel, pairs: Sequence[Pair], *, each_pair: bool) -> Nodes:
+    """The scores of a request.
+
+    Raises:
+        UnknownSiteError, UnavailableSiteError: a layer does not have the component, or it has no gradient.
+        InvalidRequestError: an axis that the component does not have, or positions that differ from pair to pair.
+    """
+    sites = message.sites or _usual(model)
+    groups = [_group(site, model, f"nodes.sites[{index}]") for index, site in enumerate(sites)]
+    lengths = sorted({pair.length for pair in pairs})
+    for index, group in enumerate(groups):
+        if tensor_pb2.AXIS_POSITION in group.kept and len(lengths) > 1 and not each_pair:
+            raise InvalidRequestError(
+                f"the prompts have {lengths[0]} to {lengths[-1]} tokens, so no mean over pairs keeps positions apart: "
+                "ask for scores of each pair, or not by position",
+                field=f"nodes.sites[{index}].by_position",
+            )
+    if message.gradient_times_activation and message.steps > 1:
+        raise InvalidRequestError(
+            "gradient x activation is of one run: there is no line of inputs to take steps on", field="nodes.steps"
+        )
+    return Nodes(model, groups, message.steps or 1, not message.gradient_times_activation)
+
+
+def _usual(model: LoadedModel) -> list[pb.NodeSite]:
+    """Outputs of heads and MLPs, and the input: all that writes into the residual stream."""
+    found = [pb.NodeSite(site=INPUT.to_message(), by_position=True)]
+    for component in ("head_output", "mlp_out"):
+        if any(not state.reason for state in model.layout.states if state.point.component == component):
+            site = site_pb2.Site(component=component)
+            found.append(pb.NodeSite(site=site, by_position=True, by_head=component == "head_output"))
+    return found
+
+
+def _group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeGroup:
+    points = points_of(model, message.site, message.layers, path)
+    for point in points:
+        check_has_gradient(model, point, f"{path}.site.component")
+    component = COMPONENTS[points[0].component]
+    axes = component.axes
+    kept = [tensor_pb2.AXIS_BATCH]
+    for is_kept, axis, name in (
+        (message.by_position, tensor_pb2.AXIS_POSITION, "by_position"),
+        (message.by_head, tensor_pb2.AXIS_HEAD, "by_head"),
+        (message.by_unit, axes[-1], "by_unit"),
+    ):
+        if is_kept and (axis not in axes or axis == tensor_pb2.AXIS_KEY_POSITION):
+            what = "heads" if name == "by_head" else "units"
+            raise InvalidRequestError(f"{component.name} has no {what}", field=f"{path}.{name}")
+        if is_kept:
+            kept.append(axis)
+    kept = [axis for axis in axes if axis in kept]
+    indices = [model.layout.index[point] for point in points]
+    shapes = {model.layout.states[index].axes_extents for index in indices}
+    extents = dict(zip(axes, next(iter(shapes)), strict=True)) | {tensor_pb2.AXIS_POSITION: -1}
+    if len({tuple(shape[axes.index(axis)] for axis in kept) for shape in shapes}) > 1:
+        raise InvalidRequestError(
+            f"{component.name} differs in shape from layer to layer: name layers that are alike", field=f"{path}.layers"
+        )
+    return NodeGroup(points, indices, axes, kept, [extents[axis] for axis in kept])
+
+
+def check_has_gradient(model: LoadedModel, point: Point, field: str) -> None:
+    """Refuses a point whose gradient is none, or not what it would be taken for.
+
+    Raises:
+        UnavailableSiteError: says why.
+    """
+    state = model.layout.state(point)
+    if point.component in _CHOICES:
+        reason = "it decides which experts are chosen, and a choice has no gradient"
+    elif not state.is_writable:
+        reason = "the model computes nothing from it"
+    elif not mx.issubdtype(state.dtype, mx.floating):
+        reason = f"its numbers are of the type {state.dtype}"
+    else:
+        return
+    raise UnavailableSiteError(
+        f"no gradient is taken at {point} of {model.description.model_id}: {reason}", field=field
+    )

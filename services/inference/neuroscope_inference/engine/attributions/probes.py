@@ -1,0 +1,158 @@
+"""Gradients of the metric at many points, from one backward pass through the model's own modules.
+
+Zeros are added to what passes at a point; the gradient by these zeros is the gradient by the activation. The forward
+pass computes what it would compute without them, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from neuroscope.sites import COMPONENTS
+from neuroscope.v1 import tensor_pb2
+from neuroscope_inference.engine import memory
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.tap import PointIndex, Tap, View
+
+Score = Callable[[mx.array], mx.array]
+"""(end of the rows (rows, places, width)) -> the metric of each row (rows,)."""
+
+
+class ProbingTap(Tap):
+    """A tap that adds to what passes, in all rows of the batch at once.
+
+    Args:
+        wanted: by point index, whether it is read.
+        added: by point index, what is added to the point (rows, ...).
+    """
+
+    def __init__(self, wanted: Sequence[bool], added: Mapping[PointIndex, mx.array]) -> None:
+        super().__init__(wanted, dict.fromkeys(added, ()))
+        self._added = added
+        self.reached: set[PointIndex] = set()
+        """Points at which something was added."""
+
+    def edit(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
+        """The value with what is added to it; itself where nothing is."""
+        added = self._added.get(point)
+        if added is None:
+            return value
+        self.reached.add(point)
+        if view is None:
+            return value + added
+        if view.write is None:
+            raise AssertionError("a gradient at a point that cannot be written is refused before it runs")
+        return view.write(value, view.read(value) + added)
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What one forward pass of a batch left, evaluated.
+
+    Args:
+        end: at the metric's positions (rows, places, width).
+        seen: activations (rows, ...), by point.
+        gradients: of the metric by the activations, by point; empty without a backward pass.
+    """
+
+    end: mx.array
+    seen: Mapping[PointIndex, mx.array]
+    gradients: Mapping[PointIndex, mx.array]
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Forward and backward passes of batches of equally long prompts, the whole prompt at a time and without caches.
+
+    Args:
+        model: what runs.
+        reader: of the ends.
+        places: positions of the ends, ascending, in prompts of so many tokens.
+    """
+
+    model: LoadedModel
+    reader: EndReader
+    places: Callable[[int], Sequence[int]]
+
+    def forward(
+        self,
+        tokens: mx.array,
+        reads: Sequence[PointIndex],
+        added: Mapping[PointIndex, mx.array] | None = None,
+    ) -> Passed:
+        """A forward pass alone.
+
+        Args:
+            tokens: (rows, positions).
+            reads: points whose activations are wanted.
+            added: what is added to points.
+
+        Raises:
+            ShortOfMemory: it takes more memory than there is.
+        """
+        with memory.watched(0):
+            end, seen = self._run(tokens, reads, added or {})
+            mx.eval(end, seen)
+        return Passed(end, seen, {})
+
+    def backward(
+        self,
+        tokens: mx.array,
+        score: Score,
+        reads: Sequence[PointIndex],
+        probed: Sequence[PointIndex],
+        added: Mapping[PointIndex, mx.array] | None = None,
+    ) -> Passed:
+        """A forward pass and the gradients at points. Rows do not see each other, so one sum of metrics serves all.
+
+        Args:
+            tokens: (rows, positions).
+            score: of the ends.
+            reads: points whose activations are wanted.
+            probed: points whose gradients are wanted.
+            added: what is added to points.
+
+        Raises:
+            ShortOfMemory: it takes more memory than there is.
+        """
+        rows, length = tokens.shape
+        constant = added or {}
+
+        def total(zeros: dict[PointIndex, mx.array]) -> tuple[mx.array, mx.array, dict[PointIndex, mx.array]]:
+            together = zeros | {
+                point: zeros[point] + shift if point in zeros else shift for point, shift in constant.items()
+            }
+            end, seen = self._run(tokens, reads, together)
+            return score(end).sum(), end, seen
+
+        zeros = {point: self._zeros(point, rows, length) for point in probed}
+        taken: Any = mx.value_and_grad(total)
+        with memory.watched(0):
+            (_, end, seen), gradients = taken(zeros)
+            mx.eval(end, seen, gradients)
+        return Passed(end, seen, gradients)
+
+    def _run(
+        self, tokens: mx.array, reads: Sequence[PointIndex], added: Mapping[PointIndex, mx.array]
+    ) -> tuple[mx.array, dict[PointIndex, mx.array]]:
+        layout = self.model.layout
+        tap = ProbingTap(layout.wanted([*reads, *self.reader.points]), added)
+        take = self.reader.taking(tap, self.places(tokens.shape[1]), edits_logits=False)
+        call: Any = self.model.network
+        with layout.switch.reading(tap):
+            logits: mx.array = call(tokens)
+        if missed := [str(layout.states[point].point) for point in added if point not in tap.reached]:
+            raise AssertionError(f"nothing passed at {', '.join(missed)}")
+        return take(logits), {point: tap.seen[point] for point in reads}
+
+    def _zeros(self, point: PointIndex, rows: int, length: int) -> mx.array:
+        state = self.model.layout.states[point]
+        extents = {tensor_pb2.AXIS_BATCH: rows, tensor_pb2.AXIS_POSITION: length, tensor_pb2.AXIS_KEY_POSITION: length}
+        axes = COMPONENTS[state.point.component].axes
+        shape = [extents.get(axis, extent) for axis, extent in zip(axes, state.axes_extents, strict=True)]
+        return mx.zeros(shape, state.dtype)

@@ -1,0 +1,132 @@
+"""Whether gradients of a model are what they are taken for, and whether its edges add up; found out the first time.
+
+Both are probes of a few tokens, on the engine's thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from neuroscope.sites import Point
+from neuroscope_inference.engine import caches
+from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
+from neuroscope_inference.engine.attributions.nodes import INPUT
+from neuroscope_inference.engine.attributions.probes import Passes
+from neuroscope_inference.engine.identities import relative_error, tolerance_of
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.tap import PointIndex
+
+_TOKENS = (3, 1, 2, 1, 4, 2)
+
+
+def why_no_gradients(model: LoadedModel) -> str:
+    """Why no gradient can be taken on a model; empty if it can."""
+    if model.why_no_gradients is None:
+        model.why_no_gradients = _gradients_refused(model)
+    return model.why_no_gradients
+
+
+def why_no_edges(model: LoadedModel) -> str:
+    """Why the edges of a model cannot be scored; empty if they can."""
+    if model.why_no_edges is None:
+        model.why_no_edges = _edges_refused(model)
+    return model.why_no_edges
+
+
+def _tokens(model: LoadedModel) -> mx.array:
+    return mx.array([[token % model.description.vocab_size for token in _TOKENS]])
+
+
+def _gradients_refused(model: LoadedModel) -> str:
+    layout, tokens = model.layout, _tokens(model)
+    state = layout.state(INPUT)
+    if state.reason or not state.is_writable:
+        return f"{INPUT} cannot be read and written: {state.reason or 'nothing is computed from it'}"
+    point, call = layout.index[INPUT], model.network
+    passes = Passes(model, EndReader(layout, cuts=False), lambda length: [length - 1])
+    try:
+        cached: mx.array = _called(call, tokens, caches.new(model.network))
+        error = relative_error(_called(call, tokens, None), cached)
+        if error > tolerance_of(cached.dtype):
+            return f"its logits without a cache, which has no gradient, are off by {error:.1e}"
+        passed = passes.backward(tokens, lambda end: mx.square(end).mean(axis=(1, 2)), [], [point])
+    except Exception as error:  # whatever MLX and the model's code make of it
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    gradient = passed.gradients[point]
+    if not bool(mx.isfinite(gradient).all().item()):
+        return "the gradient of a probe is not finite"
+    if not bool((gradient != 0).any().item()):
+        return "the gradient of a probe is zero: something in between has none"
+    return ""
+
+
+def _called(network: Any, tokens: mx.array, cache: Any) -> mx.array:
+    return network(tokens, cache=cache)
+
+
+def _edges_refused(model: LoadedModel) -> str:
+    layout = model.layout
+    try:
+        graph = Graph(layout)
+    except NoGraph as missing:
+        return str(missing)
+    outputs = [
+        layout.index[point]
+        for layer in range(layout.num_layers)
+        for point in (Point("attn_out", layer), Point("attn_contrib", layer))
+    ]
+    for point in graph.probed:
+        if not layout.states[point].is_writable:
+            return f"{layout.states[point].point} cannot be written"
+    for point in outputs:
+        if reason := layout.states[point].reason:
+            return f"{layout.states[point].point} is missing: {reason}"
+    reads = [*graph.compared, *graph.probed, *graph.streams, *outputs]
+    passes = Passes(model, EndReader(layout, cuts=False), lambda length: [length - 1])
+    seen = passes.forward(_tokens(model), list(dict.fromkeys(reads))).seen
+    return _unread(model, graph, seen) or _unwritten(model, seen)
+
+
+def _unread(model: LoadedModel, graph: Graph, seen: Any) -> str:
+    """Which receiver does not read the stream as its gradient is taken back."""
+    layout = model.layout
+    for reading in graph.readings:
+        stream = seen[reading.stream]
+        normed = stream if reading.norm is None else _applied(reading.norm, stream)
+        for part in reading.projections:
+            expected, found = normed, seen[part.point]
+            if part.matrix is not None:
+                expected = mx.einsum("btd,hwd->bthw", normed, part.matrix())
+                expected = expected + (found - expected)[:, :1]  # the bias, which is the same at all positions
+            if _differs(layout.states, part.point, expected, found):
+                point = layout.states[part.point].point
+                return f"{point} does not follow from {layout.states[reading.stream].point} by one norm and one matrix"
+    return ""
+
+
+def _unwritten(model: LoadedModel, seen: Any) -> str:
+    """Which layer's heads do not add up to what attention writes."""
+    layout = model.layout
+    for layer, block in enumerate(layout.blocks):
+        output, contribution = (layout.index[Point(name, layer)] for name in ("attn_out", "attn_contrib"))
+        heads = seen[layout.index[Point("head_output", layer)]]
+        assert block.output_projection is not None
+        projected = _applied(block.output_projection, heads.reshape(*heads.shape[:2], -1))
+        if _differs(layout.states, output, projected, seen[output]):
+            return f"the outputs of layer {layer}'s heads do not add up to that of its attention"
+        if _differs(layout.states, output, seen[output] * block.contribution_scale, seen[contribution]):
+            return f"a norm stands behind the attention of layer {layer}: what its heads write does not add up"
+    return ""
+
+
+def _applied(module: nn.Module, x: mx.array) -> mx.array:
+    call: Any = module
+    return call(x)
+
+
+def _differs(states: Any, point: PointIndex, expected: mx.array, found: mx.array) -> bool:
+    return relative_error(expected, found) > tolerance_of(states[point].dtype)
