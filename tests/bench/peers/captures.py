@@ -90,10 +90,11 @@ def measure(
             runs = dict(zip(entrants, zip(*rounds_taken, strict=True), strict=True))
             _check(kind, runs)
             peaks = [one.peak_bytes() for one in processes]
-            named = {"model": folder.name, "kind": kind, "tokens": count if kind == "decode" else prompt}
+            counted = count if kind == "decode" else prompt
+            named = {"model": folder.name, "kind": kind, "tokens": counted}
             for (name, captured), peak in zip(entrants, peaks, strict=True):
                 case = {**named, "captured": CAPTURED[captured], "library": name}
-                case |= _figures(named["tokens"], runs[name, captured], runs[name, False])
+                case |= _figures(counted, runs[name, captured], runs[name, False])
                 cases.append(case | {"peak_mb": None if peak is None else peak / 1e6})
     return cases
 
