@@ -54,8 +54,9 @@ against none, and rates across libraries with `mlx-lm` in mind: the same kernels
 
 Decode is {tokens} tokens after a prompt of {prompt}, prefill one token after a prompt of {prefill}; greedy. `all` is
 every residual point captured: resid_pre, resid_mid and resid_post of 12 layers at every position, {megabytes:.0f} MB of
-a prefill. Medians of {rounds} rounds, in which all work at the same time in turns of a quarter of a second; `all to
-none` is the median of the ratios within rounds.
+a prefill. Medians of rounds ({rounds}), in which all work at the same time in turns of a quarter of a second; `all to
+none` is the median of the ratios within rounds; single rounds differ by about a tenth, so a smaller difference says
+nothing.
 
 * **NeuroScope**: `Client.generate(..., hooks=[...])` over gRPC; CPU time and memory are those of service and client
   together.
@@ -105,7 +106,7 @@ def page(results: Mapping[str, Any]) -> str:
         tokens=tokens["decode"],
         prefill=tokens["prefill"],
         prompt=results["gpt2"]["prompt_tokens"],
-        rounds=results["gpt2"]["rounds"],
+        rounds=", ".join(f"{model} {results[model]['rounds']}" for model in MODELS),
         megabytes=max(case["captured_mb"] for case in captures),
     )
     text += markdown_table(
@@ -170,7 +171,7 @@ def draw(results: Mapping[str, Any]) -> None:
         _draw_captures(axes, [case for model in MODELS for case in results[model]["cases"] if case["kind"] == kind])
         axes.set_title(f"{kind}: tokens per CPU second")
     cases = results["patches"]["cases"][::-1]
-    colours = [_COLOURS.get(case["label"].split(",")[0], "#999999") for case in cases]
+    colours = [_COLOURS[case["label"].split(",")[0]] for case in cases]
     patches.barh(range(len(cases)), [case["patches_per_cpu_s"] for case in cases], color=colours)
     patches.set_yticks(range(len(cases)), [case["label"].replace(", ", ",\n") for case in cases], fontsize=7)
     patches.set_title("patches per CPU second")

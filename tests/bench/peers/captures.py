@@ -33,7 +33,7 @@ CAPTURED = {False: "nothing", True: "all residual points"}
 
 def run(
     models: Sequence[str] = MODELS,
-    rounds: int = 3,
+    rounds: int = 2,
     tokens: int = 64,
     *,
     prefill_tokens: int = PREFILL_TOKENS,

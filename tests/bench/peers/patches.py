@@ -19,7 +19,7 @@ import numpy as np
 from rich.table import Table
 
 from tests.bench.peers.agreement import TOLERANCE, DisagreementError, require_agreement
-from tests.bench.peers.contestants import HUGGING_FACE, contestants, in_turns
+from tests.bench.peers.contestants import HUGGING_FACE, OURS, contestants, in_turns
 from tests.bench.peers.weights import shared_folder
 from tests.bench.peers.workers.library import PatchWay
 from tests.bench.tax import token_ids
@@ -42,6 +42,7 @@ class Entrant:
 
 
 ENTRANTS = (
+    Entrant("NeuroScope, Client.patch", OURS),
     Entrant("TransformerLens, patching.generic_activation_patch", "TransformerLens"),
     Entrant("nnsight, a trace each", "nnsight"),
     Entrant("Hugging Face, batches of 16", HUGGING_FACE, "all logits"),
@@ -79,15 +80,16 @@ def measure(
         require_agreement(processes, clean)
         taken: list[list[Taken]] = []
         plain: list[list[Taken]] = []
+        question: dict[str, Any] = {"clean": clean, "corrupted": corrupted, "targets": TARGETS}
+        ways = [{"way": entrant.way} for entrant in ENTRANTS]
         in_turns(processes, 0, "forward", ids=corrupted, times=1)
+        in_turns(processes, 0, "patch", each=ways, positions=chosen[:1], **question)
         for one in processes:
             one.forget_peak()
         for index in range(rounds):
             progress(f"{folder.name}: round {index + 1} of {rounds}")
             plain.append(in_turns(processes, index, "forward", ids=corrupted, times=FORWARDS))
-            question = {"clean": clean, "corrupted": corrupted, "positions": chosen, "targets": TARGETS}
-            ways = [{"way": entrant.way} for entrant in ENTRANTS]
-            taken.append(in_turns(processes, index, "patch", each=ways, **question))
+            taken.append(in_turns(processes, index, "patch", each=ways, positions=chosen, **question))
         scores = [np.array(run.result["values"]) for run in taken[0]]
         _require_same_scores(scores)
         cases = [

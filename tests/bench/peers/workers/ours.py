@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from neuroscope import Client
-from tests.bench.peers.workers.library import RESIDUAL, Arrays, Generated, Library
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope import Client, Hook
+from neuroscope.experiments import logit_diff
+from tests.bench.peers.workers.library import RESIDUAL, Arrays, Generated, Library, PatchWay
 
 
 class Ours(Library):
@@ -28,6 +33,21 @@ class Ours(Library):
             generated.ids.append(token.token_id)
             generated.bytes += sum(piece.array.nbytes for pieces in token.activations.values() for piece in pieces)
         return generated
+
+    def forward(self, ids: Sequence[int], times: int) -> None:
+        for _ in range(times):
+            self._client.capture(list(ids), [Hook("logits", reduce={"top_k": 1})])  # all are computed, few are sent
+
+    def patch(
+        self,
+        clean: Sequence[int],
+        corrupted: Sequence[int],
+        positions: Sequence[int],
+        targets: tuple[int, int],
+        way: PatchWay = "",
+    ) -> NDArray[np.floating[Any]]:
+        sweep = self._client.patch(list(clean), list(corrupted)).residual(positions=list(positions))
+        return sweep.run(logit_diff(*targets)).values.reshape(-1, len(positions))
 
 
 open_library = Ours
