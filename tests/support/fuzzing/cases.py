@@ -19,7 +19,7 @@ CALLS: list[Rpc] = [*RPCS.values(), *rpc.calls_of(health_pb2.DESCRIPTOR)]  # pyr
 RICH = [
     RPCS[name]
     for name in (
-        *("Generate", "Capture", "EstimateCapture", "Steer", "RegisterHooks"),
+        *("Generate", "Capture", "EstimateCapture", "RunSweep", "Steer", "RegisterHooks"),
         *("Tokenize", "PutTensor", "LoadModel", "ResumeCapture", "GetCapturedTensor"),
     )
 ]
