@@ -124,7 +124,10 @@ def test_the_planted_circuit_in_a_running_service(tmp_path: Path) -> None:
             metric=logit_diff(answers, others).normalised(),
             method="eap-ig",
         )
-    names = {("resid_pre", 0, None): "input", ("logits", None, None): "logits"}
+    names: dict[tuple[str, int | None, int | None], str] = {
+        ("resid_pre", 0, None): "input",
+        ("logits", None, None): "logits",
+    }
     kinds = {"q_proj": "<q>", "k_proj": "<k>", "value": "<v>", "head_output": ""}
 
     def named(node: tuple[str, int | None, int | None]) -> str:
@@ -142,7 +145,9 @@ def test_the_command(inference: Service, tmp_path: Path) -> None:
     shown = subprocess.run([*command, *prompts, *pictures], capture_output=True, text=True, check=True)
     assert "head_output" in shown.stdout
     assert (tmp_path / "p-head_output.png").exists()
-    again = subprocess.run([*command, *prompts, "--method", "eap", "--json"], capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        [*command, *prompts, "--method", "eap", "--json"], capture_output=True, text=True, check=True
+    )
     assert AttributionResult.from_json(json.loads(again.stdout)).names == ["edges"]
     assert AttributionResult.load(kept)["head_output"].sizes == {"layer": 4, "head": 8}
     wrong = subprocess.run([*command, *prompts, "--method", "nothing"], capture_output=True, text=True, check=False)

@@ -112,7 +112,7 @@ def _weights() -> dict[str, Matrix]:
     wpe[:, BALANCE] = -1.0
     wpe[:, PLUS], wpe[:, MINUS] = PAD_CONSTANT, -PAD_CONSTANT
     divisor = float(np.sqrt(2 * PAD_CONSTANT**2 / D_MODEL))
-    weights = {"model.wte.weight": wte, "model.wpe.weight": wpe}
+    weights: dict[str, Matrix] = {"model.wte.weight": wte, "model.wpe.weight": wpe}
     for layer, heads in enumerate(_layers(divisor)):
         block = f"model.h.{layer}"
         for norm in ("ln_1", "ln_2"):

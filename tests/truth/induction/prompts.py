@@ -43,5 +43,5 @@ def _asked(random: np.random.Generator) -> Asked:
         if other != answer:
             break
     corrupted = [*other_sequence, *other_sequence[: again - 1], last]
-    ids = ([int(token) + FIRST_TOKEN for token in prompt] for prompt in (clean, corrupted))
-    return Asked(*ids, answer + FIRST_TOKEN, other + FIRST_TOKEN)
+    clean_ids, corrupted_ids = ([int(token) + FIRST_TOKEN for token in prompt] for prompt in (clean, corrupted))
+    return Asked(clean_ids, corrupted_ids, answer + FIRST_TOKEN, other + FIRST_TOKEN)

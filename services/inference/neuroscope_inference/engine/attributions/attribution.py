@@ -215,7 +215,9 @@ class Attribution:
             ShortOfMemory: it takes more memory than there is.
         """
         passes = Passes(
-            self.model, EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream), self.metric.places
+            self.model,
+            EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream),
+            self.metric.places,
         )
         from_zero, makes_other = self._begins_at_zero(kind), self._makes_other(kind)
         line, fractions = kind.line, kind.fractions()
