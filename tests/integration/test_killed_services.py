@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +150,7 @@ def check(channel: grpc.Channel, sent: Sent, kept: dict[str, int]) -> str:
 
 
 @contextmanager
-def service_on(spool: Path, model: Path) -> Iterator[tuple[Service, grpc.Channel]]:
+def service_on(spool: Path, model: Path) -> Generator[tuple[Service, grpc.Channel]]:
     """A service that has a spool, and a channel to it."""
     with (
         inference_service(model, arguments=("--spool-dir", str(spool))) as service,

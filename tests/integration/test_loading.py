@@ -327,6 +327,14 @@ def test_requests_that_name_nothing_are_refused(transport: GrpcTransport, gpt2_d
         load(transport, gpt2_dir, adapter_path=str(tmp_path / "nothing"))
 
 
+@pytest.mark.usefixtures("still_serves")
+@pytest.mark.parametrize("name", ["nothing", "a" * 5000, "a\0b", "/dev/null"])
+def test_an_adapter_that_is_none_is_the_callers_mistake(transport: GrpcTransport, gpt2_dir: Path, name: str) -> None:
+    with pytest.raises(ModelCorruptError) as caught:
+        load(transport, gpt2_dir, adapter_path=name)
+    assert caught.value.field == "adapter_path"
+
+
 # ------------------------------------------------------------------------------------------------ unloading
 
 

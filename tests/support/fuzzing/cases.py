@@ -19,7 +19,7 @@ CALLS: list[Rpc] = [*RPCS.values(), *rpc.calls_of(health_pb2.DESCRIPTOR)]  # pyr
 RICH = [
     RPCS[name]
     for name in (
-        *("Generate", "Capture", "EstimateCapture", "Steer", "RegisterHooks"),
+        *("Generate", "Capture", "EstimateCapture", "RunSweep", "Steer", "RegisterHooks"),
         *("Tokenize", "PutTensor", "LoadModel", "ResumeCapture", "GetCapturedTensor"),
     )
 ]
@@ -68,7 +68,7 @@ class Cases:
     def _good(self, call: Rpc, choice: random.Random) -> list[bytes]:
         if call.streams_requests:
             return [message.SerializeToString() for message in choice.choice(self.examples[call.method])]
-        return [Sensible(self.examples).message(call.request.DESCRIPTOR, choice).SerializeToString()]
+        return [Sensible(self.examples).message(_descriptor(call), choice).SerializeToString()]
 
     def _spoil(self, parts: list[bytes], call: Rpc, how: str, choice: random.Random) -> None:
         if call.streams_requests and choice.random() < 0.3:  # in another order, several times, or not at all
@@ -76,6 +76,11 @@ class Cases:
             return
         mutator, index = Mutator(choice), choice.randrange(len(parts))
         if how == "field":
-            parts[index] = mutator.by_field(parts[index], call.request.DESCRIPTOR)
+            parts[index] = mutator.by_field(parts[index], _descriptor(call))
         else:
             parts[index] = mutator.by_byte(parts[index], choice.choice(self._good(choice.choice(CALLS), choice)))
+
+
+def _descriptor(call: Rpc) -> Any:
+    """Of the call's request; the stubs know two classes of them."""
+    return call.request.DESCRIPTOR

@@ -11,8 +11,8 @@ import xxhash
 
 from neuroscope import frames
 from neuroscope.codec import encode
+from neuroscope.v1 import experiment_pb2, intervention_pb2, site_pb2, tensor_pb2
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 
 IDS = [1, 50, 60, 70]
 WIDTH = 128
@@ -72,6 +72,10 @@ _SITES = [
     site_pb2.Site(component="residual", layer_name="transformer.h.3", side=site_pb2.SIDE_INPUT),
     site_pb2.Site(component="logits"),
 ]
+_PROMPT = pb.Prompt(token_ids=pb.TokenIds(ids=IDS))
+_EACH = experiment_pb2.SweepAxis(each=experiment_pb2.EachIndex())
+_ZERO = experiment_pb2.SweepValue(constant=0)
+_ANSWER = experiment_pb2.TokenChoice(id=5)
 _MESSAGES: dict[str, Sequence[Any]] = {
     "Site": _SITES,
     "Prompt": [
@@ -90,6 +94,19 @@ _MESSAGES: dict[str, Sequence[Any]] = {
         pb.Sampling(max_tokens=3, temperature=1, top_p=0.9, min_p=0.01, top_k=40, top_logprobs=2, seed=1),
         pb.Sampling(max_tokens=3, stop=["zebra"], stop_token_ids=[7], ignore_eos=True, rows_per_prompt=2),
         pb.Sampling(max_tokens=3, presence_penalty=0.5, repetition_penalty=1.1, logit_bias={5: 1.0, 9: -100.0}),
+    ],
+    "PromptPair": [
+        experiment_pb2.PromptPair(clean=_PROMPT, corrupted=pb.Prompt(token_ids=pb.TokenIds(ids=IDS[::-1]))),
+        experiment_pb2.PromptPair(clean=_PROMPT),
+    ],
+    "SweepGrid": [
+        experiment_pb2.SweepGrid(site=_SITES[0], positions=_EACH, value=_ZERO),
+        experiment_pb2.SweepGrid(site=site_pb2.Site(component="head_output"), layers=[-1], heads=_EACH, value=_ZERO),
+    ],
+    "Metric": [
+        experiment_pb2.Metric(log_probability=experiment_pb2.LogProbability(answers=[_ANSWER])),
+        experiment_pb2.Metric(kl_divergence=experiment_pb2.KlDivergence(), positions=[-1, 0]),
+        experiment_pb2.Metric(cross_entropy=experiment_pb2.CrossEntropy()),
     ],
     "PutTensor": [_upload()],
 }
@@ -157,12 +174,19 @@ def _fields(there: There) -> dict[str, Sequence[Any]]:
         "HealthCheckRequest.service": ["", "neuroscope.v1.ModelService"],
         "Intervention.site": [site_pb2.Site(component=name, layer=2) for name in ("resid_post", "mlp_out")],
         "Intervention.select": [None, site_pb2.Selector(positions=_LIST)],
+        "RunSweepRequest.pairs": [...],
+        "RunSweepRequest.references": [(), [_PROMPT]],
+        "RunSweepRequest.grids": [...],
+        "RunSweepRequest.cells": [()],
+        "RunSweepRequest.metric": [...],
+        "RunSweepRequest.done_patches": [(), (0,)],
+        "RunSweepRequest.limits": [None, experiment_pb2.SweepLimits(max_patches=500)],
         # of any message
         "capture_id": [there.whole_capture_id, there.broken_capture_id],
         "generation_id": [there.generation_id],
         "model_id": ["", there.model_id],
         "prompt": [...],
-        "prompts": [[pb.Prompt(text="Once upon a time")], [pb.Prompt(token_ids=pb.TokenIds(ids=IDS))] * 2],
+        "prompts": [[pb.Prompt(text="Once upon a time")], [_PROMPT] * 2],
         "hook_ids": [(), (), (there.hook_id,)],
         "token_ids": [(5, 6), (70,)],
         "tensor": [...],

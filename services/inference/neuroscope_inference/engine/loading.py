@@ -110,11 +110,8 @@ def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tu
             model_config=config_mending.mended(written, config_mending.tensor_names(folder)),
             get_model_classes=config_mending.classes,
         )
-        if request.adapter_path:
-            model = load_adapters(model, request.adapter_path)
-            model.eval()
-    except FileNotFoundError as error:
-        raise ModelCorruptError(str(error), field="model_path") from error
+    except OSError as error:
+        raise ModelCorruptError(_brief(error), field="model_path") from error
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         if "not supported" in str(error):
             raise ModelUnsupportedError(str(error), field="model_path") from error
@@ -124,7 +121,16 @@ def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tu
         ) from error
     except RuntimeError as error:  # mx.load: a damaged safetensors file
         raise _damaged(folder, error) from error
-    return model, config
+    return _adapted(model, request.adapter_path) if request.adapter_path else model, config
+
+
+def _adapted(model: nn.Module, adapter_path: str) -> nn.Module:
+    try:
+        adapted = load_adapters(model, adapter_path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelCorruptError(f"the adapter cannot be used: {_brief(error)}", field="adapter_path") from error
+    adapted.eval()
+    return adapted
 
 
 def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
