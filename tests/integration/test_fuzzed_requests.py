@@ -25,7 +25,7 @@ from tests.support import tracing
 from tests.support.following import Follower
 from tests.support.fuzzing.cases import CALLS, Case, Cases
 from tests.support.fuzzing.examples import DIRECTION, IDS, There, examples
-from tests.support.recording import generate_request, prompt, record
+from tests.support.recording import Hook, generate_request, prompt, record
 from tests.support.services import Service, inference_service
 
 SEED = 2026
@@ -84,6 +84,7 @@ class Fuzzed:
             self.outcomes.append((case, code, says))
             if number % TENDED_EVERY == 0 or (code == "OK" and case.rpc.method in UPSETTING):
                 self.tend()
+        self._client.unload_model(SPARE)  # MLX lets go of the buffers that it keeps for other arrays
         self.tend()
         self.resident_bytes[last] = self.service.resident_bytes()
 
@@ -102,9 +103,7 @@ class Fuzzed:
         for model_id in {MODEL, SPARE} - loaded:
             self._client.load_model(str(self._folder), model_id=model_id)
         self._client.clear_hooks()
-        self._client.register_hooks(
-            [pb.HookSpec(hook_id="stored", site=site_pb2.Site(component="resid_post", layer=1))]
-        )
+        self._client.register_hooks([Hook("resid_post", 1, hook_id="stored")])
         self._client.put_tensor(DIRECTION)
         self._keep_captures()
         self._run_generation()

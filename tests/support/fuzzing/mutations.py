@@ -208,15 +208,14 @@ class Mutator:
         tree = WireTree(descriptor)
         for _ in range(self._choice.choice(_DEPTHS) // len(way) if way else 0):
             for known in reversed(way):
-                parent = known.containing_type
-                assert parent is not None
-                tree = WireTree(parent, [Field(known.number, LENGTH_DELIMITED, tree, known)])
+                assert known.containing_type is not None
+                tree = WireTree(known.containing_type, [Field(known.number, LENGTH_DELIMITED, tree, known)])
         return tree
 
 
 def _way_back(descriptor: Descriptor) -> list[FieldDescriptor]:
     """The fields that lead from a message to one of its own type; empty if none do."""
-    ways: list[list[FieldDescriptor]] = [[field] for field in descriptor.fields if field.message_type is not None]
+    ways = [[field] for field in _messages_in(descriptor)]
     seen: set[str] = set()
     while ways:
         way = ways.pop(0)
@@ -224,7 +223,11 @@ def _way_back(descriptor: Descriptor) -> list[FieldDescriptor]:
         assert last is not None
         if last is descriptor:
             return way
-        if last.full_name not in seen:
+        if last is not None and last.full_name not in seen:
             seen.add(last.full_name)
-            ways += [[*way, field] for field in last.fields if field.message_type is not None]
+            ways += [[*way, field] for field in _messages_in(last)]
     return []
+
+
+def _messages_in(descriptor: Descriptor) -> list[FieldDescriptor]:
+    return [field for field in descriptor.fields if field.message_type is not None]

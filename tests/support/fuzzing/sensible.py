@@ -53,8 +53,7 @@ class Sensible:
         return made
 
     def _set(self, made: Message, field: FieldDescriptor, choice: random.Random, depth: int, *, needed: bool) -> None:
-        assert field.containing_type is not None
-        examples = self.examples.get(f"{field.containing_type.name}.{field.name}") or self.examples.get(field.name)
+        examples = self.examples.get(f"{made.DESCRIPTOR.name}.{field.name}") or self.examples.get(field.name)
         if not examples and not needed and (depth >= _DEEPEST or choice.random() < 0.7):
             return
         value = choice.choice(examples) if examples else ...

@@ -69,11 +69,9 @@ class WireTree:
             tag, index = read_varint(raw, index)
             known = descriptor.fields_by_number[tag >> 3]
             value, index = _read_value(raw, index, tag & 7)
-            if isinstance(value, int) or known.type in _DELIMITED:
-                nested = known.message_type if known.type == FieldDescriptor.TYPE_MESSAGE else None
-                parsed = cls.parse(value, nested) if nested is not None and isinstance(value, bytes) else value
-                tree.fields.append(Field(known.number, tag & 7, parsed, known))
-            elif tag & 7 == LENGTH_DELIMITED:
+            if isinstance(value, bytes) and known.message_type is not None:
+                tree.fields.append(Field(known.number, tag & 7, cls.parse(value, known.message_type), known))
+            elif isinstance(value, bytes) and tag & 7 == LENGTH_DELIMITED and known.type not in _DELIMITED:
                 tree.fields += _unpacked(value, known)
             else:
                 tree.fields.append(Field(known.number, tag & 7, value, known))
