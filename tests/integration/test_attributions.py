@@ -142,10 +142,12 @@ def test_the_command(inference: Service, tmp_path: Path) -> None:
     shown = subprocess.run([*command, *prompts, *pictures], capture_output=True, text=True, check=True)
     assert "head_output" in shown.stdout
     assert (tmp_path / "p-head_output.png").exists()
-    again = subprocess.run([*command, *prompts, "-m", "eap", "--json"], capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        [*command, *prompts, "--method", "eap", "--json"], capture_output=True, text=True, check=True
+    )
     assert AttributionResult.from_json(json.loads(again.stdout)).names == ["edges"]
     assert AttributionResult.load(kept)["head_output"].sizes == {"layer": 4, "head": 8}
-    wrong = subprocess.run([*command, *prompts, "-m", "nothing"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([*command, *prompts, "--method", "nothing"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 1
     assert "nothing" in wrong.stderr
 

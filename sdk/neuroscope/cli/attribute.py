@@ -24,7 +24,7 @@ def attribute(
     ] = "",
     answer: Annotated[str, typer.Option("--answer", "-a", help="The right token, its leading space included.")] = "",
     other: Annotated[str, typer.Option("--other", "-o", help="The wrong one, for logit_diff.")] = "",
-    by: Annotated[str, typer.Option("--method", "-m", help=f"One of {', '.join(METHODS)}.")] = METHODS[0],
+    by: Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")] = METHODS[0],
     steps: Annotated[int, typer.Option(min=0, help="Inputs that gradients are averaged over; 0: the default.")] = 0,
     site: Annotated[
         list[str] | None,
