@@ -78,7 +78,7 @@ class Paths:
 
         def reads(node: Node, x: Array) -> Array:
             ran.reach[node] = len(ran.written)
-            return x + added.get(node, 0.0)
+            return x + added[node] if node in added else x
 
         def writes(node: Node, x: Array, output: Array) -> Array:
             ran.written[node] = output
@@ -113,11 +113,12 @@ class Paths:
     def _attention(self, layer: int, x: Array, reads: Any, writes: Any) -> Array:
         matrices, biases, output, bias = self._matrices(layer)
         parts: list[Array] = []
+        plain = self._norm(layer, 0, x)
         for name, matrix, offset in zip(("q_proj", "k_proj", "value"), matrices, biases, strict=True):
-            heads = [
-                self._norm(layer, 0, reads((name, layer, head), x)) @ matrix[head] + offset[head]
-                for head in range(len(matrix))
-            ]
+            heads: list[Array] = []
+            for head in range(len(matrix)):
+                own = reads((name, layer, head), x)
+                heads.append((plain if own is x else self._norm(layer, 0, own)) @ matrix[head] + offset[head])
             parts.append(np.stack(heads, axis=1)[None])  # (1, T, heads, d_head)
         query, key, value = parts
         if not self.is_gpt2:

@@ -21,7 +21,7 @@ from tests.support.sweeping import prompt
 from tests.truth.induction.model import CIRCUIT, build
 from tests.truth.induction.prompts import Asked, asked
 
-PAIRS = 16
+PAIRS = 8
 Edge = tuple[Node, Node]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from tests.support.byte_bpe import save_tokenizer
+from tests.support.byte_bpe import BOS_ID, EOS_ID, save_tokenizer
 
 TOKENS, POSITIONS, JUNK_WIDTH = 24, 48, 24
 FIRST_TOKEN = 5  # ids below are special
@@ -94,6 +94,8 @@ def build(folder: Path) -> Path:
         "n_positions": POSITIONS,
         "layer_norm_epsilon": 1e-5,
         "vocab_size": VOCABULARY,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     save_tokenizer(folder, vocab_size=VOCABULARY, prepends_bos=False)
