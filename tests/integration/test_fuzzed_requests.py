@@ -20,7 +20,6 @@ from neuroscope import Client, status
 from neuroscope.errors import StreamingError, error_classes
 from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.v1 import site_pb2
 from tests.support import tracing
 from tests.support.following import Follower
 from tests.support.fuzzing.cases import CALLS, Case, Cases

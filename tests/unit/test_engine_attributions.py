@@ -211,7 +211,9 @@ def test_families(family: str, tmp_path: Path) -> None:
         positions=one_by_one(20),
         value=pb.SweepValue(other_run=pb.OtherRun()),
     )
-    (value,) = sweep_here(model, pb.RunSweepRequest(pairs=[pair], grids=[grid], metric=METRIC, edited_run=1))[0]
+    (value,) = sweep_here(
+        model, pb.RunSweepRequest(pairs=[pair], grids=[grid], metric=METRIC, edited_run=pb.SWEPT_RUN_CLEAN)
+    )[0]
     assert value == pytest.approx(found.baselines[0].corrupted, abs=1e-4)
     assert np.abs(found[0][last, :20]).max() == 0.0
     assert found[0][last, 20] != 0.0

@@ -75,7 +75,6 @@ class Cases:
             parts[:] = choice.choices(parts, k=choice.randrange(5))
             return
         mutator, index = Mutator(choice), choice.randrange(len(parts))
-        descriptor: Any = call.request.DESCRIPTOR
         if how == "field":
             parts[index] = mutator.by_field(parts[index], _descriptor(call))
         else:

@@ -223,7 +223,7 @@ def _way_back(descriptor: Descriptor) -> list[FieldDescriptor]:
         assert last is not None
         if last is descriptor:
             return way
-        if last is not None and last.full_name not in seen:
+        if last.full_name not in seen:
             seen.add(last.full_name)
             ways += [[*way, field] for field in _messages_in(last)]
     return []
