@@ -72,6 +72,7 @@ _PATCHES = """
 Activation patching of `resid_pre` ({model}): {layers} layers x {positions} positions of a prompt of {prompt_tokens}
 tokens, one layer and position at a time, metric a difference of two logits; rounds: {rounds}. `per forward` is how many
 patches a library does in the time of one of its own plain forward passes, a ratio that depends little on the machine.
+Who patches one by one does a quarter of the positions, at the same rate.
 
 """
 
@@ -115,7 +116,8 @@ def page(results: Mapping[str, Any]) -> str:
     )
     patches = results["patches"]
     text += _PATCHES.format(**patches) + markdown_table(
-        ("library", "patches per CPU s", "patches per s", "per forward", "peak MB"), map(_patches_row, patches["cases"])
+        ("library", "patches", "patches per CPU s", "patches per s", "per forward", "peak MB"),
+        map(_patches_row, patches["cases"]),
     )
     serving = results["serving"]
     text += _SERVING.format(**serving) + markdown_table(
@@ -142,7 +144,7 @@ def _group(case: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _patches_row(case: Mapping[str, Any]) -> list[str]:
     rates = [f"{case[name]:.2f}" for name in ("patches_per_cpu_s", "patches_per_s", "patches_per_forward")]
-    return [case["label"], *rates, _megabytes(case)]
+    return [case["label"], str(case["patches"]), *rates, _megabytes(case)]
 
 
 def _serving_row(case: Mapping[str, Any]) -> list[str]:
