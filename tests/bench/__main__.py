@@ -16,12 +16,12 @@ from tests.bench import attribution, capture, concurrency, program, rest, sweep,
 from tests.bench.program import Bench
 
 BENCHES: Mapping[str, Bench] = {
-    "wire": Bench(wire.run, wire.table, quick={"gigabytes": 0.2, "rounds": 1}),
+    "wire": Bench(wire.run, wire.table, usual={"gigabytes": 1, "rounds": 2}, quick={"gigabytes": 0.2, "rounds": 1}),
     "capture": Bench(capture.run, capture.table, quick={"gigabytes": 0.2, "rounds": 1}),
     "tax": Bench(
         tax.run,
         tax.table,
-        usual={"rounds": 3, "tokens": 32},
+        usual={"rounds": 2, "tokens": 32},
         quick={"models": ("llama", "bundled"), "rounds": 1, "tokens": 8},
         full={"rounds": 20, "tokens": 128},
         traces=True,
