@@ -25,6 +25,7 @@ ROUTES = {
     "/v1/activations/captures/{capture_id}/{tensor}": {"get"},
     "/v1/activations/presets": {"get"},
     "/v1/activations/presets/{name}": {"get"},
+    "/v1/experiments/attributions": {"post"},
     "/v1/experiments/sweeps": {"post"},
     "/v1/traces/{trace_id}": {"get"},
 }

@@ -19,8 +19,8 @@ CALLS: list[Rpc] = [*RPCS.values(), *rpc.calls_of(health_pb2.DESCRIPTOR)]  # pyr
 RICH = [
     RPCS[name]
     for name in (
-        *("Generate", "Capture", "EstimateCapture", "RunSweep", "Steer", "RegisterHooks"),
-        *("Tokenize", "PutTensor", "LoadModel", "ResumeCapture", "GetCapturedTensor"),
+        *("Generate", "Capture", "EstimateCapture", "RunSweep", "Attribute", "Steer"),
+        *("RegisterHooks", "Tokenize", "PutTensor", "LoadModel", "ResumeCapture", "GetCapturedTensor"),
     )
 ]
 """Those whose requests have much in them: every other case is one of these."""

@@ -76,6 +76,8 @@ _PROMPT = pb.Prompt(token_ids=pb.TokenIds(ids=IDS))
 _EACH = experiment_pb2.SweepAxis(each=experiment_pb2.EachIndex())
 _ZERO = experiment_pb2.SweepValue(constant=0)
 _ANSWER = experiment_pb2.TokenChoice(id=5)
+_PAIR = experiment_pb2.PromptPair(clean=_PROMPT, corrupted=pb.Prompt(token_ids=pb.TokenIds(ids=IDS[::-1])))
+_LOG_PROBABILITY = experiment_pb2.Metric(log_probability=experiment_pb2.LogProbability(answers=[_ANSWER]))
 _MESSAGES: dict[str, Sequence[Any]] = {
     "Site": _SITES,
     "Prompt": [
@@ -96,7 +98,7 @@ _MESSAGES: dict[str, Sequence[Any]] = {
         pb.Sampling(max_tokens=3, presence_penalty=0.5, repetition_penalty=1.1, logit_bias={5: 1.0, 9: -100.0}),
     ],
     "PromptPair": [
-        experiment_pb2.PromptPair(clean=_PROMPT, corrupted=pb.Prompt(token_ids=pb.TokenIds(ids=IDS[::-1]))),
+        _PAIR,
         experiment_pb2.PromptPair(clean=_PROMPT),
     ],
     "SweepGrid": [
@@ -104,10 +106,17 @@ _MESSAGES: dict[str, Sequence[Any]] = {
         experiment_pb2.SweepGrid(site=site_pb2.Site(component="head_output"), layers=[-1], heads=_EACH, value=_ZERO),
     ],
     "Metric": [
-        experiment_pb2.Metric(log_probability=experiment_pb2.LogProbability(answers=[_ANSWER])),
+        _LOG_PROBABILITY,
         experiment_pb2.Metric(kl_divergence=experiment_pb2.KlDivergence(), positions=[-1, 0]),
         experiment_pb2.Metric(cross_entropy=experiment_pb2.CrossEntropy()),
     ],
+    "NodeAttribution": [
+        experiment_pb2.NodeAttribution(),
+        experiment_pb2.NodeAttribution(sites=[experiment_pb2.NodeSite(site=_SITES[0], by_position=True)], steps=2),
+        experiment_pb2.NodeAttribution(gradient_times_activation=True),
+    ],
+    "EdgeAttribution": [experiment_pb2.EdgeAttribution(steps=1), experiment_pb2.EdgeAttribution()],
+    "IntegratedGradients": [experiment_pb2.IntegratedGradients(steps=2)],
     "PutTensor": [_upload()],
 }
 
@@ -181,6 +190,9 @@ def _fields(there: There) -> dict[str, Sequence[Any]]:
         "RunSweepRequest.metric": [...],
         "RunSweepRequest.done_patches": [(), (0,)],
         "RunSweepRequest.limits": [None, experiment_pb2.SweepLimits(max_patches=500)],
+        "AttributeRequest.pairs": [[_PAIR], [_PAIR] * 2],
+        "AttributeRequest.metric": [_LOG_PROBABILITY],
+        "AttributeRequest.batch_bytes": [None],
         # of any message
         "capture_id": [there.whole_capture_id, there.broken_capture_id],
         "generation_id": [there.generation_id],
