@@ -16,7 +16,7 @@ from tests.bench import attribution, capture, concurrency, program, rest, sweep,
 from tests.bench.program import Bench
 
 BENCHES: Mapping[str, Bench] = {
-    "wire": Bench(wire.run, wire.table, usual={"gigabytes": 1, "rounds": 2}, quick={"gigabytes": 0.2, "rounds": 1}),
+    "wire": Bench(wire.run, wire.table, usual={"gigabytes": 1, "rounds": 1}, quick={"gigabytes": 0.2, "rounds": 1}),
     "capture": Bench(capture.run, capture.table, quick={"gigabytes": 0.2, "rounds": 1}),
     "tax": Bench(
         tax.run,
@@ -29,28 +29,28 @@ BENCHES: Mapping[str, Bench] = {
     "concurrency": Bench(
         concurrency.run,
         concurrency.table,
-        usual={"rounds": 3, "tokens": 32},
+        usual={"rounds": 1, "tokens": 16},
         quick={"models": ("llama", "bundled"), "rounds": 1, "tokens": 16},
         full={"rounds": 5, "tokens": 64},
     ),
     "rest": Bench(
         rest.run,
         rest.table,
-        usual={"models": ("llama", "bundled"), "rounds": 4, "tokens": 24},
+        usual={"models": ("bundled",), "rounds": 4, "tokens": 24},
         quick={"models": ("bundled",), "rounds": 2, "tokens": 16},
         full={"rounds": 10, "tokens": 64},
     ),
     "sweep": Bench(
         sweep.run,
         sweep.table,
-        usual={"rounds": 3},
+        usual={"rounds": 1},
         quick={"rounds": 1, "sweeps": ("resid", "last")},
         full={"rounds": 10, "lengths": (64, 256, 1024)},
     ),
     "attribution": Bench(
         attribution.run,
         attribution.table,
-        usual={"rounds": 3},
+        usual={"rounds": 1},
         quick={"rounds": 1},
         full={"rounds": 10, "lengths": (64, 256)},
     ),
