@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from neuroscope.codec import Event, Framed
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution
-from neuroscope.experiments.experiment import read_object
+from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores
 from neuroscope.frames import FrameReader
 from neuroscope.stream import warn
@@ -36,7 +34,7 @@ _DIMS = {
 _UNIT = "unit"
 
 
-class AttributionResult:
+class AttributionResult(NamedScores):
     """The scores of an attribution: the change of the metric, were an activation that of the other run.
 
     `result["head_output"]` is a component's `Scores`, `result["edges"]` that of edges (sender, receiver; NaN where one
@@ -120,43 +118,7 @@ class AttributionResult:
     @property
     def names(self) -> list[str]:
         """Names of the scores; a second one of a component ends with #2."""
-        names: list[str] = []
-        for spec in self._planned().tensors.tensors:
-            name = self._name(spec)
-            count = sum(known.split("#")[0] == name for known in names)
-            names.append(f"{name}#{count + 1}" if count else name)
-        return names
-
-    def __getitem__(self, name: str) -> Scores:
-        if name not in self.names:
-            raise InvalidRequestError(f"nothing of the name {name!r} was scored", field="name", valid=self.names)
-        return self._scores(self.names.index(name))
-
-    def __iter__(self) -> Iterator[Scores]:
-        return (self[name] for name in self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def scores(self) -> Scores:
-        """The only scores.
-
-        Raises:
-            InvalidRequestError: there are several; name one.
-        """
-        if len(self.names) != 1:
-            raise InvalidRequestError(f"several things were scored, name one: {', '.join(self.names)}", field="name")
-        return self._scores(0)
-
-    @property
-    def values(self) -> NDArray[np.float32]:
-        """The only scores' values."""
-        return self.scores.values
-
-    def normalised(self) -> Scores:
-        """The only scores, as shares of the difference between the clean run's metric and the corrupted one's."""
-        return self.scores.normalised()
+        return numbered(map(self._name, self._planned().tensors.tensors))
 
     def top_edges(self, count: int = 10) -> list[tuple[str, str, float]]:
         """The strongest edges: sender, receiver, score; of several pairs those of the mean.
@@ -184,22 +146,11 @@ class AttributionResult:
             raise InvalidRequestError("only integrated gradients have a gap", field="method")
         return max(abs(total.attributed - total.change) / max(abs(total.change), 1e-30) for total in self.completeness)
 
-    def to_dataframe(self) -> Any:
-        """The only scores as a pandas DataFrame."""
-        return self.scores.to_dataframe()
-
-    def plot(self, path: str | Path | None = None) -> Any:
-        """The only scores' picture."""
-        return self.scores.plot(path)
-
     def table(self) -> Table:
         """What was scored, and how."""
         from neuroscope.experiments import tables
 
         return tables.attribution_table(self)
-
-    def __rich__(self) -> Table:
-        return self.table()
 
     def __repr__(self) -> str:
         return f"AttributionResult({self.attribution!r}{'' if self.end else ', not complete'})"
@@ -271,8 +222,8 @@ class AttributionResult:
             "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
             "end": json_format.MessageToDict(self.end or pb.AttributionEnd(), preserving_proto_field_name=True),
             "tokens": self.tokens,
-            "clean": _listed(self._clean),
-            "corrupted": _listed(self._corrupted),
+            "clean": listed(self._clean),
+            "corrupted": listed(self._corrupted),
             "completeness": [json_format.MessageToDict(total) for total in self.completeness],
             "scores": [
                 {"plan_index": index, "pair": row, "values": tensor.tolist()}
@@ -293,7 +244,7 @@ class AttributionResult:
             result.end = json_format.ParseDict(value["end"], pb.AttributionEnd())
             result.tokens = list(value["tokens"])
             for name in ("clean", "corrupted"):
-                setattr(result, f"_{name}", np.array([np.nan if x is None else x for x in value[name]], np.float32))
+                setattr(result, f"_{name}", unlisted(value[name]))
             result.completeness = [json_format.ParseDict(each, pb.Completeness()) for each in value["completeness"]]
             result._tensors = {
                 (int(each["plan_index"]), int(each["pair"])): np.array(each["values"], np.float32)
@@ -302,19 +253,6 @@ class AttributionResult:
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise InvalidRequestError(f"this is no result of an attribution: {error!r}", field="result") from None
         return result
-
-    def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file."""
-        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> AttributionResult:
-        """Reads the file of `save`.
-
-        Raises:
-            InvalidRequestError: it holds something else.
-        """
-        return cls.from_json(read_object(path))
 
 
 def sender_names(plan: pb.AttributionPlan) -> list[str]:
@@ -336,7 +274,3 @@ def _node_name(site: site_pb2.Site, head: int | None) -> str:
     if site.component == "resid_pre":
         return "input"
     return f"m{site.layer}" if site.HasField("layer") else site.component
-
-
-def _listed(values: Sequence[Any] | NDArray[np.float32]) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]

@@ -13,17 +13,12 @@ Names of places say which of their axes scores are kept apart along: `head_outpu
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
-
-from google.protobuf import json_format
+from collections.abc import Iterable
 
 from neuroscope import prompts, sites
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.experiment import read_object
 from neuroscope.experiments.metrics import Metric
+from neuroscope.experiments.stored import StoredRequest
 from neuroscope.prompts import PromptLike
 from neuroscope.v1 import experiment_pb2 as pb
 
@@ -32,51 +27,20 @@ _RUNS = {"": pb.SWEPT_RUN_UNSPECIFIED, "clean": pb.SWEPT_RUN_CLEAN, "corrupted":
 _AXES = ("head", "position", "unit")
 
 
-class Attribution:
+class Attribution(StoredRequest[pb.AttributeRequest]):
     """What an attribution is made of. JSON holds it, and `Client.attribute` runs it.
 
     Args:
         request: as the contract carries it; it is kept as it is.
     """
 
-    __slots__ = ("request",)
-
-    def __init__(self, request: pb.AttributeRequest) -> None:
-        self.request = request
-
-    def to_json(self) -> dict[str, Any]:
-        """The request in protobuf's canonical JSON, with the contract's field names."""
-        return json_format.MessageToDict(self.request, preserving_proto_field_name=True)
+    __slots__ = ()
+    kind = "attribution"
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Attribution:
-        """From the form of `to_json`.
-
-        Raises:
-            InvalidRequestError: a field is unknown or malformed; says which.
-        """
-        try:
-            return cls(json_format.ParseDict(dict(value), pb.AttributeRequest()))
-        except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:
-            raise InvalidRequestError(f"this is no attribution: {error}", field="attribution") from None
-
-    def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Attribution:
-        """Reads the file of `save`.
-
-        Raises:
-            InvalidRequestError: it holds something else.
-        """
-        return cls.from_json(read_object(path))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Attribution) and self.request == other.request
-
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  # as that of protobuf's messages
+    def empty(cls) -> pb.AttributeRequest:
+        """An attribution of nothing."""
+        return pb.AttributeRequest()
 
     def __repr__(self) -> str:
         request = self.request

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +12,8 @@ from numpy.typing import NDArray
 
 from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.experiments.experiment import Experiment, read_object
+from neuroscope.experiments.experiment import Experiment
+from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores
 from neuroscope.stream import warn
 from neuroscope.v1 import experiment_pb2 as pb
@@ -29,11 +28,10 @@ METHOD_NAMES = {
 }
 
 
-class SweepResult:
+class SweepResult(NamedScores):
     """The values of a sweep. One that was interrupted goes on where it stopped: `client.sweep(..., result=it)`.
 
-    `result["head_output"]` is a grid's `Scores`, `result["cells"]` that of single cells; the attributes of the only one
-    are the result's own too.
+    `result["head_output"]` is a grid's `Scores`, `result["cells"]` that of single cells.
 
     Args:
         experiment: what was asked for.
@@ -123,70 +121,13 @@ class SweepResult:
     @property
     def names(self) -> list[str]:
         """Names of the grids, in the order of the experiment; a second one of a component ends with #2."""
-        names: list[str] = []
-        for shape in self._planned().grids:
-            name = shape.component or "cells"
-            count = sum(known.split("#")[0] == name for known in names)
-            names.append(f"{name}#{count + 1}" if count else name)
-        return names
-
-    def __getitem__(self, name: str) -> Scores:
-        if name not in self.names:
-            raise InvalidRequestError(f"nothing of the name {name!r} was swept", field="name", valid=self.names)
-        return self._scores(self.names.index(name))
-
-    def __iter__(self) -> Any:
-        return (self[name] for name in self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def scores(self) -> Scores:
-        """The only grid's.
-
-        Raises:
-            InvalidRequestError: there are several; name one.
-        """
-        if len(self.names) != 1:
-            raise InvalidRequestError(f"several grids were swept, name one: {', '.join(self.names)}", field="name")
-        return self._scores(0)
-
-    @property
-    def values(self) -> NDArray[np.float32]:
-        """The only grid's values."""
-        return self.scores.values
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Names of the only grid's axes."""
-        return self.scores.dims
-
-    @property
-    def coords(self) -> Mapping[str, Sequence[Any]]:
-        """What the indices of the only grid's axes stand for."""
-        return self.scores.coords
-
-    def normalised(self) -> Scores:
-        """The only grid's values, scaled so that the corrupted run has 0 and the clean one 1."""
-        return self.scores.normalised()
-
-    def to_dataframe(self) -> Any:
-        """The only grid's values as a pandas DataFrame."""
-        return self.scores.to_dataframe()
-
-    def plot(self, path: str | Path | None = None) -> Any:
-        """The only grid's picture."""
-        return self.scores.plot(path)
+        return numbered(shape.component or "cells" for shape in self._planned().grids)
 
     def table(self) -> Table:
         """What was swept, and how."""
         from neuroscope.experiments import tables
 
         return tables.result_table(self)
-
-    def __rich__(self) -> Table:
-        return self.table()
 
     def __repr__(self) -> str:
         if self.plan is None:
@@ -240,9 +181,9 @@ class SweepResult:
             "experiment": self.experiment.to_json(),
             "plan": json_format.MessageToDict(plan, preserving_proto_field_name=True),
             "tokens": self.tokens,
-            "clean": _listed(self._clean),
-            "corrupted": _listed(self._corrupted),
-            "values": _listed(self._values),
+            "clean": listed(self._clean),
+            "corrupted": listed(self._corrupted),
+            "values": listed(self._values),
         }
 
     @classmethod
@@ -257,27 +198,10 @@ class SweepResult:
             result._begin(json_format.ParseDict(value["plan"], pb.SweepPlan()))
             result.tokens = list(value["tokens"])
             for name in ("values", "clean", "corrupted"):
-                found = np.array([np.nan if x is None else x for x in value[name]], np.float32)
+                found = unlisted(value[name])
                 if found.shape != getattr(result, f"_{name}").shape:
                     raise InvalidRequestError(f"{name} are not as many as the plan says", field=name)
                 setattr(result, f"_{name}", found)
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise InvalidRequestError(f"this is no result of a sweep: {error!r}", field="result") from None
         return result
-
-    def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file, complete or not."""
-        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> SweepResult:
-        """Reads the file of `save`.
-
-        Raises:
-            InvalidRequestError: it holds something else.
-        """
-        return cls.from_json(read_object(path))
-
-
-def _listed(values: NDArray[np.float32]) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]

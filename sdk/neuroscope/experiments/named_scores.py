@@ -1,0 +1,132 @@
+"""Scores by name, and files of them: what the results of sweeps and of attributions have in common."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.scores import Scores
+from neuroscope.experiments.stored import read_object
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class NamedScores(ABC):
+    """A result of several `Scores`. The attributes of the only one are the result's own too."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the scores, in the order in which they were asked for."""
+
+    @abstractmethod
+    def _scores(self, index: int) -> Scores: ...
+
+    @abstractmethod
+    def table(self) -> Table:
+        """What was run, and how."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """All of it; float32 survives to the last bit."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """From the form of `to_json`.
+
+        Raises:
+            InvalidRequestError: a part is missing or malformed.
+        """
+
+    def __getitem__(self, name: str) -> Scores:
+        if name not in self.names:
+            raise InvalidRequestError(f"the result has nothing of the name {name!r}", field="name", valid=self.names)
+        return self._scores(self.names.index(name))
+
+    def __iter__(self) -> Iterator[Scores]:
+        return (self[name] for name in self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def scores(self) -> Scores:
+        """The only scores.
+
+        Raises:
+            InvalidRequestError: there are several; name one.
+        """
+        if len(self.names) != 1:
+            raise InvalidRequestError(f"the result has several, name one: {', '.join(self.names)}", field="name")
+        return self._scores(0)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The only scores' values."""
+        return self.scores.values
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the only scores' axes."""
+        return self.scores.dims
+
+    @property
+    def coords(self) -> Mapping[str, Sequence[Any]]:
+        """What the indices of the only scores' axes stand for."""
+        return self.scores.coords
+
+    def normalised(self) -> Scores:
+        """The only scores, scaled as `Scores.normalised` says."""
+        return self.scores.normalised()
+
+    def to_dataframe(self) -> Any:
+        """The only scores as a pandas DataFrame."""
+        return self.scores.to_dataframe()
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """The only scores' picture."""
+        return self.scores.plot(path)
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as a JSON file, complete or not."""
+        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads the file of `save`.
+
+        Raises:
+            InvalidRequestError: it holds something else.
+        """
+        return cls.from_json(read_object(path))
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Names that differ: a second one of a name ends with #2."""
+    found: list[str] = []
+    for name in names:
+        count = sum(known.split("#")[0] == name for known in found)
+        found.append(f"{name}#{count + 1}" if count else name)
+    return found
+
+
+def listed(values: NDArray[np.float32]) -> list[float | None]:
+    """Values as JSON has them: null where there is none."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def unlisted(values: Iterable[float | None]) -> NDArray[np.float32]:
+    """The values of `listed`: NaN where there is none."""
+    return np.array([np.nan if value is None else value for value in values], np.float32)
