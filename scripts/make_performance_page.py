@@ -77,8 +77,8 @@ _WIRE = """
 ## The wire
 
 Tensors that are already computed, from one process to another, CPU seconds per 10^9 bytes. `tcp` is raw loopback TCP,
-`gRPC alone` are bytes over gRPC that nobody looks at: what a codec cannot be faster than. `shared` is what clients on
-the service's host get unless they say otherwise.
+`gRPC alone` are bytes over gRPC that nobody looks at: what a codec cannot be faster than. Rates are compared with that
+of raw TCP in turns. `shared` is what clients on the service's host get unless they say otherwise, over TCP too.
 
 """
 
@@ -136,7 +136,7 @@ def page(results: Mapping[str, Any]) -> str:
         map(_rest_row, rest["cases"]),
     )
     text += _WIRE + markdown_table(
-        ("case", "client", "server", "both", "MB/s", "per step of 200 tensors of 3 KiB"),
+        ("case", "client", "server", "both", "MB/s", "of raw TCP", "per step of 200 tensors of 3 KiB"),
         map(_wire_row, results["wire"]["cases"]),
     )
     slow = capture["cases"][-1]
@@ -185,7 +185,8 @@ def _wire_row(case: Mapping[str, Any]) -> list[str]:
     small = "client_cpu_ms_per_step" in case
     step = f"{case['client_cpu_ms_per_step']:.2f} + {case['server_cpu_ms_per_step']:.2f} ms" if small else ""
     rates = f"{client:.2f}", f"{server:.2f}", f"{client + server:.2f}", f"{case['mb_per_s']:.0f}"
-    return [case["case"], *rates, step]
+    of_raw_tcp = f"{case['of_raw_tcp']:.2f}" if "of_raw_tcp" in case else ""
+    return [case["case"], *rates, of_raw_tcp, step]
 
 
 def _bar(bar: float | None) -> str:
