@@ -49,7 +49,7 @@ from neuroscope.rpc import RPCS
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope_inference.admission import client_of
+from neuroscope.serving.admission import client_of
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.sharing import Sharing, slice_bytes
 

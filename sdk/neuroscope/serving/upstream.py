@@ -1,0 +1,67 @@
+"""The settings of a service that calls the inference service."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings
+
+from neuroscope.endpoint import Endpoint, read_token
+from neuroscope.tls import Tls
+
+
+def target(value: str) -> str:
+    """A target as a setting.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, _, port = value.rpartition(":")
+    if not value.startswith("unix:") and (not host or not port.isdecimal() or int(port) > 65535):
+        raise ValueError(f"{value!r} is neither host:port nor unix:path")
+    return value
+
+
+class UpstreamSettings(BaseSettings):
+    """Where the inference service is, and how it is spoken to."""
+
+    inference: str = Field(
+        "127.0.0.1:50051", description="Where the inference service listens: host:port, or unix:path."
+    )
+    inference_token: SecretStr = Field(SecretStr(""), description="The token that the inference service asks for.")
+    inference_token_file: str = Field("", description="File that holds that token.")
+    inference_tls: bool = Field(
+        False, description="Speaks TLS to the inference service; a file of certificates below turns it on too."
+    )
+    inference_tls_ca: str = Field(
+        "",
+        description="File of certificates, PEM, that the inference service's must descend from; empty: those that "
+        "gRPC has.",
+    )
+    inference_tls_certificate: str = Field(
+        "", description="File of this service's own certificate chain, PEM, for an inference service that asks for one."
+    )
+    inference_tls_key: str = Field("", description="File of its private key, PEM.")
+    inference_tls_name: str = Field(
+        "", description="The name in the inference service's certificate, where its address is another."
+    )
+
+    @field_validator("inference")
+    @classmethod
+    def _is_target(cls, value: str) -> str:
+        return target(value)
+
+    def upstream(self, where: str = "") -> Endpoint:
+        """The inference service, or another one that is spoken to in the same way.
+
+        Args:
+            where: its target; empty: that of the inference service.
+
+        Raises:
+            neuroscope.errors.InvalidRequestError: the settings of its token or its certificates do not fit.
+        """
+        token = self.inference_token.get_secret_value()
+        if self.inference_token_file:
+            token = read_token(self.inference_token_file, "inference_token_file")
+        ca, certificate, key = self.inference_tls_ca, self.inference_tls_certificate, self.inference_tls_key
+        tls = Tls(ca or None, certificate or None, key or None, self.inference_tls_name)
+        return Endpoint(where or self.inference, tls if self.inference_tls or ca or certificate or key else None, token)
