@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
+from neuroscope.named_array import Floats, NamedArray
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Floats = NDArray[np.float32]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
+class Scores(NamedArray):
     """One number for each cell, along named axes; numpy takes it as an array.
 
     Args:
@@ -38,41 +35,13 @@ class Scores:
         is_change: whether values are changes of the metric, as gradients promise them, and not the metric itself.
     """
 
-    name: str
     metric: str
-    values: Floats
-    dims: tuple[str, ...]
-    coords: Mapping[str, Sequence[Any]]
     clean: Floats
     corrupted: Floats
     is_normalised: bool
     unedited: Floats
     tokens: Sequence[str] = field(default=(), repr=False)
     is_change: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents of the axes."""
-        return self.values.shape
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Extents by axis."""
-        return dict(zip(self.dims, self.shape, strict=True))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.values, dtype=dtype, copy=copy)
-
-    def sel(self, **chosen: Any) -> Scores:
-        """The part at given coordinates, such as `sel(layer=3, head=[0, 2])`; one coordinate drops its axis.
-
-        Raises:
-            InvalidRequestError: there is no such axis, or no such coordinate.
-        """
-        found = self
-        for dim, wanted in chosen.items():
-            found = found._chosen(dim, wanted)
-        return found
 
     def normalised(self) -> Scores:
         """Scaled so that the corrupted run has 0 and the clean one 1; of changes, that their difference is 1.
@@ -92,37 +61,6 @@ class Scores:
     def effects(self) -> Scores:
         """The difference that each edit makes: values minus that of the same run without it."""
         return self._scaled(self.unedited, np.ones_like(self.unedited), is_normalised=self.is_normalised)
-
-    def mean(self, dim: str) -> Scores:
-        """The mean along an axis."""
-        axis = self._axis(dim)
-        left = {name: values for name, values in self.coords.items() if name != dim}
-        dims = (*self.dims[:axis], *self.dims[axis + 1 :])
-        found = replace(self, values=self.values.mean(axis=axis, dtype=np.float32), dims=dims, coords=left)
-        if dim != "pair":
-            return found
-        means = {name: np.mean(getattr(self, name), keepdims=True) for name in ("clean", "corrupted", "unedited")}
-        return replace(found, **means)
-
-    def top(self, count: int = 10) -> list[tuple[dict[str, Any], float]]:
-        """The cells whose edits change the most, with their values; largest change first."""
-        changes = np.abs(np.nan_to_num(self.effects().values.reshape(-1)))
-        order = np.argsort(-changes, kind="stable")[:count]
-        return [(self._place(int(index)), float(self.values.reshape(-1)[index])) for index in order]
-
-    def to_dataframe(self) -> Any:
-        """A pandas DataFrame, a line for each cell: its coordinates and `value`.
-
-        Raises:
-            InvalidRequestError: pandas is not installed.
-        """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError:
-            raise InvalidRequestError("to_dataframe needs pandas: pip install pandas", field="pandas") from None
-        places = list(itertools.product(*(self.coords[dim] for dim in self.dims)))
-        columns = {dim: [place[axis] for place in places] for axis, dim in enumerate(self.dims)}
-        return pandas.DataFrame({**columns, "value": self.values.reshape(-1)})
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib figure: a line for one axis, a heat map for two, several of these for more.
@@ -145,9 +83,6 @@ class Scores:
 
         return tables.scores_table(self)
 
-    def __rich__(self) -> Table:
-        return self.table()
-
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())
         return f"Scores({self.name}, {self.metric}, {sizes})"
@@ -159,31 +94,13 @@ class Scores:
         values = (self.values - zero.reshape(shape)) / one.reshape(shape)
         return replace(self, values=values, is_normalised=is_normalised, **new)
 
-    def _chosen(self, dim: str, wanted: Any) -> Scores:
-        axis, known = self._axis(dim), list(self.coords[dim])
-        is_one = isinstance(wanted, str) or not isinstance(wanted, Sequence)
-        entries: list[Any] = [wanted] if is_one else list(cast("Sequence[Any]", wanted))
-        for entry in entries:
-            if entry not in known:
-                raise InvalidRequestError(
-                    f"there is no {dim} {entry!r}", field=dim, valid=[str(name) for name in known]
-                )
-        places = [known.index(entry) for entry in entries]
-        baselines: dict[str, Floats] = {}
-        if dim == "pair":
-            baselines = {name: getattr(self, name)[places] for name in ("clean", "corrupted", "unedited")}
-        if is_one:
-            left = {name: values for name, values in self.coords.items() if name != dim}
-            dims = (*self.dims[:axis], *self.dims[axis + 1 :])
-            return replace(self, values=self.values.take(places[0], axis), dims=dims, coords=left, **baselines)
-        coords = {**self.coords, dim: entries}
-        return replace(self, values=self.values.take(places, axis), coords=coords, **baselines)
+    def _strengths(self) -> NDArray[np.float32]:
+        return self.effects().values.reshape(-1)
 
-    def _axis(self, dim: str) -> int:
-        if dim not in self.dims:
-            raise InvalidRequestError(f"{self.name} has no axis {dim!r}", field=dim, valid=self.dims)
-        return self.dims.index(dim)
-
-    def _place(self, index: int) -> dict[str, Any]:
-        places = np.unravel_index(index, self.shape)
-        return {dim: self.coords[dim][int(place)] for dim, place in zip(self.dims, places, strict=True)}
+    def _beside(self, dim: str, places: list[int] | None) -> dict[str, Any]:
+        if dim != "pair":
+            return {}
+        runs = {name: getattr(self, name) for name in ("clean", "corrupted", "unedited")}
+        return {
+            name: np.mean(values, keepdims=True) if places is None else values[places] for name, values in runs.items()
+        }

@@ -50,11 +50,20 @@ class UpstreamSettings(BaseSettings):
     def _is_target(cls, value: str) -> str:
         return target(value)
 
-    def upstream(self, where: str = "") -> Endpoint:
-        """The inference service, or another one that is spoken to in the same way.
+    def upstream(self) -> Endpoint:
+        """The inference service.
+
+        Raises:
+            neuroscope.errors.InvalidRequestError: the settings of its token or its certificates do not fit.
+        """
+        return self.endpoint(self.inference, "inference")
+
+    def endpoint(self, where: str, service: str) -> Endpoint:
+        """A service that is spoken to as the inference service is.
 
         Args:
-            where: its target; empty: that of the inference service.
+            where: its target.
+            service: which it is, for errors.
 
         Raises:
             neuroscope.errors.InvalidRequestError: the settings of its token or its certificates do not fit.
@@ -64,4 +73,5 @@ class UpstreamSettings(BaseSettings):
             token = read_token(self.inference_token_file, "inference_token_file")
         ca, certificate, key = self.inference_tls_ca, self.inference_tls_certificate, self.inference_tls_key
         tls = Tls(ca or None, certificate or None, key or None, self.inference_tls_name)
-        return Endpoint(where or self.inference, tls if self.inference_tls or ca or certificate or key else None, token)
+        has_tls = self.inference_tls or bool(ca or certificate or key)
+        return Endpoint(where, tls if has_tls else None, token, service=service)
