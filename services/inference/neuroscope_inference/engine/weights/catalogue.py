@@ -98,8 +98,10 @@ class Catalogue:
 
     def reason(self, name: str) -> str:
         """Why the model has a weight in no layer."""
+        if name in OPTIONAL and name.replace("b_", "W_") in self:
+            return "there is none"
         found = [reason for (missing, _), reason in self.reasons.items() if missing == name]
-        return found[0] if found else "there is none" if name in OPTIONAL else _NO_PART
+        return found[0] if found else _NO_PART
 
     def __contains__(self, name: str) -> bool:
         return any(name == found for found, _ in self.weights)
@@ -202,6 +204,8 @@ class Catalogue:
     def _mlp(self, layer: int, block: Block) -> None:
         names = ("W_gate", "b_gate", "W_in", "b_in", "W_out", "b_out")
         reason = self._unproved("mlp_neurons", layer)
+        if block.experts is not None:
+            reason = "the layer is a mixture of experts, each of which has its own"
         if reason or block.down_projection is None:
             self.reasons |= {(name, layer): reason or _NO_PART for name in names}
             return
@@ -250,6 +254,8 @@ class Catalogue:
                 self.reasons[f"shared.{name}", layer] = "no expert runs for every token"
         if gate is not None:
             self._add("shared.W_router", layer, gate, partial(_transposed, gate))
+        else:
+            self.reasons["shared.W_router", layer] = "no expert that runs for every token has a gate"
 
     def _router(self, layer: int, block: Block) -> None:
         assert block.routing is not None
