@@ -100,7 +100,8 @@ class Remade:
             self.same(f"{part}_contrib", layer, written * scale)
 
     def attention(self, layer: int) -> None:
-        read, facts, group = self.read, self.facts[layer], self.read.plan.heads_per_key_value_head
+        read, facts, plan = self.read, self.facts[layer], self.read.plan
+        group = plan.head_count // plan.key_value_head_count
         x = self.at("attn_out", layer, is_input=True)
 
         def projected(name: str) -> Floats:

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from neuroscope.v1 import tensor_pb2 as neuroscope_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bneuroscope/v1/weights.proto\x12\rneuroscope.v1\x1a\x1aneuroscope/v1/tensor.proto\"\xbd\x01\n\x12ReadWeightsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06layers\x18\x03 \x03(\x05\x12\r\n\x05heads\x18\x04 \x03(\x05\x12\x0f\n\x07\x65xperts\x18\x05 \x03(\x05\x12&\n\x05\x64type\x18\x06 \x01(\x0e\x32\x17.neuroscope.v1.DataType\x12.\n\x07\x63ontent\x18\x07 \x01(\x0e\x32\x1d.neuroscope.v1.WeightsContent\"\x89\x02\n\x13ReadWeightsResponse\x12*\n\x04plan\x18\x01 \x01(\x0b\x32\x1a.neuroscope.v1.WeightsPlanH\x00\x12/\n\x07summary\x18\x02 \x01(\x0b\x32\x1c.neuroscope.v1.WeightSummaryH\x00\x12(\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x19.neuroscope.v1.WeightsEndH\x00\x12.\n\nstep_frame\x18\x0e \x01(\x0b\x32\x18.neuroscope.v1.StepFrameH\x00\x12\x32\n\x0ctensor_frame\x18\x0f \x01(\x0b\x32\x1a.neuroscope.v1.TensorFrameH\x00\x42\x07\n\x05\x65vent\"\xad\x03\n\x0bWeightsPlan\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12*\n\x07tensors\x18\x02 \x01(\x0b\x32\x19.neuroscope.v1.TensorPlan\x12&\n\x07weights\x18\x03 \x03(\x0b\x32\x15.neuroscope.v1.Weight\x12+\n\x06layers\x18\x04 \x03(\x0b\x32\x1b.neuroscope.v1.WeightsLayer\x12(\n\x05norms\x18\x05 \x03(\x0b\x32\x19.neuroscope.v1.WeightNorm\x12\x17\n\x0f\x65mbedding_scale\x18\x06 \x01(\x02\x12\x13\n\x0blogit_scale\x18\x07 \x01(\x02\x12\x1a\n\rlogit_softcap\x18\x08 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07is_tied\x18\t \x01(\x08\x12\x14\n\x0clength_bytes\x18\n \x01(\x04\x12-\n\x07missing\x18\x0b \x03(\x0b\x32\x1c.neuroscope.v1.MissingWeight\x12\r\n\x05notes\x18\x0c \x03(\t\x12 \n\x18heads_per_key_value_head\x18\r \x01(\rB\x10\n\x0e_logit_softcap\"i\n\x06Weight\x12\x12\n\nplan_index\x18\x01 \x01(\r\x12\r\n\x05heads\x18\x02 \x03(\r\x12\x0f\n\x07\x65xperts\x18\x03 \x03(\r\x12+\n\x06source\x18\x04 \x01(\x0e\x32\x1b.neuroscope.v1.WeightSource\"\xbb\x01\n\x0cWeightsLayer\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x11\n\tis_rotary\x18\x02 \x01(\x08\x12\x16\n\x0ehas_query_norm\x18\x03 \x01(\x08\x12\x13\n\x0bscore_scale\x18\x04 \x01(\x02\x12\x1a\n\rscore_softcap\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\x12\x63ontribution_scale\x18\x06 \x01(\x02\x12\x12\n\nactivation\x18\x07 \x01(\tB\x10\n\x0e_score_softcap\"]\n\nWeightNorm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05layer\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nis_centred\x18\x03 \x01(\x08\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x02\x42\x08\n\x06_layer\"-\n\rMissingWeight\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"l\n\rWeightSummary\x12\x12\n\nplan_index\x18\x01 \x01(\r\x12\x0c\n\x04norm\x18\x02 \x01(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x1a\n\x12standard_deviation\x18\x04 \x01(\x01\x12\x0f\n\x07largest\x18\x05 \x01(\x01\"Q\n\nWeightsEnd\x12\x14\n\x0ctensor_count\x18\x01 \x01(\r\x12\x14\n\x0clength_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x65lapsed_seconds\x18\x03 \x01(\x01*\x86\x01\n\x0eWeightsContent\x12\x1f\n\x1bWEIGHTS_CONTENT_UNSPECIFIED\x10\x00\x12\x1a\n\x16WEIGHTS_CONTENT_VALUES\x10\x01\x12\x18\n\x14WEIGHTS_CONTENT_PLAN\x10\x02\x12\x1d\n\x19WEIGHTS_CONTENT_SUMMARIES\x10\x03*\x9e\x01\n\x0cWeightSource\x12\x1d\n\x19WEIGHT_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14WEIGHT_SOURCE_STORED\x10\x01\x12\x1d\n\x19WEIGHT_SOURCE_DEQUANTIZED\x10\x02\x12\x19\n\x15WEIGHT_SOURCE_ADAPTED\x10\x03\x12\x1b\n\x17WEIGHT_SOURCE_EFFECTIVE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bneuroscope/v1/weights.proto\x12\rneuroscope.v1\x1a\x1aneuroscope/v1/tensor.proto\"\xbd\x01\n\x12ReadWeightsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06layers\x18\x03 \x03(\x05\x12\r\n\x05heads\x18\x04 \x03(\x05\x12\x0f\n\x07\x65xperts\x18\x05 \x03(\x05\x12&\n\x05\x64type\x18\x06 \x01(\x0e\x32\x17.neuroscope.v1.DataType\x12.\n\x07\x63ontent\x18\x07 \x01(\x0e\x32\x1d.neuroscope.v1.WeightsContent\"\x89\x02\n\x13ReadWeightsResponse\x12*\n\x04plan\x18\x01 \x01(\x0b\x32\x1a.neuroscope.v1.WeightsPlanH\x00\x12/\n\x07summary\x18\x02 \x01(\x0b\x32\x1c.neuroscope.v1.WeightSummaryH\x00\x12(\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x19.neuroscope.v1.WeightsEndH\x00\x12.\n\nstep_frame\x18\x0e \x01(\x0b\x32\x18.neuroscope.v1.StepFrameH\x00\x12\x32\n\x0ctensor_frame\x18\x0f \x01(\x0b\x32\x1a.neuroscope.v1.TensorFrameH\x00\x42\x07\n\x05\x65vent\"\xe8\x03\n\x0bWeightsPlan\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12*\n\x07tensors\x18\x02 \x01(\x0b\x32\x19.neuroscope.v1.TensorPlan\x12&\n\x07weights\x18\x03 \x03(\x0b\x32\x15.neuroscope.v1.Weight\x12+\n\x06layers\x18\x04 \x03(\x0b\x32\x1b.neuroscope.v1.WeightsLayer\x12(\n\x05norms\x18\x05 \x03(\x0b\x32\x19.neuroscope.v1.WeightNorm\x12\x17\n\x0f\x65mbedding_scale\x18\x06 \x01(\x02\x12\x13\n\x0blogit_scale\x18\x07 \x01(\x02\x12\x1a\n\rlogit_softcap\x18\x08 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07is_tied\x18\t \x01(\x08\x12\x14\n\x0clength_bytes\x18\n \x01(\x04\x12-\n\x07missing\x18\x0b \x03(\x0b\x32\x1c.neuroscope.v1.MissingWeight\x12\r\n\x05notes\x18\x0c \x03(\t\x12\x13\n\x0blayer_count\x18\r \x01(\r\x12\x12\n\nhead_count\x18\x0e \x01(\r\x12\x1c\n\x14key_value_head_count\x18\x0f \x01(\r\x12\x14\n\x0c\x65xpert_count\x18\x10 \x01(\rB\x10\n\x0e_logit_softcap\"i\n\x06Weight\x12\x12\n\nplan_index\x18\x01 \x01(\r\x12\r\n\x05heads\x18\x02 \x03(\r\x12\x0f\n\x07\x65xperts\x18\x03 \x03(\r\x12+\n\x06source\x18\x04 \x01(\x0e\x32\x1b.neuroscope.v1.WeightSource\"\xbb\x01\n\x0cWeightsLayer\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x11\n\tis_rotary\x18\x02 \x01(\x08\x12\x16\n\x0ehas_query_norm\x18\x03 \x01(\x08\x12\x13\n\x0bscore_scale\x18\x04 \x01(\x02\x12\x1a\n\rscore_softcap\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x1a\n\x12\x63ontribution_scale\x18\x06 \x01(\x02\x12\x12\n\nactivation\x18\x07 \x01(\tB\x10\n\x0e_score_softcap\"]\n\nWeightNorm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05layer\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nis_centred\x18\x03 \x01(\x08\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x02\x42\x08\n\x06_layer\"-\n\rMissingWeight\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"l\n\rWeightSummary\x12\x12\n\nplan_index\x18\x01 \x01(\r\x12\x0c\n\x04norm\x18\x02 \x01(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x1a\n\x12standard_deviation\x18\x04 \x01(\x01\x12\x0f\n\x07largest\x18\x05 \x01(\x01\"Q\n\nWeightsEnd\x12\x14\n\x0ctensor_count\x18\x01 \x01(\r\x12\x14\n\x0clength_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x65lapsed_seconds\x18\x03 \x01(\x01*\x86\x01\n\x0eWeightsContent\x12\x1f\n\x1bWEIGHTS_CONTENT_UNSPECIFIED\x10\x00\x12\x1a\n\x16WEIGHTS_CONTENT_VALUES\x10\x01\x12\x18\n\x14WEIGHTS_CONTENT_PLAN\x10\x02\x12\x1d\n\x19WEIGHTS_CONTENT_SUMMARIES\x10\x03*\x9e\x01\n\x0cWeightSource\x12\x1d\n\x19WEIGHT_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14WEIGHT_SOURCE_STORED\x10\x01\x12\x1d\n\x19WEIGHT_SOURCE_DEQUANTIZED\x10\x02\x12\x19\n\x15WEIGHT_SOURCE_ADAPTED\x10\x03\x12\x1b\n\x17WEIGHT_SOURCE_EFFECTIVE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.weights_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WEIGHTSCONTENT']._serialized_start=1599
-  _globals['_WEIGHTSCONTENT']._serialized_end=1733
-  _globals['_WEIGHTSOURCE']._serialized_start=1736
-  _globals['_WEIGHTSOURCE']._serialized_end=1894
+  _globals['_WEIGHTSCONTENT']._serialized_start=1658
+  _globals['_WEIGHTSCONTENT']._serialized_end=1792
+  _globals['_WEIGHTSOURCE']._serialized_start=1795
+  _globals['_WEIGHTSOURCE']._serialized_end=1953
   _globals['_READWEIGHTSREQUEST']._serialized_start=75
   _globals['_READWEIGHTSREQUEST']._serialized_end=264
   _globals['_READWEIGHTSRESPONSE']._serialized_start=267
   _globals['_READWEIGHTSRESPONSE']._serialized_end=532
   _globals['_WEIGHTSPLAN']._serialized_start=535
-  _globals['_WEIGHTSPLAN']._serialized_end=964
-  _globals['_WEIGHT']._serialized_start=966
-  _globals['_WEIGHT']._serialized_end=1071
-  _globals['_WEIGHTSLAYER']._serialized_start=1074
-  _globals['_WEIGHTSLAYER']._serialized_end=1261
-  _globals['_WEIGHTNORM']._serialized_start=1263
-  _globals['_WEIGHTNORM']._serialized_end=1356
-  _globals['_MISSINGWEIGHT']._serialized_start=1358
-  _globals['_MISSINGWEIGHT']._serialized_end=1403
-  _globals['_WEIGHTSUMMARY']._serialized_start=1405
-  _globals['_WEIGHTSUMMARY']._serialized_end=1513
-  _globals['_WEIGHTSEND']._serialized_start=1515
-  _globals['_WEIGHTSEND']._serialized_end=1596
+  _globals['_WEIGHTSPLAN']._serialized_end=1023
+  _globals['_WEIGHT']._serialized_start=1025
+  _globals['_WEIGHT']._serialized_end=1130
+  _globals['_WEIGHTSLAYER']._serialized_start=1133
+  _globals['_WEIGHTSLAYER']._serialized_end=1320
+  _globals['_WEIGHTNORM']._serialized_start=1322
+  _globals['_WEIGHTNORM']._serialized_end=1415
+  _globals['_MISSINGWEIGHT']._serialized_start=1417
+  _globals['_MISSINGWEIGHT']._serialized_end=1462
+  _globals['_WEIGHTSUMMARY']._serialized_start=1464
+  _globals['_WEIGHTSUMMARY']._serialized_end=1572
+  _globals['_WEIGHTSEND']._serialized_start=1574
+  _globals['_WEIGHTSEND']._serialized_end=1655
 # @@protoc_insertion_point(module_scope)

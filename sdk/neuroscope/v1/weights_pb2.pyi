@@ -210,7 +210,10 @@ class WeightsPlan(_message.Message):
     LENGTH_BYTES_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
-    HEADS_PER_KEY_VALUE_HEAD_FIELD_NUMBER: _builtins.int
+    LAYER_COUNT_FIELD_NUMBER: _builtins.int
+    HEAD_COUNT_FIELD_NUMBER: _builtins.int
+    KEY_VALUE_HEAD_COUNT_FIELD_NUMBER: _builtins.int
+    EXPERT_COUNT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model."""
     embedding_scale: _builtins.float
@@ -223,8 +226,14 @@ class WeightsPlan(_message.Message):
     """W_U is the transpose of W_E."""
     length_bytes: _builtins.int
     """Bytes of all tensors."""
-    heads_per_key_value_head: _builtins.int
-    """Heads that share the keys and values of one key/value head."""
+    layer_count: _builtins.int
+    """Layers of the model."""
+    head_count: _builtins.int
+    """Heads of each layer."""
+    key_value_head_count: _builtins.int
+    """Key/value heads of each layer: head h attends with key/value head h * key_value_head_count / head_count."""
+    expert_count: _builtins.int
+    """Experts of its mixtures; 0: it has none."""
     @_builtins.property
     def tensors(self) -> _tensor_pb2.TensorPlan:
         """The tensors: hook_id and component are the weight's name, layer_name is the path of its module."""
@@ -264,11 +273,14 @@ class WeightsPlan(_message.Message):
         length_bytes: _builtins.int = ...,
         missing: _abc.Iterable[Global___MissingWeight] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
-        heads_per_key_value_head: _builtins.int = ...,
+        layer_count: _builtins.int = ...,
+        head_count: _builtins.int = ...,
+        key_value_head_count: _builtins.int = ...,
+        expert_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logit_softcap", b"_logit_softcap", "logit_softcap", b"logit_softcap", "tensors", b"tensors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logit_softcap", b"_logit_softcap", "embedding_scale", b"embedding_scale", "heads_per_key_value_head", b"heads_per_key_value_head", "is_tied", b"is_tied", "layers", b"layers", "length_bytes", b"length_bytes", "logit_scale", b"logit_scale", "logit_softcap", b"logit_softcap", "missing", b"missing", "model_id", b"model_id", "norms", b"norms", "notes", b"notes", "tensors", b"tensors", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logit_softcap", b"_logit_softcap", "embedding_scale", b"embedding_scale", "expert_count", b"expert_count", "head_count", b"head_count", "is_tied", b"is_tied", "key_value_head_count", b"key_value_head_count", "layer_count", b"layer_count", "layers", b"layers", "length_bytes", b"length_bytes", "logit_scale", b"logit_scale", "logit_softcap", b"logit_softcap", "missing", b"missing", "model_id", b"model_id", "norms", b"norms", "notes", b"notes", "tensors", b"tensors", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logit_softcap: _TypeAlias = _typing.Literal["logit_softcap"]  # noqa: Y015
     _WhichOneofArgType__logit_softcap: _TypeAlias = _typing.Literal["_logit_softcap", b"_logit_softcap"]  # noqa: Y015

@@ -103,6 +103,12 @@ class Catalogue:
         found = [reason for (missing, _), reason in self.reasons.items() if missing == name]
         return found[0] if found else _NO_PART
 
+    @property
+    def expert_count(self) -> int:
+        """Experts of its mixtures; 0: it has none."""
+        routers = [weight for (name, _), weight in self.weights.items() if name == "W_router"]
+        return routers[0].make().shape[-1] if routers else 0
+
     def __contains__(self, name: str) -> bool:
         return any(name == found for found, _ in self.weights)
 

@@ -27,10 +27,11 @@ def notes_of(plan: pb.WeightsPlan, tensors: Sequence[Chosen]) -> Iterator[str]:
             yield f"queries and keys are normed before they meet in {_layers(normed, plan)}: no score is bilinear"
         if capped := [layer.layer for layer in plan.layers if layer.HasField("score_softcap")]:
             yield f"scores go through a softcap in {_layers(capped, plan)}"
-    if names & {"W_K", "W_V"} and plan.heads_per_key_value_head > 1:
+    if names & {"W_K", "W_V"} and plan.key_value_head_count < plan.head_count:
+        group = plan.head_count // plan.key_value_head_count
         yield (
-            f"{plan.heads_per_key_value_head} heads share the keys and values of one key/value head: "
-            f"head h attends with key/value head h // {plan.heads_per_key_value_head}"
+            f"{group} heads share the keys and values of one key/value head: head h attends with key/value head h // "
+            f"{group}"
         )
     if names & {"W_Q", "W_K", "W_V", "W_in", "W_gate", "W_router", "W_U"}:
         yield "norms are not folded in: matrices read what norms give, their weights ln1.w, ln2.w, final_norm.w included"

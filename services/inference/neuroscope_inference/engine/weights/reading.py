@@ -129,7 +129,10 @@ class Reading:
             logit_softcap=facts.head.softcap if facts.head is not None else None,
             is_tied=facts.head is not None and facts.head.is_tied,
             missing=[pb.MissingWeight(name=name, reason=reason) for name, reason in missing(catalogue)],
-            heads_per_key_value_head=shape.heads // shape.kv_heads if shape.kv_heads else 0,
+            layer_count=layout.num_layers,
+            head_count=shape.heads,
+            key_value_head_count=shape.kv_heads,
+            expert_count=catalogue.expert_count,
         )
         plan.notes.extend(notes_of(plan, tensors))
         for index, tensor in enumerate(tensors):
