@@ -26,6 +26,7 @@ from neuroscope.projected import (
 from neuroscope.rpc import RPCS
 from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.weights.weight_bytes import WeightBytes
 from neuroscope.weights.weights import Weights
 
 LIMIT_BYTES = 4 * 2**30
@@ -71,7 +72,7 @@ class WeightCalls(ModelCalls):
                 `limit_bytes`.
             UnavailableSiteError: the model does not have the weight; says why, and what it has.
         """
-        request = _reading(names, layers, heads, experts, dtype, content, model_id)
+        request = reading(names, layers, heads, experts, dtype, content, model_id)
         weights = Weights()
         with (
             self._span("weights"),
@@ -91,6 +92,18 @@ class WeightCalls(ModelCalls):
         with closing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
             for event in events:
                 yield weights.feed(event)
+
+    def weight_bytes(self, state: WeightBytes, request: pb.ReadWeightsRequest) -> Generator[memoryview, None, None]:
+        """The bytes of one weight as they come; an empty part says that the plan is there.
+
+        Args:
+            state: gets the plan.
+            request: of `reading`; one that names a single weight of one layer.
+        """
+        with closing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
+            for event in events:
+                yield state.feed(event) or memoryview(b"")
+        state.finish()
 
     def project(
         self,
@@ -144,7 +157,7 @@ class AsyncWeightCalls(AsyncModelCalls):
         progress: ByteListener = False,
     ) -> Weights:
         """The model's weights as numpy arrays with named axes, oriented as x @ W."""
-        request = _reading(names, layers, heads, experts, dtype, content, model_id)
+        request = reading(names, layers, heads, experts, dtype, content, model_id)
         weights = Weights()
         with self._span("weights"), byte_listener(progress, "reading weights") as report:
             async with aclosing(self.weight_events(weights, request)) as events:
@@ -161,6 +174,18 @@ class AsyncWeightCalls(AsyncModelCalls):
         async with aclosing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
             async for event in events:
                 yield weights.feed(event)
+
+    async def weight_bytes(self, state: WeightBytes, request: pb.ReadWeightsRequest) -> AsyncGenerator[memoryview, None]:
+        """The bytes of one weight as they come; an empty part says that the plan is there.
+
+        Args:
+            state: gets the plan.
+            request: of `reading`; one that names a single weight of one layer.
+        """
+        async with aclosing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
+            async for event in events:
+                yield state.feed(event) or memoryview(b"")
+        state.finish()
 
     async def project(
         self,
@@ -185,7 +210,7 @@ class AsyncWeightCalls(AsyncModelCalls):
         return projecting.result(await self._follow(texts_of(projecting.shown_token_ids(), model_id)))
 
 
-def _reading(
+def reading(
     names: Sequence[str],
     layers: SupportsIndex | Sequence[SupportsIndex],
     heads: SupportsIndex | Sequence[SupportsIndex],
