@@ -101,9 +101,9 @@ def resolve(name: str, *, field: str) -> tuple[str, ...]:
         return (name,)
     if name in GROUPS:
         return GROUPS[name]
-    valid = {known.lower(): known for known in (*WEIGHTS, *GROUPS)}
-    near = ", ".join(valid[close] for close in nearest(name, valid))
-    raise InvalidRequestError(f"no weight is called {name!r}; did you mean {near}?", field=field, valid=valid.values())
+    valid = (*WEIGHTS, *GROUPS)
+    near = ", ".join(nearest(name, valid))
+    raise InvalidRequestError(f"no weight is called {name!r}; did you mean {near}?", field=field, valid=valid)
 
 
 def resolved(names: Iterable[str], *, field: str) -> list[str]:
