@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
-Reference: TypeAlias = "SupportsIndex | VectorsLike | None"
+Reference: TypeAlias = "int | np.integer[Any] | VectorsLike | None"
 """What distributions are compared with: a row of the vectors, or another vector."""
 VectorsLike: TypeAlias = "ArrayLike | tensor_pb2.TensorReference"
 """An array, what numpy makes one of, a torch tensor, the id of an upload, or a reference."""
@@ -119,11 +119,10 @@ def to_request(
     )
     if reference is None:
         return request
-    if hasattr(reference, "__index__"):
-        row: Any = reference
-        if row.__index__() < 0:
-            raise InvalidRequestError(f"rows of vectors are counted from 0, not {row}", field="reference")
-        request.reference_row = row.__index__()
+    if isinstance(reference, (int, np.integer)):
+        if not 0 <= reference < 2**32:
+            raise InvalidRequestError(f"rows of vectors are counted from 0, not {reference}", field="reference")
+        request.reference_row = int(reference)
     else:
         vector: Any = reference
         request.reference_vector.CopyFrom(to_reference(vectors_of(vector)))

@@ -65,7 +65,7 @@ def test_axes_have_names(client: Client, weights: Weights) -> None:
         some.W_Q[2]
     with pytest.raises(errors.InvalidRequestError, match="no key_value_head 6; there are 0, 1"):
         _ = weights.W_K[0, 6]
-    with pytest.raises(AttributeError, match="W_k was not read; nearest: .*W_K"):
+    with pytest.raises(AttributeError, match=r"W_k was not read; nearest: .*W_K"):
         _ = weights.W_k
     with pytest.raises(errors.InvalidRequestError, match="positions are not embedded"):
         _ = weights["W_pos"]
@@ -175,7 +175,7 @@ BAD_VECTORS: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"vectors": np.full(128, np.nan)}, "vectors", "nan"),
     ({"vectors": "nothing"}, "vectors.tensor_id", "nothing"),
     ({"top_k": 0}, "top_k", "nothing is asked for"),
-    ({"top_k": 513}, ".top_k", "512 tokens"),
+    ({"top_k": 513}, "top_k", "512 tokens"),
     ({"tokens": [512]}, "tokens[0].id", "outside the vocabulary"),
     ({"tokens": [" a b"]}, "tokens[0].text", "not one"),
     ({"reference": 3}, "reference_row", "there are 2 vectors"),
@@ -188,7 +188,7 @@ def test_bad_vectors(client: Client, changes: dict[str, Any], field: str, text: 
     asked: dict[str, Any] = {"vectors": np.ones((2, 128), np.float32), "top_k": 2} | changes
     with pytest.raises(errors.MLXIntegrationError, match=text) as refused:
         client.project(asked.pop("vectors"), **asked)
-    assert refused.value.field == field.removeprefix(".")
+    assert refused.value.field == field
 
 
 # ------------------------------------------------------------------------------------------- REST and commands
@@ -196,7 +196,10 @@ def test_bad_vectors(client: Client, changes: dict[str, Any], field: str, text: 
 
 def test_weights_over_http(gateway: httpx.Client, weights: Weights) -> None:
     listed = gateway.get("/v1/experiments/weights", params={"names": ["W_Q", "W_U"], "summaries": True}).json()
-    assert [(each["name"], each["layer"]) for each in listed["data"]] == [*(("W_Q", n) for n in range(4)), ("W_U", None)]
+    assert [(each["name"], each["layer"]) for each in listed["data"]] == [
+        *(("W_Q", n) for n in range(4)),
+        ("W_U", None),
+    ]
     norm = np.linalg.norm(weights.W_Q[0])
     assert listed["data"][0]["measures"]["norm"] == pytest.approx(norm, rel=1e-5)
     url = "/v1/experiments/weights/W_Q"
@@ -213,7 +216,10 @@ def test_weights_over_http(gateway: httpx.Client, weights: Weights) -> None:
         assert (told["name"], told["layer"], told["heads"]) == ("W_Q", 3, [6])
 
 
-@pytest.mark.parametrize(("wanted", "part"), [("bytes=0-9", slice(0, 10)), ("bytes=-7", slice(-7, None)), ("bytes=600000-", slice(600000, None))])
+@pytest.mark.parametrize(
+    ("wanted", "part"),
+    [("bytes=0-9", slice(0, 10)), ("bytes=-7", slice(-7, None)), ("bytes=600000-", slice(600000, None))],
+)
 def test_ranges_of_a_weight(gateway: httpx.Client, wanted: str, part: slice) -> None:
     url = "/v1/experiments/weights/W_gate"
     params = {"layer": 0, "dtype": "float32"}

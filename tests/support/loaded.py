@@ -54,6 +54,4 @@ def capture_here(model: LoadedModel, tokens: list[int]) -> dict[Point, NDArray[A
     mx.eval(logits, list(tap.seen.values()))
     states = model.layout.states
     found = {states[i].point: x for i, x in tap.seen.items() if not states[i].reason}
-    return {
-        point: np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x) for point, x in found.items()
-    }
+    return {point: np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x) for point, x in found.items()}

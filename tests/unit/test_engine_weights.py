@@ -120,7 +120,9 @@ class Remade:
                 self.of_heads(name, layer, heads, of_all=of_all) for name, heads in (("q_norm", query), ("k_norm", key))
             )
         elif facts.has_query_norm:  # one without a weight
-            query, key = (heads / np.sqrt(np.square(heads).mean(axis=-1, keepdims=True) + 1e-6) for heads in (query, key))
+            query, key = (
+                heads / np.sqrt(np.square(heads).mean(axis=-1, keepdims=True) + 1e-6) for heads in (query, key)
+            )
         # Rotation does nothing between a position and itself.
         own = np.einsum("thw,thw->ht", query, key.repeat(group, axis=1)) * facts.score_scale
         own = softcapped(own, facts.score_softcap if facts.HasField("score_softcap") else None)

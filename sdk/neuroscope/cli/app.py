@@ -10,7 +10,20 @@ import typer
 from typer.core import TyperGroup
 
 import neuroscope
-from neuroscope.cli import attribute, capture, demo, directions, doctor, generate, hooks, lens, models, sweep, up, weights
+from neuroscope.cli import (
+    attribute,
+    capture,
+    demo,
+    directions,
+    doctor,
+    generate,
+    hooks,
+    lens,
+    models,
+    sweep,
+    up,
+    weights,
+)
 from neuroscope.cli.connection import (
     Connection,
     LocalOption,

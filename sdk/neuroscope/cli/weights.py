@@ -24,7 +24,9 @@ def weights(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="W_Q, ln1.w, ..., or groups: attention, qk, ov, mlp, ... Default: all."),
+        typer.Argument(
+            metavar="[NAME]...", help="W_Q, ln1.w, ..., or groups: attention, qk, ov, mlp, ... Default: all."
+        ),
     ] = None,
     layer: LayerOption = None,
     head: HeadOption = None,

@@ -7,8 +7,8 @@
     weights.ov(0, 2) @ weights.qk(1, 4)                  what a head's output is as the next one's query
     weights.save("weights.safetensors")
 
-Activations are multiplied from the left: x @ weights.W_in[5] + weights.b_in[5]. `weights.notes` says what stands between
-these matrices and the model's activations: rotary embedding, norms, scales.
+Activations are multiplied from the left: x @ weights.W_in[5] + weights.b_in[5]. `weights.notes` says what stands
+between these matrices and the model's activations: rotary embedding, norms, scales.
 """
 
 from neuroscope.weights.factored import FactoredMatrix

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -175,7 +176,9 @@ class AsyncWeightCalls(AsyncModelCalls):
             async for event in events:
                 yield weights.feed(event)
 
-    async def weight_bytes(self, state: WeightBytes, request: pb.ReadWeightsRequest) -> AsyncGenerator[memoryview, None]:
+    async def weight_bytes(
+        self, state: WeightBytes, request: pb.ReadWeightsRequest
+    ) -> AsyncGenerator[memoryview, None]:
         """The bytes of one weight as they come; an empty part says that the plan is there.
 
         Args:
@@ -239,10 +242,10 @@ def reading(
 
 
 def _numbers(given: SupportsIndex | Sequence[SupportsIndex], field: str) -> list[int]:
-    listed = [given] if isinstance(given, SupportsIndex) else list(given)
+    listed: list[Any] = [given] if np.ndim(given) == 0 else list(given)  # type: ignore[arg-type]
     try:
-        numbers = [each.__index__() for each in listed]
-    except AttributeError:
+        numbers = [operator.index(each) for each in listed]
+    except TypeError:
         raise InvalidRequestError(f"{field} are whole numbers, not {given!r}", field=field) from None
     for number in numbers:
         if not -(2**31) <= number < 2**31:
@@ -253,7 +256,7 @@ def _numbers(given: SupportsIndex | Sequence[SupportsIndex], field: str) -> list
 def _check_limit(weights: Weights, content: str, limit_bytes: int) -> None:
     if content == "values" and weights.nbytes > limit_bytes:
         raise InvalidRequestError(
-            f"these weights are {weights.nbytes / 1e9:,.2f} GB, and limit_bytes allows {limit_bytes / 1e9:,.2f}: ask for "
-            "fewer names, layers or heads, for float16, or raise the limit",
+            f"these weights are {weights.nbytes / 1e9:,.2f} GB, and limit_bytes allows {limit_bytes / 1e9:,.2f}: ask "
+            "for fewer names, layers or heads, for float16, or raise the limit",
             field="limit_bytes",
         )

@@ -66,17 +66,17 @@ class FactoredMatrix:
         return self.A.shape[-1]
 
     @property
-    def T(self) -> FactoredMatrix:  # noqa: N802  # as numpy has it
+    def T(self) -> FactoredMatrix:  # as numpy has it
         """The transpose."""
         return FactoredMatrix(self.B.swapaxes(-1, -2), self.A.swapaxes(-1, -2))
 
     @property
-    def AB(self) -> Floats:  # noqa: N802  # as TransformerLens has it
+    def AB(self) -> Floats:  # as TransformerLens has it
         """The product."""
         return self.A @ self.B
 
     @property
-    def BA(self) -> Floats:  # noqa: N802  # as TransformerLens has it
+    def BA(self) -> Floats:  # as TransformerLens has it
         """(..., rank, rank), which has the same eigenvalues but for zeros; the factors must make a square matrix."""
         self._check_square()
         return self.B @ self.A
@@ -90,17 +90,17 @@ class FactoredMatrix:
         return self._svd
 
     @property
-    def U(self) -> Floats:  # noqa: N802
+    def U(self) -> Floats:
         """(..., rows, rank) of `svd`."""
         return self._svd.U
 
     @property
-    def S(self) -> Floats:  # noqa: N802
+    def S(self) -> Floats:
         """(..., rank) of `svd`."""
         return self._svd.S
 
     @property
-    def Vh(self) -> Floats:  # noqa: N802
+    def Vh(self) -> Floats:
         """(..., rank, columns) of `svd`."""
         return self._svd.Vh
 
@@ -140,7 +140,7 @@ class FactoredMatrix:
     def __getitem__(self, index: Any) -> FactoredMatrix:
         """Matrices of the batch, such as `[3]` of heads."""
         leading = self.shape[:-2]
-        A, B = (np.broadcast_to(x, (*leading, *x.shape[-2:]))[index] for x in (self.A, self.B))  # noqa: N806
+        A, B = (np.broadcast_to(x, (*leading, *x.shape[-2:]))[index] for x in (self.A, self.B))
         return FactoredMatrix(A, B)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -153,7 +153,7 @@ class FactoredMatrix:
     def _svd(self) -> Svd:
         left, upper = np.linalg.qr(self.A)
         right, lower = np.linalg.qr(self.B.swapaxes(-1, -2))
-        U, S, Vh = np.linalg.svd(upper @ lower.swapaxes(-1, -2), full_matrices=False)  # noqa: N806
+        U, S, Vh = np.linalg.svd(upper @ lower.swapaxes(-1, -2), full_matrices=False)
         return Svd(left @ U, S, Vh @ right.swapaxes(-1, -2))
 
     def _check_square(self) -> None:

@@ -88,13 +88,13 @@ class NamedArray:
     def _places(self, dim: str, wanted: Any) -> int | slice | list[int]:
         """Where an axis's wanted numbers are in the array."""
         if dim not in self.coords:
-            return operator.index(wanted) if hasattr(wanted, "__index__") else wanted
+            return int(wanted) if isinstance(wanted, (int, np.integer)) else wanted
         known, count = list(self.coords[dim]), self.extents[dim]
         if isinstance(wanted, slice):
             inside = range(count)[wanted]
             return [known.index(number) for number in inside if number in known]
-        if hasattr(wanted, "__index__"):
-            return self._place(dim, operator.index(wanted), known, count)
+        if isinstance(wanted, (int, np.integer)):
+            return self._place(dim, int(wanted), known, count)
         return [self._place(dim, operator.index(each), known, count) for each in wanted]
 
     def _place(self, dim: str, number: int, known: list[int], count: int) -> int:

@@ -87,7 +87,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Names of several weights at once."""
 OF_KEY_VALUE_HEADS = ("W_K", "b_K", "W_V", "b_V", "k_norm.w")
 """Weights whose head axis counts key/value heads."""
-OPTIONAL = tuple(name for name in WEIGHTS if re.search(r"(^|\.)b(_|$)", name)) + ("sinks",)
+OPTIONAL = (*(name for name in WEIGHTS if re.search(r"(^|\.)b(_|$)", name)), "sinks")
 """Weights that a model may well do without, where it has the matrix beside them."""
 
 

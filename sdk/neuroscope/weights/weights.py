@@ -206,8 +206,8 @@ class Weights:
         return counted * self.plan.key_value_head_count // self.plan.head_count
 
     def qk(self, layer: int | None = None, head: int | None = None) -> FactoredMatrix:
-        """W_Q @ W_K^T of a head, (d_model, d_model): x @ qk @ y is a score before its scale, where nothing stands between
-        (see `notes`). Without a layer or a head: of all that were read, (layer, head, d_model, d_model).
+        """W_Q @ W_K^T of a head, (d_model, d_model): x @ qk @ y is a score before its scale, where nothing stands
+        between (see `notes`). Without a layer or a head: of all that were read, (layer, head, d_model, d_model).
         """
         queries, keys = self._heads("W_Q", layer, head), self._heads("W_K", layer, head)
         return FactoredMatrix(queries, keys.swapaxes(-1, -2))
@@ -217,12 +217,12 @@ class Weights:
         return FactoredMatrix(self._heads("W_V", layer, head), self._heads("W_O", layer, head))
 
     @property
-    def QK(self) -> FactoredMatrix:  # noqa: N802  # as TransformerLens has it
+    def QK(self) -> FactoredMatrix:  # as TransformerLens has it
         """`qk` of all layers and heads."""
         return self.qk()
 
     @property
-    def OV(self) -> FactoredMatrix:  # noqa: N802  # as TransformerLens has it
+    def OV(self) -> FactoredMatrix:  # as TransformerLens has it
         """`ov` of all layers and heads."""
         return self.ov()
 

@@ -102,7 +102,7 @@ async def get_weight(
     if form != "binary":
         return await while_connected(request.receive, _json(plan, spec, parts, form))
     told = f"{loaded.model_id}/{loaded.loaded_at_ms}/{ask.SerializeToString(deterministic=True).hex()}"
-    etag = f'"{xxhash.xxh3_64_hexdigest(told)}"'
+    etag = f'"{xxhash.xxh3_64_hexdigest(told.encode())}"'
     part = byte_ranges.parse(wanted)
     if if_range is not None and if_range != etag:
         part = None
@@ -174,9 +174,7 @@ def _listed(weights: Weights) -> schemas.WeightList:
     )
 
 
-def _entry(
-    plan: pb.WeightsPlan, spec: tensor_pb2.TensorSpec, summary: pb.WeightSummary | None
-) -> schemas.WeightEntry:
+def _entry(plan: pb.WeightsPlan, spec: tensor_pb2.TensorSpec, summary: pb.WeightSummary | None) -> schemas.WeightEntry:
     weight = plan.weights[spec.plan_index]
     source: Any = pb.WeightSource.Name(weight.source).removeprefix("WEIGHT_SOURCE_").lower()
     measures = None

@@ -1,4 +1,4 @@
-"""The matrices of each head, out of projections that hold those of all heads, or of queries, keys and values at once."""
+"""The matrices of each head, out of projections that hold those of all heads, or queries, keys and values at once."""
 
 from __future__ import annotations
 

@@ -195,9 +195,10 @@ class _Layer:
             ("k_proj", "key", block.key_projection, block.key_norm),
         ):
             if found := self.get(name, after):
+                projected, turned = unit_heads(normed_heads(norm, found[0][:, :1])), unit_heads(found[1][:, :1])
                 yield from self.identity(
-                    f"{name} points where {after} does at position 0",
-                    unit_heads(normed_heads(norm, found[0][:, :1])), unit_heads(found[1][:, :1]), f"{name} {after}", name, source=name,
+                    f"{name} points where {after} does at position 0", projected, turned, f"{name} {after}", name,
+                    source=name,
                 )  # fmt: skip
             if (found := self.get(name, "attn_out.input")) and (output := _apply(projection, found[1])) is not None:
                 yield from self.identity(
@@ -216,7 +217,9 @@ class _Layer:
                 (columns.queries.read(raw), self.block.query_norm, found[0]),
                 (columns.keys.read(raw), self.block.key_norm, found[1]),
             )
-            errors[order] = sum(relative_error(unit_heads(normed_heads(norm, x[:, :1])), unit_heads(y[:, :1])) for x, norm, y in sides)
+            errors[order] = sum(
+                relative_error(unit_heads(normed_heads(norm, x[:, :1])), unit_heads(y[:, :1])) for x, norm, y in sides
+            )
         columns.order = min(errors, key=errors.__getitem__)
         query, key = self.at("q_proj", "k_proj")
         self.seen[query], self.seen[key] = columns.queries.read(raw), columns.keys.read(raw)

@@ -1,6 +1,4 @@
-"""The matrix and the bias of a linear layer, an embedding or the experts' layers, whatever holds them: stored, quantised,
-or with an adapter.
-"""
+"""The matrix and the bias of a linear layer, an embedding or experts: stored, quantised, or with an adapter."""
 
 from __future__ import annotations
 

@@ -113,6 +113,8 @@ def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, re
         raise InvalidRequestError(
             "nothing is asked for: top_k, tokens, reference_row or reference_vector", field="top_k"
         )
+    if request.top_k > model.description.vocab_size:
+        raise InvalidRequestError(f"the vocabulary has {model.description.vocab_size} tokens", field="top_k")
     vectors, shape = _vectors(request.vectors, model, resolve, "vectors")
     token_ids = [model.token_choice(choice, f"tokens[{index}]") for index, choice in enumerate(request.tokens)]
     compared = None
@@ -144,7 +146,7 @@ def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, re
         lambda x: model.unembedding(x, is_normed=is_normed),
         model.description.vocab_size,
         state.point,
-        "",
+        "vectors",
     )
     return Projection(model, vectors, shape, lens, token_ids, compared, is_normed)
 
@@ -156,7 +158,7 @@ def _vectors(
     array, width = resolve(reference, field), model.layout.state(_last(model)).axes_extents[-1]
     if array.ndim == 0 or array.shape[-1] != width:
         raise DataConversionError(
-            f"vectors of the residual stream of {model.description.model_id} have {width} entries along their last axis; "
+            f"residual vectors of {model.description.model_id} have {width} entries along their last axis, "
             f"these have the shape {list(array.shape)}",
             field=field,
         )

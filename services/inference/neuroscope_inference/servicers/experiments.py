@@ -57,7 +57,9 @@ class ExperimentServicer:
         async for event in self._framed(attribution.run(), model, context):
             yield event
 
-    async def ReadWeights(self, request: weights_pb2.ReadWeightsRequest, context: Context) -> AsyncGenerator[Event, None]:
+    async def ReadWeights(
+        self, request: weights_pb2.ReadWeightsRequest, context: Context
+    ) -> AsyncGenerator[Event, None]:
         """Streams the plan of the weights, their tensors or summaries, and the end."""
         model = self._engine.model(request.model_id)
         async for event in self._framed(reading_of(request, model).run(), model, context):

@@ -267,7 +267,7 @@ class Catalogue:
         assert block.routing is not None
         module = block.routing.linear or block.routing.gating
         reason = self._unproved("router_logits", layer)
-        if reason or not isinstance(module.get("weight"), mx.array) and "lora_a" not in module:
+        if reason or (not isinstance(module.get("weight"), mx.array) and "lora_a" not in module):
             self.reasons["W_router", layer] = self.reasons["b_router", layer] = reason or _NO_PART
             return
         self._add("W_router", layer, module, partial(_transposed, module))

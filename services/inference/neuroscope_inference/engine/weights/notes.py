@@ -20,8 +20,8 @@ def notes_of(plan: pb.WeightsPlan, tensors: Sequence[Chosen]) -> Iterator[str]:
     if names & {"W_Q", "W_K"}:
         if rotary := [layer.layer for layer in plan.layers if layer.is_rotary]:
             yield (
-                f"rotary embedding turns queries and keys in {_layers(rotary, plan)}: x @ W_Q @ W_K^T @ y is their score "
-                "where both are at one position"
+                f"rotary embedding turns queries and keys in {_layers(rotary, plan)}: x @ W_Q @ W_K^T @ y is their "
+                "score where both are at one position"
             )
         if normed := [layer.layer for layer in plan.layers if layer.has_query_norm]:
             yield f"queries and keys are normed before they meet in {_layers(normed, plan)}: no score is bilinear"
@@ -34,11 +34,11 @@ def notes_of(plan: pb.WeightsPlan, tensors: Sequence[Chosen]) -> Iterator[str]:
             f"{group}"
         )
     if names & {"W_Q", "W_K", "W_V", "W_in", "W_gate", "W_router", "W_U"}:
-        yield "norms are not folded in: matrices read what norms give, their weights ln1.w, ln2.w, final_norm.w included"
+        yield "norms are not folded in: matrices read what norms give, times ln1.w, ln2.w, final_norm.w"
     if names & {"W_O", "W_out"} and (scaled := [each for each in plan.layers if each.contribution_scale != 1]):
         yield (
-            f"what attention and MLP write is multiplied with {scaled[0].contribution_scale:g} before it is added to the "
-            "residual stream; W_O and W_out are not"
+            f"what attention and MLP write is multiplied with {scaled[0].contribution_scale:g} before it is added to "
+            "the residual stream; W_O and W_out are not"
         )
     if "W_E" in names and plan.embedding_scale not in (0.0, 1.0):
         yield f"token embeddings enter the residual stream multiplied with {plan.embedding_scale:g}; W_E is not"

@@ -159,7 +159,7 @@ def _layer(layout: Layout, layer: int, block: Block, seen: Seen) -> LayerFacts:
 
 
 def _score_scale(block: Block, query: mx.array, key: mx.array, scores: mx.array) -> tuple[float, float | None]:
-    """What products of queries and keys are multiplied with, and the softcap behind it; 0 where neither explains them."""
+    """What products of queries and keys are multiplied with, and the softcap; 0 where nothing explains the scores."""
     heads, kv_heads = query.shape[2], key.shape[2]
     keys = mx.repeat(key, heads // kv_heads, axis=2).swapaxes(1, 2).astype(mx.float32)
     products = query.swapaxes(1, 2).astype(mx.float32) @ keys.swapaxes(2, 3)  # (1, heads, queries, keys)

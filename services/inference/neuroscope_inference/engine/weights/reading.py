@@ -195,7 +195,7 @@ def reading_of(request: pb.ReadWeightsRequest, model: LoadedModel) -> Reading:
 
 
 def parts_of(shape: Sequence[int], itemsize: int, part_bytes: int = PART_BYTES) -> Iterator[Place]:
-    """Where the parts of an array are, each contiguous in row-major order and of at most so many bytes, but an element."""
+    """Where the parts of an array are: contiguous in row-major order, and of at most so many bytes."""
     nbytes = math.prod(shape) * itemsize
     if nbytes <= part_bytes or not shape:
         yield (slice(None),) * len(shape)

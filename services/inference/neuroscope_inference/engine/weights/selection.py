@@ -71,7 +71,8 @@ def chosen(request: pb.ReadWeightsRequest, catalogue: Catalogue) -> list[Chosen]
         weight
         for layer in (None, *range(layout.num_layers))
         for name in names
-        if (weight := catalogue.weights.get((name, layer))) is not None and (not layers or layer is None or layer in layers)
+        if (weight := catalogue.weights.get((name, layer))) is not None
+        and (not layers or layer is None or layer in layers)
     ]
     _check_there(request, catalogue, layers, {(weight.name, weight.layer) for weight in found})
     if layers:  # what belongs to no layer is not one of these layers', but where it is named
@@ -127,9 +128,7 @@ def _absent(what: str, reason: str, catalogue: Catalogue, field: str) -> Unavail
     )
 
 
-def _check_axis(
-    asked: Sequence[int], weights: Sequence[Weight], axis: tensor_pb2.Axis.ValueType, field: str
-) -> None:
+def _check_axis(asked: Sequence[int], weights: Sequence[Weight], axis: tensor_pb2.Axis.ValueType, field: str) -> None:
     if asked and not any(axis in weight.axes for weight in weights):
         raise InvalidRequestError(f"none of these weights has {field}", field=field)
 
