@@ -12,7 +12,7 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.frames import SLICE_BYTES, Outgoing, Portion
+from neuroscope.frames import PACKED_BYTES, Outgoing, Portion
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope_inference.engine.arrays import cast_dtype, memory, number, wire_dtype
@@ -74,10 +74,10 @@ class Reading:
             array = tensor.make()
             dtype = self.dtype or array.dtype
             nbytes = array.size * dtype.size
-            if nbytes <= SLICE_BYTES:
+            if nbytes <= PACKED_BYTES:
                 part = _evaluated(array, dtype)
                 small.append(Outgoing(index, 0, part.shape, 0, memory(part)))
-                if sum(each.data.nbytes for each in small) >= SLICE_BYTES:
+                if sum(each.data.nbytes for each in small) >= PACKED_BYTES:
                     yield _together(small)
                     small = []
                 continue
