@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -122,7 +122,7 @@ def to_request(
     if isinstance(reference, (int, np.integer)):
         if not 0 <= reference < 2**32:
             raise InvalidRequestError(f"rows of vectors are counted from 0, not {reference}", field="reference")
-        request.reference_row = int(reference)
+        request.reference_row = int(cast("int", reference))
     else:
         vector: Any = reference
         request.reference_vector.CopyFrom(to_reference(vectors_of(vector)))
@@ -179,7 +179,7 @@ class Projecting:
 
         def found(reduced: tensor_pb2.Reduced.ValueType, otherwise: Any) -> Any:
             joined = self._joined(reduced)
-            return otherwise if joined is None else joined.reshape(*shape, *joined.shape[1:])
+            return otherwise if joined is None else joined.reshape((*shape, *joined.shape[1:]))
 
         return Projected(
             model_id=plan.model_id,

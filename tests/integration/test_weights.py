@@ -4,6 +4,7 @@ python -m pytest tests/integration/test_weights.py
 """
 
 import base64
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -284,7 +285,7 @@ def test_vectors_over_http(gateway: httpx.Client, client: Client, weights: Weigh
 
 def command(inference: Service, *words: str) -> "subprocess.CompletedProcess[str]":
     line = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, *words]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
 
 
 def test_the_commands(inference: Service, weights: Weights, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def activated(name: str, x: Floats) -> Floats:
 
 
 def softcapped(x: Floats, softcap: float | None) -> Floats:
-    return x if softcap is None else softcap * np.tanh(x / softcap)
+    return x if softcap is None else (softcap * np.tanh(x / softcap)).astype(np.float32)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -44,7 +44,7 @@ def weights(
     """Shows the model's weights by name, oriented as x @ W, and saves them."""
     connection = Connection.of(context, target, local, trace)
     with connection.open("weights") as client:
-        chosen = {"layers": layer or (), "heads": head or (), "dtype": dtype}
+        chosen: dict[str, Any] = {"layers": layer or (), "heads": head or (), "dtype": dtype}
         model_id = connection.model_id(client, model)
         content = "summaries" if norms else "plan"
         found = client.weights(*names or (), **chosen, content=content, model_id=model_id)

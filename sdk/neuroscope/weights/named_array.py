@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.tensors import Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +29,7 @@ class NamedArray:
     """
 
     name: str
-    values: Array
+    values: NDArray[Any]
     dims: tuple[str, ...]
     coords: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
     extents: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -50,7 +49,7 @@ class NamedArray:
         """Extents by axis."""
         return dict(zip(self.dims, self.shape, strict=True))
 
-    def sel(self, **chosen: int | Sequence[int]) -> Array:
+    def sel(self, **chosen: int | Sequence[int]) -> NDArray[Any]:
         """The part at given layers, heads, ...: `sel(layer=3, head=[0, 2])`; one number drops its axis.
 
         Raises:
@@ -61,7 +60,7 @@ class NamedArray:
                 raise InvalidRequestError(f"{self.name} has no axis {dim!r}", field=dim, valid=self.dims)
         return self[tuple(chosen.get(dim, slice(None)) for dim in self.dims)]
 
-    def __getitem__(self, index: Any) -> Array:
+    def __getitem__(self, index: Any) -> NDArray[Any]:
         wanted: tuple[Any, ...] = cast("tuple[Any, ...]", index) if isinstance(index, tuple) else (index,)
         if any(each is Ellipsis or each is None for each in wanted):
             raise InvalidRequestError(f"{self.name} is indexed by numbers, slices and lists", field="index")
@@ -88,13 +87,13 @@ class NamedArray:
     def _places(self, dim: str, wanted: Any) -> int | slice | list[int]:
         """Where an axis's wanted numbers are in the array."""
         if dim not in self.coords:
-            return int(wanted) if isinstance(wanted, (int, np.integer)) else wanted
+            return int(cast("int", wanted)) if isinstance(wanted, (int, np.integer)) else wanted
         known, count = list(self.coords[dim]), self.extents[dim]
         if isinstance(wanted, slice):
             inside = range(count)[wanted]
             return [known.index(number) for number in inside if number in known]
         if isinstance(wanted, (int, np.integer)):
-            return self._place(dim, int(wanted), known, count)
+            return self._place(dim, int(cast("int", wanted)), known, count)
         return [self._place(dim, operator.index(each), known, count) for each in wanted]
 
     def _place(self, dim: str, number: int, known: list[int], count: int) -> int:

@@ -187,7 +187,7 @@ class Weights:
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(name for name in self.names if name.isidentifier())]
 
-    def of(self, name: str, layer: int | None = None) -> Array:
+    def of(self, name: str, layer: int | None = None) -> NDArray[Any]:
         """A weight of one layer, or one that belongs to none.
 
         Raises:

@@ -114,10 +114,11 @@ class Catalogue:
 
     def _of_no_layer(self) -> None:
         layout, head = self.layout, self.facts.head
-        if layout.embedding is not None and not (reason := self._unproved("embedding", None)):
-            self._add("W_E", None, layout.embedding, partial(matrix_of, layout.embedding))
+        reason = _NO_PART if layout.embedding is None else self._unproved("embedding", None)
+        if layout.embedding is None or reason:
+            self.reasons["W_E", None] = reason
         else:
-            self.reasons["W_E", None] = reason if layout.embedding is not None else _NO_PART
+            self._add("W_E", None, layout.embedding, partial(matrix_of, layout.embedding))
         if layout.positions is not None and self.facts.embedding_scale:
             self._add("W_pos", None, layout.positions, partial(matrix_of, layout.positions))
         else:
