@@ -50,7 +50,10 @@ def test_products() -> None:
     np.testing.assert_allclose(ONE @ x, DENSE @ x)
     np.testing.assert_allclose(x @ ONE, x @ DENSE)
     np.testing.assert_allclose((ONE @ matrix).AB, DENSE @ matrix)
-    np.testing.assert_allclose((matrix.T @ ONE).AB, matrix.T @ DENSE)
+    from_left: Any = matrix.T @ ONE
+    np.testing.assert_allclose(from_left.AB, matrix.T @ DENSE)
+    np.testing.assert_allclose(x @ BATCH, x @ (A @ B))
+    np.testing.assert_allclose(BATCH @ x, A @ B @ x)
     thin = FactoredMatrix(A[0, 0][:, :2], B[0, 0][:2])
     for product, exact in ((ONE @ thin, DENSE @ thin.AB), (thin @ ONE, thin.AB @ DENSE)):
         np.testing.assert_allclose(product.AB, exact)

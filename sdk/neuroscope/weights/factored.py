@@ -130,7 +130,9 @@ class FactoredMatrix:
     def __rmatmul__(self, other: ArrayLike) -> Any:
         """A factored matrix; what a vector becomes of it (..., columns)."""
         left: Floats = np.asarray(other)
-        return (left @ self.A)[..., None, :] @ self.B if left.ndim == 1 else FactoredMatrix(left @ self.A, self.B)
+        if left.ndim > 1:
+            return FactoredMatrix(left @ self.A, self.B)
+        return ((left @ self.A)[..., None, :] @ self.B)[..., 0, :]
 
     def __mul__(self, scale: float) -> FactoredMatrix:
         return FactoredMatrix(self.A * scale, self.B)
