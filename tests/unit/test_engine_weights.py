@@ -210,12 +210,16 @@ def counted(model: LoadedModel, read: WeightsRead) -> int:
     return sum(array.size for _, array in parameters) + (read["W_U", None].size if read.plan.is_tied else 0)
 
 
+# MLX's CPU kernel for quantised bfloat16 adds in bfloat16: gpt2's down projection is 6 % from what it gives in float32.
+QUANTISED_TOLERANCES = TOLERANCES | {"bfloat16": 1e-1}
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral", "phi3"])
 def test_quantised_weights_are_dequantised(family: str, dtype: str, tmp_path: Path) -> None:
     model = load_here(quantise(make_model(family, tmp_path / family), bits=4, dtype=dtype))
     read = read_here(model, pb.ReadWeightsRequest(dtype=FLOAT32))
-    Remade(model, read, TOLERANCES[dtype]).whole()
+    Remade(model, read, QUANTISED_TOLERANCES[dtype]).whole()
     sources = {read.plan.tensors.tensors[weight.plan_index].hook_id: weight.source for weight in read.plan.weights}
     assert sources["W_Q"] == sources["W_E"] == pb.WEIGHT_SOURCE_DEQUANTIZED
     assert sources["final_norm.w"] != pb.WEIGHT_SOURCE_DEQUANTIZED

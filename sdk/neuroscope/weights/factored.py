@@ -125,7 +125,9 @@ class FactoredMatrix:
                 return FactoredMatrix(self.A @ inner, other.B)
             return FactoredMatrix(self.A, inner @ other.B)
         right: Floats = np.asarray(other)
-        return self.A @ (self.B @ right) if right.ndim == 1 else FactoredMatrix(self.A, self.B @ right)
+        if right.ndim > 1:
+            return FactoredMatrix(self.A, self.B @ right)
+        return (self.A @ (self.B @ right)[..., None])[..., 0]
 
     def __rmatmul__(self, other: ArrayLike) -> Any:
         """A factored matrix; what a vector becomes of it (..., columns)."""
