@@ -27,6 +27,8 @@ from neuroscope_gateway import (
     reference,
     responses,
     traces,
+    vocabulary,
+    weights,
 )
 from neuroscope_gateway.admission import Admission, Keys
 from neuroscope_gateway.errors import FaultGuard
@@ -46,6 +48,8 @@ ROUTERS = (
     presets.router,
     experiments.router,
     attributions.router,
+    weights.router,
+    vocabulary.router,
     traces.router,
     reference.router,
 )
