@@ -86,6 +86,7 @@ class RunSweepRequest(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     EDITED_RUN_FIELD_NUMBER: _builtins.int
     GRIDS_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     CELLS_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
@@ -110,8 +111,12 @@ class RunSweepRequest(_message.Message):
         """What is swept; the cells of a grid follow those of the one before."""
 
     @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathGrid]:
+        """Paths that are swept; their cells follow those of the grids."""
+
+    @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___SweepCell]:
-        """Further cells, one by one, after those of the grids."""
+        """Further cells, one by one, after those of the grids and paths."""
 
     @_builtins.property
     def metric(self) -> Global___Metric:
@@ -133,6 +138,7 @@ class RunSweepRequest(_message.Message):
         references: _abc.Iterable[_inference_pb2.Prompt] | None = ...,
         edited_run: Global___SweptRun.ValueType = ...,
         grids: _abc.Iterable[Global___SweepGrid] | None = ...,
+        paths: _abc.Iterable[Global___PathGrid] | None = ...,
         cells: _abc.Iterable[Global___SweepCell] | None = ...,
         metric: Global___Metric | None = ...,
         limits: Global___SweepLimits | None = ...,
@@ -141,7 +147,7 @@ class RunSweepRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "metric", b"metric"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edited_run", b"edited_run", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "references", b"references"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edited_run", b"edited_run", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "paths", b"paths", "references", b"references"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,6 +240,160 @@ class SweepGrid(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SweepGrid: _TypeAlias = SweepGrid  # noqa: Y015
+
+@_typing.final
+class PathGrid(_message.Message):
+    """Cells as senders x receivers: path patching along direct paths (Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al.
+    2023, arXiv:2304.05969). In a cell the output of the sender gets the value; every other component keeps what it has in
+    the edited run, so the receivers' inputs change by what the sender writes into the residual stream and by nothing else.
+    Then the run is made again with these inputs in the receivers, and everything behind them is computed anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENDERS_FIELD_NUMBER: _builtins.int
+    RECEIVERS_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    RECOMPUTE_MLPS_FIELD_NUMBER: _builtins.int
+    recompute_mlps: _builtins.bool
+    """MLPs between sender and receivers are computed anew, as in Wang et al.: a path may then go through them. Otherwise
+    they keep what they have in the edited run, too.
+    """
+    @_builtins.property
+    def senders(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathSender]:
+        """Senders; a cell each."""
+
+    @_builtins.property
+    def receivers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathReceivers]:
+        """Receivers; a cell for each entry."""
+
+    @_builtins.property
+    def value(self) -> Global___SweepValue:
+        """What is put in the place of a sender's output."""
+
+    def __init__(
+        self,
+        *,
+        senders: _abc.Iterable[Global___PathSender] | None = ...,
+        receivers: _abc.Iterable[Global___PathReceivers] | None = ...,
+        value: Global___SweepValue | None = ...,
+        recompute_mlps: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receivers", b"receivers", "recompute_mlps", b"recompute_mlps", "senders", b"senders", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathGrid: _TypeAlias = PathGrid  # noqa: Y015
+
+@_typing.final
+class PathSender(_message.Message):
+    """Senders of a path grid: a component in its layers, a cell for each layer and head."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def site(self) -> _site_pb2.Site:
+        """head_output, attn_out, attn_contrib, mlp_out, mlp_contrib, or resid_pre of layer 0: what enters the first block. With a
+        layer, that layer alone.
+        """
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Layers; negative ones count from the last. Empty: every layer that reaches a receiver of every entry."""
+
+    @_builtins.property
+    def heads(self) -> Global___SweepAxis:
+        """Heads. Absent: all of them together."""
+
+    @_builtins.property
+    def positions(self) -> Global___Indices:
+        """Token positions whose output is replaced; negative ones count from the end. Absent: all."""
+
+    def __init__(
+        self,
+        *,
+        site: _site_pb2.Site | None = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+        heads: Global___SweepAxis | None = ...,
+        positions: Global___Indices | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "positions", b"positions", "site", b"site"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layers", b"layers", "positions", b"positions", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathSender: _TypeAlias = PathSender  # noqa: Y015
+
+@_typing.final
+class PathReceivers(_message.Message):
+    """Receivers that read the path together in one cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name in results. Empty: made of the receivers."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathReceiver]:
+        """The receivers. Those that the sender does not reach keep their inputs, but one at least is reached."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___PathReceiver] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathReceivers: _TypeAlias = PathReceivers  # noqa: Y015
+
+@_typing.final
+class PathReceiver(_message.Message):
+    """What reads a path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def site(self) -> _site_pb2.Site:
+        """q_proj, k_proj, value, the input side of mlp_out, all with a layer, or logits: what the final norm reads."""
+
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Heads of q_proj; key/value heads of k_proj and value. Empty: all."""
+
+    @_builtins.property
+    def positions(self) -> Global___Indices:
+        """Token positions whose input is replaced; negative ones count from the end. Absent: all."""
+
+    def __init__(
+        self,
+        *,
+        site: _site_pb2.Site | None = ...,
+        heads: _abc.Iterable[_builtins.int] | None = ...,
+        positions: Global___Indices | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["positions", b"positions", "site", b"site"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "positions", b"positions", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathReceiver: _TypeAlias = PathReceiver  # noqa: Y015
 
 @_typing.final
 class SweepAxis(_message.Message):
@@ -838,7 +998,7 @@ class SweepPlan(_message.Message):
     """Memory of the rows that run together, by the estimate, at most."""
     @_builtins.property
     def grids(self) -> _containers.RepeatedCompositeFieldContainer[Global___GridShape]:
-        """The grids' shapes, in the order of the request; single cells are one more, of the one axis `cell`."""
+        """The shapes of grids and paths, in the order of the request; single cells are one more, of the one axis `cell`."""
 
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairTokens]:
@@ -884,7 +1044,7 @@ class GridShape(_message.Message):
     first_cell: _builtins.int
     """Index of its first cell."""
     component: _builtins.str
-    """Canonical component; empty for single cells."""
+    """Canonical component; `paths` for those, empty for single cells."""
     @_builtins.property
     def axes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GridAxis]:
         """Axes, the last one running fastest. Those that a grid does not have are left out."""
@@ -914,14 +1074,14 @@ class GridAxis(_message.Message):
     INDICES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """layer, head, position, unit or cell."""
+    """layer, head, position, unit, sender, receiver or cell."""
     @_builtins.property
     def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its indices, counted from 0; positions as the request names them."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of single cells."""
+        """Names of single cells, senders (input, a0.h3, m0) and receivers (a1.h0<q>, m1, logits)."""
 
     def __init__(
         self,

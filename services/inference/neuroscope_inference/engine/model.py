@@ -53,6 +53,8 @@ class LoadedModel:
     """Why no gradient is taken on it; empty if it is, None until that has been proven."""
     why_no_edges: str | None = None
     """Why its edges have no scores; likewise."""
+    why_no_paths: str | None = None
+    """Why no path of it can be patched; likewise."""
     _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 

@@ -13,6 +13,7 @@ from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import CORRUPTED, FIRST_REFERENCE, Pair
+from neuroscope_inference.engine.sweeps.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,15 @@ class Cells(Protocol):
         """What the numbers stand for."""
         ...
 
-    def plan(self, number: int, pair: Pair) -> EditPlan:
+    def prove(self) -> None:
+        """Finds out by probes whether the model lends itself to these cells; on the engine's thread, before all else.
+
+        Raises:
+            UnavailableSiteError: it does not; says why.
+        """
+        ...
+
+    def plan(self, number: int, pair: Pair) -> Plan:
         """The edits of a cell in a pair."""
         ...
 
@@ -49,7 +58,7 @@ class Cells(Protocol):
         """What these edits can change."""
         ...
 
-    def samples(self, pair: Pair) -> Iterator[EditPlan]:
+    def samples(self, pair: Pair) -> Iterator[Plan]:
         """Edits that stand for those of all cells: whatever could be wrong with any is wrong with one of them.
 
         Raises:
@@ -82,6 +91,9 @@ class SingleCells:
         labels = [cell.name or f"cell {index}" for index, cell in enumerate(self.cells)]
         axis = pb.GridAxis(name="cell", indices=range(self.count), labels=labels)
         return pb.GridShape(first_cell=first_cell, axes=[axis])
+
+    def prove(self) -> None:
+        """Nothing: what can be edited is known since the model was loaded."""
 
     def plan(self, number: int, pair: Pair) -> EditPlan:
         """The edits of a cell."""

@@ -16,8 +16,9 @@ from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors
-from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, FIRST_REFERENCE, Pair
+from neuroscope_inference.engine.sweeps.pair import Pair
 from neuroscope_inference.engine.sweeps.points import in_range, points_of
+from neuroscope_inference.engine.sweeps.values import CellValue
 
 Choice = Sequence[int]
 """Indices that one cell selects together; empty: all."""
@@ -67,7 +68,7 @@ class Grid:
         pairs: Sequence[Pair],
         find: Resolve,
     ) -> None:
-        self._model, self._value, self._path, self._resolve = model, message.value, path, find
+        self._model, self._path, self._resolve = model, path, find
         self._first_cell = first_cell
         self._points = points_of(model, message.site, message.layers, path)
         self._component: Component = COMPONENTS[self._points[0].component]
@@ -78,7 +79,7 @@ class Grid:
             self._positions(message, pairs),
             self._units(message),
         )
-        self._check_value()
+        self._value = CellValue(message.value, f"{path}.value", self._component)
 
     @property
     def count(self) -> int:
@@ -90,9 +91,12 @@ class Grid:
         axes = [axis.message() for axis in self._axes if axis.is_axis]
         return pb.GridShape(first_cell=first_cell, component=self._component.name, axes=axes)
 
+    def prove(self) -> None:
+        """Nothing: what can be edited is known since the model was loaded."""
+
     def plan(self, number: int, pair: Pair) -> EditPlan:
         """The edit of a cell."""
-        return self._plan(number, pair, self._expression(self._first_cell + number, pair))
+        return self._plan(number, pair, self._value.expression(self._first_cell + number, pair))
 
     def _plan(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> EditPlan:
         layer, heads, positions, units = self._at(number)
@@ -120,26 +124,13 @@ class Grid:
         step = self.count // len(self._points)
         try:
             for number in range(0, self.count, step):
-                for value in self._values(self._first_cell + number, pair):
+                for value in self._value.samples(self._first_cell + number, pair):
                     plan = self._plan(number, pair, value)
                     check_donors(plan, pair)
                     yield plan
         except MLXIntegrationError as error:
-            error.field = self._as_sent(error.field)
+            error.field = self._value.as_sent(error.field)
             raise
-
-    def _values(self, cell: int, pair: Pair) -> Iterator[intervention_pb2.Expression]:
-        """What may be put in the place of a cell's activation."""
-        yield self._expression(cell, pair)
-        if self._value.WhichOneof("value") == "resample":
-            yield from map(_of_row, range(FIRST_REFERENCE, pair.mean_row))
-
-    def _as_sent(self, field: str) -> str:
-        """The field of the request that became part of an edit's expression."""
-        value, kind = f"{self._path}.value", self._value.WhichOneof("value")
-        if kind == "noise":
-            return field.replace(f"{value}.binary.right", value, 1)
-        return field.replace(value, f"{value}.expression", 1) if kind == "expression" else field
 
     def _heads(self, message: pb.SweepGrid) -> Choices:
         if not message.HasField("heads"):
@@ -196,47 +187,6 @@ class Grid:
             if choice
         ]
         return " ".join([str(point), *parts])
-
-    def _check_value(self) -> None:
-        path = f"{self._path}.value"
-        which = self._value.WhichOneof("value")
-        if which is None:
-            raise InvalidRequestError("what is put in the place of the activation is missing", field=path)
-        has_columns = tensor_pb2.AXIS_KEY_POSITION in self._component.axes
-        if which == "mean" and has_columns and not self._value.mean.by_position:
-            raise InvalidRequestError(
-                f"{self._component.name} has key positions, which no mean over positions keeps apart: by_position",
-                field=f"{path}.mean",
-            )
-
-    def _expression(self, cell: int, pair: Pair) -> intervention_pb2.Expression:
-        value = self._value
-        match value.WhichOneof("value"):
-            case "other_run":
-                return _of_row(CORRUPTED if pair.edited_row == CLEAN else CLEAN)
-            case "constant":
-                return intervention_pb2.Expression(constant=value.constant)
-            case "mean":
-                return _of_row(pair.mean_by_position_row if value.mean.by_position else pair.mean_row)
-            case "resample":
-                if not pair.references:
-                    raise InvalidRequestError("there are no reference prompts to draw from", field="references")
-                draw = np.random.default_rng([value.resample.seed, pair.index, cell])
-                return _of_row(FIRST_REFERENCE + int(draw.integers(len(pair.references))))
-            case "noise":
-                return intervention_pb2.Expression(
-                    binary=intervention_pb2.BinaryOperation(
-                        operator=intervention_pb2.BINARY_OPERATOR_ADD,
-                        left=intervention_pb2.Expression(activation=intervention_pb2.Activation()),
-                        right=intervention_pb2.Expression(noise=value.noise),
-                    )
-                )
-            case _:
-                return value.expression
-
-
-def _of_row(row: int) -> intervention_pb2.Expression:
-    return intervention_pb2.Expression(other_row=intervention_pb2.OtherRow(row=row))
 
 
 def _choices(name: str, axis: pb.SweepAxis, count: int, path: str, owner: str, *, is_named: bool = False) -> Choices:

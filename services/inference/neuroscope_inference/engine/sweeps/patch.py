@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.sweeps.cells import Cells, Extent
 from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,6 @@ class Patch:
     cell: int
     extent: Extent
 
-    def plan(self) -> EditPlan:
+    def plan(self) -> Plan:
         """The edits, which remember what they are given: new ones every time."""
         return self.cells.plan(self.cell, self.pair)

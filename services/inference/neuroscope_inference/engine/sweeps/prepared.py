@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,17 +15,16 @@ from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.baseline import check_baseline
 from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
-from neuroscope_inference.engine.sweeps.donors import Donors
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric, Reference
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Pair
 from neuroscope_inference.engine.sweeps.patch import Patch
+from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.prefix import WholeCache, whole_caches
 from neuroscope_inference.engine.sweeps.proof import streams_of
 from neuroscope_inference.engine.sweeps.references import References
 from neuroscope_inference.engine.sweeps.run import Recorded, run
-from neuroscope_inference.engine.tap import PointIndex
 
 Values = NDArray[np.float32]
 
@@ -41,7 +40,7 @@ class Prepared:
         pair: the pair.
         method: how they run.
         base: the unedited run; None: they run one by one.
-        donors: what they take from other runs.
+        given: by row and point, activations (1, ...) that they ask for.
         at: what they are scored against.
         scores: of the run without its edits, a number for each of the metric's positions.
         baseline: the metric of both unedited runs.
@@ -54,7 +53,7 @@ class Prepared:
     pair: Pair
     method: Method
     base: Unedited | None
-    donors: Donors
+    given: Mapping[Asked, mx.array]
     at: Reference
     scores: Values
     baseline: pb.PairBaseline
@@ -87,14 +86,14 @@ class Prepared:
     def _together(self, patches: Sequence[Patch], base: Unedited, first: int, places: Sequence[int]) -> mx.array:
         rows = [Row(patch.plan(), patch.extent.boundary) for patch in patches]
         for row in rows:
-            self.donors.give(row.plan)
+            row.plan.take(self.given)
         return run_batch(self.model, self.reader, base, rows, first, places)
 
     def _alone(self, patches: Sequence[Patch]) -> mx.array:
         ends: list[mx.array] = []
         for patch in patches:
             plan, cache = patch.plan(), caches.new(self.model.network)
-            self.donors.give(plan)
+            plan.take(self.given)
             tokens, row = self.pair.edited, self.pair.edited_row
             found = run(self.model, self.reader, tokens, row, self.at.places, cache, plan=plan)
             assert found.end is not None
@@ -123,7 +122,7 @@ class Preparation:
     metric: Metric
     method: Method
     references: References
-    asks: set[tuple[int, PointIndex]]
+    asks: set[Asked]
 
     def of(self, pair: Pair) -> Prepared:
         """Runs the clean prompt and the corrupted one.
@@ -162,7 +161,7 @@ class Preparation:
             pair,
             self.method,
             base,
-            Donors(pair, given | self.references.rows_of(pair)),
+            given | self.references.rows_of(pair),
             Reference(pair, pair.edited_row, places[pair.edited_row], clean_end),
             scores[pair.edited_row],
             baseline,

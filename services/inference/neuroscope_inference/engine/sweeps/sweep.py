@@ -19,6 +19,7 @@ from neuroscope_inference.engine.sweeps.metrics import Metric
 from neuroscope_inference.engine.sweeps.pair import RUNS, Pair
 from neuroscope_inference.engine.sweeps.pairs import tokens_of
 from neuroscope_inference.engine.sweeps.patch import Patch
+from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.prepared import Preparation, Prepared
 from neuroscope_inference.engine.sweeps.proof import fastest
 from neuroscope_inference.engine.sweeps.references import References
@@ -32,7 +33,6 @@ from neuroscope_inference.engine.sweeps.submissions import (
     one_by_one,
     together,
 )
-from neuroscope_inference.engine.tap import PointIndex
 
 SUBMISSION_S = 1.0
 """No submission is estimated to take longer, so that others have their turn and a cancelled sweep ends soon."""
@@ -69,7 +69,7 @@ class Sweep:
     max_patches: int
     max_seconds: float
     warnings: Sequence[str] = ()
-    _asks: set[tuple[int, PointIndex]] = field(default_factory=set[tuple[int, PointIndex]])
+    _asks: set[Asked] = field(default_factory=set[Asked])
 
     @property
     def cell_count(self) -> int:
@@ -95,18 +95,21 @@ class Sweep:
             seen.add(alike)
             for _, cells in self.cells:
                 for plan in cells.samples(pair):
-                    self._asks |= {(row, edit.index) for edit in plan.edits for row in edit.donors}
+                    self._asks |= plan.asks
 
     def run(self) -> Iterator[Event]:
         """What is sent; for the engine's thread.
 
         Raises:
             ResourceExhaustedError: it is larger than its limits, or memory does not hold one patch.
+            UnavailableSiteError: the model does not lend itself to what is swept.
             InvalidRequestError: the model does not lend itself to the way that was asked for.
             DataConversionError: an edit made numbers that are not finite.
         """
         if self.patch_count > self.max_patches:
             raise self._too_many()
+        for _, cells in self.cells:
+            cells.prove()
         method = self._method()
         references = References(self.model, self.pairs[0].references, self._asks)
         yield from references.gather()
