@@ -1,7 +1,7 @@
 """Path patching as its papers describe it: forward passes in which every component but the sender is frozen by a hook.
 
-Three runs of the whole model for one path: the frozen one, in which receivers' inputs are read, and the one in which they
-are put; nothing is taken from the engine but its hooks.
+Runs of the whole model for one path: the frozen one, in which receivers' inputs are read, and the one in which they are
+put; nothing is taken from the engine but its hooks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +80,7 @@ def path_patched(
     puts = {point: replaced(usual[point]) for point in (heads if recompute_mlps else [*heads, *mlps])}
     if point.component == "attn_out":  # made of its heads, which are frozen: it is replaced behind them
         puts[point] = replaced(value, of_heads, at)
-    elif point.component == "head_output" or point in puts or point.component in ("resid_pre", "mlp_out"):
+    else:
         frozen = puts.get(point, lambda passing: passing)
         puts[point] = lambda passing: replaced(value, of_heads, at)(frozen(passing))
     read = [name for name, *_ in receivers]

@@ -36,8 +36,17 @@ def sweep(
         typer.Option(
             "--sweep",
             "-s",
-            help=f"What is swept; repeat it: {', '.join(_SWEPT)}, or any component. By default residual and heads.",
+            help=f"What is swept; repeat it: {', '.join(_SWEPT)}, or any component. By default residual and heads, or "
+            "paths alone where they are named.",
         ),
+    ] = None,
+    senders: Annotated[
+        list[str] | None,
+        typer.Option("--sender", help="Begin of direct paths: input, heads, mlps, a3.h5, a3, m3; repeat it."),
+    ] = None,
+    receivers: Annotated[
+        list[str] | None,
+        typer.Option("--receiver", help="End of direct paths: a9.h6<q>, m9, logits; a9.h6<q>+m9 read together."),
     ] = None,
     positions: Annotated[
         str, typer.Option(help="each, all (together), or a list such as 0,3,-1. By default each, and for heads all.")
@@ -78,7 +87,8 @@ def sweep(
                 client,
                 read_prompt(clean),
                 corrupted,
-                swept or ["residual", "heads"],
+                swept or ([] if senders or receivers else ["residual", "heads"]),
+                (senders, receivers),
                 _listed(positions, "--positions"),
                 _listed(layers, "--layers"),
                 metric_of(metric, answer, other, normalise=normalise),
@@ -102,6 +112,7 @@ def _written(
     clean: str,
     corrupted: str,
     swept: list[str],
+    paths: tuple[list[str] | None, list[str] | None],
     positions: Any,
     layers: Any,
     metric: Metric,
@@ -122,6 +133,10 @@ def _written(
             patching = getattr(patching, name)(**chosen)
         else:
             patching = patching.site(name, **{"positions": EACH, **chosen})
+    senders, receivers = paths
+    if senders or receivers:
+        ends = [name.split("+") for name in receivers or ["logits"]]
+        patching = patching.paths(senders or ["heads"], ends)
     return patching.scored_by(metric, method=method)
 
 

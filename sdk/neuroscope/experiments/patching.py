@@ -18,6 +18,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import EACH, Axis, ValueLike, other_run, to_axis, to_indices, to_value
 from neuroscope.experiments.metrics import Metric
+from neuroscope.experiments.paths import Positions, Receivers, to_receivers, to_senders
 from neuroscope.interventions import InterventionLike
 from neuroscope.prompts import PromptLike
 from neuroscope.v1 import experiment_pb2 as pb
@@ -106,6 +107,37 @@ class Patching(Generic[Answer]):
             value=to_value(self.default if value is None else value),
         )
         return self._changed(pb.RunSweepRequest(grids=[grid]))
+
+    def paths(
+        self,
+        senders: str | Iterable[str] = "heads",
+        receivers: Receivers = "logits",
+        *,
+        sender_positions: Positions = None,
+        receiver_positions: Positions = None,
+        recompute_mlps: bool = False,
+        value: ValueLike | None = None,
+    ) -> Patching[Answer]:
+        """Direct paths, senders x receivers (Wang et al. 2022, arXiv:2211.00593).
+
+        What a sender writes is replaced for the receivers alone: all between them is as it was in the edited run, all
+        behind the receivers is computed again.
+
+        Args:
+            senders: names such as input, a3.h5, a3, m3; heads and mlps are those of every layer.
+            receivers: names such as a9.h6<q>, a9.h6<k>, a9.h6<v>, m9, logits; several in a tuple read together.
+            sender_positions: where the sender's output is replaced; None: everywhere.
+            receiver_positions: where receivers read it; None: everywhere.
+            recompute_mlps: MLPs between are computed again, so that paths go through them, too.
+            value: what the sender writes instead; None: what the sweep began with.
+        """
+        grid = pb.PathGrid(
+            senders=to_senders(senders, sender_positions),
+            receivers=to_receivers(receivers, receiver_positions),
+            recompute_mlps=recompute_mlps,
+            value=to_value(self.default if value is None else value),
+        )
+        return self._changed(pb.RunSweepRequest(paths=[grid]))
 
     def cell(self, *edits: InterventionLike, name: str = "") -> Patching[Answer]:
         """A cell of its own: one edit or several at a time, as `neuroscope.edit` makes them."""

@@ -106,7 +106,8 @@ class PathGrid:
                     check_donors(plan.edit, pair)
                     yield plan
         except MLXIntegrationError as error:
-            error.field = self._value.as_sent(error.field)
+            field = self._value.as_sent(error.field)
+            error.field = field.replace(f"{self._path}.select", f"{self._path}.senders", 1)
             raise
 
     def _plan(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> PathPlan:

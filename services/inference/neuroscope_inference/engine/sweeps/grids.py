@@ -129,7 +129,7 @@ class Grid:
                     check_donors(plan, pair)
                     yield plan
         except MLXIntegrationError as error:
-            error.field = self._value.as_sent(error.field)
+            error.field = self._value.as_sent(error.field).replace(f"{self._path}.select.", f"{self._path}.", 1)
             raise
 
     def _heads(self, message: pb.SweepGrid) -> Choices:
