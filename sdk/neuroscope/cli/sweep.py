@@ -13,8 +13,10 @@ from neuroscope.cli.connection import Connection, LocalOption, ModelOption, Targ
 from neuroscope.cli.console import err, out
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.experiments import EACH, Experiment, Metric, SweepResult
+from neuroscope.experiments import EACH, Criterion, Experiment, Metric, SweepResult
 from neuroscope.experiments import metrics as metric_forms
+from neuroscope.experiments.criteria import NAMES
+from neuroscope.experiments.criteria import criterion as to_criterion
 from neuroscope.experiments.grids import Axis
 
 _SWEPT = ("residual", "attention", "mlps", "heads")
@@ -52,12 +54,22 @@ def sweep(
         str, typer.Option(help="each, all (together), or a list such as 0,3,-1. By default each, and for heads all.")
     ] = "",
     layers: Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")] = "",
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "logit_diff",
+    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}; by default logit_diff.")] = "",
     into: Annotated[str, typer.Option(help="The run that is edited: corrupted or clean.")] = "corrupted",
     value: Annotated[float, typer.Option(help="What ablation puts there.")] = 0.0,
     normalise: Annotated[
         bool, typer.Option("--normalise", help="Scales values: 0 the corrupted run, 1 the clean one.")
     ] = False,
+    generate: Annotated[
+        int,
+        typer.Option("--generate", metavar="N", help="Every run goes on with at most N tokens, greedily."),
+    ] = 0,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            help=f"Shows which texts meet it: {', '.join(NAMES)}. The metric is then kl_divergence by default."
+        ),
+    ] = "",
     method: Annotated[str, typer.Option(help="auto, plain, layers or layers_and_positions.")] = "auto",
     experiment: Annotated[
         Path | None, typer.Option("--experiment", metavar="FILE", help="An experiment in JSON, in place of all that.")
@@ -76,6 +88,11 @@ def sweep(
     trace: TraceOption = None,
 ) -> None:
     """Patches or ablates every layer, head and position, and shows what each does to a metric."""
+    judged = to_criterion(criterion) if criterion else None
+    if judged is not None and not generate and experiment is None:
+        raise InvalidRequestError("a criterion is of generated texts: --generate N", field="--criterion")
+    if not metric:
+        metric = "kl_divergence" if judged is not None and not answer else "logit_diff"
     connection = Connection.of(context, target, local, trace)
     with connection.open("sweep") as client:
         if experiment is not None:
@@ -95,6 +112,7 @@ def sweep(
                 {"into": into} if corrupted else {"value": value},
                 method,
                 model_id,
+                generate,
             )
         result = _begun(wanted, save)
         try:
@@ -104,7 +122,7 @@ def sweep(
                 result.save(save)
                 err.print(f"interrupted; the same command goes on with {save}", style="dim", soft_wrap=True)
             raise
-    _show(result, save, plot, as_json=as_json)
+    _show(result, save, plot, judged, as_json=as_json)
 
 
 def _written(
@@ -119,6 +137,7 @@ def _written(
     how: dict[str, Any],
     method: str,
     model_id: str,
+    generate: int,
 ) -> Experiment:
     patching: Any = (
         client.patch(clean, corrupted, model_id=model_id, **how)
@@ -137,6 +156,8 @@ def _written(
     if senders or receivers:
         ends = [name.split("+") for name in receivers or ["logits"]]
         patching = patching.paths(senders or ["heads"], ends)
+    if generate:
+        patching = patching.generating(generate)
     return patching.scored_by(metric, method=method)
 
 
@@ -190,18 +211,25 @@ def _begun(wanted: Experiment, save: Path | None) -> SweepResult:
     return found
 
 
-def _show(result: SweepResult, save: Path | None, plot: Path | None, *, as_json: bool) -> None:
+def _show(
+    result: SweepResult, save: Path | None, plot: Path | None, judged: Criterion | None, *, as_json: bool
+) -> None:
     if as_json:
-        out.print_json(json.dumps(result.to_json()))
+        told = result.to_json()
+        if judged is not None:
+            told["criterion"] = {name: result[name].by(judged).values.tolist() for name in result.names}
+        out.print_json(json.dumps(told))
     else:
         out.print(result.table())
         for name in result.names:
             out.print(result[name].table())
+            if judged is not None:
+                out.print(result[name].by(judged).table())
     if save is not None:
         result.save(save)
         err.print(f"saved: {save}", style="dim", soft_wrap=True)
     if plot is not None:
         for name in result.names:
             path = plot if len(result) == 1 else plot.with_stem(f"{plot.stem}-{name.replace('#', '-')}")
-            result[name].plot(path)
+            (result[name] if judged is None else result[name].by(judged)).plot(path)
             err.print(f"saved: {path}", style="dim", soft_wrap=True)

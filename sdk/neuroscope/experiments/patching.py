@@ -22,6 +22,7 @@ from neuroscope.experiments.paths import Positions, Receivers, to_receivers, to_
 from neuroscope.interventions import InterventionLike
 from neuroscope.prompts import PromptLike
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import inference_pb2
 
 Layers = SupportsIndex | Iterable[SupportsIndex] | None
 Where = Literal["pre", "mid", "post"]
@@ -33,6 +34,7 @@ METHODS = {
     "layers": pb.SWEEP_METHOD_LAYERS,
     "layers_and_positions": pb.SWEEP_METHOD_LAYERS_AND_POSITIONS,
 }
+EDITED = {"generated": pb.EDITED_TOKENS_GENERATED, "prompt": pb.EDITED_TOKENS_PROMPT}
 _RUNS = {"clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED}
 
 
@@ -147,6 +149,34 @@ class Patching(Generic[Answer]):
     def references(self, prompt: PromptLike, *, bos: bool | None = None) -> Patching[Answer]:
         """Prompts that stand for what is usual, for mean and resample ablation."""
         return self._changed(pb.RunSweepRequest(references=prompts.to_messages(prompt, bos)))
+
+    def generating(
+        self,
+        tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Iterable[str] = (),
+        edits: Literal["generated", "prompt"] = "generated",
+    ) -> Patching[Answer]:
+        """Lets every run go on, edited or not: `result.scores.texts`, and `result.scores.by("function_call")`.
+
+        Args:
+            tokens: at most so many; an end-of-sequence token ends a run before.
+            temperature: 0: the likeliest token.
+            seed: of the draws, the same for all runs.
+            stop: texts that end a run.
+            edits: generated: cells of all positions edit each generated token, too, as far as their value is there for
+                it; prompt: positions of the prompt alone.
+
+        Raises:
+            InvalidRequestError: there is no such choice.
+        """
+        if edits not in EDITED:
+            raise InvalidRequestError(f"edits are those of {edits!r}?", field="edits", valid=EDITED)
+        sampling = inference_pb2.Sampling(max_tokens=tokens, temperature=temperature, seed=seed, stop=stop)
+        generation = pb.SweepGeneration(sampling=sampling, edited_tokens=EDITED[edits])
+        return self._changed(pb.RunSweepRequest(generation=generation))
 
     def limits(self, *, max_patches: int = 0, max_seconds: float = 0.0, batch_bytes: int = 0) -> Patching[Answer]:
         """What it may cost; a sweep that is estimated to cost more is refused with the estimate."""

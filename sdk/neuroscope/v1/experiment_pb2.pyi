@@ -23,6 +23,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EditedTokens:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EditedTokensEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EditedTokens.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EDITED_TOKENS_UNSPECIFIED: _EditedTokens.ValueType  # 0
+    """Not stated."""
+    EDITED_TOKENS_PROMPT: _EditedTokens.ValueType  # 1
+    """Those of the prompt alone. What is generated feels the edits through keys and values."""
+    EDITED_TOKENS_GENERATED: _EditedTokens.ValueType  # 2
+    """Those of the prompt, and in cells of all positions each generated token, too, as ablation studies mean it. What
+    another run has, a reference's activation and a mean at each position are there for the prompt alone, and so are
+    tensors with an entry for each position, and paths.
+    """
+
+class EditedTokens(_EditedTokens, metaclass=_EditedTokensEnumTypeWrapper):
+    """Which tokens a cell edits where runs go on."""
+
+EDITED_TOKENS_UNSPECIFIED: EditedTokens.ValueType  # 0
+"""Not stated."""
+EDITED_TOKENS_PROMPT: EditedTokens.ValueType  # 1
+"""Those of the prompt alone. What is generated feels the edits through keys and values."""
+EDITED_TOKENS_GENERATED: EditedTokens.ValueType  # 2
+"""Those of the prompt, and in cells of all positions each generated token, too, as ablation studies mean it. What
+another run has, a reference's activation and a mean at each position are there for the prompt alone, and so are
+tensors with an entry for each position, and paths.
+"""
+Global___EditedTokens: _TypeAlias = EditedTokens  # noqa: Y015
+
 class _SweptRun:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -92,6 +122,7 @@ class RunSweepRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     DONE_PATCHES_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model. Empty: the only one, or the one loaded first."""
     edited_run: Global___SweptRun.ValueType
@@ -130,6 +161,10 @@ class RunSweepRequest(_message.Message):
     def done_patches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Patches that are not run, since their values are known: an interrupted sweep goes on with those that it has."""
 
+    @_builtins.property
+    def generation(self) -> Global___SweepGeneration:
+        """Text that every run goes on with, edited or not. Absent: none."""
+
     def __init__(
         self,
         *,
@@ -144,14 +179,77 @@ class RunSweepRequest(_message.Message):
         limits: Global___SweepLimits | None = ...,
         done_patches: _abc.Iterable[_builtins.int] | None = ...,
         method: Global___SweepMethod.ValueType = ...,
+        generation: Global___SweepGeneration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "metric", b"metric"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limits", b"limits", "metric", b"metric"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edited_run", b"edited_run", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "paths", b"paths", "references", b"references"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edited_run", b"edited_run", "generation", b"generation", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "paths", b"paths", "references", b"references"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSweepRequest: _TypeAlias = RunSweepRequest  # noqa: Y015
+
+@_typing.final
+class SweepGeneration(_message.Message):
+    """How the runs of a sweep go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    EDITED_TOKENS_FIELD_NUMBER: _builtins.int
+    edited_tokens: Global___EditedTokens.ValueType
+    """What of it is edited. Not stated: generated."""
+    @_builtins.property
+    def sampling(self) -> _inference_pb2.Sampling:
+        """How tokens are drawn; `max_tokens` is stated. All runs draw with the same random numbers, so that what differs is the
+        edits' doing. Rows per prompt and alternatives are not for sweeps.
+        """
+
+    def __init__(
+        self,
+        *,
+        sampling: _inference_pb2.Sampling | None = ...,
+        edited_tokens: Global___EditedTokens.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited_tokens", b"edited_tokens", "sampling", b"sampling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SweepGeneration: _TypeAlias = SweepGeneration  # noqa: Y015
+
+@_typing.final
+class GeneratedText(_message.Message):
+    """What a run went on with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text, without what ended it."""
+    finish_reason: _inference_pb2.FinishReason.ValueType
+    """Why it ended."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens, with that which ended it."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        finish_reason: _inference_pb2.FinishReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratedText: _TypeAlias = GeneratedText  # noqa: Y015
 
 @_typing.final
 class PromptPair(_message.Message):
@@ -1156,26 +1254,47 @@ class PairBaseline(_message.Message):
     PAIR_FIELD_NUMBER: _builtins.int
     CLEAN_FIELD_NUMBER: _builtins.int
     CORRUPTED_FIELD_NUMBER: _builtins.int
+    CLEAN_TEXT_FIELD_NUMBER: _builtins.int
+    CORRUPTED_TEXT_FIELD_NUMBER: _builtins.int
     pair: _builtins.int
     """The pair."""
     clean: _builtins.float
     """Of the clean run."""
     corrupted: _builtins.float
     """Of the corrupted run, if there is one."""
+    @_builtins.property
+    def clean_text(self) -> Global___GeneratedText:
+        """What the clean run goes on with, where a sweep generates."""
+
+    @_builtins.property
+    def corrupted_text(self) -> Global___GeneratedText:
+        """What the corrupted run goes on with."""
+
     def __init__(
         self,
         *,
         pair: _builtins.int = ...,
         clean: _builtins.float = ...,
         corrupted: _builtins.float | None = ...,
+        clean_text: Global___GeneratedText | None = ...,
+        corrupted_text: Global___GeneratedText | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "corrupted", b"corrupted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clean_text", b"_clean_text", "_corrupted", b"_corrupted", "_corrupted_text", b"_corrupted_text", "clean_text", b"clean_text", "corrupted", b"corrupted", "corrupted_text", b"corrupted_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "clean", b"clean", "corrupted", b"corrupted", "pair", b"pair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_text", b"_clean_text", "_corrupted", b"_corrupted", "_corrupted_text", b"_corrupted_text", "clean", b"clean", "clean_text", b"clean_text", "corrupted", b"corrupted", "corrupted_text", b"corrupted_text", "pair", b"pair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clean_text: _TypeAlias = _typing.Literal["clean_text"]  # noqa: Y015
+    _WhichOneofArgType__clean_text: _TypeAlias = _typing.Literal["_clean_text", b"_clean_text"]  # noqa: Y015
     _WhichOneofReturnType__corrupted: _TypeAlias = _typing.Literal["corrupted"]  # noqa: Y015
     _WhichOneofArgType__corrupted: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted"]  # noqa: Y015
+    _WhichOneofReturnType__corrupted_text: _TypeAlias = _typing.Literal["corrupted_text"]  # noqa: Y015
+    _WhichOneofArgType__corrupted_text: _TypeAlias = _typing.Literal["_corrupted_text", b"_corrupted_text"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clean_text) -> _WhichOneofReturnType__clean_text | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted) -> _WhichOneofReturnType__corrupted | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted_text) -> _WhichOneofReturnType__corrupted_text | None: ...
 
 Global___PairBaseline: _TypeAlias = PairBaseline  # noqa: Y015
 
@@ -1187,6 +1306,7 @@ class SweepValues(_message.Message):
 
     PATCHES_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def patches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The patches."""
@@ -1195,15 +1315,20 @@ class SweepValues(_message.Message):
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Their values."""
 
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratedText]:
+        """What they go on with, where the sweep generates."""
+
     def __init__(
         self,
         *,
         patches: _abc.Iterable[_builtins.int] | None = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
+        texts: _abc.Iterable[Global___GeneratedText] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["patches", b"patches", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["patches", b"patches", "texts", b"texts", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

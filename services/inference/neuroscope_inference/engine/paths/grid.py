@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
 from neuroscope.sites import COMPONENTS
@@ -17,6 +19,7 @@ from neuroscope_inference.engine.paths.plan import PathPlan
 from neuroscope_inference.engine.paths.proof import why_no_paths
 from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors
 from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.points import in_range
 from neuroscope_inference.engine.sweeps.values import CellValue
 
@@ -89,6 +92,9 @@ class PathGrid:
     def plan(self, number: int, pair: Pair) -> PathPlan:
         """The edits of a cell."""
         return self._plan(number, pair, self._value.expression(self._first_cell + number, pair))
+
+    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> None:
+        """None: what is frozen is that of the prompt."""
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """From the first receiver that is reached, and the first position at which the sender writes and one reads."""

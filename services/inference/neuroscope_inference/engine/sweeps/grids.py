@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.sites import COMPONENTS, Component, Point
+from neuroscope.tensors import Array
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors
+from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors, generated_plan
 from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.points import in_range, points_of
-from neuroscope_inference.engine.sweeps.values import CellValue
+from neuroscope_inference.engine.sweeps.values import MEAN, CellValue
 
 Choice = Sequence[int]
 """Indices that one cell selects together; empty: all."""
@@ -98,19 +101,39 @@ class Grid:
         """The edit of a cell."""
         return self._plan(number, pair, self._value.expression(self._first_cell + number, pair))
 
+    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> EditPlan | None:
+        """The same edit, where the cell is of all positions and its value is not of the prompt alone."""
+        layer, _, positions, units = self._at(number)
+        value = None if positions else self._value.generated(self._first_cell + number, pair)
+        if value is None:
+            return None
+
+        def resolve(reference: tensor_pb2.TensorReference, path: str) -> Array:
+            if reference.tensor_id != MEAN:
+                return self._resolve(reference, path)
+            mean = given[pair.mean_row, self._model.layout.index[self._points[layer]]]
+            axis = self._component.axes.index(tensor_pb2.AXIS_POSITION)
+            return np.array(mx.take(mean, mx.array([0]), axis=axis).astype(mx.float32))  # alike at all positions
+
+        return generated_plan(self._model, [self._edit(number, pair, value)], pair, new_tokens, resolve, units)
+
     def _plan(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> EditPlan:
+        units = self._at(number)[3]
+        edit = self._edit(number, pair, value)
+        return EditPlan(self._model, [edit], pair.lengths, 0, self._resolve, paths=[self._path], units=units)
+
+    def _edit(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> intervention_pb2.Intervention:
         layer, heads, positions, units = self._at(number)
         point = self._points[layer]
         select = site_pb2.Selector(heads=heads, rows=[pair.edited_row])
         if positions:
             select.positions.list.positions.extend(positions)
-        edit = intervention_pb2.Intervention(
+        return intervention_pb2.Intervention(
             intervention_id=self._label(point, heads, positions, units),
             site=point.to_message(),
             select=select,
             value=value,
         )
-        return EditPlan(self._model, [edit], pair.lengths, 0, self._resolve, paths=[self._path], units=units)
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """From the layer and the first position of the cell."""

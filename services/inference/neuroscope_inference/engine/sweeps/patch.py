@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from neuroscope_inference.engine.sweeps.cells import Cells, Extent
+from neuroscope_inference.engine.sweeps.continuation import Edited
 from neuroscope_inference.engine.sweeps.pair import Pair
-from neuroscope_inference.engine.sweeps.plan import Plan
+from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +34,16 @@ class Patch:
     def plan(self) -> Plan:
         """The edits, which remember what they are given: new ones every time."""
         return self.cells.plan(self.cell, self.pair)
+
+    def continued(self, new_tokens: int, given: Mapping[Asked, mx.array], *, edits_generated: bool) -> Edited:
+        """The edits of a run that goes on, with what they ask for.
+
+        Args:
+            new_tokens: so many are drawn at most.
+            given: activations (1, ...) by row and point.
+            edits_generated: whether generated tokens are edited, too.
+        """
+        plan = self.plan()
+        plan.take(given)
+        later = self.cells.generated(self.cell, self.pair, new_tokens, given) if edits_generated else None
+        return Edited(plan, later)

@@ -15,6 +15,7 @@ from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.baseline import check_baseline
 from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
+from neuroscope_inference.engine.sweeps.continuation import Continuation, Edited
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric, Reference
@@ -45,6 +46,7 @@ class Prepared:
         scores: of the run without its edits, a number for each of the metric's positions.
         baseline: the metric of both unedited runs.
         seconds: of an unedited run.
+        continuation: how runs go on; None: they end with the prompt.
     """
 
     model: LoadedModel
@@ -58,6 +60,20 @@ class Prepared:
     scores: Values
     baseline: pb.PairBaseline
     seconds: float
+    continuation: Continuation | None = None
+
+    def texts(self, patches: Sequence[Patch]) -> list[pb.GeneratedText]:
+        """What patches go on with; none where they do not.
+
+        Raises:
+            DataConversionError: an edit made numbers that are not finite.
+            ShortOfMemory: it takes more memory than there is.
+        """
+        if self.continuation is None:
+            return []
+        most, edits_generated = self.continuation.sampler.max_tokens, self.continuation.edits_generated
+        rows = [patch.continued(most, self.given, edits_generated=edits_generated) for patch in patches]
+        return self.continuation.texts(self.pair.edited, self.pair.edited_row, rows)
 
     def values(self, patches: Sequence[Patch], first: int) -> Values:
         """The metric of patches, normalised if it is to be.
@@ -116,6 +132,7 @@ class Preparation:
         method: how patches run.
         references: what stands for the usual.
         asks: rows of a pair and points that cells ask for.
+        continuation: how runs go on; None: they end with the prompt.
     """
 
     model: LoadedModel
@@ -123,6 +140,7 @@ class Preparation:
     method: Method
     references: References
     asks: set[Asked]
+    continuation: Continuation | None = None
 
     def of(self, pair: Pair) -> Prepared:
         """Runs the clean prompt and the corrupted one.
@@ -146,6 +164,10 @@ class Preparation:
         if CORRUPTED in runs:
             baseline.corrupted = scores[CORRUPTED].mean(dtype=np.float64)
         check_baseline(baseline, self.metric)
+        if self.continuation is not None:
+            for row, text in ((CLEAN, baseline.clean_text), (CORRUPTED, baseline.corrupted_text)):
+                if row in runs:
+                    text.CopyFrom(self.continuation.texts(pair.prompt(row), row, [Edited()])[0])
         edited = runs[pair.edited_row]
         given = {(row, point): runs[row].points[point] for row, point in self.asks if row in runs}
         base = None
@@ -166,6 +188,7 @@ class Preparation:
             scores[pair.edited_row],
             baseline,
             min(found.seconds for found in runs.values()),
+            self.continuation,
         )
 
     def _run(self, reader: EndReader, pair: Pair, row: int) -> Recorded:

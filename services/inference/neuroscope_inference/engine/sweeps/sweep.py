@@ -13,6 +13,7 @@ from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.memory import ShortOfMemory
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.cells import Cells
+from neuroscope_inference.engine.sweeps.continuation import Continuation
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric
@@ -57,6 +58,7 @@ class Sweep:
         max_patches: a sweep of more is refused.
         max_seconds: one that is estimated to take longer is refused; 0: no limit.
         warnings: of the prompts.
+        continuation: how runs go on; None: they end with the prompt.
     """
 
     model: LoadedModel
@@ -69,6 +71,7 @@ class Sweep:
     max_patches: int
     max_seconds: float
     warnings: Sequence[str] = ()
+    continuation: Continuation | None = None
     _asks: set[Asked] = field(default_factory=set[Asked])
 
     @property
@@ -113,7 +116,7 @@ class Sweep:
         method = self._method()
         references = References(self.model, self.pairs[0].references, self._asks)
         yield from references.gather()
-        preparation = Preparation(self.model, self.metric, method, references, self._asks)
+        preparation = Preparation(self.model, self.metric, method, references, self._asks, self.continuation)
         pace: Pace | None = None
         done = most_rows = 0
         started = time.perf_counter()
@@ -123,7 +126,7 @@ class Sweep:
             prepared = self._prepared(preparation, pair)
             yield None
             forward_s.append(prepared.seconds)
-            costs = Costs(self.model, len(prepared.at.places))
+            costs = self._costs(pair)
             pace = pace or Pace(prepared.seconds / costs.plain(pair.length))
             if pair is self.pairs[0]:
                 submissions = list(self._submissions(prepared, costs, pace, is_first=True))
@@ -135,10 +138,10 @@ class Sweep:
                 began = time.perf_counter()
                 submitted = list(_submitted(prepared, submission))
                 pace.add(submission.work, time.perf_counter() - began)
-                for patches, values in submitted:
-                    done += len(patches)
-                    most_rows = max(most_rows, len(patches))
-                    yield pb.RunSweepResponse(values=pb.SweepValues(patches=patches, values=values))
+                for values in submitted:
+                    done += len(values.patches)
+                    most_rows = max(most_rows, len(values.patches))
+                    yield pb.RunSweepResponse(values=values)
                 yield pb.RunSweepResponse(
                     progress=pb.SweepProgress(
                         patches_done=done,
@@ -152,6 +155,10 @@ class Sweep:
         yield pb.RunSweepResponse(
             end=pb.SweepEnd(patches_done=done, elapsed_seconds=elapsed, forward_passes=passes, most_rows=most_rows)
         )
+
+    def _costs(self, pair: Pair) -> Costs:
+        new_tokens = 0 if self.continuation is None else self.continuation.sampler.max_tokens
+        return Costs(self.model, len(self.metric.places(pair.length)), pair.length, new_tokens)
 
     def _method(self) -> Method:
         """How patches run.
@@ -233,7 +240,7 @@ class Sweep:
     def _too_many(self) -> ResourceExhaustedError:
         """The refusal of a sweep that is too large, with what it would cost: a forward pass is timed for it."""
         pair = self.pairs[0]
-        costs = Costs(self.model, len(self.metric.places(pair.length)))
+        costs = self._costs(pair)
         reader = EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream)
         cache = caches.new(self.model.network)
         places = self.metric.places(pair.length)
@@ -257,20 +264,23 @@ class Sweep:
         )
 
 
-def _submitted(prepared: Prepared, submission: Submission) -> Iterator[tuple[list[int], list[float]]]:
-    """Numbers of patches and their values; where memory runs short, those of two smaller submissions.
+def _submitted(prepared: Prepared, submission: Submission) -> Iterator[pb.SweepValues]:
+    """Values of patches; where memory runs short, those of two smaller submissions.
 
     Raises:
         ResourceExhaustedError: memory does not hold one patch.
     """
     reason = ""
-    values = None
+    found = None
     try:
         values = prepared.values(submission.patches, submission.first)
+        texts = prepared.texts(submission.patches)
+        numbers = [patch.number for patch in submission.patches]
+        found = pb.SweepValues(patches=numbers, values=values.tolist(), texts=texts)
     except ShortOfMemory as error:
         reason = str(error)
-    if values is not None:
-        yield [patch.number for patch in submission.patches], values.tolist()
+    if found is not None:
+        yield found
         return
     smaller = halves(submission)
     if not smaller:

@@ -10,7 +10,11 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.sites import Component
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, tensor_pb2
+from neuroscope_inference.engine.sweeps.cells import asks_rows
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, FIRST_REFERENCE, Pair
+
+MEAN = "mean over the references"
+"""Tensor id by which expressions of generated tokens name it."""
 
 
 class CellValue:
@@ -66,6 +70,16 @@ class CellValue:
                 )
             case _:
                 return value.expression
+
+    def generated(self, cell: int, pair: Pair) -> intervention_pb2.Expression | None:
+        """What a cell puts in the place of a generated token's activation; None: nothing is put there.
+
+        The mean over positions is a tensor of the id MEAN.
+        """
+        expression = self.expression(cell, pair)
+        if self._message.WhichOneof("value") == "mean" and not self._message.mean.by_position:
+            return intervention_pb2.Expression(tensor=tensor_pb2.TensorReference(tensor_id=MEAN))
+        return None if asks_rows(expression) else expression
 
     def samples(self, cell: int, pair: Pair) -> Iterator[intervention_pb2.Expression]:
         """All that may be put in the place of a cell's activation."""
