@@ -13,11 +13,10 @@ from neuroscope.cli.connection import Connection, LocalOption, ModelOption, Targ
 from neuroscope.cli.console import err, out
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.experiments import EACH, Criterion, Experiment, Metric, SweepResult
+from neuroscope.experiments import EACH, Criterion, Experiment, Metric, Scores, SweepResult
 from neuroscope.experiments import metrics as metric_forms
 from neuroscope.experiments.criteria import NAMES
 from neuroscope.experiments.criteria import criterion as to_criterion
-from neuroscope.experiments.grids import Axis
 
 _SWEPT = ("residual", "attention", "mlps", "heads")
 _ANSWERED = {"log_prob": metric_forms.log_prob, "prob": metric_forms.prob, "rank": metric_forms.rank}
@@ -42,6 +41,11 @@ def sweep(
             "paths alone where they are named.",
         ),
     ] = None,
+    subject: Annotated[
+        str, typer.Option(help="Causal tracing: a text of CLEAN whose embeddings get noise, in place of CORRUPTED.")
+    ] = "",
+    samples: Annotated[int, typer.Option(help="Draws of that noise; values are their mean.")] = 10,
+    window: Annotated[int, typer.Option(help="Layers around its own that each cell edits together.")] = 1,
     senders: Annotated[
         list[str] | None,
         typer.Option("--sender", help="Begin of direct paths: input, heads, mlps, a3.h5, a3, m3; repeat it."),
@@ -103,13 +107,13 @@ def sweep(
             wanted = _written(
                 client,
                 read_prompt(clean),
-                corrupted,
                 swept or ([] if senders or receivers else ["residual", "heads"]),
                 (senders, receivers),
                 _listed(positions, "--positions"),
                 _listed(layers, "--layers"),
                 metric_of(metric, answer, other, normalise=normalise),
-                {"into": into} if corrupted else {"value": value},
+                _begin(corrupted, subject, into, value, samples),
+                window,
                 method,
                 model_id,
                 generate,
@@ -128,24 +132,21 @@ def sweep(
 def _written(
     client: Client,
     clean: str,
-    corrupted: str,
     swept: list[str],
     paths: tuple[list[str] | None, list[str] | None],
     positions: Any,
     layers: Any,
     metric: Metric,
-    how: dict[str, Any],
+    begin: tuple[str, dict[str, Any]],
+    window: int,
     method: str,
     model_id: str,
     generate: int,
 ) -> Experiment:
-    patching: Any = (
-        client.patch(clean, corrupted, model_id=model_id, **how)
-        if corrupted
-        else client.ablate(clean, model_id=model_id, **how)
-    )
+    call, how = begin
+    patching: Any = getattr(client, call)(clean, model_id=model_id, **how)
     for name in swept:
-        chosen: dict[str, Axis] = {"layers": None if layers == EACH else layers}
+        chosen: dict[str, Any] = {"layers": None if layers == EACH else layers, "window": window}
         if positions is not None:
             chosen["positions"] = None if positions == "all" else positions
         if name in _SWEPT:
@@ -159,6 +160,15 @@ def _written(
     if generate:
         patching = patching.generating(generate)
     return patching.scored_by(metric, method=method)
+
+
+def _begin(corrupted: str, subject: str, into: str, value: float, samples: int) -> tuple[str, dict[str, Any]]:
+    """The client's call that begins the sweep, and its arguments behind the prompt."""
+    if subject and corrupted:
+        raise InvalidRequestError("noise at a subject makes the corrupted run: leave out CORRUPTED", field="--subject")
+    if subject:
+        return "causal_trace", {"subject": subject, "samples": samples}
+    return ("patch", {"corrupted": corrupted, "into": into}) if corrupted else ("ablate", {"value": value})
 
 
 def metric_of(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
@@ -222,14 +232,19 @@ def _show(
     else:
         out.print(result.table())
         for name in result.names:
-            out.print(result[name].table())
+            out.print(_shown(result[name]).table())
             if judged is not None:
-                out.print(result[name].by(judged).table())
+                out.print(_shown(result[name].by(judged)).table())
     if save is not None:
         result.save(save)
         err.print(f"saved: {save}", style="dim", soft_wrap=True)
     if plot is not None:
         for name in result.names:
             path = plot if len(result) == 1 else plot.with_stem(f"{plot.stem}-{name.replace('#', '-')}")
-            (result[name] if judged is None else result[name].by(judged)).plot(path)
+            _shown(result[name] if judged is None else result[name].by(judged)).plot(path)
             err.print(f"saved: {path}", style="dim", soft_wrap=True)
+
+
+def _shown(scores: Scores) -> Scores:
+    """Of several pairs, which are samples of noise here, the mean."""
+    return scores.mean("pair") if "pair" in scores.dims else scores

@@ -87,6 +87,7 @@ class Patching(Generic[Answer]):
         positions: Axis = None,
         units: Axis = None,
         value: ValueLike | None = None,
+        window: int = 1,
     ) -> Patching[Answer]:
         """A grid of any component: layers x heads x positions x units.
 
@@ -97,6 +98,7 @@ class Patching(Generic[Answer]):
             positions: negative ones count from the end.
             units: along the last axis: neurons of mlp_neurons, experts of router_logits.
             value: what is put there; None: what the sweep began with.
+            window: layers around its own that each cell edits together; causal tracing restores 10.
         """
         site = sites.parse(component)
         sites.resolve(site, None, field="component")
@@ -107,6 +109,7 @@ class Patching(Generic[Answer]):
             positions=to_axis(positions, "positions"),
             units=to_axis(units, "units"),
             value=to_value(self.default if value is None else value),
+            layer_window=window,
         )
         return self._changed(pb.RunSweepRequest(grids=[grid]))
 
@@ -209,9 +212,10 @@ class Patching(Generic[Answer]):
 
 def patching(
     clean: PromptLike,
-    corrupted: PromptLike,
+    corrupted: PromptLike | None,
     sweep: Callable[..., Answer],
     *,
+    corruptions: Sequence[InterventionLike] = (),
     into: str,
     model_id: str,
     bos: bool | None,
@@ -225,12 +229,18 @@ def patching(
         raise InvalidRequestError(
             f"activations are patched into the clean or the corrupted run, not {into!r}", field="into"
         )
-    cleans, others = prompts.to_messages(clean, bos), prompts.to_messages(corrupted, bos)
+    cleans = prompts.to_messages(clean, bos)
+    if corrupted is None and not corruptions:
+        raise InvalidRequestError("the corrupted prompt is missing, or edits that corrupt the run", field="corrupted")
+    others = [None] * len(cleans) if corrupted is None else prompts.to_messages(corrupted, bos)
     if len(cleans) != len(others):
         raise InvalidRequestError(
             f"there are {len(cleans)} clean prompts and {len(others)} corrupted ones", field="corrupted"
         )
-    pairs = [pb.PromptPair(clean=one, corrupted=other) for one, other in zip(cleans, others, strict=True)]
+    edits = interventions.to_messages(corruptions, "corruptions")
+    pairs = [
+        pb.PromptPair(clean=one, corrupted=other, corruptions=edits) for one, other in zip(cleans, others, strict=True)
+    ]
     request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=_RUNS[into])
     return Patching(Experiment(request), sweep, other_run())
 
@@ -242,3 +252,34 @@ def ablation(
     pairs: Sequence[pb.PromptPair] = [pb.PromptPair(clean=one) for one in prompts.to_messages(prompt, bos)]
     request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=pb.SWEPT_RUN_CLEAN)
     return Patching(Experiment(request), sweep, value)
+
+
+def tracing(
+    prompt: PromptLike,
+    subject: str | Sequence[str],
+    sweep: Callable[..., Answer],
+    *,
+    noise: float,
+    samples: int,
+    seed: int,
+    model_id: str,
+    bos: bool | None,
+) -> Patching[Answer]:
+    """A sweep over noisy runs of prompts; what the two clients' `causal_trace` give.
+
+    Raises:
+        InvalidRequestError: there are not as many subjects as prompts, or no sample.
+    """
+    cleans = prompts.to_messages(prompt, bos)
+    subjects = [subject] * len(cleans) if isinstance(subject, str) else list(subject)
+    if len(subjects) != len(cleans):
+        raise InvalidRequestError(f"there are {len(subjects)} subjects for {len(cleans)} prompts", field="subject")
+    if samples < 1 or noise <= 0:
+        raise InvalidRequestError("noise has a size above 0 and at least one sample", field="noise")
+    pairs = [
+        pb.PromptPair(clean=one, noise=pb.SubjectNoise(subject=of_one, seed=seed + at, standard_deviation=noise))
+        for one, of_one in zip(cleans, subjects, strict=True)
+        for at in range(samples)
+    ]
+    request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=pb.SWEPT_RUN_CORRUPTED)
+    return Patching(Experiment(request), sweep, other_run())

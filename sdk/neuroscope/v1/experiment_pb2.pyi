@@ -259,29 +259,82 @@ class PromptPair(_message.Message):
 
     CLEAN_FIELD_NUMBER: _builtins.int
     CORRUPTED_FIELD_NUMBER: _builtins.int
+    CORRUPTIONS_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def clean(self) -> _inference_pb2.Prompt:
         """The prompt with the behaviour."""
 
     @_builtins.property
     def corrupted(self) -> _inference_pb2.Prompt:
-        """The prompt without it. Absent: the sweep ablates the clean run."""
+        """The prompt without it. Absent: the clean one, where edits or noise corrupt its run; otherwise the sweep ablates the
+        clean run.
+        """
+
+    @_builtins.property
+    def corruptions(self) -> _containers.RepeatedCompositeFieldContainer[_intervention_pb2.Intervention]:
+        """Edits that make the corrupted run, of sweeps alone. They select no rows and no steps; rows that their expressions refer
+        to are those of SweepCell, the corrupted one excepted.
+        """
+
+    @_builtins.property
+    def noise(self) -> Global___SubjectNoise:
+        """Noise that makes the corrupted run, after these edits: causal tracing."""
 
     def __init__(
         self,
         *,
         clean: _inference_pb2.Prompt | None = ...,
         corrupted: _inference_pb2.Prompt | None = ...,
+        corruptions: _abc.Iterable[_intervention_pb2.Intervention] | None = ...,
+        noise: Global___SubjectNoise | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "clean", b"clean", "corrupted", b"corrupted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "_noise", b"_noise", "clean", b"clean", "corrupted", b"corrupted", "noise", b"noise"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "clean", b"clean", "corrupted", b"corrupted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "_noise", b"_noise", "clean", b"clean", "corrupted", b"corrupted", "corruptions", b"corruptions", "noise", b"noise"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__corrupted: _TypeAlias = _typing.Literal["corrupted"]  # noqa: Y015
     _WhichOneofArgType__corrupted: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted"]  # noqa: Y015
+    _WhichOneofReturnType__noise: _TypeAlias = _typing.Literal["noise"]  # noqa: Y015
+    _WhichOneofArgType__noise: _TypeAlias = _typing.Literal["_noise", b"_noise"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted) -> _WhichOneofReturnType__corrupted | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__noise) -> _WhichOneofReturnType__noise | None: ...
 
 Global___PromptPair: _TypeAlias = PromptPair  # noqa: Y015
+
+@_typing.final
+class SubjectNoise(_message.Message):
+    """Noise at the embeddings of a subject (Meng et al. 2022, arXiv:2202.05262). Its average over several samples is that over
+    pairs with other seeds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    STANDARD_DEVIATION_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """A text that is found once in the prompt whose run is corrupted; the noise is at every token that has a part in it."""
+    seed: _builtins.int
+    """Seed of the noise."""
+    standard_deviation: _builtins.float
+    """In units of the standard deviation of each token's own embedding. 0: 3."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        standard_deviation: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seed", b"seed", "standard_deviation", b"standard_deviation", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubjectNoise: _TypeAlias = SubjectNoise  # noqa: Y015
 
 @_typing.final
 class SweepGrid(_message.Message):
@@ -295,6 +348,11 @@ class SweepGrid(_message.Message):
     POSITIONS_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    LAYER_WINDOW_FIELD_NUMBER: _builtins.int
+    layer_window: _builtins.int
+    """Layers that each cell edits together: so many of those that are swept or could be, around its own, the odd one below.
+    At the ends there are fewer (Meng et al. 2022 restore 10). 0: 1.
+    """
     @_builtins.property
     def site(self) -> _site_pb2.Site:
         """The component. With a layer the grid has this layer alone."""
@@ -330,10 +388,11 @@ class SweepGrid(_message.Message):
         positions: Global___SweepAxis | None = ...,
         units: Global___SweepAxis | None = ...,
         value: Global___SweepValue | None = ...,
+        layer_window: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layers", b"layers", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layer_window", b"layer_window", "layers", b"layers", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,6 +104,11 @@ def _check_pairs(request: pb.AttributeRequest, method: str, pairs: Sequence[Pair
             field="edited_run",
         )
     for pair in pairs:
+        if pair.corruptions:
+            raise InvalidRequestError(
+                "an attribution compares runs of prompts: edits and noise make corrupted runs of sweeps alone",
+                field=pair.corruptions[0].path,
+            )
         if is_alone or pair.corrupted is None or len(pair.clean) == len(pair.corrupted):
             continue
         raise InvalidRequestError(

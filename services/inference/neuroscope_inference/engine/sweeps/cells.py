@@ -141,16 +141,24 @@ class SingleCells:
             if not cell.interventions:
                 raise InvalidRequestError("the cell edits nothing", field=f"{path}.interventions")
             for index, edit in enumerate(cell.interventions):
-                field = f"{path}.interventions[{index}].select"
-                if edit.select.rows:
-                    raise InvalidRequestError("a sweep says itself which run is edited", field=f"{field}.rows")
-                if edit.select.HasField("steps"):
-                    raise InvalidRequestError(
-                        "a sweep generates nothing: there is step 0 alone", field=f"{field}.steps"
-                    )
+                check_selects_itself(edit, f"{path}.interventions[{index}]")
             plan = self.plan(number, pair)
             check_donors(plan, pair)
             yield plan
+
+
+def check_selects_itself(edit: intervention_pb2.Intervention, path: str) -> None:
+    """Refuses an edit that says of which run it is.
+
+    Raises:
+        InvalidRequestError: it selects rows or steps.
+    """
+    if edit.select.rows:
+        raise InvalidRequestError("a sweep says itself which run is edited", field=f"{path}.select.rows")
+    if edit.select.HasField("steps"):
+        raise InvalidRequestError(
+            "a sweep says itself which steps are edited: by generation.edited_tokens", field=f"{path}.select.steps"
+        )
 
 
 def generated_plan(

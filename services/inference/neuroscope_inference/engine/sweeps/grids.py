@@ -82,6 +82,10 @@ class Grid:
             self._positions(message, pairs),
             self._units(message),
         )
+        self._window = max(message.layer_window, 1)
+        if self._window > 1 and not self._component.has_layer:
+            raise InvalidRequestError(f"{self._component.name} has no layers", field=f"{path}.layer_window")
+        self._windows = [self._around(point) for point in self._points]
         self._value = CellValue(message.value, f"{path}.value", self._component)
 
     @property
@@ -102,44 +106,54 @@ class Grid:
         return self._plan(number, pair, self._value.expression(self._first_cell + number, pair))
 
     def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> EditPlan | None:
-        """The same edit, where the cell is of all positions and its value is not of the prompt alone."""
+        """The same edits, where the cell is of all positions and its value is not of the prompt alone."""
         layer, _, positions, units = self._at(number)
         value = None if positions else self._value.generated(self._first_cell + number, pair)
         if value is None:
             return None
+        edits = self._edits(number, pair, value)
+        for index, edit in enumerate(edits):
+            if edit.value.tensor.tensor_id == MEAN:
+                edit.value.tensor.tensor_id += str(index)
 
         def resolve(reference: tensor_pb2.TensorReference, path: str) -> Array:
-            if reference.tensor_id != MEAN:
+            if not reference.tensor_id.startswith(MEAN):
                 return self._resolve(reference, path)
-            mean = given[pair.mean_row, self._model.layout.index[self._points[layer]]]
+            point = self._windows[layer][int(reference.tensor_id.removeprefix(MEAN))]
+            mean = given[pair.mean_row, self._model.layout.index[point]]
             axis = self._component.axes.index(tensor_pb2.AXIS_POSITION)
             return np.array(mx.take(mean, mx.array([0]), axis=axis).astype(mx.float32))  # alike at all positions
 
-        return generated_plan(self._model, [self._edit(number, pair, value)], pair, new_tokens, resolve, units)
+        return generated_plan(self._model, edits, pair, new_tokens, resolve, units)
 
     def _plan(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> EditPlan:
-        units = self._at(number)[3]
-        edit = self._edit(number, pair, value)
-        return EditPlan(self._model, [edit], pair.lengths, 0, self._resolve, paths=[self._path], units=units)
+        edits, units = self._edits(number, pair, value), self._at(number)[3]
+        paths = [self._path] * len(edits)
+        return EditPlan(self._model, edits, pair.lengths, 0, self._resolve, paths=paths, units=units)
 
-    def _edit(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> intervention_pb2.Intervention:
+    def _edits(
+        self, number: int, pair: Pair, value: intervention_pb2.Expression
+    ) -> list[intervention_pb2.Intervention]:
+        """An edit for each layer of the cell."""
         layer, heads, positions, units = self._at(number)
-        point = self._points[layer]
         select = site_pb2.Selector(heads=heads, rows=[pair.edited_row])
         if positions:
             select.positions.list.positions.extend(positions)
-        return intervention_pb2.Intervention(
-            intervention_id=self._label(point, heads, positions, units),
-            site=point.to_message(),
-            select=select,
-            value=value,
-        )
+        return [
+            intervention_pb2.Intervention(
+                intervention_id=self._label(point, heads, positions, units),
+                site=point.to_message(),
+                select=select,
+                value=value,
+            )
+            for point in self._windows[layer]
+        ]
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """From the layer and the first position of the cell."""
         layer, _, positions, _ = self._at(number)
-        point = self._points[layer]
-        boundary = boundary_of(point.component, point.layer, self._model.layout.num_layers)
+        layers = self._model.layout.num_layers
+        boundary = min(boundary_of(point.component, point.layer, layers) for point in self._windows[layer])
         return Extent(boundary, min((position % pair.length for position in positions), default=0))
 
     def samples(self, pair: Pair) -> Iterator[EditPlan]:
@@ -154,6 +168,15 @@ class Grid:
         except MLXIntegrationError as error:
             error.field = self._value.as_sent(error.field).replace(f"{self._path}.select.", f"{self._path}.", 1)
             raise
+
+    def _around(self, point: Point) -> list[Point]:
+        """The points that a cell of a layer edits: those of its window that the model has (Meng et al. 2022)."""
+        if point.layer is None or self._window == 1:
+            return [point]
+        first, stop = point.layer - self._window // 2, point.layer + (self._window + 1) // 2
+        layers = range(max(first, 0), min(stop, self._model.layout.num_layers))
+        near = [Point(point.component, layer, point.is_input) for layer in layers]
+        return [other for other in near if not self._model.layout.state(other).reason]
 
     def _heads(self, message: pb.SweepGrid) -> Choices:
         if not message.HasField("heads"):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from neuroscope_inference.engine.sweeps.cells import Cells, Extent
-from neuroscope_inference.engine.sweeps.continuation import Edited
 from neuroscope_inference.engine.sweeps.pair import Pair
 from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
@@ -35,15 +34,11 @@ class Patch:
         """The edits, which remember what they are given: new ones every time."""
         return self.cells.plan(self.cell, self.pair)
 
-    def continued(self, new_tokens: int, given: Mapping[Asked, mx.array], *, edits_generated: bool) -> Edited:
-        """The edits of a run that goes on, with what they ask for.
+    def generated(self, new_tokens: int, given: Mapping[Asked, mx.array]) -> Plan | None:
+        """The edits at generated tokens; None: there are none.
 
         Args:
             new_tokens: so many are drawn at most.
             given: activations (1, ...) by row and point.
-            edits_generated: whether generated tokens are edited, too.
         """
-        plan = self.plan()
-        plan.take(given)
-        later = self.cells.generated(self.cell, self.pair, new_tokens, given) if edits_generated else None
-        return Edited(plan, later)
+        return self.cells.generated(self.cell, self.pair, new_tokens, given)

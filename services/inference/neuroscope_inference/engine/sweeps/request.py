@@ -15,6 +15,7 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.grid import PathGrid
 from neuroscope_inference.engine.sweeps.cells import Cells, SingleCells
 from neuroscope_inference.engine.sweeps.continuation import continuation_of
+from neuroscope_inference.engine.sweeps.corruption import Corruptions
 from neuroscope_inference.engine.sweeps.grids import Grid
 from neuroscope_inference.engine.sweeps.metrics import metric_of
 from neuroscope_inference.engine.sweeps.pairs import pairs_of
@@ -72,6 +73,7 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
         limits.batch_bytes or allowed.batch_bytes,
         min(limits.max_patches or allowed.max_patches, allowed.max_patches),
         limits.max_seconds,
+        Corruptions(model, resolve),
         read.warnings,
         continuation_of(request.generation, model) if request.HasField("generation") else None,
     )

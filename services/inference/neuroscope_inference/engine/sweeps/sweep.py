@@ -14,6 +14,7 @@ from neuroscope_inference.engine.memory import ShortOfMemory
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.cells import Cells
 from neuroscope_inference.engine.sweeps.continuation import Continuation
+from neuroscope_inference.engine.sweeps.corruption import Corruptions
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric
@@ -57,6 +58,7 @@ class Sweep:
         batch_bytes: memory of the rows that run together.
         max_patches: a sweep of more is refused.
         max_seconds: one that is estimated to take longer is refused; 0: no limit.
+        corruptions: edits of corrupted runs.
         warnings: of the prompts.
         continuation: how runs go on; None: they end with the prompt.
     """
@@ -70,6 +72,7 @@ class Sweep:
     batch_bytes: int
     max_patches: int
     max_seconds: float
+    corruptions: Corruptions
     warnings: Sequence[str] = ()
     continuation: Continuation | None = None
     _asks: set[Asked] = field(default_factory=set[Asked])
@@ -92,6 +95,8 @@ class Sweep:
         """
         seen: set[tuple[int, ...]] = set()
         for pair in self.pairs:
+            corruption = self.corruptions.checked(pair)
+            self._asks |= set() if corruption is None else corruption.asks
             alike = (*pair.lengths, int(pair.corrupted is None))
             if alike in seen:
                 continue
@@ -116,7 +121,9 @@ class Sweep:
         method = self._method()
         references = References(self.model, self.pairs[0].references, self._asks)
         yield from references.gather()
-        preparation = Preparation(self.model, self.metric, method, references, self._asks, self.continuation)
+        preparation = Preparation(
+            self.model, self.metric, method, references, self._asks, self.corruptions, self.continuation
+        )
         pace: Pace | None = None
         done = most_rows = 0
         started = time.perf_counter()
