@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from neuroscope.errors import InvalidRequestError
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
@@ -16,6 +16,7 @@ from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.sweeps.cells import (
+    Extent,
     asks_rows,
     boundary_of,
     check_donors,
@@ -52,7 +53,11 @@ class Corruptions:
             return None
         edits = [_of_corrupted(corruption.edit) for corruption in pair.corruptions]
         paths = [corruption.path for corruption in pair.corruptions]
-        return EditPlan(self.model, edits, pair.lengths, 0, self.resolve, paths=paths)
+        try:
+            return EditPlan(self.model, edits, pair.lengths, 0, self.resolve, paths=paths)
+        except MLXIntegrationError as error:
+            error.field = error.field.replace(".noise.value.binary.right.noise", ".noise")
+            raise
 
     def checked(self, pair: Pair) -> EditPlan | None:
         """The same; what it asks for is there."""
@@ -62,6 +67,18 @@ class Corruptions:
         if plan is not None:
             check_donors(plan, pair)
         return plan
+
+    def extent(self, extent: Extent, pair: Pair) -> Extent:
+        """What a cell can change in a pair's edited run.
+
+        It is one block more where the run has an edit of the stream before a block of its own, which comes between that
+        block and what the cell edits behind the block below.
+        """
+        plan = self.plan(pair) if pair.edited_row == CORRUPTED else None
+        points = () if plan is None else plan.points
+        if extent.boundary > 0 and Point("resid_pre", extent.boundary) in points:
+            return Extent(extent.boundary - 1, extent.first)
+        return extent
 
     def generated(self, pair: Pair, new_tokens: int) -> EditPlan | None:
         """The edits at tokens that are generated: those of all positions that take nothing of other runs."""

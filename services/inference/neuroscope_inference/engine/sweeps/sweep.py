@@ -204,7 +204,8 @@ class Sweep:
             for cell in range(cells.count):
                 number = pair.index * self.cell_count + first_cell + cell
                 if number not in self.done:
-                    yield Patch(number, pair, cells, cell, cells.extent(cell, pair))
+                    extent = self.corruptions.extent(cells.extent(cell, pair), pair)
+                    yield Patch(number, pair, cells, cell, extent)
 
     def _total_work(self, submissions: Sequence[Submission]) -> float:
         """Of all pairs, from that of the first."""
