@@ -385,7 +385,7 @@ def test_the_route_takes_what_the_contract_takes(gateway: Service, client: Clien
         assert there.sum() == values.size - (grid["name"] == "mlp_out")
         np.testing.assert_allclose(values[there], scores.values[there], atol=1e-4)
         assert np.array(grid["texts"])[there].tolist() == np.array(scores.texts)[there].tolist()
-        assert {score for score in np.array(grid["scores"], object).flat} <= {0.0, None}
+        assert set(np.array(grid["scores"], object).flat) <= {0.0, None}
     assert found["grids"][3]["coords"]["receiver"] == ["logits", "a2.h0<q> + a3.h1<v>"]
     assert len(found["clean_texts"]) == len(found["corrupted_texts"]) == 1
 

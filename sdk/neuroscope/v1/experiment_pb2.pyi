@@ -818,6 +818,7 @@ class Metric(_message.Message):
     KL_DIVERGENCE_FIELD_NUMBER: _builtins.int
     CROSS_ENTROPY_FIELD_NUMBER: _builtins.int
     PROJECTION_FIELD_NUMBER: _builtins.int
+    WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     NORMALISED_FIELD_NUMBER: _builtins.int
     normalised: _builtins.bool
@@ -851,6 +852,10 @@ class Metric(_message.Message):
         """The dot product of the last residual stream, before the final norm, with a direction."""
 
     @_builtins.property
+    def weighted_sum(self) -> Global___WeightedSum:
+        """A sum of metrics, each times a number."""
+
+    @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """At which positions; negative ones count from the end. Empty: the last one, and for cross_entropy all but the last."""
 
@@ -864,14 +869,15 @@ class Metric(_message.Message):
         kl_divergence: Global___KlDivergence | None = ...,
         cross_entropy: Global___CrossEntropy | None = ...,
         projection: Global___Projection | None = ...,
+        weighted_sum: Global___WeightedSum | None = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
         normalised: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "rank", b"rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection", "weighted_sum"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1012,6 +1018,60 @@ class CrossEntropy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CrossEntropy: _TypeAlias = CrossEntropy  # noqa: Y015
+
+@_typing.final
+class WeightedSum(_message.Message):
+    """A sum of metrics, each times a number. Terms are of the sum's positions, are not scaled by themselves, and are no sums;
+    projections are summed with projections alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedMetric]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        terms: _abc.Iterable[Global___WeightedMetric] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
+
+@_typing.final
+class WeightedMetric(_message.Message):
+    """A term of a sum."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """What the metric is multiplied with."""
+    @_builtins.property
+    def metric(self) -> Global___Metric:
+        """The metric."""
+
+    def __init__(
+        self,
+        *,
+        weight: _builtins.float = ...,
+        metric: Global___Metric | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedMetric: _TypeAlias = WeightedMetric  # noqa: Y015
 
 @_typing.final
 class Projection(_message.Message):

@@ -136,6 +136,8 @@ def told(event: pb.RunSweepResponse | pb.AttributeResponse) -> dict[str, Any]:
 
 def param_of(field: str) -> str:
     """The parameter of the request that a field of the contract comes from."""
+    field = re.sub(r"^metric\.weighted_sum\.", "metric.", field)
+    field = re.sub(r"^(metric(?:\.terms\[\d+\]\.metric)?)\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"\1.\2\3", field)
     field = re.sub(r"^metric\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"metric.\1\2", field)
     field = re.sub(r"^(paths\[\d+\]\.(senders|receivers)).*$", r"\1", field)
     field = re.sub(r"^generation\.sampling\.", "generation.", field)

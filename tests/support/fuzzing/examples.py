@@ -136,6 +136,11 @@ _MESSAGES: dict[str, Sequence[Any]] = {
         _LOG_PROBABILITY,
         experiment_pb2.Metric(kl_divergence=experiment_pb2.KlDivergence(), positions=[-1, 0]),
         experiment_pb2.Metric(cross_entropy=experiment_pb2.CrossEntropy()),
+        experiment_pb2.Metric(
+            weighted_sum=experiment_pb2.WeightedSum(
+                terms=[experiment_pb2.WeightedMetric(weight=0.5, metric=_LOG_PROBABILITY)]
+            )
+        ),
     ],
     "NodeAttribution": [
         experiment_pb2.NodeAttribution(),

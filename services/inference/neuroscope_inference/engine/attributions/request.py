@@ -125,7 +125,7 @@ def _begins_at_clean(request: pb.AttributeRequest, method: str, pairs: Sequence[
 
 
 def _check_metric(metric: Metric, begins_at_clean: bool) -> None:
-    if metric.kind == "rank":
+    if "rank" in metric.kinds:
         raise InvalidRequestError("a rank is a count and has no gradient: take a log-probability", field="metric.rank")
     if metric.kind == "kl_divergence" and begins_at_clean:
         raise InvalidRequestError(

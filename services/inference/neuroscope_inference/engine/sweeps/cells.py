@@ -157,7 +157,8 @@ def check_selects_itself(edit: intervention_pb2.Intervention, path: str) -> None
         raise InvalidRequestError("a sweep says itself which run is edited", field=f"{path}.select.rows")
     if edit.select.HasField("steps"):
         raise InvalidRequestError(
-            "a sweep says itself which steps are edited: by generation.edited_tokens", field=f"{path}.select.steps"
+            "generation.edited_tokens says whether what a sweep generates is edited; there are no steps",
+            field=f"{path}.select.steps",
         )
 
 
