@@ -15,6 +15,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2
+from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.freezing import hooked, replaced
 from tests.support.loaded import load_here
@@ -73,7 +74,7 @@ def greedy(model: LoadedModel, tokens: Sequence[int], point: Point, heads: Seque
             return replaced(mx.zeros_like(passing), heads, list(at))(passing)
 
         logits, _ = hooked(model, read, {point: silent} if heads else {}, [])
-        read.append(int(logits[-1].argmax().item()))
+        read.append(int(number(logits[-1].argmax())))
     return read[len(tokens) :]
 
 

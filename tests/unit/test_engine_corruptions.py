@@ -15,6 +15,7 @@ from neuroscope.expressions import tensor
 from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2
+from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.corruption import positions_of_text
 from tests.support.attributing import attribute_here
@@ -92,11 +93,11 @@ def request_of(*grids: pb.SweepGrid, **fields: Any) -> pb.RunSweepRequest:
 
 
 def grid(site: str, **fields: Any) -> pb.SweepGrid:
-    return pb.SweepGrid(site=site_pb2.Site(component=site), **({"value": PATCH} | fields))
+    return pb.SweepGrid(site=site_pb2.Site(component=site), value=PATCH, **fields)
 
 
 def scored(logits: mx.array) -> float:
-    return float((logits[-1, ANSWER] - logits[-1, OTHER]).astype(mx.float32).item())
+    return number(logits[-1, ANSWER] - logits[-1, OTHER])
 
 
 def test_cells_restore_what_edits_corrupt(model: LoadedModel) -> None:
@@ -108,7 +109,7 @@ def test_cells_restore_what_edits_corrupt(model: LoadedModel) -> None:
     events = events_here(model, request_of(*(grid(site, positions=axis) for site in there), pairs=[pair]))
     (baseline,) = [event.baseline for event in events if event.HasField("baseline")]
     logits, _ = hooked(model, CLEAN, {}, [])
-    scale = max(1.0, float(mx.abs(logits.astype(mx.float32)).max()))
+    scale = max(1.0, number(mx.abs(logits).max()))
     corrupted, _ = hooked(model, CLEAN, corrupting(model), [])
     assert baseline.clean == pytest.approx(scored(logits), abs=TOLERANCE * scale)
     assert baseline.corrupted == pytest.approx(scored(corrupted), abs=TOLERANCE * scale)
