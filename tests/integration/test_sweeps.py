@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from neuroscope import AsyncClient, Client, edit, errors, noise
+from neuroscope import AsyncClient, Client, edit, errors, noise, tensor
 from neuroscope.experiments import (
     EACH,
     Experiment,
@@ -369,7 +369,7 @@ def test_the_route_takes_what_the_contract_takes(gateway: Service, client: Clien
         client.patch(CLEAN, CORRUPTED)
         .site("mlp_out", window=2, value=lambda act: act + noise(0.5, seed=3))
         .site("attn_out", layers=[1], value=0.25)
-        .site("resid_post", layers=[0], value=np.full(128, 0.5, np.float32))
+        .site("resid_post", layers=[0], value=tensor(np.full(128, 0.5, np.float32)))
         .paths(["input", "a0.h1", "m0"], ["logits", ("a2.h0<q>", "a3.h1<v>")])
         .cell(silent, name="silent")
         .generating(3)

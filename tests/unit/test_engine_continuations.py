@@ -52,7 +52,8 @@ def request_of(*grids: pb.SweepGrid, **fields: Any) -> pb.RunSweepRequest:
 
 
 def grid(site: str, **fields: Any) -> pb.SweepGrid:
-    return pb.SweepGrid(site=site_pb2.Site(component=site), **({"value": ZERO} | fields))
+    fields.setdefault("value", ZERO)
+    return pb.SweepGrid(site=site_pb2.Site(component=site), **fields)
 
 
 def tokens_of(events: Sequence[pb.RunSweepResponse]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, SupportsIndex, TypeAlias, cast
+from typing import Any, SupportsIndex, TypeAlias
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.grids import EACH, to_axis, to_indices
@@ -96,4 +96,4 @@ def _indices(positions: Positions, name: str) -> pb.Indices | None:
 
 
 def _listed(names: Any) -> Sequence[Any]:
-    return [cast("str", names)] if isinstance(names, str) else list(names)
+    return [names] if isinstance(names, str) else list(names)

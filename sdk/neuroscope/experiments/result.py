@@ -82,9 +82,10 @@ class SweepResult(NamedScores):
                 self._clean[event.baseline.pair] = event.baseline.clean
                 if event.baseline.HasField("corrupted"):
                     self._corrupted[event.baseline.pair] = event.baseline.corrupted
-                for run in _RUNS:
-                    if event.baseline.HasField(f"{run}_text"):
-                        self._unedited_texts[run, event.baseline.pair] = getattr(event.baseline, f"{run}_text")
+                if event.baseline.HasField("clean_text"):
+                    self._unedited_texts["clean", event.baseline.pair] = event.baseline.clean_text
+                if event.baseline.HasField("corrupted_text"):
+                    self._unedited_texts["corrupted", event.baseline.pair] = event.baseline.corrupted_text
             case "values":
                 self._values[list(event.values.patches)] = event.values.values
                 self._texts.update(zip(event.values.patches, event.values.texts, strict=False))  # none, or one for each

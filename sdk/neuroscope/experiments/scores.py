@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import Criterion, CriterionLike
 from neuroscope.experiments.criteria import criterion as to_criterion
+from neuroscope.v1 import experiment_pb2 as pb
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +45,7 @@ class Texts:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """The edited runs' texts as str."""
-        return np.vectorize(lambda text: "" if text is None else text.text, otypes=[object])(self.edited)
+        return np.vectorize(_text_of, otypes=[object])(self.edited)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +148,7 @@ class Scores:
         if self.texts is None:
             raise InvalidRequestError("the sweep generated no texts: .generating(tokens)", field="criterion")
         found = {
-            name: np.vectorize(lambda text: _judged(chosen, text), otypes=[np.float32])(getattr(self.texts, name))
+            name: np.vectorize(partial(_judged, chosen), otypes=[np.float32])(getattr(self.texts, name))
             for name in ("edited", *_BASELINES)
         }
         values = found.pop("edited").reshape(self.shape)
@@ -242,6 +244,10 @@ class Scores:
         return {dim: self.coords[dim][int(place)] for dim, place in zip(self.dims, places, strict=True)}
 
 
-def _judged(criterion: Criterion, text: Any) -> float:
+def _text_of(text: pb.GeneratedText | None) -> str:
+    return "" if text is None else text.text
+
+
+def _judged(criterion: Criterion, text: pb.GeneratedText | None) -> float:
     """NaN where there is no text."""
     return math.nan if text is None else criterion(text.text, list(text.token_ids))
