@@ -5,6 +5,7 @@
     prob(" Paris").at(-1)
     kl_divergence().at(*range(-5, 0))
     logit_diff(" Mary", " John").normalised()         the corrupted run has 0, the clean one 1
+    log_prob(" Mary") - 0.5 * kl_divergence()         sums, of the same positions
 
 A token is a text that is exactly one token, its leading space included, or an id.
 """
@@ -52,6 +53,36 @@ class Metric:
         changed = self._copied()
         changed.message.normalised = True
         return changed
+
+    def __mul__(self, weight: float) -> Metric:
+        terms = [pb.WeightedMetric(weight=term.weight * weight, metric=term.metric) for term in self._terms()]
+        return self._sum(terms)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Metric:
+        return self * -1.0
+
+    def __add__(self, other: Metric) -> Metric:
+        if list(self.message.positions) != list(other.message.positions):
+            raise InvalidRequestError("metrics of other positions have no sum", field="metric.positions")
+        return self._sum([*self._terms(), *other._terms()])
+
+    def __sub__(self, other: Metric) -> Metric:
+        return self + -other
+
+    def _terms(self) -> list[pb.WeightedMetric]:
+        """Without positions, which are the sum's."""
+        if self.message.normalised:
+            raise InvalidRequestError("the sum is normalised, not its terms", field="metric.normalised")
+        if self.name == "weighted_sum":
+            return list(self.message.weighted_sum.terms)
+        metric = self._copied().message
+        del metric.positions[:]
+        return [pb.WeightedMetric(weight=1.0, metric=metric)]
+
+    def _sum(self, terms: Sequence[pb.WeightedMetric]) -> Metric:
+        return Metric(pb.Metric(weighted_sum=pb.WeightedSum(terms=terms), positions=self.message.positions))
 
     def _copied(self) -> Metric:
         message = pb.Metric()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,11 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.criteria import Criterion, CriterionLike
+from neuroscope.experiments.criteria import criterion as to_criterion
+from neuroscope.v1 import experiment_pb2 as pb
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Floats = NDArray[np.float32]
+Objects = NDArray[np.object_]
+_BASELINES = ("clean", "corrupted", "unedited")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """What runs went on with: `GeneratedText` of the contract, or None where there is none.
+
+    Args:
+        edited: by cell, in the shape of the values.
+        clean: of the clean run of each pair (pairs,).
+        corrupted: of the corrupted one.
+        unedited: of the run that is edited, without its edit.
+    """
+
+    edited: Objects
+    clean: Objects
+    corrupted: Objects
+    unedited: Objects
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The edited runs' texts as str."""
+        return np.vectorize(_text_of, otypes=[object])(self.edited)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +56,7 @@ class Scores:
         name: of what was swept, such as head_output.
         metric: how runs were scored.
         values: float32; NaN where a patch has not been run.
-        dims: names of the axes: pair (where there are several), layer, head, position, unit or cell.
+        dims: names of the axes: pair (where there are several), layer, head, position, unit, sender, receiver or cell.
         coords: by axis, what its indices stand for.
         clean: the metric of the clean run of each pair (pairs,).
         corrupted: that of the corrupted run; NaN where there is none.
@@ -36,6 +64,7 @@ class Scores:
         unedited: the metric of the edited run without its edit, in units of `values` (pairs,).
         tokens: texts of the edited prompt's tokens, of the first pair; empty where they are not known.
         is_change: whether values are changes of the metric, as gradients promise them, and not the metric itself.
+        texts: what runs went on with, where the sweep generated.
     """
 
     name: str
@@ -49,6 +78,7 @@ class Scores:
     unedited: Floats
     tokens: Sequence[str] = field(default=(), repr=False)
     is_change: bool = False
+    texts: Texts | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,11 +128,31 @@ class Scores:
         axis = self._axis(dim)
         left = {name: values for name, values in self.coords.items() if name != dim}
         dims = (*self.dims[:axis], *self.dims[axis + 1 :])
-        found = replace(self, values=self.values.mean(axis=axis, dtype=np.float32), dims=dims, coords=left)
+        values = self.values.mean(axis=axis, dtype=np.float32)
+        found = replace(self, values=values, dims=dims, coords=left, texts=None)
         if dim != "pair":
             return found
-        means = {name: np.mean(getattr(self, name), keepdims=True) for name in ("clean", "corrupted", "unedited")}
+        means = {name: np.mean(getattr(self, name), keepdims=True) for name in _BASELINES}
         return replace(found, **means)
+
+    def by(self, criterion: CriterionLike) -> Scores:
+        """How the texts that runs went on with meet a criterion, in the place of the metric.
+
+        Args:
+            criterion: a name such as function_call or contains:Paris, or a function (text, token ids) -> score.
+
+        Raises:
+            InvalidRequestError: there is no such criterion, or the sweep generated no texts.
+        """
+        chosen = to_criterion(criterion)
+        if self.texts is None:
+            raise InvalidRequestError("the sweep generated no texts: .generating(tokens)", field="criterion")
+        found = {
+            name: np.vectorize(partial(_judged, chosen), otypes=[np.float32])(getattr(self.texts, name))
+            for name in ("edited", *_BASELINES)
+        }
+        values = found.pop("edited").reshape(self.shape)
+        return replace(self, metric=chosen.name, values=values, is_normalised=False, **found)
 
     def top(self, count: int = 10) -> list[tuple[dict[str, Any], float]]:
         """The cells whose edits change the most, with their values; largest change first."""
@@ -155,7 +205,7 @@ class Scores:
     def _scaled(self, zero: Floats, one: Floats, *, is_normalised: bool) -> Scores:
         """(values - zero) / one, these of each pair."""
         shape = (-1, *[1] * (self.values.ndim - 1)) if self.dims[:1] == ("pair",) else ()
-        new = {name: (getattr(self, name) - zero) / one for name in ("clean", "corrupted", "unedited")}
+        new = {name: (getattr(self, name) - zero) / one for name in _BASELINES}
         values = (self.values - zero.reshape(shape)) / one.reshape(shape)
         return replace(self, values=values, is_normalised=is_normalised, **new)
 
@@ -169,9 +219,14 @@ class Scores:
                     f"there is no {dim} {entry!r}", field=dim, valid=[str(name) for name in known]
                 )
         places = [known.index(entry) for entry in entries]
-        baselines: dict[str, Floats] = {}
+        baselines: dict[str, Any] = {}
         if dim == "pair":
-            baselines = {name: getattr(self, name)[places] for name in ("clean", "corrupted", "unedited")}
+            baselines = {name: getattr(self, name)[places] for name in _BASELINES}
+        if self.texts is not None:
+            of_pairs = {name: getattr(self.texts, name)[places] for name in _BASELINES} if dim == "pair" else {}
+            edited = self.texts.edited.take(places[0] if is_one else places, axis)
+            # one that is chosen of all is no array
+            baselines["texts"] = replace(self.texts, edited=np.asarray(edited, object), **of_pairs)
         if is_one:
             left = {name: values for name, values in self.coords.items() if name != dim}
             dims = (*self.dims[:axis], *self.dims[axis + 1 :])
@@ -187,3 +242,12 @@ class Scores:
     def _place(self, index: int) -> dict[str, Any]:
         places = np.unravel_index(index, self.shape)
         return {dim: self.coords[dim][int(place)] for dim, place in zip(self.dims, places, strict=True)}
+
+
+def _text_of(text: pb.GeneratedText | None) -> str:
+    return "" if text is None else text.text
+
+
+def _judged(criterion: Criterion, text: pb.GeneratedText | None) -> float:
+    """NaN where there is no text."""
+    return math.nan if text is None else criterion(text.text, list(text.token_ids))

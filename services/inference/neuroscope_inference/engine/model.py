@@ -57,6 +57,8 @@ class LoadedModel:
     """Why its edges have no scores; likewise."""
     weights: Catalogue | None = None
     """Its weights by name, once they have been asked for."""
+    why_no_paths: str | None = None
+    """Why no path of it can be patched; likewise."""
     _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
