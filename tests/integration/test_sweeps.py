@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from neuroscope import AsyncClient, Client, edit, errors, noise
+from neuroscope import AsyncClient, Client, edit, errors, noise, tensor
 from neuroscope.experiments import (
     EACH,
     Experiment,
@@ -341,3 +341,162 @@ def test_the_route_refuses(gateway: Service, changes: dict[str, Any], param: str
     answer = httpx.post(f"{gateway.target}/v1/experiments/sweeps", json=body(stream=stream, **changes), timeout=60)
     assert answer.status_code == (429 if param == "max_patches" else 400), answer.text
     assert answer.json()["error"]["param"].startswith(param)
+
+
+EVERYTHING: dict[str, Any] = {
+    "grids": [
+        {"component": "mlp_out", "layer_window": 2, "value": {"noise": 0.5, "seed": 3}},
+        {"component": "attn_out", "layers": [1], "value": {"expression": {"constant": 0.25}}},
+        {"component": "resid_post", "layers": [0], "value": {"tensor": [0.5] * 128}},
+    ],
+    "paths": [{"senders": ["input", "a0.h1", "m0"], "receivers": ["logits", ["a2.h0<q>", "a3.h1<v>"]]}],
+    "cells": [{"name": "silent", "interventions": [{"component": "mlp", "layer_name": "h.1", "action": "zero"}]}],
+    "metric": {"kind": "projection", "direction": [0.1] * 128},
+    "generation": {"max_tokens": 3},
+    "criterion": "contains:zebra",
+    "method": "layers",
+    "done_patches": [1],
+}
+
+
+def test_the_route_takes_what_the_contract_takes(gateway: Service, client: Client) -> None:
+    """Every value, paths, single cells, a projection, texts and what judges them."""
+    answer = httpx.post(f"{gateway.target}/v1/experiments/sweeps", json=body(**EVERYTHING), timeout=60)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    silent = edit("mlp_out", 1, lambda act: act * 0.0)
+    result = (
+        client.patch(CLEAN, CORRUPTED)
+        .site("mlp_out", window=2, value=lambda act: act + noise(0.5, seed=3))
+        .site("attn_out", layers=[1], value=0.25)
+        .site("resid_post", layers=[0], value=tensor(np.full(128, 0.5, np.float32)))
+        .paths(["input", "a0.h1", "m0"], ["logits", ("a2.h0<q>", "a3.h1<v>")])
+        .cell(silent, name="silent")
+        .generating(3)
+        .run(projection(np.full(128, 0.1, np.float32)))
+    )
+    assert [grid["name"] for grid in found["grids"]] == ["mlp_out", "attn_out", "resid_post", "paths", "cells"]
+    assert found["method"] == "layers"
+    for grid in found["grids"]:
+        scores = result[grid["name"]]
+        values = np.array(grid["values"], np.float64)  # null: it was not run
+        assert grid["dims"] == list(scores.dims)
+        there = np.isfinite(values)
+        assert there.sum() == values.size - (grid["name"] == "mlp_out")
+        np.testing.assert_allclose(values[there], scores.values[there], atol=1e-4)
+        assert np.array(grid["texts"])[there].tolist() == np.array(scores.texts)[there].tolist()
+        assert set(np.array(grid["scores"], object).flat) <= {0.0, None}
+    assert found["grids"][3]["coords"]["receiver"] == ["logits", "a2.h0<q> + a3.h1<v>"]
+    assert len(found["clean_texts"]) == len(found["corrupted_texts"]) == 1
+
+
+def test_the_route_traces_causally(gateway: Service, client: Client) -> None:
+    text = "When Mary and John went to the store"
+    noisy = [{"clean": text, "noise": {"subject": "Mary", "seed": seed}} for seed in (4, 5)]
+    sent = body(pairs=noisy, grids=[{"component": "resid_pre", "positions": "each"}])
+    answer = httpx.post(f"{gateway.target}/v1/experiments/sweeps", json=sent, timeout=60)
+    assert answer.status_code == 200, answer.text
+    result = client.causal_trace(text, "Mary", samples=2, seed=4).residual().run(METRIC)
+    np.testing.assert_allclose(answer.json()["grids"][0]["values"], result.values, atol=1e-4)
+    assert result.dims == ("pair", "layer", "position")
+    embedded = result.scores.sel(layer=0)
+    changed = [position for position, token in enumerate(result.tokens) if "Mary" in token]
+    if len(changed) == 1:
+        np.testing.assert_allclose(embedded.sel(position=changed[0]).values, result.scores.clean, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"paths": [{"senders": ["a9"]}]}, "paths[0].senders"),
+        ({"paths": [{"senders": ["m1"], "receivers": ["a1<q>"]}]}, "paths[0].senders"),
+        ({"paths": [{"senders": ["heads"], "receivers": ["a1.h99<q>"]}]}, "paths[0].receivers"),
+        ({"paths": [{"senders": ["wings"]}]}, "paths[0].senders"),
+        ({"cells": [{"interventions": [{"component": "mlp", "action": "sleep"}]}]}, "cells[0].interventions[0]"),
+        ({"cells": [{"interventions": [{"component": "mlp", "action": "clamp"}]}]}, "cells[0].interventions[0]"),
+        ({"pairs": [{"clean": "fox", "noise": {"subject": "cat"}}]}, "pairs[0].noise.subject"),
+        ({"metric": {"kind": "projection", "direction": [1.0]}}, "metric.direction"),
+        ({"grids": [{"component": "mlp_out", "value": {"expression": {"what": 1}}}]}, "grids[0].value"),
+        ({"generation": {"max_tokens": 0}}, "generation.max_tokens"),
+        ({"generation": {"max_tokens": 2}, "criterion": "beauty"}, "criterion"),
+        ({"generation": {"max_tokens": 2}, "criterion": "regex:a+"}, "criterion"),
+        ({"criterion": "json"}, "criterion"),
+    ],
+)
+def test_the_route_names_what_is_wrong(gateway: Service, changes: dict[str, Any], param: str) -> None:
+    answer = httpx.post(f"{gateway.target}/v1/experiments/sweeps", json=body(**changes), timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"].startswith(param), answer.text
+
+
+# ------------------------------------------------------------------------------------------------ texts and paths
+
+
+def test_texts_are_those_of_generations_with_the_same_edits(client: Client) -> None:
+    ablation = client.ablate(CLEAN).heads(layers=[0, 3], heads=[1, 6]).generating(4)
+    result = ablation.run(kl_divergence())
+    texts = np.array(result.scores.texts)
+    for row, layer in enumerate((0, 3)):
+        for column, head in enumerate((1, 6)):
+            silent = edit("head_output", layer, lambda act: act * 0.0, heads=[head])
+            whole = client.generate(CLEAN, max_tokens=4, temperature=0, interventions=[silent])
+            assert texts[row, column] == "".join(event.text for event in whole)
+    judged = result.by(lambda text, tokens: len(tokens))
+    assert judged.metric == "<lambda>"
+    assert (judged.values == 4).all()
+    assert judged.clean.tolist() == [4]
+
+
+def test_texts_are_kept(client: Client, tmp_path: Path) -> None:
+    result = client.patch(CLEAN, CORRUPTED).residual(positions=None).generating(2).run(METRIC)
+    result.save(tmp_path / "result.json")
+    kept = SweepResult.load(tmp_path / "result.json")
+    assert np.array(kept.scores.texts).tolist() == np.array(result.scores.texts).tolist()
+    np.testing.assert_array_equal(kept.by("contains:a").values, result.by("contains:a").values)
+    first = result.scores.sel(layer=0)
+    assert first.texts is not None
+    assert first.texts.edited.item() == first.texts.clean[0]
+    with pytest.raises(errors.InvalidRequestError, match="function_call"):
+        result.by("function_cal")
+    plain = client.patch(CLEAN, CORRUPTED).residual(positions=None).run(METRIC)
+    with pytest.raises(errors.InvalidRequestError, match="generated no texts"):
+        plain.by("json")
+
+
+def test_paths_have_named_ends(patching: Patching[SweepResult]) -> None:
+    result = patching.paths(["input", "heads", "mlps"], "logits").run(METRIC)
+    assert result.names == ["paths"]
+    assert result.dims == ("sender", "receiver")
+    assert result.scores.sizes == {"sender": 1 + 4 * 8 + 4, "receiver": 1}
+    assert list(result.coords["sender"][:2]) == ["input", "a0.h0"]
+    with pytest.raises(errors.InvalidRequestError, match="names no receiver"):
+        patching.paths("heads", "a1.h0")
+    with pytest.raises(errors.InvalidRequestError, match="writes behind"):
+        patching.paths("m3", "a1<q>").run(METRIC)
+
+
+def test_edits_corrupt_the_clean_prompt(client: Client) -> None:
+    corrupting = edit("embedding", None, lambda act: act * 0.0, positions=[2])
+    result = client.patch(CLEAN, corruptions=[corrupting]).residual(layers=[0]).run(METRIC)
+    assert result.values[0, 2] == pytest.approx(result.scores.clean[0], abs=1e-4)
+    assert result.scores.clean[0] != result.scores.corrupted[0]
+    with pytest.raises(errors.InvalidRequestError, match="corrupted prompt is missing"):
+        client.patch(CLEAN)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--subject", "Mary", "--samples", "2", "-s", "mlps", "--window", "3", "-a", "#7", "-o", "#9"],
+        ["--sender", "mlps", "--receiver", "logits", "--metric", "kl_divergence"],
+        ["--generate", "3", "--criterion", "function_call", "-s", "heads"],
+    ],
+    ids=["subject", "paths", "criterion"],
+)
+def test_the_shell_has_it(inference: Service, options: list[str]) -> None:
+    command = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, "sweep", "Mary went home"]
+    if "--sender" in options:
+        options = ["--value", "0", *options]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("function_call" if "--criterion" in options else "clean") in done.stdout

@@ -13,11 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import site_pb2
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.attributing import attribute_here, labels
 from tests.support.loaded import load_here
 from tests.support.numpy_paths import Node, Paths
-from tests.support.sweeping import prompt
+from tests.support.sweeping import one_by_one, prompt, sweep_here
 from tests.truth.induction.model import CIRCUIT, build
 from tests.truth.induction.prompts import Asked, asked
 
@@ -110,3 +111,38 @@ def test_completeness(model: LoadedModel) -> None:
     found = attribute_here(model, request(inputs=pb.IntegratedGradients(steps=128), each_pair=True))
     for total in found.completeness:
         assert total.attributed == pytest.approx(total.change, abs=0.02)
+
+
+def test_path_patching_is_exact_patching(model: LoadedModel, exact: dict[Edge, float]) -> None:
+    """Of every edge, through the service's own sweep."""
+    by_receiver: dict[Node, list[Node]] = {}
+    for sender, receiver in exact:
+        by_receiver.setdefault(receiver, []).append(sender)
+    grids: list[pb.PathGrid] = []
+    for (component, layer, head), senders in by_receiver.items():
+        side = site_pb2.SIDE_INPUT if component == "mlp_out" else site_pb2.SIDE_UNSPECIFIED
+        site = site_pb2.Site(component=component, layer=layer, side=side)
+        read = pb.PathReceiver(site=site, heads=[] if head is None else [head])
+        sent = [
+            pb.PathSender(
+                site=site_pb2.Site(component=name, layer=at), heads=None if number is None else one_by_one(number)
+            )
+            for name, at, number in senders
+        ]
+        value = pb.SweepValue(other_run=pb.OtherRun())
+        grids.append(pb.PathGrid(senders=sent, receivers=[pb.PathReceivers(nodes=[read])], value=value))
+    attribution = request()
+    sweep = pb.RunSweepRequest(
+        pairs=attribution.pairs, metric=attribution.metric, paths=grids, edited_run=pb.SWEPT_RUN_CLEAN
+    )
+    effects = (sweep_here(model, sweep) - 1).mean(axis=0)  # the clean run has 1
+    found = {
+        (sender, receiver): float(effect)
+        for effect, (receiver, sender) in zip(
+            effects, ((receiver, sender) for receiver in by_receiver for sender in by_receiver[receiver]), strict=True
+        )
+    }
+    assert auroc(found) == 1.0
+    assert found.keys() == exact.keys()
+    np.testing.assert_allclose(list(found.values()), [exact[edge] for edge in found], atol=1e-4)
+    assert set(sorted(found, key=lambda edge: found[edge])[: len(CIRCUIT)]) == CIRCUIT

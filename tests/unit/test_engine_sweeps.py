@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from neuroscope.errors import InvalidRequestError
 from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
@@ -140,6 +141,28 @@ def test_metrics_are_those_of_numpy(llama: LoadedModel) -> None:
             (found,) = [event.baseline for event in events if event.HasField("baseline")]
             assert found.clean == pytest.approx(wanted[0][name], rel=1e-4, abs=1e-6), name
             assert found.corrupted == pytest.approx(wanted[1][name], rel=1e-4, abs=1e-6), name
+
+
+def test_a_sum_of_metrics_is_that_of_their_values(llama: LoadedModel) -> None:
+    from neuroscope.experiments import Metric, kl_divergence, log_prob, logit_diff
+
+    parts = [logit_diff(ANSWER, OTHER), log_prob(ANSWER), kl_divergence()]
+    whole = 2.0 * parts[0] - parts[1] + parts[2] * 0.5
+    found = [sweep_here(llama, request_of(grid("mlp_out"), metric=part.message)) for part in [*parts, whole]]
+    np.testing.assert_allclose(found[3], 2 * found[0] - found[1] + 0.5 * found[2], atol=1e-4)
+    agrees(llama, request_of(grid("mlp_out"), metric=whole.at(-1, -3).normalised().message))
+    term = pb.WeightedMetric(weight=1, metric=METRIC)
+    for terms, said in (
+        ([], "at least one"),
+        ([pb.WeightedMetric(weight=float("inf"), metric=METRIC)], "finite"),
+        ([pb.WeightedMetric(weight=1)], "missing"),
+        ([pb.WeightedMetric(weight=1, metric=parts[0].at(-1).message)], "of all its terms"),
+        ([pb.WeightedMetric(weight=1, metric=whole.message)], "no sum itself"),
+        ([term, pb.WeightedMetric(weight=1, metric=pb.Metric(cross_entropy=pb.CrossEntropy()))], "names its positions"),
+    ):
+        metric = Metric(pb.Metric(weighted_sum=pb.WeightedSum(terms=terms)))
+        with pytest.raises(InvalidRequestError, match=said):
+            sweep_here(llama, request_of(grid("mlp_out"), metric=metric.message))
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -25,8 +25,12 @@ ROUTES = {
     "/v1/activations/captures/{capture_id}/{tensor}": {"get"},
     "/v1/activations/presets": {"get"},
     "/v1/activations/presets/{name}": {"get"},
+    "/v1/analysis/attention": {"post"},
     "/v1/experiments/attributions": {"post"},
     "/v1/experiments/sweeps": {"post"},
+    "/v1/experiments/vocabulary": {"post"},
+    "/v1/experiments/weights": {"get"},
+    "/v1/experiments/weights/{weight}": {"get"},
     "/v1/traces/{trace_id}": {"get"},
 }
 

@@ -18,7 +18,7 @@ from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.experiments.named_scores import listed, unlisted
 from neuroscope.experiments.stored import read_object
 from neuroscope.frames import FrameReader
-from neuroscope.named_array import NamedArray
+from neuroscope.grid import Grid
 from neuroscope.stream import warn
 from neuroscope.v1 import analysis_pb2 as pb
 
@@ -102,7 +102,7 @@ class AttentionResult:
         """Roles that were scored."""
         return [role_name(role.role) for role in self._planned().roles]
 
-    def __getitem__(self, name: str) -> NamedArray:
+    def __getitem__(self, name: str) -> Grid:
         if name not in self.names:
             close = nearest(name, self.names)
             raise InvalidRequestError(
@@ -115,10 +115,10 @@ class AttentionResult:
         values = np.stack([self._tensors[index, row] for row in rows])
         coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
         if len(plan.prompts) > 1 and not name.endswith("_score"):
-            return NamedArray(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
-        return NamedArray(name, values[0], ("layer", "head"), coords)
+            return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
+        return Grid(name, values[0], ("layer", "head"), coords)
 
-    def __iter__(self) -> Iterator[NamedArray]:
+    def __iter__(self) -> Iterator[Grid]:
         return (self[name] for name in self.names)
 
     def heads(self, role: str, *, confirmed: bool = True) -> list[tuple[int, int]]:

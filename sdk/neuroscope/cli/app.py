@@ -10,7 +10,20 @@ import typer
 from typer.core import TyperGroup
 
 import neuroscope
-from neuroscope.cli import attribute, capture, demo, directions, doctor, generate, hooks, lens, models, sweep, up
+from neuroscope.cli import (
+    attribute,
+    capture,
+    demo,
+    directions,
+    doctor,
+    generate,
+    hooks,
+    lens,
+    models,
+    sweep,
+    up,
+    weights,
+)
 from neuroscope.cli.connection import (
     Connection,
     LocalOption,
@@ -87,4 +100,6 @@ app.command("lens", rich_help_panel="Inspection")(lens.lens)
 app.add_typer(directions.app, name="directions", rich_help_panel="Inspection")
 app.command("sweep", rich_help_panel="Inspection")(sweep.sweep)
 app.command("attribute", rich_help_panel="Inspection")(attribute.attribute)
+app.command("weights", rich_help_panel="Inspection")(weights.weights)
+app.command("project", rich_help_panel="Inspection")(weights.project)
 app.command("demo", rich_help_panel="Inspection")(demo.demo)

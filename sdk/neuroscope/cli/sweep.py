@@ -13,9 +13,10 @@ from neuroscope.cli.connection import Connection, LocalOption, ModelOption, Targ
 from neuroscope.cli.console import err, out
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.experiments import EACH, Experiment, Metric, SweepResult
+from neuroscope.experiments import EACH, Criterion, Experiment, Metric, Scores, SweepResult
 from neuroscope.experiments import metrics as metric_forms
-from neuroscope.experiments.grids import Axis
+from neuroscope.experiments.criteria import NAMES
+from neuroscope.experiments.criteria import criterion as to_criterion
 
 _SWEPT = ("residual", "attention", "mlps", "heads")
 _ANSWERED = {"log_prob": metric_forms.log_prob, "prob": metric_forms.prob, "rank": metric_forms.rank}
@@ -36,19 +37,43 @@ def sweep(
         typer.Option(
             "--sweep",
             "-s",
-            help=f"What is swept; repeat it: {', '.join(_SWEPT)}, or any component. By default residual and heads.",
+            help=f"What is swept; repeat it: {', '.join(_SWEPT)}, or any component. By default residual and heads, or "
+            "paths alone where they are named.",
         ),
+    ] = None,
+    subject: Annotated[
+        str, typer.Option(help="Causal tracing: a text of CLEAN whose embeddings get noise, in place of CORRUPTED.")
+    ] = "",
+    samples: Annotated[int, typer.Option(help="Draws of that noise; values are their mean.")] = 10,
+    window: Annotated[int, typer.Option(help="Layers around its own that each cell edits together.")] = 1,
+    senders: Annotated[
+        list[str] | None,
+        typer.Option("--sender", help="Begin of direct paths: input, heads, mlps, a3.h5, a3, m3; repeat it."),
+    ] = None,
+    receivers: Annotated[
+        list[str] | None,
+        typer.Option("--receiver", help="End of direct paths: a9.h6<q>, m9, logits; a9.h6<q>+m9 read together."),
     ] = None,
     positions: Annotated[
         str, typer.Option(help="each, all (together), or a list such as 0,3,-1. By default each, and for heads all.")
     ] = "",
     layers: Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")] = "",
-    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "logit_diff",
+    metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}; by default logit_diff.")] = "",
     into: Annotated[str, typer.Option(help="The run that is edited: corrupted or clean.")] = "corrupted",
     value: Annotated[float, typer.Option(help="What ablation puts there.")] = 0.0,
     normalise: Annotated[
         bool, typer.Option("--normalise", help="Scales values: 0 the corrupted run, 1 the clean one.")
     ] = False,
+    generate: Annotated[
+        int,
+        typer.Option("--generate", metavar="N", help="Every run goes on with at most N tokens, greedily."),
+    ] = 0,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            help=f"Shows which texts meet it: {', '.join(NAMES)}. The metric is then kl_divergence by default."
+        ),
+    ] = "",
     method: Annotated[str, typer.Option(help="auto, plain, layers or layers_and_positions.")] = "auto",
     experiment: Annotated[
         Path | None, typer.Option("--experiment", metavar="FILE", help="An experiment in JSON, in place of all that.")
@@ -67,6 +92,11 @@ def sweep(
     trace: TraceOption = None,
 ) -> None:
     """Patches or ablates every layer, head and position, and shows what each does to a metric."""
+    judged = to_criterion(criterion) if criterion else None
+    if judged is not None and not generate and experiment is None:
+        raise InvalidRequestError("a criterion is of generated texts: --generate N", field="--criterion")
+    if not metric:
+        metric = "kl_divergence" if judged is not None and not answer else "logit_diff"
     connection = Connection.of(context, target, local, trace)
     with connection.open("sweep") as client:
         if experiment is not None:
@@ -77,14 +107,16 @@ def sweep(
             wanted = _written(
                 client,
                 read_prompt(clean),
-                corrupted,
-                swept or ["residual", "heads"],
+                swept or ([] if senders or receivers else ["residual", "heads"]),
+                (senders, receivers),
                 _listed(positions, "--positions"),
                 _listed(layers, "--layers"),
                 metric_of(metric, answer, other, normalise=normalise),
-                {"into": into} if corrupted else {"value": value},
+                _begin(corrupted, subject, into, value, samples),
+                window,
                 method,
                 model_id,
+                generate,
             )
         result = _begun(wanted, save)
         try:
@@ -94,35 +126,49 @@ def sweep(
                 result.save(save)
                 err.print(f"interrupted; the same command goes on with {save}", style="dim", soft_wrap=True)
             raise
-    _show(result, save, plot, as_json=as_json)
+    _show(result, save, plot, judged, as_json=as_json)
 
 
 def _written(
     client: Client,
     clean: str,
-    corrupted: str,
     swept: list[str],
+    paths: tuple[list[str] | None, list[str] | None],
     positions: Any,
     layers: Any,
     metric: Metric,
-    how: dict[str, Any],
+    begin: tuple[str, dict[str, Any]],
+    window: int,
     method: str,
     model_id: str,
+    generate: int,
 ) -> Experiment:
-    patching: Any = (
-        client.patch(clean, corrupted, model_id=model_id, **how)
-        if corrupted
-        else client.ablate(clean, model_id=model_id, **how)
-    )
+    call, how = begin
+    patching: Any = getattr(client, call)(clean, model_id=model_id, **how)
     for name in swept:
-        chosen: dict[str, Axis] = {"layers": None if layers == EACH else layers}
+        chosen: dict[str, Any] = {"layers": None if layers == EACH else layers, "window": window}
         if positions is not None:
             chosen["positions"] = None if positions == "all" else positions
         if name in _SWEPT:
             patching = getattr(patching, name)(**chosen)
         else:
             patching = patching.site(name, **{"positions": EACH, **chosen})
+    senders, receivers = paths
+    if senders or receivers:
+        ends = [name.split("+") for name in receivers or ["logits"]]
+        patching = patching.paths(senders or ["heads"], ends)
+    if generate:
+        patching = patching.generating(generate)
     return patching.scored_by(metric, method=method)
+
+
+def _begin(corrupted: str, subject: str, into: str, value: float, samples: int) -> tuple[str, dict[str, Any]]:
+    """The client's call that begins the sweep, and its arguments behind the prompt."""
+    if subject and corrupted:
+        raise InvalidRequestError("noise at a subject makes the corrupted run: leave out CORRUPTED", field="--subject")
+    if subject:
+        return "causal_trace", {"subject": subject, "samples": samples}
+    return ("patch", {"corrupted": corrupted, "into": into}) if corrupted else ("ablate", {"value": value})
 
 
 def metric_of(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
@@ -139,16 +185,16 @@ def metric_of(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
         if name == "logit_diff" and not other:
             raise InvalidRequestError("logit_diff needs the wrong token", field="--other")
         chosen = (
-            _ANSWERED[name](_token(answer))
+            _ANSWERED[name](token_of(answer))
             if name in _ANSWERED
-            else metric_forms.logit_diff(_token(answer), _token(other))
+            else metric_forms.logit_diff(token_of(answer), token_of(other))
         )
     else:
         raise InvalidRequestError(f"there is no metric {name!r}", field="--metric", valid=METRICS)
     return chosen.normalised() if normalise else chosen
 
 
-def _token(text: str) -> str | int:
+def token_of(text: str) -> str | int:
     """A token's text; #42 is the id 42."""
     return int(text[1:]) if text.startswith("#") and text[1:].isdecimal() else text
 
@@ -175,18 +221,30 @@ def _begun(wanted: Experiment, save: Path | None) -> SweepResult:
     return found
 
 
-def _show(result: SweepResult, save: Path | None, plot: Path | None, *, as_json: bool) -> None:
+def _show(
+    result: SweepResult, save: Path | None, plot: Path | None, judged: Criterion | None, *, as_json: bool
+) -> None:
     if as_json:
-        out.print_json(json.dumps(result.to_json()))
+        told = result.to_json()
+        if judged is not None:
+            told["criterion"] = {name: result[name].by(judged).values.tolist() for name in result.names}
+        out.print_json(json.dumps(told))
     else:
         out.print(result.table())
         for name in result.names:
-            out.print(result[name].table())
+            out.print(_shown(result[name]).table())
+            if judged is not None:
+                out.print(_shown(result[name].by(judged)).table())
     if save is not None:
         result.save(save)
         err.print(f"saved: {save}", style="dim", soft_wrap=True)
     if plot is not None:
         for name in result.names:
             path = plot if len(result) == 1 else plot.with_stem(f"{plot.stem}-{name.replace('#', '-')}")
-            result[name].plot(path)
+            _shown(result[name] if judged is None else result[name].by(judged)).plot(path)
             err.print(f"saved: {path}", style="dim", soft_wrap=True)
+
+
+def _shown(scores: Scores) -> Scores:
+    """Of several pairs, which are samples of noise here, the mean."""
+    return scores.mean("pair") if "pair" in scores.dims else scores

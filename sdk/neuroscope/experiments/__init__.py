@@ -16,6 +16,7 @@ means or noise there. An `Experiment` is all of it as a value, which JSON holds 
 
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.criteria import Criterion, contains, criterion, function_call, is_json, refusal, regex
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import EACH, Together, mean, other_run, resample, together
 from neuroscope.experiments.metrics import (
@@ -30,19 +31,25 @@ from neuroscope.experiments.metrics import (
 )
 from neuroscope.experiments.patching import Patching
 from neuroscope.experiments.result import SweepResult
-from neuroscope.experiments.scores import Scores
+from neuroscope.experiments.scores import Scores, Texts
 
 __all__ = [
     "EACH",
     "Attribution",
     "AttributionResult",
+    "Criterion",
     "Experiment",
     "Metric",
     "Patching",
     "Scores",
     "SweepResult",
+    "Texts",
     "Together",
+    "contains",
+    "criterion",
     "cross_entropy",
+    "function_call",
+    "is_json",
     "kl_divergence",
     "log_prob",
     "logit_diff",
@@ -51,6 +58,8 @@ __all__ = [
     "prob",
     "projection",
     "rank",
+    "refusal",
+    "regex",
     "resample",
     "together",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Sequence
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -12,7 +12,7 @@ from neuroscope.experiments.attributing import Attribution, attribution
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import ValueLike
 from neuroscope.experiments.metrics import Metric
-from neuroscope.experiments.patching import Patching, ablation, patching
+from neuroscope.experiments.patching import Patching, ablation, patching, tracing
 from neuroscope.experiments.progress import (
     AttributionListener,
     SweepListener,
@@ -20,6 +20,7 @@ from neuroscope.experiments.progress import (
     sweep_listener,
 )
 from neuroscope.experiments.result import SweepResult
+from neuroscope.interventions import InterventionLike
 from neuroscope.model_calls import AsyncModelCalls, ModelCalls
 from neuroscope.prompts import PromptLike
 from neuroscope.rpc import RPCS
@@ -32,8 +33,9 @@ class ExperimentCalls(ModelCalls):
     def patch(
         self,
         clean: PromptLike,
-        corrupted: PromptLike,
+        corrupted: PromptLike | None = None,
         *,
+        corruptions: Sequence[InterventionLike] = (),
         into: str = "corrupted",
         model_id: str = "",
         bos: bool | None = None,
@@ -42,7 +44,8 @@ class ExperimentCalls(ModelCalls):
 
         Args:
             clean: the prompt with the behaviour, or a batch.
-            corrupted: the prompt without it, or as many.
+            corrupted: the prompt without it, or as many; None: the clean one, with edits that corrupt its run.
+            corruptions: edits of the corrupted run, as `neuroscope.edit` makes them.
             into: the run that is edited: corrupted shows what is sufficient, clean what is necessary.
             model_id: empty: the one loaded first.
             bos: as in `tokenize`.
@@ -50,7 +53,37 @@ class ExperimentCalls(ModelCalls):
         Raises:
             InvalidRequestError: the prompts do not pair.
         """
-        return patching(clean, corrupted, self.sweep, into=into, model_id=model_id, bos=bos)
+        return patching(clean, corrupted, self.sweep, corruptions=corruptions, into=into, model_id=model_id, bos=bos)
+
+    def causal_trace(
+        self,
+        prompt: PromptLike,
+        subject: str | Sequence[str],
+        *,
+        noise: float = 3.0,
+        samples: int = 10,
+        seed: int = 0,
+        model_id: str = "",
+        bos: bool | None = None,
+    ) -> Patching[SweepResult]:
+        """Causal tracing (Meng et al. 2022, arXiv:2202.05262), to be written on and run: `.residual().mlps(window=10)`.
+
+        The embeddings of the subject's tokens get noise, and what the clean run has is put back, a place at a time.
+        Each sample of noise is a pair; `result["resid_pre"].mean("pair")` is their mean.
+
+        Args:
+            prompt: the prompt, or a batch.
+            subject: a text that each prompt has once, or one for each.
+            noise: its standard deviation, in units of that of each token's own embedding.
+            samples: how many draws of noise.
+            seed: of the first one.
+            model_id: empty: the one loaded first.
+            bos: as in `tokenize`.
+
+        Raises:
+            InvalidRequestError: there is no noise, or not a subject for each prompt.
+        """
+        return tracing(prompt, subject, self.sweep, noise=noise, samples=samples, seed=seed, model_id=model_id, bos=bos)
 
     def ablate(
         self, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
@@ -170,14 +203,29 @@ class AsyncExperimentCalls(AsyncModelCalls):
     def patch(
         self,
         clean: PromptLike,
-        corrupted: PromptLike,
+        corrupted: PromptLike | None = None,
         *,
+        corruptions: Sequence[InterventionLike] = (),
         into: str = "corrupted",
         model_id: str = "",
         bos: bool | None = None,
     ) -> Patching[Coroutine[Any, Any, SweepResult]]:
         """A sweep that puts activations of one run in the place of the other's; `run` is awaited."""
-        return patching(clean, corrupted, self.sweep, into=into, model_id=model_id, bos=bos)
+        return patching(clean, corrupted, self.sweep, corruptions=corruptions, into=into, model_id=model_id, bos=bos)
+
+    def causal_trace(
+        self,
+        prompt: PromptLike,
+        subject: str | Sequence[str],
+        *,
+        noise: float = 3.0,
+        samples: int = 10,
+        seed: int = 0,
+        model_id: str = "",
+        bos: bool | None = None,
+    ) -> Patching[Coroutine[Any, Any, SweepResult]]:
+        """Causal tracing; `run` is awaited."""
+        return tracing(prompt, subject, self.sweep, noise=noise, samples=samples, seed=seed, model_id=model_id, bos=bos)
 
     def ablate(
         self, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None

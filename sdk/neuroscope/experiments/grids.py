@@ -7,13 +7,13 @@ Along an axis of a grid: `EACH` index is a cell of its own; a list is a cell for
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsIndex, TypeAlias, cast
 
 from neuroscope import interventions
 from neuroscope.errors import InvalidRequestError
-from neuroscope.expressions import Expression, to_expression
+from neuroscope.expressions import Expression, SelectedActivation, to_expression
 from neuroscope.v1 import experiment_pb2 as pb
 
 EACH: Final = "each"
@@ -36,7 +36,7 @@ class Value:
     message: pb.SweepValue
 
 
-ValueLike: TypeAlias = "Value | Expression | float"
+ValueLike: TypeAlias = "Value | Expression | float | Callable[[SelectedActivation], Expression]"
 
 
 def together(*indices: SupportsIndex) -> Together:

@@ -5,6 +5,7 @@
     prob(" Paris").at(-1)
     kl_divergence().at(*range(-5, 0))
     logit_diff(" Mary", " John").normalised()         the corrupted run has 0, the clean one 1
+    log_prob(" Mary") - 0.5 * kl_divergence()         sums, of the same positions
 
 A token is a text that is exactly one token, its leading space included, or an id.
 """
@@ -53,6 +54,36 @@ class Metric:
         changed.message.normalised = True
         return changed
 
+    def __mul__(self, weight: float) -> Metric:
+        terms = [pb.WeightedMetric(weight=term.weight * weight, metric=term.metric) for term in self._terms()]
+        return self._sum(terms)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Metric:
+        return self * -1.0
+
+    def __add__(self, other: Metric) -> Metric:
+        if list(self.message.positions) != list(other.message.positions):
+            raise InvalidRequestError("metrics of other positions have no sum", field="metric.positions")
+        return self._sum([*self._terms(), *other._terms()])
+
+    def __sub__(self, other: Metric) -> Metric:
+        return self + -other
+
+    def _terms(self) -> list[pb.WeightedMetric]:
+        """Without positions, which are the sum's."""
+        if self.message.normalised:
+            raise InvalidRequestError("the sum is normalised, not its terms", field="metric.normalised")
+        if self.name == "weighted_sum":
+            return list(self.message.weighted_sum.terms)
+        metric = self._copied().message
+        del metric.positions[:]
+        return [pb.WeightedMetric(weight=1.0, metric=metric)]
+
+    def _sum(self, terms: Sequence[pb.WeightedMetric]) -> Metric:
+        return Metric(pb.Metric(weighted_sum=pb.WeightedSum(terms=terms), positions=self.message.positions))
+
     def _copied(self) -> Metric:
         message = pb.Metric()
         message.CopyFrom(self.message)
@@ -95,15 +126,24 @@ def projection(direction: TensorLike) -> Metric:
     return Metric(pb.Metric(projection=pb.Projection(direction=to_reference(direction))))
 
 
-def _choices(tokens: Any, field: str) -> Iterable[pb.TokenChoice]:
-    is_one = isinstance(tokens, str) or hasattr(tokens, "__index__")
-    listed: list[Any] = [tokens] if is_one else list(tokens)
-    return [_choice(token, field) for token in listed]
+def token_choice(token: Any, field: str) -> pb.TokenChoice:
+    """A token as requests carry it.
 
+    Args:
+        token: its id, or a text that is exactly one token.
+        field: path of the token, for errors.
 
-def _choice(token: Any, field: str) -> pb.TokenChoice:
+    Raises:
+        InvalidRequestError: it is neither.
+    """
     if isinstance(token, str):
         return pb.TokenChoice(text=token)
     if hasattr(token, "__index__") and not isinstance(token, bool) and 0 <= operator.index(token) < 2**32:
         return pb.TokenChoice(id=operator.index(token))
-    raise InvalidRequestError(f"a token is a text or an id from 0, not {token!r}", field=f"metric.{field}")
+    raise InvalidRequestError(f"a token is a text or an id from 0, not {token!r}", field=field)
+
+
+def _choices(tokens: Any, field: str) -> Iterable[pb.TokenChoice]:
+    is_one = isinstance(tokens, str) or hasattr(tokens, "__index__")
+    listed: list[Any] = [tokens] if is_one else list(tokens)
+    return [token_choice(token, f"metric.{field}") for token in listed]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.criteria import CriterionLike
 from neuroscope.experiments.scores import Scores
 from neuroscope.experiments.stored import read_object
 
@@ -83,6 +84,10 @@ class NamedScores(ABC):
     def coords(self) -> Mapping[str, Sequence[Any]]:
         """What the indices of the only scores' axes stand for."""
         return self.scores.coords
+
+    def by(self, criterion: CriterionLike) -> Scores:
+        """How the texts of the only scores meet a criterion, as `Scores.by` says."""
+        return self.scores.by(criterion)
 
     def normalised(self) -> Scores:
         """The only scores, scaled as `Scores.normalised` says."""

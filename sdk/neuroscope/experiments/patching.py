@@ -18,9 +18,11 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import EACH, Axis, ValueLike, other_run, to_axis, to_indices, to_value
 from neuroscope.experiments.metrics import Metric
+from neuroscope.experiments.paths import Positions, Receivers, to_receivers, to_senders
 from neuroscope.interventions import InterventionLike
 from neuroscope.prompts import PromptLike
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import inference_pb2
 
 Layers = SupportsIndex | Iterable[SupportsIndex] | None
 Where = Literal["pre", "mid", "post"]
@@ -32,6 +34,7 @@ METHODS = {
     "layers": pb.SWEEP_METHOD_LAYERS,
     "layers_and_positions": pb.SWEEP_METHOD_LAYERS_AND_POSITIONS,
 }
+EDITED = {"generated": pb.EDITED_TOKENS_GENERATED, "prompt": pb.EDITED_TOKENS_PROMPT}
 _RUNS = {"clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED}
 
 
@@ -84,6 +87,7 @@ class Patching(Generic[Answer]):
         positions: Axis = None,
         units: Axis = None,
         value: ValueLike | None = None,
+        window: int = 1,
     ) -> Patching[Answer]:
         """A grid of any component: layers x heads x positions x units.
 
@@ -94,6 +98,7 @@ class Patching(Generic[Answer]):
             positions: negative ones count from the end.
             units: along the last axis: neurons of mlp_neurons, experts of router_logits.
             value: what is put there; None: what the sweep began with.
+            window: layers around its own that each cell edits together; causal tracing restores 10.
         """
         site = sites.parse(component)
         sites.resolve(site, None, field="component")
@@ -104,8 +109,40 @@ class Patching(Generic[Answer]):
             positions=to_axis(positions, "positions"),
             units=to_axis(units, "units"),
             value=to_value(self.default if value is None else value),
+            layer_window=window,
         )
         return self._changed(pb.RunSweepRequest(grids=[grid]))
+
+    def paths(
+        self,
+        senders: str | Iterable[str] = "heads",
+        receivers: Receivers = "logits",
+        *,
+        sender_positions: Positions = None,
+        receiver_positions: Positions = None,
+        recompute_mlps: bool = False,
+        value: ValueLike | None = None,
+    ) -> Patching[Answer]:
+        """Direct paths, senders x receivers (Wang et al. 2022, arXiv:2211.00593).
+
+        What a sender writes is replaced for the receivers alone: all between them is as it was in the edited run, all
+        behind the receivers is computed again.
+
+        Args:
+            senders: names such as input, a3.h5, a3, m3; heads and mlps are those of every layer.
+            receivers: names such as a9.h6<q>, a9.h6<k>, a9.h6<v>, m9, logits; several in a tuple read together.
+            sender_positions: where the sender's output is replaced; None: everywhere.
+            receiver_positions: where receivers read it; None: everywhere.
+            recompute_mlps: MLPs between are computed again, so that paths go through them, too.
+            value: what the sender writes instead; None: what the sweep began with.
+        """
+        grid = pb.PathGrid(
+            senders=to_senders(senders, sender_positions),
+            receivers=to_receivers(receivers, receiver_positions),
+            recompute_mlps=recompute_mlps,
+            value=to_value(self.default if value is None else value),
+        )
+        return self._changed(pb.RunSweepRequest(paths=[grid]))
 
     def cell(self, *edits: InterventionLike, name: str = "") -> Patching[Answer]:
         """A cell of its own: one edit or several at a time, as `neuroscope.edit` makes them."""
@@ -115,6 +152,34 @@ class Patching(Generic[Answer]):
     def references(self, prompt: PromptLike, *, bos: bool | None = None) -> Patching[Answer]:
         """Prompts that stand for what is usual, for mean and resample ablation."""
         return self._changed(pb.RunSweepRequest(references=prompts.to_messages(prompt, bos)))
+
+    def generating(
+        self,
+        tokens: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Iterable[str] = (),
+        edits: Literal["generated", "prompt"] = "generated",
+    ) -> Patching[Answer]:
+        """Lets every run go on, edited or not: `result.scores.texts`, and `result.scores.by("function_call")`.
+
+        Args:
+            tokens: at most so many; an end-of-sequence token ends a run before.
+            temperature: 0: the likeliest token.
+            seed: of the draws, the same for all runs.
+            stop: texts that end a run.
+            edits: generated: cells of all positions edit each generated token, too, as far as their value is there for
+                it; prompt: positions of the prompt alone.
+
+        Raises:
+            InvalidRequestError: there is no such choice.
+        """
+        if edits not in EDITED:
+            raise InvalidRequestError(f"edits are those of {edits!r}?", field="edits", valid=EDITED)
+        sampling = inference_pb2.Sampling(max_tokens=tokens, temperature=temperature, seed=seed, stop=stop)
+        generation = pb.SweepGeneration(sampling=sampling, edited_tokens=EDITED[edits])
+        return self._changed(pb.RunSweepRequest(generation=generation))
 
     def limits(self, *, max_patches: int = 0, max_seconds: float = 0.0, batch_bytes: int = 0) -> Patching[Answer]:
         """What it may cost; a sweep that is estimated to cost more is refused with the estimate."""
@@ -147,9 +212,10 @@ class Patching(Generic[Answer]):
 
 def patching(
     clean: PromptLike,
-    corrupted: PromptLike,
+    corrupted: PromptLike | None,
     sweep: Callable[..., Answer],
     *,
+    corruptions: Sequence[InterventionLike] = (),
     into: str,
     model_id: str,
     bos: bool | None,
@@ -163,12 +229,18 @@ def patching(
         raise InvalidRequestError(
             f"activations are patched into the clean or the corrupted run, not {into!r}", field="into"
         )
-    cleans, others = prompts.to_messages(clean, bos), prompts.to_messages(corrupted, bos)
+    cleans = prompts.to_messages(clean, bos)
+    if corrupted is None and not corruptions:
+        raise InvalidRequestError("the corrupted prompt is missing, or edits that corrupt the run", field="corrupted")
+    others = [None] * len(cleans) if corrupted is None else prompts.to_messages(corrupted, bos)
     if len(cleans) != len(others):
         raise InvalidRequestError(
             f"there are {len(cleans)} clean prompts and {len(others)} corrupted ones", field="corrupted"
         )
-    pairs = [pb.PromptPair(clean=one, corrupted=other) for one, other in zip(cleans, others, strict=True)]
+    edits = interventions.to_messages(corruptions, "corruptions")
+    pairs = [
+        pb.PromptPair(clean=one, corrupted=other, corruptions=edits) for one, other in zip(cleans, others, strict=True)
+    ]
     request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=_RUNS[into])
     return Patching(Experiment(request), sweep, other_run())
 
@@ -180,3 +252,34 @@ def ablation(
     pairs: Sequence[pb.PromptPair] = [pb.PromptPair(clean=one) for one in prompts.to_messages(prompt, bos)]
     request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=pb.SWEPT_RUN_CLEAN)
     return Patching(Experiment(request), sweep, value)
+
+
+def tracing(
+    prompt: PromptLike,
+    subject: str | Sequence[str],
+    sweep: Callable[..., Answer],
+    *,
+    noise: float,
+    samples: int,
+    seed: int,
+    model_id: str,
+    bos: bool | None,
+) -> Patching[Answer]:
+    """A sweep over noisy runs of prompts; what the two clients' `causal_trace` give.
+
+    Raises:
+        InvalidRequestError: there are not as many subjects as prompts, or no sample.
+    """
+    cleans = prompts.to_messages(prompt, bos)
+    subjects = [subject] * len(cleans) if isinstance(subject, str) else list(subject)
+    if len(subjects) != len(cleans):
+        raise InvalidRequestError(f"there are {len(subjects)} subjects for {len(cleans)} prompts", field="subject")
+    if samples < 1 or noise <= 0:
+        raise InvalidRequestError("noise has a size above 0 and at least one sample", field="noise")
+    pairs = [
+        pb.PromptPair(clean=one, noise=pb.SubjectNoise(subject=of_one, seed=seed + at, standard_deviation=noise))
+        for one, of_one in zip(cleans, subjects, strict=True)
+        for at in range(samples)
+    ]
+    request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=pb.SWEPT_RUN_CORRUPTED)
+    return Patching(Experiment(request), sweep, other_run())

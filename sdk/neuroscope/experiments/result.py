@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
-from neuroscope.experiments.scores import Scores
+from neuroscope.experiments.scores import Scores, Texts
 from neuroscope.stream import warn
 from neuroscope.v1 import experiment_pb2 as pb
 
@@ -26,6 +26,9 @@ METHOD_NAMES = {
     pb.SWEEP_METHOD_LAYERS: "layers reused",
     pb.SWEEP_METHOD_LAYERS_AND_POSITIONS: "layers and positions reused",
 }
+
+
+_RUNS = ("clean", "corrupted")
 
 
 class SweepResult(NamedScores):
@@ -48,6 +51,10 @@ class SweepResult(NamedScores):
         self._values: NDArray[np.float32] = np.empty(0, np.float32)
         self._clean: NDArray[np.float32] = np.empty(0, np.float32)
         self._corrupted: NDArray[np.float32] = np.empty(0, np.float32)
+        self._texts: dict[int, pb.GeneratedText] = {}
+        """By patch, what it went on with."""
+        self._unedited_texts: dict[tuple[str, int], pb.GeneratedText] = {}
+        """By run and pair."""
 
     # Taking it in.
 
@@ -75,8 +82,13 @@ class SweepResult(NamedScores):
                 self._clean[event.baseline.pair] = event.baseline.clean
                 if event.baseline.HasField("corrupted"):
                     self._corrupted[event.baseline.pair] = event.baseline.corrupted
+                if event.baseline.HasField("clean_text"):
+                    self._unedited_texts["clean", event.baseline.pair] = event.baseline.clean_text
+                if event.baseline.HasField("corrupted_text"):
+                    self._unedited_texts["corrupted", event.baseline.pair] = event.baseline.corrupted_text
             case "values":
                 self._values[list(event.values.patches)] = event.values.values
+                self._texts.update(zip(event.values.patches, event.values.texts, strict=False))  # none, or one for each
             case "end":
                 self.end = event.end
             case _:
@@ -165,6 +177,20 @@ class SweepResult(NamedScores):
             is_normalised=metric.normalised,
             unedited=unedited,
             tokens=tuple(self.tokens),
+            texts=self._texts_of(shape.first_cell, values.shape) if self._unedited_texts else None,
+        )
+
+    def _texts_of(self, first_cell: int, shape: tuple[int, ...]) -> Texts:
+        plan = self._planned()
+        count, pairs = plan.cell_count, range(len(plan.pairs))
+        cells = math.prod(shape) // len(pairs)
+        patches = [pair * count + first_cell + cell for pair in pairs for cell in range(cells)]
+        clean, corrupted = ([self._unedited_texts.get((run, pair)) for pair in pairs] for run in _RUNS)
+        return Texts(
+            _objects(map(self._texts.get, patches)).reshape(shape),
+            _objects(clean),
+            _objects(corrupted),
+            _objects(corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else clean),
         )
 
     def _planned(self) -> pb.SweepPlan:
@@ -184,6 +210,11 @@ class SweepResult(NamedScores):
             "clean": listed(self._clean),
             "corrupted": listed(self._corrupted),
             "values": listed(self._values),
+            "texts": {patch: _told(text) for patch, text in sorted(self._texts.items())},
+            "unedited_texts": [
+                {"run": run, "pair": pair, "text": _told(text)}
+                for (run, pair), text in sorted(self._unedited_texts.items())
+            ],
         }
 
     @classmethod
@@ -202,6 +233,26 @@ class SweepResult(NamedScores):
                 if found.shape != getattr(result, f"_{name}").shape:
                     raise InvalidRequestError(f"{name} are not as many as the plan says", field=name)
                 setattr(result, f"_{name}", found)
+            result._texts = {int(patch): _heard(text) for patch, text in value.get("texts", {}).items()}
+            result._unedited_texts = {
+                (each["run"], int(each["pair"])): _heard(each["text"]) for each in value.get("unedited_texts", ())
+            }
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise InvalidRequestError(f"this is no result of a sweep: {error!r}", field="result") from None
         return result
+
+
+def _objects(values: Iterable[Any]) -> NDArray[np.object_]:
+    """An array of what numpy would take apart."""
+    listed = list(values)
+    found = np.empty(len(listed), object)
+    found[:] = listed
+    return found
+
+
+def _told(text: pb.GeneratedText) -> dict[str, Any]:
+    return json_format.MessageToDict(text, preserving_proto_field_name=True)
+
+
+def _heard(value: Mapping[str, Any]) -> pb.GeneratedText:
+    return json_format.ParseDict(dict(value), pb.GeneratedText())

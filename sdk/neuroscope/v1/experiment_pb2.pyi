@@ -23,6 +23,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EditedTokens:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EditedTokensEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EditedTokens.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EDITED_TOKENS_UNSPECIFIED: _EditedTokens.ValueType  # 0
+    """Not stated."""
+    EDITED_TOKENS_PROMPT: _EditedTokens.ValueType  # 1
+    """Those of the prompt alone. What is generated feels the edits through keys and values."""
+    EDITED_TOKENS_GENERATED: _EditedTokens.ValueType  # 2
+    """Those of the prompt, and in cells of all positions each generated token, too, as ablation studies mean it. What
+    another run has, a reference's activation and a mean at each position are there for the prompt alone, and so are
+    tensors with an entry for each position, and paths.
+    """
+
+class EditedTokens(_EditedTokens, metaclass=_EditedTokensEnumTypeWrapper):
+    """Which tokens a cell edits where runs go on."""
+
+EDITED_TOKENS_UNSPECIFIED: EditedTokens.ValueType  # 0
+"""Not stated."""
+EDITED_TOKENS_PROMPT: EditedTokens.ValueType  # 1
+"""Those of the prompt alone. What is generated feels the edits through keys and values."""
+EDITED_TOKENS_GENERATED: EditedTokens.ValueType  # 2
+"""Those of the prompt, and in cells of all positions each generated token, too, as ablation studies mean it. What
+another run has, a reference's activation and a mean at each position are there for the prompt alone, and so are
+tensors with an entry for each position, and paths.
+"""
+Global___EditedTokens: _TypeAlias = EditedTokens  # noqa: Y015
+
 class _SweptRun:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -86,11 +116,13 @@ class RunSweepRequest(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     EDITED_RUN_FIELD_NUMBER: _builtins.int
     GRIDS_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     CELLS_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     DONE_PATCHES_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model. Empty: the only one, or the one loaded first."""
     edited_run: Global___SweptRun.ValueType
@@ -110,8 +142,12 @@ class RunSweepRequest(_message.Message):
         """What is swept; the cells of a grid follow those of the one before."""
 
     @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathGrid]:
+        """Paths that are swept; their cells follow those of the grids."""
+
+    @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___SweepCell]:
-        """Further cells, one by one, after those of the grids."""
+        """Further cells, one by one, after those of the grids and paths."""
 
     @_builtins.property
     def metric(self) -> Global___Metric:
@@ -125,6 +161,10 @@ class RunSweepRequest(_message.Message):
     def done_patches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Patches that are not run, since their values are known: an interrupted sweep goes on with those that it has."""
 
+    @_builtins.property
+    def generation(self) -> Global___SweepGeneration:
+        """Text that every run goes on with, edited or not. Absent: none."""
+
     def __init__(
         self,
         *,
@@ -133,19 +173,83 @@ class RunSweepRequest(_message.Message):
         references: _abc.Iterable[_inference_pb2.Prompt] | None = ...,
         edited_run: Global___SweptRun.ValueType = ...,
         grids: _abc.Iterable[Global___SweepGrid] | None = ...,
+        paths: _abc.Iterable[Global___PathGrid] | None = ...,
         cells: _abc.Iterable[Global___SweepCell] | None = ...,
         metric: Global___Metric | None = ...,
         limits: Global___SweepLimits | None = ...,
         done_patches: _abc.Iterable[_builtins.int] | None = ...,
         method: Global___SweepMethod.ValueType = ...,
+        generation: Global___SweepGeneration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "metric", b"metric"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limits", b"limits", "metric", b"metric"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edited_run", b"edited_run", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "references", b"references"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edited_run", b"edited_run", "generation", b"generation", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "paths", b"paths", "references", b"references"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSweepRequest: _TypeAlias = RunSweepRequest  # noqa: Y015
+
+@_typing.final
+class SweepGeneration(_message.Message):
+    """How the runs of a sweep go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    EDITED_TOKENS_FIELD_NUMBER: _builtins.int
+    edited_tokens: Global___EditedTokens.ValueType
+    """What of it is edited. Not stated: generated."""
+    @_builtins.property
+    def sampling(self) -> _inference_pb2.Sampling:
+        """How tokens are drawn; `max_tokens` is stated. All runs draw with the same random numbers, so that what differs is the
+        edits' doing. Rows per prompt and alternatives are not for sweeps.
+        """
+
+    def __init__(
+        self,
+        *,
+        sampling: _inference_pb2.Sampling | None = ...,
+        edited_tokens: Global___EditedTokens.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited_tokens", b"edited_tokens", "sampling", b"sampling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SweepGeneration: _TypeAlias = SweepGeneration  # noqa: Y015
+
+@_typing.final
+class GeneratedText(_message.Message):
+    """What a run went on with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text, without what ended it."""
+    finish_reason: _inference_pb2.FinishReason.ValueType
+    """Why it ended."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens, with that which ended it."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        finish_reason: _inference_pb2.FinishReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratedText: _TypeAlias = GeneratedText  # noqa: Y015
 
 @_typing.final
 class PromptPair(_message.Message):
@@ -155,29 +259,82 @@ class PromptPair(_message.Message):
 
     CLEAN_FIELD_NUMBER: _builtins.int
     CORRUPTED_FIELD_NUMBER: _builtins.int
+    CORRUPTIONS_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def clean(self) -> _inference_pb2.Prompt:
         """The prompt with the behaviour."""
 
     @_builtins.property
     def corrupted(self) -> _inference_pb2.Prompt:
-        """The prompt without it. Absent: the sweep ablates the clean run."""
+        """The prompt without it. Absent: the clean one, where edits or noise corrupt its run; otherwise the sweep ablates the
+        clean run.
+        """
+
+    @_builtins.property
+    def corruptions(self) -> _containers.RepeatedCompositeFieldContainer[_intervention_pb2.Intervention]:
+        """Edits that make the corrupted run, of sweeps alone. They select no rows and no steps; rows that their expressions refer
+        to are those of SweepCell, the corrupted one excepted.
+        """
+
+    @_builtins.property
+    def noise(self) -> Global___SubjectNoise:
+        """Noise that makes the corrupted run, after these edits: causal tracing."""
 
     def __init__(
         self,
         *,
         clean: _inference_pb2.Prompt | None = ...,
         corrupted: _inference_pb2.Prompt | None = ...,
+        corruptions: _abc.Iterable[_intervention_pb2.Intervention] | None = ...,
+        noise: Global___SubjectNoise | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "clean", b"clean", "corrupted", b"corrupted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "_noise", b"_noise", "clean", b"clean", "corrupted", b"corrupted", "noise", b"noise"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "clean", b"clean", "corrupted", b"corrupted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "_noise", b"_noise", "clean", b"clean", "corrupted", b"corrupted", "corruptions", b"corruptions", "noise", b"noise"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__corrupted: _TypeAlias = _typing.Literal["corrupted"]  # noqa: Y015
     _WhichOneofArgType__corrupted: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted"]  # noqa: Y015
+    _WhichOneofReturnType__noise: _TypeAlias = _typing.Literal["noise"]  # noqa: Y015
+    _WhichOneofArgType__noise: _TypeAlias = _typing.Literal["_noise", b"_noise"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted) -> _WhichOneofReturnType__corrupted | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__noise) -> _WhichOneofReturnType__noise | None: ...
 
 Global___PromptPair: _TypeAlias = PromptPair  # noqa: Y015
+
+@_typing.final
+class SubjectNoise(_message.Message):
+    """Noise at the embeddings of a subject (Meng et al. 2022, arXiv:2202.05262). Its average over several samples is that over
+    pairs with other seeds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    STANDARD_DEVIATION_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """A text that is found once in the prompt whose run is corrupted; the noise is at every token that has a part in it."""
+    seed: _builtins.int
+    """Seed of the noise."""
+    standard_deviation: _builtins.float
+    """In units of the standard deviation of each token's own embedding. 0: 3."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        standard_deviation: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seed", b"seed", "standard_deviation", b"standard_deviation", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubjectNoise: _TypeAlias = SubjectNoise  # noqa: Y015
 
 @_typing.final
 class SweepGrid(_message.Message):
@@ -191,6 +348,11 @@ class SweepGrid(_message.Message):
     POSITIONS_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    LAYER_WINDOW_FIELD_NUMBER: _builtins.int
+    layer_window: _builtins.int
+    """Layers that each cell edits together: so many of those that are swept or could be, around its own, the odd one below.
+    At the ends there are fewer (Meng et al. 2022 restore 10). 0: 1.
+    """
     @_builtins.property
     def site(self) -> _site_pb2.Site:
         """The component. With a layer the grid has this layer alone."""
@@ -226,14 +388,169 @@ class SweepGrid(_message.Message):
         positions: Global___SweepAxis | None = ...,
         units: Global___SweepAxis | None = ...,
         value: Global___SweepValue | None = ...,
+        layer_window: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layers", b"layers", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layer_window", b"layer_window", "layers", b"layers", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SweepGrid: _TypeAlias = SweepGrid  # noqa: Y015
+
+@_typing.final
+class PathGrid(_message.Message):
+    """Cells as senders x receivers: path patching along direct paths (Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al.
+    2023, arXiv:2304.05969). In a cell the output of the sender gets the value; every other component keeps what it has in
+    the edited run, so the receivers' inputs change by what the sender writes into the residual stream and by nothing else.
+    Then the run is made again with these inputs in the receivers, and everything behind them is computed anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENDERS_FIELD_NUMBER: _builtins.int
+    RECEIVERS_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    RECOMPUTE_MLPS_FIELD_NUMBER: _builtins.int
+    recompute_mlps: _builtins.bool
+    """MLPs between sender and receivers are computed anew, as in Wang et al.: a path may then go through them. Otherwise
+    they keep what they have in the edited run, too.
+    """
+    @_builtins.property
+    def senders(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathSender]:
+        """Senders; a cell each."""
+
+    @_builtins.property
+    def receivers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathReceivers]:
+        """Receivers; a cell for each entry."""
+
+    @_builtins.property
+    def value(self) -> Global___SweepValue:
+        """What is put in the place of a sender's output."""
+
+    def __init__(
+        self,
+        *,
+        senders: _abc.Iterable[Global___PathSender] | None = ...,
+        receivers: _abc.Iterable[Global___PathReceivers] | None = ...,
+        value: Global___SweepValue | None = ...,
+        recompute_mlps: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receivers", b"receivers", "recompute_mlps", b"recompute_mlps", "senders", b"senders", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathGrid: _TypeAlias = PathGrid  # noqa: Y015
+
+@_typing.final
+class PathSender(_message.Message):
+    """Senders of a path grid: a component in its layers, a cell for each layer and head."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def site(self) -> _site_pb2.Site:
+        """head_output, attn_out, attn_contrib, mlp_out, mlp_contrib, or resid_pre of layer 0: what enters the first block. With a
+        layer, that layer alone.
+        """
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Layers; negative ones count from the last. Empty: every layer that reaches a receiver of every entry."""
+
+    @_builtins.property
+    def heads(self) -> Global___SweepAxis:
+        """Heads. Absent: all of them together."""
+
+    @_builtins.property
+    def positions(self) -> Global___Indices:
+        """Token positions whose output is replaced; negative ones count from the end. Absent: all."""
+
+    def __init__(
+        self,
+        *,
+        site: _site_pb2.Site | None = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+        heads: Global___SweepAxis | None = ...,
+        positions: Global___Indices | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "positions", b"positions", "site", b"site"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layers", b"layers", "positions", b"positions", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathSender: _TypeAlias = PathSender  # noqa: Y015
+
+@_typing.final
+class PathReceivers(_message.Message):
+    """Receivers that read the path together in one cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name in results. Empty: made of the receivers."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathReceiver]:
+        """The receivers. Those that the sender does not reach keep their inputs, but one at least is reached."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___PathReceiver] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathReceivers: _TypeAlias = PathReceivers  # noqa: Y015
+
+@_typing.final
+class PathReceiver(_message.Message):
+    """What reads a path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def site(self) -> _site_pb2.Site:
+        """q_proj, k_proj, value, the input side of mlp_out, all with a layer, or logits: what the final norm reads."""
+
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Heads of q_proj; key/value heads of k_proj and value. Empty: all."""
+
+    @_builtins.property
+    def positions(self) -> Global___Indices:
+        """Token positions whose input is replaced; negative ones count from the end. Absent: all."""
+
+    def __init__(
+        self,
+        *,
+        site: _site_pb2.Site | None = ...,
+        heads: _abc.Iterable[_builtins.int] | None = ...,
+        positions: Global___Indices | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["positions", b"positions", "site", b"site"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "positions", b"positions", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathReceiver: _TypeAlias = PathReceiver  # noqa: Y015
 
 @_typing.final
 class SweepAxis(_message.Message):
@@ -501,6 +818,7 @@ class Metric(_message.Message):
     KL_DIVERGENCE_FIELD_NUMBER: _builtins.int
     CROSS_ENTROPY_FIELD_NUMBER: _builtins.int
     PROJECTION_FIELD_NUMBER: _builtins.int
+    WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     NORMALISED_FIELD_NUMBER: _builtins.int
     normalised: _builtins.bool
@@ -534,6 +852,10 @@ class Metric(_message.Message):
         """The dot product of the last residual stream, before the final norm, with a direction."""
 
     @_builtins.property
+    def weighted_sum(self) -> Global___WeightedSum:
+        """A sum of metrics, each times a number."""
+
+    @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """At which positions; negative ones count from the end. Empty: the last one, and for cross_entropy all but the last."""
 
@@ -547,14 +869,15 @@ class Metric(_message.Message):
         kl_divergence: Global___KlDivergence | None = ...,
         cross_entropy: Global___CrossEntropy | None = ...,
         projection: Global___Projection | None = ...,
+        weighted_sum: Global___WeightedSum | None = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
         normalised: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "rank", b"rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection", "weighted_sum"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -695,6 +1018,60 @@ class CrossEntropy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CrossEntropy: _TypeAlias = CrossEntropy  # noqa: Y015
+
+@_typing.final
+class WeightedSum(_message.Message):
+    """A sum of metrics, each times a number. Terms are of the sum's positions, are not scaled by themselves, and are no sums;
+    projections are summed with projections alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedMetric]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        terms: _abc.Iterable[Global___WeightedMetric] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
+
+@_typing.final
+class WeightedMetric(_message.Message):
+    """A term of a sum."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """What the metric is multiplied with."""
+    @_builtins.property
+    def metric(self) -> Global___Metric:
+        """The metric."""
+
+    def __init__(
+        self,
+        *,
+        weight: _builtins.float = ...,
+        metric: Global___Metric | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedMetric: _TypeAlias = WeightedMetric  # noqa: Y015
 
 @_typing.final
 class Projection(_message.Message):
@@ -838,7 +1215,7 @@ class SweepPlan(_message.Message):
     """Memory of the rows that run together, by the estimate, at most."""
     @_builtins.property
     def grids(self) -> _containers.RepeatedCompositeFieldContainer[Global___GridShape]:
-        """The grids' shapes, in the order of the request; single cells are one more, of the one axis `cell`."""
+        """The shapes of grids and paths, in the order of the request; single cells are one more, of the one axis `cell`."""
 
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairTokens]:
@@ -884,7 +1261,7 @@ class GridShape(_message.Message):
     first_cell: _builtins.int
     """Index of its first cell."""
     component: _builtins.str
-    """Canonical component; empty for single cells."""
+    """Canonical component; `paths` for those, empty for single cells."""
     @_builtins.property
     def axes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GridAxis]:
         """Axes, the last one running fastest. Those that a grid does not have are left out."""
@@ -914,14 +1291,14 @@ class GridAxis(_message.Message):
     INDICES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """layer, head, position, unit or cell."""
+    """layer, head, position, unit, sender, receiver or cell."""
     @_builtins.property
     def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its indices, counted from 0; positions as the request names them."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of single cells."""
+        """Names of single cells, senders (input, a0.h3, m0) and receivers (a1.h0<q>, m1, logits)."""
 
     def __init__(
         self,
@@ -996,26 +1373,47 @@ class PairBaseline(_message.Message):
     PAIR_FIELD_NUMBER: _builtins.int
     CLEAN_FIELD_NUMBER: _builtins.int
     CORRUPTED_FIELD_NUMBER: _builtins.int
+    CLEAN_TEXT_FIELD_NUMBER: _builtins.int
+    CORRUPTED_TEXT_FIELD_NUMBER: _builtins.int
     pair: _builtins.int
     """The pair."""
     clean: _builtins.float
     """Of the clean run."""
     corrupted: _builtins.float
     """Of the corrupted run, if there is one."""
+    @_builtins.property
+    def clean_text(self) -> Global___GeneratedText:
+        """What the clean run goes on with, where a sweep generates."""
+
+    @_builtins.property
+    def corrupted_text(self) -> Global___GeneratedText:
+        """What the corrupted run goes on with."""
+
     def __init__(
         self,
         *,
         pair: _builtins.int = ...,
         clean: _builtins.float = ...,
         corrupted: _builtins.float | None = ...,
+        clean_text: Global___GeneratedText | None = ...,
+        corrupted_text: Global___GeneratedText | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "corrupted", b"corrupted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clean_text", b"_clean_text", "_corrupted", b"_corrupted", "_corrupted_text", b"_corrupted_text", "clean_text", b"clean_text", "corrupted", b"corrupted", "corrupted_text", b"corrupted_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted", "clean", b"clean", "corrupted", b"corrupted", "pair", b"pair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clean_text", b"_clean_text", "_corrupted", b"_corrupted", "_corrupted_text", b"_corrupted_text", "clean", b"clean", "clean_text", b"clean_text", "corrupted", b"corrupted", "corrupted_text", b"corrupted_text", "pair", b"pair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clean_text: _TypeAlias = _typing.Literal["clean_text"]  # noqa: Y015
+    _WhichOneofArgType__clean_text: _TypeAlias = _typing.Literal["_clean_text", b"_clean_text"]  # noqa: Y015
     _WhichOneofReturnType__corrupted: _TypeAlias = _typing.Literal["corrupted"]  # noqa: Y015
     _WhichOneofArgType__corrupted: _TypeAlias = _typing.Literal["_corrupted", b"_corrupted"]  # noqa: Y015
+    _WhichOneofReturnType__corrupted_text: _TypeAlias = _typing.Literal["corrupted_text"]  # noqa: Y015
+    _WhichOneofArgType__corrupted_text: _TypeAlias = _typing.Literal["_corrupted_text", b"_corrupted_text"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clean_text) -> _WhichOneofReturnType__clean_text | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted) -> _WhichOneofReturnType__corrupted | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__corrupted_text) -> _WhichOneofReturnType__corrupted_text | None: ...
 
 Global___PairBaseline: _TypeAlias = PairBaseline  # noqa: Y015
 
@@ -1027,6 +1425,7 @@ class SweepValues(_message.Message):
 
     PATCHES_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def patches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The patches."""
@@ -1035,15 +1434,20 @@ class SweepValues(_message.Message):
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Their values."""
 
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratedText]:
+        """What they go on with, where the sweep generates."""
+
     def __init__(
         self,
         *,
         patches: _abc.Iterable[_builtins.int] | None = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
+        texts: _abc.Iterable[Global___GeneratedText] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["patches", b"patches", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["patches", b"patches", "texts", b"texts", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1640,3 +2044,167 @@ class AttributionEnd(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttributionEnd: _TypeAlias = AttributionEnd  # noqa: Y015
+
+@_typing.final
+class ProjectToVocabularyRequest(_message.Message):
+    """Which vectors, and what is wanted of them: at least one of top_k, tokens and reference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    WITHOUT_NORM_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    REFERENCE_ROW_FIELD_NUMBER: _builtins.int
+    REFERENCE_VECTOR_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model."""
+    without_norm: _builtins.bool
+    """Leaves out the final norm: for directions that are no residual stream, such as a row of W_out."""
+    top_k: _builtins.int
+    """So many of the likeliest tokens."""
+    reference_row: _builtins.int
+    """One of the vectors, by its row."""
+    @_builtins.property
+    def vectors(self) -> _tensor_pb2.TensorReference:
+        """The vectors (..., d_model). They are taken in the order of their rows, and computed with in the model's own type."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenChoice]:
+        """Tokens whose log-probability and rank are wanted."""
+
+    @_builtins.property
+    def reference_vector(self) -> _tensor_pb2.TensorReference:
+        """Another vector (d_model)."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        vectors: _tensor_pb2.TensorReference | None = ...,
+        without_norm: _builtins.bool = ...,
+        top_k: _builtins.int = ...,
+        tokens: _abc.Iterable[Global___TokenChoice] | None = ...,
+        reference_row: _builtins.int = ...,
+        reference_vector: _tensor_pb2.TensorReference | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "reference_row", b"reference_row", "reference_vector", b"reference_vector", "vectors", b"vectors"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "reference", b"reference", "reference_row", b"reference_row", "reference_vector", b"reference_vector", "tokens", b"tokens", "top_k", b"top_k", "vectors", b"vectors", "without_norm", b"without_norm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_reference: _TypeAlias = _typing.Literal["reference_row", "reference_vector"]  # noqa: Y015
+    _WhichOneofArgType_reference: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_reference) -> _WhichOneofReturnType_reference | None: ...
+
+Global___ProjectToVocabularyRequest: _TypeAlias = ProjectToVocabularyRequest  # noqa: Y015
+
+@_typing.final
+class ProjectToVocabularyResponse(_message.Message):
+    """What happens in a projection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    STEP_FRAME_FIELD_NUMBER: _builtins.int
+    TENSOR_FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___ProjectionPlan:
+        """What comes; the first message."""
+
+    @_builtins.property
+    def end(self) -> Global___ProjectionEnd:
+        """It is complete; the last message."""
+
+    @_builtins.property
+    def step_frame(self) -> _tensor_pb2.StepFrame:
+        """Results of some vectors."""
+
+    @_builtins.property
+    def tensor_frame(self) -> _tensor_pb2.TensorFrame:
+        """A slice of large results."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___ProjectionPlan | None = ...,
+        end: Global___ProjectionEnd | None = ...,
+        step_frame: _tensor_pb2.StepFrame | None = ...,
+        tensor_frame: _tensor_pb2.TensorFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "plan", b"plan", "step_frame", b"step_frame", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "plan", b"plan", "step_frame", b"step_frame", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["plan", "end", "step_frame", "tensor_frame"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ProjectToVocabularyResponse: _TypeAlias = ProjectToVocabularyResponse  # noqa: Y015
+
+@_typing.final
+class ProjectionPlan(_message.Message):
+    """What comes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model."""
+    @_builtins.property
+    def tensors(self) -> _tensor_pb2.TensorPlan:
+        """The results, told apart by `reduced`; the position axis counts vectors, and each frame says which it begins with."""
+
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Extents of the vectors' axes but for the last; none for a single vector."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the tokens that were asked for."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        tensors: _tensor_pb2.TensorPlan | None = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tensors", b"tensors"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "shape", b"shape", "tensors", b"tensors", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectionPlan: _TypeAlias = ProjectionPlan  # noqa: Y015
+
+@_typing.final
+class ProjectionEnd(_message.Message):
+    """Every vector was sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_COUNT_FIELD_NUMBER: _builtins.int
+    ELAPSED_SECONDS_FIELD_NUMBER: _builtins.int
+    vector_count: _builtins.int
+    """Vectors."""
+    elapsed_seconds: _builtins.float
+    """From the plan to the last result."""
+    def __init__(
+        self,
+        *,
+        vector_count: _builtins.int = ...,
+        elapsed_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_seconds", b"elapsed_seconds", "vector_count", b"vector_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectionEnd: _TypeAlias = ProjectionEnd  # noqa: Y015

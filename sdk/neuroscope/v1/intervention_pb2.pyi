@@ -19,6 +19,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _NoiseUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoiseUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoiseUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOISE_UNIT_UNSPECIFIED: _NoiseUnit.ValueType  # 0
+    """Not stated: as NOISE_UNIT_ONE."""
+    NOISE_UNIT_ONE: _NoiseUnit.ValueType  # 1
+    """1: the numbers of the activation themselves."""
+    NOISE_UNIT_OWN_DEVIATION: _NoiseUnit.ValueType  # 2
+    """The standard deviation of the activation's own selected entries, at each position by itself."""
+
+class NoiseUnit(_NoiseUnit, metaclass=_NoiseUnitEnumTypeWrapper):
+    """What noise is measured in."""
+
+NOISE_UNIT_UNSPECIFIED: NoiseUnit.ValueType  # 0
+"""Not stated: as NOISE_UNIT_ONE."""
+NOISE_UNIT_ONE: NoiseUnit.ValueType  # 1
+"""1: the numbers of the activation themselves."""
+NOISE_UNIT_OWN_DEVIATION: NoiseUnit.ValueType  # 2
+"""The standard deviation of the activation's own selected entries, at each position by itself."""
+Global___NoiseUnit: _TypeAlias = NoiseUnit  # noqa: Y015
+
 class _BinaryOperator:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -235,22 +259,26 @@ class Noise(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     STANDARD_DEVIATION_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of the noise."""
     standard_deviation: _builtins.float
-    """Standard deviation, in units of the activation."""
+    """Standard deviation."""
     mean: _builtins.float
     """Mean."""
+    unit: Global___NoiseUnit.ValueType
+    """What standard deviation and mean are measured in. Not stated: 1."""
     def __init__(
         self,
         *,
         seed: _builtins.int = ...,
         standard_deviation: _builtins.float = ...,
         mean: _builtins.float = ...,
+        unit: Global___NoiseUnit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean", b"mean", "seed", b"seed", "standard_deviation", b"standard_deviation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean", b"mean", "seed", b"seed", "standard_deviation", b"standard_deviation", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -203,6 +203,8 @@ class _ReducedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reduced.Value
     """Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
     REDUCED_LENS_NEXT_LOG_PROBABILITY: _Reduced.ValueType  # 11
     """Log-probability, at each position, of the token that the lens was told to look for there."""
+    REDUCED_LENS_LOG_NORMALIZER: _Reduced.ValueType  # 12
+    """What is subtracted from the logits to make them log-probabilities: the logarithm of the sum of their exponentials."""
 
 class Reduced(_Reduced, metaclass=_ReducedEnumTypeWrapper):
     """What of a captured tensor an entry of a plan holds."""
@@ -231,6 +233,8 @@ REDUCED_LENS_KL: Reduced.ValueType  # 10
 """Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
 REDUCED_LENS_NEXT_LOG_PROBABILITY: Reduced.ValueType  # 11
 """Log-probability, at each position, of the token that the lens was told to look for there."""
+REDUCED_LENS_LOG_NORMALIZER: Reduced.ValueType  # 12
+"""What is subtracted from the logits to make them log-probabilities: the logarithm of the sum of their exponentials."""
 Global___Reduced: _TypeAlias = Reduced  # noqa: Y015
 
 @_typing.final

@@ -13,7 +13,7 @@ from neuroscope.viz import html_figure
 
 if TYPE_CHECKING:
     from neuroscope.analysis.attention import AttentionResult
-    from neuroscope.named_array import NamedArray
+    from neuroscope.grid import Grid
 
 _ACROSS = 4
 _CELL = 0.26  # inches
@@ -47,7 +47,7 @@ def draw(result: AttentionResult, path: str | Path | None = None) -> Any:
     return figure
 
 
-def _map(figure: Any, axes: Any, array: NamedArray) -> None:
+def _map(figure: Any, axes: Any, array: Grid) -> None:
     most = None if array.name in _UNBOUNDED else 1.0
     image = axes.imshow(array.values, cmap="viridis", vmin=0.0, vmax=most, aspect="auto", origin="lower")
     axes.set_title(array.name.replace("_", " "), fontsize=8)
@@ -61,7 +61,7 @@ def _map(figure: Any, axes: Any, array: NamedArray) -> None:
     bar.ax.tick_params(labelsize=6)
 
 
-def _mark(axes: Any, result: AttentionResult, array: NamedArray) -> None:
+def _mark(axes: Any, result: AttentionResult, array: Grid) -> None:
     role = array.name.removesuffix(_SCORE)
     places = {layer: index for index, layer in enumerate(array.coords["layer"])}
     for label in result.labels:

@@ -29,6 +29,8 @@ from neuroscope_gateway import (
     reference,
     responses,
     traces,
+    vocabulary,
+    weights,
 )
 from neuroscope_gateway.admission import Admission, Keys
 from neuroscope_gateway.errors import FaultGuard
@@ -49,6 +51,8 @@ ROUTERS = (
     experiments.router,
     attributions.router,
     analyses.router,
+    weights.router,
+    vocabulary.router,
     traces.router,
     reference.router,
 )

@@ -7,16 +7,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
-from numpy.typing import NDArray
 from starlette.responses import Response, StreamingResponse
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope_gateway.connection import while_connected
-from neuroscope_gateway.experiments import chained, param_of, told
+from neuroscope_gateway.experiments import chained, nested, param_of, told
 from neuroscope_gateway.json import JsonResponse
 from neuroscope_gateway.schemas import attributions as schemas
 from neuroscope_gateway.service import ERRORS, Client
@@ -78,7 +76,7 @@ def _found(result: AttributionResult, method: str) -> dict[str, Any]:
                 name=name,
                 dims=list(result[name].dims),
                 coords={dim: list(values) for dim, values in result[name].coords.items()},
-                values=_nested(result[name].values),
+                values=nested(result[name].values),
             )
             for name in result.names
         ],
@@ -89,10 +87,3 @@ def _found(result: AttributionResult, method: str) -> dict[str, Any]:
         elapsed_seconds=end.elapsed_seconds,
         forward_passes=end.forward_passes,
     ).model_dump()
-
-
-def _nested(values: NDArray[np.float32]) -> list[Any]:
-    """Nested lists; null where a sender does not reach a receiver."""
-    found = np.atleast_1d(values).astype(object)
-    found[np.isnan(np.atleast_1d(values))] = None
-    return found.tolist()

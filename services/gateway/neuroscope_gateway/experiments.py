@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from starlette.responses import Response, StreamingResponse
 
 from neuroscope.aio import AsyncClient
-from neuroscope.errors import MLXIntegrationError
-from neuroscope.experiments import Experiment, SweepResult
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError
+from neuroscope.experiments import Criterion, Experiment, Scores, SweepResult
+from neuroscope.experiments import criterion as to_criterion
 from neuroscope.experiments.patching import METHODS
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_gateway.connection import while_connected
@@ -35,16 +36,35 @@ _METHOD_NAMES = {number: name for name, number in METHODS.items()}
 )
 async def run_sweep(body: schemas.SweepRequest, request: Request, client: Client) -> Response:
     """Runs a sweep; answers with all values or, with `stream`, a line for every event. Leaving cancels it."""
+    criterion = _criterion(body)
     result = SweepResult(Experiment(body.to_message()))
     if not body.stream:
-        return JsonResponse(await while_connected(request.receive, _whole(client, result)))
+        return JsonResponse(await while_connected(request.receive, _whole(client, result, criterion)))
     events = _events(client, result)
     first = await while_connected(request.receive, anext(events))  # so that a refusal still has its status
     lines = ndjson(chained(first, events))
     return StreamingResponse(lines, media_type=NDJSON, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
-async def _whole(client: AsyncClient, result: SweepResult) -> dict[str, Any]:
+def _criterion(body: schemas.SweepRequest) -> Criterion | None:
+    """What judges the texts.
+
+    Raises:
+        InvalidRequestError: there is no such criterion, or there are no texts.
+    """
+    if body.criterion is None:
+        return None
+    if body.generation is None or body.stream:
+        raise InvalidRequestError(
+            "a criterion judges generated texts, once all are there: ask for a generation, and for no stream",
+            field="criterion",
+        )
+    if body.criterion.partition(":")[0] == "regex":  # one can take for ever, and this process is everybody's
+        raise InvalidRequestError("patterns are for the client to try on the texts", field="criterion")
+    return to_criterion(body.criterion)
+
+
+async def _whole(client: AsyncClient, result: SweepResult, criterion: Criterion | None) -> dict[str, Any]:
     async with aclosing(_events(client, result)) as events:
         async for _ in events:
             pass
@@ -60,17 +80,27 @@ async def _whole(client: AsyncClient, result: SweepResult) -> dict[str, Any]:
         reason=plan.reason,
         clean=baselines["clean"],
         corrupted=baselines["corrupted"],
-        grids=[
-            schemas.SweptGrid(
-                name=name,
-                dims=list(result[name].dims),
-                coords={dim: list(values) for dim, values in result[name].coords.items()},
-                values=_nested(result[name].values),
-            )
-            for name in result.names
-        ],
+        clean_texts=_texts(result, "clean"),
+        corrupted_texts=_texts(result, "corrupted"),
+        grids=[_grid(name, result[name], criterion) for name in result.names],
         elapsed_seconds=end.elapsed_seconds,
     ).model_dump()
+
+
+def _grid(name: str, scores: Scores, criterion: Criterion | None) -> schemas.SweptGrid:
+    return schemas.SweptGrid(
+        name=name,
+        dims=list(scores.dims),
+        coords={dim: list(values) for dim, values in scores.coords.items()},
+        values=nested(scores.values),
+        texts=None if scores.texts is None else np.array(scores.texts).tolist(),
+        scores=None if criterion is None else nested(scores.by(criterion).values),
+    )
+
+
+def _texts(result: SweepResult, run: str) -> list[Any] | None:
+    texts = result[result.names[0]].texts
+    return None if texts is None else [None if text is None else text.text for text in getattr(texts, run)]
 
 
 async def _events(client: AsyncClient, result: SweepResult) -> AsyncGenerator[dict[str, Any], None]:
@@ -106,10 +136,18 @@ def told(event: pb.RunSweepResponse | pb.AttributeResponse) -> dict[str, Any]:
 
 def param_of(field: str) -> str:
     """The parameter of the request that a field of the contract comes from."""
+    field = re.sub(r"^metric\.weighted_sum\.", "metric.", field)
+    field = re.sub(r"^(metric(?:\.terms\[\d+\]\.metric)?)\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"\1.\2\3", field)
     field = re.sub(r"^metric\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"metric.\1\2", field)
+    field = re.sub(r"^(paths\[\d+\]\.(senders|receivers)).*$", r"\1", field)
+    field = re.sub(r"^generation\.sampling\.", "generation.", field)
+    field = re.sub(r"^(metric)\.projection\.", r"\1.", field)
     field = re.sub(r"^(grids\[\d+\])\.site(\.\w+)?$", r"\1.component", field)
     return re.sub(r"^limits\.", "", field).replace(".token_ids.ids", "").removesuffix(".text")
 
 
-def _nested(values: NDArray[np.float32]) -> list[Any]:
-    return np.atleast_1d(values).tolist()
+def nested(values: NDArray[np.float32]) -> list[Any]:
+    """Nested lists; null where there is no number."""
+    found = np.atleast_1d(values).astype(object)
+    found[np.isnan(np.atleast_1d(values))] = None
+    return found.tolist()

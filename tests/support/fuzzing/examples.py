@@ -75,6 +75,11 @@ _SITES = [
 _PROMPT = pb.Prompt(token_ids=pb.TokenIds(ids=IDS))
 _EACH = experiment_pb2.SweepAxis(each=experiment_pb2.EachIndex())
 _ZERO = experiment_pb2.SweepValue(constant=0)
+_LOGITS = experiment_pb2.PathReceivers(nodes=[experiment_pb2.PathReceiver(site=site_pb2.Site(component="logits"))])
+_QUERIES = experiment_pb2.PathReceivers(
+    name="queries",
+    nodes=[experiment_pb2.PathReceiver(site=site_pb2.Site(component="q_proj", layer=2), heads=[0])],
+)
 _ANSWER = experiment_pb2.TokenChoice(id=5)
 _PAIR = experiment_pb2.PromptPair(clean=_PROMPT, corrupted=pb.Prompt(token_ids=pb.TokenIds(ids=IDS[::-1])))
 _LOG_PROBABILITY = experiment_pb2.Metric(log_probability=experiment_pb2.LogProbability(answers=[_ANSWER]))
@@ -100,15 +105,42 @@ _MESSAGES: dict[str, Sequence[Any]] = {
     "PromptPair": [
         _PAIR,
         experiment_pb2.PromptPair(clean=_PROMPT),
+        experiment_pb2.PromptPair(
+            clean=pb.Prompt(text="Mary had a lamb"), noise=experiment_pb2.SubjectNoise(subject="Mary", seed=1)
+        ),
     ],
     "SweepGrid": [
         experiment_pb2.SweepGrid(site=_SITES[0], positions=_EACH, value=_ZERO),
         experiment_pb2.SweepGrid(site=site_pb2.Site(component="head_output"), layers=[-1], heads=_EACH, value=_ZERO),
     ],
+    "PathGrid": [
+        experiment_pb2.PathGrid(
+            senders=[experiment_pb2.PathSender(site=site_pb2.Site(component="mlp_out"))],
+            receivers=[_LOGITS],
+            value=_ZERO,
+        ),
+        experiment_pb2.PathGrid(
+            senders=[experiment_pb2.PathSender(site=site_pb2.Site(component="head_output", layer=0), heads=_EACH)],
+            receivers=[_LOGITS, _QUERIES],
+            value=_ZERO,
+            recompute_mlps=True,
+        ),
+    ],
+    "SweepGeneration": [
+        experiment_pb2.SweepGeneration(sampling=pb.Sampling(max_tokens=2)),
+        experiment_pb2.SweepGeneration(
+            sampling=pb.Sampling(max_tokens=3, temperature=1, seed=2), edited_tokens=experiment_pb2.EDITED_TOKENS_PROMPT
+        ),
+    ],
     "Metric": [
         _LOG_PROBABILITY,
         experiment_pb2.Metric(kl_divergence=experiment_pb2.KlDivergence(), positions=[-1, 0]),
         experiment_pb2.Metric(cross_entropy=experiment_pb2.CrossEntropy()),
+        experiment_pb2.Metric(
+            weighted_sum=experiment_pb2.WeightedSum(
+                terms=[experiment_pb2.WeightedMetric(weight=0.5, metric=_LOG_PROBABILITY)]
+            )
+        ),
     ],
     "NodeAttribution": [
         experiment_pb2.NodeAttribution(),
@@ -186,13 +218,25 @@ def _fields(there: There) -> dict[str, Sequence[Any]]:
         "RunSweepRequest.pairs": [...],
         "RunSweepRequest.references": [(), [_PROMPT]],
         "RunSweepRequest.grids": [...],
+        "RunSweepRequest.paths": [(), ...],
         "RunSweepRequest.cells": [()],
+        "RunSweepRequest.generation": [None, None, ...],
         "RunSweepRequest.metric": [...],
         "RunSweepRequest.done_patches": [(), (0,)],
         "RunSweepRequest.limits": [None, experiment_pb2.SweepLimits(max_patches=500)],
         "AttributeRequest.pairs": [[_PAIR], [_PAIR] * 2],
         "AttributeRequest.metric": [_LOG_PROBABILITY],
         "AttributeRequest.batch_bytes": [None],
+        "ReadWeightsRequest.names": [(), ("W_Q", "mlp"), ("ln1.w",), ("embedding", "ov")],
+        "ReadWeightsRequest.layers": [(), (0, -1)],
+        "ReadWeightsRequest.heads": [()],
+        "ReadWeightsRequest.experts": [()],
+        "ReadWeightsRequest.dtype": [None, tensor_pb2.DATA_TYPE_FLOAT16],
+        "ProjectToVocabularyRequest.vectors": [...],
+        "ProjectToVocabularyRequest.top_k": [3],
+        "ProjectToVocabularyRequest.tokens": [(), [_ANSWER]],
+        "ProjectToVocabularyRequest.reference_row": [0],
+        "ProjectToVocabularyRequest.reference_vector": [_INLINE],
         # of any message
         "capture_id": [there.whole_capture_id, there.broken_capture_id],
         "generation_id": [there.generation_id],

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from neuroscope.analysis import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
-from neuroscope.prompts import Prompt
 from neuroscope.strict import Strict, Text
-from neuroscope_gateway.schemas.experiments import PromptForm
+from neuroscope_gateway.schemas.experiments import Index, Prompt, TokenId
 
 Role = Literal["previous_token", "duplicate_token", "induction", "first_token_sink", "positional", "uniform"]
-ROLES: tuple[str, ...] = get_args(Role)
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -22,9 +20,9 @@ class AttentionRequest(Strict):
 
     model: Text | None = None
     """Id of a loaded model; absent: the one loaded first."""
-    prompts: list[PromptForm] = Field([], max_length=256)
+    prompts: list[Prompt] = Field([], max_length=256)
     """Prompts whose patterns are described: texts or lists of token ids; absent: roles alone are scored."""
-    layers: Annotated[list[int], Field(max_length=1024)] | None = None
+    layers: Annotated[list[Index], Field(min_length=1, max_length=1024)] | None = None
     """Layers, negative ones from the end; absent: all that have attention patterns."""
     roles: list[Role] | None = None
     """Roles that are scored; absent: all; an empty list: none."""
@@ -36,7 +34,7 @@ class AttentionRequest(Strict):
     """How many; 0: 16."""
     block_length: Annotated[int, Field(ge=0, le=4096)] = 0
     """Tokens of a block, which comes twice in a sequence; 0: 24, or what the model allows."""
-    token_ids: list[Annotated[int, Field(ge=0, le=_MAX_UINT32)]] = Field([], max_length=65536)
+    token_ids: list[TokenId] = Field([], max_length=65536)
     """Tokens that sequences are drawn from; absent: the vocabulary without special tokens."""
     test: bool = True
     """Whether labels are tested by ablation."""
@@ -49,10 +47,9 @@ class AttentionRequest(Strict):
 
     def to_result(self) -> AttentionResult:
         """The empty result of the request as the SDK writes it."""
-        prompts: list[Prompt] = list(self.prompts)
         return AttentionResult(
             attention_request(
-                prompts or None,
+                [*self.prompts] or None,
                 layers=self.layers,
                 roles=self.roles,
                 thresholds=dict(self.thresholds),

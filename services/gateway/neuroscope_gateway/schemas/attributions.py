@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributing import Attribution, attribution
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.strict import Strict, Text
@@ -38,6 +39,12 @@ class AttributionRequest(Strict):
 
     def to_attribution(self) -> Attribution:
         """As the SDK writes it."""
+        for index, pair in enumerate(self.pairs):
+            if pair.corruptions or pair.noise is not None:
+                raise InvalidRequestError(
+                    "an attribution compares runs of prompts: edits and noise make corrupted runs of sweeps alone",
+                    field=f"pairs[{index}].{'corruptions' if pair.corruptions else 'noise'}",
+                )
         pairs = [(pair.clean, pair.corrupted) for pair in self.pairs]
         others = [corrupted for _, corrupted in pairs if corrupted is not None]
         return attribution(

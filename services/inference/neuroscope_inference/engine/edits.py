@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -295,6 +295,23 @@ class EditPlan:
     def edits_logits(self) -> bool:
         """Whether logits are edited."""
         return any(edit.point.component == "logits" for edit in self.edits)
+
+    @property
+    def points(self) -> list[Point]:
+        """What is edited."""
+        return [edit.point for edit in self.edits]
+
+    @property
+    def asks(self) -> set[tuple[int, PointIndex]]:
+        """Rows and points of which activations are wanted."""
+        return {(row, edit.index) for edit in self.edits for row in edit.donors}
+
+    def take(self, given: Mapping[tuple[int, PointIndex], mx.array]) -> None:
+        """Hands edits what they ask for, by row and point (1, ...), where those rows do not run along."""
+        for edit in self.edits:
+            for row in edit.donors:
+                length = edit.lengths[row]
+                edit.give(given[row, edit.index], Span(row, 0, 0, length, length), Outcome())
 
     def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
         """What is applied in one forward pass of one row, in order, and where it leaves its outcome."""

@@ -174,13 +174,20 @@ class Compiler:
             raise InvalidRequestError("a standard deviation is not negative", field=f"{path}.standard_deviation")
         if tensor_pb2.AXIS_KEY_POSITION in self.frame.axes:
             raise InvalidRequestError("noise over keys would depend on how many there are so far", field=path)
+        if node.unit not in pb.NoiseUnit.values():
+            raise InvalidRequestError(f"the contract has no unit {node.unit}", field=f"{path}.unit")
+        is_own = node.unit == pb.NOISE_UNIT_OWN_DEVIATION
         seed, axis = f"{node.seed}/{self.frame.point}", self.frame.axes.index(tensor_pb2.AXIS_POSITION)
 
         def value(part: Part) -> mx.array:
             shape = list(part.array.shape)
             shape[axis] = 1
             draws = [mx.random.normal(shape, key=_key(f"{seed}/{part.row}/{position}")) for position in part.positions]
-            return mean + deviation * (draws[0] if len(draws) == 1 else mx.concatenate(draws, axis=axis))
+            noise = mean + deviation * (draws[0] if len(draws) == 1 else mx.concatenate(draws, axis=axis))
+            if not is_own:
+                return noise
+            others = [index for index in range(part.array.ndim) if index != axis]
+            return noise * mx.sqrt(mx.var(part.array, axis=others, keepdims=True))
 
         return value
 

@@ -18,9 +18,9 @@ from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.edits import Outcome
 from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.results import Pending, StepResult
+from neuroscope_inference.engine.row_text import RowText
 from neuroscope_inference.engine.sampling import Draw, Sampler
 from neuroscope_inference.engine.span import Span
-from neuroscope_inference.engine.stopping import StopMatcher
 
 
 @dataclass(slots=True, eq=False)
@@ -64,13 +64,7 @@ class Row:
         self.is_lost = False
         """Whether its cache must be computed again."""
         self._prompt = prompt
-        self._detokenizer = forward.model.detokenizer()
-        self._matcher = StopMatcher(sampler.stop)
-        description = forward.model.description
-        eos: frozenset[int] = frozenset() if sampler.ignore_eos else frozenset(description.eos_token_ids)
-        self._ends = eos | sampler.stop_token_ids
-        room = description.context_length - len(prompt) + 1
-        self._max_tokens = min(sampler.max_tokens, room) if description.context_length else sampler.max_tokens
+        self._text = RowText(forward.model, sampler, len(prompt))
         self._last: Draw | None = None
         self._landed: Draw | None = None
         self._steps = 0
@@ -93,7 +87,7 @@ class Row:
     @property
     def wants_more(self) -> bool:
         """Whether there is a next step, as far as is known."""
-        return not self.ended and self._steps < self._max_tokens
+        return not self.ended and self._steps < self._text.max_tokens
 
     def prefill(self) -> Iterator[StepResult]:
         """Results of the prompt's chunks, the last of them with the first token."""
@@ -226,16 +220,5 @@ class Row:
         for alternative, logprob in draw.alternatives():
             text = self.forward.model.text_of(alternative)
             event.top_logprobs.add(token_id=alternative, text=text, logprob=logprob)
-        is_end, is_last = token_id in self._ends, step + 1 >= self._max_tokens
-        if not is_end:
-            self._detokenizer.add_token(token_id)
-        if is_end or is_last:
-            self._detokenizer.finalize()
-        event.text, is_stopped = self._matcher.feed(self._detokenizer.last_segment)
-        if (is_end or is_last) and not is_stopped:
-            event.text += self._matcher.flush()
-        if is_end or is_stopped:
-            event.finish_reason = pb.FINISH_REASON_STOP
-        elif is_last:
-            event.finish_reason = pb.FINISH_REASON_LENGTH
+        event.text, event.finish_reason = self._text.add(token_id, step)
         return event

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from neuroscope.sites import Point
 from neuroscope_inference.engine import caches
@@ -17,6 +16,7 @@ from neuroscope_inference.engine.attributions.nodes import INPUT
 from neuroscope_inference.engine.attributions.probes import Passes
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.paths.writing import applied
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.tap import PointIndex
 
@@ -37,12 +37,13 @@ def why_no_edges(model: LoadedModel) -> str:
     return model.why_no_edges
 
 
-def _tokens(model: LoadedModel) -> mx.array:
+def probe_tokens(model: LoadedModel) -> mx.array:
+    """Tokens of a probe (1, positions)."""
     return mx.array([[token % model.description.vocab_size for token in _TOKENS]])
 
 
 def _gradients_refused(model: LoadedModel) -> str:
-    layout, tokens = model.layout, _tokens(model)
+    layout, tokens = model.layout, probe_tokens(model)
     state = layout.state(INPUT)
     if state.reason or not state.is_writable:
         return f"{INPUT} cannot be read and written: {state.reason or 'nothing is computed from it'}"
@@ -88,22 +89,22 @@ def _edges_refused(model: LoadedModel) -> str:
             return f"{layout.states[point].point} is missing: {reason}"
     reads = [*graph.compared, *graph.probed, *graph.streams, *outputs]
     passes = Passes(model, EndReader(layout, cuts=False), lambda length: [length - 1])
-    seen = passes.forward(_tokens(model), list(dict.fromkeys(reads))).seen
-    return _unread(model, graph, seen) or _unwritten(model, seen)
+    seen = passes.forward(probe_tokens(model), list(dict.fromkeys(reads))).seen
+    return unread(model, graph, seen) or _unwritten(model, seen)
 
 
-def _unread(model: LoadedModel, graph: Graph, seen: Any) -> str:
-    """Which receiver does not read the stream as its gradient is taken back."""
+def unread(model: LoadedModel, graph: Graph, seen: Any) -> str:
+    """Which receiver does not read the stream by one norm and one matrix; empty if all do."""
     layout = model.layout
     for reading in graph.readings:
         stream = seen[reading.stream]
-        normed = stream if reading.norm is None else _applied(reading.norm, stream)
+        normed = stream if reading.norm is None else applied(reading.norm, stream)
         for part in reading.projections:
             expected, found = normed, seen[part.point]
             if part.matrix is not None:
                 expected = mx.einsum("btd,hwd->bthw", normed, part.matrix())
                 expected = expected + (found - expected)[:, :1]  # the bias, which is the same at all positions
-            if _differs(layout.states, part.point, expected, found):
+            if differs(layout.states, part.point, expected, found):
                 point = layout.states[part.point].point
                 return f"{point} does not follow from {layout.states[reading.stream].point} by one norm and one matrix"
     return ""
@@ -116,18 +117,14 @@ def _unwritten(model: LoadedModel, seen: Any) -> str:
         output, contribution = (layout.index[Point(name, layer)] for name in ("attn_out", "attn_contrib"))
         heads = seen[layout.index[Point("head_output", layer)]]
         assert block.output_projection is not None
-        projected = _applied(block.output_projection, heads.reshape(*heads.shape[:2], -1))
-        if _differs(layout.states, output, projected, seen[output]):
+        projected = applied(block.output_projection, heads.reshape(*heads.shape[:2], -1))
+        if differs(layout.states, output, projected, seen[output]):
             return f"the outputs of layer {layer}'s heads do not add up to that of its attention"
-        if _differs(layout.states, output, seen[output] * block.contribution_scale, seen[contribution]):
+        if differs(layout.states, output, seen[output] * block.contribution_scale, seen[contribution]):
             return f"a norm stands behind the attention of layer {layer}: what its heads write does not add up"
     return ""
 
 
-def _applied(module: nn.Module, x: mx.array) -> mx.array:
-    call: Any = module
-    return call(x)
-
-
-def _differs(states: Any, point: PointIndex, expected: mx.array, found: mx.array) -> bool:
+def differs(states: Any, point: PointIndex, expected: mx.array, found: mx.array) -> bool:
+    """Whether two values of a point differ by more than rounding."""
     return relative_error(expected, found) > tolerance_of(states[point].dtype)

@@ -104,6 +104,11 @@ def _check_pairs(request: pb.AttributeRequest, method: str, pairs: Sequence[Pair
             field="edited_run",
         )
     for pair in pairs:
+        if pair.corruptions:
+            raise InvalidRequestError(
+                "an attribution compares runs of prompts: edits and noise make corrupted runs of sweeps alone",
+                field=pair.corruptions[0].path,
+            )
         if is_alone or pair.corrupted is None or len(pair.clean) == len(pair.corrupted):
             continue
         raise InvalidRequestError(
@@ -120,7 +125,7 @@ def _begins_at_clean(request: pb.AttributeRequest, method: str, pairs: Sequence[
 
 
 def _check_metric(metric: Metric, begins_at_clean: bool) -> None:
-    if metric.kind == "rank":
+    if "rank" in metric.kinds:
         raise InvalidRequestError("a rank is a count and has no gradient: take a log-probability", field="metric.rank")
     if metric.kind == "kl_divergence" and begins_at_clean:
         raise InvalidRequestError(

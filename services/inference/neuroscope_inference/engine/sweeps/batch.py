@@ -14,11 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from neuroscope_inference.engine import caches, memory
-from neuroscope_inference.engine.edits import EditPlan, Outcome
+from neuroscope_inference.engine.edits import Outcome
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.flow import Entering
+from neuroscope_inference.engine.sweeps.plan import Plan
 from neuroscope_inference.engine.sweeps.prefix import PrefixCache, WholeCache
 from neuroscope_inference.engine.tap import PointIndex, RowEdit, Tap
 
@@ -32,7 +33,7 @@ class Row:
         boundary: where it enters.
     """
 
-    plan: EditPlan
+    plan: Plan
     boundary: int
 
 
@@ -110,10 +111,9 @@ def run_batch(
     return ends[mx.argsort(mx.array(order))]
 
 
-def _edits_end(plan: EditPlan, last: int) -> bool:
+def _edits_end(plan: Plan, last: int) -> bool:
     """Whether an edit lies behind the last block's input: it is then applied at positions of the whole pass."""
     return any(
-        edit.point.component not in ("embedding", "resid_pre")
-        and (edit.point.layer is None or edit.point.layer == last)
-        for edit in plan.edits
+        point.component not in ("embedding", "resid_pre") and (point.layer is None or point.layer == last)
+        for point in plan.points
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from neuroscope.errors import InvalidRequestError
+import mlx.core as mx
+
+from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import CORRUPTED, FIRST_REFERENCE, Pair
+from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +44,34 @@ class Cells(Protocol):
         """What the numbers stand for."""
         ...
 
-    def plan(self, number: int, pair: Pair) -> EditPlan:
+    def prove(self) -> None:
+        """Finds out by probes whether the model lends itself to these cells; on the engine's thread, before all else.
+
+        Raises:
+            UnavailableSiteError: it does not; says why.
+        """
+        ...
+
+    def plan(self, number: int, pair: Pair) -> Plan:
         """The edits of a cell in a pair."""
+        ...
+
+    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> Plan | None:
+        """The edits of a cell at tokens that are generated; None: there are none.
+
+        Args:
+            number: of the cell.
+            pair: the pair.
+            new_tokens: so many are drawn at most.
+            given: activations (1, ...) that cells ask for, by row and point.
+        """
         ...
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """What these edits can change."""
         ...
 
-    def samples(self, pair: Pair) -> Iterator[EditPlan]:
+    def samples(self, pair: Pair) -> Iterator[Plan]:
         """Edits that stand for those of all cells: whatever could be wrong with any is wrong with one of them.
 
         Raises:
@@ -83,6 +105,9 @@ class SingleCells:
         axis = pb.GridAxis(name="cell", indices=range(self.count), labels=labels)
         return pb.GridShape(first_cell=first_cell, axes=[axis])
 
+    def prove(self) -> None:
+        """Nothing: what can be edited is known since the model was loaded."""
+
     def plan(self, number: int, pair: Pair) -> EditPlan:
         """The edits of a cell."""
         path, edits = f"cells[{number}]", list[intervention_pb2.Intervention]()
@@ -93,6 +118,17 @@ class SingleCells:
             edits.append(edit)
         paths = [f"{path}.interventions[{index}]" for index in range(len(edits))]
         return EditPlan(self.model, edits, pair.lengths, 0, self.resolve, paths=paths)
+
+    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> EditPlan | None:
+        """Those of the edits that select all positions, or all from one on, and take nothing of other runs."""
+        edits: list[intervention_pb2.Intervention] = []
+        for intervention in self.cells[number].interventions:
+            if is_open(intervention.select) and not asks_rows(intervention.value):
+                edit = intervention_pb2.Intervention()
+                edit.CopyFrom(intervention)
+                edit.select.rows.append(pair.edited_row)
+                edits.append(edit)
+        return generated_plan(self.model, edits, pair, new_tokens, self.resolve)
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """Of all edits together."""
@@ -105,16 +141,72 @@ class SingleCells:
             if not cell.interventions:
                 raise InvalidRequestError("the cell edits nothing", field=f"{path}.interventions")
             for index, edit in enumerate(cell.interventions):
-                field = f"{path}.interventions[{index}].select"
-                if edit.select.rows:
-                    raise InvalidRequestError("a sweep says itself which run is edited", field=f"{field}.rows")
-                if edit.select.HasField("steps"):
-                    raise InvalidRequestError(
-                        "a sweep generates nothing: there is step 0 alone", field=f"{field}.steps"
-                    )
+                check_selects_itself(edit, f"{path}.interventions[{index}]")
             plan = self.plan(number, pair)
             check_donors(plan, pair)
             yield plan
+
+
+def check_selects_itself(edit: intervention_pb2.Intervention, path: str) -> None:
+    """Refuses an edit that says of which run it is.
+
+    Raises:
+        InvalidRequestError: it selects rows or steps.
+    """
+    if edit.select.rows:
+        raise InvalidRequestError("a sweep says itself which run is edited", field=f"{path}.select.rows")
+    if edit.select.HasField("steps"):
+        raise InvalidRequestError(
+            "generation.edited_tokens says whether what a sweep generates is edited; there are no steps",
+            field=f"{path}.select.steps",
+        )
+
+
+def generated_plan(
+    model: LoadedModel,
+    edits: Sequence[intervention_pb2.Intervention],
+    pair: Pair,
+    new_tokens: int,
+    resolve: Resolve,
+    units: Sequence[int] = (),
+) -> EditPlan | None:
+    """The plan of edits from the first generated token on; None where none is read, or nothing is left to edit.
+
+    What does not fit a single token has an entry for each position of the prompt, which has been edited with it.
+    """
+    if new_tokens < 2 or not edits:  # the last token that is drawn is not read
+        return None
+    later: list[intervention_pb2.Intervention] = []
+    for edit in edits:
+        found = intervention_pb2.Intervention()
+        found.CopyFrom(edit)
+        found.select.steps.start = 1
+        later.append(found)
+    try:
+        return EditPlan(model, later, pair.lengths, new_tokens, resolve, units=units)
+    except DataConversionError:
+        return None
+
+
+def is_open(select: site_pb2.Selector) -> bool:
+    """Whether a selector goes on with what is generated."""
+    which = select.positions.WhichOneof("which") if select.HasField("positions") else None
+    return which is None or (which == "range" and not select.positions.range.HasField("stop"))
+
+
+def asks_rows(expression: intervention_pb2.Expression) -> bool:
+    """Whether an expression takes activations of other runs, which are there for their prompts alone."""
+    match expression.WhichOneof("node"):
+        case "other_row":
+            return True
+        case "binary":
+            return asks_rows(expression.binary.left) or asks_rows(expression.binary.right)
+        case "project_out":
+            return asks_rows(expression.project_out.operand)
+        case "clamp":
+            return asks_rows(expression.clamp.operand)
+        case _:
+            return False
 
 
 def extent_of(plan: EditPlan, pair: Pair, num_layers: int) -> Extent:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.sites import COMPONENTS, Component, Point
+from neuroscope.tensors import Array
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors
-from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, FIRST_REFERENCE, Pair
+from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors, generated_plan
+from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.points import in_range, points_of
+from neuroscope_inference.engine.sweeps.values import MEAN, CellValue
 
 Choice = Sequence[int]
 """Indices that one cell selects together; empty: all."""
@@ -67,7 +71,7 @@ class Grid:
         pairs: Sequence[Pair],
         find: Resolve,
     ) -> None:
-        self._model, self._value, self._path, self._resolve = model, message.value, path, find
+        self._model, self._path, self._resolve = model, path, find
         self._first_cell = first_cell
         self._points = points_of(model, message.site, message.layers, path)
         self._component: Component = COMPONENTS[self._points[0].component]
@@ -78,7 +82,11 @@ class Grid:
             self._positions(message, pairs),
             self._units(message),
         )
-        self._check_value()
+        self._window = max(message.layer_window, 1)
+        if self._window > 1 and not self._component.has_layer:
+            raise InvalidRequestError(f"{self._component.name} has no layers", field=f"{path}.layer_window")
+        self._windows = [self._around(point) for point in self._points]
+        self._value = CellValue(message.value, f"{path}.value", self._component)
 
     @property
     def count(self) -> int:
@@ -90,29 +98,62 @@ class Grid:
         axes = [axis.message() for axis in self._axes if axis.is_axis]
         return pb.GridShape(first_cell=first_cell, component=self._component.name, axes=axes)
 
+    def prove(self) -> None:
+        """Nothing: what can be edited is known since the model was loaded."""
+
     def plan(self, number: int, pair: Pair) -> EditPlan:
         """The edit of a cell."""
-        return self._plan(number, pair, self._expression(self._first_cell + number, pair))
+        return self._plan(number, pair, self._value.expression(self._first_cell + number, pair))
+
+    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> EditPlan | None:
+        """The same edits, where the cell is of all positions and its value is not of the prompt alone."""
+        layer, _, positions, units = self._at(number)
+        value = None if positions else self._value.generated(self._first_cell + number, pair)
+        if value is None:
+            return None
+        edits = self._edits(number, pair, value)
+        for index, edit in enumerate(edits):
+            if edit.value.tensor.tensor_id == MEAN:
+                edit.value.tensor.tensor_id += str(index)
+
+        def resolve(reference: tensor_pb2.TensorReference, path: str) -> Array:
+            if not reference.tensor_id.startswith(MEAN):
+                return self._resolve(reference, path)
+            point = self._windows[layer][int(reference.tensor_id.removeprefix(MEAN))]
+            mean = given[pair.mean_row, self._model.layout.index[point]]
+            axis = self._component.axes.index(tensor_pb2.AXIS_POSITION)
+            return np.array(mx.take(mean, mx.array([0]), axis=axis).astype(mx.float32))  # alike at all positions
+
+        return generated_plan(self._model, edits, pair, new_tokens, resolve, units)
 
     def _plan(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> EditPlan:
+        edits, units = self._edits(number, pair, value), self._at(number)[3]
+        paths = [self._path] * len(edits)
+        return EditPlan(self._model, edits, pair.lengths, 0, self._resolve, paths=paths, units=units)
+
+    def _edits(
+        self, number: int, pair: Pair, value: intervention_pb2.Expression
+    ) -> list[intervention_pb2.Intervention]:
+        """An edit for each layer of the cell."""
         layer, heads, positions, units = self._at(number)
-        point = self._points[layer]
         select = site_pb2.Selector(heads=heads, rows=[pair.edited_row])
         if positions:
             select.positions.list.positions.extend(positions)
-        edit = intervention_pb2.Intervention(
-            intervention_id=self._label(point, heads, positions, units),
-            site=point.to_message(),
-            select=select,
-            value=value,
-        )
-        return EditPlan(self._model, [edit], pair.lengths, 0, self._resolve, paths=[self._path], units=units)
+        return [
+            intervention_pb2.Intervention(
+                intervention_id=self._label(point, heads, positions, units),
+                site=point.to_message(),
+                select=select,
+                value=value,
+            )
+            for point in self._windows[layer]
+        ]
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """From the layer and the first position of the cell."""
         layer, _, positions, _ = self._at(number)
-        point = self._points[layer]
-        boundary = boundary_of(point.component, point.layer, self._model.layout.num_layers)
+        layers = self._model.layout.num_layers
+        boundary = min(boundary_of(point.component, point.layer, layers) for point in self._windows[layer])
         return Extent(boundary, min((position % pair.length for position in positions), default=0))
 
     def samples(self, pair: Pair) -> Iterator[EditPlan]:
@@ -120,26 +161,22 @@ class Grid:
         step = self.count // len(self._points)
         try:
             for number in range(0, self.count, step):
-                for value in self._values(self._first_cell + number, pair):
+                for value in self._value.samples(self._first_cell + number, pair):
                     plan = self._plan(number, pair, value)
                     check_donors(plan, pair)
                     yield plan
         except MLXIntegrationError as error:
-            error.field = self._as_sent(error.field)
+            error.field = self._value.as_sent(error.field).replace(f"{self._path}.select.", f"{self._path}.", 1)
             raise
 
-    def _values(self, cell: int, pair: Pair) -> Iterator[intervention_pb2.Expression]:
-        """What may be put in the place of a cell's activation."""
-        yield self._expression(cell, pair)
-        if self._value.WhichOneof("value") == "resample":
-            yield from map(_of_row, range(FIRST_REFERENCE, pair.mean_row))
-
-    def _as_sent(self, field: str) -> str:
-        """The field of the request that became part of an edit's expression."""
-        value, kind = f"{self._path}.value", self._value.WhichOneof("value")
-        if kind == "noise":
-            return field.replace(f"{value}.binary.right", value, 1)
-        return field.replace(value, f"{value}.expression", 1) if kind == "expression" else field
+    def _around(self, point: Point) -> list[Point]:
+        """The points that a cell of a layer edits: those of its window that the model has (Meng et al. 2022)."""
+        if point.layer is None or self._window == 1:
+            return [point]
+        first, stop = point.layer - self._window // 2, point.layer + (self._window + 1) // 2
+        layers = range(max(first, 0), min(stop, self._model.layout.num_layers))
+        near = [Point(point.component, layer, point.is_input) for layer in layers]
+        return [other for other in near if not self._model.layout.state(other).reason]
 
     def _heads(self, message: pb.SweepGrid) -> Choices:
         if not message.HasField("heads"):
@@ -196,47 +233,6 @@ class Grid:
             if choice
         ]
         return " ".join([str(point), *parts])
-
-    def _check_value(self) -> None:
-        path = f"{self._path}.value"
-        which = self._value.WhichOneof("value")
-        if which is None:
-            raise InvalidRequestError("what is put in the place of the activation is missing", field=path)
-        has_columns = tensor_pb2.AXIS_KEY_POSITION in self._component.axes
-        if which == "mean" and has_columns and not self._value.mean.by_position:
-            raise InvalidRequestError(
-                f"{self._component.name} has key positions, which no mean over positions keeps apart: by_position",
-                field=f"{path}.mean",
-            )
-
-    def _expression(self, cell: int, pair: Pair) -> intervention_pb2.Expression:
-        value = self._value
-        match value.WhichOneof("value"):
-            case "other_run":
-                return _of_row(CORRUPTED if pair.edited_row == CLEAN else CLEAN)
-            case "constant":
-                return intervention_pb2.Expression(constant=value.constant)
-            case "mean":
-                return _of_row(pair.mean_by_position_row if value.mean.by_position else pair.mean_row)
-            case "resample":
-                if not pair.references:
-                    raise InvalidRequestError("there are no reference prompts to draw from", field="references")
-                draw = np.random.default_rng([value.resample.seed, pair.index, cell])
-                return _of_row(FIRST_REFERENCE + int(draw.integers(len(pair.references))))
-            case "noise":
-                return intervention_pb2.Expression(
-                    binary=intervention_pb2.BinaryOperation(
-                        operator=intervention_pb2.BINARY_OPERATOR_ADD,
-                        left=intervention_pb2.Expression(activation=intervention_pb2.Activation()),
-                        right=intervention_pb2.Expression(noise=value.noise),
-                    )
-                )
-            case _:
-                return value.expression
-
-
-def _of_row(row: int) -> intervention_pb2.Expression:
-    return intervention_pb2.Expression(other_row=intervention_pb2.OtherRow(row=row))
 
 
 def _choices(name: str, axis: pb.SweepAxis, count: int, path: str, owner: str, *, is_named: bool = False) -> Choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from neuroscope_inference.engine.arrays import of_numpy
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.tensor_checks import float32_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Metric:
         answers: ids, of each pair.
         others: ids, of each pair.
         direction: of a projection (d_model,).
+        terms: of a sum, with their weights.
     """
 
     kind: str
@@ -51,12 +54,18 @@ class Metric:
     answers: Sequence[int] = ()
     others: Sequence[int] = ()
     direction: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None
+    terms: Sequence[tuple[float, Metric]] = ()
     _column: mx.array | None = field(default=None, init=False)
+
+    @property
+    def kinds(self) -> set[str]:
+        """Its kind, or those of its terms."""
+        return {term.kind for _, term in self.terms} or {self.kind}
 
     @property
     def reads_stream(self) -> bool:
         """Whether it sees the last residual stream instead of logits."""
-        return self.kind == "projection"
+        return "projection" in self.kinds
 
     def places(self, length: int) -> list[int]:
         """Its positions in a prompt of that many tokens, ascending."""
@@ -122,6 +131,13 @@ def _projection(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.
     return (end @ metric.column())[..., 0]
 
 
+def _weighted_sum(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    total = mx.zeros(end.shape[:2])
+    for weight, term in metric.terms:
+        total = total + weight * term.scores(end, at, first)
+    return total
+
+
 _KINDS: dict[str, Callable[[Metric, mx.array, Reference, int], mx.array]] = {
     "logit_difference": _logit_difference,
     "log_probability": _log_probability,
@@ -130,6 +146,7 @@ _KINDS: dict[str, Callable[[Metric, mx.array, Reference, int], mx.array]] = {
     "kl_divergence": _kl_divergence,
     "cross_entropy": _cross_entropy,
     "projection": _projection,
+    "weighted_sum": _weighted_sum,
 }
 
 
@@ -140,27 +157,7 @@ def metric_of(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], res
         InvalidRequestError: there is none, a token is not one token, a position is outside a prompt.
         DataConversionError: a direction does not fit the residual stream.
     """
-    kind = message.WhichOneof("kind")
-    if kind is None:
-        raise InvalidRequestError(f"the metric is missing: one of {', '.join(_KINDS)}", field="metric")
-    path = f"metric.{kind}"
-    metric = Metric(kind, list(message.positions), message.normalised)
-    match getattr(message, kind):
-        case pb.LogitDifference() as difference:
-            metric.answers = _tokens(difference.answers, model, pairs, f"{path}.answers")
-            metric.others = _tokens(difference.others, model, pairs, f"{path}.others")
-            for answer, other in zip(metric.answers, metric.others, strict=True):
-                if answer == other:
-                    raise InvalidRequestError(
-                        f"the answer and the other token are the same: {model.text_of(answer)!r} ({answer})",
-                        field=f"{path}.others",
-                    )
-        case pb.LogProbability() | pb.Probability() | pb.Rank() as one:
-            metric.answers = _tokens(one.answers, model, pairs, f"{path}.answers")
-        case pb.Projection() as projection:
-            metric.direction = _direction(projection, model, resolve, f"{path}.direction")
-        case _:
-            pass
+    metric = _metric(message, model, pairs, resolve, "metric")
     _check_positions(metric, pairs)
     if metric.is_normalised and any(pair.corrupted is None for pair in pairs):
         raise InvalidRequestError(
@@ -169,29 +166,65 @@ def metric_of(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], res
     return metric
 
 
+def _metric(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resolve: Resolve, path: str) -> Metric:
+    """A metric, or a term of one."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidRequestError(f"the metric is missing: one of {', '.join(_KINDS)}", field=path)
+    of_kind = f"{path}.{kind}"
+    metric = Metric(kind, list(message.positions), message.normalised)
+    match getattr(message, kind):
+        case pb.LogitDifference() as difference:
+            metric.answers = _tokens(difference.answers, model, pairs, f"{of_kind}.answers")
+            metric.others = _tokens(difference.others, model, pairs, f"{of_kind}.others")
+            for answer, other in zip(metric.answers, metric.others, strict=True):
+                if answer == other:
+                    raise InvalidRequestError(
+                        f"the answer and the other token are the same: {model.text_of(answer)!r} ({answer})",
+                        field=f"{of_kind}.others",
+                    )
+        case pb.LogProbability() | pb.Probability() | pb.Rank() as one:
+            metric.answers = _tokens(one.answers, model, pairs, f"{of_kind}.answers")
+        case pb.Projection() as projection:
+            metric.direction = _direction(projection, model, resolve, f"{of_kind}.direction")
+        case pb.WeightedSum() as weighted:
+            metric.terms = _terms(weighted, model, pairs, resolve, of_kind)
+        case _:
+            pass
+    return metric
+
+
+def _terms(
+    message: pb.WeightedSum, model: LoadedModel, pairs: Sequence[Pair], resolve: Resolve, path: str
+) -> list[tuple[float, Metric]]:
+    if not message.terms:
+        raise InvalidRequestError("a sum has at least one term", field=f"{path}.terms")
+    found: list[tuple[float, Metric]] = []
+    for index, term in enumerate(message.terms):
+        field = f"{path}.terms[{index}]"
+        if not math.isfinite(term.weight):
+            raise InvalidRequestError(f"{term.weight} is not a finite number", field=f"{field}.weight")
+        for name in ("positions", "normalised"):
+            if getattr(term.metric, name):
+                raise InvalidRequestError("the sum says that of all its terms", field=f"{field}.metric.{name}")
+        if term.metric.WhichOneof("kind") == "weighted_sum":
+            raise InvalidRequestError("a term is no sum itself", field=f"{field}.metric")
+        found.append((term.weight, _metric(term.metric, model, pairs, resolve, f"{field}.metric")))
+    if len({metric.reads_stream for _, metric in found}) > 1:
+        raise InvalidRequestError(
+            "projections are of the residual stream, other terms of logits: they have no sum", field=f"{path}.terms"
+        )
+    return found
+
+
 def _tokens(choices: Sequence[pb.TokenChoice], model: LoadedModel, pairs: Sequence[Pair], path: str) -> list[int]:
     """A token for each pair."""
     if len(choices) not in (1, len(pairs)):
         raise InvalidRequestError(
             f"one token for all pairs or one for each of the {len(pairs)}, not {len(choices)}", field=path
         )
-    ids = [_token(choice, model, f"{path}[{index}]") for index, choice in enumerate(choices)]
+    ids = [model.token_choice(choice, f"{path}[{index}]") for index, choice in enumerate(choices)]
     return ids * len(pairs) if len(ids) == 1 else ids
-
-
-def _token(choice: pb.TokenChoice, model: LoadedModel, path: str) -> int:
-    match choice.WhichOneof("token"):
-        case "id":
-            vocabulary = model.description.vocab_size
-            if choice.id >= vocabulary:
-                raise InvalidRequestError(
-                    f"token id {choice.id} is outside the vocabulary of {vocabulary}", field=f"{path}.id"
-                )
-            return choice.id
-        case "text":
-            return model.token_of(choice.text, f"{path}.text")
-        case _:
-            raise InvalidRequestError("the token is missing: its id, or its text", field=path)
 
 
 def _direction(
@@ -203,17 +236,13 @@ def _direction(
             f"a direction of the residual stream has {width} entries, this one has the shape {list(array.shape)}",
             field=path,
         )
-    if np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_:
-        raise DataConversionError(f"a direction is made of floating-point numbers, not {array.dtype.name}", field=path)
-    with np.errstate(over="ignore"):
-        single = array.astype(np.float32).reshape(width)
-    if not np.isfinite(single).all():
-        raise DataConversionError("the direction holds numbers that float32 does not", field=path)
-    return single
+    return float32_of(array, "a direction", path).reshape(width)
 
 
 def _check_positions(metric: Metric, pairs: Sequence[Pair]) -> None:
-    needs_next = metric.kind == "cross_entropy"
+    needs_next = "cross_entropy" in metric.kinds
+    if needs_next and metric.terms and not metric.positions:
+        raise InvalidRequestError("a sum with cross_entropy names its positions", field="metric.positions")
     for pair in pairs:
         prompts = [pair.clean] if pair.corrupted is None else [pair.clean, pair.corrupted]
         for row, prompt in enumerate(prompts):
@@ -238,7 +267,11 @@ def _check_positions(metric: Metric, pairs: Sequence[Pair]) -> None:
                     )
             if len(set(metric.places(length))) < len(metric.places(length)):
                 raise InvalidRequestError("a position is named twice", field="metric.positions")
-        if metric.kind == "kl_divergence" and len(set(map(len, prompts))) > 1 and any(p >= 0 for p in metric.positions):
+        if (
+            "kl_divergence" in metric.kinds
+            and len(set(map(len, prompts))) > 1
+            and any(p >= 0 for p in metric.positions)
+        ):
             raise InvalidRequestError(
                 f"the prompts of pair {pair.index} have {' and '.join(str(len(p)) for p in prompts)} tokens: positions "
                 "of a divergence are then counted from the end",

@@ -6,10 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import intervention_pb2
 
 CLEAN, CORRUPTED, FIRST_REFERENCE = 0, 1, 2
 RUNS = (pb.SWEPT_RUN_CLEAN, pb.SWEPT_RUN_CORRUPTED)
 """The runs of the contract, by row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corruption:
+    """An edit that makes the corrupted run.
+
+    Args:
+        edit: of the request, or made of its noise.
+        path: where it stands there.
+    """
+
+    edit: intervention_pb2.Intervention
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +38,7 @@ class Pair:
         corrupted: token ids; None: there is no such prompt.
         references: token ids of each.
         edited_row: CLEAN or CORRUPTED.
+        corruptions: edits of the corrupted run.
     """
 
     index: int
@@ -31,6 +46,7 @@ class Pair:
     corrupted: Sequence[int] | None
     references: Sequence[Sequence[int]]
     edited_row: int
+    corruptions: Sequence[Corruption] = ()
 
     @property
     def edited(self) -> Sequence[int]:

@@ -9,8 +9,9 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
+from neuroscope_inference.engine.sweeps.corruption import noise_of
 from neuroscope_inference.engine.sweeps.metrics import Metric
-from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Pair
+from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Corruption, Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,15 @@ def pairs_of(
             raise InvalidRequestError("the clean prompt is missing", field=f"{field}.clean")
         clean = ids(pair.clean, f"{field}.clean")
         corrupted = ids(pair.corrupted, f"{field}.corrupted") if pair.HasField("corrupted") else None
-        pairs.append(Pair(index, clean, corrupted, usual, _edited_row(edited_run, corrupted, field)))
+        if corrupted is None and (pair.corruptions or pair.HasField("noise")):
+            corrupted = clean
+        corruptions = [
+            Corruption(edit, f"{field}.corruptions[{number}]") for number, edit in enumerate(pair.corruptions)
+        ]
+        if pair.HasField("noise") and corrupted is not None:
+            corruptions.append(Corruption(noise_of(pair.noise, model, corrupted, f"{field}.noise"), f"{field}.noise"))
+        row = _edited_row(edited_run, corrupted, field)
+        pairs.append(Pair(index, clean, corrupted, usual, row, corruptions))
     if len({pair.edited_row for pair in pairs}) > 1:
         raise InvalidRequestError(
             "some pairs have a corrupted prompt and some have not: say which run is edited", field="edited_run"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from neuroscope_inference.engine.edits import EditPlan
+import mlx.core as mx
+
 from neuroscope_inference.engine.sweeps.cells import Cells, Extent
 from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,15 @@ class Patch:
     cell: int
     extent: Extent
 
-    def plan(self) -> EditPlan:
+    def plan(self) -> Plan:
         """The edits, which remember what they are given: new ones every time."""
         return self.cells.plan(self.cell, self.pair)
+
+    def generated(self, new_tokens: int, given: Mapping[Asked, mx.array]) -> Plan | None:
+        """The edits at generated tokens; None: there are none.
+
+        Args:
+            new_tokens: so many are drawn at most.
+            given: activations (1, ...) by row and point.
+        """
+        return self.cells.generated(self.cell, self.pair, new_tokens, given)

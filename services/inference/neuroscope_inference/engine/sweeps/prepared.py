@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -12,20 +12,22 @@ from numpy.typing import NDArray
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_inference.engine import caches
+from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.baseline import check_baseline
 from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
-from neuroscope_inference.engine.sweeps.donors import Donors
+from neuroscope_inference.engine.sweeps.continuation import Continuation, Edited
+from neuroscope_inference.engine.sweeps.corruption import Chained, Corruptions
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric, Reference
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Pair
 from neuroscope_inference.engine.sweeps.patch import Patch
+from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 from neuroscope_inference.engine.sweeps.prefix import WholeCache, whole_caches
 from neuroscope_inference.engine.sweeps.proof import streams_of
 from neuroscope_inference.engine.sweeps.references import References
 from neuroscope_inference.engine.sweeps.run import Recorded, run
-from neuroscope_inference.engine.tap import PointIndex
 
 Values = NDArray[np.float32]
 
@@ -41,11 +43,14 @@ class Prepared:
         pair: the pair.
         method: how they run.
         base: the unedited run; None: they run one by one.
-        donors: what they take from other runs.
+        given: by row and point, activations (1, ...) that they ask for.
         at: what they are scored against.
         scores: of the run without its edits, a number for each of the metric's positions.
         baseline: the metric of both unedited runs.
         seconds: of an unedited run.
+        continuation: how runs go on; None: they end with the prompt.
+        corruption: edits of the run that is edited; None: there are none.
+        goes_on: the same at generated tokens.
     """
 
     model: LoadedModel
@@ -54,11 +59,33 @@ class Prepared:
     pair: Pair
     method: Method
     base: Unedited | None
-    donors: Donors
+    given: Mapping[Asked, mx.array]
     at: Reference
     scores: Values
     baseline: pb.PairBaseline
     seconds: float
+    continuation: Continuation | None = None
+    corruption: EditPlan | None = None
+    goes_on: EditPlan | None = None
+
+    def texts(self, patches: Sequence[Patch]) -> list[pb.GeneratedText]:
+        """What patches go on with; none where they do not.
+
+        Raises:
+            DataConversionError: an edit made numbers that are not finite.
+            ShortOfMemory: it takes more memory than there is.
+        """
+        if self.continuation is None:
+            return []
+        most, edits_generated = self.continuation.sampler.max_tokens, self.continuation.edits_generated
+        rows = [
+            Edited(
+                self._plan(patch),
+                self._chained(patch.generated(most, self.given) if edits_generated else None, self.goes_on),
+            )
+            for patch in patches
+        ]
+        return self.continuation.texts(self.pair.edited, self.pair.edited_row, rows)
 
     def values(self, patches: Sequence[Patch], first: int) -> Values:
         """The metric of patches, normalised if it is to be.
@@ -85,21 +112,31 @@ class Prepared:
         return self._scaled(values).astype(np.float32)
 
     def _together(self, patches: Sequence[Patch], base: Unedited, first: int, places: Sequence[int]) -> mx.array:
-        rows = [Row(patch.plan(), patch.extent.boundary) for patch in patches]
-        for row in rows:
-            self.donors.give(row.plan)
+        rows = [Row(self._plan(patch, patch.extent.boundary), patch.extent.boundary) for patch in patches]
         return run_batch(self.model, self.reader, base, rows, first, places)
 
     def _alone(self, patches: Sequence[Patch]) -> mx.array:
         ends: list[mx.array] = []
         for patch in patches:
-            plan, cache = patch.plan(), caches.new(self.model.network)
-            self.donors.give(plan)
+            plan, cache = self._plan(patch), caches.new(self.model.network)
             tokens, row = self.pair.edited, self.pair.edited_row
             found = run(self.model, self.reader, tokens, row, self.at.places, cache, plan=plan)
             assert found.end is not None
             ends.append(found.end)
         return mx.concatenate(ends)
+
+    def _plan(self, patch: Patch, boundary: int | None = None) -> Plan:
+        """The edits of a patch, and before them those of its run, as far as they lie behind a boundary."""
+        plan = patch.plan()
+        plan.take(self.given)
+        if self.corruption is None:
+            return plan
+        return Chained(self.corruption, plan, boundary, self.model.layout.num_layers)
+
+    def _chained(self, plan: Plan | None, before: EditPlan | None) -> Plan | None:
+        if plan is None or before is None:
+            return plan or before
+        return Chained(before, plan, None, self.model.layout.num_layers)
 
     def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self.metric.is_normalised:
@@ -117,13 +154,17 @@ class Preparation:
         method: how patches run.
         references: what stands for the usual.
         asks: rows of a pair and points that cells ask for.
+        corruptions: edits of corrupted runs.
+        continuation: how runs go on; None: they end with the prompt.
     """
 
     model: LoadedModel
     metric: Metric
     method: Method
     references: References
-    asks: set[tuple[int, PointIndex]]
+    asks: set[Asked]
+    corruptions: Corruptions
+    continuation: Continuation | None = None
 
     def of(self, pair: Pair) -> Prepared:
         """Runs the clean prompt and the corrupted one.
@@ -134,8 +175,12 @@ class Preparation:
         """
         reader = EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream)
         runs = {CLEAN: self._run(reader, pair, CLEAN)}
+        usual = self.references.rows_of(pair)
+        corruption = self.corruptions.plan(pair)
+        if corruption is not None:
+            corruption.take(usual | {(row, point): runs[CLEAN].points[point] for row, point in self._of(CLEAN)})
         if pair.corrupted is not None:
-            runs[CORRUPTED] = self._run(reader, pair, CORRUPTED)
+            runs[CORRUPTED] = self._run(reader, pair, CORRUPTED, corruption)
         clean_end = runs[CLEAN].end
         places = {row: self.metric.places(len(pair.prompt(row))) for row in runs}
         scores: dict[int, Values] = {}
@@ -147,6 +192,14 @@ class Preparation:
         if CORRUPTED in runs:
             baseline.corrupted = scores[CORRUPTED].mean(dtype=np.float64)
         check_baseline(baseline, self.metric)
+        goes_on = None
+        if self.continuation is not None:
+            if self.continuation.edits_generated:
+                goes_on = self.corruptions.generated(pair, self.continuation.sampler.max_tokens)
+            edited_runs = {CLEAN: Edited(), CORRUPTED: Edited(corruption, goes_on)}
+            for row, text in ((CLEAN, baseline.clean_text), (CORRUPTED, baseline.corrupted_text)):
+                if row in runs:
+                    text.CopyFrom(self.continuation.texts(pair.prompt(row), row, [edited_runs[row]])[0])
         edited = runs[pair.edited_row]
         given = {(row, point): runs[row].points[point] for row, point in self.asks if row in runs}
         base = None
@@ -162,19 +215,25 @@ class Preparation:
             pair,
             self.method,
             base,
-            Donors(pair, given | self.references.rows_of(pair)),
+            given | usual,
             Reference(pair, pair.edited_row, places[pair.edited_row], clean_end),
             scores[pair.edited_row],
             baseline,
             min(found.seconds for found in runs.values()),
+            self.continuation,
+            corruption if pair.edited_row == CORRUPTED else None,
+            goes_on if pair.edited_row == CORRUPTED else None,
         )
 
-    def _run(self, reader: EndReader, pair: Pair, row: int) -> Recorded:
-        points = {point for of_row, point in self.asks if of_row == row}
+    def _of(self, row: int) -> set[Asked]:
+        return {asked for asked in self.asks if asked[0] == row}
+
+    def _run(self, reader: EndReader, pair: Pair, row: int, plan: EditPlan | None = None) -> Recorded:
+        points = {point for _, point in self._of(row)}
         is_base = row == pair.edited_row and self.method.reuses_layers
         keeps = is_base and self.method.reuses_positions
         cache = whole_caches(self.model.network) if keeps else caches.new(self.model.network)
         if is_base:
             points |= set(streams_of(self.model))
         tokens = pair.prompt(row)
-        return run(self.model, reader, tokens, row, self.metric.places(len(tokens)), cache, sorted(points))
+        return run(self.model, reader, tokens, row, self.metric.places(len(tokens)), cache, sorted(points), plan)

@@ -12,7 +12,10 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.paths.grid import PathGrid
 from neuroscope_inference.engine.sweeps.cells import Cells, SingleCells
+from neuroscope_inference.engine.sweeps.continuation import continuation_of
+from neuroscope_inference.engine.sweeps.corruption import Corruptions
 from neuroscope_inference.engine.sweeps.grids import Grid
 from neuroscope_inference.engine.sweeps.metrics import metric_of
 from neuroscope_inference.engine.sweeps.pairs import pairs_of
@@ -48,11 +51,15 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
         grid = Grid(model, message, f"grids[{index}]", count, read.pairs, resolve)
         cells.append((count, grid))
         count += grid.count
+    for index, entry in enumerate(request.paths):
+        paths = PathGrid(model, entry, f"paths[{index}]", count, read.pairs, resolve)
+        cells.append((count, paths))
+        count += paths.count
     if request.cells:
         cells.append((count, SingleCells(model, request.cells, resolve)))
         count += len(request.cells)
     if not count:
-        raise InvalidRequestError("a sweep without grids and cells edits nothing", field="grids")
+        raise InvalidRequestError("a sweep without grids, paths and cells edits nothing", field="grids")
     limits = request.limits
     if not math.isfinite(limits.max_seconds) or limits.max_seconds < 0:
         raise InvalidRequestError(f"{limits.max_seconds} is no time", field="limits.max_seconds")
@@ -66,7 +73,9 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
         limits.batch_bytes or allowed.batch_bytes,
         min(limits.max_patches or allowed.max_patches, allowed.max_patches),
         limits.max_seconds,
+        Corruptions(model, resolve),
         read.warnings,
+        continuation_of(request.generation, model) if request.HasField("generation") else None,
     )
     sweep.check()
     return sweep

@@ -13,11 +13,12 @@ from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.edits import EditPlan, Outcome
+from neuroscope_inference.engine.edits import Outcome
 from neuroscope_inference.engine.forward import longest_chunk
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.plan import Plan
 from neuroscope_inference.engine.tap import PointIndex, Tap
 
 
@@ -46,7 +47,7 @@ def run(
     places: Sequence[int],
     cache: Cache,
     points: Iterable[PointIndex] = (),
-    plan: EditPlan | None = None,
+    plan: Plan | None = None,
 ) -> Recorded:
     """Runs one prompt as a capture does: the model's own forward pass, in chunks.
 

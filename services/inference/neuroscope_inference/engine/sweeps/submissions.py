@@ -40,9 +40,11 @@ class Costs:
     Args:
         model: the model.
         places: positions whose ends are wanted.
+        length: of the prompt.
+        new_tokens: that every row goes on with, which reads the prompt once more.
     """
 
-    def __init__(self, model: LoadedModel, places: int) -> None:
+    def __init__(self, model: LoadedModel, places: int, length: int = 0, new_tokens: int = 0) -> None:
         description, layout = model.description, model.layout
         self.layers = layout.num_layers
         self._places = places
@@ -53,6 +55,13 @@ class Costs:
         self._heads = max(description.num_heads, 1)
         self._keys = 2 * max(description.num_kv_heads, 1) * max(description.d_head, 1)
         self._vocabulary = description.vocab_size
+        self._read = length + new_tokens if new_tokens else 0
+        self._new_tokens = new_tokens
+
+    @property
+    def continued(self) -> float:
+        """Work of what one row goes on with."""
+        return self._read * self.layers + self._head * self._new_tokens
 
     def plain(self, length: int) -> float:
         """Work of one whole forward pass."""
@@ -60,14 +69,16 @@ class Costs:
 
     def row(self, boundary: int, positions: int) -> float:
         """Work of one row."""
-        return positions * (self.layers - max(boundary, 0)) + self._head * self._places
+        return positions * (self.layers - max(boundary, 0)) + self._head * self._places + self.continued
 
     def batch(self, boundary: int) -> float:
         """Work of a batch besides its rows."""
-        return _BATCH_POSITIONS * (self.layers - max(boundary, 0)) + 1
+        steps = _BATCH_POSITIONS * self.layers * (self._new_tokens + 1) if self._new_tokens else 0
+        return _BATCH_POSITIONS * (self.layers - max(boundary, 0)) + 1 + steps
 
     def nbytes(self, positions: int, end: int) -> int:
         """Memory of one row at its widest."""
+        positions, end = max(positions, self._read), max(end, self._read)
         scores = 2 * self._heads * positions * end
         elements = positions * self._widths + scores + end * self._keys + 3 * self._places * self._vocabulary
         return 4 * elements
@@ -112,7 +123,7 @@ class Limits:
 def one_by_one(patches: Sequence[Patch], costs: Costs, length: int) -> Iterator[Submission]:
     """A submission for every patch: the plain way."""
     for patch in patches:
-        yield Submission([patch], 0, costs.plain(length), costs.nbytes(length, length))
+        yield Submission([patch], 0, costs.plain(length) + costs.continued, costs.nbytes(length, length))
 
 
 def together(

@@ -13,12 +13,15 @@ from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.memory import ShortOfMemory
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.cells import Cells
+from neuroscope_inference.engine.sweeps.continuation import Continuation
+from neuroscope_inference.engine.sweeps.corruption import Corruptions
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric
 from neuroscope_inference.engine.sweeps.pair import RUNS, Pair
 from neuroscope_inference.engine.sweeps.pairs import tokens_of
 from neuroscope_inference.engine.sweeps.patch import Patch
+from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.prepared import Preparation, Prepared
 from neuroscope_inference.engine.sweeps.proof import fastest
 from neuroscope_inference.engine.sweeps.references import References
@@ -32,7 +35,6 @@ from neuroscope_inference.engine.sweeps.submissions import (
     one_by_one,
     together,
 )
-from neuroscope_inference.engine.tap import PointIndex
 
 SUBMISSION_S = 1.0
 """No submission is estimated to take longer, so that others have their turn and a cancelled sweep ends soon."""
@@ -56,7 +58,9 @@ class Sweep:
         batch_bytes: memory of the rows that run together.
         max_patches: a sweep of more is refused.
         max_seconds: one that is estimated to take longer is refused; 0: no limit.
+        corruptions: edits of corrupted runs.
         warnings: of the prompts.
+        continuation: how runs go on; None: they end with the prompt.
     """
 
     model: LoadedModel
@@ -68,8 +72,10 @@ class Sweep:
     batch_bytes: int
     max_patches: int
     max_seconds: float
+    corruptions: Corruptions
     warnings: Sequence[str] = ()
-    _asks: set[tuple[int, PointIndex]] = field(default_factory=set[tuple[int, PointIndex]])
+    continuation: Continuation | None = None
+    _asks: set[Asked] = field(default_factory=set[Asked])
 
     @property
     def cell_count(self) -> int:
@@ -89,28 +95,35 @@ class Sweep:
         """
         seen: set[tuple[int, ...]] = set()
         for pair in self.pairs:
+            corruption = self.corruptions.checked(pair)
+            self._asks |= set() if corruption is None else corruption.asks
             alike = (*pair.lengths, int(pair.corrupted is None))
             if alike in seen:
                 continue
             seen.add(alike)
             for _, cells in self.cells:
                 for plan in cells.samples(pair):
-                    self._asks |= {(row, edit.index) for edit in plan.edits for row in edit.donors}
+                    self._asks |= plan.asks
 
     def run(self) -> Iterator[Event]:
         """What is sent; for the engine's thread.
 
         Raises:
             ResourceExhaustedError: it is larger than its limits, or memory does not hold one patch.
+            UnavailableSiteError: the model does not lend itself to what is swept.
             InvalidRequestError: the model does not lend itself to the way that was asked for.
             DataConversionError: an edit made numbers that are not finite.
         """
         if self.patch_count > self.max_patches:
             raise self._too_many()
+        for _, cells in self.cells:
+            cells.prove()
         method = self._method()
         references = References(self.model, self.pairs[0].references, self._asks)
         yield from references.gather()
-        preparation = Preparation(self.model, self.metric, method, references, self._asks)
+        preparation = Preparation(
+            self.model, self.metric, method, references, self._asks, self.corruptions, self.continuation
+        )
         pace: Pace | None = None
         done = most_rows = 0
         started = time.perf_counter()
@@ -120,7 +133,7 @@ class Sweep:
             prepared = self._prepared(preparation, pair)
             yield None
             forward_s.append(prepared.seconds)
-            costs = Costs(self.model, len(prepared.at.places))
+            costs = self._costs(pair)
             pace = pace or Pace(prepared.seconds / costs.plain(pair.length))
             if pair is self.pairs[0]:
                 submissions = list(self._submissions(prepared, costs, pace, is_first=True))
@@ -132,10 +145,10 @@ class Sweep:
                 began = time.perf_counter()
                 submitted = list(_submitted(prepared, submission))
                 pace.add(submission.work, time.perf_counter() - began)
-                for patches, values in submitted:
-                    done += len(patches)
-                    most_rows = max(most_rows, len(patches))
-                    yield pb.RunSweepResponse(values=pb.SweepValues(patches=patches, values=values))
+                for values in submitted:
+                    done += len(values.patches)
+                    most_rows = max(most_rows, len(values.patches))
+                    yield pb.RunSweepResponse(values=values)
                 yield pb.RunSweepResponse(
                     progress=pb.SweepProgress(
                         patches_done=done,
@@ -149,6 +162,10 @@ class Sweep:
         yield pb.RunSweepResponse(
             end=pb.SweepEnd(patches_done=done, elapsed_seconds=elapsed, forward_passes=passes, most_rows=most_rows)
         )
+
+    def _costs(self, pair: Pair) -> Costs:
+        new_tokens = 0 if self.continuation is None else self.continuation.sampler.max_tokens
+        return Costs(self.model, len(self.metric.places(pair.length)), pair.length, new_tokens)
 
     def _method(self) -> Method:
         """How patches run.
@@ -187,7 +204,8 @@ class Sweep:
             for cell in range(cells.count):
                 number = pair.index * self.cell_count + first_cell + cell
                 if number not in self.done:
-                    yield Patch(number, pair, cells, cell, cells.extent(cell, pair))
+                    extent = self.corruptions.extent(cells.extent(cell, pair), pair)
+                    yield Patch(number, pair, cells, cell, extent)
 
     def _total_work(self, submissions: Sequence[Submission]) -> float:
         """Of all pairs, from that of the first."""
@@ -230,7 +248,7 @@ class Sweep:
     def _too_many(self) -> ResourceExhaustedError:
         """The refusal of a sweep that is too large, with what it would cost: a forward pass is timed for it."""
         pair = self.pairs[0]
-        costs = Costs(self.model, len(self.metric.places(pair.length)))
+        costs = self._costs(pair)
         reader = EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream)
         cache = caches.new(self.model.network)
         places = self.metric.places(pair.length)
@@ -254,20 +272,23 @@ class Sweep:
         )
 
 
-def _submitted(prepared: Prepared, submission: Submission) -> Iterator[tuple[list[int], list[float]]]:
-    """Numbers of patches and their values; where memory runs short, those of two smaller submissions.
+def _submitted(prepared: Prepared, submission: Submission) -> Iterator[pb.SweepValues]:
+    """Values of patches; where memory runs short, those of two smaller submissions.
 
     Raises:
         ResourceExhaustedError: memory does not hold one patch.
     """
     reason = ""
-    values = None
+    found = None
     try:
         values = prepared.values(submission.patches, submission.first)
+        texts = prepared.texts(submission.patches)
+        numbers = [patch.number for patch in submission.patches]
+        found = pb.SweepValues(patches=numbers, values=values.tolist(), texts=texts)
     except ShortOfMemory as error:
         reason = str(error)
-    if values is not None:
-        yield [patch.number for patch in submission.patches], values.tolist()
+    if found is not None:
+        yield found
         return
     smaller = halves(submission)
     if not smaller:

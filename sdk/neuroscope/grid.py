@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NamedArray:
+class Grid:
     """Numbers along named axes; numpy takes it as an array.
 
     Args:
@@ -104,8 +104,8 @@ class NamedArray:
         """What `top` goes by."""
         return self.values.reshape(-1)
 
-    def _beside(self, dim: str, places: list[int] | None) -> dict[str, Any]:
-        """Other fields that change with an axis: when some of its indices are taken, or (None) the mean over it."""
+    def _beside(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
+        """Other fields that change with an axis: when one or some of its indices are taken, or (None) their mean."""
         return {}
 
     def _chosen(self, dim: str, wanted: Any) -> Self:
@@ -118,7 +118,7 @@ class NamedArray:
                     f"there is no {dim} {entry!r}", field=dim, valid=[str(name) for name in known]
                 )
         places = [known.index(entry) for entry in entries]
-        beside = self._beside(dim, places)
+        beside = self._beside(dim, places[0] if is_one else places)
         if is_one:
             left = {name: values for name, values in self.coords.items() if name != dim}
             dims = (*self.dims[:axis], *self.dims[axis + 1 :])

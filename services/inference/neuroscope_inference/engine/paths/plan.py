@@ -1,0 +1,159 @@
+"""The edits of one path: what its receivers read when the sender's output is another and all between is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from neuroscope.sites import Point
+from neuroscope_inference.engine.arrays import new_handle
+from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.edits import EditPlan, Outcome
+from neuroscope_inference.engine.layout import Layout
+from neuroscope_inference.engine.paths.nodes import Receiver, Sender
+from neuroscope_inference.engine.paths.writing import applied, mlp_stream, through_mlp, written
+from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.engine.sweeps.plan import Asked
+from neuroscope_inference.engine.tap import PointIndex, RowEdit
+
+
+@dataclass(slots=True)
+class PathPlan:
+    """A path of one pair.
+
+    Args:
+        layout: of the model.
+        graph: makes what the model's receivers are made of; asked for on the engine's thread.
+        pair: whose edited run it is.
+        sender: what writes.
+        edit: of the sender's output.
+        receivers: that the sender reaches, in the order in which they read.
+        recomputes_mlps: whether MLPs between are computed anew.
+    """
+
+    layout: Layout
+    graph: Callable[[], Graph]
+    pair: Pair
+    sender: Sender
+    edit: EditPlan
+    receivers: Sequence[Receiver]
+    recomputes_mlps: bool
+    _inputs: list[mx.array] = field(default_factory=list[mx.array])
+    """Of each receiver, what it gets at all positions, lazy."""
+    _outcome: Outcome = field(default_factory=Outcome)
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """What receivers read."""
+        return [receiver.point for receiver in self.receivers]
+
+    @property
+    def edits_logits(self) -> bool:
+        """Never: the logits' input is."""
+        return False
+
+    @property
+    def asks(self) -> set[Asked]:
+        """What the sender's value asks for, and the edited run's own activations along the path."""
+        points = [self.sender.point]
+        for receiver in self.receivers:
+            points += [receiver.stream, receiver.point]
+        for layer in self._mlps(self.receivers[-1]):
+            points += [mlp_stream(self.layout, layer), Point("mlp_contrib", layer)]
+        return self.edit.asks | {(self.pair.edited_row, self.layout.index[point]) for point in points}
+
+    def take(self, given: Mapping[Asked, mx.array]) -> None:
+        """Makes the inputs of the receivers."""
+        self.edit.take(given)
+        seen = {point: given[self.pair.edited_row, point] for row, point in self.asks if row == self.pair.edited_row}
+        span = Span(self.pair.edited_row, 0, 0, self.pair.length, self.pair.length)
+        sent = seen[self.layout.index[self.sender.point]]
+        edits, self._outcome = self.edit.at(span)
+        edited = sent
+        for of_point in edits.values():
+            for edit in of_point:
+                edited = edit.apply(edited)
+        change = self._written(edited) - self._written(sent)
+        followed: set[int] = set()
+        for receiver in self.receivers:
+            for layer in self._mlps(receiver):
+                if layer not in followed:
+                    followed.add(layer)
+                    change = change + self._passed_on(layer, change, seen)
+            self._inputs.append(self._input(receiver, change, seen))
+
+    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+        """What the receivers read instead, at their positions."""
+        outcome, self._outcome = self._outcome, Outcome()
+        found: dict[PointIndex, list[RowEdit]] = {}
+        for receiver, value in zip(self.receivers, self._inputs, strict=True):
+            chosen = self._chosen(receiver.positions, span)
+            if chosen:
+                edit = RowEdit(_putting(value, receiver.heads, chosen, span.first))
+                found.setdefault(self.layout.index[receiver.point], []).append(edit)
+        return found, outcome
+
+    def _mlps(self, receiver: Receiver) -> Sequence[int]:
+        """Layers of the MLPs between the sender and a receiver, if they are computed anew."""
+        if not self.recomputes_mlps:
+            return ()
+        layers = range(self.layout.num_layers)
+        return [
+            layer
+            for layer in layers
+            if self.layout.blocks[layer].mlp is not None
+            and self.sender.order < 2 * layer + int(mlp_stream(self.layout, layer).component == "resid_mid")
+            and 2 * layer + 1 < receiver.order
+        ]
+
+    def _written(self, value: mx.array) -> mx.array:
+        return written(self.layout, self.sender.point, value).astype(mx.float32)
+
+    def _passed_on(self, layer: int, change: mx.array, seen: Mapping[PointIndex, mx.array]) -> mx.array:
+        """By how much a changed stream changes what an MLP writes."""
+        stream = seen[self.layout.index[mlp_stream(self.layout, layer)]]
+        unedited = seen[self.layout.index[Point("mlp_contrib", layer)]]
+        changed = (stream.astype(mx.float32) + change).astype(stream.dtype)
+        return through_mlp(self.layout, layer, changed).astype(mx.float32) - unedited.astype(mx.float32)
+
+    def _input(self, receiver: Receiver, change: mx.array, seen: Mapping[PointIndex, mx.array]) -> mx.array:
+        """What the receiver's point is where the stream has changed, in its selected heads."""
+        point = self.layout.index[receiver.point]
+        reading, part = next(
+            (reading, part) for reading in self.graph().readings for part in reading.projections if part.point == point
+        )
+        stream, own = seen[reading.stream], seen[point]
+        changed = (stream.astype(mx.float32) + change).astype(stream.dtype)
+        if part.matrix is None:
+            return changed if reading.norm is None else applied(reading.norm, changed)
+        heads = mx.array(list(receiver.heads) or list(range(own.shape[2])))
+        moved = (
+            changed - stream if reading.norm is None else applied(reading.norm, changed) - applied(reading.norm, stream)
+        )
+        projected = mx.einsum("btd,hwd->bthw", moved, mx.take(part.matrix(), heads, axis=0))
+        return (mx.take(own, heads, axis=2) + projected).astype(own.dtype)
+
+    def _chosen(self, positions: Sequence[int], span: Span) -> list[int]:
+        every = [position % self.pair.length for position in positions] or range(self.pair.length)
+        return [position for position in every if span.first <= position < span.end]
+
+
+def _putting(
+    value: mx.array, heads: Sequence[int], positions: Sequence[int], first: int
+) -> Callable[[mx.array], mx.array]:
+    """Puts a part of a value (1, all positions, ...), which has the selected heads alone, in its place."""
+
+    def put(activation: mx.array) -> mx.array:
+        part = mx.take(value, mx.array(list(positions)), axis=1).astype(activation.dtype)
+        local = mx.array([position - first for position in positions])
+        edited = new_handle(activation)
+        if heads:
+            edited[:, local[:, None], mx.array(list(heads))] = part
+        else:
+            edited[:, local] = part
+        return edited
+
+    return put

@@ -1,0 +1,43 @@
+"""What sweeps know of the edits of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import mlx.core as mx
+
+from neuroscope.sites import Point
+from neuroscope_inference.engine.edits import Outcome
+from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.tap import PointIndex, RowEdit
+
+Asked = tuple[int, PointIndex]
+"""A row of a pair, and a point."""
+
+
+class Plan(Protocol):
+    """The edits of a cell in a pair: an `EditPlan`, or what is made of one."""
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """What is edited."""
+        ...
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether logits are edited."""
+        ...
+
+    @property
+    def asks(self) -> set[Asked]:
+        """Rows and points of which activations are wanted."""
+        ...
+
+    def take(self, given: Mapping[Asked, mx.array]) -> None:
+        """Gets what it asks for: activations (1, ...) of whole prompts."""
+        ...
+
+    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+        """What is applied in one forward pass of the edited row, in order, and where it leaves its outcome."""
+        ...
