@@ -11,7 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from neuroscope.analysis.attention import AttentionResult
-    from neuroscope.analysis.labels import HeadLabel
+    from neuroscope.analysis.labels import Evidence, HeadLabel
 
 _COLOURS = {"confirmed": "green", "unconfirmed": "yellow", "not tested": "dim"}
 
@@ -28,17 +28,13 @@ def attention_table(result: AttentionResult) -> Table:
             values = array.values[~np.isnan(array.values)]
             table.add_row(array.name, *(f"{value:.3f}" for value in (values.mean(), values.min(), values.max())))
         return table
-    for column in ("role", "layer", "head", "score", "verdict", "ablated", "restored"):
+    for column in ("role", "head", "score", "verdict", "ablated", "restored"):
         table.add_column(column, justify="left" if column in ("role", "verdict") else "right", no_wrap=True)
     for label in result.labels:
-        table.add_row(
-            _role(label),
-            str(label.layer),
-            str(label.head),
-            f"{label.score:.3f}",
-            Text(label.verdict, _COLOURS[label.verdict]),
-            *_effects(label),
-        )
+        verdict = Text(label.verdict, _COLOURS[label.verdict])
+        effects = {each.probe: _effect(each) for each in label.evidence}
+        told = [effects.get(probe, "") for probe in ("ablated", "restored")]
+        table.add_row(_role(label), f"{label.layer}.{label.head}", f"{label.score:.2f}", verdict, *told)
     return table
 
 
@@ -47,12 +43,7 @@ def _role(label: HeadLabel) -> str:
     return name if label.offset is None else f"{name} ({-label.offset})"
 
 
-def _effects(label: HeadLabel) -> list[str]:
-    """Effect of each test and what it had to exceed, in nats."""
-    told = {
-        each.probe: f"{each.effect_nats:+.3f} > {each.bound_nats:.3f}"
-        if each.is_passed
-        else f"{each.effect_nats:+.3f} ≤ {each.bound_nats:.3f}"
-        for each in label.evidence
-    }
-    return [told.get("ablated", ""), told.get("restored", "")]
+def _effect(evidence: Evidence) -> str:
+    """The effect and what it had to exceed, in nats."""
+    sign = ">" if evidence.is_passed else "≤"
+    return f"{evidence.effect_nats:+.3f} {sign} {evidence.bound_nats:.3f}"
