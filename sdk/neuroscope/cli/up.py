@@ -125,7 +125,7 @@ def _banner(inference: str, analysis: str, gateway: str, trace: Path | None) -> 
 
 def _secured(context: typer.Context) -> dict[str, str]:
     """The variables that make inference and analysis ask for a token, and those that call them give it."""
-    token = context.obj.token if context.obj else ""
+    token: str = context.obj.token if context.obj else ""
     return dict.fromkeys(_TOKEN_VARIABLES, token) if token else {}
 
 

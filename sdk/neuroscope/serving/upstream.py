@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings
+from pydantic import SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from neuroscope.endpoint import Endpoint, read_token
 from neuroscope.tls import Tls
@@ -24,26 +24,24 @@ def target(value: str) -> str:
 class UpstreamSettings(BaseSettings):
     """Where the inference service is, and how it is spoken to."""
 
-    inference: str = Field(
-        "127.0.0.1:50051", description="Where the inference service listens: host:port, or unix:path."
-    )
-    inference_token: SecretStr = Field(SecretStr(""), description="The token that the inference service asks for.")
-    inference_token_file: str = Field("", description="File that holds that token.")
-    inference_tls: bool = Field(
-        False, description="Speaks TLS to the inference service; a file of certificates below turns it on too."
-    )
-    inference_tls_ca: str = Field(
-        "",
-        description="File of certificates, PEM, that the inference service's must descend from; empty: those that "
-        "gRPC has.",
-    )
-    inference_tls_certificate: str = Field(
-        "", description="File of this service's own certificate chain, PEM, for an inference service that asks for one."
-    )
-    inference_tls_key: str = Field("", description="File of its private key, PEM.")
-    inference_tls_name: str = Field(
-        "", description="The name in the inference service's certificate, where its address is another."
-    )
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
+    inference: str = "127.0.0.1:50051"
+    """Where the inference service listens: host:port, or unix:path."""
+    inference_token: SecretStr = SecretStr("")
+    """The token that the inference service asks for."""
+    inference_token_file: str = ""
+    """File that holds that token."""
+    inference_tls: bool = False
+    """Speaks TLS to the inference service; a file of certificates below turns it on too."""
+    inference_tls_ca: str = ""
+    """File of certificates, PEM, that the inference service's must descend from; empty: those that gRPC has."""
+    inference_tls_certificate: str = ""
+    """File of this service's own certificate chain, PEM, for an inference service that asks for one."""
+    inference_tls_key: str = ""
+    """File of its private key, PEM."""
+    inference_tls_name: str = ""
+    """The name in the inference service's certificate, where its address is another."""
 
     @field_validator("inference")
     @classmethod

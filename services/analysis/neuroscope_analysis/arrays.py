@@ -54,7 +54,7 @@ class NamedArrays:
                 row,
                 self._shape,
                 0,
-                memoryview(np.ascontiguousarray(array, np.float32).reshape(-1)).cast("B"),
+                np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data,
             )
             for name, array in arrays.items()
         ]

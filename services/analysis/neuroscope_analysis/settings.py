@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -21,10 +23,9 @@ class AnalysisSettings(UpstreamSettings, ServingSettings):
         env_prefix="NEUROSCOPE_ANALYSIS_", cli_kebab_case=True, cli_prog_name="neuroscope-analysis"
     )
 
-    port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    chunk_budget_bytes: int = Field(
-        16 * 1024 * 1024,
-        ge=1,
-        description="Activations of one chunk of a prompt may take this many bytes; an analysis holds a few chunks.",
-    )
-    max_prompts: int = Field(256, ge=1, description="Most prompts of one request.")
+    port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
+    """Port to listen on; 0 takes any free one."""
+    chunk_budget_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+    """Activations of one chunk of a prompt may take this many bytes; an analysis holds a few chunks."""
+    max_prompts: Annotated[int, Field(ge=1)] = 256
+    """Most prompts of one request."""

@@ -91,9 +91,9 @@ def _layers() -> list[list[Head]]:
     effects = {
         "previous_token": ("TOK", "PREV", tokens),
         "duplicate_token": ("TOK", "OUT", 3.0 * tokens),
-        "first_token_sink": ("BOS", "OUT", np.linspace(-2.0, 2.0, TOKENS)[None, :]),
+        "first_token_sink": ("BOS", "OUT", np.linspace(-4.0, 4.0, TOKENS)[None, :]),
         "positional": ("TOK", "OUT", 3.0 * tokens),
-        "uniform": ("TOK", "OUT", 6.0 * tokens),
+        "uniform": ("TOK", "OUT", 30.0 * tokens),
         "induction": ("TOK", "OUT", 8.0 * tokens),
     }
     for role, where in PLANTED.items():

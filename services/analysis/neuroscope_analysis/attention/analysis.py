@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
@@ -142,7 +142,7 @@ class AttentionAnalysis:
         work = self._work
         sums = make()
 
-        def fresh() -> Callable[[TensorPiece], object]:
+        def fresh() -> Callable[[TensorPiece], Awaitable[None]]:
             nonlocal sums
             sums = make()
             return take
@@ -160,8 +160,8 @@ class AttentionAnalysis:
         """Heads that reach the threshold, strongest first, and those that do not."""
         candidates: list[Candidate] = []
         others: list[Head] = []
-        for (place, head), score in np.ndenumerate(scores):
-            where = (self._work.layers[place], head)
+        for place, head in np.ndindex(*scores.shape):
+            where, score = (self._work.layers[place], head), scores[place, head]
             if score >= threshold:
                 is_positional = role.role == pb.HEAD_ROLE_POSITIONAL
                 candidates.append(

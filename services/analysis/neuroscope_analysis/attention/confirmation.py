@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
 from neuroscope.experiments import Metric, cross_entropy, kl_divergence
 from neuroscope.interventions import Intervention, edit

@@ -98,9 +98,9 @@ _ALL = (
     Role(
         pb.HEAD_ROLE_POSITIONAL,
         0.9,
-        "share of queries whose largest weight is at one and the same distance of 0 or 2 to 16 tokens, where the query "
-        "has that many before it; the best distance (Voita et al. 2019, arXiv:1905.09418, whose threshold this is and "
-        "who count distances of 1)",
+        "share of queries whose largest weight is at one and the same distance of 0 or 2 to 16 tokens, a quarter of "
+        "the sequence at most, where the query has so many before it; the best distance (Voita et al. 2019, "
+        "arXiv:1905.09418, whose threshold this is, and who count distances of 1)",
         Measure.OUTPUT,
         against_others=False,
     ),

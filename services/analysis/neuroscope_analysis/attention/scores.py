@@ -10,8 +10,7 @@ from neuroscope_analysis.attention.patterns import Floats, PatternChunk
 from neuroscope_analysis.attention.sequences import RepeatedBlocks
 from neuroscope_analysis.attention.statistics import PromptStatistics
 
-DISTANCES = (0, *range(2, 17))
-"""Of positional heads; a distance of 1 is a previous-token head's."""
+_FARTHEST = 16
 _MEANS = {
     pb.HEAD_ROLE_PREVIOUS_TOKEN: "previous",
     pb.HEAD_ROLE_DUPLICATE_TOKEN: "duplicate",
@@ -33,8 +32,10 @@ class SequenceScores:
         self._sequences = sequences
         self._sums = {name: np.zeros((layers, heads)) for name in _MEANS.values()}
         self._counts = {name: np.zeros(layers) for name in _MEANS.values()}
-        self._peaks = np.zeros((len(DISTANCES), layers, heads))
-        self._peak_counts = np.zeros((len(DISTANCES), layers))
+        # Of positional heads: 1 is a previous-token head's, and few queries have a far one before them.
+        self._offsets = np.array([0, *range(2, 1 + min(_FARTHEST, sequences.length // 4))])
+        self._peaks = np.zeros((len(self._offsets), layers, heads))
+        self._peak_counts = np.zeros((len(self._offsets), layers))
         self._statistics = PromptStatistics(sequences.ids[index], layers, heads)
 
     def add(self, layer: int, chunk: PatternChunk) -> None:
@@ -50,7 +51,7 @@ class SequenceScores:
             self._sums[name][layer, : len(weights)] += weights.sum(axis=1)
             self._counts[name][layer] += wanted.sum()
         peaks = queries - chunk.keys[chunk.weights.argmax(axis=2)]  # (head, query)
-        for index, distance in enumerate(DISTANCES):
+        for index, distance in enumerate(self._offsets):
             far = queries >= max(distance, 1)
             self._peaks[index, layer, : len(peaks)] += (peaks == distance)[:, far].sum(axis=1)
             self._peak_counts[index, layer] += far.sum()
@@ -80,7 +81,7 @@ class SequenceScores:
 
     def distances(self) -> NDArray[np.int64]:
         """By head, the distance at which its largest weights lie most often (layer, head)."""
-        return np.asarray(DISTANCES)[self._shares().argmax(axis=0)]
+        return self._offsets[self._shares().argmax(axis=0)]
 
     def _shares(self) -> NDArray[np.float64]:
         return self._peaks / np.maximum(self._peak_counts, 1)[:, :, None]

@@ -52,7 +52,7 @@ class AttentionRequest(Strict):
                 [*self.prompts] or None,
                 layers=self.layers,
                 roles=self.roles,
-                thresholds=dict(self.thresholds),
+                thresholds={**self.thresholds},
                 seed=self.seed,
                 sequences=self.sequences,
                 block_length=self.block_length,
