@@ -78,7 +78,7 @@ def test_statistics_are_those_of_the_captured_patterns(family: str, tmp_path: Pa
     """Of a prompt that takes many chunks, longer than sliding windows; layers without patterns are left out."""
     folder = make_model(family, tmp_path / family)
     ids = np.random.default_rng(0).integers(5, 500, 40).tolist()
-    captured = {point.layer: x[0] for point, x in capture_here(load_here(folder), ids).items() if _is_pattern(point)}
+    captured = {p.layer or 0: x[0] for p, x in capture_here(load_here(folder), ids).items() if _is_pattern(p)}
     with AnalysisClient.local(model=[str(folder)], chunk_budget_bytes=20_000) as client:
         found = client.analyze_attention([ids], roles=())
     assert found["entropy"].coords["layer"] == sorted(captured)

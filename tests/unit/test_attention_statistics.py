@@ -29,8 +29,8 @@ def patterns(length: int, seed: int = 0, sink: float = 0.0) -> NDArray[np.float3
 
 def chunk(weights: NDArray[np.float32], first: int = 0, last: int | None = None) -> PatternChunk:
     """Some queries, with the keys that they see."""
-    last = weights.shape[1] if last is None else last
-    return PatternChunk(weights[:, first:last, :last], np.arange(first, last), np.arange(last))
+    end = weights.shape[1] if last is None else last
+    return PatternChunk(weights[:, first:end, :end], np.arange(first, end), np.arange(end))
 
 
 def described(weights: NDArray[np.float32], *chunks: PatternChunk) -> dict[str, NDArray[np.float32]]:
@@ -111,7 +111,8 @@ MODEL = inference_pb2.Model(vocab_size=100, context_length=64, bos_token_id=3, e
 
 
 def blocks(**fields: Any) -> RepeatedBlocks:
-    return RepeatedBlocks.drawn(pb.RandomSequences(**{"count": 3, "block_length": 6, **fields}), MODEL)
+    wanted: dict[str, Any] = {"count": 3, "block_length": 6, **fields}
+    return RepeatedBlocks.drawn(pb.RandomSequences(**wanted), MODEL)
 
 
 def test_sequences_are_a_block_twice_behind_the_beginning() -> None:

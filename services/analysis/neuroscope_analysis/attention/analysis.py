@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -160,15 +161,13 @@ class AttentionAnalysis:
         """Heads that reach the threshold, strongest first, and those that do not."""
         candidates: list[Candidate] = []
         others: list[Head] = []
-        for place, head in np.ndindex(*scores.shape):
-            where, score = (self._work.layers[place], head), scores[place, head]
-            if score >= threshold:
-                is_positional = role.role == pb.HEAD_ROLE_POSITIONAL
-                candidates.append(
-                    Candidate(where, float(score), int(distances[place, head]) if is_positional else None)
-                )
-            elif not np.isnan(score):
-                others.append(where)
+        for place, layer in enumerate(self._work.layers):
+            for head, score in enumerate(scores[place].tolist()):
+                if score >= threshold:
+                    offset = int(distances[place, head]) if role.role == pb.HEAD_ROLE_POSITIONAL else None
+                    candidates.append(Candidate((layer, head), score, offset))
+                elif not math.isnan(score):
+                    others.append((layer, head))
         return sorted(candidates, key=lambda candidate: -candidate.score), others
 
     def _progress(self, stage: str, done: int, count: int) -> pb.AnalyzeAttentionResponse:
