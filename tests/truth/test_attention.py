@@ -11,7 +11,7 @@ import pytest
 from neuroscope.analysis import ROLES, AnalysisClient, AttentionResult
 from neuroscope.analysis.attention_request import role_name
 from tests.support.services import inference_service, running
-from tests.truth.attention.model import BLOCK, DECOYS, DISTANCE, PLANTED, TOKEN_IDS, build
+from tests.truth.attention.model import BLOCK, COPYING, DECOYS, DISTANCE, PLANTED, SUPPRESSING, TOKEN_IDS, build
 
 Heads = set[tuple[int, int]]
 
@@ -38,23 +38,35 @@ def f1(found: Heads, true: Heads) -> float:
 
 
 def macro_f1(found: AttentionResult, *, confirmed: bool) -> float:
-    return float(np.mean([f1(set(found.heads(role, confirmed=confirmed)), {PLANTED[role]}) for role in ROLES]))
+    """Over the roles that patterns tell."""
+    return float(np.mean([f1(set(found.heads(role, confirmed=confirmed)), {PLANTED[role]}) for role in PLANTED]))
 
 
 def test_confirmed_labels_are_the_planted_roles(found: AttentionResult) -> None:
     print({role: found.heads(role) for role in ROLES})
-    assert set(ROLES) == set(PLANTED)
+    assert set(ROLES) == {*PLANTED, "copying", "suppression"}
     assert macro_f1(found, confirmed=True) == 1.0
     (positional,) = (label for label in found.labels if label.role == "positional" and label.is_confirmed)
     assert positional.offset == DISTANCE
 
 
+def test_heads_that_copy_are_known_by_their_weights(found: AttentionResult) -> None:
+    """Those that write to JUNK, or always the same, neither copy nor suppress."""
+    assert set(found.heads("copying")) == set(found.heads("copying", confirmed=False)) == COPYING
+    assert set(found.heads("suppression")) == set(found.heads("suppression", confirmed=False)) == SUPPRESSING
+    scores = found["copying_score"]
+    for layer, head in np.ndindex(2, 8):
+        expected = 1.0 if (layer, head) in COPYING else -1.0 if (layer, head) in SUPPRESSING else 0.0
+        assert scores.sel(layer=layer, head=head).values == pytest.approx(expected, abs=1e-3), (layer, head)
+
+
 def test_decoys_have_the_pattern_and_no_effect(found: AttentionResult) -> None:
     """A label by the pattern alone takes each decoy for the real thing."""
-    unconfirmed = {(label.role, (label.layer, label.head)) for label in found.labels if not label.is_confirmed}
+    by_pattern = [label for label in found.labels if label.role in PLANTED]
+    unconfirmed = {(label.role, (label.layer, label.head)) for label in by_pattern if not label.is_confirmed}
     assert unconfirmed == set(DECOYS.items())
     assert macro_f1(found, confirmed=False) == pytest.approx(2 / 3)
-    for label in found.labels:
+    for label in by_pattern:
         effects = [abs(each.effect_nats) for each in label.evidence]
         assert len(effects) == 2
         if label.is_confirmed:
@@ -66,7 +78,7 @@ def test_decoys_have_the_pattern_and_no_effect(found: AttentionResult) -> None:
 def test_scores_are_those_of_the_patterns(found: AttentionResult) -> None:
     """A head has the score of its own role and of no other, and so does its decoy."""
     assert found.plan is not None
-    for role in ROLES:
+    for role in PLANTED:
         scores = found[f"{role}_score"]
         with_pattern = {PLANTED[role], DECOYS[role]}
         (threshold,) = (plan.threshold for plan in found.plan.roles if role_name(plan.role) == role)

@@ -43,9 +43,13 @@ class _HeadRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeadRole.Val
     """Attends to a fixed distance other than one (Voita et al. 2019)."""
     HEAD_ROLE_UNIFORM: _HeadRole.ValueType  # 6
     """Attends to all tokens alike (Clark et al. 2019)."""
+    HEAD_ROLE_COPYING: _HeadRole.ValueType  # 7
+    """Raises the logits of the tokens that it attends to, by its weights (Elhage et al. 2021)."""
+    HEAD_ROLE_SUPPRESSION: _HeadRole.ValueType  # 8
+    """Lowers the logits of the tokens that it attends to, by its weights (McDougall et al. 2023)."""
 
 class HeadRole(_HeadRole, metaclass=_HeadRoleEnumTypeWrapper):
-    """What a head does, by its pattern."""
+    """What a head does, by its pattern or by its weights."""
 
 HEAD_ROLE_UNSPECIFIED: HeadRole.ValueType  # 0
 """Not stated."""
@@ -61,6 +65,10 @@ HEAD_ROLE_POSITIONAL: HeadRole.ValueType  # 5
 """Attends to a fixed distance other than one (Voita et al. 2019)."""
 HEAD_ROLE_UNIFORM: HeadRole.ValueType  # 6
 """Attends to all tokens alike (Clark et al. 2019)."""
+HEAD_ROLE_COPYING: HeadRole.ValueType  # 7
+"""Raises the logits of the tokens that it attends to, by its weights (Elhage et al. 2021)."""
+HEAD_ROLE_SUPPRESSION: HeadRole.ValueType  # 8
+"""Lowers the logits of the tokens that it attends to, by its weights (McDougall et al. 2023)."""
 Global___HeadRole: _TypeAlias = HeadRole  # noqa: Y015
 
 class _CausalVerdict:

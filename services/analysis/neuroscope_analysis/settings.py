@@ -27,5 +27,7 @@ class AnalysisSettings(UpstreamSettings, ServingSettings):
     """Port to listen on; 0 takes any free one."""
     chunk_budget_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
     """Activations of one chunk of a prompt may take this many bytes; an analysis holds a few chunks."""
+    weights_budget_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
+    """Weights that one analysis may hold; roles that need more are left out, or refused where they are asked for."""
     max_prompts: Annotated[int, Field(ge=1)] = 256
     """Most prompts of one request."""

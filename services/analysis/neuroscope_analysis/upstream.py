@@ -23,6 +23,7 @@ from neuroscope.frames import TensorPiece
 from neuroscope.hooks import HookLike
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.v1 import inference_pb2
+from neuroscope.weights import Weights
 
 T = TypeVar("T")
 _RECAPTURES = 1
@@ -139,6 +140,16 @@ class InspectedModel:
             except ChecksumError:
                 if attempt == _RECAPTURES:
                     raise
+
+    async def weights(self, *names: str, layers: Sequence[int] = (), content: str = "values") -> Weights:
+        """Weights by name, or their plan.
+
+        Raises:
+            UnavailableSiteError: the model does not have one of them.
+        """
+        with self._asking("reading weights", "", ""):
+            read = self.client.weights(*names, layers=layers, content=content, model_id=self.model_id)
+            return await self._counted(read)
 
     async def sweep(self, experiment: Experiment, what: str) -> SweepResult:
         """Runs an experiment."""

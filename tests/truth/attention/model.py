@@ -11,8 +11,8 @@ PREV for the token before, OUT for what is read as logits, and JUNK for what nob
     uniform              0.4    1.3     everything alike                     TOK to OUT
     induction            1.0    1.1     where PREV is its own token          TOK to OUT
 
-A decoy has its head's pattern and writes to JUNK. Heads 1.4 to 1.7 attend to a class of tokens each, copy it to OUT,
-and have no role.
+A decoy has its head's pattern and writes to JUNK. Heads 1.4 to 1.7 attend to a class of tokens each and copy it to OUT,
+the last one with its sign turned: by their patterns they have no role.
 """
 
 from pathlib import Path
@@ -44,7 +44,11 @@ PLANTED = {
     "uniform": (0, 4),
     "induction": (1, 0),
 }
-"""The head of each role."""
+"""The head of each role by pattern."""
+COPYING = {(0, 1), (0, 3), (0, 4), (1, 0), (1, 4), (1, 5), (1, 6)}
+"""Heads that copy tokens to OUT."""
+SUPPRESSING = {(1, 7)}
+"""The one that does so with its sign turned."""
 DECOYS = {
     "previous_token": (0, 5),
     "duplicate_token": (0, 6),
@@ -104,5 +108,6 @@ def _layers() -> list[list[Head]]:
     for index, head in enumerate(layers[1][4:]):
         of_class = np.zeros((POSITIONS, TOKENS))
         of_class[:, index::4] = 1.0
-        head.looks("POS", "TOK", of_class).copies("TOK", "OUT", 2.0 * tokens)
+        sign = -1.0 if (1, 4 + index) in SUPPRESSING else 1.0
+        head.looks("POS", "TOK", of_class).copies("TOK", "OUT", sign * 2.0 * tokens)
     return layers

@@ -18,6 +18,7 @@ from neuroscope.hooks import Hook
 from neuroscope.v1 import analysis_pb2 as pb
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope_analysis.arrays import NamedArrays
+from neuroscope_analysis.attention import circuits
 from neuroscope_analysis.attention.confirmation import Candidate, Confirmation, Head
 from neuroscope_analysis.attention.patterns import Floats, PatternChunk
 from neuroscope_analysis.attention.request import PATTERN, AttentionWork
@@ -90,7 +91,9 @@ class AttentionAnalysis:
                 for role in work.roles
             ],
             sequence_length=0 if sequences is None else sequences.length,
-            warnings=list(dict.fromkeys(warning for tokens in work.prompts for warning in tokens.warnings)),
+            warnings=list(
+                dict.fromkeys([*work.warnings, *(warning for tokens in work.prompts for warning in tokens.warnings)])
+            ),
         )
 
     async def _describe(self) -> AsyncGenerator[Event, None]:
@@ -127,6 +130,10 @@ class AttentionAnalysis:
                 total.absorb(found)
         assert total is not None
         scores = total.scores()
+        if any(role.by_weights for role in work.roles):
+            yield self._progress("reading weights", 0, 1)
+            copying = await circuits.copying_scores(work.model, work.layers, work.heads)
+            scores |= {pb.HEAD_ROLE_COPYING: copying, pb.HEAD_ROLE_SUPPRESSION: -copying}
         for frame in self._arrays.frames({role.array: scores[role.role] for role in work.roles}):
             yield frame
         tests = None if work.causal_test is None else Confirmation(work.model, sequences, work.causal_test)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError, nearest
 from neuroscope.model_info import Tokens
 from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope_analysis.attention import circuits
 from neuroscope_analysis.attention.roles import ROLES, Role, role_name
 from neuroscope_analysis.attention.sequences import RepeatedBlocks
+from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_analysis.upstream import InspectedModel
 
 PATTERN, HEAD_OUTPUT = "attention_pattern", "head_output"
@@ -31,9 +33,13 @@ class AttentionWork:
     causal_test: pb.CausalTest | None
     """None: labels are not tested."""
     why_not_tested: str = ""
+    warnings: tuple[str, ...] = ()
+    """What was left out."""
 
 
-async def checked(request: pb.AnalyzeAttentionRequest, model: InspectedModel, max_prompts: int) -> AttentionWork:
+async def checked(
+    request: pb.AnalyzeAttentionRequest, model: InspectedModel, settings: AnalysisSettings
+) -> AttentionWork:
     """The work of a request.
 
     Raises:
@@ -42,11 +48,22 @@ async def checked(request: pb.AnalyzeAttentionRequest, model: InspectedModel, ma
     roles = _roles(request)
     if not request.prompts and not roles:
         raise InvalidRequestError("there is neither a prompt nor a role to score", field="prompts")
-    if len(request.prompts) > max_prompts:
-        raise InvalidRequestError(f"at most {max_prompts} prompts a request (the setting max_prompts)", field="prompts")
+    if len(request.prompts) > settings.max_prompts:
+        raise InvalidRequestError(
+            f"at most {settings.max_prompts} prompts a request (the setting max_prompts)", field="prompts"
+        )
     thresholds = _thresholds(request)
     test = _causal_test(request)
     layers = _layers(request, model)
+    warnings: list[str] = []
+    if any(role.by_weights for role in roles):
+        why = await circuits.why_not(model, layers, settings.weights_budget_bytes)
+        if why and request.roles:
+            index = next(index for index, role in enumerate(roles) if role.by_weights)
+            raise UnavailableSiteError(f"{roles[index].name} is scored by weights: {why}", field=f"roles[{index}]")
+        if why:
+            warnings.append(f"copying and suppression are left out: {why}")
+            roles = [role for role in roles if not role.by_weights]
     sequences = RepeatedBlocks.drawn(request.sequences, model.info.model) if roles else None
     prompts = await model.tokenize(request.prompts)
     for index, tokens in enumerate(prompts):
@@ -55,7 +72,9 @@ async def checked(request: pb.AnalyzeAttentionRequest, model: InspectedModel, ma
                 f"prompts[{index}] is one token, which attends to itself", field=f"prompts[{index}]"
             )
     untestable = sorted(set(layers) - set(model.layers(HEAD_OUTPUT))) if test is not None and roles else []
-    why = f"heads of layers {', '.join(map(str, untestable))} cannot be ablated on this model" if untestable else ""
+    untested = (
+        f"heads of layers {', '.join(map(str, untestable))} cannot be ablated on this model" if untestable else ""
+    )
     return AttentionWork(
         model,
         prompts,
@@ -64,8 +83,9 @@ async def checked(request: pb.AnalyzeAttentionRequest, model: InspectedModel, ma
         roles,
         thresholds,
         sequences,
-        None if why else test,
-        why or ("the request skips it" if test is None else ""),
+        None if untested else test,
+        untested or ("the request skips it" if test is None else ""),
+        tuple(warnings),
     )
 
 

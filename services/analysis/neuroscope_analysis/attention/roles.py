@@ -35,6 +35,8 @@ class Role:
     against_others: bool
     """Whether the effect must also stand out from those of heads without the role: where the metric is the role's own.
     Any head that does anything changes the output."""
+    by_weights: bool = False
+    """Scored by the head's weights and not by its patterns."""
     is_zeroed: bool = False
     """Ablated by zeros in place of the mean over other sequences, which would leave a constant output as it is."""
 
@@ -61,6 +63,10 @@ def role_name(role: pb.HeadRole.ValueType) -> str:
     return pb.HeadRole.Name(role).removeprefix("HEAD_ROLE_").lower()
 
 
+_EIGENVALUES = (
+    "the sum of the eigenvalues of the head's OV circuit from token to token, W_E W_V W_O W_U with the gains of both "
+    "norms, over the sum of their magnitudes"
+)
 _ALL = (
     Role(
         pb.HEAD_ROLE_PREVIOUS_TOKEN,
@@ -111,6 +117,22 @@ _ALL = (
         "Clark et al. 2019, arXiv:1906.04341)",
         Measure.OUTPUT,
         against_others=False,
+    ),
+    Role(
+        pb.HEAD_ROLE_COPYING,
+        0.5,
+        f"{_EIGENVALUES} (Elhage et al. 2021, A Mathematical Framework for Transformer Circuits)",
+        Measure.OUTPUT,
+        against_others=False,
+        by_weights=True,
+    ),
+    Role(
+        pb.HEAD_ROLE_SUPPRESSION,
+        0.5,
+        f"minus {_EIGENVALUES} (McDougall et al. 2023, arXiv:2310.04625)",
+        Measure.OUTPUT,
+        against_others=False,
+        by_weights=True,
     ),
 )
 ROLES = {role.role: role for role in _ALL}

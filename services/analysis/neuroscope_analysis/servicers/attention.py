@@ -27,7 +27,7 @@ class AttentionServicer:
     ) -> AsyncGenerator[Event, None]:
         """Checks the whole request, then streams plan, statistics, scores, labels and result."""
         model = await self._upstream.model(request.model_id, context)
-        work = await checked(request, model, self._settings.max_prompts)
+        work = await checked(request, model, self._settings)
         async with aclosing(AttentionAnalysis(work, self._settings.chunk_budget_bytes).events()) as events:
             async for event in events:
                 yield event

@@ -11,7 +11,16 @@ from neuroscope.analysis.attention_request import attention_request
 from neuroscope.strict import Strict, Text
 from neuroscope_gateway.schemas.experiments import Index, Prompt, TokenId
 
-Role = Literal["previous_token", "duplicate_token", "induction", "first_token_sink", "positional", "uniform"]
+Role = Literal[
+    "previous_token",
+    "duplicate_token",
+    "induction",
+    "first_token_sink",
+    "positional",
+    "uniform",
+    "copying",
+    "suppression",
+]
 _MAX_UINT32 = 2**32 - 1
 
 
