@@ -819,6 +819,7 @@ class Metric(_message.Message):
     CROSS_ENTROPY_FIELD_NUMBER: _builtins.int
     PROJECTION_FIELD_NUMBER: _builtins.int
     WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
+    PYTHON_FUNCTION_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     NORMALISED_FIELD_NUMBER: _builtins.int
     normalised: _builtins.bool
@@ -856,6 +857,10 @@ class Metric(_message.Message):
         """A sum of metrics, each times a number."""
 
     @_builtins.property
+    def python_function(self) -> Global___PythonFunction:
+        """A function of Python, where client and engine are one process."""
+
+    @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """At which positions; negative ones count from the end. Empty: the last one, and for cross_entropy all but the last."""
 
@@ -870,14 +875,15 @@ class Metric(_message.Message):
         cross_entropy: Global___CrossEntropy | None = ...,
         projection: Global___Projection | None = ...,
         weighted_sum: Global___WeightedSum | None = ...,
+        python_function: Global___PythonFunction | None = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
         normalised: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "python_function", b"python_function", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "python_function", b"python_function", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection", "weighted_sum"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection", "weighted_sum", "python_function"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1044,6 +1050,28 @@ class WeightedSum(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
+
+@_typing.final
+class PythonFunction(_message.Message):
+    """A function of Python that the process of the engine holds: what is executable is never sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    """The name under which the SDK holds it."""
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PythonFunction: _TypeAlias = PythonFunction  # noqa: Y015
 
 @_typing.final
 class WeightedMetric(_message.Message):
