@@ -64,7 +64,7 @@ class Hook:
             site.side = site_pb2.SIDE_INPUT
         return inference_pb2.HookSpec(
             hook_id=self.hook_id,
-            site=site,
+            site=site if site.ListFields() else None,  # of features it may be left to their dictionary
             select=to_selector(self.heads, self.positions, self.steps),
             dtype=parse_dtype(self.dtype),
             reduction=reductions.to_message(self.reduce),

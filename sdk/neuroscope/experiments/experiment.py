@@ -23,7 +23,8 @@ class Experiment(StoredRequest[pb.RunSweepRequest]):
 
     def __repr__(self) -> str:
         request = self.request
-        swept = [grid.site.component for grid in request.grids] + [f"{len(request.cells)} cells"] * bool(request.cells)
+        swept = [grid.features.dictionary_id or grid.site.component for grid in request.grids]
+        swept += [f"{len(request.cells)} cells"] * bool(request.cells)
         return (
             f"Experiment({len(request.pairs)} {'pair' if len(request.pairs) == 1 else 'pairs'}, "
             f"{' + '.join(swept) or 'nothing swept'}, {request.metric.WhichOneof('kind') or 'no metric'})"
