@@ -1,6 +1,6 @@
 """Trains the bundled dictionaries on the bundled model, with MLX, in a few minutes on two cores.
 
-    python -m scripts.train_dictionaries
+    python -m scripts.train_dictionaries [NAME ...]
 
 A sparse autoencoder of the residual stream behind layer 2, and a transcoder of layer 1's MLP, both with the BatchTopK
 activation (Bussmann et al. 2024, arXiv:2412.06410): in training the k largest features per position on average over a
@@ -55,7 +55,7 @@ class Recipe:
 
 RECIPES = (
     Recipe("resid_post_2", "blocks.2.hook_resid_post"),
-    Recipe("mlp_1", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"),
+    Recipe("mlp_1", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", steps=2000, documents=1000),
 )
 _HOOKS = {
     "blocks.2.hook_resid_post": Hook("resid_post", 2),
@@ -228,9 +228,10 @@ def mean_loss(client: Client, texts: list[str], edits: list[Intervention]) -> fl
 
 
 def main() -> None:
-    """Trains both, saves them in SAELens' layout, and measures them."""
+    """Trains those that are named, or all, saves them in SAELens' layout, and measures them."""
+    names = sys.argv[1:] or [recipe.name for recipe in RECIPES]
     with Client.local(model=[str(MODEL)]) as client:
-        for recipe in RECIPES:
+        for recipe in (recipe for recipe in RECIPES if recipe.name in names):
             started = time.perf_counter()
             texts = list(islice(documents(recipe.seed + 1000), recipe.documents))
             hooks = [_HOOKS[recipe.hook_name]] + ([_HOOKS[recipe.hook_name_out]] if recipe.hook_name_out else [])

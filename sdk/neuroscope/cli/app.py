@@ -10,7 +10,20 @@ import typer
 from typer.core import TyperGroup
 
 import neuroscope
-from neuroscope.cli import attribute, capture, demo, directions, doctor, generate, hooks, lens, models, sweep, up
+from neuroscope.cli import (
+    attribute,
+    capture,
+    demo,
+    dictionaries,
+    directions,
+    doctor,
+    generate,
+    hooks,
+    lens,
+    models,
+    sweep,
+    up,
+)
 from neuroscope.cli.connection import (
     Connection,
     LocalOption,
@@ -85,6 +98,7 @@ app.command("generate", rich_help_panel="Inspection")(generate.generate)
 app.command("capture", rich_help_panel="Inspection")(capture.capture)
 app.command("lens", rich_help_panel="Inspection")(lens.lens)
 app.add_typer(directions.app, name="directions", rich_help_panel="Inspection")
+app.add_typer(dictionaries.app, name="dictionaries", rich_help_panel="Inspection")
 app.command("sweep", rich_help_panel="Inspection")(sweep.sweep)
 app.command("attribute", rich_help_panel="Inspection")(attribute.attribute)
 app.command("demo", rich_help_panel="Inspection")(demo.demo)
