@@ -27,9 +27,9 @@ from neuroscope.v1 import intervention_pb2
 EDIT_HELP = (
     "What to edit; repeat it. ACTION SITE with what the action needs: zero mlp_out.3, scale attn_out.3 0.5,"
     " add resid_post.5 FILE.safetensors:NAME 4.0, replace SITE FILE, project_out SITE FILE, mean SITE FILE,"
-    " clamp SITE -1 1, noise SITE 0.1 SEED, clamp_feature DICTIONARY 7,9 5.0 (also scale_feature, add_feature; ablate_feature"
-    " DICTIONARY 7; reconstruct DICTIONARY); then heads=3,7 positions=2: steps=0 rows=0. A FILE is .safetensors or .npy,"
-    " id:ID an uploaded tensor. Or a JSON object."
+    " clamp SITE -1 1, noise SITE 0.1 SEED, clamp_feature DICTIONARY 7,9 5.0 (also scale_feature, add_feature;"
+    " ablate_feature DICTIONARY 7; reconstruct DICTIONARY); then heads=3,7 positions=2: steps=0 rows=0. A FILE is"
+    " .safetensors or .npy, id:ID an uploaded tensor. Or a JSON object."
 )
 EDITS_HELP = "A JSON file with a list of interventions, in the REST form or as Intervention.to_json gives them."
 _SELECTORS = ("heads", "positions", "steps", "rows")

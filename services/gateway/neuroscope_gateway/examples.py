@@ -376,6 +376,7 @@ STREAMS: dict[str, Any] = {
 """Pieces of streams, by operation."""
 
 PARAMETERS: dict[str, Any] = {
+    "dictionary_id": "resid_post_2",
     "model_id": _MODEL_ID,
     "capture_id": "run-17",
     "tensor": 0,

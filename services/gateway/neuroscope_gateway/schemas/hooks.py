@@ -51,7 +51,7 @@ class ActivationHook(Strict):
     """Captures what the component reads."""
     capture_output: bool | None = True
     """Captures what the component writes."""
-    features: HookedFeatures | None = None
+    features: HookedFeatures | None = Field(default=None, exclude_if=lambda value: value is None)
     """Features of a dictionary, where it reads."""
 
     @model_validator(mode="after")
