@@ -26,7 +26,7 @@ RESULTS = DOCS / "performance.json"
 TAX_PLOT = DOCS / "images" / "performance_tax.svg"
 CONCURRENCY_PLOT = DOCS / "images" / "performance_concurrency.svg"
 PEER = "mlx-lm"
-_BENCHES = ("wire", "capture", "tax", "concurrency", "rest")
+_BENCHES = ("wire", "capture", "tax", "concurrency", "rest", "sweep", "attribution")
 _COLOURS = ("#5b8def", "#3fb68b", "#e0a43a", "#d45f6a", "#9a7bd0")
 
 _HEAD = """# Performance
@@ -77,8 +77,24 @@ _WIRE = """
 ## The wire
 
 Tensors that are already computed, from one process to another, CPU seconds per 10^9 bytes. `tcp` is raw loopback TCP,
-`gRPC alone` are bytes over gRPC that nobody looks at: what a codec cannot be faster than. `shared` is what clients on
-the service's host get unless they say otherwise.
+`gRPC alone` are bytes over gRPC that nobody looks at: what a codec cannot be faster than. Rates are compared with that
+of raw TCP in turns. `shared` is what clients on the service's host get unless they say otherwise, over TCP too.
+
+"""
+
+_SWEEP = """
+## Sweeps and attributions
+
+How many patches a sweep of {model} runs in the time of one plain forward pass of mlx-lm, which takes turns with it;
+from the call to the last value, both unedited runs included. `resid`: the residual stream before each of 12 layers at
+16 positions. `heads`: 12 x 12 heads, each at all positions. `last`: each head at the last position. One by one it would
+be less than 1. Medians of rounds; memory is the process's peak, weights included.
+
+"""
+
+_ATTRIBUTION = """
+And the time that attributions take, in forward passes. `nodes`: attribution patching of every head, MLP and the input
+at every position. `edges`: EAP-IG with 5 steps over all edges.
 
 """
 
@@ -136,15 +152,28 @@ def page(results: Mapping[str, Any]) -> str:
         map(_rest_row, rest["cases"]),
     )
     text += _WIRE + markdown_table(
-        ("case", "client", "server", "both", "MB/s", "per step of 200 tensors of 3 KiB"),
+        ("case", "client", "server", "both", "MB/s", "of raw TCP", "per step of 200 tensors of 3 KiB"),
         map(_wire_row, results["wire"]["cases"]),
     )
     slow = capture["cases"][-1]
-    return text + (
+    text += (
         f"\nA capture of {slow['bytes'] / 1e6:.1f} MB ({capture['positions']} positions in chunks of "
         f"{capture['chunk_positions']}, width {capture['shape']['hidden_size']}, "
         f"{capture['shape']['num_hidden_layers']} layers) by a reader ten times slower than the engine: the server's "
         f"memory grew by {slow['growth_mb']:.0f} MB.\n"
+    )
+    counts = "tokens", "range", "rounds", "bar", "seconds", "peak MB", "to a forward pass's"
+    text += _SWEEP.format(**results["sweep"]) + markdown_table(
+        ("sweep", "patches", "per forward pass", *counts),
+        (_counted(case, "patches", "patches_per_forward", "at least") for case in results["sweep"]["cases"]),
+    )
+    return (
+        text
+        + _ATTRIBUTION
+        + markdown_table(
+            ("attribution", "scores", "forward passes", *counts),
+            (_counted(case, "scores", "forwards", "at most") for case in results["attribution"]["cases"]),
+        )
     )
 
 
@@ -185,11 +214,29 @@ def _wire_row(case: Mapping[str, Any]) -> list[str]:
     small = "client_cpu_ms_per_step" in case
     step = f"{case['client_cpu_ms_per_step']:.2f} + {case['server_cpu_ms_per_step']:.2f} ms" if small else ""
     rates = f"{client:.2f}", f"{server:.2f}", f"{client + server:.2f}", f"{case['mb_per_s']:.0f}"
-    return [case["case"], *rates, step]
+    of_raw_tcp = f"{case['of_raw_tcp']:.2f}" if "of_raw_tcp" in case else ""
+    return [case["case"], *rates, of_raw_tcp, step]
 
 
-def _bar(bar: float | None) -> str:
-    return "" if bar is None else f"at least {bar:g}"
+def _counted(case: Mapping[str, Any], what: str, ratio: str, bound: str) -> list[str]:
+    """A row of what is counted in forward passes."""
+    seconds = case["seconds"] if "seconds" in case else case["patches"] / case["patches_per_s"]
+    return [
+        case["name"],
+        str(case[what]),
+        f"{case[ratio]:.2f}",
+        str(case["length"]),
+        f"{case['lowest']:.2f} to {case['highest']:.2f}",
+        str(case["rounds"]),
+        _bar(case["bar"], bound),
+        f"{seconds:.1f}",
+        f"{case['peak_bytes'] / 1e6:.0f}",
+        f"{case['peak_bytes'] / case['plain_peak_bytes']:.2f}",
+    ]
+
+
+def _bar(bar: float | None, bound: str = "at least") -> str:
+    return "" if bar is None else f"{bound} {bar:g}"
 
 
 def draw(results: Mapping[str, Any]) -> None:
@@ -249,7 +296,9 @@ def _merge(into: dict[str, Any], results: dict[str, Any]) -> None:
 
 
 def _key(case: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(case.get(name) for name in ("model", "kind", "captured", "generations", "way", "case"))
+    return tuple(
+        case.get(name) for name in ("model", "kind", "captured", "generations", "way", "case", "name", "length")
+    )
 
 
 def main() -> None:

@@ -4,8 +4,8 @@
         async for token in client.generate("The capital of France is", hooks=["resid_post"], max_tokens=8):
             print(token.text, end="")
 
-Calls about models are in `model_calls`, about kept streams in `kept_calls`, about sweeps in `experiments.calls`; how a
-call is made is in `calling`.
+Calls about models are in `model_calls`, about kept streams in `kept_calls`, about sweeps in `experiments.calls`, about
+weights in `weights.calls`; how a call is made is in `calling`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from neuroscope.recovery import Recovery, Resumption
 from neuroscope.stream import StreamState
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
+from neuroscope.weights.calls import AsyncWeightCalls
 
 
-class AsyncClient(AsyncExperimentCalls, AsyncKeptCalls):
+class AsyncClient(AsyncExperimentCalls, AsyncWeightCalls, AsyncKeptCalls):
     """Calls an inference service, on one event loop. Arguments and errors are those of `Client`."""
 
     @property

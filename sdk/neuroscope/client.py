@@ -5,8 +5,8 @@
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
 
-Calls about models are in `model_calls`, about kept streams in `kept_calls`, about sweeps in `experiments.calls`; how a
-call is made is in `calling`.
+Calls about models are in `model_calls`, about kept streams in `kept_calls`, about sweeps in `experiments.calls`, about
+weights in `weights.calls`; how a call is made is in `calling`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from neuroscope.recovery import Recovery, Resumption
 from neuroscope.stream import StreamState
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
+from neuroscope.weights.calls import WeightCalls
 
 __all__ = ["DEFAULT_TARGET", "Client"]
 
 
-class Client(ExperimentCalls, KeptCalls):
+class Client(ExperimentCalls, WeightCalls, KeptCalls):
     """Calls an inference service. Thread-safe; one client for the life of a program is best.
 
     Args:

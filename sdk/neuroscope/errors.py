@@ -274,6 +274,6 @@ def error_classes() -> dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]]
 
 def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
     """The candidates most like a name, best first; the first few where none is. A long name counts by its head."""
-    names = list(candidates)
+    names = {candidate.lower(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name[:_COMPARED_CHARACTERS].lower(), names, n=NEAREST_NAMES, cutoff=0.4)
-    return tuple(close or names[:NEAREST_NAMES])
+    return tuple(names[each] for each in close or list(names)[:NEAREST_NAMES])

@@ -131,13 +131,18 @@ def steps(
         stop_at_layer=None,
         chunk_budget_bytes=0,
     )
-    shown = shown_token_ids(cache, asked)
+    texts = yield from texts_of(shown_token_ids(cache, asked), model_id)
+    return of_cache(cache, asked, texts)
+
+
+def texts_of(token_ids: Sequence[int], model_id: str) -> Steps[dict[int, str]]:
+    """The calls that find the texts of tokens, by id."""
     texts: dict[int, str] = {}
-    for first in range(0, len(shown), TEXTS_AT_ONCE):
-        some = shown[first : first + TEXTS_AT_ONCE]
+    for first in range(0, len(token_ids), TEXTS_AT_ONCE):
+        some = token_ids[first : first + TEXTS_AT_ONCE]
         spelt: Tokens = yield requests.tokenize(some, model_id=model_id, bos=None)
         texts |= zip(some, spelt.tokens, strict=True)
-    return of_cache(cache, asked, texts)
+    return texts
 
 
 def hooks(top_k: int, token_ids: Sequence[int], positions: Any) -> list[Hook]:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from neuroscope.directions.directions import Directions
     from neuroscope.layer_predictions import LayerPredictions
     from neuroscope.model_info import ModelInfo
+    from neuroscope.projected import Projected
 
 _WIDTHS = 80, 160  # least and most columns of a table
 _NOTEBOOK_WIDTH = 120
@@ -110,6 +112,23 @@ def lens_table(seen: LayerPredictions, position: int) -> Table:
         cells = [f"{visible(seen.texts.get(int(token), str(token)))} {math.exp(logp):.3f}" for token, logp in tops]
         ranks = [str(rank) for rank in seen.ranks[index, position]]
         table.add_row(*map(Text, (str(point), *cells, *ranks, f"{seen.kl[index, position]:.3f}")))
+    return table
+
+
+def projected_table(seen: Projected) -> Table:
+    """The likeliest tokens of each vector, the ranks of those that were asked for, the divergence."""
+    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.asked]
+    table = _table(f"{seen.model_id}: {math.prod(seen.shape)} vectors", "vector")
+    for index in range(seen.top_token_ids.shape[-1]):
+        table.add_column("likeliest" if not index else f"{index + 1}")
+    for name in [*asked, *(["KL, nats"] if seen.kl is not None else [])]:
+        table.add_column(name, justify="right")
+    for place in np.ndindex(seen.shape):
+        tops = zip(seen.top_token_ids[place], seen.top_log_probabilities[place], strict=True)
+        cells = [f"{visible(seen.texts.get(int(token), str(token)))} {math.exp(logp):.3f}" for token, logp in tops]
+        cells += [str(rank) for rank in seen.ranks[place]]
+        cells += [] if seen.kl is None else [f"{seen.kl[place]:.3f}"]
+        table.add_row(*map(Text, (", ".join(map(str, place)), *cells)))
     return table
 
 

@@ -156,7 +156,7 @@ def test_a_gateway_with_a_wrong_token(behind: Service) -> None:
     environment = {"NEUROSCOPE_GATEWAY_INFERENCE_TOKEN": "wrong"}
     with running("neuroscope_gateway", "--port", "0", "--inference", behind.target, environment=environment) as other:
         response = httpx.post(f"{other.target}{CHAT}", json={"messages": HELLO}, timeout=30)
-        assert told(response)[::2] == (401, "unauthenticated")
+        assert told(response)[::2] == (502, "inference_unauthenticated")
         assert "right" not in response.text
 
 

@@ -11,9 +11,6 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
-from mlx_lm.tuner.utils import linear_to_lora_layers
-from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 from safetensors.numpy import load_file, save_file
 
 from neuroscope.errors import ModelUnsupportedError
@@ -22,6 +19,7 @@ from neuroscope_inference.engine.model import LoadedModel
 from tests.support.loaded import load_here, logits_of_steps, read_all
 from tests.support.plain_mlx import load_plain, plain_logits
 from tests.support.random_models import make_model
+from tests.support.variants import make_adapter, quantise
 
 PROMPT = [0, *np.random.default_rng(3).integers(5, 500, 19).tolist()]
 CONTINUATION = np.random.default_rng(4).integers(5, 500, 4).tolist()
@@ -53,13 +51,8 @@ def same_logits(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral", "gpt_neox"])
 def test_quantised_weights_keep_every_point(tmp_path: Path, family: str, bits: int, dtype: str) -> None:
     folder = make_model(family, tmp_path / family)
-    network, config = load_model(folder)
-    network.set_dtype(getattr(mx, dtype))
-    network, config = quantize_model(network, config, group_size=64, bits=bits)
     whole = components(load_here(folder))
-    save_model(folder, network)
-    save_config(config, folder / "config.json")
-    model = load_here(folder)
+    model = load_here(quantise(folder, bits=bits, dtype=dtype))
     assert model.description.weights_bytes < 0.5 * model.description.parameter_count * 4
     assert components(model) == whole
     assert_hooks_hold(model, load_plain(folder)[0])
@@ -68,22 +61,6 @@ def test_quantised_weights_keep_every_point(tmp_path: Path, family: str, bits: i
 
 
 # ------------------------------------------------------------------------------------------------ adapters
-
-
-def make_adapter(folder: Path, base: Path, keys: list[str]) -> Path:
-    """A LoRA adapter of random weights, as mlx-lm's training writes it."""
-    parameters = {"rank": 4, "scale": 8.0, "dropout": 0.0, "keys": keys}
-    network, _ = load_model(base)
-    network.freeze()
-    linear_to_lora_layers(network, 4, parameters)
-    mx.random.seed(1)
-    trained: Any = tree_flatten(network.trainable_parameters())
-    weights = {name: 0.1 * mx.random.normal(array.shape) for name, array in trained}
-    folder.mkdir()
-    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
-    config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": parameters}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.mark.parametrize(

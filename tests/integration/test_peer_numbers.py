@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from neuroscope import Client, Hook, Intervention, replace, zero
+from neuroscope.experiments import logit_diff
 from tests.bench.peers import fixtures
 from tests.bench.peers.weights import small_folder
 from tests.bench.peers.workers.library import RESIDUAL, Arrays
@@ -99,3 +100,24 @@ def test_the_heatmap_of_residual_patches(client: Client, theirs: Arrays) -> None
         patch = replace("resid_pre", layer, donor, positions=[position])
         found[layer, position] = metric(client, theirs, "corrupted", patch)
     assert_close("patch", found, theirs["patch"], tolerance=TOLERANCE)
+
+
+def test_sweeps_find_the_same(client: Client, theirs: Arrays) -> None:
+    """The heatmap and the effects of heads again, each as one sweep."""
+    clean, corrupted = theirs["clean"].tolist(), theirs["corrupted"].tolist()
+    right, wrong = map(int, theirs["targets"])
+    patched = client.patch(clean, corrupted).residual().run(metric=logit_diff(right, wrong))
+    assert_close("patch", patched.values, theirs["patch"], tolerance=TOLERANCE)
+    ablated = client.ablate(clean).heads().run(metric=logit_diff(right, wrong))
+    assert_close("head ablation", ablated.scores.effects().values, theirs["head_ablation"], tolerance=TOLERANCE)
+
+
+def test_weights_and_vectors_give_the_same_lens(client: Client, theirs: Arrays, layers: int) -> None:
+    """Given their residual streams, as vectors and through the matrices that were read."""
+    streams = np.stack([theirs[f"resid_post.{layer}"] for layer in range(layers)])
+    seen = client.project(streams, top_k=fixtures.LENS_TOKENS)
+    assert np.array_equal(seen.top_token_ids, theirs["lens_token_ids"])
+    assert_close("vectors", seen.top_log_probabilities, theirs["lens_log_probabilities"], tolerance=TOLERANCE)
+    weights = client.weights("unembedding")
+    logits = weights.normed("final_norm", streams) @ np.asarray(weights.W_U)
+    assert_close("logits", logits[-1], theirs["logits"], tolerance=TOLERANCE)

@@ -226,8 +226,8 @@ def test_the_gateway_has_a_token_and_certificates_of_its_own(secured: Service, f
         assert http.get("/v1/models").status_code == 200
     with running("neuroscope_gateway", *arguments) as gateway, httpx.Client(base_url=gateway.target) as http:
         answer = http.get("/v1/models")
-        assert answer.status_code == 401
-        assert answer.json()["error"]["code"] == "unauthenticated"
+        assert answer.status_code == 502
+        assert answer.json()["error"]["code"] == "inference_unauthenticated"
     started = services.spawn(
         "neuroscope_gateway", "--inference", "gpu-box:1", "--inference-token", "x", log_file=tmp_path / "log"
     )

@@ -28,7 +28,7 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.local import LocalTransport
 
 PUT = RPCS["PutTensor"]
-ARRAY = np.random.default_rng(1).standard_normal((300, 1000)).astype(np.float32)  # three frames
+ARRAY = np.random.default_rng(1).standard_normal((600, 1000)).astype(np.float32)  # three frames
 
 
 def header(array: Any = ARRAY, **fields: Any) -> pb.PutTensorRequest:
@@ -137,7 +137,7 @@ def test_a_full_store_says_so_and_the_service_goes_on() -> None:
     local = LocalTransport(tensor_max_bytes=ARRAY.nbytes + 100)
     try:
         put(local, header(), *frames())
-        with pytest.raises(ResourceExhaustedError, match="uploads hold 1200000 of 1200100"):
+        with pytest.raises(ResourceExhaustedError, match="uploads hold 2400000 of 2400100"):
             put(local, header(), *frames())
         small = np.ones(3, np.float32)
         put(local, header(small), *frames(small))

@@ -47,10 +47,11 @@ def read_all(model: LoadedModel) -> Any:
 
 
 def capture_here(model: LoadedModel, tokens: list[int]) -> dict[Point, NDArray[Any]]:
-    """Every available point in one forward pass without a cache from before."""
+    """Every available point in one forward pass without a cache from before; bfloat16 as float32, for numpy."""
     tap = Tap([True] * len(model.layout.states))
     with model.layout.switch.reading(tap):
         logits = model.network(mx.array([tokens]), cache=make_prompt_cache(model.network))  # type: ignore[operator]
     mx.eval(logits, list(tap.seen.values()))
     states = model.layout.states
-    return {states[i].point: np.array(x) for i, x in tap.seen.items() if not states[i].reason}
+    found = {states[i].point: x for i, x in tap.seen.items() if not states[i].reason}
+    return {point: np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x) for point, x in found.items()}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from neuroscope import codec
 from neuroscope.codec import ALIGNMENT_BYTES, Framed
 from neuroscope.errors import ChecksumError, StreamingError
-from neuroscope.frames import SLICE_BYTES, FrameReader
+from neuroscope.frames import PACKED_BYTES, SLICE_BYTES, FrameReader
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
@@ -62,7 +62,7 @@ def test_packed_tensors_are_aligned_read_only_views_of_the_message():
 
 def test_a_tensor_above_the_limit_travels_alone_in_slices():
     stream = Stream(Point("resid_post", 0), Point("resid_post", 1), Point("resid_post", 2))
-    small, large = random(1, 1, 8), random(1, 700, 512)
+    small, large = random(1, 1, 8), random(1, 1400, 512)
     assert large.nbytes > 2 * SLICE_BYTES
     frames = stream.frames(0, outgoing(0, small), outgoing(1, large), outgoing(2, small))
     kinds = [type(framed.frame).__name__ for framed in frames]
@@ -78,7 +78,7 @@ def test_frames_of_many_tensors_stay_near_the_limit():
     stream = Stream(*(Point("resid_post", layer) for layer in range(20)))
     arrays = [random(1, 100, 512) for _ in range(20)]
     frames = stream.frames(0, *(outgoing(i, array) for i, array in enumerate(arrays)))
-    assert max(framed.nbytes for framed in frames) <= SLICE_BYTES
+    assert max(framed.nbytes for framed in frames) <= PACKED_BYTES
     assert [framed.frame.sequence for framed in frames] == list(range(len(frames)))
     assert stream.packer.frame_count == len(frames) > 1
 
@@ -141,7 +141,7 @@ def test_a_missing_frame_is_an_error():
 
 def test_a_missing_slice_is_an_error():
     stream = Stream(Point("resid_post", 0))
-    frames = stream.frames(0, outgoing(0, random(1, 700, 512)))
+    frames = stream.frames(0, outgoing(0, random(1, 1400, 512)))
     frames[2].frame.sequence = 1
     read = reader(stream)
     read.read(frames[0])
@@ -151,7 +151,7 @@ def test_a_missing_slice_is_an_error():
 
 def test_slices_that_begin_in_the_middle_are_an_error():
     stream = Stream(Point("resid_post", 0))
-    frames = stream.frames(0, outgoing(0, random(1, 700, 512)))
+    frames = stream.frames(0, outgoing(0, random(1, 1400, 512)))
     frames[1].frame.sequence = 0
     with pytest.raises(StreamingError, match="not the next slice"):
         reader(stream).read(frames[1])
@@ -159,7 +159,7 @@ def test_slices_that_begin_in_the_middle_are_an_error():
 
 def test_slices_beyond_the_announced_length_are_an_error():
     stream = Stream(Point("resid_post", 0))
-    frames = stream.frames(0, outgoing(0, random(1, 700, 512)))
+    frames = stream.frames(0, outgoing(0, random(1, 1400, 512)))
     frame = frames[0].frame
     assert isinstance(frame, tensor_pb2.TensorFrame)
     frame.ref.length_bytes = 100

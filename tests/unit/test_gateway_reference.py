@@ -30,6 +30,9 @@ ROUTES = {
     "/v1/dictionaries/{dictionary_id}/features": {"post"},
     "/v1/experiments/attributions": {"post"},
     "/v1/experiments/sweeps": {"post"},
+    "/v1/experiments/vocabulary": {"post"},
+    "/v1/experiments/weights": {"get"},
+    "/v1/experiments/weights/{weight}": {"get"},
     "/v1/traces/{trace_id}": {"get"},
 }
 

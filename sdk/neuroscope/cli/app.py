@@ -23,6 +23,7 @@ from neuroscope.cli import (
     models,
     sweep,
     up,
+    weights,
 )
 from neuroscope.cli.connection import (
     Connection,
@@ -101,4 +102,6 @@ app.add_typer(directions.app, name="directions", rich_help_panel="Inspection")
 app.add_typer(dictionaries.app, name="dictionaries", rich_help_panel="Inspection")
 app.command("sweep", rich_help_panel="Inspection")(sweep.sweep)
 app.command("attribute", rich_help_panel="Inspection")(attribute.attribute)
+app.command("weights", rich_help_panel="Inspection")(weights.weights)
+app.command("project", rich_help_panel="Inspection")(weights.project)
 app.command("demo", rich_help_panel="Inspection")(demo.demo)

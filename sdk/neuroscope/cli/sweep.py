@@ -139,16 +139,16 @@ def metric_of(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
         if name == "logit_diff" and not other:
             raise InvalidRequestError("logit_diff needs the wrong token", field="--other")
         chosen = (
-            _ANSWERED[name](_token(answer))
+            _ANSWERED[name](token_of(answer))
             if name in _ANSWERED
-            else metric_forms.logit_diff(_token(answer), _token(other))
+            else metric_forms.logit_diff(token_of(answer), token_of(other))
         )
     else:
         raise InvalidRequestError(f"there is no metric {name!r}", field="--metric", valid=METRICS)
     return chosen.normalised() if normalise else chosen
 
 
-def _token(text: str) -> str | int:
+def token_of(text: str) -> str | int:
     """A token's text; #42 is the id 42."""
     return int(text[1:]) if text.startswith("#") and text[1:].isdecimal() else text
 

@@ -95,15 +95,24 @@ def projection(direction: TensorLike) -> Metric:
     return Metric(pb.Metric(projection=pb.Projection(direction=to_reference(direction))))
 
 
-def _choices(tokens: Any, field: str) -> Iterable[pb.TokenChoice]:
-    is_one = isinstance(tokens, str) or hasattr(tokens, "__index__")
-    listed: list[Any] = [tokens] if is_one else list(tokens)
-    return [_choice(token, field) for token in listed]
+def token_choice(token: Any, field: str) -> pb.TokenChoice:
+    """A token as requests carry it.
 
+    Args:
+        token: its id, or a text that is exactly one token.
+        field: path of the token, for errors.
 
-def _choice(token: Any, field: str) -> pb.TokenChoice:
+    Raises:
+        InvalidRequestError: it is neither.
+    """
     if isinstance(token, str):
         return pb.TokenChoice(text=token)
     if hasattr(token, "__index__") and not isinstance(token, bool) and 0 <= operator.index(token) < 2**32:
         return pb.TokenChoice(id=operator.index(token))
-    raise InvalidRequestError(f"a token is a text or an id from 0, not {token!r}", field=f"metric.{field}")
+    raise InvalidRequestError(f"a token is a text or an id from 0, not {token!r}", field=field)
+
+
+def _choices(tokens: Any, field: str) -> Iterable[pb.TokenChoice]:
+    is_one = isinstance(tokens, str) or hasattr(tokens, "__index__")
+    listed: list[Any] = [tokens] if is_one else list(tokens)
+    return [token_choice(token, f"metric.{field}") for token in listed]

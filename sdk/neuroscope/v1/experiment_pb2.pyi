@@ -1680,3 +1680,167 @@ class AttributionEnd(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttributionEnd: _TypeAlias = AttributionEnd  # noqa: Y015
+
+@_typing.final
+class ProjectToVocabularyRequest(_message.Message):
+    """Which vectors, and what is wanted of them: at least one of top_k, tokens and reference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    WITHOUT_NORM_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    REFERENCE_ROW_FIELD_NUMBER: _builtins.int
+    REFERENCE_VECTOR_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model."""
+    without_norm: _builtins.bool
+    """Leaves out the final norm: for directions that are no residual stream, such as a row of W_out."""
+    top_k: _builtins.int
+    """So many of the likeliest tokens."""
+    reference_row: _builtins.int
+    """One of the vectors, by its row."""
+    @_builtins.property
+    def vectors(self) -> _tensor_pb2.TensorReference:
+        """The vectors (..., d_model). They are taken in the order of their rows, and computed with in the model's own type."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenChoice]:
+        """Tokens whose log-probability and rank are wanted."""
+
+    @_builtins.property
+    def reference_vector(self) -> _tensor_pb2.TensorReference:
+        """Another vector (d_model)."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        vectors: _tensor_pb2.TensorReference | None = ...,
+        without_norm: _builtins.bool = ...,
+        top_k: _builtins.int = ...,
+        tokens: _abc.Iterable[Global___TokenChoice] | None = ...,
+        reference_row: _builtins.int = ...,
+        reference_vector: _tensor_pb2.TensorReference | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "reference_row", b"reference_row", "reference_vector", b"reference_vector", "vectors", b"vectors"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "reference", b"reference", "reference_row", b"reference_row", "reference_vector", b"reference_vector", "tokens", b"tokens", "top_k", b"top_k", "vectors", b"vectors", "without_norm", b"without_norm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_reference: _TypeAlias = _typing.Literal["reference_row", "reference_vector"]  # noqa: Y015
+    _WhichOneofArgType_reference: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_reference) -> _WhichOneofReturnType_reference | None: ...
+
+Global___ProjectToVocabularyRequest: _TypeAlias = ProjectToVocabularyRequest  # noqa: Y015
+
+@_typing.final
+class ProjectToVocabularyResponse(_message.Message):
+    """What happens in a projection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    STEP_FRAME_FIELD_NUMBER: _builtins.int
+    TENSOR_FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___ProjectionPlan:
+        """What comes; the first message."""
+
+    @_builtins.property
+    def end(self) -> Global___ProjectionEnd:
+        """It is complete; the last message."""
+
+    @_builtins.property
+    def step_frame(self) -> _tensor_pb2.StepFrame:
+        """Results of some vectors."""
+
+    @_builtins.property
+    def tensor_frame(self) -> _tensor_pb2.TensorFrame:
+        """A slice of large results."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___ProjectionPlan | None = ...,
+        end: Global___ProjectionEnd | None = ...,
+        step_frame: _tensor_pb2.StepFrame | None = ...,
+        tensor_frame: _tensor_pb2.TensorFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "plan", b"plan", "step_frame", b"step_frame", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "plan", b"plan", "step_frame", b"step_frame", "tensor_frame", b"tensor_frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["plan", "end", "step_frame", "tensor_frame"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ProjectToVocabularyResponse: _TypeAlias = ProjectToVocabularyResponse  # noqa: Y015
+
+@_typing.final
+class ProjectionPlan(_message.Message):
+    """What comes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model."""
+    @_builtins.property
+    def tensors(self) -> _tensor_pb2.TensorPlan:
+        """The results, told apart by `reduced`; the position axis counts vectors, and each frame says which it begins with."""
+
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Extents of the vectors' axes but for the last; none for a single vector."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the tokens that were asked for."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        tensors: _tensor_pb2.TensorPlan | None = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tensors", b"tensors"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "shape", b"shape", "tensors", b"tensors", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectionPlan: _TypeAlias = ProjectionPlan  # noqa: Y015
+
+@_typing.final
+class ProjectionEnd(_message.Message):
+    """Every vector was sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_COUNT_FIELD_NUMBER: _builtins.int
+    ELAPSED_SECONDS_FIELD_NUMBER: _builtins.int
+    vector_count: _builtins.int
+    """Vectors."""
+    elapsed_seconds: _builtins.float
+    """From the plan to the last result."""
+    def __init__(
+        self,
+        *,
+        vector_count: _builtins.int = ...,
+        elapsed_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_seconds", b"elapsed_seconds", "vector_count", b"vector_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectionEnd: _TypeAlias = ProjectionEnd  # noqa: Y015

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from neuroscope.v1 import experiment_pb2 as neuroscope_dot_v1_dot_experiment__pb2
+from neuroscope.v1 import weights_pb2 as neuroscope_dot_v1_dot_weights__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -45,6 +46,16 @@ class ExperimentServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.FromString,
                 _registered_method=True)
+        self.ReadWeights = channel.unary_stream(
+                '/neuroscope.v1.ExperimentService/ReadWeights',
+                request_serializer=neuroscope_dot_v1_dot_weights__pb2.ReadWeightsRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_weights__pb2.ReadWeightsResponse.FromString,
+                _registered_method=True)
+        self.ProjectToVocabulary = channel.unary_stream(
+                '/neuroscope.v1.ExperimentService/ProjectToVocabulary',
+                request_serializer=neuroscope_dot_v1_dot_experiment__pb2.ProjectToVocabularyRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_experiment__pb2.ProjectToVocabularyResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -70,6 +81,23 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadWeights(self, request, context):
+        """Sends the model's weights: embeddings, norms, matrices of heads, MLPs and experts, each once and oriented as x @ W.
+        Streams the plan, then tensors, then the end; large tensors are made and sent a part at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProjectToVocabulary(self, request, context):
+        """Shows vectors through the model's own end, the final norm and the unembedding with their scale and softcap: the logit
+        lens (nostalgebraist 2020) of vectors from anywhere. Streams the plan, then results as tensors, some vectors at a
+        time, then the end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExperimentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -82,6 +110,16 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.Attribute,
                     request_deserializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.SerializeToString,
+            ),
+            'ReadWeights': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadWeights,
+                    request_deserializer=neuroscope_dot_v1_dot_weights__pb2.ReadWeightsRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_weights__pb2.ReadWeightsResponse.SerializeToString,
+            ),
+            'ProjectToVocabulary': grpc.unary_stream_rpc_method_handler(
+                    servicer.ProjectToVocabulary,
+                    request_deserializer=neuroscope_dot_v1_dot_experiment__pb2.ProjectToVocabularyRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_experiment__pb2.ProjectToVocabularyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +177,60 @@ class ExperimentService:
             '/neuroscope.v1.ExperimentService/Attribute',
             neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.SerializeToString,
             neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.ExperimentService/ReadWeights',
+            neuroscope_dot_v1_dot_weights__pb2.ReadWeightsRequest.SerializeToString,
+            neuroscope_dot_v1_dot_weights__pb2.ReadWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProjectToVocabulary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.ExperimentService/ProjectToVocabulary',
+            neuroscope_dot_v1_dot_experiment__pb2.ProjectToVocabularyRequest.SerializeToString,
+            neuroscope_dot_v1_dot_experiment__pb2.ProjectToVocabularyResponse.FromString,
             options,
             channel_credentials,
             insecure,

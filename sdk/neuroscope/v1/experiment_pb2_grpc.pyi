@@ -6,6 +6,7 @@ Experiments: many edited runs of a few prompts, each scored by one number; and w
 from collections import abc as _abc
 from grpc import aio as _aio
 from neuroscope.v1 import experiment_pb2 as _experiment_pb2
+from neuroscope.v1 import weights_pb2 as _weights_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -44,6 +45,15 @@ class ExperimentServiceStub:
     pair's unedited runs, then the scores as tensors, then the end. Cancelling the call stops it after the pass that is
     running.
     """
+    ReadWeights: _grpc.UnaryStreamMultiCallable[_weights_pb2.ReadWeightsRequest, _weights_pb2.ReadWeightsResponse]
+    """Sends the model's weights: embeddings, norms, matrices of heads, MLPs and experts, each once and oriented as x @ W.
+    Streams the plan, then tensors, then the end; large tensors are made and sent a part at a time.
+    """
+    ProjectToVocabulary: _grpc.UnaryStreamMultiCallable[_experiment_pb2.ProjectToVocabularyRequest, _experiment_pb2.ProjectToVocabularyResponse]
+    """Shows vectors through the model's own end, the final norm and the unembedding with their scale and softcap: the logit
+    lens (nostalgebraist 2020) of vectors from anywhere. Streams the plan, then results as tensors, some vectors at a
+    time, then the end.
+    """
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -60,6 +70,15 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     attribution patching of nodes, of edges (EAP, EAP-IG), integrated gradients. Streams the plan, then progress and each
     pair's unedited runs, then the scores as tensors, then the end. Cancelling the call stops it after the pass that is
     running.
+    """
+    ReadWeights: _aio.UnaryStreamMultiCallable[_weights_pb2.ReadWeightsRequest, _weights_pb2.ReadWeightsResponse]  # type: ignore[assignment]
+    """Sends the model's weights: embeddings, norms, matrices of heads, MLPs and experts, each once and oriented as x @ W.
+    Streams the plan, then tensors, then the end; large tensors are made and sent a part at a time.
+    """
+    ProjectToVocabulary: _aio.UnaryStreamMultiCallable[_experiment_pb2.ProjectToVocabularyRequest, _experiment_pb2.ProjectToVocabularyResponse]  # type: ignore[assignment]
+    """Shows vectors through the model's own end, the final norm and the unembedding with their scale and softcap: the logit
+    lens (nostalgebraist 2020) of vectors from anywhere. Streams the plan, then results as tensors, some vectors at a
+    time, then the end.
     """
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,6 +105,27 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         attribution patching of nodes, of edges (EAP, EAP-IG), integrated gradients. Streams the plan, then progress and each
         pair's unedited runs, then the scores as tensors, then the end. Cancelling the call stops it after the pass that is
         running.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadWeights(
+        self,
+        request: _weights_pb2.ReadWeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_weights_pb2.ReadWeightsResponse], _abc.AsyncIterator[_weights_pb2.ReadWeightsResponse]]:
+        """Sends the model's weights: embeddings, norms, matrices of heads, MLPs and experts, each once and oriented as x @ W.
+        Streams the plan, then tensors, then the end; large tensors are made and sent a part at a time.
+        """
+
+    @_abc_1.abstractmethod
+    def ProjectToVocabulary(
+        self,
+        request: _experiment_pb2.ProjectToVocabularyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_experiment_pb2.ProjectToVocabularyResponse], _abc.AsyncIterator[_experiment_pb2.ProjectToVocabularyResponse]]:
+        """Shows vectors through the model's own end, the final norm and the unembedding with their scale and softcap: the logit
+        lens (nostalgebraist 2020) of vectors from anywhere. Streams the plan, then results as tensors, some vectors at a
+        time, then the end.
         """
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

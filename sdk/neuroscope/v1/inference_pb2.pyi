@@ -994,8 +994,8 @@ Global___ProjectionReduction: _TypeAlias = ProjectionReduction  # noqa: Y015
 class LensReduction(_message.Message):
     """The logit lens: the model's own final norm and unembedding, with scale and softcap where it has them, applied to a tensor
     as wide as the residual stream; logits are taken as they are. Each part that is asked for is an entry of the plan, in this
-    order: top_k as values and tokens, log-probabilities and ranks of token_ids, the divergence, log-probabilities of
-    next_token_ids. Log-probabilities are natural.
+    order: top_k as values and tokens, log-probabilities and ranks of token_ids, the divergence, the normalizer,
+    log-probabilities of next_token_ids. Log-probabilities are natural.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1004,10 +1004,13 @@ class LensReduction(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     KL_FIELD_NUMBER: _builtins.int
     NEXT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOG_NORMALIZER_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many likeliest tokens. 0: none."""
     kl: _builtins.bool
     """The divergence of the lens's distribution from the model's own, KL(model || lens)."""
+    log_normalizer: _builtins.bool
+    """What is subtracted from the lens's logits to make them log-probabilities."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens whose log-probabilities and ranks are wanted."""
@@ -1025,10 +1028,11 @@ class LensReduction(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         kl: _builtins.bool = ...,
         next_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        log_normalizer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kl", b"kl", "next_token_ids", b"next_token_ids", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kl", b"kl", "log_normalizer", b"log_normalizer", "next_token_ids", b"next_token_ids", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -207,17 +207,19 @@ class _ReducedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reduced.Value
     """Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
     REDUCED_LENS_NEXT_LOG_PROBABILITY: _Reduced.ValueType  # 11
     """Log-probability, at each position, of the token that the lens was told to look for there."""
-    REDUCED_TOP_FEATURES: _Reduced.ValueType  # 12
+    REDUCED_LENS_LOG_NORMALIZER: _Reduced.ValueType  # 12
+    """What is subtracted from the logits to make them log-probabilities: the logarithm of the sum of their exponentials."""
+    REDUCED_TOP_FEATURES: _Reduced.ValueType  # 13
     """The most active features of a dictionary, most active first; 0 where fewer are active."""
-    REDUCED_TOP_FEATURES_INDICES: _Reduced.ValueType  # 13
+    REDUCED_TOP_FEATURES_INDICES: _Reduced.ValueType  # 14
     """The indices of those features; -1 where fewer are active."""
-    REDUCED_FEATURES: _Reduced.ValueType  # 14
+    REDUCED_FEATURES: _Reduced.ValueType  # 15
     """Features of a dictionary: those that were asked for, or all."""
-    REDUCED_FEATURES_L0: _Reduced.ValueType  # 15
+    REDUCED_FEATURES_L0: _Reduced.ValueType  # 16
     """How many features are active (L0)."""
-    REDUCED_FEATURES_SQUARED_ERROR: _Reduced.ValueType  # 16
+    REDUCED_FEATURES_SQUARED_ERROR: _Reduced.ValueType  # 17
     """Squared L2 norm of what the dictionary's reconstruction misses."""
-    REDUCED_FEATURES_SQUARED_NORM: _Reduced.ValueType  # 17
+    REDUCED_FEATURES_SQUARED_NORM: _Reduced.ValueType  # 18
     """Squared L2 norm of what the dictionary reconstructs."""
 
 class Reduced(_Reduced, metaclass=_ReducedEnumTypeWrapper):
@@ -247,17 +249,19 @@ REDUCED_LENS_KL: Reduced.ValueType  # 10
 """Kullback-Leibler divergence of the lens's distribution from the model's own, in nats."""
 REDUCED_LENS_NEXT_LOG_PROBABILITY: Reduced.ValueType  # 11
 """Log-probability, at each position, of the token that the lens was told to look for there."""
-REDUCED_TOP_FEATURES: Reduced.ValueType  # 12
+REDUCED_LENS_LOG_NORMALIZER: Reduced.ValueType  # 12
+"""What is subtracted from the logits to make them log-probabilities: the logarithm of the sum of their exponentials."""
+REDUCED_TOP_FEATURES: Reduced.ValueType  # 13
 """The most active features of a dictionary, most active first; 0 where fewer are active."""
-REDUCED_TOP_FEATURES_INDICES: Reduced.ValueType  # 13
+REDUCED_TOP_FEATURES_INDICES: Reduced.ValueType  # 14
 """The indices of those features; -1 where fewer are active."""
-REDUCED_FEATURES: Reduced.ValueType  # 14
+REDUCED_FEATURES: Reduced.ValueType  # 15
 """Features of a dictionary: those that were asked for, or all."""
-REDUCED_FEATURES_L0: Reduced.ValueType  # 15
+REDUCED_FEATURES_L0: Reduced.ValueType  # 16
 """How many features are active (L0)."""
-REDUCED_FEATURES_SQUARED_ERROR: Reduced.ValueType  # 16
+REDUCED_FEATURES_SQUARED_ERROR: Reduced.ValueType  # 17
 """Squared L2 norm of what the dictionary's reconstruction misses."""
-REDUCED_FEATURES_SQUARED_NORM: Reduced.ValueType  # 17
+REDUCED_FEATURES_SQUARED_NORM: Reduced.ValueType  # 18
 """Squared L2 norm of what the dictionary reconstructs."""
 Global___Reduced: _TypeAlias = Reduced  # noqa: Y015
 

@@ -28,6 +28,8 @@ from neuroscope_gateway import (
     reference,
     responses,
     traces,
+    vocabulary,
+    weights,
 )
 from neuroscope_gateway.admission import Admission, Keys
 from neuroscope_gateway.errors import FaultGuard
@@ -48,6 +50,8 @@ ROUTERS = (
     dictionaries.router,
     experiments.router,
     attributions.router,
+    weights.router,
+    vocabulary.router,
     traces.router,
     reference.router,
 )

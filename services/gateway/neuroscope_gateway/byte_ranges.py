@@ -23,6 +23,30 @@ class ByteRange:
     length_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Bytes that are sent of a tensor.
+
+    Attributes:
+        first: the first.
+        count: how many; 0: the range has none of them.
+        total: bytes of the tensor.
+    """
+
+    first: int
+    count: int
+    total: int
+
+    @classmethod
+    def of(cls, part: ByteRange | None, total: int) -> Sent:
+        """What a range is of so many bytes; None: all of them."""
+        if part is None:
+            return cls(0, total, total)
+        first = max(total + part.offset_bytes, 0) if part.offset_bytes < 0 else min(part.offset_bytes, total)
+        following = total - first
+        return cls(first, min(part.length_bytes or following, following), total)
+
+
 def parse(header: str | None) -> ByteRange | None:
     """The range of a header; None where there is none, or one that may be ignored: several, malformed, other units."""
     match = _ONE.fullmatch(header or "")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
-from http import HTTPStatus
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from neuroscope.captured_tensor import CapturedTensor
 from neuroscope.errors import MLXIntegrationError
@@ -16,27 +15,16 @@ from neuroscope.reductions import NAMES
 from neuroscope.sites import Point
 from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2, tensor_pb2
-from neuroscope_gateway import byte_ranges, errors
+from neuroscope_gateway import byte_ranges, tensor_bytes
 from neuroscope_gateway.byte_ranges import BEYOND, ByteRange
 from neuroscope_gateway.connection import while_connected
-from neuroscope_gateway.json import JsonResponse
 from neuroscope_gateway.schemas import captures as schemas
 from neuroscope_gateway.service import ERRORS, Client
+from neuroscope_gateway.tensor_bytes import axis_name
 
 router = APIRouter(prefix="/v1/activations/captures", tags=["captures"], responses=ERRORS)
 
-BINARY = "application/octet-stream"
 _Index = Annotated[int, Query(ge=0, lt=2**32)]
-_BYTES: dict[str, Any] = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
-_HEADERS = {
-    name: {"description": told, "schema": {"type": "string"}}
-    for name, told in {
-        "X-NeuroScope-Dtype": "element type, little-endian: float32, float16, bfloat16, int32, ...",
-        "X-NeuroScope-Shape": "extents, outermost first, separated by commas",
-        "X-NeuroScope-Axes": "meaning of each axis",
-        "ETag": "hash of the whole tensor (XXH3-64)",
-    }.items()
-}
 
 
 @router.get("")
@@ -61,10 +49,7 @@ async def delete_capture(capture_id: str, client: Client) -> schemas.DeletedCapt
 @router.get(
     "/{capture_id}/{tensor}",
     response_class=Response,
-    responses={
-        200: {"description": "The whole tensor, row-major", "content": _BYTES, "headers": _HEADERS},
-        206: {"description": "The bytes of `Range`", "content": _BYTES, "headers": _HEADERS},
-    },
+    responses=tensor_bytes.RESPONSES,
 )
 async def get_captured_tensor(
     capture_id: str,
@@ -104,29 +89,13 @@ async def get_captured_tensor(
         part = part if _etag(state) == if_range else None
     state, parts = await begin(part or ByteRange(0))
     header = _header(state)
-    headers = _headers(state)
-    if part is None:
-        return StreamingResponse(_sent(parts), HTTPStatus.OK, headers, BINARY)
-    first, count, total = header.first_byte, header.following_bytes, header.length_bytes
-    if not count:
-        await parts.aclose()
-        message = f"The tensor has {total} bytes, and none of them in {wanted!r}."
-        answer = errors.body(message, param="Range", code="range_not_satisfiable")
-        return JsonResponse(
-            answer, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{total}"}
-        )
-    headers["Content-Range"] = f"bytes {first}-{first + count - 1}/{total}"
-    return StreamingResponse(_sent(parts), HTTPStatus.PARTIAL_CONTENT, headers, BINARY)
+    sent = byte_ranges.Sent(header.first_byte, header.following_bytes, header.length_bytes)
+    headers = tensor_bytes.headers(header.dtype, header.shape, header.axes, _etag(state))
+    return await tensor_bytes.answer(parts, headers, sent, part, wanted or "")
 
 
 async def _first(parts: AsyncGenerator[memoryview, None]) -> memoryview | None:
     return await anext(parts, None)
-
-
-async def _sent(parts: AsyncGenerator[memoryview, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(parts):
-        async for part in parts:
-            yield bytes(part)
 
 
 def _header(state: CapturedTensor) -> inference_pb2.CapturedTensorHeader:
@@ -138,18 +107,6 @@ def _etag(state: CapturedTensor) -> str:
     return f'"{_header(state).xxh3_64:016x}"'
 
 
-def _headers(state: CapturedTensor) -> dict[str, str]:
-    header = _header(state)
-    return {
-        "Accept-Ranges": "bytes",
-        "Content-Length": str(header.following_bytes),
-        "ETag": _etag(state),
-        "X-NeuroScope-Dtype": dtype_name(header.dtype),
-        "X-NeuroScope-Shape": ",".join(map(str, header.shape)),
-        "X-NeuroScope-Axes": ",".join(map(axis_name, header.axes)),
-    }
-
-
 @contextmanager
 def _rest_params() -> Generator[None]:
     """Errors about `tensor.captured.plan_index` speak of `tensor`."""
@@ -159,11 +116,6 @@ def _rest_params() -> Generator[None]:
         name = error.field.rpartition(".")[2]
         error.field = "tensor" if name == "plan_index" else name
         raise
-
-
-def axis_name(axis: tensor_pb2.Axis.ValueType) -> str:
-    """`key_position` of AXIS_KEY_POSITION."""
-    return tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower()
 
 
 def _capture(record: inference_pb2.CaptureRecord) -> schemas.Capture:

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neuroscope import strict
-from neuroscope.errors import MLXIntegrationError
+from neuroscope.errors import MLXIntegrationError, UnauthenticatedError
 from neuroscope_gateway.json import JsonResponse
 from neuroscope_gateway.schemas.neutral import UNSUPPORTED
 
@@ -37,6 +37,7 @@ _CODES_OF_KINDS = {
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_parameter",
 }
+_WRONG_TOKEN = "The inference service refuses the gateway's token; see the gateway's setting inference_token."
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}
 
 
@@ -48,6 +49,8 @@ def body(message: str, *, kind: str = INVALID_REQUEST, param: str | None = None,
 def body_of(error: MLXIntegrationError) -> dict[str, Any]:
     """The JSON of an error of the tree; also notes it in the request's span."""
     trace.get_current_span().set_status(trace.StatusCode.ERROR, error.code())
+    if isinstance(error, UnauthenticatedError):
+        return body(_WRONG_TOKEN, kind="server_error", code="inference_unauthenticated")
     details = error.to_openai()["error"]
     return body(details["message"], kind=details["type"], param=details["param"], code=details["code"])
 
@@ -99,7 +102,9 @@ class FaultGuard:
 def _tree_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MLXIntegrationError)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if error.http_status in _RETRIED else None
-    return JsonResponse(body_of(error), error.http_status, headers=headers)
+    # A token that inference refuses is the gateway's own: nothing that its caller sends would help.
+    status = HTTPStatus.BAD_GATEWAY if isinstance(error, UnauthenticatedError) else error.http_status
+    return JsonResponse(body_of(error), status, headers=headers)
 
 
 def _http_error(request: Request, error: Exception) -> Response:

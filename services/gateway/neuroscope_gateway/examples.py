@@ -238,10 +238,57 @@ _DICTIONARY: Any = {
     "trained_on": _MODEL_ID,
     "warnings": list[str](),
 }
+_WEIGHT: dict[str, Any] = {
+    "name": "W_Q",
+    "layer": 2,
+    "shape": [2, 128, 16],
+    "axes": ["head", "d_model", "d_head"],
+    "dtype": "float32",
+    "module": "model.layers.2.self_attn.q_proj",
+    "source": "stored",
+    "heads": [0, 5],
+    "experts": list[int](),
+    "measures": None,
+}
+_WEIGHTS: dict[str, Any] = {
+    "object": "list",
+    "model": _MODEL_ID,
+    "data": [_WEIGHT],
+    "layers": [
+        {
+            "layer": 2,
+            "is_rotary": True,
+            "has_query_norm": False,
+            "score_scale": 0.25,
+            "score_softcap": None,
+            "contribution_scale": 1.0,
+            "activation": "silu",
+        }
+    ],
+    "embedding_scale": 1.0,
+    "logit_scale": 1.0,
+    "logit_softcap": None,
+    "is_tied": True,
+    "notes": ["norms are not folded in"],
+    "missing": {"W_pos": "positions are not embedded by a matrix that is added"},
+}
+_PREDICTED: dict[str, Any] = {"id": 312, "text": " Paris", "logit": 14.2, "log_probability": -0.01, "rank": 0}
+_VOCABULARY: dict[str, Any] = {
+    "vectors": {"capture_id": "run-17", "plan_index": 0},
+    "top_k": 1,
+    "tokens": [" Paris"],
+    "reference": 0,
+}
+_PREDICTIONS: dict[str, Any] = {
+    "object": "vocabulary",
+    "model": _MODEL_ID,
+    "data": [{"index": [0], "top": [_PREDICTED], "tokens": [_PREDICTED], "kl": 0.0}],
+}
 
 REQUESTS: dict[str, Any] = {
     "POST /v1/dictionaries": {"path": "models/dictionaries/resid_post_2"},
     "POST /v1/dictionaries/{dictionary_id}/features": {"prompt": "The capital of France is", "top": 1},
+    "POST /v1/experiments/vocabulary": _VOCABULARY,
     "POST /v1/experiments/attributions": _ATTRIBUTION,
     "POST /v1/experiments/sweeps": _SWEEP,
     "POST /v1/models/load": {"model_path": "models/neuroscope-tiny", "model_id": _MODEL_ID},
@@ -281,6 +328,9 @@ ANSWERS: dict[str, Any] = {
             }
         ],
     },
+    "GET /v1/experiments/weights": _WEIGHTS,
+    "GET /v1/experiments/weights/{weight}": _WEIGHT | {"object": "weight", "data": [[[0.25, -1.5]]]},
+    "POST /v1/experiments/vocabulary": _PREDICTIONS,
     "POST /v1/experiments/sweeps": _SWEPT,
     "POST /v1/experiments/attributions": _ATTRIBUTED,
     "GET /health": {
@@ -388,6 +438,14 @@ PARAMETERS: dict[str, Any] = {
     "model": _MODEL_ID,
     "name": "circuit_discovery",
     "layers": [0, 2],
+    "names": ["qk", "W_out"],
+    "summaries": True,
+    "weight": "W_Q",
+    "layer": 2,
+    "heads": [0, 5],
+    "experts": [1],
+    "dtype": "float32",
+    "format": "binary",
     "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
 }
 """Parameters of paths, queries and headers."""

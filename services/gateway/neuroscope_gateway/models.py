@@ -11,10 +11,10 @@ from neuroscope.errors import MLXIntegrationError
 from neuroscope.model_info import ModelInfo
 from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
-from neuroscope_gateway.captures import axis_name
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.schemas import models as schemas
 from neuroscope_gateway.service import ERRORS, Client
+from neuroscope_gateway.tensor_bytes import axis_name
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERRORS)
 

@@ -52,11 +52,8 @@ async def activations(
 
 async def _activation(piece: TensorPiece, named: Named, form: Form, which: dict[str, Any]) -> orjson.Fragment:
     described = _described([piece], named) | which
-    if form == "base64":
-        data = b'"' + b"".join([part async for part in _base64(piece.array)]) + b'"'
-        return orjson.Fragment(orjson.dumps(described | {"data": orjson.Fragment(data)}))
-    array = _widened(piece.array)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    array = piece.array if form == "base64" else _widened(piece.array)
+    if form != "base64" and array.dtype.kind == "f" and not np.isfinite(array).all():
         side = "input" if named.is_input else "output"
         raise DataConversionError(
             f"hook {piece.spec.hook_id!r}: the {side} of {named.component} at {named.layer_name or 'the model'} holds"
@@ -64,12 +61,19 @@ async def _activation(piece: TensorPiece, named: Named, form: Form, which: dict[
             " activation_format to base64",
             field=named.param,
         )
+    return orjson.Fragment(orjson.dumps(described | {"data": orjson.Fragment(await written(array, form))}))
+
+
+async def written(array: Array, form: str) -> bytes:
+    """The JSON of an array of finite numbers: nested lists, or as base64 a text; other requests run in between."""
+    if form == "base64":
+        return b'"' + b"".join([part async for part in _base64(array)]) + b'"'
     parts: list[bytes] = []
-    for part in _parts(array):
+    for part in _parts(_widened(array)):
         parts.append(part)
         if len(part) > LEAF_BYTES:
             await asyncio.sleep(0)
-    return orjson.Fragment(orjson.dumps(described | {"data": orjson.Fragment(b"".join(parts))}))
+    return b"".join(parts)
 
 
 def _described(pieces: Sequence[TensorPiece], named: Named) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.tensors import Array, numpy_dtype
@@ -54,6 +55,26 @@ def array_of(
     array.flags.writeable = False
     _check_values(array, f"{field}.data")
     return array
+
+
+def float32_of(array: Array, what: str, field: str) -> NDArray[np.float32]:
+    """The array in float32.
+
+    Args:
+        array: of `array_of`.
+        what: it is, for errors.
+        field: its path in the request.
+
+    Raises:
+        DataConversionError: it holds whole numbers, or some that float32 does not.
+    """
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_:
+        raise DataConversionError(f"{what}: floating-point numbers are wanted, not {array.dtype.name}", field=field)
+    with np.errstate(over="ignore"):
+        single: NDArray[np.float32] = array.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise DataConversionError(f"{what}: there are numbers that float32 does not hold", field=field)
+    return single
 
 
 def _check_values(array: Array, field: str) -> None:

@@ -27,11 +27,16 @@ class Family:
     query_norm: tuple[str, ...] = ()  # between projection and rotary embedding
     key_norm: tuple[str, ...] = ()
     output_projection: tuple[str, ...] = ()
+    up_projection: tuple[str, ...] = ()
+    gate_projection: tuple[str, ...] = ()  # what its activation gates
+    fused_up_projection: tuple[str, ...] = ()  # both in one; which half is the gate is for `weights.probe` to find
     down_projection: tuple[str, ...] = ()
     router: tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
     shared_expert: tuple[str, ...] = ()  # runs for every token, beside the chosen ones
     shared_expert_gate: tuple[str, ...] = ()  # its weight, before a sigmoid
+    positions: tuple[str, ...] = ()  # embeddings of positions, learnt
+    head: tuple[str, ...] = ("lm_head",)  # the unembedding; absent where it is tied to the embedding
     is_generic: bool = False
 
 
@@ -46,6 +51,8 @@ LLAMA = Family(
     key_projection=("k_proj",),
     value_projection=("v_proj",),
     output_projection=("o_proj",),
+    up_projection=("up_proj",),
+    gate_projection=("gate_proj",),
     down_projection=("down_proj",),
 )
 
@@ -63,7 +70,16 @@ LLAMA4 = replace(
 
 GRANITE_MOE = replace(LLAMA, mlp=("block_sparse_moe",), down_projection=(), router=("router",), experts=("switch_mlp",))
 
-PHI3 = replace(LLAMA, query_projection=(), key_projection=(), value_projection=(), fused_projection=("qkv_proj",))
+PHI3 = replace(
+    LLAMA,
+    query_projection=(),
+    key_projection=(),
+    value_projection=(),
+    fused_projection=("qkv_proj",),
+    up_projection=(),
+    gate_projection=(),
+    fused_up_projection=("gate_up_proj",),
+)
 
 GEMMA2 = replace(  # attention of its own, for the softcap: see manual_attention
     LLAMA,
@@ -87,7 +103,9 @@ GPT2 = Family(
     norm2=("ln_2",),
     fused_projection=("c_attn",),
     output_projection=("c_proj",),
+    up_projection=("c_fc",),
     down_projection=("c_proj",),
+    positions=("wpe",),
 )
 
 GPT_NEOX = Family(
@@ -99,7 +117,9 @@ GPT_NEOX = Family(
     norm2=("post_attention_layernorm",),
     fused_projection=("query_key_value",),  # head by head
     output_projection=("dense",),
+    up_projection=("dense_h_to_4h",),
     down_projection=("dense_4h_to_h",),
+    head=("embed_out",),
 )
 
 GENERIC = Family(
@@ -165,11 +185,16 @@ GENERIC = Family(
     query_norm=("q_norm", "query_layernorm", "q_layernorm", "query_norm"),
     key_norm=("k_norm", "key_layernorm", "k_layernorm", "key_norm"),
     output_projection=("o_proj", "out_proj", "dense", "c_proj", "wo", "attn_resid"),
+    up_projection=("up_proj", "dense_h_to_4h", "c_fc", "w3", "fc1", "fc_in", "linear_1"),
+    gate_projection=("gate_proj", "w1"),
+    fused_up_projection=("gate_up_proj", "ff_proj", "proj_1"),
     down_projection=("down_proj", "dense_4h_to_h", "c_proj", "w2", "fc2", "mlp_resid", "fc_out", "proj"),
     router=("gate", "router"),
     experts=("switch_mlp", "experts", "switch_glu"),
     shared_expert=("shared_experts", "shared_expert", "shared_mlp"),
     shared_expert_gate=("shared_expert_gate",),
+    positions=("wpe", "position_embeddings"),
+    head=("lm_head", "embed_out", "output", "ff_out"),
     is_generic=True,
 )
 

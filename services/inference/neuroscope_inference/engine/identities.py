@@ -195,9 +195,10 @@ class _Layer:
             ("k_proj", "key", block.key_projection, block.key_norm),
         ):
             if found := self.get(name, after):
+                projected, turned = unit_heads(normed_heads(norm, found[0][:, :1])), unit_heads(found[1][:, :1])
                 yield from self.identity(
-                    f"{name} points where {after} does at position 0",
-                    _direction(_normed(norm, found[0])), _direction(found[1]), f"{name} {after}", name, source=name,
+                    f"{name} points where {after} does at position 0", projected, turned, f"{name} {after}", name,
+                    source=name,
                 )  # fmt: skip
             if (found := self.get(name, "attn_out.input")) and (output := _apply(projection, found[1])) is not None:
                 yield from self.identity(
@@ -216,7 +217,9 @@ class _Layer:
                 (columns.queries.read(raw), self.block.query_norm, found[0]),
                 (columns.keys.read(raw), self.block.key_norm, found[1]),
             )
-            errors[order] = sum(relative_error(_direction(_normed(norm, x)), _direction(y)) for x, norm, y in sides)
+            errors[order] = sum(
+                relative_error(unit_heads(normed_heads(norm, x[:, :1])), unit_heads(y[:, :1])) for x, norm, y in sides
+            )
         columns.order = min(errors, key=errors.__getitem__)
         query, key = self.at("q_proj", "k_proj")
         self.seen[query], self.seen[key] = columns.queries.read(raw), columns.keys.read(raw)
@@ -308,13 +311,13 @@ def _mix(pattern: mx.array, value: mx.array) -> mx.array | None:
     return grouped.reshape(batch, heads, queries, -1).swapaxes(1, 2)
 
 
-def _direction(x: mx.array) -> mx.array:
-    """(B, L, heads, d_head) -> unit vectors at position 0, (B, heads, d_head)."""
-    first = x[:, 0].astype(mx.float32)
-    return first / mx.maximum(mx.linalg.norm(first, axis=-1, keepdims=True), 1e-30)
+def unit_heads(x: mx.array) -> mx.array:
+    """(B, L, heads, d_head) -> unit vectors, float32."""
+    x = x.astype(mx.float32)
+    return x / mx.maximum(mx.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
 
 
-def _normed(norm: nn.Module | None, x: mx.array) -> mx.array:
+def normed_heads(norm: nn.Module | None, x: mx.array) -> mx.array:
     """Heads (B, L, heads, d_head) through the norm that stands before the rotary embedding, of a head or of all."""
     if norm is None:
         return x

@@ -59,6 +59,9 @@ class Block:
     query_norm: nn.Module | None
     key_norm: nn.Module | None
     output_projection: nn.Module | None
+    up_projection: nn.Module | None
+    gate_projection: nn.Module | None
+    fused_up_projection: nn.Module | None
     down_projection: nn.Module | None
     router: nn.Module | None
     experts: nn.Module | None
@@ -109,7 +112,9 @@ class Layout:
         layers: list[nn.Module] = list(getattr(model, "layers", []))
         trunk = _owners_of(model, layers)
         self.embedding = _first_part(trunk, self.family.embedding)
+        self.positions = _first_part(trunk, self.family.positions)
         self.final_norm = _first_part(trunk, self.family.final_norm)
+        self.head = _first_part(trunk, self.family.head)
         self.blocks = [_block(layer, self.family) for layer in layers]
         self.columns = [HeadColumns(*astuple(self.head_shape)) for _ in layers]
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -135,6 +140,10 @@ class Layout:
         if point.layer is None:
             return self.state(point).module_path
         return self._paths[id(self.blocks[point.layer].module)]
+
+    def path_of(self, module: nn.Module) -> str:
+        """A module's path in the model; empty where it is no part of it."""
+        return self._paths.get(id(module), "")
 
     def wanted(self, points: Iterable[PointIndex]) -> list[bool]:
         """A tap's list for these points."""
@@ -265,6 +274,9 @@ def _block(layer: nn.Module, family: Family) -> Block:
         query_norm=_part(attention, family.query_norm),
         key_norm=_part(attention, family.key_norm),
         output_projection=_part(attention, family.output_projection),
+        up_projection=_part(mlp, family.up_projection),
+        gate_projection=_part(mlp, family.gate_projection),
+        fused_up_projection=_part(mlp, family.fused_up_projection),
         down_projection=_part(mlp, family.down_projection),
         router=routing.linear if routing is not None else None,
         experts=experts,

@@ -13,6 +13,7 @@ from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from neuroscope.errors import ContextLengthError, InvalidRequestError, UnavailableSiteError
 from neuroscope.sites import COMPONENTS, Point
+from neuroscope.v1 import experiment_pb2
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine import caches, swapping
 from neuroscope_inference.engine.abilities import Abilities
@@ -24,6 +25,7 @@ from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.unembedding import Unembedding
+from neuroscope_inference.engine.weights.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class LoadedModel:
     """Why no gradient is taken on it; empty if it is, None until that has been proven."""
     why_no_edges: str | None = None
     """Why its edges have no scores; likewise."""
+    weights: Catalogue | None = None
+    """Its weights by name, once they have been asked for."""
     _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
@@ -168,6 +172,25 @@ class LoadedModel:
         raise InvalidRequestError(
             f"{text!r} is {len(ids)} tokens, not one: {named}; name one of them by its id, or another text", field=field
         )
+
+    def token_choice(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
+        """The id of a token that a request names.
+
+        Raises:
+            InvalidRequestError: it is missing, outside the vocabulary, or a text of none or several.
+        """
+        match choice.WhichOneof("token"):
+            case "id":
+                vocabulary = self.description.vocab_size
+                if choice.id >= vocabulary:
+                    raise InvalidRequestError(
+                        f"token id {choice.id} is outside the vocabulary of {vocabulary}", field=f"{field}.id"
+                    )
+                return choice.id
+            case "text":
+                return self.token_of(choice.text, f"{field}.text")
+            case _:
+                raise InvalidRequestError("the token is missing: its id, or its text", field=field)
 
     def detokenize(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """The text of token ids."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from neuroscope.frames import Outgoing
+from neuroscope.frames import Outgoing, Portion
 from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine.arrays import memory
 
@@ -51,3 +51,16 @@ class StepResult:
         """A result of tensors that are evaluated."""
         tensors = [p.outgoing() for p in pending if p.is_sent]
         return cls(step, tensors, sum(tensor.data.nbytes for tensor in tensors), token)
+
+
+@dataclass(slots=True)
+class PortionResult:
+    """A part of a large tensor that is made while it is sent."""
+
+    step: int
+    portion: Portion
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return self.portion.data.nbytes

@@ -91,6 +91,8 @@ class Tap:
         """By layer, where the columns of its attention lie: positions so far, next slot of the ring, columns."""
         self.shortcut: mx.array | None = None
         """A residual stream that the final norm gets in place of what blocks make; no block runs then."""
+        self.is_normed = False
+        """Whether the shortcut is what the final norm gives, and not what it gets."""
         self.kept: slice | mx.array | None = None
         """Positions that go on behind the final norm, where no other's logits are wanted; None: all."""
         self.flow: Flow | None = None
@@ -206,6 +208,8 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
             if watch.block is not None:
                 return argument_of(args, kwargs, 0)
             if watch.is_final_norm:
+                if tap.is_normed:
+                    return tap.shortcut
                 args, kwargs = with_argument(args, kwargs, 0, tap.shortcut)
             return call(module, *args, **kwargs)
         flow = None if watch.block is None else tap.flow

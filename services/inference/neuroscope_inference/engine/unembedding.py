@@ -35,10 +35,15 @@ class Unembedding:
         self._network = network
         self._layout = layout
 
-    def __call__(self, residual: mx.array) -> mx.array:
-        """Logits (batch, position, vocabulary) of a residual stream (batch, position, d_model), lazy."""
+    def __call__(self, residual: mx.array, *, is_normed: bool = False) -> mx.array:
+        """Logits (batch, position, vocabulary) of a residual stream (batch, position, d_model), lazy.
+
+        Args:
+            residual: the stream.
+            is_normed: whether it is taken as what the final norm gives.
+        """
         tap = Tap(self._layout.wanted(()))
-        tap.shortcut = residual
+        tap.shortcut, tap.is_normed = residual, is_normed
         call: Any = self._network
         with self._layout.switch.reading(tap):
             return call(mx.zeros(residual.shape[:2], mx.int32))

@@ -1,23 +1,30 @@
-"""ExperimentService: sweeps and attributions."""
+"""ExperimentService: sweeps, attributions, weights and what vectors predict."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
+from google.protobuf.message import Message
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event
+from neuroscope.codec import Event, Framed
 from neuroscope.frames import FramePacker
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import weights_pb2
 from neuroscope_inference.engine.attributions.request import AllowedAttribution, attribution_of
 from neuroscope_inference.engine.engine import Engine
-from neuroscope_inference.engine.results import StepResult
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.results import PortionResult, StepResult
 from neuroscope_inference.engine.sweeps.request import Allowed, sweep_of
+from neuroscope_inference.engine.vocabulary import projection_of
+from neuroscope_inference.engine.weights.reading import reading_of
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.sharing import slice_bytes
 from neuroscope_inference.tensor_references import TensorReferences
+
+Made = StepResult | PortionResult
 
 
 class ExperimentServicer:
@@ -47,23 +54,53 @@ class ExperimentServicer:
         model = self._engine.model(request.model_id)
         checked = attribution_of, request, model, self._resolve, self._allowed_attribution
         attribution = await asyncio.to_thread(*checked)  # tensors may lie on disk
-        stream = self._engine.start(attribution.run(), model=model, size=_held)
+        async for event in self._framed(attribution.run(), model, context):
+            yield event
+
+    async def ReadWeights(
+        self, request: weights_pb2.ReadWeightsRequest, context: Context
+    ) -> AsyncGenerator[Event, None]:
+        """Streams the plan of the weights, their tensors or summaries, and the end."""
+        model = self._engine.model(request.model_id)
+        async for event in self._framed(reading_of(request, model).run(), model, context):
+            yield event
+
+    async def ProjectToVocabulary(
+        self, request: pb.ProjectToVocabularyRequest, context: Context
+    ) -> AsyncGenerator[Event, None]:
+        """Streams the plan of a projection, its results and the end."""
+        model = self._engine.model(request.model_id)
+        projection = await asyncio.to_thread(projection_of, request, model, self._resolve)  # tensors may lie on disk
+        async for event in self._framed(projection.run(), model, context):
+            yield event
+
+    async def _framed(
+        self, work: Iterator[Message | Made | None], model: LoadedModel, context: Context
+    ) -> AsyncGenerator[Event, None]:
+        """The events of a job: messages, of which the plan names the tensors, and tensors in frames."""
+        stream = self._engine.start(work, model=model, size=_held)
         packer: FramePacker | None = None
         try:
             async with aclosing(stream.items()) as events:
                 async for event in events:
-                    if not isinstance(event, StepResult):
+                    if not isinstance(event, Made):
                         if event.HasField("plan"):
                             packer = FramePacker(list(event.plan.tensors.tensors), slice_bytes(context))
                         yield event
                         continue
                     assert packer is not None
-                    for frame in packer.pack(event.step, event.tensors):
+                    for frame in _packed(packer, event):
                         yield frame
                     stream.release(event.nbytes)
         finally:
             stream.close()
 
 
-def _held(item: pb.AttributeResponse | StepResult) -> int:
-    return item.nbytes if isinstance(item, StepResult) else 0
+def _packed(packer: FramePacker, made: Made) -> Iterator[Framed]:
+    if isinstance(made, PortionResult):
+        return packer.pack_portion(made.step, made.portion)
+    return packer.pack(made.step, made.tensors)
+
+
+def _held(item: Message | Made) -> int:
+    return item.nbytes if isinstance(item, Made) else 0

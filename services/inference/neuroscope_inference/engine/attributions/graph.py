@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.attributions.linear import matrix_of
 from neuroscope_inference.engine.attributions.nodes import INPUT
 from neuroscope_inference.engine.attributions.reading import HeadMatrix, Projection, Reading
+from neuroscope_inference.engine.head_matrices import NoMatrices, output_matrix, projections_of
 from neuroscope_inference.engine.layout import Block, Layout
-from neuroscope_inference.engine.projections import HeadColumns
 from neuroscope_inference.engine.tap import PointIndex
 
 
@@ -102,20 +100,24 @@ class Graph:
         names = ("q_proj", "k_proj", "value")
         parts: list[Projection] = []
         before = len(self.senders)
-        for name, matrix in zip(names, _projections(self.layout, layer, block, width), strict=True):
+        try:
+            projections = projections_of(block, self.layout.columns[layer], layer)
+        except NoMatrices as missing:
+            raise NoGraph(str(missing)) from None
+        for name, projection in zip(names, projections, strict=True):
             point = Point(name, layer)
             heads, d_head = self._extents(point)
-            if matrix().shape != (heads, d_head, width):
+            if projection.matrix().shape != (heads, d_head, width):
                 raise NoGraph(f"{point} is not what its projection gives")
-            parts.append(Projection(self._index(point), matrix))
+            parts.append(Projection(self._index(point), projection.matrix))
             for head in range(heads):
                 self._receives(point, head, before)
         self.readings.append(Reading(self._index(Point("resid_pre", layer)), block.norm1, parts, before))
         output = Point("head_output", layer)
-        heads, d_head = self._extents(output)
+        heads, _ = self._extents(output)
         if block.output_projection is None:
             raise NoGraph(f"layer {layer} has no output projection that is known")
-        self._writes(output, heads, partial(_output_matrix, block, heads, d_head))
+        self._writes(output, heads, partial(_output_matrix, block, heads))
 
     def _mlp(self, layer: int, block: Block, before_attention: int) -> None:
         between = Point("resid_mid", layer)
@@ -148,37 +150,6 @@ class Graph:
         return heads, width
 
 
-def _output_matrix(block: Block, heads: int, d_head: int) -> mx.array:
-    assert block.output_projection is not None
-    matrix = matrix_of(block.output_projection, heads * d_head)
-    if block.contribution_scale != 1:
-        matrix = matrix * block.contribution_scale
-    return matrix.T.reshape(heads, d_head, -1)
-
-
-def _projections(layout: Layout, layer: int, block: Block, width: int) -> Sequence[HeadMatrix]:
-    """What makes the matrices of queries, keys and values.
-
-    They are made where they are used: those of a quantised model are larger than the model.
-    """
-    columns = layout.columns[layer]
-    apart = (block.query_projection, block.key_projection, block.value_projection)
-    found = [module for module in apart if module is not None]
-    if len(found) == len(apart):
-        heads = (columns.heads, columns.kv_heads, columns.kv_heads)
-        return [partial(_of_one, module, width, count) for module, count in zip(found, heads, strict=True)]
-    fused = block.fused_projection
-    if fused is None:
-        raise NoGraph(f"layer {layer} has no projections of queries, keys and values that are known")
-    if not columns.fits(matrix_of(fused, width).T[None]):
-        raise NoGraph(f"the projection of layer {layer} has other columns than its heads' queries, keys and values")
-    return [partial(_of_fused, columns, fused, width, part) for part in range(3)]
-
-
-def _of_one(module: nn.Module, width: int, heads: int) -> mx.array:
-    matrix = matrix_of(module, width)
-    return matrix.reshape(heads, -1, width) if matrix.shape[0] % heads == 0 else matrix
-
-
-def _of_fused(columns: HeadColumns, module: nn.Module, width: int, part: int) -> mx.array:
-    return columns.rows(matrix_of(module, width), part)
+def _output_matrix(block: Block, heads: int) -> mx.array:
+    matrix = output_matrix(block, heads)
+    return matrix if block.contribution_scale == 1 else matrix * block.contribution_scale

@@ -32,6 +32,7 @@ class Lens(Reduction):
         self._count = message.top_k
         self._token_ids = list(message.token_ids)
         self._kl = message.kl
+        self._has_normalizer = message.log_normalizer
         self._next_token_ids = list(message.next_token_ids)
 
     @classmethod
@@ -62,10 +63,9 @@ class Lens(Reduction):
             raise InvalidRequestError(
                 f"{point} is not as wide as the residual stream: a lens cannot see it", field=field
             )
-        if not message.top_k and not message.token_ids and not message.kl and not message.next_token_ids:
-            raise InvalidRequestError(
-                "the lens is asked for nothing: top_k, token_ids, kl or next_token_ids", field=field
-            )
+        if not any(value for _, value in message.ListFields()):
+            names = ", ".join(message.DESCRIPTOR.fields_by_name)
+            raise InvalidRequestError(f"the lens is asked for nothing: {names}", field=field)
         if message.top_k > vocab_size:
             raise InvalidRequestError(f"the vocabulary has {vocab_size} tokens", field=f"{field}.top_k")
         for name, token_ids in (("token_ids", message.token_ids), ("next_token_ids", message.next_token_ids)):
@@ -100,6 +100,8 @@ class Lens(Reduction):
             ]
         if self._kl:
             found.append(Output(tensor_pb2.REDUCED_LENS_KL, self.shape.without(-1), values))
+        if self._has_normalizer:
+            found.append(Output(tensor_pb2.REDUCED_LENS_LOG_NORMALIZER, self.shape.without(-1), values))
         if self._next_token_ids:
             found.append(Output(tensor_pb2.REDUCED_LENS_NEXT_LOG_PROBABILITY, self.shape.without(-1), values))
         return found
@@ -108,7 +110,9 @@ class Lens(Reduction):
         """The entries of the part."""
         if part is None:
             return []
-        seen = _log_probabilities(self._unembed(part.array.astype(self.dtype)))
+        logits = self._unembed(part.array.astype(self.dtype)).astype(mx.float32)
+        normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
+        seen = logits - normalizer
         found: list[mx.array] = []
         if self._count:
             values, tokens = largest(seen, self._count)
@@ -122,6 +126,8 @@ class Lens(Reduction):
                 raise AssertionError("a forward pass without logits has no divergence, which is refused before it runs")
             model = _log_probabilities(part.logits)
             found.append((mx.exp(model) * (model - seen)).sum(axis=-1))
+        if self._has_normalizer:
+            found.append(normalizer[..., 0])
         pieces = [Piece(array, part.first_position, part.positions) for array in found]
         if self._next_token_ids and (piece := self._of_next(seen, part)) is not None:
             pieces.append(piece)

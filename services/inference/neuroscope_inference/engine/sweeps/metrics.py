@@ -14,6 +14,7 @@ from neuroscope_inference.engine.arrays import of_numpy
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import Pair
+from neuroscope_inference.tensor_checks import float32_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,23 +176,8 @@ def _tokens(choices: Sequence[pb.TokenChoice], model: LoadedModel, pairs: Sequen
         raise InvalidRequestError(
             f"one token for all pairs or one for each of the {len(pairs)}, not {len(choices)}", field=path
         )
-    ids = [_token(choice, model, f"{path}[{index}]") for index, choice in enumerate(choices)]
+    ids = [model.token_choice(choice, f"{path}[{index}]") for index, choice in enumerate(choices)]
     return ids * len(pairs) if len(ids) == 1 else ids
-
-
-def _token(choice: pb.TokenChoice, model: LoadedModel, path: str) -> int:
-    match choice.WhichOneof("token"):
-        case "id":
-            vocabulary = model.description.vocab_size
-            if choice.id >= vocabulary:
-                raise InvalidRequestError(
-                    f"token id {choice.id} is outside the vocabulary of {vocabulary}", field=f"{path}.id"
-                )
-            return choice.id
-        case "text":
-            return model.token_of(choice.text, f"{path}.text")
-        case _:
-            raise InvalidRequestError("the token is missing: its id, or its text", field=path)
 
 
 def _direction(
@@ -203,13 +189,7 @@ def _direction(
             f"a direction of the residual stream has {width} entries, this one has the shape {list(array.shape)}",
             field=path,
         )
-    if np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_:
-        raise DataConversionError(f"a direction is made of floating-point numbers, not {array.dtype.name}", field=path)
-    with np.errstate(over="ignore"):
-        single = array.astype(np.float32).reshape(width)
-    if not np.isfinite(single).all():
-        raise DataConversionError("the direction holds numbers that float32 does not", field=path)
-    return single
+    return float32_of(array, "a direction", path).reshape(width)
 
 
 def _check_positions(metric: Metric, pairs: Sequence[Pair]) -> None:

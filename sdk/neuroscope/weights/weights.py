@@ -1,0 +1,371 @@
+"""What was read of a model's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from google.protobuf import json_format
+from numpy.typing import NDArray
+
+from neuroscope import safetensors_file
+from neuroscope.codec import Event, Framed
+from neuroscope.errors import DataConversionError, InvalidRequestError, StreamingError, nearest
+from neuroscope.frames import FrameReader
+from neuroscope.tensors import Array, dtype_name, numpy_dtype
+from neuroscope.v1 import tensor_pb2
+from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.weights.factored import FactoredMatrix
+from neuroscope.weights.named_array import NamedArray
+from neuroscope.weights.names import OF_KEY_VALUE_HEADS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Place = tuple[str, int | None]
+"""A weight and its layer; None: it belongs to none."""
+FORMAT = 1
+_KEY = "neuroscope_weights"
+_LAYER, _HEAD, _KEY_VALUE_HEAD, _EXPERT = "layer", "head", "key_value_head", "expert"
+
+
+class Weights:
+    """Weights of one model by their names: `weights.W_Q`, `weights["ln1.w"]`, layers stacked along the first axis.
+
+    What was asked for without values has a plan alone: names, shapes, where numbers are from.
+    """
+
+    def __init__(self) -> None:
+        self._plan: pb.WeightsPlan | None = None
+        self._reader: FrameReader | None = None
+        self._stacks: dict[str, Array] = {}
+        self._alone: dict[Place, Array] = {}
+        self._ended = False
+        self.received_bytes = 0
+        """Bytes of tensors that have come."""
+        self.summaries: dict[Place, pb.WeightSummary] = {}
+        """Of each weight, where they were asked for."""
+
+    # Taking them in.
+
+    def feed(self, event: Event) -> pb.ReadWeightsResponse | None:
+        """Takes in an event of the stream; gives it back if it is a message.
+
+        Raises:
+            StreamingError, ChecksumError: it is none of a reading of weights, or came damaged.
+        """
+        if isinstance(event, Framed):
+            if self._reader is None:
+                raise StreamingError("weights came before their plan")
+            for piece in self._reader.read(event):
+                self._put(_place(piece.spec), piece.array)
+            self.received_bytes += event.nbytes
+            return None
+        if not isinstance(event, pb.ReadWeightsResponse):
+            raise StreamingError("this is no stream of weights")
+        match event.WhichOneof("event"):
+            case "plan":
+                self._begin(event.plan)
+            case "summary":
+                self.summaries[_place(self.plan.tensors.tensors[event.summary.plan_index])] = event.summary
+            case "end":
+                self._ended = True
+            case _:
+                pass
+        return event
+
+    def finish(self) -> Weights:
+        """The weights, once the stream has ended.
+
+        Raises:
+            StreamingError: it ended too early.
+        """
+        if not self._ended:
+            raise StreamingError("the weights ended before their last tensor")
+        return self
+
+    # Reading them.
+
+    @property
+    def plan(self) -> pb.WeightsPlan:
+        """What the service said of them.
+
+        Raises:
+            StreamingError: it has not said anything.
+        """
+        if self._plan is None:
+            raise StreamingError("the weights' plan has not come")
+        return self._plan
+
+    @property
+    def model_id(self) -> str:
+        """The model."""
+        return self.plan.model_id
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the weights, in the order in which they came."""
+        return list(dict.fromkeys(spec.hook_id for spec in self.plan.tensors.tensors))
+
+    @property
+    def places(self) -> list[Place]:
+        """Every weight with its layer."""
+        return [_place(spec) for spec in self.plan.tensors.tensors]
+
+    @property
+    def notes(self) -> list[str]:
+        """What stands between these matrices and the model's activations, in words."""
+        return list(self.plan.notes)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why the model does not have the other weights of the vocabulary."""
+        return {each.name: each.reason for each in self.plan.missing}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return self.plan.length_bytes
+
+    def layer(self, layer: int) -> pb.WeightsLayer:
+        """What a layer does with its weights: scale of scores, rotary embedding, activation.
+
+        Raises:
+            InvalidRequestError: nothing was read of it.
+        """
+        counted = layer + self.plan.layer_count if layer < 0 else layer
+        for facts in self.plan.layers:
+            if facts.layer == counted:
+                return facts
+        raise InvalidRequestError(
+            f"nothing was read of layer {layer}", field="layer", valid=[str(facts.layer) for facts in self.plan.layers]
+        )
+
+    def __getitem__(self, name: str) -> NamedArray:
+        """A weight in all the layers that were read.
+
+        Raises:
+            InvalidRequestError: it was not read, or layers have it in different shapes (`of` has each).
+        """
+        specs = self._specs(name)
+        if name not in self._stacks:
+            if self._is_ragged(specs):
+                raise InvalidRequestError(
+                    f"layers have {name} in different shapes: take them one by one, of({name!r}, layer)", field=name
+                )
+            raise InvalidRequestError(f"{name} was asked for without its values", field=name)
+        weight = self.plan.weights[specs[0].plan_index]
+        head = _KEY_VALUE_HEAD if name in OF_KEY_VALUE_HEADS else _HEAD
+        dims = [head if dim == _HEAD else dim for dim in map(_lowered, specs[0].axes)]
+        coords: dict[str, Sequence[int]] = {}
+        if specs[0].site.HasField("layer"):
+            dims.insert(0, _LAYER)
+            coords[_LAYER] = [spec.site.layer for spec in specs]
+        for dim, numbers in ((head, weight.heads), (_EXPERT, weight.experts)):
+            if numbers and dim in dims:
+                coords[dim] = list(numbers)
+        counts = {
+            _LAYER: self.plan.layer_count,
+            _HEAD: self.plan.head_count,
+            _KEY_VALUE_HEAD: self.plan.key_value_head_count,
+            _EXPERT: max(self.plan.expert_count, len(weight.experts)),
+        }
+        return NamedArray(name, self._stacks[name], tuple(dims), coords, {dim: counts[dim] for dim in coords})
+
+    def __getattr__(self, name: str) -> NamedArray:
+        if name.startswith("__") or self.__dict__.get("_plan") is None or name not in self.names:
+            near = ", ".join(nearest(name, self.names)) if self.__dict__.get("_plan") is not None else ""
+            raise AttributeError(f"{name} was not read" + (f"; nearest: {near}" if near else ""))
+        return self[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name for name in self.names if name.isidentifier())]
+
+    def of(self, name: str, layer: int | None = None) -> NDArray[Any]:
+        """A weight of one layer, or one that belongs to none.
+
+        Raises:
+            InvalidRequestError: it was not read.
+        """
+        counted = layer + self.plan.layer_count if layer is not None and layer < 0 else layer
+        if (name, counted) in self._alone:
+            return self._alone[name, counted]
+        self._specs(name)
+        valid = [str(each) for known, each in self.places if known == name]
+        raise InvalidRequestError(f"{name} was not read of layer {layer}", field="layer", valid=valid)
+
+    def key_value_head(self, head: int) -> int:
+        """The key/value head that a head attends with."""
+        counted = head + self.plan.head_count if head < 0 else head
+        return counted * self.plan.key_value_head_count // self.plan.head_count
+
+    def qk(self, layer: int | None = None, head: int | None = None) -> FactoredMatrix:
+        """W_Q @ W_K^T of a head, (d_model, d_model): x @ qk @ y is a score before its scale, where nothing stands
+        between (see `notes`). Without a layer or a head: of all that were read, (layer, head, d_model, d_model).
+        """
+        queries, keys = self._heads("W_Q", layer, head), self._heads("W_K", layer, head)
+        return FactoredMatrix(queries, keys.swapaxes(-1, -2))
+
+    def ov(self, layer: int | None = None, head: int | None = None) -> FactoredMatrix:
+        """W_V @ W_O of a head, (d_model, d_model): x @ ov is what attending to x writes. Otherwise as `qk`."""
+        return FactoredMatrix(self._heads("W_V", layer, head), self._heads("W_O", layer, head))
+
+    @property
+    def QK(self) -> FactoredMatrix:  # as TransformerLens has it
+        """`qk` of all layers and heads."""
+        return self.qk()
+
+    @property
+    def OV(self) -> FactoredMatrix:  # as TransformerLens has it
+        """`ov` of all layers and heads."""
+        return self.ov()
+
+    def normed(self, name: str, x: NDArray[Any], layer: int | None = None) -> NDArray[Any]:
+        """What a norm makes of a stream (..., d_model).
+
+        Args:
+            name: ln1, ln1_post, ln2, ln2_post or final_norm.
+            x: what it reads.
+            layer: None for final_norm.
+
+        Raises:
+            InvalidRequestError: it was not read.
+        """
+        weight = self.of(f"{name}.w", layer).astype(np.float32)
+        counted = layer + self.plan.layer_count if layer is not None and layer < 0 else layer
+        (norm,) = (
+            norm
+            for norm in self.plan.norms
+            if (norm.name, norm.layer if norm.HasField("layer") else None) == (name, counted)
+        )
+        x = x - x.mean(axis=-1, keepdims=True) if norm.is_centred else x
+        x = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + norm.epsilon) * weight
+        bias = self._alone.get((f"{name}.b", counted))
+        return x if bias is None else x + bias.astype(np.float32)
+
+    def table(self) -> Table:
+        """Names, layers, shapes and sizes, and norms where they were asked for."""
+        from neuroscope.weights.table import weights_table
+
+        return weights_table(self)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __repr__(self) -> str:
+        if self._plan is None:
+            return "Weights()"
+        return f"Weights({self.model_id}, {len(self.places)} tensors, {self.nbytes / 1e6:,.1f} MB)"
+
+    # Files.
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file: tensors are called W_Q.5 (name and layer), the plan is in its metadata.
+
+        Raises:
+            InvalidRequestError: there are no values.
+        """
+        from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
+
+        if len(self._alone) != len(self.places):
+            raise InvalidRequestError("weights that were asked for without their values are not saved", field="path")
+        arrays = {_file_name(place): np.ascontiguousarray(array) for place, array in self._alone.items()}
+        plan = json_format.MessageToDict(self.plan, preserving_proto_field_name=True)
+        save_file(arrays, Path(path), metadata={_KEY: json.dumps({"format": FORMAT, "plan": plan})})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Weights:
+        """Reads the file of `save`.
+
+        Raises:
+            DataConversionError: it is another file.
+        """
+        try:
+            arrays, metadata = safetensors_file.read(Path(path).read_bytes())
+            description: Mapping[str, Any] = json.loads(metadata[_KEY])
+            if description["format"] != FORMAT:
+                raise DataConversionError(f"{path} has the format {description['format']}, not {FORMAT}", field="path")
+            plan = json_format.ParseDict(description["plan"], pb.WeightsPlan())
+            weights = cls()
+            weights._begin(plan)
+            for place in weights.places:
+                weights._put(place, arrays[_file_name(place)])
+        except OSError as error:
+            raise DataConversionError(f"{path}: {error.strerror or error}", field="path") from None
+        except (ValueError, KeyError, TypeError, IndexError, json_format.ParseError):
+            raise DataConversionError(f"{path} is no file of weights", field="path") from None
+        weights._ended = True
+        return weights
+
+    # Within.
+
+    def _begin(self, plan: pb.WeightsPlan) -> None:
+        self._plan, self._reader = plan, FrameReader(plan.tensors)
+
+    def _specs(self, name: str) -> list[tensor_pb2.TensorSpec]:
+        found = [spec for spec in self.plan.tensors.tensors if spec.hook_id == name]
+        if found:
+            return found
+        near = ", ".join(nearest(name, self.names))
+        reason = f": {why}" if (why := self.missing.get(name)) else f"; nearest: {near}" if near else ""
+        raise InvalidRequestError(f"{name!r} was not read{reason}", field="name", valid=self.names)
+
+    def _is_ragged(self, specs: Sequence[tensor_pb2.TensorSpec]) -> bool:
+        return any((list(spec.shape), spec.dtype) != (list(specs[0].shape), specs[0].dtype) for spec in specs)
+
+    def _put(self, place: Place, array: Array) -> None:
+        """Keeps a tensor, in the stack of its layers where they are alike."""
+        name, layer = place
+        specs = self._specs(name)
+        if layer is None:
+            self._stacks[name] = self._alone[place] = np.array(array)
+        elif self._is_ragged(specs):
+            self._alone[place] = np.array(array)
+        else:
+            if name not in self._stacks:
+                self._stacks[name] = np.empty((len(specs), *array.shape), numpy_dtype(specs[0].dtype))
+            index = [spec.site.layer for spec in specs].index(layer)
+            self._stacks[name][index] = array
+            self._alone[place] = self._stacks[name][index]
+
+    def _heads(self, name: str, layer: int | None, head: int | None) -> NDArray[np.floating[Any]]:
+        """A weight by head, of float32 at least; key/value heads are those of each head."""
+        array = self[name]
+        layers: Any = slice(None) if layer is None else layer
+        heads: Any = self._heads_of_queries() if head is None else head
+        if name in OF_KEY_VALUE_HEADS:
+            shared = [self.key_value_head(each) for each in (heads if head is None else [heads])]
+            heads = shared if head is None else shared[0]
+        found = array[layers, heads]
+        return found.astype(np.float32) if found.dtype.itemsize < 4 else found  # type: ignore[return-value]
+
+    def _heads_of_queries(self) -> list[int]:
+        for name in ("W_Q", "W_O"):
+            if name in self:
+                return list(self[name].coords[_HEAD])
+        return list(range(self.plan.head_count))
+
+
+def _lowered(axis: tensor_pb2.Axis.ValueType) -> str:
+    return tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower()
+
+
+def _place(spec: tensor_pb2.TensorSpec) -> Place:
+    return spec.hook_id, spec.site.layer if spec.site.HasField("layer") else None
+
+
+def _file_name(place: Place) -> str:
+    name, layer = place
+    return name if layer is None else f"{name}.{layer}"
+
+
+def describe(spec: tensor_pb2.TensorSpec) -> tuple[str, str]:
+    """Shape and element type in words: `head 8 x d_model 128 x d_head 16`, `float32`."""
+    shape = " x ".join(f"{_lowered(axis)} {extent}" for axis, extent in zip(spec.axes, spec.shape, strict=True))
+    return shape, dtype_name(spec.dtype)

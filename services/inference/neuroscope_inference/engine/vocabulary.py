@@ -1,0 +1,170 @@
+"""Given vectors through the model's own end: likeliest tokens, chosen ones, and the divergence from a reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import DataConversionError, InvalidRequestError, UnavailableSiteError
+from neuroscope.sites import Point
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope_inference.engine.arrays import of_numpy, wire_dtype
+from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.reductions.base import Part, Shape
+from neuroscope_inference.engine.reductions.lens import Lens
+from neuroscope_inference.engine.results import Pending, StepResult
+from neuroscope_inference.tensor_checks import float32_of
+
+Event: TypeAlias = "pb.ProjectToVocabularyResponse | StepResult"
+_STREAM = (tensor_pb2.AXIS_BATCH, tensor_pb2.AXIS_POSITION, tensor_pb2.AXIS_D_MODEL)
+_CHUNK_BYTES = 64 * 2**20
+_ARRAYS = 3
+"""Arrays as wide as the vocabulary that one vector takes at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A checked request.
+
+    Args:
+        model: whose end it is.
+        vectors: (count, d_model), float32.
+        shape: that the vectors came in, but for the last axis.
+        lens: what is made of them.
+        token_ids: of the tokens that are asked for.
+        reference: (d_model,) whose distribution the others are compared with; None: they are not.
+        is_normed: whether the final norm is left out.
+    """
+
+    model: LoadedModel
+    vectors: NDArray[np.float32]
+    shape: tuple[int, ...]
+    lens: Lens
+    token_ids: list[int]
+    reference: NDArray[np.float32] | None
+    is_normed: bool
+
+    def run(self) -> Iterator[Event]:
+        """What is sent; for the engine's thread."""
+        started = time.perf_counter()
+        yield pb.ProjectToVocabularyResponse(plan=self._plan())
+        logits = None
+        if self.reference is not None:
+            dtype = self.model.layout.state(_last(self.model)).dtype
+            one = of_numpy(self.reference[None, None]).astype(dtype)
+            logits = self.model.unembedding(one, is_normed=self.is_normed)
+            mx.eval(logits)
+        count = len(self.vectors)
+        chunk = max(1, _CHUNK_BYTES // (4 * _ARRAYS * self.model.description.vocab_size))
+        for first in range(0, count, chunk):
+            part = Part(of_numpy(self.vectors[None, first : first + chunk]), first, (), (), logits)
+            pieces = self.lens.reduce(part, 0, ends_step=first + chunk >= count)
+            pending = [
+                Pending(index, 0, piece.first_position, mx.contiguous(piece.array), (), ())
+                for index, piece in enumerate(pieces)
+            ]
+            mx.eval([each.array for each in pending])
+            yield StepResult.of(0, pending)
+        elapsed = time.perf_counter() - started
+        yield pb.ProjectToVocabularyResponse(end=pb.ProjectionEnd(vector_count=count, elapsed_seconds=elapsed))
+
+    def _plan(self) -> pb.ProjectionPlan:
+        specs = [
+            tensor_pb2.TensorSpec(
+                plan_index=index,
+                hook_id="vectors",
+                dtype=wire_dtype(output.dtype),
+                axes=output.shape.axes,
+                shape=output.shape.extents,
+                reduced=output.reduced,
+            )
+            for index, output in enumerate(self.lens.outputs())
+        ]
+        return pb.ProjectionPlan(
+            model_id=self.model.description.model_id,
+            tensors=tensor_pb2.TensorPlan(tensors=specs),
+            shape=self.shape,
+            token_ids=self.token_ids,
+        )
+
+
+def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, resolve: Resolve) -> Projection:
+    """The projection that a request asks for. Nothing has run when it raises.
+
+    Raises:
+        InvalidRequestError: nothing is asked for, a token or a row is not there, or a reference to a tensor is empty.
+        DataConversionError: the vectors are not as wide as the residual stream, or no numbers that float32 holds.
+        UnavailableSiteError: the model's end cannot be applied by itself; says why.
+    """
+    if reason := model.abilities.why_no_lens:
+        raise UnavailableSiteError(
+            f"there is no lens of {model.description.model_id}: {reason}", field="vectors", valid=()
+        )
+    reference = request.WhichOneof("reference")
+    if not request.top_k and not request.tokens and reference is None:
+        raise InvalidRequestError(
+            "nothing is asked for: top_k, tokens, reference_row or reference_vector", field="top_k"
+        )
+    if request.top_k > model.description.vocab_size:
+        raise InvalidRequestError(f"the vocabulary has {model.description.vocab_size} tokens", field="top_k")
+    vectors, shape = _vectors(request.vectors, model, resolve, "vectors")
+    token_ids = [model.token_choice(choice, f"tokens[{index}]") for index, choice in enumerate(request.tokens)]
+    compared = None
+    match reference:
+        case "reference_row":
+            if request.reference_row >= len(vectors):
+                raise InvalidRequestError(
+                    f"row {request.reference_row} is out of range: there are {len(vectors)} vectors",
+                    field="reference_row",
+                )
+            compared = vectors[request.reference_row]
+        case "reference_vector":
+            found, _ = _vectors(request.reference_vector, model, resolve, "reference_vector")
+            if len(found) != 1:
+                raise DataConversionError(f"a reference is one vector, not {len(found)}", field="reference_vector")
+            compared = found[0]
+        case _:
+            pass
+    state = model.layout.state(_last(model))
+    message = inference_pb2.LensReduction(
+        top_k=request.top_k, token_ids=token_ids, kl=compared is not None, log_normalizer=True
+    )
+    is_normed = request.without_norm
+    lens = Lens.of(
+        Shape(_STREAM, (1, -1, vectors.shape[1])),
+        state.dtype,
+        None,
+        message,
+        lambda x: model.unembedding(x, is_normed=is_normed),
+        model.description.vocab_size,
+        state.point,
+        "vectors",
+    )
+    return Projection(model, vectors, shape, lens, token_ids, compared, is_normed)
+
+
+def _vectors(
+    reference: tensor_pb2.TensorReference, model: LoadedModel, resolve: Resolve, field: str
+) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+    """Vectors (count, d_model), and the shape that they came in but for the last axis."""
+    array, width = resolve(reference, field), model.layout.state(_last(model)).axes_extents[-1]
+    if array.ndim == 0 or array.shape[-1] != width:
+        raise DataConversionError(
+            f"residual vectors of {model.description.model_id} have {width} entries along their last axis, "
+            f"these have the shape {list(array.shape)}",
+            field=field,
+        )
+    return float32_of(array, "vectors", field).reshape(-1, width), array.shape[:-1]
+
+
+def _last(model: LoadedModel) -> Point:
+    """Where the stream is read that the final norm reads."""
+    return Point("resid_post", model.layout.num_layers - 1)
