@@ -9,6 +9,10 @@ of the corpus that the model was trained on, drawn with another seed; the figure
 the service on documents of a third seed.
 """
 
+# mlx.optimizers, safetensors and the corpus of models/training carry no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import json
@@ -81,8 +85,9 @@ def activations(client: Client, texts: list[str], hooks: list[Hook]) -> list[Mat
         for row in range(len(cache.token_ids)):
             of_row = cache.row(row)
             for held, hook in zip(found, hooks, strict=True):
-                held.append(of_row[f"{hook.component}.{hook.layer}{'.input' if hook.is_input else ''}"][0, 1:])
-    return [np.concatenate(held).astype(np.float32) for held in found]
+                name = f"{hook.component}.{hook.layer}{'.input' if hook.is_input else ''}"
+                held.append(of_row[name][0, 1:].astype(np.float32))
+    return [np.concatenate(held) for held in found]
 
 
 def trained(recipe: Recipe, inputs: Matrix, targets: Matrix) -> tuple[dict[str, Matrix], float]:

@@ -169,7 +169,7 @@ def test_edits_give_what_the_edited_activation_gives_when_it_is_injected(
     close(edited[site], injected[site])
     close(edited["logits"], injected["logits"], 2e-5)
     unedited = client.capture(IDS, ["logits"])
-    assert np.abs(edited["logits"] - unedited["logits"]).max() > 1e-3
+    assert np.abs(np.subtract(edited["logits"], unedited["logits"])).max() > 1e-3
 
 
 def test_a_clamped_feature_is_seen_when_captured_after(client: Client, loaded: dict[str, LoadedDictionary]) -> None:

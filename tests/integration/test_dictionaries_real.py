@@ -74,7 +74,7 @@ def test_ablating_what_attribution_finds_changes_the_answer(client: Client) -> N
     patched = client.patch(CLEAN, CORRUPTED, into="clean").features(
         sae, [place["feature"]], positions=[place["position"]]
     )
-    found = patched.run(METRIC)
+    found = patched.run(METRIC)["features=resid_post_2"]
     effect = float(found.values.reshape(-1)[0] - found.clean[0])
     assert score < 0
     assert effect < 0

@@ -32,8 +32,10 @@ DEADLINE_S = 20.0
 MOST_EVENTS = 16
 """Read of a stream, which may be one of thousands of tokens."""
 TENDED_EVERY = 50
-UPSETTING = {"LoadModel", "UnloadModel", "ClearHooks", "DeleteCapture", "ResumeCapture"}
-UPSETTING |= {"LoadDictionary", "UnloadDictionary"}
+UPSETTING = {
+    *("LoadModel", "UnloadModel", "LoadDictionary", "UnloadDictionary"),
+    *("ClearHooks", "DeleteCapture", "ResumeCapture"),
+}
 """Calls after which other good requests would no longer be good."""
 SAE = Path(__file__).parents[2] / "models" / "dictionaries" / "resid_post_2"
 GROWTH_BAR_BYTES = 20_000_000

@@ -127,7 +127,7 @@ def attribute(
         result = dictionary.attribute(read_prompt(clean), corrupted or None, metric=wanted)
     for _, place, score in result.top(top):
         position = place["position"]
-        token = result.tokens[position] if position < len(result.tokens) else ""
+        token: str = result.tokens[position] if position < len(result.tokens) else ""
         out.print(f"feature {place['feature']} at {position} {token!r}: {score:+.4g}", highlight=False)
 
 

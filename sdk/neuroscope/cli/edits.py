@@ -237,7 +237,7 @@ def _reconstruct(dictionary: str, **select: Any) -> Intervention:
 def _json_form(select: Mapping[str, Any]) -> dict[str, Any]:
     """What is selected, as `intervention_forms` has it."""
     return {
-        name: {"start": value.start or 0, "stop": value.stop} if isinstance(value, slice) else value
+        name: {"start": value.start or 0, "stop": value.stop} if type(value) is slice else value
         for name, value in select.items()
     }
 

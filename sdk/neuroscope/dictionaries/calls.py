@@ -88,8 +88,8 @@ class LoadedDictionary(Dictionary):
             bos: as in `tokenize`.
         """
         count = min(top, self.feature_count)
-        asked = {"top": count, "positions": positions, "interventions": interventions, "bos": bos}
-        return self._follow(steps(self, prompt, **asked))
+        called = steps(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
+        return self._follow(called)
 
     def attribute(
         self,
@@ -223,8 +223,8 @@ class AsyncLoadedDictionary(Dictionary):
     ) -> FeatureActivations:
         """The most active features at each position of a prompt, how many are active, and what they do not explain."""
         count = min(top, self.feature_count)
-        asked = {"top": count, "positions": positions, "interventions": interventions, "bos": bos}
-        return await self._follow(steps(self, prompt, **asked))
+        called = steps(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
+        return await self._follow(called)
 
     async def attribute(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,8 @@ class FeatureActivations:
 
     def to_dataframe(self) -> Any:
         """`records` as a pandas DataFrame; pandas must be installed."""
-        import pandas as pd  # type: ignore[import-untyped]
-
-        return pd.DataFrame(self.records())
+        pandas: Any = importlib.import_module("pandas")
+        return pandas.DataFrame(self.records())
 
     def table(self, count: int = 8) -> Table:
         """The most active features at every position, so many of them."""

@@ -91,7 +91,7 @@ class Dictionary:
         match self.description.architecture:
             case pb.DICTIONARY_ARCHITECTURE_TOPK:
                 found = _largest(self._linear(inputs, "b_enc"), self.description.top_k)
-                return mx.take(found, mx.array(features), axis=-1) if features else found
+                return mx.take(found, mx.array(list(features)), axis=-1) if features else found
             case pb.DICTIONARY_ARCHITECTURE_GATED:
                 gate = self._linear(inputs, "b_gate", features)
                 magnitudes = (gate - self._row("b_gate", features)) * mx.exp(self._row("r_mag", features))
@@ -129,7 +129,7 @@ class Dictionary:
         """
         rows = self.weights["W_dec"]
         if features:
-            rows = mx.take(rows, mx.array(features), axis=0)
+            rows = mx.take(rows, mx.array(list(features)), axis=0)
         added = change @ rows.astype(mx.float32)
         scale = self._scaled(x).scale
         return added if scale is None else added * scale
@@ -154,12 +154,11 @@ class Dictionary:
         scale: mx.array | None = None
         shift: mx.array | None = None
         if self.normalisation == LAYER_NORM:
-            shift = inputs.mean(axis=-1, keepdims=True)
-            scale = mx.std(inputs, axis=-1, keepdims=True, ddof=1)
-            inputs = (inputs - shift) / (scale + _EPSILON)
+            mean, deviation = inputs.mean(axis=-1, keepdims=True), mx.std(inputs, axis=-1, keepdims=True, ddof=1)
+            inputs, shift, scale = (inputs - mean) / (deviation + _EPSILON), mean, deviation
         elif self.normalisation == CONSTANT_NORM:
-            scale = mx.linalg.norm(inputs, axis=-1, keepdims=True) / inputs.shape[-1] ** 0.5
-            inputs = inputs / scale
+            length = mx.linalg.norm(inputs, axis=-1, keepdims=True) / inputs.shape[-1] ** 0.5
+            inputs, scale = inputs / length, length
         inputs = inputs.astype(self._dtype)
         if self.subtracts_bias:
             inputs = inputs - self.weights["b_dec"]
@@ -168,12 +167,12 @@ class Dictionary:
     def _linear(self, inputs: mx.array, bias: str, features: Sequence[int] = ()) -> mx.array:
         columns = self.weights["W_enc"]
         if features:
-            columns = mx.take(columns, mx.array(features), axis=1)
+            columns = mx.take(columns, mx.array(list(features)), axis=1)
         return (inputs @ columns).astype(mx.float32) + self._row(bias, features)
 
     def _row(self, name: str, features: Sequence[int] = ()) -> mx.array:
         row = self.weights[name].astype(mx.float32)
-        return mx.take(row, mx.array(features)) if features else row
+        return mx.take(row, mx.array(list(features))) if features else row
 
 
 def flat(x: mx.array) -> mx.array:
