@@ -126,8 +126,8 @@ def attribute(
         wanted = metric_of(metric, answer, other, normalise=False)
         result = dictionary.attribute(read_prompt(clean), corrupted or None, metric=wanted)
     for _, place, score in result.top(top):
-        position = place["position"]
-        token: str = result.tokens[position] if position < len(result.tokens) else ""
+        position = int(place["position"])
+        token = result.tokens[position]
         out.print(f"feature {place['feature']} at {position} {token!r}: {score:+.4g}", highlight=False)
 
 
