@@ -10,9 +10,14 @@ from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from neuroscope.codec import Event, decoder, encode
-from neuroscope.v1 import experiment_pb2, inference_pb2, telemetry_pb2
+from neuroscope.v1 import dictionary_pb2, experiment_pb2, inference_pb2, telemetry_pb2
 
-_FILES = (inference_pb2.DESCRIPTOR, experiment_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)
+_FILES = (
+    inference_pb2.DESCRIPTOR,
+    experiment_pb2.DESCRIPTOR,
+    dictionary_pb2.DESCRIPTOR,
+    telemetry_pb2.DESCRIPTOR,
+)
 
 
 @dataclass(frozen=True, slots=True)

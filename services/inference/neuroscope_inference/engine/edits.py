@@ -17,7 +17,9 @@ from neuroscope.errors import (
 from neuroscope.sites import COMPONENTS, Point, resolve
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope_inference.engine.arrays import new_handle
+from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.expression import Compiler, Frame, Part, Resolve, Value
+from neuroscope_inference.engine.layout import PointState
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.selectors import check_is_run, heads_of, positions_of, rows_of
 from neuroscope_inference.engine.span import Span, selected
@@ -34,11 +36,13 @@ class Outcome:
         finite: for each edit that was applied, whether its numbers are finite, lazy.
         donated: activations kept for other rows, lazy.
         errors: what went wrong as the graph was built.
+        sources: by point, what transcoders read there, (1, ...), lazy.
     """
 
     finite: list[tuple[Edit, mx.array]] = field(default_factory=list["tuple[Edit, mx.array]"])
     donated: list[mx.array] = field(default_factory=list[mx.array])
     errors: list[MLXIntegrationError] = field(default_factory=list[MLXIntegrationError])
+    sources: dict[PointIndex, mx.array] = field(default_factory=dict["PointIndex", mx.array])
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -80,11 +84,7 @@ class Edit:
         resolve_tensor: Resolve,
         units: Sequence[int] = (),
     ) -> None:
-        state = model.available(point, f"{path}.site.component")
-        if not state.is_writable or not mx.issubdtype(state.dtype, mx.floating):
-            raise UnavailableSiteError(
-                f"{point} of {model.description.model_id} can be read but not edited", field=f"{path}.site.component"
-            )
+        state = _writable(model, point, f"{path}.site.component")
         component, select = COMPONENTS[point.component], intervention.select
         self.path = path
         self.point = point
@@ -124,9 +124,13 @@ class Edit:
             row_count=len(lengths),
             has_rings=model.rotates,
         )
-        compiler = Compiler(frame, resolve_tensor, self._donated)
+        compiler = Compiler(frame, resolve_tensor, self._donated, model.dictionary)
         self._value: Value = compiler.compile(intervention.value, f"{path}.value")
         self.reads_activation = compiler.reads_activation
+        self.source: Dictionary | None = compiler.transcoder
+        """The transcoder whose input the value needs."""
+        if self.source is not None:
+            _writable(model, self.source.point, f"{path}.value")
         self.donors = frozenset(compiler.other_rows)
         for donor in self.donors:
             self._check_donor(donor, max_new_tokens)
@@ -143,13 +147,27 @@ class Edit:
         where = [position - span.first for position in chosen]
         part = self._part(value, where).astype(mx.float32)
         places = self.places[span.row]
-        asked = Part(part, span.row, chosen, [places[position] for position in chosen])
+        source = self._source(where, outcome)
+        asked = Part(part, span.row, chosen, [places[position] for position in chosen], source)
         edited = mx.broadcast_to(self._value(asked), part.shape)
         if self.units:
             edited = mx.where(self._is_chosen(part.shape[-1]), edited, part)
         outcome.finite.append((self, mx.isfinite(edited).all() | ~mx.isfinite(part).all()))
         self.has_applied = True
         return self._written(value, where, edited.astype(value.dtype))
+
+    def _source(self, where: list[int], outcome: Outcome) -> mx.array | None:
+        """What a transcoder reads at the selected positions of this forward pass."""
+        if self.source is None:
+            return None
+        value = outcome.sources.get(self.source.index)
+        if value is None:
+            raise UnavailableSiteError(
+                f"this model computes {self.source.output} before {self.source.point}: no transcoder reads one and "
+                "writes the other",
+                field=self.path,
+            )
+        return mx.take(value, mx.array(where), axis=1)
 
     def give(self, value: mx.array, span: Span, outcome: Outcome) -> mx.array:
         """Keeps what other rows ask for; the activation goes on as it is."""
@@ -277,7 +295,7 @@ class EditPlan:
         self.edits = [
             Edit(model, intervention, point, path, lengths, max_new_tokens, resolve_tensor, units)
             for intervention, path in zip(interventions, paths, strict=True)
-            for point in resolve(intervention.site, model.layout.num_layers, field=f"{path}.site")
+            for point in _points(model, intervention, path)
         ]
         self.row_order = list(range(len(lengths)))
         """Rows that give activations come before those that ask for them."""
@@ -324,6 +342,8 @@ class EditPlan:
         for edit in self.edits:
             if span.row in edit.donors and span.step == 0:
                 found.setdefault(edit.index, []).append(RowEdit(_giving(edit, span, outcome)))
+        for source in {edit.source.index for edit in self.edits if edit.source is not None and edit.fires(span)}:
+            found.setdefault(source, []).append(RowEdit(_keeping(source, outcome)))
         return found, outcome
 
     def checkpoints(self, row: int) -> Iterator[Callable[[], None]]:
@@ -369,6 +389,26 @@ class EditPlan:
         self.row_order = order
 
 
+def _points(model: LoadedModel, intervention: intervention_pb2.Intervention, path: str) -> list[Point]:
+    """Where an intervention is; one of features that does not say it, where their dictionary writes."""
+    value = intervention.value
+    if value.HasField("features") and not intervention.HasField("site"):
+        return [model.dictionary(value.features.dictionary_id, f"{path}.value.features.dictionary_id").output]
+    return resolve(intervention.site, model.layout.num_layers, field=f"{path}.site")
+
+
+def _writable(model: LoadedModel, point: Point, field: str) -> PointState:
+    """The state of a point that can be edited.
+
+    Raises:
+        UnavailableSiteError: it is not there, or can only be read.
+    """
+    state = model.available(point, field)
+    if not state.is_writable or not mx.issubdtype(state.dtype, mx.floating):
+        raise UnavailableSiteError(f"{point} of {model.description.model_id} can be read but not edited", field=field)
+    return state
+
+
 def _guarded(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:
     """An edit that fails leaves its row to fail, and not the batch that the row is in."""
 
@@ -382,6 +422,14 @@ def _guarded(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], m
         return value
 
     return apply
+
+
+def _keeping(source: PointIndex, outcome: Outcome) -> Callable[[mx.array], mx.array]:
+    def keep(value: mx.array) -> mx.array:
+        outcome.sources[source] = value
+        return value
+
+    return keep
 
 
 def _giving(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:
