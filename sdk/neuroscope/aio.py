@@ -20,6 +20,7 @@ from opentelemetry import trace
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
+from neuroscope.dictionaries.calls import AsyncDictionaries
 from neuroscope.experiments.calls import AsyncExperimentCalls
 from neuroscope.frames import TensorPiece
 from neuroscope.generation import AsyncGeneration
@@ -38,6 +39,11 @@ from neuroscope.weights.calls import AsyncWeightCalls
 
 class AsyncClient(AsyncExperimentCalls, AsyncWeightCalls, AsyncKeptCalls):
     """Calls an inference service, on one event loop. Arguments and errors are those of `Client`."""
+
+    @property
+    def dictionaries(self) -> AsyncDictionaries:
+        """Sparse autoencoders and transcoders of the loaded models; see `neuroscope.dictionaries`."""
+        return AsyncDictionaries(self._unary, self._follow, self.attribute)
 
     # Hooks kept by the service.
 

@@ -54,7 +54,7 @@ _SHORT_NAMES = {
 
 
 _INDICES = NAMES[tensor_pb2.REDUCED_TOP_K_INDICES]
-_FURTHER = {_INDICES, *(name for name in NAMES.values() if name.startswith("lens_"))}
+_FURTHER = {_INDICES, *(name for name in NAMES.values() if name.startswith("lens_") or "features" in name)}
 """What stands beside another result of the same hook and point."""
 
 

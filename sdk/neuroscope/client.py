@@ -21,6 +21,7 @@ from opentelemetry import trace
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
+from neuroscope.dictionaries.calls import Dictionaries
 from neuroscope.endpoint import DEFAULT_TARGET
 from neuroscope.experiments.calls import ExperimentCalls
 from neuroscope.frames import TensorPiece
@@ -54,6 +55,11 @@ class Client(ExperimentCalls, WeightCalls, KeptCalls):
 
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers.
     """
+
+    @property
+    def dictionaries(self) -> Dictionaries:
+        """Sparse autoencoders and transcoders of the loaded models; see `neuroscope.dictionaries`."""
+        return Dictionaries(self._unary, self._follow, self.attribute)
 
     # Hooks kept by the service.
 

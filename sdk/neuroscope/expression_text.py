@@ -58,6 +58,8 @@ def _text(expression: pb.Expression) -> tuple[str, int]:
             return f"project_out({describe(out.operand)}, {describe_reference(out.direction)})", _ATOM
         case "clamp":
             return _clamp(expression.clamp), _ATOM
+        case "features":
+            return _features(expression.features), _ATOM
         case _:
             return "nothing", _ATOM
 
@@ -76,6 +78,27 @@ def _binary(operation: pb.BinaryOperation) -> tuple[str, int]:
 def _noise(noise: pb.Noise) -> str:
     mean = f", mean={noise.mean:g}" if noise.mean else ""
     return f"noise({noise.standard_deviation:g}, seed={noise.seed}{mean})"
+
+
+def _features(features: pb.FeatureEdits) -> str:
+    """`act{sae: f3 = 5, f7, f9 · 0}`; `reconstruction{...}` without the error."""
+    changes = [f"{', '.join(f'f{f}' for f in edit.features) or 'all'} {_change(edit)}" for edit in features.edits]
+    what = "reconstruction" if features.reconstructs else "act"
+    return f"{what}{{{': '.join(filter(None, [features.dictionary_id, '; '.join(changes)]))}}}"
+
+
+def _change(edit: pb.FeatureEdit) -> str:
+    match edit.WhichOneof("change"):
+        case "value":
+            return f"= {edit.value:g}"
+        case "factor":
+            return f"· {edit.factor:g}"
+        case "added":
+            return f"+ {edit.added:g}"
+        case "other_row":
+            return f"= row({edit.other_row})"
+        case _:
+            return "?"
 
 
 def _clamp(clamp: pb.Clamp) -> str:

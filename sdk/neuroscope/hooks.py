@@ -6,6 +6,7 @@
     ("head_output", 3)                             component and layer
     Hook("attention_pattern", 3, heads=[0, 7], positions=slice(-1, None), dtype="float16")
     {"layer_name": "transformer.h.5", "component": "attention", "hook_id": "h5"}      the REST format
+    {"features": {"dictionary_id": "sae", "top_count": 8}}      features of a dictionary, where it reads
 
 Names are resolved by the service (`neuroscope.sites`); here they are only written down.
 """
@@ -24,7 +25,7 @@ from neuroscope.selection import Positions, Steps, to_selector
 from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import inference_pb2, site_pb2
 
-REST_FIELDS = ("layer_name", "component", "hook_id", "capture_input", "capture_output")
+REST_FIELDS = ("layer_name", "component", "hook_id", "capture_input", "capture_output", "features")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Hook:
             site.side = site_pb2.SIDE_INPUT
         return inference_pb2.HookSpec(
             hook_id=self.hook_id,
-            site=site,
+            site=site if site.ListFields() else None,  # of features it may be left to their dictionary
             select=to_selector(self.heads, self.positions, self.steps),
             dtype=parse_dtype(self.dtype),
             reduction=reductions.to_message(self.reduce),
@@ -94,6 +95,8 @@ def from_rest(hook: Mapping[str, Any], *, field: str = "hook") -> list[inference
             field=f"{field}.{unknown[0]}",
             valid=REST_FIELDS,
         )
+    if (features := hook.get("features")) is not None:
+        return [_features_from_rest(hook, features, field)]
     sides = [
         side
         for side, wanted in (
@@ -112,6 +115,16 @@ def from_rest(hook: Mapping[str, Any], *, field: str = "hook") -> list[inference
         )
         for side in sides
     ]
+
+
+def _features_from_rest(hook: Mapping[str, Any], features: Any, field: str) -> inference_pb2.HookSpec:
+    """Features are where their dictionary reads; a hook of them names no site."""
+    for name in ("component", "layer_name"):
+        if hook.get(name):
+            raise InvalidRequestError("features are where their dictionary reads", field=f"{field}.{name}")
+    reduction = reductions.to_message({"features": features})
+    hook_id = _rest_text(hook, "hook_id", field) or (reduction.features.dictionary_id if reduction else "")
+    return inference_pb2.HookSpec(hook_id=hook_id, reduction=reduction)
 
 
 def _to_messages(hook: HookLike, field: str) -> list[inference_pb2.HookSpec]:

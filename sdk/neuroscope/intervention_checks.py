@@ -31,10 +31,14 @@ def check(intervention: pb.Intervention, field: str) -> None:
         InvalidRequestError: it selects nothing, or the expression is incomplete, too deep or not finite.
         DataConversionError, ChecksumError: a tensor is malformed or not finite.
     """
-    point = sites.resolve(intervention.site, None, field=f"{field}.site")[0]
-    if why := _NOT_EDITABLE.get(point.component):
-        raise UnavailableSiteError(f"{point.component} cannot be edited: {why}", field=f"{field}.site.component")
-    selection.check(intervention.select, point.component, f"{field}.select")
+    component = ""  # left to the dictionary, which knows no heads
+    if intervention.value.HasField("features") and intervention.select.heads:
+        raise InvalidRequestError("features are of all heads together", field=f"{field}.select.heads")
+    if intervention.HasField("site") or not intervention.value.HasField("features"):
+        component = sites.resolve(intervention.site, None, field=f"{field}.site")[0].component
+    if why := _NOT_EDITABLE.get(component):
+        raise UnavailableSiteError(f"{component} cannot be edited: {why}", field=f"{field}.site.component")
+    selection.check(intervention.select, component, f"{field}.select")
     _check_expression(intervention.value, f"{field}.value", 0)
 
 
@@ -59,6 +63,8 @@ def _check_expression(expression: pb.Expression, field: str, depth: int) -> None
             _check_reference(expression.project_out.direction, f"{field}.project_out.direction", direction=True)
         case "clamp":
             _check_clamp(expression.clamp, f"{field}.clamp")
+        case "features":
+            _check_features(expression.features, f"{field}.features")
         case "activation" | "other_row":
             pass
     for name, operand in _operands(expression):
@@ -97,6 +103,21 @@ def _check_clamp(clamp: pb.Clamp, field: str) -> None:
         raise InvalidRequestError(
             f"the minimum {clamp.minimum:g} is above the maximum {clamp.maximum:g}", field=f"{field}.minimum"
         )
+
+
+def _check_features(features: pb.FeatureEdits, field: str) -> None:
+    if not features.dictionary_id:
+        raise InvalidRequestError("the dictionary is missing", field=f"{field}.dictionary_id")
+    if not features.edits and not features.reconstructs:
+        raise InvalidRequestError("no feature is changed", field=f"{field}.edits")
+    for index, edit in enumerate(features.edits):
+        kind = edit.WhichOneof("change")
+        if kind is None:
+            raise InvalidRequestError(
+                "what becomes of the features is missing: value, factor, added or other_row",
+                field=f"{field}.edits[{index}].value",
+            )
+        _check_number(getattr(edit, kind), f"the {kind}", f"{field}.edits[{index}].{kind}")
 
 
 def _check_number(value: float, what: str, field: str) -> None:

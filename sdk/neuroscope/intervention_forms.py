@@ -5,6 +5,7 @@
     {"layer_name": "transformer.h.5", "component": "residual", "steps": {"start": 1},
      "action": "add", "direction": {"tensor_id": "..."}, "coefficient": 4}
     {"layer_name": "transformer.h.5", "component": "residual", "expression": {...}}
+    {"action": "features", "dictionary_id": "sae", "features": [7], "value": 5}
 
 `expression` is the contract's Expression in protobuf's canonical JSON; a whole Intervention in that form, which
 `Intervention.to_json` gives, is taken too. The models here are the one definition of the fields; the gateway's OpenAPI
@@ -14,12 +15,13 @@ is made of them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from pydantic import Discriminator, Field, RootModel, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, RootModel, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from neuroscope import intervention_checks
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
@@ -29,14 +31,16 @@ from neuroscope.selection import to_selector
 from neuroscope.strict import INVALID, MAX_INT32, Strict, Text, path, place, reason
 from neuroscope.tensor_forms import TensorForm, TensorOrNumber, to_expression
 from neuroscope.v1 import intervention_pb2 as pb
+from neuroscope.v1 import site_pb2
 
 _Message = TypeVar("_Message", bound=Message)
 _Int32 = Annotated[int, Field(ge=-MAX_INT32 - 1, le=MAX_INT32)]
 _Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
 _SITE_FIELDS = {"layer": "layer_name", "side": "is_input"}
+_CHANGES = ("value", "factor", "added")
 
 
-ACTIONS = ("zero", "scale", "add", "replace", "noise", "project_out", "clamp", "mean")
+ACTIONS = ("zero", "scale", "add", "replace", "noise", "project_out", "clamp", "mean", "features")
 
 
 class PositionRange(Strict):
@@ -105,7 +109,7 @@ class _Form(Strict):
         heads = self.heads or ()
         message = pb.Intervention(
             intervention_id=self.intervention_id or "",
-            site=to_site(self.component, layer_name=self.layer_name or "", is_input=bool(self.is_input), heads=heads),
+            site=self.site_of(heads),
             select=to_selector(
                 heads,
                 slice(positions.start, positions.stop) if isinstance(positions, PositionRange) else positions,
@@ -116,6 +120,10 @@ class _Form(Strict):
         )
         intervention_checks.check(message, "")
         return message
+
+    def site_of(self, heads: Sequence[int]) -> site_pb2.Site | None:
+        """Where; None: left to the service."""
+        return to_site(self.component, layer_name=self.layer_name or "", is_input=bool(self.is_input), heads=heads)
 
     def param(self, field: str) -> str:
         """The field of this form that a path in the contract's Intervention is about.
@@ -237,6 +245,45 @@ class Mean(_Form):
         return act.mean(to_expression(self.reference))
 
 
+class Features(_Form):
+    """Changes features of a dictionary, where it writes; its error and other features stay."""
+
+    operand = "features"
+    action: Literal["features"]
+    component: Text = ""
+    """Absent: the dictionary's own."""
+    dictionary_id: Text = Field(min_length=1)
+    features: list[_Uint32] = Field([], max_length=65536)
+    """Which; absent: all."""
+    value: float | None = None
+    """Sets them to this; 0 ablates."""
+    factor: float | None = None
+    """Multiplies them by this."""
+    added: float | None = None
+    """Adds this to them: their decoder directions with a coefficient."""
+    reconstructs: bool = False
+    """Drops the error: the reconstruction takes the activation's place."""
+
+    @model_validator(mode="after")
+    def _changes(self) -> Features:
+        given = [name for name in _CHANGES if getattr(self, name) is not None]
+        if len(given) > 1 or (not given and not self.reconstructs):
+            message = "Features get one of value, factor and added, or reconstructs"
+            raise PydanticCustomError(INVALID, message, {"param": given[1] if given else "value"})
+        return self
+
+    def site_of(self, heads: Sequence[int]) -> site_pb2.Site | None:
+        """The dictionary's, unless a component is named."""
+        return super().site_of(heads) if self.component else None
+
+    def value_of(self, act: SelectedActivation) -> Expression:
+        """The activation with the features changed."""
+        changes = {name: value for name in _CHANGES if (value := getattr(self, name)) is not None}
+        edits = [pb.FeatureEdit(features=self.features, **changes)] if changes else []
+        changed = pb.FeatureEdits(dictionary_id=self.dictionary_id, edits=edits, reconstructs=self.reconstructs)
+        return Expression(pb.Expression(features=changed), act.selected_heads)
+
+
 class Computed(_Form):
     """Puts the value of any expression in the activation's place."""
 
@@ -279,6 +326,7 @@ InterventionForm: TypeAlias = Annotated[
     | Annotated[ProjectOut, Tag("<project_out>")]
     | Annotated[Clamp, Tag("<clamp>")]
     | Annotated[Mean, Tag("<mean>")]
+    | Annotated[Features, Tag("<features>")]
     | Annotated[Computed, Tag("<expression>")]
     | Annotated[Exact, Tag("<site>")],
     Discriminator(

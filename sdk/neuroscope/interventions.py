@@ -241,7 +241,7 @@ def to_product(coefficient: float, value: Expression) -> Expression:
 def describe(message: pb.Intervention) -> str:
     """An edit on one line: `resid_post.5[positions 2:; steps 0] := act + 4·tensor(128)`."""
     name = f"{message.intervention_id}: " if message.intervention_id else ""
-    point = sites.resolve(message.site, None)[0]
+    point = sites.resolve(message.site, None)[0] if message.HasField("site") else "features"
     select = selection.describe(message.select)
     return f"{name}{point}{f'[{select}]' if select else ''} := {expression_text.describe(message.value)}"
 

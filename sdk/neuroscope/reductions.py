@@ -7,6 +7,9 @@
     Hook("resid_post", reduce={"lens": {"top_k": 5}})      the likeliest tokens behind the final norm and unembedding;
                                                            also "token_ids": [...], "kl": True, and "next_token_ids":
                                                            [...], one for each position; of logits too
+    Hook("", reduce={"features": {"dictionary_id": "sae", "top_count": 8}})
+                                                           features of a dictionary, where it reads; also
+                                                           "features": [...], "all": True, "l0": True, "error": True
 
 Directions are an array, the id of an uploaded tensor, or a `TensorReference`. Results are float32 unless the hook names
 a dtype; the values of a top_k have the type of the tensor, the indices int32. In a cache the result is found under the
@@ -14,15 +17,17 @@ name of the point, and next to the tensor itself under that name and the reducti
 
     cache["resid_post:norm", 5]  cache["logits:top_k"]  cache["logits:top_k_indices"]
     cache["resid_post:lens_top_k_tokens", 5]  cache["resid_post:lens_kl", 5]
+    cache["resid_post:top_features", 5]  cache["resid_post:top_features_indices", 5]
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
+from google.protobuf.message import Message
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.tensors import Array, parse_dtype
@@ -30,7 +35,9 @@ from neuroscope.v1 import inference_pb2, tensor_pb2
 
 Reduce: TypeAlias = "str | Mapping[str, Any] | inference_pb2.Reduction | None"
 
-FORMS = ("mean", "norm", "top_k", "project", "lens")
+_Parts = TypeVar("_Parts", bound=Message)
+
+FORMS = ("mean", "norm", "top_k", "project", "lens", "features")
 NAMES: dict[tensor_pb2.Reduced.ValueType, str] = {
     value: name.removeprefix("REDUCED_").lower()
     for name, value in tensor_pb2.Reduced.items()
@@ -63,11 +70,14 @@ def to_message(reduce: Reduce) -> inference_pb2.Reduction | None:
                     projection=inference_pb2.ProjectionReduction(directions=_directions(value))
                 )
             if name == "lens":
-                return inference_pb2.Reduction(lens=_lens(value))
+                return inference_pb2.Reduction(lens=_parts(inference_pb2.LensReduction, value, "lens"))
+            if name == "features":
+                features = _parts(inference_pb2.FeatureReduction, value, "features")
+                return inference_pb2.Reduction(features=features)
         case _:
             pass
     raise InvalidRequestError(
-        f'a reduction is "mean", "norm", {{"top_k": k}}, {{"project": directions}} or {{"lens": {{...}}}}, '
+        'a reduction is "mean", "norm", {"top_k": k}, {"project": directions}, {"lens": {...}} or {"features": {...}}, '
         f"not {reduce!r}",
         field="reduce",
         valid=FORMS,
@@ -87,14 +97,16 @@ def _count(k: Any) -> int:
         raise InvalidRequestError(f"top_k takes a whole number, not {k!r}", field="reduce.top_k") from None
 
 
-def _lens(value: Any) -> inference_pb2.LensReduction:
-    known = tuple(inference_pb2.LensReduction.DESCRIPTOR.fields_by_name)
+def _parts(kind: type[_Parts], value: Any, name: str) -> _Parts:
+    known = tuple(kind.DESCRIPTOR.fields_by_name)
     if not isinstance(value, Mapping) or not set(cast("Mapping[Any, Any]", value)) <= set(known):
-        raise InvalidRequestError(f"a lens takes {', '.join(known)}, not {value!r}", field="reduce.lens", valid=known)
+        raise InvalidRequestError(
+            f"{name} takes {', '.join(known)}, not {value!r}", field=f"reduce.{name}", valid=known
+        )
     try:
-        return inference_pb2.LensReduction(**cast("Mapping[str, Any]", value))
+        return kind(**cast("Mapping[str, Any]", value))
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"a lens cannot be asked for {value!r}: {error}", field="reduce.lens") from None
+        raise InvalidRequestError(f"{name} cannot be asked for {value!r}: {error}", field=f"reduce.{name}") from None
 
 
 def _directions(value: Any) -> tensor_pb2.TensorReference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-def read(data: bytes) -> tuple[dict[str, Array], dict[str, str]]:
+def read(data: bytes | mmap.mmap) -> tuple[dict[str, Array], dict[str, str]]:
     """The tensors of a file, as views of its bytes, and its metadata.
 
     Raises:
@@ -28,7 +29,7 @@ def read(data: bytes) -> tuple[dict[str, Array], dict[str, str]]:
     return {name: _array(data, start, entry) for name, entry in header.items()}, metadata
 
 
-def _array(data: bytes, start: int, entry: dict[str, Any]) -> Array:
+def _array(data: bytes | mmap.mmap, start: int, entry: dict[str, Any]) -> Array:
     dtype = numpy_dtype(parse_dtype(_TYPES[entry["dtype"]]))
     shape: list[int] = entry["shape"]
     return np.frombuffer(data, dtype, math.prod(shape), start + entry["data_offsets"][0]).reshape(shape)

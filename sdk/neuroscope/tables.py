@@ -21,6 +21,8 @@ from neuroscope.v1 import tensor_pb2
 if TYPE_CHECKING:
     from neuroscope.activation import Activation
     from neuroscope.cache import ActivationCache
+    from neuroscope.dictionaries.dictionary import Dictionary
+    from neuroscope.dictionaries.features import FeatureActivations
     from neuroscope.directions.directions import Directions
     from neuroscope.grid import Grid
     from neuroscope.layer_predictions import LayerPredictions
@@ -75,6 +77,34 @@ def directions_table(found: Directions) -> Table:
             chance = "" if told.is_told_apart else " (chance)"
             cells = [f"{told.correct} of {told.count}{chance}", f"{told.p_value:.2g}"]
         table.add_row(*map(Text, (name, *cells, f"{direction.norm:.4g}")))
+    return table
+
+
+def features_table(seen: FeatureActivations, count: int) -> Table:
+    """The most active features at every position, how many are active, and the share of its norm that is missed."""
+    title = f"{seen.dictionary.dictionary_id}: features of {seen.dictionary.model_id}, FVU {seen.fvu:.3f}"
+    table = _table(title, "position", "token", "feature: activation")
+    for name in ("active", "error"):
+        table.add_column(name, justify="right")
+    for place, (position, token_id) in enumerate(zip(seen.positions, seen.token_ids, strict=True)):
+        shown = zip(seen.indices[place, :count], seen.values[place, :count], strict=True)
+        listed = "  ".join(f"{feature}: {value:.3g}" for feature, value in shown if feature >= 0)
+        missed = math.sqrt(seen.squared_errors[place] / max(seen.squared_norms[place], 1e-30))
+        token = visible(seen.texts.get(token_id, ""))
+        table.add_row(*map(Text, (str(position), token, listed, str(seen.l0[place]), f"{missed:.3f}")))
+    return table
+
+
+def dictionaries_table(listed: Iterable[Dictionary]) -> Table:
+    """Dictionaries and where they are."""
+    table = _table("dictionaries", "name", "model", "reads", "writes", "kind")
+    for name in ("features", "MB"):
+        table.add_column(name, justify="right")
+    for one in listed:
+        writes = str(one.output) if one.is_transcoder else ""
+        sizes = str(one.feature_count), _amount(one.description.length_bytes / _MB)
+        cells = (one.dictionary_id, one.description.model_id, str(one.point), writes, one.architecture, *sizes)
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -23,7 +23,7 @@ from neuroscope.v1 import inference_pb2 as pb
 from tests.support import tracing
 from tests.support.following import Follower
 from tests.support.fuzzing.cases import CALLS, Case, Cases
-from tests.support.fuzzing.examples import DIRECTION, IDS, There, examples
+from tests.support.fuzzing.examples import DICTIONARY, DIRECTION, IDS, There, examples
 from tests.support.recording import Hook, generate_request, prompt, record
 from tests.support.services import Service, inference_service
 
@@ -32,8 +32,12 @@ DEADLINE_S = 20.0
 MOST_EVENTS = 16
 """Read of a stream, which may be one of thousands of tokens."""
 TENDED_EVERY = 50
-UPSETTING = {"LoadModel", "UnloadModel", "ClearHooks", "DeleteCapture", "ResumeCapture"}
+UPSETTING = {
+    *("LoadModel", "UnloadModel", "LoadDictionary", "UnloadDictionary"),
+    *("ClearHooks", "DeleteCapture", "ResumeCapture"),
+}
 """Calls after which other good requests would no longer be good."""
+SAE = Path(__file__).parents[2] / "models" / "dictionaries" / "resid_post_2"
 GROWTH_BAR_BYTES = 20_000_000
 MODEL, SPARE = "neuroscope-tiny", "spare"
 ALLOWED = {"OK", "DATA_LOSS", "ABORTED"} | {
@@ -72,6 +76,7 @@ class Fuzzed:
             restart_token=caught.value.restart_token,
             tensor_id=self._client.put_tensor(DIRECTION),
             trace_id=trace_id,
+            dictionary_path=str(SAE),
         )
         self._cases = Cases(SEED, examples(there))
 
@@ -101,6 +106,11 @@ class Fuzzed:
             self._client.unload_model(model_id)
         for model_id in {MODEL, SPARE} - loaded:
             self._client.load_model(str(self._folder), model_id=model_id)
+        known = {one.dictionary_id for one in self._client.dictionaries}
+        for dictionary_id in known - {DICTIONARY}:
+            self._client.dictionaries.unload(dictionary_id)
+        if DICTIONARY not in known:
+            self._client.dictionaries.load(SAE, dictionary_id=DICTIONARY, model_id=MODEL)
         self._client.clear_hooks()
         self._client.register_hooks([Hook("resid_post", 1, hook_id="stored")])
         self._client.put_tensor(DIRECTION)

@@ -237,7 +237,8 @@ class FakeInference:
         rows = len(request.prompts) * (request.sampling.rows_per_prompt or 1)
         specs = self._plan(request, script)
         for index, intervention in enumerate(request.interventions):
-            sites.resolve(intervention.site, NUM_LAYERS, field=f"interventions[{index}].site")
+            if intervention.HasField("site"):  # that of features is left to their dictionary
+                sites.resolve(intervention.site, NUM_LAYERS, field=f"interventions[{index}].site")
         for index, message in enumerate(request.prompts[0].chat.messages):
             if len(message.content) > 1000:
                 field = f"prompts[0].chat.messages[{index}].content"

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
+from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.v1 import site_pb2
+from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
 from neuroscope_inference.engine.attributions.proof import why_no_edges, why_no_gradients
 from neuroscope_inference.engine.model import LoadedModel
@@ -23,6 +24,7 @@ from tests.support.numpy_forward import forward
 from tests.support.numpy_paths import Paths
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.sweeping import one_by_one, prompt, sweep_here
+from tests.support.variants import quantise
 
 _RANDOM = np.random.default_rng(3)
 CLEAN = [0, *_RANDOM.integers(5, 500, 11).tolist()]
@@ -194,6 +196,34 @@ def test_pairs_together_are_pairs_alone(model: LoadedModel) -> None:
             assert_close(f"pair {index}", each.tensors[0, index], scores, tolerance=1e-4)
         mean = attribute_here(model, request_of(pairs=pairs, **method))
         assert_close("mean", mean[0], np.mean(alone, axis=0), tolerance=1e-4)
+
+
+def scaled(layer: int, factor: float) -> pb.SweepCell:
+    """The residual stream behind a layer, times a factor."""
+    value = intervention_pb2.Expression(
+        binary=intervention_pb2.BinaryOperation(
+            operator=intervention_pb2.BINARY_OPERATOR_MULTIPLY,
+            left=intervention_pb2.Expression(activation=intervention_pb2.Activation()),
+            right=intervention_pb2.Expression(constant=factor),
+        )
+    )
+    site = Point("resid_post", layer).to_message()
+    return pb.SweepCell(interventions=[intervention_pb2.Intervention(site=site, value=value)])
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "llama in 4 bits"])
+def test_a_gradient_is_what_small_steps_of_a_sweep_find(family: str, tmp_path: Path) -> None:
+    name, _, is_quantised = family.partition(" in ")
+    folder = make_model(name, tmp_path / name)
+    model = load_here(quantise(folder, bits=4) if is_quantised else folder)
+    nodes = pb.NodeAttribution(sites=[node("resid_post")], gradient_times_activation=True)
+    slopes = attribute_here(model, request_of(nodes=nodes))[0]
+    step, layers = 1e-3, range(model.layout.num_layers)  # small: where experts change places there is no slope
+    cells = [scaled(layer, 1 + sign * step) for layer in layers for sign in (1, -1)]
+    request = pb.RunSweepRequest(pairs=[PAIR], cells=cells, metric=METRIC, edited_run=pb.SWEPT_RUN_CLEAN)
+    values = sweep_here(model, request)[0].reshape(-1, 2)
+    assert_close(family, slopes, (values[:, 0] - values[:, 1]) / (2 * step), tolerance=2e-2)
+    assert np.abs(slopes[:-1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

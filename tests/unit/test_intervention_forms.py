@@ -12,12 +12,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.expressions import captured, noise, tensor
+from neuroscope.expressions import Expression, captured, noise, tensor
 from neuroscope.intervention_forms import ACTIONS, InterventionForm, from_json
 from neuroscope.interventions import Intervention, add, edit, replace, scale, zero
 from neuroscope.v1 import intervention_pb2 as pb
 
 BASE = {"layer_name": "transformer.h.5", "component": "residual"}
+HALVED = pb.FeatureEdits(dictionary_id="sae", edits=[pb.FeatureEdit(features=[3, 7], factor=0.5)])
 HERE: dict[str, Any] = {"layer_name": "transformer.h.5"}
 BYTES = base64.b64encode(np.array([1, 2], np.float16).tobytes()).decode()
 
@@ -71,6 +72,10 @@ BYTES = base64.b64encode(np.array([1, 2], np.float16).tobytes()).decode()
         (
             {"expression": {"clamp": {"operand": {"otherRow": {"row": 1}}, "minimum": 0}}},
             edit("residual", None, lambda act: act.row(1).clamp(0), **HERE),
+        ),
+        (
+            {"action": "features", "dictionary_id": "sae", "features": [3, 7], "factor": 0.5},
+            edit("residual", None, Expression(pb.Expression(features=HALVED)), **HERE),
         ),
         (
             {"expression": {"tensor": {"tensor_id": "x"}}},
@@ -200,6 +205,7 @@ def test_every_node_of_the_contract_can_be_written_in_json() -> None:
         "binary": {"operator": "BINARY_OPERATOR_ADD", "left": {"activation": {}}, "right": {"constant": 1}},
         "project_out": {"operand": {"activation": {}}, "direction": {"tensor_id": "x"}},
         "clamp": {"operand": {"activation": {}}, "minimum": 0},
+        "features": {"dictionary_id": "sae", "edits": [{"features": [3], "value": 0}]},
     }
     assert set(nodes) == {field.name for field in pb.Expression.DESCRIPTOR.fields}
     for name, node in nodes.items():

@@ -15,6 +15,7 @@ from neuroscope.cli import (
     attribute,
     capture,
     demo,
+    dictionaries,
     directions,
     doctor,
     generate,
@@ -99,6 +100,7 @@ app.command("generate", rich_help_panel="Inspection")(generate.generate)
 app.command("capture", rich_help_panel="Inspection")(capture.capture)
 app.command("lens", rich_help_panel="Inspection")(lens.lens)
 app.add_typer(directions.app, name="directions", rich_help_panel="Inspection")
+app.add_typer(dictionaries.app, name="dictionaries", rich_help_panel="Inspection")
 app.command("sweep", rich_help_panel="Inspection")(sweep.sweep)
 app.command("attribute", rich_help_panel="Inspection")(attribute.attribute)
 app.command("weights", rich_help_panel="Inspection")(weights.weights)

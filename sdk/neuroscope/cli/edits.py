@@ -4,6 +4,7 @@ zero mlp_out.3
 zero head_output.2 heads=3,7
 scale attn_out.3 0.5 positions=2: steps=0
 add resid_post.5 direction.safetensors:name 4.0
+clamp_feature sae 7,9 5.0 positions=-1
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from neuroscope.v1 import intervention_pb2
 EDIT_HELP = (
     "What to edit; repeat it. ACTION SITE with what the action needs: zero mlp_out.3, scale attn_out.3 0.5,"
     " add resid_post.5 FILE.safetensors:NAME 4.0, replace SITE FILE, project_out SITE FILE, mean SITE FILE,"
-    " clamp SITE -1 1, noise SITE 0.1 SEED; then heads=3,7 positions=2: steps=0 rows=0. A FILE is .safetensors or .npy,"
-    " id:ID an uploaded tensor. Or a JSON object."
+    " clamp SITE -1 1, noise SITE 0.1 SEED, clamp_feature DICTIONARY 7,9 5.0 (also scale_feature, add_feature;"
+    " ablate_feature DICTIONARY 7; reconstruct DICTIONARY); then heads=3,7 positions=2: steps=0 rows=0. A FILE is"
+    " .safetensors or .npy, id:ID an uploaded tensor. Or a JSON object."
 )
 EDITS_HELP = "A JSON file with a list of interventions, in the REST form or as Intervention.to_json gives them."
 _SELECTORS = ("heads", "positions", "steps", "rows")
@@ -213,6 +215,33 @@ def _noise(site: str, standard_deviation: str, seed: str = "0", **select: Any) -
     return edit(site, lambda act: act + drawn, **select)
 
 
+def _features(change: str) -> Callable[..., Intervention]:
+    """A change of features of a dictionary."""
+
+    def build(dictionary: str, features: str, number: str = "0", **select: Any) -> Intervention:
+        form = {"action": "features", "dictionary_id": dictionary, change: _number(number), **_json_form(select)}
+        try:
+            form["features"] = [int(feature) for feature in features.split(",")]
+        except ValueError:
+            raise InvalidRequestError(f"{features} are no features such as 7,9") from None
+        return Intervention.from_json(form)
+
+    return build
+
+
+def _reconstruct(dictionary: str, **select: Any) -> Intervention:
+    form = {"action": "features", "dictionary_id": dictionary, "reconstructs": True}
+    return Intervention.from_json(form | _json_form(select))
+
+
+def _json_form(select: Mapping[str, Any]) -> dict[str, Any]:
+    """What is selected, as `intervention_forms` has it."""
+    return {
+        name: {"start": value.start or 0, "stop": value.stop} if type(value) is slice else value
+        for name, value in select.items()
+    }
+
+
 _ACTIONS: dict[str, tuple[tuple[str, ...], Callable[..., Intervention]]] = {
     "zero": (("SITE",), _zero),
     "scale": (("SITE", "FACTOR"), _scale),
@@ -222,4 +251,9 @@ _ACTIONS: dict[str, tuple[tuple[str, ...], Callable[..., Intervention]]] = {
     "mean": (("SITE", "FILE[:NAME]"), _mean),
     "clamp": (("SITE", "MINIMUM", "MAXIMUM"), _clamp),
     "noise": (("SITE", "STANDARD_DEVIATION", "[SEED]"), _noise),
+    "ablate_feature": (("DICTIONARY", "FEATURES"), _features("value")),
+    "clamp_feature": (("DICTIONARY", "FEATURES", "VALUE"), _features("value")),
+    "scale_feature": (("DICTIONARY", "FEATURES", "FACTOR"), _features("factor")),
+    "add_feature": (("DICTIONARY", "FEATURES", "COEFFICIENT"), _features("added")),
+    "reconstruct": (("DICTIONARY",), _reconstruct),
 }

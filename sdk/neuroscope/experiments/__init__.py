@@ -30,6 +30,7 @@ from neuroscope.experiments.metrics import (
     rank,
 )
 from neuroscope.experiments.patching import Patching
+from neuroscope.experiments.python_metrics import python_metric
 from neuroscope.experiments.result import SweepResult
 from neuroscope.experiments.scores import Scores, Texts
 
@@ -57,6 +58,7 @@ __all__ = [
     "other_run",
     "prob",
     "projection",
+    "python_metric",
     "rank",
     "refusal",
     "regex",

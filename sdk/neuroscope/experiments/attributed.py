@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from neuroscope.codec import Event, Framed
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.attributing import Attribution, features_of
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores
 from neuroscope.frames import FrameReader
@@ -30,6 +30,7 @@ _DIMS = {
     _A.AXIS_HEAD: "head",
     _A.AXIS_SENDER: "sender",
     _A.AXIS_RECEIVER: "receiver",
+    _A.AXIS_FEATURE: "feature",
 }
 _UNIT = "unit"
 
@@ -160,6 +161,8 @@ class AttributionResult(NamedScores):
             return EDGES
         if self.attribution.request.WhichOneof("method") == INPUTS:
             return INPUTS
+        if spec.dictionary_id:
+            return features_of(spec.dictionary_id)
         side = ".input" if spec.site.side == site_pb2.SIDE_INPUT else ""
         return f"{spec.site.component}{side}"
 

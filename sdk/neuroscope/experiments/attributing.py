@@ -8,7 +8,8 @@
     eap-ig                  edges, gradients averaged between both inputs; Hanna et al. 2024 (arXiv:2403.17806)
     integrated-gradients    positions of the prompt; Sundararajan et al. 2017 (arXiv:1703.01365)
 
-Names of places say which of their axes scores are kept apart along: `head_output:head,position`.
+Names of places say which of their axes scores are kept apart along: `head_output:head,position`. Features of the
+dictionary `sae` are `features=sae:position,unit` (Marks et al. 2024, arXiv:2403.19647).
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from neuroscope.v1 import experiment_pb2 as pb
 METHODS = ("attribution-patching", "gradient-x-activation", "eap", "eap-ig", "integrated-gradients")
 _RUNS = {"": pb.SWEPT_RUN_UNSPECIFIED, "clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED}
 _AXES = ("head", "position", "unit")
+_FEATURES = "features="
+
+
+def features_of(dictionary_id: str) -> str:
+    """The name of a dictionary's features among places and results."""
+    return f"{_FEATURES}{dictionary_id}"
 
 
 class Attribution(StoredRequest[pb.AttributeRequest]):
@@ -109,12 +116,18 @@ def _ask(request: pb.AttributeRequest, method: str, steps: int, places: list[pb.
 
 
 def _node_site(name: str) -> pb.NodeSite:
-    """`head_output:head,position`, `resid_post.3:position`, `mlp_out`"""
+    """`head_output:head,position`, `resid_post.3:position`, `mlp_out`, `features=sae:unit`"""
     component, _, axes = name.partition(":")
-    site = sites.parse(component)
-    sites.resolve(site, None, field="sites")
     kept = [axis for axis in axes.split(",") if axis]
     for axis in kept:
         if axis not in _AXES:
             raise InvalidRequestError(f"scores have no axis {axis!r}", field="sites", valid=_AXES)
-    return pb.NodeSite(site=site, by_head="head" in kept, by_position="position" in kept, by_unit="unit" in kept)
+    place = pb.NodeSite(by_head="head" in kept, by_position="position" in kept, by_unit="unit" in kept)
+    if component.startswith(_FEATURES):
+        place.dictionary_id = component.removeprefix(_FEATURES)
+        if not place.dictionary_id:
+            raise InvalidRequestError("the dictionary is missing, as in features=sae:position,unit", field="sites")
+        return place
+    place.site.CopyFrom(sites.parse(component))
+    sites.resolve(place.site, None, field="sites")
+    return place

@@ -23,7 +23,8 @@ class Experiment(StoredRequest[pb.RunSweepRequest]):
 
     def __repr__(self) -> str:
         request = self.request
-        swept = [grid.site.component for grid in request.grids] + ["paths"] * len(request.paths)
+        swept = [grid.features.dictionary_id or grid.site.component for grid in request.grids]
+        swept += ["paths"] * len(request.paths)
         swept += [f"{len(request.cells)} cells"] * bool(request.cells)
         return (
             f"Experiment({len(request.pairs)} {'pair' if len(request.pairs) == 1 else 'pairs'}, "

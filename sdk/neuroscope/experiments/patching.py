@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, SupportsIndex, TypeVar
 
 from neuroscope import interventions, prompts, sites
+from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.experiment import Experiment
-from neuroscope.experiments.grids import EACH, Axis, ValueLike, other_run, to_axis, to_indices, to_value
+from neuroscope.experiments.grids import EACH, Axis, Value, ValueLike, other_run, to_axis, to_indices, to_value
 from neuroscope.experiments.metrics import Metric
 from neuroscope.experiments.paths import Positions, Receivers, to_receivers, to_senders
 from neuroscope.interventions import InterventionLike
@@ -143,6 +144,33 @@ class Patching(Generic[Answer]):
             value=to_value(self.default if value is None else value),
         )
         return self._changed(pb.RunSweepRequest(paths=[grid]))
+
+    def features(
+        self,
+        dictionary: Dictionary | str,
+        features: Axis = EACH,
+        *,
+        positions: Axis = None,
+        value: float | Value | None = None,
+    ) -> Patching[Answer]:
+        """Features of a dictionary, whose other features and error stay: features x positions.
+
+        Args:
+            dictionary: a loaded one, or its id.
+            features: EACH, a list such as the active ones (`dictionary.features(prompt).active()`), or together(...).
+            positions: as in `site`.
+            value: a number, `other_run()` or `resample()`; None: what the sweep began with.
+        """
+        name = dictionary if isinstance(dictionary, str) else dictionary.dictionary_id
+        axis = to_axis(features, "features")
+        if axis is None:
+            raise InvalidRequestError("features are EACH, a list or together(...)", field="features")
+        grid = pb.SweepGrid(
+            features=pb.SweepFeatures(dictionary_id=name, axis=axis),
+            positions=to_axis(positions, "positions"),
+            value=to_value(self.default if value is None else value),
+        )
+        return self._changed(pb.RunSweepRequest(grids=[grid]))
 
     def cell(self, *edits: InterventionLike, name: str = "") -> Patching[Answer]:
         """A cell of its own: one edit or several at a time, as `neuroscope.edit` makes them."""

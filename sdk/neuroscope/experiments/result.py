@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, StreamingError
+from neuroscope.experiments.attributing import features_of
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores, Texts
@@ -133,7 +134,7 @@ class SweepResult(NamedScores):
     @property
     def names(self) -> list[str]:
         """Names of the grids, in the order of the experiment; a second one of a component ends with #2."""
-        return numbered(shape.component or "cells" for shape in self._planned().grids)
+        return numbered(map(self._name, range(len(self._planned().grids))))
 
     def table(self) -> Table:
         """What was swept, and how."""
@@ -146,6 +147,12 @@ class SweepResult(NamedScores):
             return f"SweepResult({self.experiment!r}, not begun)"
         done = int(np.isfinite(self._values).sum())
         return f"SweepResult({', '.join(self.names)}: {done} of {self._values.size} patches)"
+
+    def _name(self, index: int) -> str:
+        grids = self.experiment.request.grids
+        if index < len(grids) and grids[index].HasField("features"):
+            return features_of(grids[index].features.dictionary_id)
+        return self._planned().grids[index].component or "cells"
 
     def _scores(self, index: int) -> Scores:
         plan = self._planned()

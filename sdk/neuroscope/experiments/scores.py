@@ -54,7 +54,8 @@ class Scores(Grid):
         name: of what was swept, such as head_output.
         metric: how runs were scored.
         values: float32; NaN where a patch has not been run.
-        dims: names of the axes: pair (where there are several), layer, head, position, unit, sender, receiver or cell.
+        dims: names of the axes: pair (where there are several), layer, head, position, unit, feature, sender, receiver
+            or cell.
         coords: by axis, what its indices stand for.
         clean: the metric of the clean run of each pair (pairs,).
         corrupted: that of the corrupted run; NaN where there is none.

@@ -338,7 +338,7 @@ Global___SubjectNoise: _TypeAlias = SubjectNoise  # noqa: Y015
 
 @_typing.final
 class SweepGrid(_message.Message):
-    """Cells as a product: layers x heads x positions x units, the last one running fastest."""
+    """Cells as a product: layers x heads x positions x units x features, the last one running fastest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -349,13 +349,14 @@ class SweepGrid(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     LAYER_WINDOW_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     layer_window: _builtins.int
     """Layers that each cell edits together: so many of those that are swept or could be, around its own, the odd one below.
     At the ends there are fewer (Meng et al. 2022 restore 10). 0: 1.
     """
     @_builtins.property
     def site(self) -> _site_pb2.Site:
-        """The component. With a layer the grid has this layer alone."""
+        """The component. With a layer the grid has this layer alone. Absent with features: where the dictionary writes."""
 
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -377,7 +378,11 @@ class SweepGrid(_message.Message):
 
     @_builtins.property
     def value(self) -> Global___SweepValue:
-        """What is put in the place of the activation."""
+        """What is put in the place of the activation, or of the features."""
+
+    @_builtins.property
+    def features(self) -> Global___SweepFeatures:
+        """Features of a dictionary: cells change these in place of the whole activation, whose other features and error stay."""
 
     def __init__(
         self,
@@ -389,14 +394,43 @@ class SweepGrid(_message.Message):
         units: Global___SweepAxis | None = ...,
         value: Global___SweepValue | None = ...,
         layer_window: _builtins.int = ...,
+        features: Global___SweepFeatures | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "heads", b"heads", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layer_window", b"layer_window", "layers", b"layers", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "heads", b"heads", "layer_window", b"layer_window", "layers", b"layers", "positions", b"positions", "site", b"site", "units", b"units", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SweepGrid: _TypeAlias = SweepGrid  # noqa: Y015
+
+@_typing.final
+class SweepFeatures(_message.Message):
+    """Features along an axis of a grid. Their values are those of the other run, a number, or those of a drawn reference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DICTIONARY_ID_FIELD_NUMBER: _builtins.int
+    AXIS_FIELD_NUMBER: _builtins.int
+    dictionary_id: _builtins.str
+    """The dictionary."""
+    @_builtins.property
+    def axis(self) -> Global___SweepAxis:
+        """Which features."""
+
+    def __init__(
+        self,
+        *,
+        dictionary_id: _builtins.str = ...,
+        axis: Global___SweepAxis | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["axis", b"axis"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axis", b"axis", "dictionary_id", b"dictionary_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SweepFeatures: _TypeAlias = SweepFeatures  # noqa: Y015
 
 @_typing.final
 class PathGrid(_message.Message):
@@ -819,6 +853,7 @@ class Metric(_message.Message):
     CROSS_ENTROPY_FIELD_NUMBER: _builtins.int
     PROJECTION_FIELD_NUMBER: _builtins.int
     WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
+    PYTHON_FUNCTION_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
     NORMALISED_FIELD_NUMBER: _builtins.int
     normalised: _builtins.bool
@@ -856,6 +891,10 @@ class Metric(_message.Message):
         """A sum of metrics, each times a number."""
 
     @_builtins.property
+    def python_function(self) -> Global___PythonFunction:
+        """A function of Python, where client and engine are one process."""
+
+    @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """At which positions; negative ones count from the end. Empty: the last one, and for cross_entropy all but the last."""
 
@@ -870,14 +909,15 @@ class Metric(_message.Message):
         cross_entropy: Global___CrossEntropy | None = ...,
         projection: Global___Projection | None = ...,
         weighted_sum: Global___WeightedSum | None = ...,
+        python_function: Global___PythonFunction | None = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
         normalised: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "probability", b"probability", "projection", b"projection", "python_function", b"python_function", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_entropy", b"cross_entropy", "kind", b"kind", "kl_divergence", b"kl_divergence", "log_probability", b"log_probability", "logit_difference", b"logit_difference", "normalised", b"normalised", "positions", b"positions", "probability", b"probability", "projection", b"projection", "python_function", b"python_function", "rank", b"rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection", "weighted_sum"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection", "weighted_sum", "python_function"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1044,6 +1084,28 @@ class WeightedSum(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
+
+@_typing.final
+class PythonFunction(_message.Message):
+    """A function of Python that the process of the engine holds: what is executable is never sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    """The name under which the SDK holds it."""
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PythonFunction: _TypeAlias = PythonFunction  # noqa: Y015
 
 @_typing.final
 class WeightedMetric(_message.Message):
@@ -1291,7 +1353,7 @@ class GridAxis(_message.Message):
     INDICES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """layer, head, position, unit, sender, receiver or cell."""
+    """layer, head, position, unit, feature, sender, receiver or cell."""
     @_builtins.property
     def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its indices, counted from 0; positions as the request names them."""
@@ -1638,12 +1700,17 @@ class NodeSite(_message.Message):
     BY_HEAD_FIELD_NUMBER: _builtins.int
     BY_POSITION_FIELD_NUMBER: _builtins.int
     BY_UNIT_FIELD_NUMBER: _builtins.int
+    DICTIONARY_ID_FIELD_NUMBER: _builtins.int
     by_head: _builtins.bool
     """A score for each head."""
     by_position: _builtins.bool
     """A score for each token position; the edited prompts must be equally long, or each_pair be set."""
     by_unit: _builtins.bool
-    """A score for each index of the last axis: neurons of mlp_neurons."""
+    """A score for each index of the last axis: neurons of mlp_neurons; of a dictionary, for each feature."""
+    dictionary_id: _builtins.str
+    """Scores are of this dictionary's features: (other feature - edited one) (gradient . W_dec[feature]), the gradient at the
+    site that it writes to (Marks et al. 2024, arXiv:2403.19647). The site is then absent.
+    """
     @_builtins.property
     def site(self) -> _site_pb2.Site:
         """The component. With a layer, this layer alone."""
@@ -1660,10 +1727,11 @@ class NodeSite(_message.Message):
         by_head: _builtins.bool = ...,
         by_position: _builtins.bool = ...,
         by_unit: _builtins.bool = ...,
+        dictionary_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["site", b"site"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_head", b"by_head", "by_position", b"by_position", "by_unit", b"by_unit", "layers", b"layers", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_head", b"by_head", "by_position", b"by_position", "by_unit", b"by_unit", "dictionary_id", b"dictionary_id", "layers", b"layers", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

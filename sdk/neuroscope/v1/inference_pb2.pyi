@@ -823,7 +823,7 @@ class HookSpec(_message.Message):
     """Cast before sending, inside the graph."""
     @_builtins.property
     def site(self) -> _site_pb2.Site:
-        """Where."""
+        """Where. Absent with a reduction to features: where the dictionary reads."""
 
     @_builtins.property
     def select(self) -> _site_pb2.Selector:
@@ -861,6 +861,7 @@ class Reduction(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     PROJECTION_FIELD_NUMBER: _builtins.int
     LENS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def mean(self) -> Global___MeanReduction:
         """Mean over positions."""
@@ -881,6 +882,10 @@ class Reduction(_message.Message):
     def lens(self) -> Global___LensReduction:
         """What the tensor would predict if it were the last residual stream."""
 
+    @_builtins.property
+    def features(self) -> Global___FeatureReduction:
+        """Features of a dictionary."""
+
     def __init__(
         self,
         *,
@@ -889,12 +894,13 @@ class Reduction(_message.Message):
         top_k: Global___TopKReduction | None = ...,
         projection: Global___ProjectionReduction | None = ...,
         lens: Global___LensReduction | None = ...,
+        features: Global___FeatureReduction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "lens", b"lens", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "lens", b"lens", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "lens", b"lens", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "lens", b"lens", "mean", b"mean", "norm", b"norm", "projection", b"projection", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["mean", "norm", "top_k", "projection", "lens"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["mean", "norm", "top_k", "projection", "lens", "features"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1031,6 +1037,55 @@ class LensReduction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LensReduction: _TypeAlias = LensReduction  # noqa: Y015
+
+@_typing.final
+class FeatureReduction(_message.Message):
+    """Features of a dictionary at the site that it reads. Each part that is asked for is an entry of the plan, in this order:
+    top_count as values and indices (int32), the chosen features or all, L0 (int32), squared error and squared norm. Features
+    are those of the edited activation, where it is edited.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DICTIONARY_ID_FIELD_NUMBER: _builtins.int
+    TOP_COUNT_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    L0_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    dictionary_id: _builtins.str
+    """The dictionary."""
+    top_count: _builtins.int
+    """How many of the most active features at each position. 0: none."""
+    all: _builtins.bool
+    """All features, along the feature axis."""
+    l0: _builtins.bool
+    """How many features are active."""
+    error: _builtins.bool
+    """The squared norm of the reconstruction's error, and that of what is reconstructed: the activation, or, of a transcoder,
+    that at its output site.
+    """
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Features whose activations are wanted, along the feature axis."""
+
+    def __init__(
+        self,
+        *,
+        dictionary_id: _builtins.str = ...,
+        top_count: _builtins.int = ...,
+        features: _abc.Iterable[_builtins.int] | None = ...,
+        all: _builtins.bool = ...,
+        l0: _builtins.bool = ...,
+        error: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dictionary_id", b"dictionary_id", "error", b"error", "features", b"features", "l0", b"l0", "top_count", b"top_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureReduction: _TypeAlias = FeatureReduction  # noqa: Y015
 
 @_typing.final
 class RegisterHooksRequest(_message.Message):

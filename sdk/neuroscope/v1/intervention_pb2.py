@@ -26,33 +26,37 @@ from neuroscope.v1 import site_pb2 as neuroscope_dot_v1_dot_site__pb2
 from neuroscope.v1 import tensor_pb2 as neuroscope_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n neuroscope/v1/intervention.proto\x12\rneuroscope.v1\x1a\x18neuroscope/v1/site.proto\x1a\x1aneuroscope/v1/tensor.proto\"\x9d\x01\n\x0cIntervention\x12\x17\n\x0fintervention_id\x18\x01 \x01(\t\x12!\n\x04site\x18\x02 \x01(\x0b\x32\x13.neuroscope.v1.Site\x12\'\n\x06select\x18\x03 \x01(\x0b\x32\x17.neuroscope.v1.Selector\x12(\n\x05value\x18\x04 \x01(\x0b\x32\x19.neuroscope.v1.Expression\"\xa3\x03\n\nExpression\x12/\n\nactivation\x18\x01 \x01(\x0b\x32\x19.neuroscope.v1.ActivationH\x00\x12\x12\n\x08\x63onstant\x18\x02 \x01(\x01H\x00\x12\x30\n\x06tensor\x18\x03 \x01(\x0b\x32\x1e.neuroscope.v1.TensorReferenceH\x00\x12,\n\tother_row\x18\x04 \x01(\x0b\x32\x17.neuroscope.v1.OtherRowH\x00\x12\x36\n\x0ereference_mean\x18\x05 \x01(\x0b\x32\x1c.neuroscope.v1.ReferenceMeanH\x00\x12%\n\x05noise\x18\x06 \x01(\x0b\x32\x14.neuroscope.v1.NoiseH\x00\x12\x30\n\x06\x62inary\x18\x07 \x01(\x0b\x32\x1e.neuroscope.v1.BinaryOperationH\x00\x12\x30\n\x0bproject_out\x18\x08 \x01(\x0b\x32\x19.neuroscope.v1.ProjectOutH\x00\x12%\n\x05\x63lamp\x18\t \x01(\x0b\x32\x14.neuroscope.v1.ClampH\x00\x42\x06\n\x04node\"\x0c\n\nActivation\"\x17\n\x08OtherRow\x12\x0b\n\x03row\x18\x01 \x01(\r\"B\n\rReferenceMean\x12\x31\n\treference\x18\x01 \x01(\x0b\x32\x1e.neuroscope.v1.TensorReference\"g\n\x05Noise\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\x1a\n\x12standard_deviation\x18\x02 \x01(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12&\n\x04unit\x18\x04 \x01(\x0e\x32\x18.neuroscope.v1.NoiseUnit\"\x95\x01\n\x0f\x42inaryOperation\x12/\n\x08operator\x18\x01 \x01(\x0e\x32\x1d.neuroscope.v1.BinaryOperator\x12\'\n\x04left\x18\x02 \x01(\x0b\x32\x19.neuroscope.v1.Expression\x12(\n\x05right\x18\x03 \x01(\x0b\x32\x19.neuroscope.v1.Expression\"k\n\nProjectOut\x12*\n\x07operand\x18\x01 \x01(\x0b\x32\x19.neuroscope.v1.Expression\x12\x31\n\tdirection\x18\x02 \x01(\x0b\x32\x1e.neuroscope.v1.TensorReference\"w\n\x05\x43lamp\x12*\n\x07operand\x18\x01 \x01(\x0b\x32\x19.neuroscope.v1.Expression\x12\x14\n\x07minimum\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum*Y\n\tNoiseUnit\x12\x1a\n\x16NOISE_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eNOISE_UNIT_ONE\x10\x01\x12\x1c\n\x18NOISE_UNIT_OWN_DEVIATION\x10\x02*\xa2\x01\n\x0e\x42inaryOperator\x12\x1f\n\x1b\x42INARY_OPERATOR_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42INARY_OPERATOR_ADD\x10\x01\x12\x1c\n\x18\x42INARY_OPERATOR_SUBTRACT\x10\x02\x12\x1c\n\x18\x42INARY_OPERATOR_MULTIPLY\x10\x03\x12\x1a\n\x16\x42INARY_OPERATOR_DIVIDE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n neuroscope/v1/intervention.proto\x12\rneuroscope.v1\x1a\x18neuroscope/v1/site.proto\x1a\x1aneuroscope/v1/tensor.proto\"\x9d\x01\n\x0cIntervention\x12\x17\n\x0fintervention_id\x18\x01 \x01(\t\x12!\n\x04site\x18\x02 \x01(\x0b\x32\x13.neuroscope.v1.Site\x12\'\n\x06select\x18\x03 \x01(\x0b\x32\x17.neuroscope.v1.Selector\x12(\n\x05value\x18\x04 \x01(\x0b\x32\x19.neuroscope.v1.Expression\"\xd4\x03\n\nExpression\x12/\n\nactivation\x18\x01 \x01(\x0b\x32\x19.neuroscope.v1.ActivationH\x00\x12\x12\n\x08\x63onstant\x18\x02 \x01(\x01H\x00\x12\x30\n\x06tensor\x18\x03 \x01(\x0b\x32\x1e.neuroscope.v1.TensorReferenceH\x00\x12,\n\tother_row\x18\x04 \x01(\x0b\x32\x17.neuroscope.v1.OtherRowH\x00\x12\x36\n\x0ereference_mean\x18\x05 \x01(\x0b\x32\x1c.neuroscope.v1.ReferenceMeanH\x00\x12%\n\x05noise\x18\x06 \x01(\x0b\x32\x14.neuroscope.v1.NoiseH\x00\x12\x30\n\x06\x62inary\x18\x07 \x01(\x0b\x32\x1e.neuroscope.v1.BinaryOperationH\x00\x12\x30\n\x0bproject_out\x18\x08 \x01(\x0b\x32\x19.neuroscope.v1.ProjectOutH\x00\x12%\n\x05\x63lamp\x18\t \x01(\x0b\x32\x14.neuroscope.v1.ClampH\x00\x12/\n\x08\x66\x65\x61tures\x18\n \x01(\x0b\x32\x1b.neuroscope.v1.FeatureEditsH\x00\x42\x06\n\x04node\"\x0c\n\nActivation\"\x17\n\x08OtherRow\x12\x0b\n\x03row\x18\x01 \x01(\r\"B\n\rReferenceMean\x12\x31\n\treference\x18\x01 \x01(\x0b\x32\x1e.neuroscope.v1.TensorReference\"g\n\x05Noise\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\x1a\n\x12standard_deviation\x18\x02 \x01(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12&\n\x04unit\x18\x04 \x01(\x0e\x32\x18.neuroscope.v1.NoiseUnit\"\x95\x01\n\x0f\x42inaryOperation\x12/\n\x08operator\x18\x01 \x01(\x0e\x32\x1d.neuroscope.v1.BinaryOperator\x12\'\n\x04left\x18\x02 \x01(\x0b\x32\x19.neuroscope.v1.Expression\x12(\n\x05right\x18\x03 \x01(\x0b\x32\x19.neuroscope.v1.Expression\"k\n\nProjectOut\x12*\n\x07operand\x18\x01 \x01(\x0b\x32\x19.neuroscope.v1.Expression\x12\x31\n\tdirection\x18\x02 \x01(\x0b\x32\x1e.neuroscope.v1.TensorReference\"w\n\x05\x43lamp\x12*\n\x07operand\x18\x01 \x01(\x0b\x32\x19.neuroscope.v1.Expression\x12\x14\n\x07minimum\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum\"f\n\x0c\x46\x65\x61tureEdits\x12\x15\n\rdictionary_id\x18\x01 \x01(\t\x12)\n\x05\x65\x64its\x18\x02 \x03(\x0b\x32\x1a.neuroscope.v1.FeatureEdit\x12\x14\n\x0creconstructs\x18\x03 \x01(\x08\"r\n\x0b\x46\x65\x61tureEdit\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\r\x12\x0f\n\x05value\x18\x02 \x01(\x01H\x00\x12\x10\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01H\x00\x12\x0f\n\x05\x61\x64\x64\x65\x64\x18\x04 \x01(\x01H\x00\x12\x13\n\tother_row\x18\x05 \x01(\rH\x00\x42\x08\n\x06\x63hange*Y\n\tNoiseUnit\x12\x1a\n\x16NOISE_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eNOISE_UNIT_ONE\x10\x01\x12\x1c\n\x18NOISE_UNIT_OWN_DEVIATION\x10\x02*\xa2\x01\n\x0e\x42inaryOperator\x12\x1f\n\x1b\x42INARY_OPERATOR_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42INARY_OPERATOR_ADD\x10\x01\x12\x1c\n\x18\x42INARY_OPERATOR_SUBTRACT\x10\x02\x12\x1c\n\x18\x42INARY_OPERATOR_MULTIPLY\x10\x03\x12\x1a\n\x16\x42INARY_OPERATOR_DIVIDE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.intervention_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOISEUNIT']._serialized_start=1281
-  _globals['_NOISEUNIT']._serialized_end=1370
-  _globals['_BINARYOPERATOR']._serialized_start=1373
-  _globals['_BINARYOPERATOR']._serialized_end=1535
+  _globals['_NOISEUNIT']._serialized_start=1550
+  _globals['_NOISEUNIT']._serialized_end=1639
+  _globals['_BINARYOPERATOR']._serialized_start=1642
+  _globals['_BINARYOPERATOR']._serialized_end=1804
   _globals['_INTERVENTION']._serialized_start=106
   _globals['_INTERVENTION']._serialized_end=263
   _globals['_EXPRESSION']._serialized_start=266
-  _globals['_EXPRESSION']._serialized_end=685
-  _globals['_ACTIVATION']._serialized_start=687
-  _globals['_ACTIVATION']._serialized_end=699
-  _globals['_OTHERROW']._serialized_start=701
-  _globals['_OTHERROW']._serialized_end=724
-  _globals['_REFERENCEMEAN']._serialized_start=726
-  _globals['_REFERENCEMEAN']._serialized_end=792
-  _globals['_NOISE']._serialized_start=794
-  _globals['_NOISE']._serialized_end=897
-  _globals['_BINARYOPERATION']._serialized_start=900
-  _globals['_BINARYOPERATION']._serialized_end=1049
-  _globals['_PROJECTOUT']._serialized_start=1051
-  _globals['_PROJECTOUT']._serialized_end=1158
-  _globals['_CLAMP']._serialized_start=1160
-  _globals['_CLAMP']._serialized_end=1279
+  _globals['_EXPRESSION']._serialized_end=734
+  _globals['_ACTIVATION']._serialized_start=736
+  _globals['_ACTIVATION']._serialized_end=748
+  _globals['_OTHERROW']._serialized_start=750
+  _globals['_OTHERROW']._serialized_end=773
+  _globals['_REFERENCEMEAN']._serialized_start=775
+  _globals['_REFERENCEMEAN']._serialized_end=841
+  _globals['_NOISE']._serialized_start=843
+  _globals['_NOISE']._serialized_end=946
+  _globals['_BINARYOPERATION']._serialized_start=949
+  _globals['_BINARYOPERATION']._serialized_end=1098
+  _globals['_PROJECTOUT']._serialized_start=1100
+  _globals['_PROJECTOUT']._serialized_end=1207
+  _globals['_CLAMP']._serialized_start=1209
+  _globals['_CLAMP']._serialized_end=1328
+  _globals['_FEATUREEDITS']._serialized_start=1330
+  _globals['_FEATUREEDITS']._serialized_end=1432
+  _globals['_FEATUREEDIT']._serialized_start=1434
+  _globals['_FEATUREEDIT']._serialized_end=1548
 # @@protoc_insertion_point(module_scope)

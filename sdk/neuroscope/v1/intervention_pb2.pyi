@@ -3,8 +3,10 @@
 isort:skip_file
 Edits of activations as data: nothing executable crosses the wire, and every experiment can be stored and replayed."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from neuroscope.v1 import site_pb2 as _site_pb2
 from neuroscope.v1 import tensor_pb2 as _tensor_pb2
@@ -89,7 +91,7 @@ class Intervention(_message.Message):
     """Name of the edit in errors and results; made by the server when empty."""
     @_builtins.property
     def site(self) -> _site_pb2.Site:
-        """Where."""
+        """Where. Absent where the value is of features: where the dictionary writes."""
 
     @_builtins.property
     def select(self) -> _site_pb2.Selector:
@@ -130,6 +132,7 @@ class Expression(_message.Message):
     BINARY_FIELD_NUMBER: _builtins.int
     PROJECT_OUT_FIELD_NUMBER: _builtins.int
     CLAMP_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     constant: _builtins.float
     """A number, broadcast to the activation's shape."""
     @_builtins.property
@@ -164,6 +167,10 @@ class Expression(_message.Message):
     def clamp(self) -> Global___Clamp:
         """The operand limited to a range."""
 
+    @_builtins.property
+    def features(self) -> Global___FeatureEdits:
+        """The selected activation with features of a dictionary changed."""
+
     def __init__(
         self,
         *,
@@ -176,12 +183,13 @@ class Expression(_message.Message):
         binary: Global___BinaryOperation | None = ...,
         project_out: Global___ProjectOut | None = ...,
         clamp: Global___Clamp | None = ...,
+        features: Global___FeatureEdits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "binary", b"binary", "clamp", b"clamp", "constant", b"constant", "node", b"node", "noise", b"noise", "other_row", b"other_row", "project_out", b"project_out", "reference_mean", b"reference_mean", "tensor", b"tensor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "binary", b"binary", "clamp", b"clamp", "constant", b"constant", "features", b"features", "node", b"node", "noise", b"noise", "other_row", b"other_row", "project_out", b"project_out", "reference_mean", b"reference_mean", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "binary", b"binary", "clamp", b"clamp", "constant", b"constant", "node", b"node", "noise", b"noise", "other_row", b"other_row", "project_out", b"project_out", "reference_mean", b"reference_mean", "tensor", b"tensor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "binary", b"binary", "clamp", b"clamp", "constant", b"constant", "features", b"features", "node", b"node", "noise", b"noise", "other_row", b"other_row", "project_out", b"project_out", "reference_mean", b"reference_mean", "tensor", b"tensor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_node: _TypeAlias = _typing.Literal["activation", "constant", "tensor", "other_row", "reference_mean", "noise", "binary", "project_out", "clamp"]  # noqa: Y015
+    _WhichOneofReturnType_node: _TypeAlias = _typing.Literal["activation", "constant", "tensor", "other_row", "reference_mean", "noise", "binary", "project_out", "clamp", "features"]  # noqa: Y015
     _WhichOneofArgType_node: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_node) -> _WhichOneofReturnType_node | None: ...
 
@@ -386,3 +394,80 @@ class Clamp(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum) -> _WhichOneofReturnType__minimum | None: ...
 
 Global___Clamp: _TypeAlias = Clamp  # noqa: Y015
+
+@_typing.final
+class FeatureEdits(_message.Message):
+    """x + sum over features of (new - old) W_dec[feature], where x is the selected activation as the model computed it and old
+    are its features: what the dictionary does not reconstruct of x stays. Of a transcoder x is that of the output site, and
+    the features are those of the input site in the same forward pass.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DICTIONARY_ID_FIELD_NUMBER: _builtins.int
+    EDITS_FIELD_NUMBER: _builtins.int
+    RECONSTRUCTS_FIELD_NUMBER: _builtins.int
+    dictionary_id: _builtins.str
+    """The dictionary. The edit is at the site that it writes to, of all heads."""
+    reconstructs: _builtins.bool
+    """Puts the reconstruction, with the changes, in the place of x: its error is dropped."""
+    @_builtins.property
+    def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureEdit]:
+        """The changes, one after the other. None, with reconstructs: the reconstruction alone."""
+
+    def __init__(
+        self,
+        *,
+        dictionary_id: _builtins.str = ...,
+        edits: _abc.Iterable[Global___FeatureEdit] | None = ...,
+        reconstructs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dictionary_id", b"dictionary_id", "edits", b"edits", "reconstructs", b"reconstructs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureEdits: _TypeAlias = FeatureEdits  # noqa: Y015
+
+@_typing.final
+class FeatureEdit(_message.Message):
+    """A change of features."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    OTHER_ROW_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """This value; 0 ablates."""
+    factor: _builtins.float
+    """The feature times this."""
+    added: _builtins.float
+    """The feature and this: the decoder's direction with a coefficient."""
+    other_row: _builtins.int
+    """What the feature is at the same place in another row of the request; not of transcoders."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[_builtins.int] | None = ...,
+        value: _builtins.float = ...,
+        factor: _builtins.float = ...,
+        added: _builtins.float = ...,
+        other_row: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "change", b"change", "factor", b"factor", "other_row", b"other_row", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "change", b"change", "factor", b"factor", "features", b"features", "other_row", b"other_row", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["value", "factor", "added", "other_row"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___FeatureEdit: _TypeAlias = FeatureEdit  # noqa: Y015

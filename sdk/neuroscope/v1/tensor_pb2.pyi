@@ -133,6 +133,8 @@ class _AxisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Axis.ValueType],
     """What writes into the residual stream."""
     AXIS_RECEIVER: _Axis.ValueType  # 16
     """What reads the residual stream."""
+    AXIS_FEATURE: _Axis.ValueType  # 17
+    """Features of a dictionary."""
 
 class Axis(_Axis, metaclass=_AxisEnumTypeWrapper):
     """What one axis of a tensor counts."""
@@ -171,6 +173,8 @@ AXIS_SENDER: Axis.ValueType  # 15
 """What writes into the residual stream."""
 AXIS_RECEIVER: Axis.ValueType  # 16
 """What reads the residual stream."""
+AXIS_FEATURE: Axis.ValueType  # 17
+"""Features of a dictionary."""
 Global___Axis: _TypeAlias = Axis  # noqa: Y015
 
 class _Reduced:
@@ -205,6 +209,18 @@ class _ReducedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reduced.Value
     """Log-probability, at each position, of the token that the lens was told to look for there."""
     REDUCED_LENS_LOG_NORMALIZER: _Reduced.ValueType  # 12
     """What is subtracted from the logits to make them log-probabilities: the logarithm of the sum of their exponentials."""
+    REDUCED_TOP_FEATURES: _Reduced.ValueType  # 13
+    """The most active features of a dictionary, most active first; 0 where fewer are active."""
+    REDUCED_TOP_FEATURES_INDICES: _Reduced.ValueType  # 14
+    """The indices of those features; -1 where fewer are active."""
+    REDUCED_FEATURES: _Reduced.ValueType  # 15
+    """Features of a dictionary: those that were asked for, or all."""
+    REDUCED_FEATURES_L0: _Reduced.ValueType  # 16
+    """How many features are active (L0)."""
+    REDUCED_FEATURES_SQUARED_ERROR: _Reduced.ValueType  # 17
+    """Squared L2 norm of what the dictionary's reconstruction misses."""
+    REDUCED_FEATURES_SQUARED_NORM: _Reduced.ValueType  # 18
+    """Squared L2 norm of what the dictionary reconstructs."""
 
 class Reduced(_Reduced, metaclass=_ReducedEnumTypeWrapper):
     """What of a captured tensor an entry of a plan holds."""
@@ -235,6 +251,18 @@ REDUCED_LENS_NEXT_LOG_PROBABILITY: Reduced.ValueType  # 11
 """Log-probability, at each position, of the token that the lens was told to look for there."""
 REDUCED_LENS_LOG_NORMALIZER: Reduced.ValueType  # 12
 """What is subtracted from the logits to make them log-probabilities: the logarithm of the sum of their exponentials."""
+REDUCED_TOP_FEATURES: Reduced.ValueType  # 13
+"""The most active features of a dictionary, most active first; 0 where fewer are active."""
+REDUCED_TOP_FEATURES_INDICES: Reduced.ValueType  # 14
+"""The indices of those features; -1 where fewer are active."""
+REDUCED_FEATURES: Reduced.ValueType  # 15
+"""Features of a dictionary: those that were asked for, or all."""
+REDUCED_FEATURES_L0: Reduced.ValueType  # 16
+"""How many features are active (L0)."""
+REDUCED_FEATURES_SQUARED_ERROR: Reduced.ValueType  # 17
+"""Squared L2 norm of what the dictionary's reconstruction misses."""
+REDUCED_FEATURES_SQUARED_NORM: Reduced.ValueType  # 18
+"""Squared L2 norm of what the dictionary reconstructs."""
 Global___Reduced: _TypeAlias = Reduced  # noqa: Y015
 
 @_typing.final
@@ -251,6 +279,7 @@ class TensorSpec(_message.Message):
     AXES_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     REDUCED_FIELD_NUMBER: _builtins.int
+    DICTIONARY_ID_FIELD_NUMBER: _builtins.int
     plan_index: _builtins.int
     """Position of this entry in the plan."""
     hook_id: _builtins.str
@@ -261,6 +290,8 @@ class TensorSpec(_message.Message):
     """Element type on the wire."""
     reduced: Global___Reduced.ValueType
     """What of the site's tensor this is. Axes, shape and element type are those after the reduction."""
+    dictionary_id: _builtins.str
+    """The dictionary whose features these are; empty where they are none."""
     @_builtins.property
     def site(self) -> _site_pb2.Site:
         """The site, resolved: canonical component, layer index from 0 (absent at sites that belong to no layer), side."""
@@ -284,10 +315,11 @@ class TensorSpec(_message.Message):
         axes: _abc.Iterable[Global___Axis.ValueType] | None = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         reduced: Global___Reduced.ValueType = ...,
+        dictionary_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["site", b"site"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "dtype", b"dtype", "hook_id", b"hook_id", "layer_name", b"layer_name", "plan_index", b"plan_index", "reduced", b"reduced", "shape", b"shape", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "dictionary_id", b"dictionary_id", "dtype", b"dtype", "hook_id", b"hook_id", "layer_name", b"layer_name", "plan_index", b"plan_index", "reduced", b"reduced", "shape", b"shape", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -220,6 +220,24 @@ _ATTRIBUTED: Any = {
     "forward_passes": 2.5,
 }
 
+_DICTIONARY: Any = {
+    "id": "resid_post_2",
+    "object": "dictionary",
+    "created": 1763750000,
+    "model": _MODEL_ID,
+    "path": "models/dictionaries/resid_post_2",
+    "architecture": "jumprelu",
+    "site": "resid_post.2",
+    "output_site": "resid_post.2",
+    "feature_count": 512,
+    "input_width": 128,
+    "output_width": 128,
+    "top_k": 0,
+    "dtype": "float32",
+    "length_bytes": 528896,
+    "trained_on": _MODEL_ID,
+    "warnings": list[str](),
+}
 _WEIGHT: dict[str, Any] = {
     "name": "W_Q",
     "layer": 2,
@@ -313,6 +331,8 @@ _ATTENTION: Any = {
 
 REQUESTS: dict[str, Any] = {
     "POST /v1/analysis/attention": {"prompts": ["The capital of France is"], "roles": ["induction"], "seed": 1},
+    "POST /v1/dictionaries": {"path": "models/dictionaries/resid_post_2"},
+    "POST /v1/dictionaries/{dictionary_id}/features": {"prompt": "The capital of France is", "top": 1},
     "POST /v1/experiments/vocabulary": _VOCABULARY,
     "POST /v1/experiments/attributions": _ATTRIBUTION,
     "POST /v1/experiments/sweeps": _SWEEP,
@@ -333,6 +353,27 @@ REQUESTS: dict[str, Any] = {
 
 ANSWERS: dict[str, Any] = {
     "POST /v1/analysis/attention": _ATTENTION,
+    "GET /v1/dictionaries": {"object": "list", "data": [_DICTIONARY]},
+    "POST /v1/dictionaries": _DICTIONARY,
+    "GET /v1/dictionaries/{dictionary_id}": _DICTIONARY,
+    "DELETE /v1/dictionaries/{dictionary_id}": {"id": "resid_post_2", "object": "dictionary", "deleted": True},
+    "POST /v1/dictionaries/{dictionary_id}/features": {
+        "object": "features",
+        "dictionary_id": "resid_post_2",
+        "model": _MODEL_ID,
+        "fvu": 0.02,
+        "positions": [
+            {
+                "position": 5,
+                "token_id": 60,
+                "token": " is",
+                "active_count": 14,
+                "squared_error": 0.5,
+                "squared_norm": 20.0,
+                "features": [{"feature": 7, "value": 1.5}],
+            }
+        ],
+    },
     "GET /v1/experiments/weights": _WEIGHTS,
     "GET /v1/experiments/weights/{weight}": _WEIGHT | {"object": "weight", "data": [[[0.25, -1.5]]]},
     "POST /v1/experiments/vocabulary": _PREDICTIONS,
@@ -432,6 +473,7 @@ STREAMS: dict[str, Any] = {
 """Pieces of streams, by operation."""
 
 PARAMETERS: dict[str, Any] = {
+    "dictionary_id": "resid_post_2",
     "model_id": _MODEL_ID,
     "capture_id": "run-17",
     "tensor": 0,

@@ -14,10 +14,11 @@ from neuroscope import sites
 from neuroscope.errors import MLXIntegrationError, UnknownSiteError
 from neuroscope.hooks import from_rest
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
-from neuroscope_gateway.schemas.hooks import ActivationHook
+from neuroscope_gateway.schemas.hooks import ActivationHook, HookedFeatures
 
 _INDEXED = re.compile(r"(hooks|hook_ids)\[(\d+)\](.*)")
 _BIAS = re.compile(r"logit_bias\[\d+\]")
+_FEATURES = ".reduction.features"
 _SITE_FIELDS = {
     ".hook_id": "hook_id",
     ".site.component": "component",
@@ -81,12 +82,19 @@ class RequestedHooks:
         params = self._params[kind]
         base = params[index] if index < len(params) else kind
         name = _SITE_FIELDS.get(rest, "")
+        if rest.startswith(_FEATURES):
+            name = f"features{rest.removeprefix(_FEATURES)}"
         return f"{base}.{name}".strip(".")
 
     def name(self, spec: tensor_pb2.TensorSpec) -> Named:
         """What the answer says of a tensor of the plan."""
         wanted = sites.Point.from_message(spec.site)
         candidates = [*zip(self.specs, self._params["hooks"], strict=True), *self._registered]
+        if spec.dictionary_id:
+            param = next(
+                (p for hook, p in candidates if hook.reduction.features.dictionary_id == spec.dictionary_id), ""
+            )
+            return Named(wanted.component, spec.layer_name, wanted.is_input, param)
         for ids in ({spec.hook_id}, {""}):  # a hook without an id got one from the service
             for hook, param in candidates:
                 if hook.hook_id in ids and _names(hook.site, wanted):
@@ -98,12 +106,16 @@ class RequestedHooks:
 def to_rest(specs: Sequence[inference_pb2.HookSpec]) -> list[ActivationHook]:
     """Registered hooks in the REST format; the two sides of one hook are one object again."""
     sides: dict[tuple[str, str, str], set[bool]] = {}
+    found: list[ActivationHook] = []
     for spec in specs:
         site = spec.site
+        if spec.reduction.HasField("features"):
+            found.append(ActivationHook(hook_id=spec.hook_id, features=_features(spec.reduction.features)))
+            continue
         layer_name = site.layer_name or (f"model.layers.{site.layer}" if site.HasField("layer") else "")
         key = (spec.hook_id, layer_name, site.component)
         sides.setdefault(key, set()).add(site.side == site_pb2.SIDE_INPUT)
-    return [
+    return found + [
         ActivationHook(
             layer_name=layer_name or None,
             component=component,
@@ -113,6 +125,17 @@ def to_rest(specs: Sequence[inference_pb2.HookSpec]) -> list[ActivationHook]:
         )
         for (hook_id, layer_name, component), inputs in sides.items()
     ]
+
+
+def _features(asked: inference_pb2.FeatureReduction) -> HookedFeatures:
+    return HookedFeatures(
+        dictionary_id=asked.dictionary_id,
+        top_count=asked.top_count,
+        features=list(asked.features),
+        all=asked.all,
+        l0=asked.l0,
+        error=asked.error,
+    )
 
 
 def param_of(

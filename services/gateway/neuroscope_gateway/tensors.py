@@ -17,6 +17,7 @@ import orjson
 
 from neuroscope.errors import DataConversionError
 from neuroscope.frames import TensorPiece
+from neuroscope.reductions import NAMES
 from neuroscope.tensors import Array, dtype_name
 from neuroscope.v1 import tensor_pb2
 from neuroscope_gateway.requested import Named
@@ -89,7 +90,7 @@ def _described(pieces: Sequence[TensorPiece], named: Named) -> dict[str, Any]:
         "shape": shape,
         "dtype": dtype_name(spec.dtype),
         "is_input": named.is_input,
-    }
+    } | ({"reduced": NAMES[spec.reduced]} if spec.reduced else {})
 
 
 async def _base64(array: Array) -> AsyncGenerator[bytes, None]:

@@ -20,6 +20,7 @@ from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.verdicts import cache_folder
 from neuroscope_inference.model_dirs import ModelDirs
 from neuroscope_inference.servicers.captures import CaptureServicer
+from neuroscope_inference.servicers.dictionaries import DictionaryServicer
 from neuroscope_inference.servicers.experiments import ExperimentServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
@@ -60,10 +61,11 @@ class InferenceService:
         runner = Runner(self.engine, hooks, references, settings)
         self._keeper = Keeper(spool, self.engine, hooks)
         generation = GenerationServicer(self.engine, runner, self._keeper)
+        dirs = ModelDirs(settings.model_dirs, settings.model)
         servicers = (
             ModelServicer(
                 self.engine,
-                ModelDirs(settings.model_dirs, settings.model),
+                dirs,
                 cache_folder() if settings.cache_self_tests else None,
             ),
             hooks,
@@ -71,6 +73,7 @@ class InferenceService:
             CaptureServicer(self.engine, runner, self._keeper, generation),
             ExperimentServicer(self.engine, references, settings),
             TensorServicer(store),
+            DictionaryServicer(self.engine, dirs, references),
             TelemetryServicer(self.workload),
         )
         self._methods: dict[str, Callable[..., Any]] = {

@@ -20,7 +20,15 @@ RICH = [
     RPCS[name]
     for name in (
         *("Generate", "Capture", "EstimateCapture", "RunSweep", "Attribute", "Steer"),
-        *("RegisterHooks", "Tokenize", "PutTensor", "LoadModel", "ResumeCapture", "GetCapturedTensor"),
+        *(
+            "LoadDictionary",
+            "RegisterHooks",
+            "Tokenize",
+            "PutTensor",
+            "LoadModel",
+            "ResumeCapture",
+            "GetCapturedTensor",
+        ),
     )
 ]
 """Those whose requests have much in them: every other case is one of these."""

@@ -10,13 +10,15 @@ import numpy as np
 import xxhash
 
 from neuroscope import frames
+from neuroscope import tensors as tensors_of
 from neuroscope.codec import encode
-from neuroscope.v1 import experiment_pb2, intervention_pb2, site_pb2, tensor_pb2
+from neuroscope.v1 import dictionary_pb2, experiment_pb2, intervention_pb2, site_pb2, tensor_pb2
 from neuroscope.v1 import inference_pb2 as pb
 
 IDS = [1, 50, 60, 70]
 WIDTH = 128
 """Of the residual stream."""
+DICTIONARY = "sae"
 DIRECTION = np.arange(1, WIDTH + 1, dtype=np.float32)
 
 
@@ -37,6 +39,8 @@ class There:
     restart_token: str
     tensor_id: str
     trace_id: str
+    dictionary_path: str
+    """Of the dictionary `sae`, which reads resid_post.2."""
 
 
 def examples(there: There) -> dict[str, Sequence[Any]]:
@@ -83,6 +87,29 @@ _QUERIES = experiment_pb2.PathReceivers(
 _ANSWER = experiment_pb2.TokenChoice(id=5)
 _PAIR = experiment_pb2.PromptPair(clean=_PROMPT, corrupted=pb.Prompt(token_ids=pb.TokenIds(ids=IDS[::-1])))
 _LOG_PROBABILITY = experiment_pb2.Metric(log_probability=experiment_pb2.LogProbability(answers=[_ANSWER]))
+_CHANGE = intervention_pb2.FeatureEdit(features=[3, 7], value=2)
+_FEATURES = intervention_pb2.Expression(
+    features=intervention_pb2.FeatureEdits(dictionary_id=DICTIONARY, edits=[_CHANGE])
+)
+
+
+def _parts() -> dictionary_pb2.DictionaryParts:
+    """Of a dictionary of four features."""
+    arrays = {
+        "W_enc": np.ones((WIDTH, 4), np.float32),
+        "W_dec": np.ones((4, WIDTH), np.float32),
+        "b_enc": np.zeros(4, np.float32),
+        "b_dec": np.zeros(WIDTH, np.float32),
+    }
+    tensors = [
+        dictionary_pb2.DictionaryTensor(
+            name=name, tensor=tensor_pb2.TensorReference(inline=tensors_of.to_message(array))
+        )
+        for name, array in arrays.items()
+    ]
+    return dictionary_pb2.DictionaryParts(configuration='{"hook_name": "blocks.1.hook_resid_pre"}', tensors=tensors)
+
+
 _MESSAGES: dict[str, Sequence[Any]] = {
     "Site": _SITES,
     "Prompt": [
@@ -112,6 +139,13 @@ _MESSAGES: dict[str, Sequence[Any]] = {
     "SweepGrid": [
         experiment_pb2.SweepGrid(site=_SITES[0], positions=_EACH, value=_ZERO),
         experiment_pb2.SweepGrid(site=site_pb2.Site(component="head_output"), layers=[-1], heads=_EACH, value=_ZERO),
+        experiment_pb2.SweepGrid(
+            features=experiment_pb2.SweepFeatures(
+                dictionary_id=DICTIONARY,
+                axis=experiment_pb2.SweepAxis(one_by_one=experiment_pb2.Indices(indices=[3, 7, 511])),
+            ),
+            value=_ZERO,
+        ),
     ],
     "PathGrid": [
         experiment_pb2.PathGrid(
@@ -146,6 +180,7 @@ _MESSAGES: dict[str, Sequence[Any]] = {
         experiment_pb2.NodeAttribution(),
         experiment_pb2.NodeAttribution(sites=[experiment_pb2.NodeSite(site=_SITES[0], by_position=True)], steps=2),
         experiment_pb2.NodeAttribution(gradient_times_activation=True),
+        experiment_pb2.NodeAttribution(sites=[experiment_pb2.NodeSite(dictionary_id=DICTIONARY, by_unit=True)]),
     ],
     "EdgeAttribution": [experiment_pb2.EdgeAttribution(steps=1), experiment_pb2.EdgeAttribution()],
     "IntegratedGradients": [experiment_pb2.IntegratedGradients(steps=2)],
@@ -170,6 +205,7 @@ def _references(there: There) -> dict[str, Sequence[Any]]:
         pb.Reduction(top_k=pb.TopKReduction(k=3)),
         pb.Reduction(projection=pb.ProjectionReduction(directions=uploaded)),
         pb.Reduction(lens=pb.LensReduction(top_k=2, token_ids=[5], kl=True)),
+        pb.Reduction(features=pb.FeatureReduction(dictionary_id=DICTIONARY, top_count=3, l0=True, error=True)),
     ]
     return {
         "TensorReference": [uploaded, _INLINE, kept],
@@ -246,7 +282,14 @@ def _fields(there: There) -> dict[str, Sequence[Any]]:
         "hook_ids": [(), (), (there.hook_id,)],
         "token_ids": [(5, 6), (70,)],
         "tensor": [...],
-        "interventions": [(), ...],
+        "interventions": [(), ..., [intervention_pb2.Intervention(value=_FEATURES)]],
+        "LoadDictionaryRequest.dictionary_id": ["another"],
+        "LoadDictionaryRequest.path": [there.dictionary_path],
+        "LoadDictionaryRequest.parts": [_parts()],
+        "LoadDictionaryRequest.site": [None],
+        "LoadDictionaryRequest.output_site": [None],
+        "LoadDictionaryRequest.dtype": [None, tensor_pb2.DATA_TYPE_FLOAT16],
+        "dictionary_id": [DICTIONARY],
         "cache_quantization": [None],
         "chunk_budget_bytes": [None, 4096],
         "stop_at_layer": [None],

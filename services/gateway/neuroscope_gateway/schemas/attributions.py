@@ -29,7 +29,8 @@ class AttributionRequest(Strict):
     steps: Annotated[int, Field(ge=0, le=1024)] = 0
     """Inputs that gradients are averaged over; 0: 5 for eap-ig, 32 for integrated-gradients, else 1."""
     sites: list[Text] = Field([], max_length=64)
-    """Places, such as head_output:head,position; absent: outputs of heads and MLPs and the input, by position."""
+    """Places, such as head_output:head,position, or features=sae:position,unit of a dictionary; absent: outputs of
+    heads and MLPs and the input, by position."""
     edited_run: Literal["clean", "corrupted"] | None = None
     """The run that gradients are those of; absent: the clean one, for integrated gradients the corrupted one."""
     each_pair: bool = False

@@ -206,6 +206,8 @@ class CapturedActivation(BaseModel):
     is_input: bool
     data: list[Any] | str | None
     """Nested list of `shape`, base64, or null."""
+    reduced: str = ""
+    """What of the activation it is: top_features, top_features_indices, ...; absent: the activation itself."""
     url: str = ""
     """As metadata: where the bytes can be had."""
     choice: int = 0

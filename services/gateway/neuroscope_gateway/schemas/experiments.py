@@ -160,11 +160,18 @@ def value_message(value: Any, path: str) -> pb.SweepValue:
                 raise
 
 
-class Grid(Strict):
-    """Cells as a product: layers x heads x positions x units."""
+class SweptFeatures(Strict):
+    """Features of a dictionary."""
 
-    component: Text
-    """Any name of a component; one that carries its layer sweeps that layer alone."""
+    dictionary_id: Text = Field(min_length=1)
+    axis: Axis = "each"
+
+
+class Grid(Strict):
+    """Cells as a product: layers x heads x positions x units x features."""
+
+    component: Text = ""
+    """Any name of a component; one that carries its layer sweeps that layer alone. Absent with features."""
     layers: Indices | None = None
     """A cell for each; absent: every layer that has the component."""
     heads: Axis | None = None
@@ -173,6 +180,8 @@ class Grid(Strict):
     """Absent: all together. Negative ones count from the end."""
     units: Axis | None = None
     """Along the last axis: neurons, experts. Absent: all together."""
+    features: SweptFeatures | None = None
+    """Features in place of the whole activation of a component; they get a number or those of the other run."""
     value: Value = "other_run"
     """What is put there."""
     layer_window: Annotated[int, Field(ge=0, lt=2**31)] = 1
@@ -181,13 +190,16 @@ class Grid(Strict):
     def to_message(self, path: str) -> pb.SweepGrid:
         """As the contract carries it."""
         return pb.SweepGrid(
-            site=site_pb2.Site(component=self.component),
+            site=site_pb2.Site(component=self.component) if self.component or self.features is None else None,
             layers=self.layers or (),
             heads=_axis(self.heads),
             positions=_axis(self.positions),
             units=_axis(self.units),
             value=value_message(self.value, f"{path}.value"),
             layer_window=self.layer_window,
+            features=None
+            if self.features is None
+            else pb.SweepFeatures(dictionary_id=self.features.dictionary_id, axis=_axis(self.features.axis)),
         )
 
 

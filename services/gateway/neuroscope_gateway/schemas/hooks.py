@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope.strict import INVALID, Strict, Text
+from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
 
 
 def _form_of_hook(value: Any) -> str:
@@ -20,23 +20,44 @@ def _form_of_registration(value: Any) -> str:
     return "<hooks>" if isinstance(value, dict) and "hooks" in value else "<hook>"
 
 
+class HookedFeatures(Strict):
+    """Features of a dictionary in place of an activation."""
+
+    dictionary_id: Text = Field(min_length=1)
+    top_count: int = Field(default=0, ge=0, le=MAX_INT32)
+    """So many of the most active ones at each position: values, and indices (-1 where fewer are active)."""
+    features: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([], max_length=65536)
+    """The activations of these."""
+    all: bool = False
+    """Those of all."""
+    l0: bool = False
+    """How many are active."""
+    error: bool = False
+    """The squared norms of the reconstruction's error and of what is reconstructed."""
+
+
 class ActivationHook(Strict):
     """What to capture."""
 
     layer_name: Text | None = Field(default=None, examples=["transformer.h.5"])
     """The layer in any common spelling: transformer.h.5, model.layers.5, blocks.5; absent: every layer."""
-    component: Text = Field(min_length=1, examples=["attention"])
+    component: Text = Field(default="", examples=["attention"])
     """residual, attention, mlp, embedding, layernorm, attention_scores, attention_pattern, key, query, value, or a
-    finer name: resid_pre, head_output, mlp_neurons, logits, ...; or a whole TransformerLens name."""
+    finer name: resid_pre, head_output, mlp_neurons, logits, ...; or a whole TransformerLens name. Absent with
+    `features`."""
     hook_id: Text | None = None
     """Name in the answer; absent: made from the site."""
     capture_input: bool | None = False
     """Captures what the component reads."""
     capture_output: bool | None = True
     """Captures what the component writes."""
+    features: HookedFeatures | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Features of a dictionary, where it reads."""
 
     @model_validator(mode="after")
     def _captures(self) -> ActivationHook:
+        if not self.component and self.features is None:
+            raise PydanticCustomError(INVALID, "A hook names a component, or features", {"param": "component"})
         if self.capture_output is False and not self.capture_input:
             message = "A hook captures its input, its output or both; this one captures neither"
             raise PydanticCustomError(INVALID, message, {"param": "capture_output"})

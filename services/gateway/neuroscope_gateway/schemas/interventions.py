@@ -37,6 +37,7 @@ EXAMPLES: list[dict[str, Any]] = [
         "action": "mean",
         "reference": [[0.5, 1.0], [1.5, 2.0]],
     },
+    {"action": "features", "dictionary_id": "resid_post_2", "features": [7], "value": 5},
     {
         "layer_name": "transformer.h.2",
         "component": "residual",

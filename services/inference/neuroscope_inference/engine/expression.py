@@ -15,11 +15,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from neuroscope.errors import DataConversionError, InvalidRequestError
+from neuroscope.errors import DataConversionError, InvalidRequestError, UnavailableSiteError
 from neuroscope.sites import Point
 from neuroscope.tensors import Array
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope_inference.engine.dictionaries.changes import Changes
+from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 
 _OPERATORS: dict[pb.BinaryOperator.ValueType, Callable[[mx.array, mx.array], mx.array]] = {
     pb.BINARY_OPERATOR_ADD: mx.add,
@@ -29,6 +31,8 @@ _OPERATORS: dict[pb.BinaryOperator.ValueType, Callable[[mx.array, mx.array], mx.
 }
 Resolve = Callable[[tensor_pb2.TensorReference, str], Array]
 """From a reference and its path in the request to its numbers."""
+Find = Callable[[str, str], Dictionary]
+"""From the id of a dictionary and its path in the request to the dictionary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,14 @@ class Part:
         row: prompt of the request.
         positions: absolute positions along the position axis.
         ordinals: of these positions, among all that the edit selects in the row.
+        source: what a transcoder reads at these positions, where features of one are edited.
     """
 
     array: mx.array
     row: int
     positions: Sequence[int]
     ordinals: Sequence[int]
+    source: mx.array | None = None
 
 
 Value = Callable[[Part], mx.array]
@@ -86,13 +92,17 @@ class Compiler:
         frame: where the edit is.
         resolve: finds tensors.
         donated: what another row's part is, by row and the part that asks.
+        find: finds dictionaries.
     """
 
     frame: Frame
     resolve: Resolve
     donated: Callable[[int, Part], mx.array]
+    find: Find
     other_rows: set[int] = field(default_factory=set[int])
     reads_activation: bool = False
+    transcoder: Dictionary | None = None
+    """Whose input the value needs."""
 
     def compile(self, node: pb.Expression, path: str) -> Value:
         """The function that computes an expression.
@@ -100,6 +110,7 @@ class Compiler:
         Raises:
             InvalidRequestError: a node is empty, or a number is out of range or not finite.
             DataConversionError: a tensor does not fit the selected part, or holds whole numbers.
+            UnknownIdError, UnavailableSiteError: a dictionary is not there, or does not write here.
         """
         which = node.WhichOneof("node")
         match which:
@@ -123,8 +134,37 @@ class Compiler:
                 return self._project_out(node.project_out, f"{path}.project_out")
             case "clamp":
                 return self._clamp(node.clamp, f"{path}.clamp")
+            case "features":
+                return self._features(node.features, f"{path}.features")
             case _:
                 raise InvalidRequestError("the expression is empty", field=path)
+
+    def _features(self, node: pb.FeatureEdits, path: str) -> Value:
+        dictionary = self.find(node.dictionary_id, f"{path}.dictionary_id")
+        if dictionary.output != self.frame.point:
+            raise UnavailableSiteError(
+                f"dictionary {node.dictionary_id!r} writes {dictionary.output}, not {self.frame.point}",
+                field=f"{path}.dictionary_id",
+            )
+        if self.frame.heads:
+            raise InvalidRequestError(
+                f"dictionary {node.dictionary_id!r} writes all heads together: select none",
+                field=f"{path}.dictionary_id",
+            )
+        changes = Changes.of(node, dictionary, path)
+        donors = {row: self._other_row(row, f"{path}.edits") for row in changes.other_rows}
+        self.reads_activation = True
+        if dictionary.is_transcoder:
+            if self.transcoder not in (None, dictionary):
+                raise InvalidRequestError("an edit is of one transcoder; make an edit for each", field=path)
+            self.transcoder = dictionary
+
+        def value(part: Part) -> mx.array:
+            source = part.source if dictionary.is_transcoder else part.array
+            assert source is not None
+            return changes.applied(part.array, source, lambda row: donors[row](part))
+
+        return value
 
     def _binary(self, node: pb.BinaryOperation, path: str) -> Value:
         operator = _OPERATORS.get(node.operator)

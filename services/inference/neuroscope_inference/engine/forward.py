@@ -16,7 +16,7 @@ from neuroscope import telemetry
 from neuroscope.errors import ResourceExhaustedError
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.caches import Cache, CacheQuantization
-from neuroscope_inference.engine.edits import Outcome
+from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reads import CapturePlan

@@ -19,6 +19,8 @@ from neuroscope_inference.engine import caches, swapping
 from neuroscope_inference.engine.abilities import Abilities
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
+from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
+from neuroscope_inference.engine.dictionaries.library import Library
 from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.sweeps.method import Method
@@ -47,6 +49,8 @@ class LoadedModel:
     folder: Path
     adapter_path: str
     prompts: PromptCache = field(default_factory=lambda: PromptCache(0))
+    library: Library = field(default_factory=Library)
+    """Dictionaries, those of other models among them."""
     used_at_s: float = 0.0
     """When something last ran on it, or asked for it, by the monotonic clock."""
     sweeping: Method | None = None
@@ -66,6 +70,20 @@ class LoadedModel:
     def unembedding(self) -> Unembedding:
         """The final norm and the unembedding."""
         return Unembedding(self.network, self.layout)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of its weights and of its dictionaries."""
+        return self.description.weights_bytes + self.library.held_bytes(self.description.model_id)
+
+    def dictionary(self, dictionary_id: str, field: str) -> Dictionary:
+        """A loaded dictionary of this model.
+
+        Raises:
+            UnknownIdError: there is none of that name.
+            InvalidRequestError: it is of another model.
+        """
+        return self.library.get(dictionary_id, field, self.description.model_id)
 
     def why_exact(self, quantization: CacheQuantization) -> str:
         """Why keys and values cannot be quantised like that; empty if they can. Proven by a probe the first time."""

@@ -113,8 +113,7 @@ class CapturePlan:
         taken: set[tuple[str, Point]] = set()
         for (field, hook), directed in itertools.zip_longest(hooks, directions):
             kind = hook.reduction.WhichOneof("kind")
-            layout = model.layout
-            for point in resolve(hook.site, layout.num_layers, field=f"{field}.site"):
+            for point in _points(model, hook, field):
                 hook_id = hook.hook_id or (f"{point}:{kind}" if kind else str(point))
                 if (hook_id, point) in taken:
                     raise InvalidRequestError(f"hook {hook_id!r} asks for {point} twice", field=field)
@@ -140,7 +139,9 @@ class CapturePlan:
 
     def wanted(self, span: Span) -> list[PointIndex]:
         """The points that are read in one forward pass of one row."""
-        return [read.index for read in self.reads if read.fires(span.row, span.step)]
+        firing = [read for read in self.reads if read.fires(span.row, span.step)]
+        also = (read.reduction.also_reads for read in firing if read.reduction is not None)
+        return [*(read.index for read in firing), *(index for index in also if index is not None)]
 
     def take(
         self, tap: Tap | None, span: Span, slot: int | None = None, logits: mx.array | None = None
@@ -168,7 +169,8 @@ class CapturePlan:
             part = None if value is None or read.is_companion else read.select(value, span)
             if read.reduction is not None:
                 own = read.logits_of(logits, span) if read.needs_logits and logits is not None else None
-                pending += _reduce(read, Part(*part, keys, own) if part else None, span)
+                also = _also(read, tap, span, slot)
+                pending += _reduce(read, Part(*part, keys, own, also) if part else None, span)
                 continue
             if part is None:
                 continue
@@ -233,6 +235,7 @@ class CapturePlan:
             spec.shape.extend(output.shape.extents)
             spec.plan_index += number
             spec.dtype, spec.reduced = wire_dtype(output.dtype), output.reduced
+            spec.dictionary_id = reduction.dictionary_id
             yield replace(
                 read,
                 spec=spec,
@@ -282,6 +285,24 @@ class CapturePlan:
             bytes_per_element=(dtype or state.dtype).size,
             extents=tuple(abs(extent) for extent in extents),
         )
+
+
+def _points(model: LoadedModel, hook: inference_pb2.HookSpec, field: str) -> list[Point]:
+    """Where a hook reads; one of features that does not say it, where their dictionary does."""
+    if hook.reduction.HasField("features") and not hook.HasField("site"):
+        named = hook.reduction.features.dictionary_id
+        return [model.dictionary(named, f"{field}.reduction.features.dictionary_id").point]
+    return resolve(hook.site, model.layout.num_layers, field=f"{field}.site")
+
+
+def _also(read: Read, tap: Tap, span: Span, slot: int | None) -> mx.array | None:
+    """The selected part of the other point that a reduction reads, if it does."""
+    index = None if read.reduction is None else read.reduction.also_reads
+    value = None if index is None else tap.seen.get(index)
+    if value is None:
+        return None
+    part = replace(read, heads=()).select(value if slot is None else value[slot : slot + 1], span)
+    return None if part is None else part[0]
 
 
 def _reduce(read: Read, part: Part | None, span: Span) -> Iterator[Pending]:

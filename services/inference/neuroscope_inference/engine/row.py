@@ -15,7 +15,7 @@ from neuroscope import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.arrays import number, of_numpy
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.edits import Outcome
+from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.results import Pending, StepResult
 from neuroscope_inference.engine.row_text import RowText

@@ -1,4 +1,4 @@
-"""The loaded models, oldest first, under a memory budget: a new one makes those give way that nothing runs on.
+"""The loaded models and dictionaries under a memory budget: a new model makes those give way that nothing runs on.
 
 Knows ids and sizes, and nothing of jobs: the engine says which models are in use.
 """
@@ -10,6 +10,8 @@ import time
 from collections.abc import Collection, Iterable
 
 from neuroscope.errors import IdTakenError, ModelNotFoundError, ResourceExhaustedError, nearest
+from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
+from neuroscope_inference.engine.dictionaries.library import Library
 from neuroscope_inference.engine.loading import LoadRequest
 from neuroscope_inference.engine.model import LoadedModel
 
@@ -21,11 +23,12 @@ class Shelf:
     """Loaded models by id, `model in shelf` too. Any thread may look; only the engine's changes anything.
 
     Args:
-        budget_bytes: weights may take this much memory together; 0 for no limit.
+        budget_bytes: weights and dictionaries may take this much memory together; 0 for no limit.
     """
 
     def __init__(self, budget_bytes: int = 0) -> None:
         self.budget_bytes = budget_bytes
+        self.library = Library()
         self._models: dict[str, LoadedModel] = {}
         self._loading: dict[
             int, tuple[LoadRequest, int]
@@ -34,8 +37,8 @@ class Shelf:
 
     @property
     def held_bytes(self) -> int:
-        """Weights in memory, those included that are being read."""
-        loaded = sum(model.description.weights_bytes for model in self.models())
+        """Weights and dictionaries in memory, weights included that are being read."""
+        loaded = sum(model.held_bytes for model in self.models())
         return loaded + sum(nbytes for _, nbytes in list(self._loading.values()))
 
     def models(self) -> list[LoadedModel]:
@@ -112,12 +115,37 @@ class Shelf:
         model_id = model.description.model_id
         model.used_at_s = time.monotonic()
         self._evicted.pop(model_id, None)
+        model.library = self.library
         self._models[model_id] = model
 
     def remove(self, model: LoadedModel) -> None:
         """Takes a model away; its memory is free once its requests have let go of it."""
+        if model in self:
+            self.library.forget(model.description.model_id)
         self._models = {key: value for key, value in self._models.items() if value is not model}
         model.release()
+
+    def check_room(self, dictionary_id: str, nbytes: int) -> None:
+        """Raises ResourceExhaustedError where the budget does not hold a dictionary; no model gives way to one."""
+        if self.budget_bytes and self.held_bytes + nbytes > self.budget_bytes:
+            raise ResourceExhaustedError(
+                f"dictionary {dictionary_id!r} needs {_text(nbytes)}; the setting {_SETTING} allows "
+                f"{_text(self.budget_bytes)}, of which models and dictionaries hold {_text(self.held_bytes)}",
+                field="path",
+            )
+
+    def put_dictionary(self, found: Dictionary, model: LoadedModel) -> None:
+        """Adds a dictionary of a model.
+
+        Raises:
+            ModelNotFoundError: the model went meanwhile.
+            IdTakenError: a dictionary has its id.
+            ResourceExhaustedError: the budget does not hold it.
+        """
+        if model not in self:
+            raise self.missing(model.description.model_id)
+        self.check_room(found.description.dictionary_id, found.description.length_bytes)
+        self.library.put(found)
 
     def _victims(self, request: LoadRequest, nbytes: int, in_use: Collection[LoadedModel]) -> list[LoadedModel]:
         missing = self.held_bytes + nbytes - self.budget_bytes
@@ -132,7 +160,7 @@ class Shelf:
         victims: list[LoadedModel] = []
         while missing > 0 and idle:
             victims.append(idle.pop(0))
-            missing -= victims[-1].description.weights_bytes
+            missing -= victims[-1].held_bytes
         if missing > 0:
             raise ResourceExhaustedError(
                 f"{needs}; the setting {_SETTING} allows {_text(self.budget_bytes)}, and in use are "
@@ -144,7 +172,7 @@ class Shelf:
     def _held(self, used: Collection[int]) -> Iterable[str]:
         for model in self.models():
             if id(model) in used:
-                yield f"{model.description.model_id} ({_text(model.description.weights_bytes)})"
+                yield f"{model.description.model_id} ({_text(model.held_bytes)})"
         for request, nbytes in self._loading.values():
             yield f"{request.model_id} ({_text(nbytes)}, being loaded)"
 

@@ -11,6 +11,7 @@ from neuroscope.errors import IdTakenError, UnknownIdError, nearest
 from neuroscope.sites import resolve
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
+from neuroscope_inference.engine.model import LoadedModel
 
 
 class HookServicer:
@@ -27,9 +28,7 @@ class HookServicer:
         accepted: dict[str, list[pb.HookSpec]] = {}
         for index, hook in enumerate(request.hooks):
             field = f"hooks[{index}]"
-            for point in resolve(hook.site, model.layout.num_layers if model else None, field=f"{field}.site"):
-                if model is not None:
-                    model.available(point, f"{field}.site.component")
+            self._check_site(hook, model, field)
             stored = pb.HookSpec()
             stored.CopyFrom(hook)
             stored.hook_id = hook.hook_id or self._new_id()
@@ -65,6 +64,15 @@ class HookServicer:
             for hook in self._stored(hook_id, f"hook_ids[{index}]")
         ]
         return own + stored
+
+    def _check_site(self, hook: pb.HookSpec, model: LoadedModel | None, field: str) -> None:
+        if hook.reduction.HasField("features") and not hook.HasField("site"):
+            if model is not None:
+                model.dictionary(hook.reduction.features.dictionary_id, f"{field}.reduction.features.dictionary_id")
+            return
+        for point in resolve(hook.site, model.layout.num_layers if model else None, field=f"{field}.site"):
+            if model is not None:
+                model.available(point, f"{field}.site.component")
 
     def _stored(self, hook_id: str, field: str) -> list[pb.HookSpec]:
         if hook_id not in self._hooks:

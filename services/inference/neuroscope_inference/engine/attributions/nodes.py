@@ -2,7 +2,9 @@
 
 The metric's first-order change, were an activation replaced by that of the other run: Nanda 2023, "Attribution
 patching: activation patching at industrial scale"; Syed et al. 2023 (arXiv:2310.10348). With several steps the gradient
-is the mean over inputs between both runs, as in EAP-IG (Hanna et al. 2024, arXiv:2403.17806).
+is the mean over inputs between both runs, as in EAP-IG (Hanna et al. 2024, arXiv:2403.17806). Of a dictionary the
+features are nodes, and a feature's gradient is that at the site along its decoder row (Marks et al. 2024,
+arXiv:2403.19647).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
 from neuroscope_inference.engine.attributions.probes import Passed
+from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import Pair
 from neuroscope_inference.engine.sweeps.points import points_of
@@ -37,6 +40,7 @@ class NodeGroup:
         axes: of the component.
         kept: which of them scores have, the batch first.
         extents: of these, -1 for positions.
+        dictionary: whose features they are, if they are features; its point is compared, its output probed.
     """
 
     points: Sequence[Point]
@@ -44,10 +48,18 @@ class NodeGroup:
     axes: Sequence[tensor_pb2.Axis.ValueType]
     kept: Sequence[tensor_pb2.Axis.ValueType]
     extents: Sequence[int]
+    dictionary: Dictionary | None = None
+
+    @property
+    def compared(self) -> Sequence[PointIndex]:
+        """Points whose activations are compared; in the order of `indices`, whose gradients go with them."""
+        return self.indices if self.dictionary is None else [self.dictionary.index]
 
     @property
     def has_layer(self) -> bool:
         """Whether scores have a layer axis."""
+        if self.dictionary is not None:
+            return False
         return COMPONENTS[self.points[0].component].has_layer
 
     def spec(self, plan_index: int) -> tensor_pb2.TensorSpec:
@@ -60,11 +72,24 @@ class NodeGroup:
             dtype=tensor_pb2.DATA_TYPE_FLOAT32,
             axes=[batch, *layers, *others],
             shape=[1, *([len(self.points)] if layers else []), *self.extents[1:]],
+            dictionary_id="" if self.dictionary is None else self.dictionary.description.dictionary_id,
         )
 
-    def contracted(self, difference: mx.array, gradient: mx.array) -> mx.array:
-        """The scores of one point (rows, ...), float32."""
-        product = difference.astype(mx.float32) * gradient.astype(mx.float32)
+    def contracted(self, edited: mx.array, other: mx.array | None, gradient: mx.array) -> mx.array:
+        """The scores of one point (rows, ...), float32.
+
+        Args:
+            edited: its activation in the edited run.
+            other: in the other run; None: the activation itself is scored, not its difference.
+            gradient: of the metric by what is edited.
+        """
+        if self.dictionary is None:
+            difference = edited if other is None else other - edited
+            product = difference.astype(mx.float32) * gradient.astype(mx.float32)
+        else:
+            features = self.dictionary.encode(edited)
+            difference = features if other is None else self.dictionary.encode(other) - features
+            product = difference * self.dictionary.along(gradient, edited)
         summed = [index for index, axis in enumerate(self.axes) if axis not in self.kept]
         return product.sum(axis=summed) if summed else product
 
@@ -92,8 +117,8 @@ class Nodes:
 
     @property
     def compared(self) -> Sequence[PointIndex]:
-        """The same."""
-        return self.probed
+        """Every point whose activation is looked at, once."""
+        return list(dict.fromkeys(index for group in self.groups for index in group.compared))
 
     @property
     def reads(self) -> Sequence[PointIndex]:
@@ -153,17 +178,16 @@ class NodeScores:
         found: list[mx.array] = []
         for group in self.kind.groups:
             scores = [
-                group.contracted(self._difference(point), self._gradients[point] / self.kind.steps)
-                for point in group.indices
+                group.contracted(
+                    self._edited[compared],
+                    None if self.other is None else self.other[compared],
+                    self._gradients[point] / self.kind.steps,
+                )
+                for compared, point in zip(group.compared, group.indices, strict=True)
             ]
             found.append(mx.stack(scores, axis=1) if group.has_layer else scores[0])
         mx.eval(found)
         return found
-
-    def _difference(self, point: PointIndex) -> mx.array:
-        if self.other is None:
-            return self._edited[point]
-        return self.other[point] - self._edited[point]
 
 
 def nodes_of(message: pb.NodeAttribution, model: LoadedModel, pairs: Sequence[Pair], *, each_pair: bool) -> Nodes:
@@ -200,7 +224,23 @@ def _usual(model: LoadedModel) -> list[pb.NodeSite]:
     return found
 
 
+def _feature_group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeGroup:
+    """Features of a dictionary."""
+    dictionary = model.dictionary(message.dictionary_id, f"{path}.dictionary_id")
+    check_has_gradient(model, dictionary.output, f"{path}.dictionary_id")
+    if message.HasField("site") or message.layers or message.by_head:
+        name = "site" if message.HasField("site") else "layers" if message.layers else "by_head"
+        raise InvalidRequestError("features are at the site of their dictionary, of all heads", field=f"{path}.{name}")
+    axes = [tensor_pb2.AXIS_BATCH, tensor_pb2.AXIS_POSITION, tensor_pb2.AXIS_FEATURE]
+    extents = dict(zip(axes, (1, -1, dictionary.feature_count), strict=True))
+    kept = [axis for axis, is_kept in zip(axes, (True, message.by_position, message.by_unit), strict=True) if is_kept]
+    points, indices = [dictionary.output], [dictionary.output_index]
+    return NodeGroup(points, indices, axes, kept, [extents[axis] for axis in kept], dictionary)
+
+
 def _group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeGroup:
+    if message.dictionary_id:
+        return _feature_group(message, model, path)
     points = points_of(model, message.site, message.layers, path)
     for point in points:
         check_has_gradient(model, point, f"{path}.site.component")

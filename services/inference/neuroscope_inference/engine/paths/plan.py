@@ -10,7 +10,8 @@ import mlx.core as mx
 from neuroscope.sites import Point
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.attributions.graph import Graph
-from neuroscope_inference.engine.edits import EditPlan, Outcome
+from neuroscope_inference.engine.edit import Outcome
+from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.layout import Layout
 from neuroscope_inference.engine.paths.nodes import Receiver, Sender
 from neuroscope_inference.engine.paths.writing import applied, mlp_stream, through_mlp, written

@@ -5,6 +5,7 @@ Sums run in float32, whatever the model computes in.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from neuroscope.v1 import tensor_pb2
+from neuroscope_inference.engine.tap import PointIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,15 @@ class Shape:
         """All axes but one."""
         index = axis % len(self.axes)
         return Shape(self.axes[:index] + self.axes[index + 1 :], self.extents[:index] + self.extents[index + 1 :])
+
+    @property
+    def width(self) -> int:
+        """Elements of one position."""
+        return math.prod(self.extents[2:])
+
+    def and_then(self, axis: tensor_pb2.Axis.ValueType, extent: int) -> Shape:
+        """One more axis at the end."""
+        return Shape((*self.axes, axis), (*self.extents, extent))
 
     def ending_with(self, axis: tensor_pb2.Axis.ValueType, extent: int) -> Shape:
         """Another last axis."""
@@ -49,6 +60,7 @@ class Part:
     positions: tuple[int, ...]  # empty: contiguous
     key_positions: tuple[int, ...]  # empty: column j is position j
     logits: mx.array | None = None  # the model's own at these positions, where the reduction needs them
+    also: mx.array | None = None  # of another point at these positions, where the reduction reads one
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,8 @@ class Reduction(ABC):
         self.shape = shape
         self.dtype = dtype
         self.wanted = wanted
+        self.dictionary_id = ""
+        """The dictionary whose features it gives; empty: they are none."""
 
     @abstractmethod
     def outputs(self) -> list[Output]:
@@ -93,6 +107,11 @@ class Reduction(ABC):
     def needs_logits(self) -> bool:
         """Whether a part must come with the model's own logits."""
         return False
+
+    @property
+    def also_reads(self) -> PointIndex | None:
+        """Another point that a part must come with."""
+        return None
 
     def checkpoint(self, row: int) -> Callable[[], None]:
         """What brings a row back to where it is now; nothing where chunks do not depend on each other."""

@@ -10,6 +10,7 @@ from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reductions.base import Reduction, Shape
+from neuroscope_inference.engine.reductions.features import Features
 from neuroscope_inference.engine.reductions.lens import Lens
 from neuroscope_inference.engine.reductions.mean import MeanOverPositions
 from neuroscope_inference.engine.reductions.norm import Norm
@@ -41,6 +42,7 @@ def reduction_of(
 
     Raises:
         InvalidRequestError: it makes no sense at that point, or its argument is wrong.
+        UnknownIdError, UnavailableSiteError: a dictionary is not there, or not of that point.
         DataConversionError: directions cannot be used.
     """
     kind = message.WhichOneof("kind")
@@ -68,3 +70,7 @@ def reduction_of(
         case "lens":
             size = model.description.vocab_size
             return Lens.of(shape, dtype, wanted, message.lens, model.unembedding, size, point, f"{field}.lens")
+        case "features":
+            asked = message.features
+            dictionary = model.dictionary(asked.dictionary_id, f"{field}.features.dictionary_id")
+            return Features.of(shape, dtype, wanted, asked, dictionary, point, f"{field}.features")

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from neuroscope_inference.engine import caches, memory
-from neuroscope_inference.engine.edits import Outcome
+from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.sweeps.end import EndReader

@@ -211,7 +211,9 @@ def asks_rows(expression: intervention_pb2.Expression) -> bool:
 
 def extent_of(plan: EditPlan, pair: Pair, num_layers: int) -> Extent:
     """What the edits of a plan can change in a pair's edited run."""
-    boundaries = [boundary_of(edit.point.component, edit.point.layer, num_layers) for edit in plan.edits]
+    points = [edit.point for edit in plan.edits]
+    points += [edit.source.point for edit in plan.edits if edit.source is not None]
+    boundaries = [boundary_of(point.component, point.layer, num_layers) for point in points]
     firsts = [min(edit.places[pair.edited_row]) for edit in plan.edits]
     return Extent(min(boundaries), min(firsts))
 

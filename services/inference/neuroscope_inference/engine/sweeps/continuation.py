@@ -16,7 +16,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine import caches, memory
-from neuroscope_inference.engine.edits import Outcome
+from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.forward import longest_chunk
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.row_text import RowText

@@ -11,7 +11,8 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
-from neuroscope_inference.engine.edits import EditPlan, Outcome
+from neuroscope_inference.engine.edit import Outcome
+from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span

@@ -1,4 +1,4 @@
-"""A grid of cells: layers x heads x positions x units of one component, an edit each."""
+"""A grid of cells: layers x heads x positions x units of one component, or features of a dictionary; an edit each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from neuroscope.sites import COMPONENTS, Component, Point
 from neuroscope.tensors import Array
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
+from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
@@ -73,7 +74,12 @@ class Grid:
     ) -> None:
         self._model, self._path, self._resolve = model, path, find
         self._first_cell = first_cell
-        self._points = points_of(model, message.site, message.layers, path)
+        self._dictionary = self._asked_dictionary(message)
+        self._points = (
+            points_of(model, message.site, message.layers, path)
+            if self._dictionary is None
+            else [self._dictionary.output]
+        )
         self._component: Component = COMPONENTS[self._points[0].component]
         layers = [[-1 if point.layer is None else point.layer] for point in self._points]
         self._axes = (
@@ -81,6 +87,7 @@ class Grid:
             self._heads(message),
             self._positions(message, pairs),
             self._units(message),
+            self._features(message),
         )
         self._window = max(message.layer_window, 1)
         if self._window > 1 and not self._component.has_layer:
@@ -107,7 +114,7 @@ class Grid:
 
     def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> EditPlan | None:
         """The same edits, where the cell is of all positions and its value is not of the prompt alone."""
-        layer, _, positions, units = self._at(number)
+        layer, _, positions, units, _ = self._at(number)
         value = None if positions else self._value.generated(self._first_cell + number, pair)
         if value is None:
             return None
@@ -135,13 +142,15 @@ class Grid:
         self, number: int, pair: Pair, value: intervention_pb2.Expression
     ) -> list[intervention_pb2.Intervention]:
         """An edit for each layer of the cell."""
-        layer, heads, positions, units = self._at(number)
+        layer, heads, positions, units, features = self._at(number)
+        if self._dictionary is not None:
+            value = self._of_features(features, value)
         select = site_pb2.Selector(heads=heads, rows=[pair.edited_row])
         if positions:
             select.positions.list.positions.extend(positions)
         return [
             intervention_pb2.Intervention(
-                intervention_id=self._label(point, heads, positions, units),
+                intervention_id=self._label(point, heads, positions, units, features),
                 site=point.to_message(),
                 select=select,
                 value=value,
@@ -151,9 +160,10 @@ class Grid:
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """From the layer and the first position of the cell."""
-        layer, _, positions, _ = self._at(number)
+        layer, _, positions, *_ = self._at(number)
+        read = self._windows[layer] if self._dictionary is None else [self._dictionary.point]
         layers = self._model.layout.num_layers
-        boundary = min(boundary_of(point.component, point.layer, layers) for point in self._windows[layer])
+        boundary = min(boundary_of(point.component, point.layer, layers) for point in read)
         return Extent(boundary, min((position % pair.length for position in positions), default=0))
 
     def samples(self, pair: Pair) -> Iterator[EditPlan]:
@@ -196,6 +206,50 @@ class Grid:
         count = self._extent_of(self._component.axes[-1])
         return _choices("unit", message.units, count, f"{self._path}.units", f"{self._component.name} has")
 
+    def _asked_dictionary(self, message: pb.SweepGrid) -> Dictionary | None:
+        """The dictionary whose features are swept, if they are.
+
+        Raises:
+            UnknownIdError: it is not loaded.
+            InvalidRequestError: something is asked for that goes with whole activations alone.
+        """
+        if not message.HasField("features"):
+            return None
+        path = self._path
+        dictionary = self._model.dictionary(message.features.dictionary_id, f"{path}.features.dictionary_id")
+        for name in ("site", "heads", "units"):
+            if message.HasField(name):
+                raise InvalidRequestError(
+                    "features are at the site of their dictionary, and all of it", field=f"{path}.{name}"
+                )
+        for name, is_asked in (("layers", bool(message.layers)), ("layer_window", message.layer_window > 1)):
+            if is_asked:
+                raise InvalidRequestError("features are of the layer of their dictionary", field=f"{path}.{name}")
+        kind = message.value.WhichOneof("value")
+        if kind not in (None, "constant", "other_run", "resample"):
+            raise InvalidRequestError(
+                "features get a number, those of the other run or those of a drawn reference",
+                field=f"{path}.value.{kind}",
+            )
+        return dictionary
+
+    def _features(self, message: pb.SweepGrid) -> Choices:
+        if self._dictionary is None:
+            return Choices("feature", [()], False)
+        path = f"{self._path}.features.axis"
+        owner = f"dictionary {message.features.dictionary_id!r} has"
+        return _choices("feature", message.features.axis, self._dictionary.feature_count, path, owner)
+
+    def _of_features(self, features: Choice, value: intervention_pb2.Expression) -> intervention_pb2.Expression:
+        """The value of a cell as a change of features."""
+        assert self._dictionary is not None
+        if value.WhichOneof("node") == "other_row":
+            edit = intervention_pb2.FeatureEdit(features=features, other_row=value.other_row.row)
+        else:
+            edit = intervention_pb2.FeatureEdit(features=features, value=value.constant)
+        name = self._dictionary.description.dictionary_id
+        return intervention_pb2.Expression(features=intervention_pb2.FeatureEdits(dictionary_id=name, edits=[edit]))
+
     def _extent_of(self, axis: tensor_pb2.Axis.ValueType) -> int:
         """Of an axis, the smallest of all layers; 0 where the component has none."""
         if axis not in self._component.axes:
@@ -219,17 +273,17 @@ class Grid:
         (length, _), *_ = lengths.items()
         return _choices("position", message.positions, length, path, "", is_named=True)
 
-    def _at(self, number: int) -> tuple[int, Choice, Choice, Choice]:
+    def _at(self, number: int) -> tuple[int, Choice, Choice, Choice, Choice]:
         indices = np.unravel_index(number, [len(axis.choices) for axis in self._axes])
-        heads, positions, units = (
+        heads, positions, units, features = (
             axis.choices[int(index)] for axis, index in zip(self._axes[1:], indices[1:], strict=True)
         )
-        return int(indices[0]), heads, positions, units
+        return int(indices[0]), heads, positions, units, features
 
-    def _label(self, point: Point, heads: Choice, positions: Choice, units: Choice) -> str:
+    def _label(self, point: Point, *choices: Choice) -> str:
         parts = [
-            f"{name} {', '.join(map(str, choice))}"
-            for name, choice in (("head", heads), ("position", positions), ("unit", units))
+            f"{axis.name} {', '.join(map(str, choice))}"
+            for axis, choice in zip(self._axes[1:], choices, strict=True)
             if choice
         ]
         return " ".join([str(point), *parts])

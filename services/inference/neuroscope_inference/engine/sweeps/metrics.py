@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from neuroscope.errors import DataConversionError, InvalidRequestError
+from neuroscope.experiments.python_metrics import Function, function_of
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_inference.engine.arrays import of_numpy
 from neuroscope_inference.engine.expression import Resolve
@@ -46,6 +47,7 @@ class Metric:
         others: ids, of each pair.
         direction: of a projection (d_model,).
         terms: of a sum, with their weights.
+        function: of Python.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Metric:
     others: Sequence[int] = ()
     direction: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None
     terms: Sequence[tuple[float, Metric]] = ()
+    function: Function | None = None
     _column: mx.array | None = field(default=None, init=False)
 
     @property
@@ -138,6 +141,24 @@ def _weighted_sum(metric: Metric, end: mx.array, at: Reference, first: int) -> m
     return total
 
 
+def _python_function(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+    assert metric.function is not None
+    try:
+        found = metric.function(end)
+        scores = found if isinstance(found, mx.array) else mx.array(np.asarray(found, np.float32))
+    except Exception as error:  # whatever the caller's code makes of it
+        raise InvalidRequestError(
+            f"the metric's function raised {type(error).__name__}: {error}", field="metric.python_function"
+        ) from error
+    if scores.shape != end.shape[:2]:
+        raise InvalidRequestError(
+            f"the metric's function made {list(scores.shape)} of logits {list(end.shape)}: a number is due for each "
+            f"row and position, {list(end.shape[:2])}",
+            field="metric.python_function",
+        )
+    return scores.astype(mx.float32)
+
+
 _KINDS: dict[str, Callable[[Metric, mx.array, Reference, int], mx.array]] = {
     "logit_difference": _logit_difference,
     "log_probability": _log_probability,
@@ -147,6 +168,7 @@ _KINDS: dict[str, Callable[[Metric, mx.array, Reference, int], mx.array]] = {
     "cross_entropy": _cross_entropy,
     "projection": _projection,
     "weighted_sum": _weighted_sum,
+    "python_function": _python_function,
 }
 
 
@@ -187,6 +209,14 @@ def _metric(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resol
             metric.answers = _tokens(one.answers, model, pairs, f"{of_kind}.answers")
         case pb.Projection() as projection:
             metric.direction = _direction(projection, model, resolve, f"{of_kind}.direction")
+        case pb.PythonFunction() as named:
+            metric.function = function_of(named.function_id)
+            if metric.function is None:
+                raise InvalidRequestError(
+                    f"the engine's process holds no function {named.function_id!r}: functions of Python are metrics "
+                    "where client and engine are one process (Client.local)",
+                    field=f"{of_kind}.function_id",
+                )
         case pb.WeightedSum() as weighted:
             metric.terms = _terms(weighted, model, pairs, resolve, of_kind)
         case _:

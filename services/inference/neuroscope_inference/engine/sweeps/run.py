@@ -13,7 +13,7 @@ from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.edits import Outcome
+from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.forward import longest_chunk
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span

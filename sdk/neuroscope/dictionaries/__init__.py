@@ -1,0 +1,30 @@
+"""Dictionaries of a loaded model: sparse autoencoders and transcoders, at the service.
+
+    sae = client.dictionaries.load("models/dictionaries/resid_post_2")
+    seen = sae.features("The capital of France is")          the most active features at every position
+    seen.table()
+    client.generate(prompt, interventions=[sae.clamp(7, 5.0)])
+    client.generate(prompt, hooks=[sae.hook(top=8)])          features with every step
+    client.ablate(prompt).features(sae, seen.active(-1)).run(metric=log_prob(" Paris"))
+    sae.attribute(clean, corrupted, metric=logit_diff(" Mary", " John")).top(5)
+
+What a dictionary is, is in `dictionary`; what the clients do with them in `calls`; results in `features`.
+"""
+
+from neuroscope.dictionaries.calls import (
+    AsyncDictionaries,
+    AsyncLoadedDictionary,
+    Dictionaries,
+    LoadedDictionary,
+)
+from neuroscope.dictionaries.dictionary import Dictionary
+from neuroscope.dictionaries.features import FeatureActivations
+
+__all__ = [
+    "AsyncDictionaries",
+    "AsyncLoadedDictionary",
+    "Dictionaries",
+    "Dictionary",
+    "FeatureActivations",
+    "LoadedDictionary",
+]
