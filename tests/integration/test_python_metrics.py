@@ -42,7 +42,9 @@ def test_a_function_scores_as_the_metric_that_it_spells_out(
     found = patching.run(python_metric(function).at(*positions).normalised())
     expected = patching.run(logit_diff(ANSWER, OTHER).at(*positions).normalised())
     for name in expected.names:
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_allclose(
+            found[name], expected[name], rtol=1e-4, atol=1e-4
+        )  # batches may differ from run to run
 
 
 def test_a_function_is_a_term_of_a_sum(local: Client) -> None:

@@ -94,7 +94,10 @@ def test_several_mistakes_name_the_first(http: httpx.Client) -> None:
     assert error["message"].endswith("(1 more)")
 
 
-@pytest.mark.parametrize("cls", [*dict.fromkeys(tree.error_classes().values())])
+ERRORS = [cls for cls in dict.fromkeys(tree.error_classes().values()) if cls is not tree.UnauthenticatedError]
+
+
+@pytest.mark.parametrize("cls", ERRORS)
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_error_of_the_tree_has_its_status(
     http: httpx.Client, fake: FakeInference, cls: type[tree.MLXIntegrationError], stream: bool
@@ -105,6 +108,17 @@ def test_every_error_of_the_tree_has_its_status(
     assert response.status_code == cls.http_status
     assert error["code"] == cls.code()
     assert (error["message"], error["type"], error["param"]) == ("what is wrong", cls.openai_type, "top_p")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_token_that_inference_refuses_is_the_gateways_fault(
+    http: httpx.Client, fake: FakeInference, stream: bool
+) -> None:
+    fake.script.refusal = tree.UnauthenticatedError("the token is wrong")
+    response = http.post(CHAT, json=HELLO | {"stream": stream})
+    error = error_of(response)
+    assert (response.status_code, error["type"], error["code"]) == (502, "server_error", "inference_unauthenticated")
+    assert "inference_token" in error["message"]
 
 
 async def test_a_fault_of_ours_is_500_and_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
