@@ -32,7 +32,7 @@ setup: $(READY) ## Makes .venv: locked packages, this checkout, a fast BLAS
 demo: $(READY) ## Runs the tour on the bundled model
 	@$(BIN)/neuroscope demo
 
-up: $(READY) ## Starts the inference service and the gateway
+up: $(READY) ## Starts the services: inference, analysis, gateway
 	@$(BIN)/neuroscope up
 
 test: $(READY) ## Runs every check: contract, lint, types, architecture, tests
@@ -78,7 +78,7 @@ lock: $(READY) ## Locks the newest versions that the present locks allow (LOCK_F
 	@echo uv | $(LOCK) --constraint requirements/dev.txt --output-file requirements/uv.txt -
 	@echo "requirements/build.txt"
 	@echo hatchling | $(LOCK) --constraint requirements/dev.txt --output-file requirements/build.txt -
-	@for extra in sdk inference gateway; do \
+	@for extra in sdk inference analysis gateway; do \
 		echo "requirements/$$extra.txt"; \
 		flag="--extra $$extra"; if [ "$$extra" = sdk ]; then flag=; fi; \
 		$(LOCK) $$flag --constraint requirements/dev.txt --output-file "requirements/$$extra.txt" pyproject.toml; \

@@ -12,12 +12,14 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_gateway.settings import GatewaySettings
 from neuroscope_inference.settings import InferenceSettings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 _SERVICES: tuple[tuple[str, str, type[BaseSettings]], ...] = (
     ("Inference", "neuroscope_inference", InferenceSettings),
+    ("Analysis", "neuroscope_analysis", AnalysisSettings),
     ("Gateway", "neuroscope_gateway", GatewaySettings),
 )
 _HEAD = """# Configuration
@@ -30,6 +32,7 @@ Besides these, everywhere:
 | variable | |
 |---|---|
 | `NEUROSCOPE_TARGET` | The inference service that the command line talks to, host:port. |
+| `NEUROSCOPE_ANALYSIS_TARGET` | The analysis service that it talks to. |
 | `NEUROSCOPE_CACHE_DIR` | Where the prepared BLAS and the verdicts of self-tests are kept. |
 | `NEUROSCOPE_BLAS` | The BLAS of MLX's CPU backend on Linux: `off` for MLX's own, or the path of a library. |
 | `OTEL_EXPORTER_OTLP_ENDPOINT` and its kin | Where traces and metrics go; unset: nowhere. |

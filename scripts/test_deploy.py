@@ -52,7 +52,7 @@ class Trial:
     def __init__(self, engine: DockerEngine, folder: Path) -> None:
         self._engine = engine
         self._folder = folder
-        self._ports = {name: _free_port() for name in ("GRPC", "REST", "TRACES")}
+        self._ports = {name: _free_port() for name in ("GRPC", "ANALYSIS", "REST", "TRACES")}
         self._environment = {f"NEUROSCOPE_{name}_PORT": str(port) for name, port in self._ports.items()}
         self._compose = (*engine.compose, "-p", PROJECT, "-f", str(DEPLOY / "compose.yaml"))
         self._failures: list[str] = []
@@ -98,7 +98,7 @@ class Trial:
                 self._engine.import_base(PRIVATE_BASE, self._folder)
         with self._timed("wheels"):
             wheels = DEPLOY / "wheels"
-            for lock in ("build", "inference", "gateway"):
+            for lock in ("build", "inference", "analysis", "gateway"):
                 # Debian's Python of the base image is 3.11.
                 command = [sys.executable, "-m", "pip", "download", "--quiet", "--quiet", "--require-hashes"]
                 command += ["--only-binary", ":all:", "--python-version", "3.11", "--dest", str(wheels)]
@@ -112,7 +112,7 @@ class Trial:
         if not Demo(Console(width=150), output, str(MODEL), QUESTION, 24).verify(target, url):
             self._failures.append("the demo's claims do not hold in the cluster")
         self._check("traces were received", lambda: b".html" in _get(f"{self._url('TRACES')}/"), patience_s=20)
-        for service in ("inference", "gateway", "traces"):
+        for service in ("inference", "analysis", "gateway", "traces"):
             told = self._output("exec", "-T", service, "id", "-u")
             self._check(f"{service} is not run by root", lambda told=told: told == "10001")
             self._check(f"{service} gets healthy", lambda service=service: self._health(service), patience_s=30)

@@ -11,7 +11,8 @@ weights in `weights.calls`; how a call is made is in `calling`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, SupportsIndex
 
 from numpy.typing import ArrayLike
@@ -21,6 +22,7 @@ from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.dictionaries.calls import AsyncDictionaries
 from neuroscope.experiments.calls import AsyncExperimentCalls
+from neuroscope.frames import TensorPiece
 from neuroscope.generation import AsyncGeneration
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -178,6 +180,39 @@ class AsyncClient(AsyncExperimentCalls, AsyncWeightCalls, AsyncKeptCalls):
             kv_group_size=kv_group_size,
         )
         return await self._captured(Recovery(call, self._retry, capture_id if resumable else ""), "capturing", progress)
+
+    async def capture_pieces(
+        self,
+        prompt: PromptLike,
+        sites: Sequence[HookLike],
+        *,
+        model_id: str = "",
+        hook_ids: Iterable[str] = (),
+        interventions: Sequence[InterventionLike] = (),
+        bos: bool | None = None,
+        stop_at_layer: int | None = None,
+        chunk_budget_bytes: int = 0,
+    ) -> AsyncGenerator[TensorPiece, None]:
+        """Captures without keeping anything: tensors come as they are made; as `Client.capture_pieces`."""
+        call = requests.capture(
+            prompt,
+            sites,
+            model_id=model_id,
+            hook_ids=hook_ids,
+            interventions=interventions,
+            bos=bos,
+            stop_at_layer=stop_at_layer,
+            chunk_budget_bytes=chunk_budget_bytes,
+        )
+        fresh: list[TensorPiece] = []
+        state = StreamState(keep=False, take=fresh.append)
+        async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+            async for event in events:
+                state.feed(event)
+                for piece in fresh:
+                    yield piece
+                fresh.clear()
+        state.finish()
 
     async def logit_lens(
         self,

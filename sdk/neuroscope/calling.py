@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, aclosing, closing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from opentelemetry import trace
 from tenacity import AsyncRetrying, Retrying
@@ -34,6 +34,11 @@ T = TypeVar("T")
 class Caller:
     """Makes calls and waits for their answers. Its arguments are those of `Client`."""
 
+    _service: ClassVar[str] = "inference"
+    """What is called, in errors."""
+    _local: ClassVar[str] = LOCAL
+    """The transport of the same in this process."""
+
     def __init__(
         self,
         target: str = DEFAULT_TARGET,
@@ -46,8 +51,8 @@ class Caller:
         retry: Retry | None = None,
     ) -> None:
         if transport is None:
-            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
-            transport = open_transport(target) if endpoint is None else GrpcTransport(endpoint)
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory, self._service)
+            transport = open_transport(self._local) if endpoint is None else GrpcTransport(endpoint)
         self._transport = transport
         self._timeout_s = timeout_s
         self._retry = retry or Retry()
@@ -55,7 +60,7 @@ class Caller:
     @classmethod
     def local(cls, **settings: Any) -> Self:
         """A client of the engine in this process, started with the settings of the inference service."""
-        return cls(transport=open_transport(LOCAL, **settings))
+        return cls(transport=open_transport(cls._local, **settings))
 
     def close(self) -> None:
         """Ends running calls and frees the connection."""
@@ -111,6 +116,9 @@ class Caller:
 class AsyncCaller:
     """Makes calls on one event loop. Its arguments are those of `Client`."""
 
+    _service: ClassVar[str] = "inference"
+    _local: ClassVar[str] = LOCAL
+
     def __init__(
         self,
         target: str = DEFAULT_TARGET,
@@ -123,8 +131,8 @@ class AsyncCaller:
         retry: Retry | None = None,
     ) -> None:
         if transport is None:
-            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory)
-            transport = open_async_transport(target) if endpoint is None else AsyncGrpcTransport(endpoint)
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory, self._service)
+            transport = open_async_transport(self._local) if endpoint is None else AsyncGrpcTransport(endpoint)
         self._transport = transport
         self._timeout_s = timeout_s
         self._retry = retry or Retry()
@@ -132,7 +140,7 @@ class AsyncCaller:
     @classmethod
     def local(cls, **settings: Any) -> Self:
         """A client of the engine in this process, started with the settings of the inference service."""
-        return cls(transport=open_async_transport(LOCAL, **settings))
+        return cls(transport=open_async_transport(cls._local, **settings))
 
     async def close(self) -> None:
         """Ends running calls and frees the connection."""

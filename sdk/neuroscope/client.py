@@ -12,7 +12,8 @@ weights in `weights.calls`; how a call is made is in `calling`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, SupportsIndex
 
 from numpy.typing import ArrayLike
@@ -23,6 +24,7 @@ from neuroscope.cache import ActivationCache
 from neuroscope.dictionaries.calls import Dictionaries
 from neuroscope.endpoint import DEFAULT_TARGET
 from neuroscope.experiments.calls import ExperimentCalls
+from neuroscope.frames import TensorPiece
 from neuroscope.generation import Generation
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -271,6 +273,46 @@ class Client(ExperimentCalls, WeightCalls, KeptCalls):
             kv_group_size=kv_group_size,
         )
         return self._captured(Recovery(call, self._retry, capture_id if resumable else ""), "capturing", progress)
+
+    def capture_pieces(
+        self,
+        prompt: PromptLike,
+        sites: Sequence[HookLike],
+        *,
+        model_id: str = "",
+        hook_ids: Iterable[str] = (),
+        interventions: Sequence[InterventionLike] = (),
+        bos: bool | None = None,
+        stop_at_layer: int | None = None,
+        chunk_budget_bytes: int = 0,
+    ) -> Generator[TensorPiece, None, None]:
+        """Captures without keeping anything: tensors come as they are made, one for each hook, row and prefill chunk.
+
+        What is longer than memory can be summed up so. Arguments and errors are those of `capture`; a ChecksumError
+        says that nothing of this call is to be trusted, so make it again.
+
+        Yields:
+            Pieces: `.array` (1, ...), a view that may lie in memory shared with the service, so copy what you keep;
+            `.spec` says what of, `.row` of which prompt, `.first_position` from where on.
+        """
+        call = requests.capture(
+            prompt,
+            sites,
+            model_id=model_id,
+            hook_ids=hook_ids,
+            interventions=interventions,
+            bos=bos,
+            stop_at_layer=stop_at_layer,
+            chunk_budget_bytes=chunk_budget_bytes,
+        )
+        fresh: list[TensorPiece] = []
+        state = StreamState(keep=False, take=fresh.append)
+        with self._span("capture_pieces"), closing(self._transport.stream(call.rpc, call.request)) as events:
+            for event in events:
+                state.feed(event)
+                yield from fresh
+                fresh.clear()
+        state.finish()
 
     def logit_lens(
         self,

@@ -23,7 +23,7 @@ _SCHEMES = ("unix", "dns", "ipv4", "ipv6")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An inference service.
+    """A service.
 
     Raises:
         InvalidRequestError: the target is none; or a token would cross a network that anybody can read.
@@ -37,6 +37,8 @@ class Endpoint:
     """Sent with every call, for services that ask for one."""
     shared_memory: bool = True
     """Takes large tensors through shared memory where the service is on this host."""
+    service: str = "inference"
+    """Which service it is, for errors."""
 
     def __post_init__(self) -> None:
         scheme, separator, _ = self.target.partition("://")

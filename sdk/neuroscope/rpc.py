@@ -10,14 +10,7 @@ from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from neuroscope.codec import Event, decoder, encode
-from neuroscope.v1 import dictionary_pb2, experiment_pb2, inference_pb2, telemetry_pb2
-
-_FILES = (
-    inference_pb2.DESCRIPTOR,
-    experiment_pb2.DESCRIPTOR,
-    dictionary_pb2.DESCRIPTOR,
-    telemetry_pb2.DESCRIPTOR,
-)
+from neuroscope.v1 import analysis_pb2, dictionary_pb2, experiment_pb2, inference_pb2, telemetry_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +60,11 @@ def calls_of(file: FileDescriptor) -> Iterator[Rpc]:
             )
 
 
-RPCS: dict[str, Rpc] = {rpc.method: rpc for file in _FILES for rpc in calls_of(file)}
-"""Every call by its method name, which is unique over the services."""
+def _calls(*files: FileDescriptor) -> dict[str, Rpc]:
+    return {rpc.method: rpc for file in files for rpc in calls_of(file)}
+
+
+RPCS = _calls(inference_pb2.DESCRIPTOR, experiment_pb2.DESCRIPTOR, dictionary_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)
+"""Every call of the inference service by its method name, which is unique over the services."""
+ANALYSIS_RPCS = _calls(analysis_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)
+"""Every call of the analysis service."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -65,6 +65,7 @@ class StreamState:
     Args:
         keep: collects all tensors in `cache`.
         steps_ahead: of a generation that waits for credit: steps that it may be ahead of the token read last.
+        take: gets every piece as it comes, which then waits for no token.
 
     Attributes:
         started: the first message.
@@ -77,7 +78,9 @@ class StreamState:
         is_sound: every event so far was what it should be, so that the stream can be taken up behind it.
     """
 
-    def __init__(self, *, keep: bool = True, steps_ahead: int = 1) -> None:
+    def __init__(
+        self, *, keep: bool = True, steps_ahead: int = 1, take: Callable[[TensorPiece], None] | None = None
+    ) -> None:
         self.started: pb.StreamStarted | None = None
         self.plan: tensor_pb2.TensorPlan | None = None
         self.manifest: pb.Manifest | None = None
@@ -88,6 +91,7 @@ class StreamState:
         self.frame_count = 0
         self.is_sound = True
         self._keep = keep
+        self._take = take
         self._reader: FrameReader | None = None
         self._hook_ids: list[str] = []
         self._pending: defaultdict[tuple[int, int], list[TensorPiece]] = defaultdict(list)
@@ -186,7 +190,10 @@ class StreamState:
             for piece in pieces:
                 self.cache.add(piece)
         for piece in pieces:
-            self._pending[piece.row, piece.step].append(piece)
+            if self._take is not None:
+                self._take(piece)
+            else:
+                self._pending[piece.row, piece.step].append(piece)
 
     def _feed_token(self, token: pb.TokenEvent) -> GeneratedToken | None:
         row = token.row

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neuroscope.dictionaries.dictionary import Dictionary
     from neuroscope.dictionaries.features import FeatureActivations
     from neuroscope.directions.directions import Directions
+    from neuroscope.grid import Grid
     from neuroscope.layer_predictions import LayerPredictions
     from neuroscope.model_info import ModelInfo
     from neuroscope.projected import Projected
@@ -51,6 +52,15 @@ def cache_table(cache: ActivationCache) -> Table:
         layers = layer_ranges(a.point.layer for a in activations if a.point.layer is not None)
         megabytes = sum(activation.nbytes for activation in activations) / _MB
         table.add_row(*map(Text, (site, hook, layers, shape, dtype, _amount(megabytes))))
+    return table
+
+
+def array_table(array: Grid, count: int = 10) -> Table:
+    """The strongest places of an array."""
+    table = _table(array.name.replace("_", " "), *array.dims)
+    table.add_column("value", justify="right")
+    for place, value in array.top(count):
+        table.add_row(*(Text(str(entry)) for entry in place.values()), f"{value:.4f}")
     return table
 
 

@@ -30,6 +30,7 @@ from neuroscope.sharing import Mappings, Receiver
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 LOCAL = "local"
+LOCAL_ANALYSIS = "local_analysis"
 _ENTRY_POINTS = "neuroscope.transports"
 # Only what changes nothing at the server is tried again.
 _RETRIED = ("ListModels", "GetModel", "Tokenize", "Detokenize", "ListHooks", "EstimateCapture", "GetCapture",
@@ -108,16 +109,16 @@ class AsyncTransport(Protocol):
 
 def open_transport(target: str, **settings: Any) -> Transport:
     """The transport of a target: `host:port` or `unix:path` with the fields of `Endpoint`, or `local` with the settings
-    of the engine."""
-    if target == LOCAL:
-        return _load_local(LOCAL)(**settings)
+    of the engine; `local_analysis` is an analysis service with that engine."""
+    if target in (LOCAL, LOCAL_ANALYSIS):
+        return _load_local(target)(**settings)
     return GrpcTransport(Endpoint(target, **settings))
 
 
 def open_async_transport(target: str, **settings: Any) -> AsyncTransport:
     """As `open_transport`, for an event loop."""
-    if target == LOCAL:
-        return _load_local(f"{LOCAL}_async")(**settings)
+    if target in (LOCAL, LOCAL_ANALYSIS):
+        return _load_local(f"{target}_async")(**settings)
     return AsyncGrpcTransport(Endpoint(target, **settings))
 
 
@@ -351,8 +352,8 @@ def _translated(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) 
     speaks = "that speaks TLS as configured here " if endpoint.encryption else ""
     other = "" if endpoint.encryption else "; one that speaks TLS needs tls="
     return NeuroScopeIntegrationError(
-        f"no inference service {speaks}answers at {endpoint} ({translated.message}). Start one with `neuroscope up`, or"
-        f" name another target{other}"
+        f"no {endpoint.service} service {speaks}answers at {endpoint} ({translated.message}). Start one with"
+        f" `neuroscope up`, or name another target{other}"
     )
 
 

@@ -46,10 +46,10 @@ from neuroscope.codec import Event, encode
 from neuroscope.frames import SLICE_BYTES, FramePacker, Outgoing
 from neuroscope.malloc import keep_large_blocks
 from neuroscope.rpc import RPCS
+from neuroscope.serving.admission import client_of
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope_inference.admission import client_of
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.sharing import Sharing, slice_bytes
 

@@ -143,7 +143,7 @@ def test_a_demo_whose_model_is_missing_fails_and_leaves_nothing(tmp_path: Path):
 def up(model: Path, log: Path, *arguments: object) -> Generator[tuple[subprocess.Popen[bytes], str, str]]:
     """`neuroscope up` with ports of its own: the process, the gRPC target and the URL."""
     command = [sys.executable, "-m", "neuroscope.cli", "up", "--model", model, "--port-inference", 0]
-    command += ["--port-gateway", 0, *arguments]
+    command += ["--port-analysis", 0, "--port-gateway", 0, *arguments]
     with log.open("wb") as file:
         process = subprocess.Popen(list(map(str, command)), env={**os.environ, **ENVIRONMENT}, stdout=file, stderr=file)
     try:

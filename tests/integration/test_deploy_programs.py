@@ -42,6 +42,9 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pa
 
 def test_probes_of_running_services(inference: Service) -> None:
     assert probe("neuroscope_inference.probe", inference.target).returncode == 0
+    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as analysis:
+        assert probe("neuroscope_analysis.probe", analysis.target).returncode == 0
+    assert probe("neuroscope_analysis.probe", analysis.target).returncode == 1
     with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as gateway:
         assert probe("neuroscope_gateway.probe", gateway.target).returncode == 0
     gone = probe("neuroscope_gateway.probe", gateway.target)

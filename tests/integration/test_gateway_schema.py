@@ -34,6 +34,7 @@ CHECKS = (
     response_schema_conformance,
 )
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+SEQUENCES = {"sequences": 2, "block_length": 4}
 MOST_TOKENS = 3
 MOST_CHOICES = 3
 """Cases ask for numbers of any size; what a test computes is bounded, and what is refused is not changed."""
@@ -45,13 +46,18 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Generator[Service]:
     folder: Path = make_model("llama", tmp_path_factory.mktemp("schema") / "llama")
     with (
         inference_service(folder) as inference,
-        running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service,
+        running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as analysis,
+        running(
+            "neuroscope_gateway", "--port", "0", "--inference", inference.target, "--analysis", analysis.target
+        ) as service,
     ):
         yield service
 
 
 def bounded(body: Any) -> Any:
-    """The body with fewer tokens and choices, where it asks for too many or leaves it open."""
+    """The body with fewer tokens, choices and sequences, where it asks for too many or leaves it open."""
+    if isinstance(body, dict) and body.keys() & SEQUENCES.keys():
+        return body | {name: most for name, most in SEQUENCES.items() if _is_beyond(body.get(name, 0), most)}
     if not isinstance(body, dict) or not body.keys() & {"messages", "prompt", "input"}:
         return body
     named = [name for name in LIMITS if isinstance(body.get(name), int) and MOST_TOKENS < body[name] < 2**31]
@@ -61,6 +67,11 @@ def bounded(body: Any) -> Any:
     if isinstance(body.get("n"), int) and MOST_CHOICES < body["n"] <= 128:
         few["n"] = MOST_CHOICES
     return body | few
+
+
+def _is_beyond(value: Any, most: int) -> bool:
+    """Whether a good number is beyond what a test computes; 0 is the default, which is."""
+    return type(value) is int and (value == 0 or most < value <= 4096)
 
 
 def send(operation: Any, mode: GenerationMode, count: int) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 import xxhash
 
 from neuroscope import AsyncClient, Client, Hook, Tokens, telemetry, zero
+from neuroscope.analysis import AnalysisClient, AsyncAnalysisClient
 from neuroscope.codec import Framed
 from neuroscope.errors import (
     DataConversionError,
@@ -74,15 +75,16 @@ def public(cls: type) -> dict[str, inspect.Signature]:
     }
 
 
-def test_both_clients_have_the_same_methods_with_the_same_parameters():
-    sync, aio = public(Client), public(AsyncClient)
+@pytest.mark.parametrize("clients", [(Client, AsyncClient), (AnalysisClient, AsyncAnalysisClient)])
+def test_both_clients_have_the_same_methods_with_the_same_parameters(clients):
+    sync, aio = map(public, clients)
     assert list(sync) == list(aio)
     for name, signature in sync.items():
         assert signature.parameters == aio[name].parameters, name
 
 
 def test_every_method_says_what_it_does():
-    for cls in (Client, AsyncClient):
+    for cls in (Client, AsyncClient, AnalysisClient, AsyncAnalysisClient):
         for name in public(cls):
             assert getattr(cls, name).__doc__, name
 

@@ -1,5 +1,6 @@
 """docs/configuration.md lists what the services can be told."""
 
+from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_inference.settings import InferenceSettings
 from scripts.make_configuration_page import PAGE, page
 
@@ -10,6 +11,7 @@ def test_the_page_is_what_the_script_makes() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     text = page()
-    for name, field in InferenceSettings.model_fields.items():
-        assert field.description, name
-        assert f"`NEUROSCOPE_INFERENCE_{name.upper()}`" in text
+    for service, settings in (("INFERENCE", InferenceSettings), ("ANALYSIS", AnalysisSettings)):
+        for name, field in settings.model_fields.items():
+            assert field.description, name
+            assert f"`NEUROSCOPE_{service}_{name.upper()}`" in text

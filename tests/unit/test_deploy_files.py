@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 METAL: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.metal.yaml").read_text())
-OURS = ("inference", "gateway", "traces")
+OURS = ("inference", "analysis", "gateway", "traces")
 
 
 def stages() -> dict[str, str]:
@@ -56,11 +56,11 @@ def test_every_image_is_pinned_to_a_version() -> None:
 
 def test_packages_come_from_the_locks_with_their_hashes() -> None:
     installs = re.findall(r"pip install[^&\n]*", DOCKERFILE)
-    assert len(installs) == 5
+    assert len(installs) == 7
     for install in installs:
         assert "--require-hashes" in install or "--no-deps --no-index" in install
     locks = set(re.findall(r"requirements/(\w+)\.txt", DOCKERFILE))
-    assert locks == {"build", "inference", "gateway"}
+    assert locks == {"build", "inference", "analysis", "gateway"}
     for lock in locks:
         assert (ROOT / "requirements" / f"{lock}.txt").is_file()
 

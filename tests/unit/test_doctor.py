@@ -88,7 +88,9 @@ def test_mlx_really_computes():
 
 
 def test_free_ports_are_notes():
-    found = by_subject(list(checks.services(f"127.0.0.1:{free_port()}", free_port())))
+    found = by_subject(
+        list(checks.services(f"127.0.0.1:{free_port()}", free_port(), analysis=f"127.0.0.1:{free_port()}"))
+    )
     for finding in found.values():
         assert finding.verdict is Verdict.NOTE
         assert finding.hint == "start: neuroscope up"

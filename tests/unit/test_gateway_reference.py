@@ -25,6 +25,7 @@ ROUTES = {
     "/v1/activations/captures/{capture_id}/{tensor}": {"get"},
     "/v1/activations/presets": {"get"},
     "/v1/activations/presets/{name}": {"get"},
+    "/v1/analysis/attention": {"post"},
     "/v1/dictionaries": {"get", "post"},
     "/v1/dictionaries/{dictionary_id}": {"get", "delete"},
     "/v1/dictionaries/{dictionary_id}/features": {"post"},

@@ -45,7 +45,7 @@ def test_everything_that_is_required_is_locked() -> None:
     }
     assert required - {project["name"]} <= locked(ROOT / "requirements/dev.txt").keys()
     assert {normalised(line) for line in project["dependencies"]} <= locked(ROOT / "requirements/sdk.txt").keys()
-    for extra in ("inference", "gateway"):
+    for extra in ("inference", "analysis", "gateway"):
         assert {normalised(line) for line in extras[extra]} <= locked(ROOT / f"requirements/{extra}.txt").keys()
 
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import neuroscope
 from neuroscope.cli import (
+    analyze,
     attribute,
     capture,
     demo,
@@ -104,4 +105,5 @@ app.command("sweep", rich_help_panel="Inspection")(sweep.sweep)
 app.command("attribute", rich_help_panel="Inspection")(attribute.attribute)
 app.command("weights", rich_help_panel="Inspection")(weights.weights)
 app.command("project", rich_help_panel="Inspection")(weights.project)
+app.add_typer(analyze.app, name="analyze", rich_help_panel="Inspection")
 app.command("demo", rich_help_panel="Inspection")(demo.demo)

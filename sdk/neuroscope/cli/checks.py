@@ -19,6 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
+from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET
 from neuroscope.cli.bundled import NAME, bundled_model
 from neuroscope.client import Client
 from neuroscope.errors import (
@@ -149,13 +150,19 @@ def models() -> Iterator[Finding]:
         yield Finding("bundled model", Verdict.GOOD, str(folder))
 
 
-def services(target: str, gateway_port: int, connect: Callable[[float], Client] | None = None) -> Iterator[Finding]:
+def services(
+    target: str,
+    gateway_port: int,
+    connect: Callable[[float], Client] | None = None,
+    analysis: str = DEFAULT_ANALYSIS_TARGET,
+) -> Iterator[Finding]:
     """Who answers where the services are to be.
 
     Args:
         target: host:port of the inference service, or unix:path.
         gateway_port: port of the gateway, on the same host.
         connect: makes a client with that timeout in seconds; None: one without token and TLS.
+        analysis: host:port of the analysis service.
     """
     host, _, port = ("127.0.0.1", "", "") if target.startswith("unix:") else target.rpartition(":")
     host = host or "127.0.0.1"
@@ -163,6 +170,7 @@ def services(target: str, gateway_port: int, connect: Callable[[float], Client] 
         yield Finding(f"gRPC {target}", Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
     else:
         yield from _inference(target, connect or (lambda timeout_s: Client(target, timeout_s=timeout_s)))
+    yield _analysis(analysis)
     yield _gateway(host, gateway_port)
 
 
@@ -195,6 +203,15 @@ def _inference(target: str, connect: Callable[[float], Client]) -> Iterator[Find
         f"{workload.shared_memory_streams} streams share memory with their clients, "
         f"{workload.shared_memory_bytes / 1e9:.1f} GB went through it",
     )
+
+
+def _analysis(target: str) -> Finding:
+    """Whether somebody listens there; what analyses say is between them and their callers."""
+    subject = f"analysis {target}"
+    host, _, port = target.rpartition(":")
+    if port.isdecimal() and not _answers(host or "127.0.0.1", int(port)):
+        return Finding(subject, Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
+    return Finding(subject, Verdict.GOOD, "listens")
 
 
 def _gateway(host: str, port: int) -> Finding:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroscope import spantree, telemetry, tracefile
+from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET, AnalysisClient
 from neuroscope.cli.bundled import require_bundled_model
 from neuroscope.cli.console import err
 from neuroscope.client import DEFAULT_TARGET, Client
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SERVICE_NAME = "neuroscope-client"
 TARGET_VARIABLE = "NEUROSCOPE_TARGET"
+ANALYSIS_TARGET_VARIABLE = "NEUROSCOPE_ANALYSIS_TARGET"
 _SPANS_TIMEOUT_S = 3.0
 _SPANS_POLL_S = 0.05
 
@@ -116,20 +118,51 @@ class Connection:
         """
         if self.trace is not None:
             telemetry.configure(SERVICE_NAME, record_roots=True)
-        with Client.local() if self.local else self.client() as client:
-            if self.trace is None:
-                yield client
-                return
-            trace_id = ""
-            try:
-                with telemetry.tracer().start_as_current_span(f"neuroscope {name}") as span:
-                    trace_id = telemetry.trace_id_of(span)
-                    yield client
-            finally:
-                if trace_id:
-                    written = tracefile.write(self.trace, complete_trace(trace_id, [client.trace]))
-                    err.print(f"trace: {written[0]} (ui.perfetto.dev), {written[1]}", style="dim", soft_wrap=True)
-                telemetry.shutdown()
+        with Client.local() if self.local else self.client() as client, self._traced(name, [client.trace]):
+            yield client
+
+    @contextmanager
+    def open_analysis(self, name: str, target: str | None, model: str) -> Generator[AnalysisClient]:
+        """A client of the analysis service, traced likewise.
+
+        Args:
+            name: of the command.
+            target: of the analysis service; None: that of the environment, or the default.
+            model: what is loaded where engine and analyses run in this process; empty: the bundled one.
+
+        Raises:
+            InvalidRequestError: a target is named, and the engine is to run in this process.
+        """
+        if self.local and target is not None:
+            raise InvalidRequestError("--local and --target exclude each other", field="--target")
+        if self.trace is not None:
+            telemetry.configure(SERVICE_NAME, record_roots=True)
+        with self._analysis_client(target, model) as client, self._traced(name, [client.trace]):
+            yield client
+
+    def _analysis_client(self, target: str | None, model: str) -> AnalysisClient:
+        if self.local:
+            with err.status("loading the model"):
+                return AnalysisClient.local(model=[model or str(require_bundled_model())])
+        chosen = target or os.environ.get(ANALYSIS_TARGET_VARIABLE) or DEFAULT_ANALYSIS_TARGET
+        return AnalysisClient(chosen, tls=self.tls, token=self.token)
+
+    @contextmanager
+    def _traced(self, name: str, sources: Sequence[Callable[[str], bytes]]) -> Generator[None]:
+        """A span that is written to the trace file at the end, with those of the services that took part."""
+        if self.trace is None:
+            yield
+            return
+        trace_id = ""
+        try:
+            with telemetry.tracer().start_as_current_span(f"neuroscope {name}") as span:
+                trace_id = telemetry.trace_id_of(span)
+                yield
+        finally:
+            if trace_id:
+                written = tracefile.write(self.trace, complete_trace(trace_id, sources))
+                err.print(f"trace: {written[0]} (ui.perfetto.dev), {written[1]}", style="dim", soft_wrap=True)
+            telemetry.shutdown()
 
     def model_id(self, client: Client, model: str) -> str:
         """The id of a model to use: with --local the model is loaded first, by default the bundled one."""

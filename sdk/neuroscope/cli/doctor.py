@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Annotated
@@ -10,9 +11,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET
 from neuroscope.cli import checks
 from neuroscope.cli.checks import Finding, Verdict
-from neuroscope.cli.connection import Connection, TargetOption
+from neuroscope.cli.connection import ANALYSIS_TARGET_VARIABLE, Connection, TargetOption
 from neuroscope.cli.console import err, out
 
 _MARKS = {Verdict.GOOD: ("✓", "green"), Verdict.NOTE: ("!", "yellow"), Verdict.BROKEN: ("✗", "red")}
@@ -31,7 +33,12 @@ def doctor(
         "packages": checks.packages,
         "engine": checks.engine,
         "models": checks.models,
-        "services": lambda: checks.services(connection.target, port_gateway, connection.client),
+        "services": lambda: checks.services(
+            connection.target,
+            port_gateway,
+            connection.client,
+            os.environ.get(ANALYSIS_TARGET_VARIABLE) or DEFAULT_ANALYSIS_TARGET,
+        ),
     }
     found: dict[str, list[Finding]] = {}
     for name, check in sections.items():

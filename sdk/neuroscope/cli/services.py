@@ -12,8 +12,9 @@ from neuroscope.cli.process import Service
 from neuroscope.errors import NeuroScopeIntegrationError
 
 INFERENCE = "neuroscope-inference"
+ANALYSIS = "neuroscope-analysis"
 GATEWAY = "neuroscope-gateway"
-_DRAIN_S = 10.0  # what both services take unless told otherwise
+_DRAIN_S = 10.0  # what services take unless told otherwise
 _LAST_STEPS_S = 5.0
 
 
@@ -42,17 +43,39 @@ def inference(
     return Service(INFERENCE, command, environment or {})
 
 
+def analysis(
+    inference_address: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 50052,
+    environment: Mapping[str, str] | None = None,
+) -> Service:
+    """The analysis service of an inference service; arguments and errors as for `inference`."""
+    _require("neuroscope_analysis", "analysis")
+    command = [sys.executable, "-m", "neuroscope_analysis", "--host", host, "--port", str(port)]
+    return Service(ANALYSIS, [*command, "--inference", inference_address], environment or {})
+
+
 def gateway(
     inference_address: str,
     *,
+    analysis_address: str = "",
     host: str = "127.0.0.1",
     port: int = 8080,
     environment: Mapping[str, str] | None = None,
 ) -> Service:
-    """The gateway of an inference service; arguments and errors as for `inference`."""
+    """The gateway of an inference service, and of an analysis service if there is one; the rest as for `inference`."""
     _require("neuroscope_gateway", "gateway")
     command = [sys.executable, "-m", "neuroscope_gateway", "--host", host, "--port", str(port)]
-    return Service(GATEWAY, [*command, "--inference", inference_address], environment or {})
+    command += ["--inference", inference_address]
+    if analysis_address:
+        command += ["--analysis", analysis_address]
+    return Service(GATEWAY, command, environment or {})
+
+
+def has_analysis() -> bool:
+    """Whether what the analysis service needs is installed."""
+    return all(importlib.util.find_spec(module) is not None for module in ("neuroscope_analysis", "scipy"))
 
 
 def grace_s() -> float:

@@ -1,4 +1,4 @@
-"""`neuroscope up`: the inference service and the gateway, in the foreground."""
+"""`neuroscope up`: all services, in the foreground."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ from rich.text import Text
 from neuroscope import tracefile
 from neuroscope.cli import services
 from neuroscope.cli.bundled import bundled_model
-from neuroscope.cli.connection import TARGET_VARIABLE, TraceOption
+from neuroscope.cli.connection import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.receiver import SpanReceiver
 from neuroscope.cli.supervisor import Supervisor
 
-_COLOURS = {services.INFERENCE: "cyan", services.GATEWAY: "magenta"}
+_COLOURS = {services.INFERENCE: "cyan", services.ANALYSIS: "blue", services.GATEWAY: "magenta"}
 _PREFIX_WIDTH = 10
+_TOKEN_VARIABLES = (
+    "NEUROSCOPE_INFERENCE_TOKEN",
+    "NEUROSCOPE_ANALYSIS_TOKEN",
+    "NEUROSCOPE_ANALYSIS_INFERENCE_TOKEN",
+    "NEUROSCOPE_GATEWAY_INFERENCE_TOKEN",
+)
 
 
 class ServiceLog:
@@ -54,13 +60,15 @@ def up(
         typer.Option("--model", "-m", metavar="PATH", help="Folder or hub id to load; repeat for several."),
     ] = None,
     no_model: Annotated[bool, typer.Option("--no-model", help="Starts without the bundled model.")] = False,
-    host: Annotated[str, typer.Option(help="Address of both services.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address of the services.")] = "127.0.0.1",
     port_inference: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0: any free port.")] = 50051,
+    port_analysis: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0: any free port.")] = 50052,
     port_gateway: Annotated[int, typer.Option(min=0, max=65535, help="REST; 0: any free port.")] = 8080,
+    no_analysis: Annotated[bool, typer.Option("--no-analysis", help="Starts without the analysis service.")] = False,
     log: Annotated[Path | None, typer.Option(metavar="FILE", help="Appends the log to a file too.")] = None,
     trace: TraceOption = None,
 ) -> None:
-    """Starts the inference service and the gateway, restarts one that dies, and stops both on Ctrl-C."""
+    """Starts inference, analysis and the gateway, restarts what dies, and stops all of them on Ctrl-C."""
     trace = trace or (context.obj.trace if context.obj else None)
     models = list(model or [])
     if not models and not no_model and (bundled := bundled_model()):
@@ -76,10 +84,20 @@ def up(
             inference = supervisor.start(
                 services.inference(models, host=host, port=port_inference, environment=environment)
             )
+            analysis = ""
+            if not no_analysis and not services.has_analysis():
+                service_log.news("without analysis, which is not installed: pip install 'neuroscope-mlx[analysis]'")
+            elif not no_analysis:
+                port_analysis = port_analysis or services.free_port(host)
+                analysis = supervisor.start(
+                    services.analysis(inference, host=host, port=port_analysis, environment=environment)
+                )
             gateway = supervisor.start(
-                services.gateway(inference, host=host, port=port_gateway, environment=environment)
+                services.gateway(
+                    inference, analysis_address=analysis, host=host, port=port_gateway, environment=environment
+                )
             )
-            out.print(_banner(inference, gateway, trace))
+            out.print(_banner(inference, analysis, gateway, trace))
             try:
                 supervisor.wait()
             except KeyboardInterrupt:
@@ -90,11 +108,15 @@ def up(
                 supervisor.stop()
 
 
-def _banner(inference: str, gateway: str, trace: Path | None) -> Panel:
+def _banner(inference: str, analysis: str, gateway: str, trace: Path | None) -> Panel:
     table = Table.grid(padding=(0, 2))
     table.add_row("[cyan]gRPC[/]", f"[bold]{inference}[/]", "[dim]neuroscope generate 'The capital of France is'[/]")
     if inference != "127.0.0.1:50051":
         table.add_row("", "", f"[dim]with {TARGET_VARIABLE}={inference}[/]")
+    if analysis:
+        table.add_row("[blue]analysis[/]", f"[bold]{analysis}[/]", "[dim]neuroscope analyze attention 'a prompt'[/]")
+        if analysis != "127.0.0.1:50052":
+            table.add_row("", "", f"[dim]with {ANALYSIS_TARGET_VARIABLE}={analysis}[/]")
     table.add_row("[magenta]REST[/]", f"[bold]{gateway}[/]", f"[dim]OpenAI-compatible; reference at {gateway}/docs[/]")
     if trace is not None:
         table.add_row("trace", str(trace), "[dim]written at the end[/]")
@@ -102,9 +124,9 @@ def _banner(inference: str, gateway: str, trace: Path | None) -> Panel:
 
 
 def _secured(context: typer.Context) -> dict[str, str]:
-    """The variables that make the inference service ask for a token, and the gateway give it."""
-    token = context.obj.token if context.obj else ""
-    return {"NEUROSCOPE_INFERENCE_TOKEN": token, "NEUROSCOPE_GATEWAY_INFERENCE_TOKEN": token} if token else {}
+    """The variables that make inference and analysis ask for a token, and those that call them give it."""
+    token: str = context.obj.token if context.obj else ""
+    return dict.fromkeys(_TOKEN_VARIABLES, token) if token else {}
 
 
 @contextmanager

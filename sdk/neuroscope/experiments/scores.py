@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +15,12 @@ from numpy.typing import NDArray
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import Criterion, CriterionLike
 from neuroscope.experiments.criteria import criterion as to_criterion
+from neuroscope.grid import Floats, Grid
 from neuroscope.v1 import experiment_pb2 as pb
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Floats = NDArray[np.float32]
 Objects = NDArray[np.object_]
 _BASELINES = ("clean", "corrupted", "unedited")
 
@@ -49,7 +47,7 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
+class Scores(Grid):
     """One number for each cell, along named axes; numpy takes it as an array.
 
     Args:
@@ -68,11 +66,7 @@ class Scores:
         texts: what runs went on with, where the sweep generated.
     """
 
-    name: str
     metric: str
-    values: Floats
-    dims: tuple[str, ...]
-    coords: Mapping[str, Sequence[Any]]
     clean: Floats
     corrupted: Floats
     is_normalised: bool
@@ -80,30 +74,6 @@ class Scores:
     tokens: Sequence[str] = field(default=(), repr=False)
     is_change: bool = False
     texts: Texts | None = field(default=None, repr=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents of the axes."""
-        return self.values.shape
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Extents by axis."""
-        return dict(zip(self.dims, self.shape, strict=True))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.values, dtype=dtype, copy=copy)
-
-    def sel(self, **chosen: Any) -> Scores:
-        """The part at given coordinates, such as `sel(layer=3, head=[0, 2])`; one coordinate drops its axis.
-
-        Raises:
-            InvalidRequestError: there is no such axis, or no such coordinate.
-        """
-        found = self
-        for dim, wanted in chosen.items():
-            found = found._chosen(dim, wanted)
-        return found
 
     def normalised(self) -> Scores:
         """Scaled so that the corrupted run has 0 and the clean one 1; of changes, that their difference is 1.
@@ -124,18 +94,6 @@ class Scores:
         """The difference that each edit makes: values minus that of the same run without it."""
         return self._scaled(self.unedited, np.ones_like(self.unedited), is_normalised=self.is_normalised)
 
-    def mean(self, dim: str) -> Scores:
-        """The mean along an axis."""
-        axis = self._axis(dim)
-        left = {name: values for name, values in self.coords.items() if name != dim}
-        dims = (*self.dims[:axis], *self.dims[axis + 1 :])
-        values = self.values.mean(axis=axis, dtype=np.float32)
-        found = replace(self, values=values, dims=dims, coords=left, texts=None)
-        if dim != "pair":
-            return found
-        means = {name: np.mean(getattr(self, name), keepdims=True) for name in _BASELINES}
-        return replace(found, **means)
-
     def by(self, criterion: CriterionLike) -> Scores:
         """How the texts that runs went on with meet a criterion, in the place of the metric.
 
@@ -154,26 +112,6 @@ class Scores:
         }
         values = found.pop("edited").reshape(self.shape)
         return replace(self, metric=chosen.name, values=values, is_normalised=False, **found)
-
-    def top(self, count: int = 10) -> list[tuple[dict[str, Any], float]]:
-        """The cells whose edits change the most, with their values; largest change first."""
-        changes = np.abs(np.nan_to_num(self.effects().values.reshape(-1)))
-        order = np.argsort(-changes, kind="stable")[:count]
-        return [(self._place(int(index)), float(self.values.reshape(-1)[index])) for index in order]
-
-    def to_dataframe(self) -> Any:
-        """A pandas DataFrame, a line for each cell: its coordinates and `value`.
-
-        Raises:
-            InvalidRequestError: pandas is not installed.
-        """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError:
-            raise InvalidRequestError("to_dataframe needs pandas: pip install pandas", field="pandas") from None
-        places = list(itertools.product(*(self.coords[dim] for dim in self.dims)))
-        columns = {dim: [place[axis] for place in places] for axis, dim in enumerate(self.dims)}
-        return pandas.DataFrame({**columns, "value": self.values.reshape(-1)})
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib figure: a line for one axis, a heat map for two, several of these for more.
@@ -196,9 +134,6 @@ class Scores:
 
         return tables.scores_table(self)
 
-    def __rich__(self) -> Table:
-        return self.table()
-
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())
         return f"Scores({self.name}, {self.metric}, {sizes})"
@@ -210,39 +145,22 @@ class Scores:
         values = (self.values - zero.reshape(shape)) / one.reshape(shape)
         return replace(self, values=values, is_normalised=is_normalised, **new)
 
-    def _chosen(self, dim: str, wanted: Any) -> Scores:
-        axis, known = self._axis(dim), list(self.coords[dim])
-        is_one = isinstance(wanted, str) or not isinstance(wanted, Sequence)
-        entries: list[Any] = [wanted] if is_one else list(cast("Sequence[Any]", wanted))
-        for entry in entries:
-            if entry not in known:
-                raise InvalidRequestError(
-                    f"there is no {dim} {entry!r}", field=dim, valid=[str(name) for name in known]
-                )
-        places = [known.index(entry) for entry in entries]
-        baselines: dict[str, Any] = {}
-        if dim == "pair":
-            baselines = {name: getattr(self, name)[places] for name in _BASELINES}
+    def _strengths(self) -> NDArray[np.float32]:
+        return self.effects().values.reshape(-1)
+
+    def _beside(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
+        is_pair = dim == "pair"
+        if places is None:
+            means = {name: np.mean(getattr(self, name), keepdims=True) for name in _BASELINES} if is_pair else {}
+            return {**means, "texts": None}
+        listed = [places] if isinstance(places, int) else places
+        found: dict[str, Any] = {name: getattr(self, name)[listed] for name in _BASELINES} if is_pair else {}
         if self.texts is not None:
-            of_pairs = {name: getattr(self.texts, name)[places] for name in _BASELINES} if dim == "pair" else {}
-            edited = self.texts.edited.take(places[0] if is_one else places, axis)
+            of_pairs = {name: getattr(self.texts, name)[listed] for name in _BASELINES} if is_pair else {}
+            edited = self.texts.edited.take(places, self._axis(dim))
             # one that is chosen of all is no array
-            baselines["texts"] = replace(self.texts, edited=np.asarray(edited, object), **of_pairs)
-        if is_one:
-            left = {name: values for name, values in self.coords.items() if name != dim}
-            dims = (*self.dims[:axis], *self.dims[axis + 1 :])
-            return replace(self, values=self.values.take(places[0], axis), dims=dims, coords=left, **baselines)
-        coords = {**self.coords, dim: entries}
-        return replace(self, values=self.values.take(places, axis), coords=coords, **baselines)
-
-    def _axis(self, dim: str) -> int:
-        if dim not in self.dims:
-            raise InvalidRequestError(f"{self.name} has no axis {dim!r}", field=dim, valid=self.dims)
-        return self.dims.index(dim)
-
-    def _place(self, index: int) -> dict[str, Any]:
-        places = np.unravel_index(index, self.shape)
-        return {dim: self.coords[dim][int(place)] for dim, place in zip(self.dims, places, strict=True)}
+            found["texts"] = replace(self.texts, edited=np.asarray(edited, object), **of_pairs)
+        return found
 
 
 def _text_of(text: pb.GeneratedText | None) -> str:

@@ -10,9 +10,11 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from neuroscope.aio import AsyncClient
+from neuroscope.analysis import AsyncAnalysisClient
 from neuroscope.transport import AsyncGrpcTransport
 from neuroscope_gateway import (
     activations,
+    analyses,
     attributions,
     captures,
     chat,
@@ -50,6 +52,7 @@ ROUTERS = (
     dictionaries.router,
     experiments.router,
     attributions.router,
+    analyses.router,
     weights.router,
     vocabulary.router,
     traces.router,
@@ -68,14 +71,16 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         neuroscope.errors.InvalidRequestError: the settings of the inference service do not fit together.
     """
     chosen = settings or GatewaySettings()
-    endpoint = chosen.upstream()
+    endpoint, analysis = chosen.upstream(), chosen.endpoint(chosen.analysis, "analysis")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         app.state.client = AsyncClient(transport=AsyncGrpcTransport(endpoint)) if client is None else client
+        app.state.analysis = AsyncAnalysisClient(transport=AsyncGrpcTransport(analysis))
         try:
             yield
         finally:
+            await app.state.analysis.close()
             if client is None:
                 await app.state.client.close()
 

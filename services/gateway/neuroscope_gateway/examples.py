@@ -285,7 +285,52 @@ _PREDICTIONS: dict[str, Any] = {
     "data": [{"index": [0], "top": [_PREDICTED], "tokens": [_PREDICTED], "kl": 0.0}],
 }
 
+_LABEL: Any = {
+    "layer": 3,
+    "head": 6,
+    "role": "induction",
+    "score": 0.977,
+    "threshold": 0.4,
+    "verdict": "confirmed",
+    "evidence": [
+        {
+            "probe": "restored",
+            "effect_nats": 10.96,
+            "standard_error_nats": 0.13,
+            "bound_nats": 0.46,
+            "bound": "noise over the sequences",
+            "is_passed": True,
+        }
+    ],
+    "reason": "",
+    "offset": None,
+}
+_ATTENTION: Any = {
+    "object": "attention_analysis",
+    "model": _MODEL_ID,
+    "arrays": [
+        {
+            "name": "induction_score",
+            "dims": ["layer", "head"],
+            "coords": {"layer": [3], "head": [5, 6]},
+            "values": [[0.02, 0.977]],
+        }
+    ],
+    "roles": [
+        {
+            "role": "induction",
+            "threshold": 0.4,
+            "definition": "mean weight on the token behind the same token in the first block",
+            "causal_test": "the head's output is replaced by its mean",
+        }
+    ],
+    "labels": [_LABEL],
+    "token_count": 784,
+    "elapsed_seconds": 2.5,
+}
+
 REQUESTS: dict[str, Any] = {
+    "POST /v1/analysis/attention": {"prompts": ["The capital of France is"], "roles": ["induction"], "seed": 1},
     "POST /v1/dictionaries": {"path": "models/dictionaries/resid_post_2"},
     "POST /v1/dictionaries/{dictionary_id}/features": {"prompt": "The capital of France is", "top": 1},
     "POST /v1/experiments/vocabulary": _VOCABULARY,
@@ -307,6 +352,7 @@ REQUESTS: dict[str, Any] = {
 """Bodies, by operation."""
 
 ANSWERS: dict[str, Any] = {
+    "POST /v1/analysis/attention": _ATTENTION,
     "GET /v1/dictionaries": {"object": "list", "data": [_DICTIONARY]},
     "POST /v1/dictionaries": _DICTIONARY,
     "GET /v1/dictionaries/{dictionary_id}": _DICTIONARY,
@@ -412,6 +458,7 @@ ANSWERS: dict[str, Any] = {
 """Answers in JSON, by operation."""
 
 STREAMS: dict[str, Any] = {
+    "POST /v1/analysis/attention": {"event": "label", "data": json.dumps({"type": "label", **_LABEL})},
     "POST /v1/experiments/attributions": json.dumps({"type": "end", "elapsed_seconds": 0.02, "forward_passes": 2.5})
     + "\n",
     "POST /v1/experiments/sweeps": json.dumps({"type": "values", "patches": [0, 1], "values": [-9.8, -6.9]}) + "\n",

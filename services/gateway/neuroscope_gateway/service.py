@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from neuroscope.aio import AsyncClient
+from neuroscope.analysis import AsyncAnalysisClient
 from neuroscope_gateway.schemas.answers import ErrorResponse
 
 
@@ -16,6 +17,14 @@ def _client(request: Request) -> AsyncClient:
 
 Client = Annotated[AsyncClient, Depends(_client)]
 """The client of the inference service, as a parameter of a route."""
+
+
+def _analysis(request: Request) -> AsyncAnalysisClient:
+    return request.app.state.analysis
+
+
+Analysis = Annotated[AsyncAnalysisClient, Depends(_analysis)]
+"""The client of the analysis service, as a parameter of a route."""
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse, "description": "A mistake in the request"},

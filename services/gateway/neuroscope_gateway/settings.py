@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from neuroscope.endpoint import Endpoint, read_token
-from neuroscope.tls import Tls
+from neuroscope.serving.upstream import UpstreamSettings, target
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LOOPBACK_ORIGINS = tuple(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in LOOPBACK_HOSTS)
@@ -31,7 +30,7 @@ def _split(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(UpstreamSettings):
     """Every field is a flag (`--max-body-bytes`) and a variable (`NEUROSCOPE_GATEWAY_MAX_BODY_BYTES`)."""
 
     model_config = SettingsConfigDict(
@@ -47,22 +46,8 @@ class GatewaySettings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Port to listen on; 0: any free one. If it is taken, the next free one is used."""
-    inference: str = "127.0.0.1:50051"
-    """Where the inference service listens: host:port, or unix:path."""
-    inference_token: SecretStr = SecretStr("")
-    """The token that the inference service asks for."""
-    inference_token_file: str = ""
-    """File that holds that token."""
-    inference_tls: bool = False
-    """Speaks TLS to the inference service; a file of certificates below turns it on too."""
-    inference_tls_ca: str = ""
-    """File of certificates, PEM, that the inference service's must descend from; empty: those that gRPC has."""
-    inference_tls_certificate: str = ""
-    """File of the gateway's own certificate chain, PEM, for an inference service that asks for one."""
-    inference_tls_key: str = ""
-    """File of its private key, PEM."""
-    inference_tls_name: str = ""
-    """The name in the inference service's certificate, where its address is another."""
+    analysis: str = "127.0.0.1:50052"
+    """Where the analysis service listens: host:port, or unix:path; token and TLS are those of inference."""
     allowed_origins: Names = LOOPBACK_ORIGINS
     """Web origins whose pages may call the gateway, separated by commas; `:*` is any port, `*` alone any origin."""
     allowed_hosts: Names = LOOPBACK_HOSTS
@@ -78,13 +63,10 @@ class GatewaySettings(BaseSettings):
     """Keys that clients must send as `Authorization: Bearer KEY`, separated by commas; none: everybody may call. Better
     set as NEUROSCOPE_GATEWAY_API_KEYS than on a command line, which others can read. /health asks for none."""
 
-    @field_validator("inference")
+    @field_validator("analysis")
     @classmethod
-    def _is_target(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not value.startswith("unix:") and (not host or not port.isdecimal() or int(port) > 65535):
-            raise ValueError(f"{value!r} is neither host:port nor unix:path")
-        return value
+    def _analysis_is_target(cls, value: str) -> str:
+        return target(value)
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> GatewaySettings:
@@ -95,19 +77,6 @@ class GatewaySettings(BaseSettings):
             SystemExit: a flag is unknown, or is --help.
         """
         return cls(_cli_parse_args=list(arguments))  # pyright: ignore[reportCallIssue]  # pydantic-settings' own argument
-
-    def upstream(self) -> Endpoint:
-        """The inference service.
-
-        Raises:
-            neuroscope.errors.InvalidRequestError: the settings of its token or its certificates do not fit.
-        """
-        token = self.inference_token.get_secret_value()
-        if self.inference_token_file:
-            token = read_token(self.inference_token_file, "inference_token_file")
-        ca, certificate, key = self.inference_tls_ca, self.inference_tls_certificate, self.inference_tls_key
-        tls = Tls(ca or None, certificate or None, key or None, self.inference_tls_name)
-        return Endpoint(self.inference, tls if self.inference_tls or ca or certificate or key else None, token)
 
     def hosts(self) -> frozenset[str]:
         """The host names under which it answers: those allowed, and the address it was told to listen on."""

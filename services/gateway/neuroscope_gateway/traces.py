@@ -1,15 +1,16 @@
-"""GET /v1/traces/{trace_id}: the spans of a recent request, of the gateway and the service behind it."""
+"""GET /v1/traces/{trace_id}: the spans of a recent request, of the gateway and the services behind it."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from neuroscope import telemetry
-from neuroscope.errors import UnknownIdError
-from neuroscope_gateway.service import ERRORS, Client
+from neuroscope.errors import NeuroScopeIntegrationError, UnknownIdError
+from neuroscope_gateway.service import ERRORS, Analysis, Client
 
 router = APIRouter(tags=["traces"], responses=ERRORS)
 
@@ -22,7 +23,7 @@ BINARY = "application/octet-stream"
     response_class=Response,
     responses={200: {"description": "TracesData", "content": {BINARY: {"schema": {"type": "string"}}}}},
 )
-async def get_trace(trace_id: TraceId, client: Client) -> Response:
+async def get_trace(trace_id: TraceId, client: Client, analysis: Analysis) -> Response:
     """Answers a serialised `opentelemetry.proto.trace.v1.TracesData`.
 
     A trace is recorded where the request came with a sampled `traceparent`, or a collector is configured.
@@ -38,4 +39,6 @@ async def get_trace(trace_id: TraceId, client: Client) -> Response:
     except UnknownIdError:
         if unknown is not None:
             raise unknown from None
+    with suppress(UnknownIdError, NeuroScopeIntegrationError):  # it had no part in it, or does not run
+        parts.append(await analysis.trace(trace_id))
     return Response(telemetry.merge(parts).SerializeToString(), media_type=BINARY)

@@ -1,28 +1,15 @@
-"""The service in the caller's own process, behind the SDK's transport protocol: no network, no serialisation.
-
-Found through the entry point group `neuroscope.transports`. Calls take the very path that calls over gRPC take.
-"""
+"""The engine in the caller's own process; found through the entry point group `neuroscope.transports`."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
-from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
-from google.protobuf.message import Message
-
-from neuroscope import telemetry
-from neuroscope.codec import Event
-from neuroscope.rpc import Rpc
+from neuroscope.serving.local import AsyncInProcessTransport, InProcessTransport
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
 
-Result = TypeVar("Result")
 
-
-class AsyncLocalTransport:
+class AsyncLocalTransport(AsyncInProcessTransport):
     """The in-process transport for the asynchronous client; use it on one event loop.
 
     Args:
@@ -30,102 +17,15 @@ class AsyncLocalTransport:
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._service = InferenceService(InferenceSettings(**settings))
-        self._loading: asyncio.Future[None] | None = None
-
-    async def start(self) -> None:
-        """Loads the models of the settings; a call that comes earlier waits for them too.
-
-        Raises:
-            neuroscope.errors.ModelError: one cannot be loaded.
-        """
-        if self._loading is None:
-            self._loading = asyncio.ensure_future(self._service.load_models())
-        await asyncio.shield(self._loading)
-
-    async def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
-        """Answers a call."""
-        async with asyncio.timeout(timeout_s):
-            await self.start()
-            return await self._service.unary(rpc, request, telemetry.inject())
-
-    async def stream(
-        self, rpc: Rpc, request: Message, *, timeout_s: float | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """Answers a streaming call; closing the generator cancels it."""
-        await self.start()
-        async with aclosing(self._service.stream(rpc, request, telemetry.inject())) as events:
-            async for event in events:
-                yield event
-
-    async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
-        """Answers a call that takes a stream."""
-
-        async def stream() -> AsyncGenerator[Event, None]:
-            for request in requests:
-                yield request
-
-        async with asyncio.timeout(timeout_s):
-            await self.start()
-            return await self._service.unary(rpc, stream(), telemetry.inject())
-
-    async def close(self) -> None:
-        """Stops the engine."""
-        if self._loading is not None:
-            self._loading.cancel()
-        await asyncio.to_thread(self._service.close)
+        super().__init__(InferenceService(InferenceSettings(**settings)))
 
 
-class LocalTransport:
-    """The in-process transport for the synchronous client: an `AsyncLocalTransport` on an event loop of its own thread.
+class LocalTransport(InProcessTransport):
+    """The in-process transport for the synchronous client.
 
     Args:
         settings: fields of `InferenceSettings`.
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="neuroscope-local", daemon=True)
-        self._thread.start()
-        self._transport = AsyncLocalTransport(**settings)
-        try:
-            self._wait(self._transport.start())
-        except BaseException:
-            self.close()
-            raise
-
-    def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
-        """Answers a call."""
-        return self._wait(self._transport.unary(rpc, request, timeout_s=timeout_s))
-
-    def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
-        """Answers a streaming call; closing the generator cancels it."""
-        events = self._transport.stream(rpc, request, timeout_s=timeout_s)
-        try:
-            while True:
-                try:
-                    event = self._wait(anext(events))
-                except StopAsyncIteration:
-                    return
-                yield event
-        finally:
-            self._wait(events.aclose())
-
-    def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
-        """Answers a call that takes a stream."""
-        return self._wait(self._transport.upload(rpc, requests, timeout_s=timeout_s))
-
-    def close(self) -> None:
-        """Stops the engine and the loop; closing twice is closing once."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._transport.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _wait(self, coroutine: Coroutine[Any, Any, Result] | Any) -> Result:
-        async def run() -> Result:
-            return await coroutine
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        super().__init__(lambda: AsyncLocalTransport(**settings))

@@ -1,40 +1,10 @@
-"""`python -m neuroscope_inference.probe [HOST:PORT]`: exit status 0 if a service serves there, for health checks.
-
-A service serves once its models are loaded, and no longer when it drains. Without a target it is the one that the
-environment configures: its Unix socket if it has one, where no certificate is asked for, else its port.
-"""
+"""`python -m neuroscope_inference.probe [HOST:PORT]`: exit status 0 if a service serves there, for health checks."""
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-_TIMEOUT_S = 3.0
-
-
-def main(arguments: list[str]) -> int:
-    """Asks once; 1 if it does not serve, and says why."""
-    target = arguments[0] if arguments else _own_target()
-    with grpc.insecure_channel(target) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its package know no method
-        try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
-        except grpc.RpcError as error:
-            print(f"{target}: {error.code().name}", file=sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
-            return 1
-    name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    print(f"{target}: {name}")
-    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
-
-
-def _own_target() -> str:
-    socket = os.environ.get("NEUROSCOPE_INFERENCE_UNIX_SOCKET", "")
-    return f"unix:{socket}" if socket else f"127.0.0.1:{os.environ.get('NEUROSCOPE_INFERENCE_PORT', '50051')}"
-
+from neuroscope.serving import probe
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(probe.main(sys.argv[1:], "NEUROSCOPE_INFERENCE_", 50051))

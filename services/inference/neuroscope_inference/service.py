@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import Message
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from neuroscope import telemetry
 from neuroscope.codec import Event
 from neuroscope.rpc import RPCS, Rpc
+from neuroscope.serving.admission import Admission
+from neuroscope.serving.spans import Metadata, server_span
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.admission import Admission
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.verdicts import cache_folder
@@ -42,7 +39,6 @@ from neuroscope_inference.workload import Workload
 
 _log = logging.getLogger(__name__)
 
-Metadata = Iterable[tuple[str, "str | bytes"]]
 IN_PROCESS = "in process"
 """The client of whoever calls without a transport."""
 
@@ -84,7 +80,7 @@ class InferenceService:
             name: getattr(servicer, name) for servicer in servicers for name in RPCS if hasattr(servicer, name)
         }
 
-    async def load_models(self) -> None:
+    async def prepare(self) -> None:
         """Loads the models of the settings, in their order.
 
         Raises:
@@ -98,14 +94,14 @@ class InferenceService:
 
     async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
         """Answers a call that returns one message."""
-        with _server_span(rpc, metadata) as context:
+        with server_span(rpc, metadata) as context:
             return await self._methods[rpc.method](request, context)
 
     async def stream(
         self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS
     ) -> AsyncGenerator[Event, None]:
         """Answers a call that returns a stream; a client has a limited number of them."""
-        with _server_span(rpc, metadata) as context, self._admission.admit(client):
+        with server_span(rpc, metadata) as context, self._admission.admit(client):
             wanted = self._sharing.wanted(metadata, client)
             if wanted:
                 context = self._sharing.with_large_slices(context)
@@ -114,25 +110,11 @@ class InferenceService:
                 async for event in events:
                     yield event
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stops the engine; what still runs ends with an error, and what was kept of it is broken off."""
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
         self.engine.stop()
         self._keeper.close()
         self._sharing.close()
-
-
-@contextmanager
-def _server_span(rpc: Rpc, metadata: Metadata) -> Generator[Context, None, None]:
-    """A span for one call, as a context to hand down: it never becomes current, since streams change tasks."""
-    span = telemetry.tracer().start_span(rpc.method, telemetry.extract(metadata), SpanKind.SERVER)
-    try:
-        yield trace.set_span_in_context(span)
-    except (asyncio.CancelledError, GeneratorExit):
-        span.set_status(Status(StatusCode.ERROR, "cancelled"))
-        raise
-    except Exception as error:
-        span.record_exception(error)
-        span.set_status(Status(StatusCode.ERROR, str(error)))
-        raise
-    finally:
-        span.end()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-
-def _split(value: Any) -> Any:
-    """A text of names separated by commas as a list; what is no text stays as it is."""
-    return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
+from neuroscope.serving.settings import ServingSettings, split
 
 
-class InferenceSettings(BaseSettings):
+class InferenceSettings(ServingSettings):
     """Inference service of NeuroScope-MLX.
 
     Every field is a flag (`--port 50051`) and an environment variable (`NEUROSCOPE_INFERENCE_PORT=50051`).
@@ -25,33 +22,16 @@ class InferenceSettings(BaseSettings):
         env_prefix="NEUROSCOPE_INFERENCE_", cli_kebab_case=True, cli_prog_name="neuroscope-inference"
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback is reachable by others.")
-    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    unix_socket: str = Field(
-        "",
-        description="Path of a Unix domain socket to listen on besides, for its owner alone; clients name unix:PATH.",
-    )
-    tls_certificate: str = Field("", description="File of the certificate chain, PEM. Turns on TLS on the port.")
-    tls_key: str = Field("", description="File of the certificate's private key, PEM.")
-    tls_client_ca: str = Field(
-        "", description="File of certificates, PEM; clients must show one that descends from these (mutual TLS)."
-    )
-    token: SecretStr = Field(
-        SecretStr(""),
-        description="Every call must carry it, health checks excepted. Command lines can be read by others: set the "
-        "variable, or token_file.",
-    )
-    token_file: str = Field("", description="File that holds the token.")
     shared_memory_bytes: int = Field(
         32 * 1024 * 1024,
         ge=0,
         description="Memory that a stream may share with a client of this host, for its large tensors; it is taken as "
         "the reader falls behind. 0: all tensors travel in the stream.",
     )
-    model: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+    model: Annotated[list[str], NoDecode, BeforeValidator(split)] = Field(
         [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
     )
-    model_dirs: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+    model_dirs: Annotated[list[str], NoDecode, BeforeValidator(split)] = Field(
         [],
         description="Folders below which callers may load models and adapters, separated by commas or given one by "
         "one; the models above are loaded all the same. Empty: from anywhere, the hub included.",
@@ -86,17 +66,10 @@ class InferenceSettings(BaseSettings):
     sweep_batch_bytes: int = Field(
         256 * 1024 * 1024, ge=1, description="Patches that run together may take about this much memory."
     )
-    drain_seconds: float = Field(
-        10.0, ge=0, allow_inf_nan=False, description="On SIGTERM running requests have this long to end."
-    )
     cache_self_tests: bool = Field(
         True, description="Keep verdicts of the self-test in the user's cache, for models whose files did not change."
     )
     max_prompts: int = Field(256, ge=1, description="Most prompts of one request, and most rows.")
-    max_streams_per_client: int = Field(
-        64, ge=1, description="Most streams of one client at a time; a client is an address, and the gateway is one."
-    )
-    max_streams: int = Field(256, ge=1, description="Most streams of all clients at a time.")
     tensor_max_bytes: int = Field(1024**3, ge=0, description="Uploaded tensors may take this much memory together.")
     tensor_ttl_seconds: float = Field(3600.0, gt=0, description="An upload that does not say how long to keep it.")
     spool_dir: str = Field(
@@ -108,7 +81,6 @@ class InferenceSettings(BaseSettings):
         8 * 1024**3, ge=0, description="Kept streams may take this much disk together; the oldest make room."
     )
     spool_ttl_seconds: float = Field(3600.0, gt=0, description="A stream is kept this long after its end.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
 
     @property
     def spool_folder(self) -> Path:

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from neuroscope.errors import NeuroScopeIntegrationError
-from neuroscope_inference.settings import InferenceSettings
+from neuroscope.serving.settings import ServingSettings
 
 _LONGEST_PATH = 103
 """Bytes of a path on macOS; Linux takes four more."""
@@ -25,7 +25,7 @@ class UnixSocket:
         self._path = path
 
     @classmethod
-    def of(cls, settings: InferenceSettings) -> UnixSocket | None:
+    def of(cls, settings: ServingSettings) -> UnixSocket | None:
         """The socket of the settings, if they name one."""
         return cls(Path(settings.unix_socket).expanduser().absolute()) if settings.unix_socket else None
 

@@ -12,17 +12,17 @@ import grpc.aio
 
 from neuroscope.endpoint import AUTHORIZATION, BEARER, check_token, read_token
 from neuroscope.errors import InvalidRequestError, UnauthenticatedError
+from neuroscope.serving.admission import is_on_this_host
+from neuroscope.serving.settings import ServingSettings
 from neuroscope.status import to_abort
 from neuroscope.tls import read_pem
-from neuroscope_inference.admission import is_on_this_host
-from neuroscope_inference.settings import InferenceSettings
 
 _log = logging.getLogger(__name__)
 _OPEN = "/grpc.health.v1.Health/"
 """Whoever keeps services running must not need to know their secrets."""
 
 
-def credentials(settings: InferenceSettings) -> grpc.ServerCredentials | None:
+def credentials(settings: ServingSettings) -> grpc.ServerCredentials | None:
     """What the port speaks; None: plain TCP.
 
     Raises:
@@ -39,7 +39,7 @@ def credentials(settings: InferenceSettings) -> grpc.ServerCredentials | None:
     return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
 
-def token(settings: InferenceSettings) -> str:
+def token(settings: ServingSettings) -> str:
     """The token that calls must carry; empty: none.
 
     Raises:
@@ -54,7 +54,7 @@ def token(settings: InferenceSettings) -> str:
     return given
 
 
-def warn_of_openness(settings: InferenceSettings) -> None:
+def warn_of_openness(settings: ServingSettings) -> None:
     """Logs what others can do who reach the address."""
     if settings.host == "localhost" or is_on_this_host(settings.host):
         return

@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2
 
 from neuroscope import rpc
 from neuroscope.errors import UnknownIdError, nearest
-from neuroscope_inference.handlers import Context, handler
+from neuroscope.serving.handlers import Context, handler
 
 if TYPE_CHECKING:
 

@@ -1,0 +1,76 @@
+"""Requests for analyses of attention, from plain Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsIndex
+
+from neuroscope import prompts
+from neuroscope.errors import InvalidRequestError, nearest
+from neuroscope.experiments.grids import to_indices
+from neuroscope.prompts import PromptLike
+from neuroscope.v1 import analysis_pb2 as pb
+
+_PREFIX = "HEAD_ROLE_"
+_NUMBERS = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.HeadRole.items() if number}
+ROLES = tuple(_NUMBERS)
+"""Names of the roles that heads are scored for."""
+
+
+def role_name(role: pb.HeadRole.ValueType) -> str:
+    """Such as previous_token."""
+    return pb.HeadRole.Name(role).removeprefix(_PREFIX).lower()
+
+
+def attention_request(
+    prompt: PromptLike | None,
+    *,
+    layers: SupportsIndex | Iterable[SupportsIndex] | None,
+    roles: str | Iterable[str] | None,
+    thresholds: Mapping[str, float] | None,
+    seed: int,
+    sequences: int,
+    block_length: int,
+    token_ids: Sequence[int],
+    test: bool,
+    least_effect_nats: float,
+    significance: float,
+    model_id: str,
+    bos: bool | None,
+) -> pb.AnalyzeAttentionRequest:
+    """The request; arguments are those of `AnalysisClient.analyze_attention`.
+
+    Raises:
+        InvalidRequestError: a name or a form is none.
+    """
+    wanted = [roles] if isinstance(roles, str) else None if roles is None else list(roles)
+    return pb.AnalyzeAttentionRequest(
+        model_id=model_id,
+        prompts=[] if prompt is None else prompts.to_messages(prompt, bos),
+        layers=() if layers is None else to_indices(layers, "layers"),
+        roles=[_role(name, f"roles[{index}]") for index, name in enumerate(wanted or ())],
+        statistics_only=wanted == [],
+        sequences=pb.RandomSequences(
+            seed=_from_0(seed, "seed"),
+            count=_from_0(sequences, "sequences"),
+            block_length=_from_0(block_length, "block_length"),
+            token_ids=prompts.token_ids(token_ids),
+        ),
+        thresholds=[
+            pb.RoleThreshold(role=_role(name, "thresholds"), score=score) for name, score in (thresholds or {}).items()
+        ],
+        causal_test=pb.CausalTest(skip=not test, least_effect_nats=least_effect_nats, significance=significance),
+    )
+
+
+def _role(name: str, field: str) -> pb.HeadRole.ValueType:
+    if name not in _NUMBERS:
+        close = nearest(name, ROLES)
+        raise InvalidRequestError(f"there is no role {name!r}; nearest: {', '.join(close)}", field=field, valid=close)
+    return _NUMBERS[name]
+
+
+def _from_0(number: int, field: str) -> int:
+    if not 0 <= number < 2**32:
+        raise InvalidRequestError(f"{field} is a whole number from 0, not {number}", field=field)
+    return number

@@ -1,0 +1,174 @@
+"""The clients of the analysis service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any, ClassVar, SupportsIndex
+
+from neuroscope import requests
+from neuroscope.analysis.attention import AttentionResult
+from neuroscope.analysis.attention_request import attention_request
+from neuroscope.analysis.progress import AnalysisListener, analysis_listener
+from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.prompts import PromptLike
+from neuroscope.rpc import ANALYSIS_RPCS
+from neuroscope.transport import LOCAL_ANALYSIS
+from neuroscope.v1 import analysis_pb2 as pb
+
+DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
+
+
+class AnalysisClient(Caller):
+    """Calls an analysis service. Thread-safe.
+
+    Args:
+        target: `host:port`, `unix:path`, or `local` for engine and analyses in this process.
+        options: those of `neuroscope.Client`: transport, timeout_s, tls, token.
+
+    Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers, or where
+    the inference service behind it does not.
+    """
+
+    _service: ClassVar[str] = "analysis"
+    _local: ClassVar[str] = LOCAL_ANALYSIS
+
+    def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
+        super().__init__(target, **options)
+
+    def analyze_attention(
+        self,
+        prompt: PromptLike | None = None,
+        *,
+        layers: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        roles: str | Iterable[str] | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        seed: int = 0,
+        sequences: int = 0,
+        block_length: int = 0,
+        token_ids: Sequence[int] = (),
+        test: bool = True,
+        least_effect_nats: float = 0.0,
+        significance: float = 0.0,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> AttentionResult:
+        """Describes every attention head: statistics on prompts, scores of known roles, labels tested by ablation.
+
+        Args:
+            prompt: whose patterns are described, or several; None: roles alone.
+            layers: None: every layer that has attention patterns.
+            roles: which of `neuroscope.analysis.ROLES` are scored; None: all; none of them: statistics alone.
+            thresholds: by role, the score from which a head gets the label, in place of the default.
+            seed: of the random sequences that roles are scored and tested on.
+            sequences: how many; 0: 16.
+            block_length: tokens of a block, which comes twice in a sequence; 0: 24, or what the model allows.
+            token_ids: what they are drawn from; none: the vocabulary without special tokens.
+            test: whether labels are tested by ablation.
+            least_effect_nats: least change of a role's metric that counts; 0: 0.01.
+            significance: chance of taking noise for an effect, over all tests of a role; 0: 0.01.
+            model_id: empty: the one loaded first.
+            bos: as in `Client.tokenize`.
+            progress: True shows a bar; a function is called with every `AnalysisProgress`.
+
+        Raises:
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+        """
+        request = attention_request(
+            prompt,
+            layers=layers,
+            roles=roles,
+            thresholds=thresholds,
+            seed=seed,
+            sequences=sequences,
+            block_length=block_length,
+            token_ids=token_ids,
+            test=test,
+            least_effect_nats=least_effect_nats,
+            significance=significance,
+            model_id=model_id,
+            bos=bos,
+        )
+        result = AttentionResult(request)
+        with analysis_listener(progress) as report, closing(self.attention_events(result)) as events:
+            for event in events:
+                if event.HasField("progress"):
+                    report(event.progress)
+        return result.finish()
+
+    def attention_events(self, result: AttentionResult) -> Generator[pb.AnalyzeAttentionResponse, None, None]:
+        """Runs what a result was asked for; every message as it comes, once the result holds it."""
+        rpc = ANALYSIS_RPCS["AnalyzeAttention"]
+        with self._span("analyze_attention"), closing(self._transport.stream(rpc, result.request)) as events:
+            for event in events:
+                if (message := result.feed(event)) is not None:
+                    yield message
+
+    def trace(self, trace_id: str) -> bytes:
+        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
+        return self._unary(requests.trace(trace_id))
+
+
+class AsyncAnalysisClient(AsyncCaller):
+    """Calls an analysis service, on one event loop. Arguments and errors are those of `AnalysisClient`."""
+
+    _service: ClassVar[str] = "analysis"
+    _local: ClassVar[str] = LOCAL_ANALYSIS
+
+    def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
+        super().__init__(target, **options)
+
+    async def analyze_attention(
+        self,
+        prompt: PromptLike | None = None,
+        *,
+        layers: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        roles: str | Iterable[str] | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        seed: int = 0,
+        sequences: int = 0,
+        block_length: int = 0,
+        token_ids: Sequence[int] = (),
+        test: bool = True,
+        least_effect_nats: float = 0.0,
+        significance: float = 0.0,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> AttentionResult:
+        """Describes every attention head; as `AnalysisClient.analyze_attention`."""
+        request = attention_request(
+            prompt,
+            layers=layers,
+            roles=roles,
+            thresholds=thresholds,
+            seed=seed,
+            sequences=sequences,
+            block_length=block_length,
+            token_ids=token_ids,
+            test=test,
+            least_effect_nats=least_effect_nats,
+            significance=significance,
+            model_id=model_id,
+            bos=bos,
+        )
+        result = AttentionResult(request)
+        with analysis_listener(progress) as report:
+            async with aclosing(self.attention_events(result)) as events:
+                async for event in events:
+                    if event.HasField("progress"):
+                        report(event.progress)
+        return result.finish()
+
+    async def attention_events(self, result: AttentionResult) -> AsyncGenerator[pb.AnalyzeAttentionResponse, None]:
+        """Runs what a result was asked for; every message as it comes, once the result holds it."""
+        rpc = ANALYSIS_RPCS["AnalyzeAttention"]
+        async with aclosing(self._transport.stream(rpc, result.request)) as events:
+            async for event in events:
+                if (message := result.feed(event)) is not None:
+                    yield message
+
+    async def trace(self, trace_id: str) -> bytes:
+        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
+        return await self._unary(requests.trace(trace_id))

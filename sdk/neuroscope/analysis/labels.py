@@ -1,0 +1,87 @@
+"""Labels of heads, and the evidence for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neuroscope.analysis.attention_request import role_name
+from neuroscope.v1 import analysis_pb2 as pb
+
+_VERDICTS = {
+    pb.CAUSAL_VERDICT_CONFIRMED: "confirmed",
+    pb.CAUSAL_VERDICT_UNCONFIRMED: "unconfirmed",
+    pb.CAUSAL_VERDICT_NOT_TESTED: "not tested",
+}
+_PROBES = {pb.CAUSAL_PROBE_ABLATED: "ablated", pb.CAUSAL_PROBE_RESTORED: "restored"}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One causal test of a label."""
+
+    probe: str
+    """`ablated`: the head alone was taken out; `restored`: all heads of the label were, but this one."""
+    effect_nats: float
+    """Mean change of the role's metric over the random sequences: by ablating the head, or spared by restoring it."""
+    standard_error_nats: float
+    """Of that mean."""
+    bound_nats: float
+    """What the effect had to exceed."""
+    bound: str
+    """What that is: the least effect, the noise, or the effects of heads without the role."""
+    is_passed: bool
+    """Whether it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLabel:
+    """A role that a head's pattern has."""
+
+    layer: int
+    """From 0."""
+    head: int
+    """From 0."""
+    role: str
+    """Such as induction."""
+    score: float
+    """Of the pattern."""
+    threshold: float
+    """What the score had to reach."""
+    verdict: str
+    """`confirmed` by a causal test, `unconfirmed`, or `not tested`."""
+    evidence: tuple[Evidence, ...]
+    """The tests."""
+    reason: str
+    """Why there is none; empty where there is."""
+    offset: int | None
+    """Of a positional head, the distance to what it attends to."""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the head has an effect, and not the pattern alone."""
+        return self.verdict == "confirmed"
+
+    @classmethod
+    def from_message(cls, label: pb.HeadLabel) -> HeadLabel:
+        """As the contract carries it."""
+        return cls(
+            layer=label.layer,
+            head=label.head,
+            role=role_name(label.role),
+            score=label.score,
+            threshold=label.threshold,
+            verdict=_VERDICTS[label.verdict],
+            evidence=tuple(
+                Evidence(
+                    _PROBES[each.probe],
+                    each.effect_nats,
+                    each.standard_error_nats,
+                    each.bound_nats,
+                    each.bound,
+                    each.is_passed,
+                )
+                for each in label.evidence
+            ),
+            reason=label.reason,
+            offset=label.offset if label.HasField("offset") else None,
+        )

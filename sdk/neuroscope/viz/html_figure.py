@@ -1,0 +1,24 @@
+"""A matplotlib figure in a file, in the format of its ending; .html is a page that needs nothing else."""
+
+from __future__ import annotations
+
+import io
+from html import escape
+from pathlib import Path
+from typing import Any
+
+
+def write(figure: Any, path: str | Path, title: str) -> None:
+    """Writes the figure: .png, .svg, .pdf, or .html with the figure as SVG inside."""
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        figure.savefig(path, dpi=150)
+        return
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg")
+    svg = drawn.getvalue()
+    page = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title></head>"
+        f"<body style='margin:1rem;background:white'>{svg[svg.index('<svg') :]}</body></html>"
+    )
+    path.write_text(page, encoding="utf-8")

@@ -1,0 +1,18 @@
+"""`python -m neuroscope_analysis`: starts the analysis service. `--help` lists its configuration."""
+
+from __future__ import annotations
+
+import sys
+
+from neuroscope.serving import program
+from neuroscope_analysis.server import NAME, serve
+from neuroscope_analysis.settings import AnalysisSettings
+
+
+def main() -> int:
+    """Serves until told to stop; gives the exit status."""
+    return program.run(NAME, AnalysisSettings, serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

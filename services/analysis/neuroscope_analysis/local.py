@@ -1,0 +1,32 @@
+"""Engine and analyses in the caller's own process; found through the entry point group `neuroscope.transports`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neuroscope.aio import AsyncClient
+from neuroscope.serving.local import AsyncInProcessTransport, InProcessTransport
+from neuroscope_analysis.service import AnalysisService
+from neuroscope_analysis.settings import AnalysisSettings
+
+
+class AsyncLocalTransport(AsyncInProcessTransport):
+    """The in-process transport for the asynchronous client; use it on one event loop.
+
+    Args:
+        settings: of the engine: fields of the inference service's settings.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(AnalysisService(AnalysisSettings(), AsyncClient.local(**settings)))
+
+
+class LocalTransport(InProcessTransport):
+    """The in-process transport for the synchronous client.
+
+    Args:
+        settings: of the engine: fields of the inference service's settings.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(lambda: AsyncLocalTransport(**settings))

@@ -1,0 +1,11 @@
+"""`python -m neuroscope_analysis.probe [HOST:PORT]`: exit status 0 if a service serves there, for health checks."""
+
+from __future__ import annotations
+
+import sys
+
+from neuroscope.serving import probe
+from neuroscope_analysis.settings import DEFAULT_PORT
+
+if __name__ == "__main__":
+    sys.exit(probe.main(sys.argv[1:], "NEUROSCOPE_ANALYSIS_", DEFAULT_PORT))

@@ -1,0 +1,15 @@
+"""The gRPC server of the analysis service."""
+
+from __future__ import annotations
+
+from neuroscope.rpc import ANALYSIS_RPCS
+from neuroscope.serving import server
+from neuroscope_analysis.service import AnalysisService
+from neuroscope_analysis.settings import AnalysisSettings
+
+NAME = "neuroscope-analysis"
+
+
+async def serve(settings: AnalysisSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Errors are those of `neuroscope.serving.server.serve`."""
+    await server.serve(NAME, settings, ANALYSIS_RPCS, AnalysisService)

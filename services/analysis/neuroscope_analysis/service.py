@@ -1,0 +1,65 @@
+"""The analysis service without a transport: every call of the contract by name, traced."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from google.protobuf.message import Message
+
+from neuroscope.aio import AsyncClient
+from neuroscope.codec import Event
+from neuroscope.rpc import ANALYSIS_RPCS, Rpc
+from neuroscope.serving.admission import Admission
+from neuroscope.serving.spans import Metadata, server_span
+from neuroscope.transport import AsyncGrpcTransport
+from neuroscope_analysis.servicers.attention import AttentionServicer
+from neuroscope_analysis.servicers.traces import TelemetryServicer
+from neuroscope_analysis.settings import AnalysisSettings
+from neuroscope_analysis.upstream import Upstream
+
+IN_PROCESS = "in process"
+"""The client of whoever calls without a transport."""
+
+
+class AnalysisService:
+    """Answers calls; errors are those of `neuroscope.errors`.
+
+    Args:
+        settings: of the service.
+        client: of the inference service; None: one of the settings. It is closed with this service.
+
+    Raises:
+        neuroscope.errors.InvalidRequestError: the settings of the inference service do not fit together.
+    """
+
+    def __init__(self, settings: AnalysisSettings, client: AsyncClient | None = None) -> None:
+        self._client = client or AsyncClient(transport=AsyncGrpcTransport(settings.upstream()))
+        self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
+        upstream = Upstream(self._client, settings.inference if client is None else "this process")
+        servicers = (AttentionServicer(upstream, settings), TelemetryServicer(self._admission))
+        self._methods: dict[str, Callable[..., Any]] = {
+            name: getattr(servicer, name) for servicer in servicers for name in ANALYSIS_RPCS if hasattr(servicer, name)
+        }
+
+    async def prepare(self) -> None:
+        """Nothing: the inference service is asked when a call needs it."""
+
+    async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
+        """Answers a call that returns one message."""
+        with server_span(rpc, metadata) as context:
+            return await self._methods[rpc.method](request, context)
+
+    async def stream(
+        self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS
+    ) -> AsyncGenerator[Event, None]:
+        """Answers a call that returns a stream; a client has a limited number of them."""
+        with server_span(rpc, metadata) as context, self._admission.admit(client):
+            async with aclosing(self._methods[rpc.method](request, context)) as events:
+                async for event in events:
+                    yield event
+
+    async def close(self) -> None:
+        """Ends calls of the inference service."""
+        await self._client.close()

@@ -1,0 +1,24 @@
+"""TelemetryService: the spans of recent requests, and the load of the moment."""
+
+from __future__ import annotations
+
+from opentelemetry.context import Context
+
+from neuroscope import telemetry
+from neuroscope.serving.admission import Admission
+from neuroscope.v1 import telemetry_pb2 as pb
+
+
+class TelemetryServicer:
+    """Implements neuroscope.v1.TelemetryService."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    async def GetTrace(self, request: pb.GetTraceRequest, context: Context) -> pb.GetTraceResponse:
+        """Hands out this service's spans of a trace."""
+        return pb.GetTraceResponse(traces_data=telemetry.recent_trace(request.trace_id))
+
+    async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Context) -> pb.GetWorkloadResponse:
+        """Says how many analyses run; it has nothing else of what an inference service has."""
+        return pb.GetWorkloadResponse(streams=self._admission.running)

@@ -1,0 +1,133 @@
+"""POST /v1/analysis/...: what the analysis service says about how a model works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from neuroscope.analysis import AsyncAnalysisClient, AttentionResult, HeadLabel
+from neuroscope.analysis.attention_request import role_name
+from neuroscope.errors import MLXIntegrationError
+from neuroscope.grid import Grid
+from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope_gateway.connection import while_connected
+from neuroscope_gateway.experiments import chained, nested
+from neuroscope_gateway.json import JsonResponse
+from neuroscope_gateway.schemas import analyses as schemas
+from neuroscope_gateway.service import ERRORS, Analysis
+from neuroscope_gateway.streaming import EVENTS, SSE, named_events
+
+router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERRORS)
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_PARAMS = {"sequences.count": "sequences", "model_id": "model"}
+
+
+@router.post(
+    "/attention",
+    response_model=schemas.AttentionAnalysis,
+    responses={200: {"description": "The heads", "content": EVENTS}},
+)
+async def analyze_attention(body: schemas.AttentionRequest, request: Request, client: Analysis) -> Response:
+    """Describes every attention head: statistics, scores of roles, labels tested by ablation. Leaving cancels it.
+
+    With `stream` events are plan, progress, prompt and label as they come, result, or error.
+    """
+    result = body.to_result()
+    if not body.stream:
+        return JsonResponse(await while_connected(request.receive, _whole(client, result)))
+    events = _events(client, result)
+    first = await while_connected(request.receive, anext(events))  # so that a refusal still has its status
+    frames = named_events(chained(first, events), lambda error: {"type": "error", **error})
+    return StreamingResponse(frames, media_type=SSE, headers=_STREAM_HEADERS)
+
+
+async def _whole(client: AsyncAnalysisClient, result: AttentionResult) -> dict[str, Any]:
+    async with aclosing(_events(client, result)) as events:
+        async for _ in events:
+            pass
+    return _found(result)
+
+
+async def _events(client: AsyncAnalysisClient, result: AttentionResult) -> AsyncGenerator[dict[str, Any], None]:
+    """The events of an analysis as JSON; the result is filled on the way."""
+    try:
+        async with aclosing(client.attention_events(result)) as events:
+            async for event in events:
+                yield _told(event, result)
+    except MLXIntegrationError as error:
+        error.field = _param(error.field)
+        raise
+    result.finish()
+
+
+def _told(event: pb.AnalyzeAttentionResponse, result: AttentionResult) -> dict[str, Any]:
+    match event.WhichOneof("event"):
+        case "plan":
+            plan = event.plan
+            return {
+                "type": "plan",
+                "model": plan.model_id,
+                "layers": list(plan.layers),
+                "head_count": plan.head_count,
+                "roles": _roles(plan),
+            }
+        case "progress":
+            told = event.progress
+            return {
+                "type": "progress",
+                "stage": told.stage,
+                "done": told.done,
+                "count": told.count,
+                "elapsed_seconds": told.elapsed_seconds,
+            }
+        case "partial" if event.partial.HasField("label"):
+            return {"type": "label", **asdict(HeadLabel.from_message(event.partial.label))}
+        case "partial":
+            prompt = event.partial.prompt
+            return {"type": "prompt", "prompt": prompt.prompt, "token_count": prompt.token_count}
+        case _:
+            return {"type": "result", **_found(result)}
+
+
+def _found(result: AttentionResult) -> dict[str, Any]:
+    plan, end = result.plan, result.end
+    assert plan is not None
+    assert end is not None
+    return schemas.AttentionAnalysis(
+        model=plan.model_id,
+        arrays=[_values(array) for array in result],
+        roles=[schemas.RoleDefinition(**role) for role in _roles(plan)],
+        labels=[schemas.HeadLabel(**asdict(label)) for label in result.labels],
+        token_count=end.token_count,
+        elapsed_seconds=end.elapsed_seconds,
+    ).model_dump()
+
+
+def _values(array: Grid) -> schemas.NamedValues:
+    coords = {dim: list(values) for dim, values in array.coords.items()}
+    return schemas.NamedValues(name=array.name, dims=list(array.dims), coords=coords, values=nested(array.values))
+
+
+def _roles(plan: pb.AttentionPlan) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": role_name(role.role),
+            "threshold": role.threshold,
+            "definition": role.definition,
+            "causal_test": role.causal_test,
+        }
+        for role in plan.roles
+    ]
+
+
+def _param(field: str) -> str:
+    """The parameter of the request that a field of the contract comes from."""
+    field = re.sub(r"^(prompts\[\d+\]).*$", r"\1", field)
+    field = re.sub(r"^thresholds\[\d+\].*$", "thresholds", field)
+    return _PARAMS.get(field, re.sub(r"^(sequences|causal_test)\.", "", field))

@@ -1,0 +1,144 @@
+"""A gpt2 whose weights are written by hand: heads that look for something and copy something, in one-hot subspaces.
+
+The residual stream is cut into named subspaces with one dimension for each token, position, ...; a head reads some and
+writes into one. Layer norms do no harm: what is written adds up to zero over the stream, so there is no mean to
+subtract, and two dimensions of PAD hold constants so large that the rest does not show in the variance. Weights behind
+a norm undo the division by that variance. MLPs write nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from tests.support.byte_bpe import BOS_ID, EOS_ID, save_tokenizer
+
+SHARPNESS = 12.0  # scores of what a head looks for; all else has 0
+FIRST_TOKEN = 5  # ids below are special
+VOCABULARY = 512
+
+Matrix = NDArray[np.float64]
+
+
+class Stream:
+    """The residual stream of a model, cut into subspaces.
+
+    Args:
+        heads: of a layer.
+        d_head: width of each.
+        widths: of the subspaces, by name; what is left over is padding.
+        pad: the constant that hides the rest from norms; the larger, the less of it they see.
+    """
+
+    def __init__(self, heads: int, d_head: int, widths: Mapping[str, int], pad: float = 64.0) -> None:
+        self.heads, self.d_head, self.d_model = heads, d_head, heads * d_head
+        assert sum(widths.values()) <= self.d_model - 3
+        ends = np.cumsum(list(widths.values())).tolist()
+        self._slices = {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
+        self.balance, self.plus, self.minus = self.d_model - 3, self.d_model - 2, self.d_model - 1
+        self.divisor = float(np.sqrt(2 * pad**2 / self.d_model))
+        self.pad = pad
+
+    def __getitem__(self, name: str) -> slice:
+        return self._slices[name]
+
+    def head(self) -> "Head":
+        """A head that looks for nothing and writes nothing."""
+        return Head(self)
+
+
+class Head:
+    """One head: (d_model, d_head) queries, keys, values and (d_head, d_model) output, behind a norm that divides."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._used = 0  # columns of queries and keys
+        self.query, self.key, self.value = (np.zeros((stream.d_model, stream.d_head)) for _ in range(3))
+        self.output = np.zeros((stream.d_head, stream.d_model))
+
+    def looks(self, query: str, key: str, wanted: Matrix) -> "Head":
+        """Adds SHARPNESS * query wanted key to its scores."""
+        stream, width = self._stream, wanted.shape[1]
+        columns = slice(self._used, self._used + width)
+        self._used = columns.stop
+        self.query[stream[query], columns] = wanted * SHARPNESS * np.sqrt(stream.d_head) * stream.divisor
+        self.key[stream[key], columns] = np.eye(width) * stream.divisor
+        return self
+
+    def copies(self, source: str, target: str, how: Matrix) -> "Head":
+        """Writes source @ how to the target, and what balances the sum."""
+        stream, width = self._stream, how.shape[0]
+        self.value[stream[source], :width] = np.eye(width) * stream.divisor
+        self.output[:width, stream[target]] = how
+        self.output[:width, stream.balance] = -how.sum(axis=1)
+        return self
+
+
+def embeddings(stream: Stream, positions: int, written: Mapping[int, Mapping[str, int]]) -> tuple[Matrix, Matrix]:
+    """wte and wpe. The head is wte too: it reads what tokens have in OUT, and the last norm hides the rest from it.
+
+    Args:
+        stream: the subspaces; positions have theirs, POS.
+        positions: how many.
+        written: by token id and subspace, the dimension that is 1.
+    """
+    wte, wpe = np.zeros((VOCABULARY, stream.d_model)), np.zeros((positions, stream.d_model))
+    for token, ones in written.items():
+        for name, index in ones.items():
+            wte[token, stream[name].start + index] = 1
+        wte[token, stream.balance] = -len(ones)
+    wpe[:, stream["POS"]] = np.eye(positions)
+    wpe[:, stream.balance] = -1.0
+    wpe[:, stream.plus], wpe[:, stream.minus] = stream.pad, -stream.pad
+    return wte, wpe
+
+
+def save(
+    folder: Path, stream: Stream, wte: Matrix, wpe: Matrix, layers: Sequence[Sequence[Head]], *, prepends_bos: bool
+) -> Path:
+    """Writes the model, with a tokenizer, and gives its folder, made if missing; logits are read off OUT."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "model_type": "gpt2",
+        "n_ctx": len(wpe),
+        "n_embd": stream.d_model,
+        "n_head": stream.heads,
+        "n_layer": len(layers),
+        "n_positions": len(wpe),
+        "layer_norm_epsilon": 1e-5,
+        "vocab_size": VOCABULARY,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    save_tokenizer(folder, vocab_size=VOCABULARY, prepends_bos=prepends_bos)
+    weights: dict[str, Matrix] = {"model.wte.weight": wte, "model.wpe.weight": wpe}
+    for layer, heads in enumerate(layers):
+        weights |= {f"model.h.{layer}.{name}": tensor for name, tensor in _block(stream, heads).items()}
+    last = np.zeros(stream.d_model)
+    last[stream["OUT"]] = stream.divisor
+    weights["model.ln_f.weight"], weights["model.ln_f.bias"] = last, np.zeros(stream.d_model)
+    single = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in weights.items()}
+    save_file(single, folder / "model.safetensors", metadata={"format": "mlx"})
+    return folder
+
+
+def _block(stream: Stream, heads: Sequence[Head]) -> dict[str, Matrix]:
+    width = stream.d_model
+    parts = [np.concatenate([getattr(head, part) for head in heads], axis=1) for part in ("query", "key", "value")]
+    weights: dict[str, Matrix] = {
+        "attn.c_attn.weight": np.concatenate(parts, axis=1).T,
+        "attn.c_attn.bias": np.zeros(3 * width),
+        "attn.c_proj.weight": np.concatenate([head.output for head in heads]).T,
+        "attn.c_proj.bias": np.zeros(width),
+        "mlp.c_fc.weight": np.zeros((4 * width, width)),
+        "mlp.c_fc.bias": np.zeros(4 * width),
+        "mlp.c_proj.weight": np.zeros((width, 4 * width)),
+        "mlp.c_proj.bias": np.zeros(width),
+    }
+    for norm in ("ln_1", "ln_2"):
+        weights[f"{norm}.weight"], weights[f"{norm}.bias"] = np.ones(width), np.zeros(width)
+    return weights
