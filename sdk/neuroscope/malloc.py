@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
@@ -26,10 +27,19 @@ def keep_large_blocks() -> bool:
     Returns:
         Whether it took effect: it does with glibc on Linux, and nothing happens elsewhere.
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # musl
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return False
     settings = {_M_MMAP_THRESHOLD: LARGEST_BLOCK_BYTES, _M_TRIM_THRESHOLD: KEPT_BYTES, _M_TOP_PAD: 64 * _MIB}
     return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
+
+
+def give_back_free_blocks() -> None:
+    """Gives the system back what is free, kept blocks too; for moments after which little of it is wanted again."""
+    if trim := _of_glibc("malloc_trim"):
+        trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None where there is no glibc."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -8,6 +8,7 @@ a new request waits for no more than a step. A job whose reader is slow or whose
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import Any, TypeVar, cast
 import mlx.core as mx
 
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, ResourceExhaustedError
+from neuroscope.malloc import give_back_free_blocks
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.decoder import Decoder, Seat
 from neuroscope_inference.engine.loading import LoadRequest, load
@@ -310,11 +312,11 @@ class Engine:
         in_use = [job.model for job in self._jobs if job.model is not None]
         if self.shelf.reserve(request, nbytes, in_use):
             self._decoders = {key: decoder for key, decoder in self._decoders.items() if decoder.seats}
-            mx.clear_cache()
+            _let_go()
 
     def _unload(self, model_id: str) -> None:
         self._take_away(self.model(model_id))
-        mx.clear_cache()  # nothing here refers to the model any more
+        _let_go()
 
     def _take_away(self, model: LoadedModel) -> None:
         self.shelf.remove(model)
@@ -322,3 +324,10 @@ class Engine:
             self._jobs.remove(job)
             self._end(job, NeuroScopeIntegrationError(f"model {model.description.model_id} was unloaded"))
         self._decoders.pop(id(model), None)
+
+
+def _let_go() -> None:
+    """Frees what a model that was taken away left: what was proven and planned on it may refer to itself."""
+    gc.collect()
+    mx.clear_cache()
+    give_back_free_blocks()

@@ -121,6 +121,9 @@ def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tu
         ) from error
     except RuntimeError as error:  # mx.load: a damaged safetensors file
         raise _damaged(folder, error) from error
+    finally:
+        # Modules draw weights that the file's replace, unseen; only their keys stay, a longer chain with every load.
+        mx.eval(mx.random.state)
     return _adapted(model, request.adapter_path) if request.adapter_path else model, config
 
 

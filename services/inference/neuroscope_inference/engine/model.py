@@ -99,6 +99,7 @@ class LoadedModel:
     def release(self) -> None:
         """Says that nothing will run on it any more, so that its weights go with the last reference to it."""
         swapping.release(self.network)
+        self.weights = None
 
     def describe(self) -> pb.GetModelResponse:
         """The model, every point of the vocabulary, and the self-test's verdict."""
