@@ -59,6 +59,7 @@ def test_axes_have_names(client: Client, weights: Weights) -> None:
     assert weights["ln1.w"].shape == (4, 128)
     assert weights.layer(-1).score_scale == pytest.approx(0.25)
     some = client.weights("W_Q", "W_K", layers=[1, 3], heads=[6])
+    assert (sorted(some), len(some), "W_Q" in some, "W_V" in some) == (["W_K", "W_Q"], 2, True, False)
     assert np.array_equal(some.W_Q[3, 6], weights.W_Q[3, 6])
     assert np.array_equal(some.W_Q[-1, -2], weights.W_Q[3, 6])
     assert np.array_equal(some.W_K.sel(layer=1, key_value_head=1), weights.W_K[1, 1])
