@@ -151,9 +151,6 @@ class Weights:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
-
     def __getitem__(self, name: str) -> NamedArray:
         """A weight in all the layers that were read.
 
