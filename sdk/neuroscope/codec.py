@@ -32,7 +32,7 @@ class Framed:
 
     `frame.data` is empty; the payload is the concatenation of `parts`, contiguous byte views. `wire` is the serialised
     message that wraps the frame, where somebody has it already: it is then sent as it is. `borrowed` parts lie in
-    memory that the sender writes to again once no view of them is left.
+    memory that the sender wants back once no view of them is left.
     """
 
     frame: Frame

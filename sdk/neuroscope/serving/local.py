@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from neuroscope import telemetry
-from neuroscope.codec import Event
+from neuroscope.codec import Event, Framed
 from neuroscope.rpc import Rpc
 from neuroscope.serving.server import Servable
+from neuroscope.v1 import tensor_pb2
 
 Result = TypeVar("Result")
 
@@ -51,6 +52,9 @@ class AsyncInProcessTransport:
         await self.start()
         async with aclosing(self._service.stream(rpc, request, telemetry.inject())) as events:
             async for event in events:
+                # A large tensor in one frame would be kept where it lies: in the engine's memory, which has a budget.
+                if isinstance(event, Framed) and isinstance(event.frame, tensor_pb2.TensorFrame):
+                    event.borrowed = event.frame.last and event.frame.offset_bytes == 0
                 yield event
 
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
