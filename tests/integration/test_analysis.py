@@ -34,7 +34,7 @@ from neuroscope.errors import (
     error_classes,
 )
 from neuroscope.rpc import ANALYSIS_RPCS
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from tests.support import tracing
 from tests.support.byte_bpe import save_tokenizer

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_analysis.attention.patterns import NO_KEY, PatternChunk
 from neuroscope_analysis.attention.scores import SequenceScores

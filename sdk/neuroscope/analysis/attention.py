@@ -20,7 +20,7 @@ from neuroscope.experiments.stored import read_object
 from neuroscope.frames import FrameReader
 from neuroscope.grid import Grid
 from neuroscope.stream import warn
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,7 +9,7 @@ from neuroscope import prompts
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.experiments.grids import to_indices
 from neuroscope.prompts import PromptLike
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 
 _PREFIX = "HEAD_ROLE_"
 _NUMBERS = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.HeadRole.items() if number}

@@ -14,7 +14,7 @@ from neuroscope.calling import AsyncCaller, Caller
 from neuroscope.prompts import PromptLike
 from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.transport import LOCAL_ANALYSIS
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neuroscope.analysis.attention_request import role_name
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 
 _VERDICTS = {
     pb.CAUSAL_VERDICT_CONFIRMED: "confirmed",

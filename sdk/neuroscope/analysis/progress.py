@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import progress_pb2 as pb
 
 AnalysisListener: TypeAlias = "bool | Callable[[pb.AnalysisProgress], None]"
 """True: a bar on standard error; a function: called with every report."""

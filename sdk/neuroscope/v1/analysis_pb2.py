@@ -22,49 +22,16 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from neuroscope.v1 import inference_pb2 as neuroscope_dot_v1_dot_inference__pb2
-from neuroscope.v1 import tensor_pb2 as neuroscope_dot_v1_dot_tensor__pb2
+from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/inference.proto\x1a\x1aneuroscope/v1/tensor.proto\"W\n\x10\x41nalysisProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01\"\xb9\x02\n\x17\x41nalyzeAttentionRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12&\n\x07prompts\x18\x02 \x03(\x0b\x32\x15.neuroscope.v1.Prompt\x12\x0e\n\x06layers\x18\x03 \x03(\x05\x12&\n\x05roles\x18\x04 \x03(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\x17\n\x0fstatistics_only\x18\x05 \x01(\x08\x12\x31\n\tsequences\x18\x06 \x01(\x0b\x32\x1e.neuroscope.v1.RandomSequences\x12\x30\n\nthresholds\x18\x07 \x03(\x0b\x32\x1c.neuroscope.v1.RoleThreshold\x12.\n\x0b\x63\x61usal_test\x18\x08 \x01(\x0b\x32\x19.neuroscope.v1.CausalTest\"W\n\x0fRandomSequences\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x14\n\x0c\x62lock_length\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\"E\n\rRoleThreshold\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\r\n\x05score\x18\x02 \x01(\x01\"K\n\nCausalTest\x12\x0c\n\x04skip\x18\x01 \x01(\x08\x12\x19\n\x11least_effect_nats\x18\x02 \x01(\x01\x12\x14\n\x0csignificance\x18\x03 \x01(\x01\"\xd0\x02\n\x18\x41nalyzeAttentionResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1c.neuroscope.v1.AttentionPlanH\x00\x12\x33\n\x08progress\x18\x02 \x01(\x0b\x32\x1f.neuroscope.v1.AnalysisProgressH\x00\x12\x32\n\x07partial\x18\x03 \x01(\x0b\x32\x1f.neuroscope.v1.AttentionPartialH\x00\x12\x30\n\x06result\x18\x04 \x01(\x0b\x32\x1e.neuroscope.v1.AttentionResultH\x00\x12.\n\nstep_frame\x18\x0e \x01(\x0b\x32\x18.neuroscope.v1.StepFrameH\x00\x12\x32\n\x0ctensor_frame\x18\x0f \x01(\x0b\x32\x1a.neuroscope.v1.TensorFrameH\x00\x42\x07\n\x05\x65vent\"\xed\x01\n\rAttentionPlan\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\x12\n\nhead_count\x18\x03 \x01(\r\x12)\n\x06\x61rrays\x18\x04 \x01(\x0b\x32\x19.neuroscope.v1.TensorPlan\x12(\n\x07prompts\x18\x05 \x03(\x0b\x32\x17.neuroscope.v1.TokenIds\x12&\n\x05roles\x18\x06 \x03(\x0b\x32\x17.neuroscope.v1.RolePlan\x12\x17\n\x0fsequence_length\x18\x07 \x01(\r\x12\x10\n\x08warnings\x18\x08 \x03(\t\"m\n\x08RolePlan\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x61usal_test\x18\x04 \x01(\t\"|\n\x10\x41ttentionPartial\x12\x32\n\x06prompt\x18\x01 \x01(\x0b\x32 .neuroscope.v1.AttentionOfPromptH\x00\x12)\n\x05label\x18\x02 \x01(\x0b\x32\x18.neuroscope.v1.HeadLabelH\x00\x42\t\n\x07\x66inding\"8\n\x11\x41ttentionOfPrompt\x12\x0e\n\x06prompt\x18\x01 \x01(\r\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\"\xa3\x01\n\x0e\x43\x61usalEvidence\x12)\n\x05probe\x18\x01 \x01(\x0e\x32\x1a.neuroscope.v1.CausalProbe\x12\x13\n\x0b\x65\x66\x66\x65\x63t_nats\x18\x02 \x01(\x01\x12\x1b\n\x13standard_error_nats\x18\x03 \x01(\x01\x12\x12\n\nbound_nats\x18\x04 \x01(\x01\x12\r\n\x05\x62ound\x18\x05 \x01(\t\x12\x11\n\tis_passed\x18\x06 \x01(\x08\"\x81\x02\n\tHeadLabel\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12-\n\x07verdict\x18\x06 \x01(\x0e\x32\x1c.neuroscope.v1.CausalVerdict\x12/\n\x08\x65vidence\x18\x07 \x03(\x0b\x32\x1d.neuroscope.v1.CausalEvidence\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x13\n\x06offset\x18\t \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_offset\"}\n\x0f\x41ttentionResult\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.neuroscope.v1.HeadLabel\x12\x13\n\x0btoken_count\x18\x02 \x01(\x04\x12\x12\n\ncall_count\x18\x03 \x01(\r\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01*\xfe\x01\n\x08HeadRole\x12\x19\n\x15HEAD_ROLE_UNSPECIFIED\x10\x00\x12\x1c\n\x18HEAD_ROLE_PREVIOUS_TOKEN\x10\x01\x12\x1d\n\x19HEAD_ROLE_DUPLICATE_TOKEN\x10\x02\x12\x17\n\x13HEAD_ROLE_INDUCTION\x10\x03\x12\x1e\n\x1aHEAD_ROLE_FIRST_TOKEN_SINK\x10\x04\x12\x18\n\x14HEAD_ROLE_POSITIONAL\x10\x05\x12\x15\n\x11HEAD_ROLE_UNIFORM\x10\x06\x12\x15\n\x11HEAD_ROLE_COPYING\x10\x07\x12\x19\n\x15HEAD_ROLE_SUPPRESSION\x10\x08*\x8c\x01\n\rCausalVerdict\x12\x1e\n\x1a\x43\x41USAL_VERDICT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41USAL_VERDICT_CONFIRMED\x10\x01\x12\x1e\n\x1a\x43\x41USAL_VERDICT_UNCONFIRMED\x10\x02\x12\x1d\n\x19\x43\x41USAL_VERDICT_NOT_TESTED\x10\x03*`\n\x0b\x43\x61usalProbe\x12\x1c\n\x18\x43\x41USAL_PROBE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41USAL_PROBE_ABLATED\x10\x01\x12\x19\n\x15\x43\x41USAL_PROBE_RESTORED\x10\x02\x32x\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/attention.proto2x\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.analysis_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEADROLE']._serialized_start=2176
-  _globals['_HEADROLE']._serialized_end=2430
-  _globals['_CAUSALVERDICT']._serialized_start=2433
-  _globals['_CAUSALVERDICT']._serialized_end=2573
-  _globals['_CAUSALPROBE']._serialized_start=2575
-  _globals['_CAUSALPROBE']._serialized_end=2671
-  _globals['_ANALYSISPROGRESS']._serialized_start=106
-  _globals['_ANALYSISPROGRESS']._serialized_end=193
-  _globals['_ANALYZEATTENTIONREQUEST']._serialized_start=196
-  _globals['_ANALYZEATTENTIONREQUEST']._serialized_end=509
-  _globals['_RANDOMSEQUENCES']._serialized_start=511
-  _globals['_RANDOMSEQUENCES']._serialized_end=598
-  _globals['_ROLETHRESHOLD']._serialized_start=600
-  _globals['_ROLETHRESHOLD']._serialized_end=669
-  _globals['_CAUSALTEST']._serialized_start=671
-  _globals['_CAUSALTEST']._serialized_end=746
-  _globals['_ANALYZEATTENTIONRESPONSE']._serialized_start=749
-  _globals['_ANALYZEATTENTIONRESPONSE']._serialized_end=1085
-  _globals['_ATTENTIONPLAN']._serialized_start=1088
-  _globals['_ATTENTIONPLAN']._serialized_end=1325
-  _globals['_ROLEPLAN']._serialized_start=1327
-  _globals['_ROLEPLAN']._serialized_end=1436
-  _globals['_ATTENTIONPARTIAL']._serialized_start=1438
-  _globals['_ATTENTIONPARTIAL']._serialized_end=1562
-  _globals['_ATTENTIONOFPROMPT']._serialized_start=1564
-  _globals['_ATTENTIONOFPROMPT']._serialized_end=1620
-  _globals['_CAUSALEVIDENCE']._serialized_start=1623
-  _globals['_CAUSALEVIDENCE']._serialized_end=1786
-  _globals['_HEADLABEL']._serialized_start=1789
-  _globals['_HEADLABEL']._serialized_end=2046
-  _globals['_ATTENTIONRESULT']._serialized_start=2048
-  _globals['_ATTENTIONRESULT']._serialized_end=2173
-  _globals['_ANALYSISSERVICE']._serialized_start=2673
-  _globals['_ANALYSISSERVICE']._serialized_end=2793
+  _globals['_ANALYSISSERVICE']._serialized_start=78
+  _globals['_ANALYSISSERVICE']._serialized_end=198
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from neuroscope.v1 import analysis_pb2 as neuroscope_dot_v1_dot_analysis__pb2
+from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -39,8 +39,8 @@ class AnalysisServiceStub:
         """
         self.AnalyzeAttention = channel.unary_stream(
                 '/neuroscope.v1.AnalysisService/AnalyzeAttention',
-                request_serializer=neuroscope_dot_v1_dot_analysis__pb2.AnalyzeAttentionRequest.SerializeToString,
-                response_deserializer=neuroscope_dot_v1_dot_analysis__pb2.AnalyzeAttentionResponse.FromString,
+                request_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
                 _registered_method=True)
 
 
@@ -63,8 +63,8 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'AnalyzeAttention': grpc.unary_stream_rpc_method_handler(
                     servicer.AnalyzeAttention,
-                    request_deserializer=neuroscope_dot_v1_dot_analysis__pb2.AnalyzeAttentionRequest.FromString,
-                    response_serializer=neuroscope_dot_v1_dot_analysis__pb2.AnalyzeAttentionResponse.SerializeToString,
+                    request_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,8 +95,8 @@ class AnalysisService:
             request,
             target,
             '/neuroscope.v1.AnalysisService/AnalyzeAttention',
-            neuroscope_dot_v1_dot_analysis__pb2.AnalyzeAttentionRequest.SerializeToString,
-            neuroscope_dot_v1_dot_analysis__pb2.AnalyzeAttentionResponse.FromString,
+            neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
+            neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
             options,
             channel_credentials,
             insecure,

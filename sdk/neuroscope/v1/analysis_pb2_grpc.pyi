@@ -7,7 +7,7 @@ service sends, and never sees a weight or an activation in any other way.
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from neuroscope.v1 import analysis_pb2 as _analysis_pb2
+from neuroscope.v1 import attention_pb2 as _attention_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -38,7 +38,7 @@ class AnalysisServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AnalysisServiceAsyncStub: ...
-    AnalyzeAttention: _grpc.UnaryStreamMultiCallable[_analysis_pb2.AnalyzeAttentionRequest, _analysis_pb2.AnalyzeAttentionResponse]
+    AnalyzeAttention: _grpc.UnaryStreamMultiCallable[_attention_pb2.AnalyzeAttentionRequest, _attention_pb2.AnalyzeAttentionResponse]
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
@@ -51,7 +51,7 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    AnalyzeAttention: _aio.UnaryStreamMultiCallable[_analysis_pb2.AnalyzeAttentionRequest, _analysis_pb2.AnalyzeAttentionResponse]  # type: ignore[assignment]
+    AnalyzeAttention: _aio.UnaryStreamMultiCallable[_attention_pb2.AnalyzeAttentionRequest, _attention_pb2.AnalyzeAttentionResponse]  # type: ignore[assignment]
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
@@ -65,9 +65,9 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def AnalyzeAttention(
         self,
-        request: _analysis_pb2.AnalyzeAttentionRequest,
+        request: _attention_pb2.AnalyzeAttentionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_analysis_pb2.AnalyzeAttentionResponse], _abc.AsyncIterator[_analysis_pb2.AnalyzeAttentionResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_attention_pb2.AnalyzeAttentionResponse], _abc.AsyncIterator[_attention_pb2.AnalyzeAttentionResponse]]:
         """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
         literature on sequences of random tokens, and labels, each tested by ablating the head.
         """

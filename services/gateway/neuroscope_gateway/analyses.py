@@ -15,7 +15,7 @@ from neuroscope.analysis import AsyncAnalysisClient, AttentionResult, HeadLabel
 from neuroscope.analysis.attention_request import role_name
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.grid import Grid
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.experiments import chained, nested
 from neuroscope_gateway.json import JsonResponse

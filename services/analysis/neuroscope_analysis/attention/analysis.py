@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from neuroscope.codec import Event
 from neuroscope.frames import TensorPiece
 from neuroscope.hooks import Hook
-from neuroscope.v1 import analysis_pb2 as pb
-from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.v1 import attention_pb2 as pb
+from neuroscope.v1 import inference_pb2, progress_pb2, tensor_pb2
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.attention import circuits
 from neuroscope_analysis.attention.confirmation import Candidate, Confirmation, Head
@@ -179,7 +179,9 @@ class AttentionAnalysis:
 
     def _progress(self, stage: str, done: int, count: int) -> pb.AnalyzeAttentionResponse:
         return pb.AnalyzeAttentionResponse(
-            progress=pb.AnalysisProgress(stage=stage, done=done, count=count, elapsed_seconds=self._elapsed_s())
+            progress=progress_pb2.AnalysisProgress(
+                stage=stage, done=done, count=count, elapsed_seconds=self._elapsed_s()
+            )
         )
 
     def _elapsed_s(self) -> float:

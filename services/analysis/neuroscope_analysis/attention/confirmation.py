@@ -21,7 +21,7 @@ from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
 from neuroscope.experiments import Metric, cross_entropy, kl_divergence
 from neuroscope.interventions import Intervention, edit
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_analysis.attention.roles import Measure, Role
 from neuroscope_analysis.attention.sequences import RepeatedBlocks
 from neuroscope_analysis.upstream import InspectedModel

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError, nearest
 from neuroscope.model_info import Tokens
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_analysis.attention import circuits
 from neuroscope_analysis.attention.roles import ROLES, Role, role_name
 from neuroscope_analysis.attention.sequences import RepeatedBlocks

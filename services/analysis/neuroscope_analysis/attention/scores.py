@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_analysis.attention.patterns import Floats, PatternChunk
 from neuroscope_analysis.attention.sequences import RepeatedBlocks
 from neuroscope_analysis.attention.statistics import PromptStatistics

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_analysis.attention.patterns import NO_KEY, Positions
 

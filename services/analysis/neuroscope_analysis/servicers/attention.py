@@ -8,7 +8,7 @@ from contextlib import aclosing
 from opentelemetry.context import Context
 
 from neuroscope.codec import Event
-from neuroscope.v1 import analysis_pb2 as pb
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_analysis.attention.analysis import AttentionAnalysis
 from neuroscope_analysis.attention.request import checked
 from neuroscope_analysis.settings import AnalysisSettings
