@@ -268,7 +268,7 @@ def test_mistakes_are_told_before_anything_runs(service: Service, case: str) -> 
     good: dict[str, Any] = {"prompts": [inference_pb2.Prompt(text="Once upon a time")], "model_id": "llama"}
     request = pb.AnalyzeAttentionRequest(**(good | fields))
     with AnalysisClient(service.target) as client, pytest.raises(kind) as caught:
-        list(client.attention_events(AttentionResult(request)))
+        list(client.events(AttentionResult(request)))
     assert (type(caught.value), caught.value.field) == (kind, field)
 
 
@@ -343,7 +343,7 @@ def eventually(holds: Callable[[], bool], patience_s: float = 20) -> None:
 def test_cancelling_stops_the_work_in_both_services(service: Service, inference: Service) -> None:
     request = pb.AnalyzeAttentionRequest(model_id="neuroscope-tiny", sequences=pb.RandomSequences(count=64))
     with AnalysisClient(service.target) as client, Client(inference.target) as below:
-        events = client.attention_events(AttentionResult(request))
+        events = client.events(AttentionResult(request))
         for event in events:
             if event.progress.stage == "testing labels":
                 break
@@ -361,7 +361,7 @@ def test_an_inference_service_that_dies_ends_it_with_what_was_found(bundled_mode
         AnalysisClient(service.target) as client,
     ):
         result = AttentionResult(pb.AnalyzeAttentionRequest(prompts=[inference_pb2.Prompt(text=TEXTS[0])]))
-        events = client.attention_events(result)
+        events = client.events(result)
         while next(events).progress.stage != "testing labels":
             pass
         below.process.send_signal(signal.SIGKILL)

@@ -15,11 +15,13 @@ from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import ROLES
 from neuroscope.analysis.client import DEFAULT_ANALYSIS_TARGET, AnalysisClient, AsyncAnalysisClient
 from neuroscope.analysis.labels import Evidence, HeadLabel
+from neuroscope.analysis.result import AnalysisResult
 
 __all__ = [
     "DEFAULT_ANALYSIS_TARGET",
     "ROLES",
     "AnalysisClient",
+    "AnalysisResult",
     "AsyncAnalysisClient",
     "AttentionResult",
     "Evidence",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, closing
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex, TypeVar
 
 from neuroscope import requests
 from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
 from neuroscope.analysis.progress import AnalysisListener, analysis_listener
+from neuroscope.analysis.result import AnalysisResult, Response
 from neuroscope.calling import AsyncCaller, Caller
 from neuroscope.prompts import PromptLike
 from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.transport import LOCAL_ANALYSIS
-from neuroscope.v1 import attention_pb2 as pb
+
+Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 
@@ -90,17 +92,20 @@ class AnalysisClient(Caller):
             model_id=model_id,
             bos=bos,
         )
-        result = AttentionResult(request)
-        with analysis_listener(progress) as report, closing(self.attention_events(result)) as events:
+        return self.run(AttentionResult(request), progress)
+
+    def run(self, result: Result, progress: AnalysisListener = False) -> Result:
+        """Runs the analysis that an empty result asks for, to its end."""
+        with analysis_listener(progress) as report, closing(self.events(result)) as events:
             for event in events:
                 if event.HasField("progress"):
                     report(event.progress)
         return result.finish()
 
-    def attention_events(self, result: AttentionResult) -> Generator[pb.AnalyzeAttentionResponse, None, None]:
-        """Runs what a result was asked for; every message as it comes, once the result holds it."""
-        rpc = ANALYSIS_RPCS["AnalyzeAttention"]
-        with self._span("analyze_attention"), closing(self._transport.stream(rpc, result.request)) as events:
+    def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> Generator[Response, None, None]:
+        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
+        rpc = ANALYSIS_RPCS[result.rpc]
+        with self._span(rpc.method), closing(self._transport.stream(rpc, result.request)) as events:
             for event in events:
                 if (message := result.feed(event)) is not None:
                     yield message
@@ -153,18 +158,20 @@ class AsyncAnalysisClient(AsyncCaller):
             model_id=model_id,
             bos=bos,
         )
-        result = AttentionResult(request)
+        return await self.run(AttentionResult(request), progress)
+
+    async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
+        """Runs the analysis that an empty result asks for, to its end."""
         with analysis_listener(progress) as report:
-            async with aclosing(self.attention_events(result)) as events:
+            async with aclosing(self.events(result)) as events:
                 async for event in events:
                     if event.HasField("progress"):
                         report(event.progress)
         return result.finish()
 
-    async def attention_events(self, result: AttentionResult) -> AsyncGenerator[pb.AnalyzeAttentionResponse, None]:
-        """Runs what a result was asked for; every message as it comes, once the result holds it."""
-        rpc = ANALYSIS_RPCS["AnalyzeAttention"]
-        async with aclosing(self._transport.stream(rpc, result.request)) as events:
+    async def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> AsyncGenerator[Response, None]:
+        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
+        async with aclosing(self._transport.stream(ANALYSIS_RPCS[result.rpc], result.request)) as events:
             async for event in events:
                 if (message := result.feed(event)) is not None:
                     yield message

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from neuroscope.analysis import AsyncAnalysisClient, AttentionResult, HeadLabel
+from neuroscope.analysis import AnalysisResult, AsyncAnalysisClient, AttentionResult, HeadLabel
 from neuroscope.analysis.attention_request import role_name
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.grid import Grid
 from neuroscope.v1 import attention_pb2 as pb
+from neuroscope.v1 import progress_pb2
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.experiments import chained, nested
 from neuroscope_gateway.json import JsonResponse
@@ -25,6 +26,7 @@ from neuroscope_gateway.streaming import EVENTS, SSE, named_events
 
 router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERRORS)
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
 _PARAMS = {"sequences.count": "sequences", "model_id": "model"}
 
 
@@ -38,64 +40,93 @@ async def analyze_attention(body: schemas.AttentionRequest, request: Request, cl
 
     With `stream` events are plan, progress, prompt and label as they come, result, or error.
     """
-    result = body.to_result()
-    if not body.stream:
-        return JsonResponse(await while_connected(request.receive, _whole(client, result)))
-    events = _events(client, result)
+    return await _answer(client, body.to_result(), _attention_event, _attention, request, streams=body.stream)
+
+
+async def _answer(
+    client: AsyncAnalysisClient,
+    result: Result,
+    told: Callable[[Any], dict[str, Any]],
+    found: Callable[[Result], dict[str, Any]],
+    request: Request,
+    *,
+    streams: bool,
+) -> Response:
+    """Runs what a result asks for.
+
+    Args:
+        client: of the analysis service.
+        result: empty yet.
+        told: an event of its stream that is neither progress nor the end.
+        found: the whole.
+        request: whoever sent it leaves: the analysis is cancelled.
+        streams: answers with every event, not with the end alone.
+    """
+    events = _events(client, result, told, found)
+    if not streams:
+        async with aclosing(events):
+            return JsonResponse(await while_connected(request.receive, _last(events)))
     first = await while_connected(request.receive, anext(events))  # so that a refusal still has its status
     frames = named_events(chained(first, events), lambda error: {"type": "error", **error})
     return StreamingResponse(frames, media_type=SSE, headers=_STREAM_HEADERS)
 
 
-async def _whole(client: AsyncAnalysisClient, result: AttentionResult) -> dict[str, Any]:
-    async with aclosing(_events(client, result)) as events:
-        async for _ in events:
-            pass
-    return _found(result)
+async def _last(events: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
+    last: dict[str, Any] = {}
+    async for event in events:
+        last = event
+    return {name: value for name, value in last.items() if name != "type"}
 
 
-async def _events(client: AsyncAnalysisClient, result: AttentionResult) -> AsyncGenerator[dict[str, Any], None]:
+async def _events(
+    client: AsyncAnalysisClient,
+    result: Result,
+    told: Callable[[Any], dict[str, Any]],
+    found: Callable[[Result], dict[str, Any]],
+) -> AsyncGenerator[dict[str, Any], None]:
     """The events of an analysis as JSON; the result is filled on the way."""
     try:
-        async with aclosing(client.attention_events(result)) as events:
+        async with aclosing(client.events(result)) as events:
             async for event in events:
-                yield _told(event, result)
+                match event.WhichOneof("event"):
+                    case "progress":
+                        yield {"type": "progress", **_progress(event.progress)}
+                    case "result":
+                        yield {"type": "result", **found(result)}
+                    case _:
+                        yield told(event)
     except MLXIntegrationError as error:
         error.field = _param(error.field)
         raise
     result.finish()
 
 
-def _told(event: pb.AnalyzeAttentionResponse, result: AttentionResult) -> dict[str, Any]:
-    match event.WhichOneof("event"):
-        case "plan":
-            plan = event.plan
-            return {
-                "type": "plan",
-                "model": plan.model_id,
-                "layers": list(plan.layers),
-                "head_count": plan.head_count,
-                "roles": _roles(plan),
-            }
-        case "progress":
-            told = event.progress
-            return {
-                "type": "progress",
-                "stage": told.stage,
-                "done": told.done,
-                "count": told.count,
-                "elapsed_seconds": told.elapsed_seconds,
-            }
-        case "partial" if event.partial.HasField("label"):
-            return {"type": "label", **asdict(HeadLabel.from_message(event.partial.label))}
-        case "partial":
-            prompt = event.partial.prompt
-            return {"type": "prompt", "prompt": prompt.prompt, "token_count": prompt.token_count}
-        case _:
-            return {"type": "result", **_found(result)}
+def _progress(told: progress_pb2.AnalysisProgress) -> dict[str, Any]:
+    return {
+        "stage": told.stage,
+        "done": told.done,
+        "count": told.count,
+        "elapsed_seconds": told.elapsed_seconds,
+    }
 
 
-def _found(result: AttentionResult) -> dict[str, Any]:
+def _attention_event(event: pb.AnalyzeAttentionResponse) -> dict[str, Any]:
+    if event.HasField("plan"):
+        plan = event.plan
+        return {
+            "type": "plan",
+            "model": plan.model_id,
+            "layers": list(plan.layers),
+            "head_count": plan.head_count,
+            "roles": _roles(plan),
+        }
+    if event.partial.HasField("label"):
+        return {"type": "label", **asdict(HeadLabel.from_message(event.partial.label))}
+    prompt = event.partial.prompt
+    return {"type": "prompt", "prompt": prompt.prompt, "token_count": prompt.token_count}
+
+
+def _attention(result: AttentionResult) -> dict[str, Any]:
     plan, end = result.plan, result.end
     assert plan is not None
     assert end is not None
