@@ -14,7 +14,11 @@ The same over an event loop is `AsyncAnalysisClient`; `AnalysisClient.local(mode
 from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import ROLES
 from neuroscope.analysis.client import DEFAULT_ANALYSIS_TARGET, AnalysisClient, AsyncAnalysisClient
+from neuroscope.analysis.comparison import AttentionComparison
+from neuroscope.analysis.composition import CompositionResult
+from neuroscope.analysis.interactions import Interaction, InteractionGraph
 from neuroscope.analysis.labels import Evidence, HeadLabel
+from neuroscope.analysis.pairs import read_pairs
 from neuroscope.analysis.result import AnalysisResult
 
 __all__ = [
@@ -23,7 +27,12 @@ __all__ = [
     "AnalysisClient",
     "AnalysisResult",
     "AsyncAnalysisClient",
+    "AttentionComparison",
     "AttentionResult",
+    "CompositionResult",
     "Evidence",
     "HeadLabel",
+    "Interaction",
+    "InteractionGraph",
+    "read_pairs",
 ]

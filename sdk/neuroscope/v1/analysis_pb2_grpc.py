@@ -3,7 +3,10 @@
 import grpc
 import warnings
 
+from neuroscope.v1 import attention_comparison_pb2 as neuroscope_dot_v1_dot_attention__comparison__pb2
 from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
+from neuroscope.v1 import composition_pb2 as neuroscope_dot_v1_dot_composition__pb2
+from neuroscope.v1 import interaction_pb2 as neuroscope_dot_v1_dot_interaction__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -42,6 +45,21 @@ class AnalysisServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
                 _registered_method=True)
+        self.CompareAttention = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/CompareAttention',
+                request_serializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionResponse.FromString,
+                _registered_method=True)
+        self.MeasureComposition = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/MeasureComposition',
+                request_serializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionResponse.FromString,
+                _registered_method=True)
+        self.MapInteractions = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/MapInteractions',
+                request_serializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.FromString,
+                _registered_method=True)
 
 
 class AnalysisServiceServicer:
@@ -58,6 +76,27 @@ class AnalysisServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareAttention(self, request, context):
+        """Compares the attention patterns of two prompts, head by head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureComposition(self, request, context):
+        """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MapInteractions(self, request, context):
+        """Finds which heads read what other heads write, by patching the path between them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalysisServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +104,21 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
                     servicer.AnalyzeAttention,
                     request_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.SerializeToString,
+            ),
+            'CompareAttention': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompareAttention,
+                    request_deserializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionResponse.SerializeToString,
+            ),
+            'MeasureComposition': grpc.unary_stream_rpc_method_handler(
+                    servicer.MeasureComposition,
+                    request_deserializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionResponse.SerializeToString,
+            ),
+            'MapInteractions': grpc.unary_stream_rpc_method_handler(
+                    servicer.MapInteractions,
+                    request_deserializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +151,87 @@ class AnalysisService:
             '/neuroscope.v1.AnalysisService/AnalyzeAttention',
             neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
             neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareAttention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/CompareAttention',
+            neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionRequest.SerializeToString,
+            neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureComposition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/MeasureComposition',
+            neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionRequest.SerializeToString,
+            neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MapInteractions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/MapInteractions',
+            neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.SerializeToString,
+            neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,7 +7,10 @@ service sends, and never sees a weight or an activation in any other way.
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from neuroscope.v1 import attention_comparison_pb2 as _attention_comparison_pb2
 from neuroscope.v1 import attention_pb2 as _attention_pb2
+from neuroscope.v1 import composition_pb2 as _composition_pb2
+from neuroscope.v1 import interaction_pb2 as _interaction_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -42,6 +45,12 @@ class AnalysisServiceStub:
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    CompareAttention: _grpc.UnaryStreamMultiCallable[_attention_comparison_pb2.CompareAttentionRequest, _attention_comparison_pb2.CompareAttentionResponse]
+    """Compares the attention patterns of two prompts, head by head."""
+    MeasureComposition: _grpc.UnaryStreamMultiCallable[_composition_pb2.MeasureCompositionRequest, _composition_pb2.MeasureCompositionResponse]
+    """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+    MapInteractions: _grpc.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]
+    """Finds which heads read what other heads write, by patching the path between them."""
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
@@ -55,6 +64,12 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    CompareAttention: _aio.UnaryStreamMultiCallable[_attention_comparison_pb2.CompareAttentionRequest, _attention_comparison_pb2.CompareAttentionResponse]  # type: ignore[assignment]
+    """Compares the attention patterns of two prompts, head by head."""
+    MeasureComposition: _aio.UnaryStreamMultiCallable[_composition_pb2.MeasureCompositionRequest, _composition_pb2.MeasureCompositionResponse]  # type: ignore[assignment]
+    """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+    MapInteractions: _aio.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]  # type: ignore[assignment]
+    """Finds which heads read what other heads write, by patching the path between them."""
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
@@ -71,5 +86,29 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
         literature on sequences of random tokens, and labels, each tested by ablating the head.
         """
+
+    @_abc_1.abstractmethod
+    def CompareAttention(
+        self,
+        request: _attention_comparison_pb2.CompareAttentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attention_comparison_pb2.CompareAttentionResponse], _abc.AsyncIterator[_attention_comparison_pb2.CompareAttentionResponse]]:
+        """Compares the attention patterns of two prompts, head by head."""
+
+    @_abc_1.abstractmethod
+    def MeasureComposition(
+        self,
+        request: _composition_pb2.MeasureCompositionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_composition_pb2.MeasureCompositionResponse], _abc.AsyncIterator[_composition_pb2.MeasureCompositionResponse]]:
+        """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+
+    @_abc_1.abstractmethod
+    def MapInteractions(
+        self,
+        request: _interaction_pb2.MapInteractionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_interaction_pb2.MapInteractionsResponse], _abc.AsyncIterator[_interaction_pb2.MapInteractionsResponse]]:
+        """Finds which heads read what other heads write, by patching the path between them."""
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

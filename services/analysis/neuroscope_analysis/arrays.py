@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,48 +12,51 @@ from neuroscope.codec import Event
 from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.v1 import site_pb2, tensor_pb2
 
+Layout: TypeAlias = "tuple[Sequence[tensor_pb2.Axis.ValueType], Sequence[int]]"
+"""Axes of an array and its shape."""
+
 
 class NamedArrays:
-    """Arrays of one shape, float32, known by name.
+    """Arrays of float32, known by name.
 
     Args:
-        names: of the arrays, in the order of the plan.
+        names: of arrays of one shape, in the order of the plan.
         component: what they are about.
-        axes: of each array.
-        shape: of each array.
+        axes: of each of them.
+        shape: of each of them.
+        others: arrays of other shapes, which come behind.
     """
 
     def __init__(
         self,
-        names: Sequence[str],
+        names: Iterable[str],
         component: str,
         axes: Sequence[tensor_pb2.Axis.ValueType],
         shape: Sequence[int],
+        others: Mapping[str, Layout] | None = None,
     ) -> None:
-        self._shape = (1, *shape)
-        self._indices = {name: index for index, name in enumerate(names)}
-        self.plan = tensor_pb2.TensorPlan(
-            tensors=[
-                tensor_pb2.TensorSpec(
-                    plan_index=index,
-                    hook_id=name,
-                    site=site_pb2.Site(component=component),
-                    dtype=tensor_pb2.DATA_TYPE_FLOAT32,
-                    axes=[tensor_pb2.AXIS_BATCH, *axes],
-                    shape=self._shape,
-                )
-                for name, index in self._indices.items()
-            ]
-        )
+        layouts: dict[str, Layout] = dict.fromkeys(names, (axes, shape)) | dict(others or {})
+        self._specs = {
+            name: tensor_pb2.TensorSpec(
+                plan_index=index,
+                hook_id=name,
+                site=site_pb2.Site(component=component),
+                dtype=tensor_pb2.DATA_TYPE_FLOAT32,
+                axes=[tensor_pb2.AXIS_BATCH, *axes],
+                shape=[1, *shape],
+            )
+            for index, (name, (axes, shape)) in enumerate(layouts.items())
+        }
+        self.plan = tensor_pb2.TensorPlan(tensors=self._specs.values())
         self._packer = FramePacker(list(self.plan.tensors))
 
     def frames(self, arrays: Mapping[str, NDArray[np.floating]], row: int = 0) -> Iterator[Event]:
         """Some of the arrays, of one row."""
         outgoing = [
             Outgoing(
-                self._indices[name],
+                self._specs[name].plan_index,
                 row,
-                self._shape,
+                tuple(self._specs[name].shape),
                 0,
                 np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data,
             )

@@ -7,6 +7,8 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
@@ -14,6 +16,7 @@ from neuroscope.aio import AsyncClient
 from neuroscope.errors import (
     ChecksumError,
     ContextLengthError,
+    InvalidRequestError,
     MLXIntegrationError,
     NeuroScopeIntegrationError,
     StreamingError,
@@ -22,7 +25,8 @@ from neuroscope.experiments import Experiment, SweepResult
 from neuroscope.frames import TensorPiece
 from neuroscope.hooks import HookLike
 from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.v1 import inference_pb2
+from neuroscope.projected import Projected
+from neuroscope.v1 import experiment_pb2, inference_pb2
 from neuroscope.weights import Weights
 
 T = TypeVar("T")
@@ -88,23 +92,59 @@ class InspectedModel:
         ]
 
     async def tokenize(self, prompts: Sequence[inference_pb2.Prompt]) -> list[Tokens]:
-        """The tokens of prompts, each at least two and no more than the model's context.
+        """The tokens of prompts, each two at least and no more than the model's context.
 
         Raises:
             InvalidRequestError, ContextLengthError: names the prompt.
         """
-        found: list[Tokens] = []
-        for index, prompt in enumerate(prompts):
-            field = f"prompts[{index}]"
-            with self._asking("reading the prompts", "prompt", field):
-                tokens = await self._counted(self.client.tokenize(prompt, model_id=self.model_id))
-            longest = self.info.model.context_length
-            if longest and len(tokens) > longest:
-                raise ContextLengthError(
-                    f"{field} has {len(tokens)} tokens, and the model's context {longest}", field=field
-                )
-            found.append(tokens)
-        return found
+        return [await self.tokens(prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)]
+
+    async def tokens(self, prompt: inference_pb2.Prompt, field: str) -> Tokens:
+        """The tokens of a prompt, two at least and no more than the model's context.
+
+        Args:
+            prompt: of a request.
+            field: its path there.
+
+        Raises:
+            InvalidRequestError, ContextLengthError: names the field.
+        """
+        with self._asking("reading the prompts", "prompt", field):
+            tokens = await self._counted(self.client.tokenize(prompt, model_id=self.model_id))
+        longest = self.info.model.context_length
+        if longest and len(tokens) > longest:
+            raise ContextLengthError(
+                f"{field} has {len(tokens)} tokens, and the model's context {longest}", field=field
+            )
+        if len(tokens) < 2:
+            raise InvalidRequestError(f"{field} is one token, which attends to itself", field=field)
+        return tokens
+
+    async def token_id(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
+        """The id of a token that is named by it or by its text.
+
+        Raises:
+            InvalidRequestError: it is none of the model's, or several.
+        """
+        match choice.WhichOneof("token"):
+            case "id":
+                if choice.id >= self.info.model.vocab_size:
+                    raise InvalidRequestError(
+                        f"{choice.id} is no token: the vocabulary has {self.info.model.vocab_size}", field=field
+                    )
+                return choice.id
+            case "text" if choice.text:
+                with self._asking("reading the answers", "prompt", field):
+                    asked = self.client.tokenize(choice.text, model_id=self.model_id, bos=False)
+                    tokens = await self._counted(asked)
+                if len(tokens) != 1:
+                    parts = ", ".join(map(repr, tokens.tokens))
+                    raise InvalidRequestError(
+                        f"{choice.text!r} is {len(tokens)} tokens, and one is wanted: {parts}", field=field
+                    )
+                return tokens.ids[0]
+            case _:
+                raise InvalidRequestError("a token is named by its id or its text", field=field)
 
     async def read(
         self,
@@ -150,6 +190,11 @@ class InspectedModel:
         with self._asking("reading weights", "", ""):
             read = self.client.weights(*names, layers=layers, content=content, model_id=self.model_id)
             return await self._counted(read)
+
+    async def project(self, vectors: NDArray[np.floating], top_k: int) -> Projected:
+        """The likeliest tokens of vectors (..., d_model), through the model's own end."""
+        with self._asking("reading what vectors predict", "", ""):
+            return await self._counted(self.client.project(vectors, top_k=top_k, model_id=self.model_id))
 
     async def sweep(self, experiment: Experiment, what: str) -> SweepResult:
         """Runs an experiment."""
