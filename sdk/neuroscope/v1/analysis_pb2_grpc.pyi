@@ -8,6 +8,8 @@ service sends, and never sees a weight or an activation in any other way.
 from collections import abc as _abc
 from grpc import aio as _aio
 from neuroscope.v1 import attention_pb2 as _attention_pb2
+from neuroscope.v1 import residual_pb2 as _residual_pb2
+from neuroscope.v1 import tuned_lens_pb2 as _tuned_lens_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -42,6 +44,12 @@ class AnalysisServiceStub:
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    AnalyzeResidualStream: _grpc.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]
+    """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+    predict, how information moves between tokens and components.
+    """
+    TrainTunedLens: _grpc.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]
+    """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
@@ -55,6 +63,12 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    AnalyzeResidualStream: _aio.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]  # type: ignore[assignment]
+    """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+    predict, how information moves between tokens and components.
+    """
+    TrainTunedLens: _aio.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]  # type: ignore[assignment]
+    """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
@@ -71,5 +85,23 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
         literature on sequences of random tokens, and labels, each tested by ablating the head.
         """
+
+    @_abc_1.abstractmethod
+    def AnalyzeResidualStream(
+        self,
+        request: _residual_pb2.AnalyzeResidualStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_residual_pb2.AnalyzeResidualStreamResponse], _abc.AsyncIterator[_residual_pb2.AnalyzeResidualStreamResponse]]:
+        """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+        predict, how information moves between tokens and components.
+        """
+
+    @_abc_1.abstractmethod
+    def TrainTunedLens(
+        self,
+        request: _tuned_lens_pb2.TrainTunedLensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tuned_lens_pb2.TrainTunedLensResponse], _abc.AsyncIterator[_tuned_lens_pb2.TrainTunedLensResponse]]:
+        """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
