@@ -1000,22 +1000,28 @@ class ResidualEnd(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     CALL_COUNT_FIELD_NUMBER: _builtins.int
     ELAPSED_SECONDS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     token_count: _builtins.int
     """Tokens that were read."""
     call_count: _builtins.int
     """Calls of the inference service."""
     elapsed_seconds: _builtins.float
     """From the plan to the last finding."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidualPartial]:
+        """Everything that was found on the way but arrays."""
+
     def __init__(
         self,
         *,
         token_count: _builtins.int = ...,
         call_count: _builtins.int = ...,
         elapsed_seconds: _builtins.float = ...,
+        findings: _abc.Iterable[Global___ResidualPartial] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "elapsed_seconds", b"elapsed_seconds", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "elapsed_seconds", b"elapsed_seconds", "findings", b"findings", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,7 +49,7 @@ class AttentionAnalysis:
         self._places = {layer: index for index, layer in enumerate(work.layers)}
         names = [*(STATISTICS if work.prompts else ()), *(role.array for role in work.roles)]
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD)
-        self._arrays = NamedArrays(names, PATTERN, axes, (len(work.layers), work.heads))
+        self._arrays = NamedArrays.alike(names, PATTERN, axes, (len(work.layers), work.heads))
         self._began_s = time.monotonic()
         self._labels: list[pb.HeadLabel] = []
 
