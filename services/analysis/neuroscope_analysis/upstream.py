@@ -27,7 +27,7 @@ from neuroscope.interventions import InterventionLike
 from neuroscope.layer_predictions import TEXTS_AT_ONCE
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.projected import Projected
-from neuroscope.v1 import inference_pb2
+from neuroscope.v1 import inference_pb2, site_pb2
 from neuroscope.weights import Weights
 
 T = TypeVar("T")
@@ -85,11 +85,14 @@ class InspectedModel:
         return self.info.model_id
 
     def layers(self, component: str) -> list[int]:
-        """Layers in which a component can be captured."""
+        """Layers in which what a component writes can be captured."""
         return [
             point.site.layer
             for point in self.info.points
-            if point.site.component == component and point.available and point.site.HasField("layer")
+            if point.site.component == component
+            and point.site.side != site_pb2.SIDE_INPUT
+            and point.available
+            and point.site.HasField("layer")
         ]
 
     async def tokenize(self, prompts: Sequence[inference_pb2.Prompt], name: str = "prompts") -> list[Tokens]:
