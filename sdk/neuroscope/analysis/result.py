@@ -168,7 +168,12 @@ class AnalysisResult(ABC, Generic[Request, Plan, Response, End]):
             "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
             "result": json_format.MessageToDict(self.end or empty.result, preserving_proto_field_name=True),
             "arrays": [
-                {"plan_index": index, "row": row, "values": listed(tensor.reshape(-1))}
+                {
+                    "plan_index": index,
+                    "row": row,
+                    "shape": list(tensor.shape),
+                    "values": listed(tensor.reshape(-1)),
+                }
                 for (index, row), tensor in sorted(self._tensors.items())
             ],
         }
@@ -188,11 +193,8 @@ class AnalysisResult(ABC, Generic[Request, Plan, Response, End]):
             json_format.ParseDict(value["result"], response.result)
             result.end = response.result
             result._close(response.result)
-            specs = cast("Any", result._planned()).arrays.tensors
             result._tensors = {
-                (int(each["plan_index"]), int(each["row"])): unlisted(each["values"]).reshape(
-                    specs[int(each["plan_index"])].shape[1:]
-                )
+                (int(each["plan_index"]), int(each["row"])): unlisted(each["values"]).reshape(each["shape"])
                 for each in cast("list[dict[str, Any]]", value["arrays"])
             }
         except (IndexError, KeyError, TypeError, ValueError, json_format.ParseError) as error:

@@ -26,15 +26,17 @@ from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
 from neuroscope.v1 import attention_comparison_pb2 as neuroscope_dot_v1_dot_attention__comparison__pb2
 from neuroscope.v1 import composition_pb2 as neuroscope_dot_v1_dot_composition__pb2
 from neuroscope.v1 import interaction_pb2 as neuroscope_dot_v1_dot_interaction__pb2
+from neuroscope.v1 import residual_pb2 as neuroscope_dot_v1_dot_residual__pb2
+from neuroscope.v1 import tuned_lens_pb2 as neuroscope_dot_v1_dot_tuned__lens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/attention.proto\x1a(neuroscope/v1/attention_comparison.proto\x1a\x1fneuroscope/v1/composition.proto\x1a\x1fneuroscope/v1/interaction.proto2\xb0\x03\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x12\x65\n\x10\x43ompareAttention\x12&.neuroscope.v1.CompareAttentionRequest\x1a\'.neuroscope.v1.CompareAttentionResponse0\x01\x12k\n\x12MeasureComposition\x12(.neuroscope.v1.MeasureCompositionRequest\x1a).neuroscope.v1.MeasureCompositionResponse0\x01\x12\x62\n\x0fMapInteractions\x12%.neuroscope.v1.MapInteractionsRequest\x1a&.neuroscope.v1.MapInteractionsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/attention.proto\x1a(neuroscope/v1/attention_comparison.proto\x1a\x1fneuroscope/v1/composition.proto\x1a\x1fneuroscope/v1/interaction.proto\x1a\x1cneuroscope/v1/residual.proto\x1a\x1eneuroscope/v1/tuned_lens.proto2\x87\x05\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x12\x65\n\x10\x43ompareAttention\x12&.neuroscope.v1.CompareAttentionRequest\x1a\'.neuroscope.v1.CompareAttentionResponse0\x01\x12k\n\x12MeasureComposition\x12(.neuroscope.v1.MeasureCompositionRequest\x1a).neuroscope.v1.MeasureCompositionResponse0\x01\x12\x62\n\x0fMapInteractions\x12%.neuroscope.v1.MapInteractionsRequest\x1a&.neuroscope.v1.MapInteractionsResponse0\x01\x12t\n\x15\x41nalyzeResidualStream\x12+.neuroscope.v1.AnalyzeResidualStreamRequest\x1a,.neuroscope.v1.AnalyzeResidualStreamResponse0\x01\x12_\n\x0eTrainTunedLens\x12$.neuroscope.v1.TrainTunedLensRequest\x1a%.neuroscope.v1.TrainTunedLensResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.analysis_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANALYSISSERVICE']._serialized_start=187
-  _globals['_ANALYSISSERVICE']._serialized_end=619
+  _globals['_ANALYSISSERVICE']._serialized_start=249
+  _globals['_ANALYSISSERVICE']._serialized_end=896
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,8 @@ from neuroscope.v1 import attention_comparison_pb2 as neuroscope_dot_v1_dot_atte
 from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
 from neuroscope.v1 import composition_pb2 as neuroscope_dot_v1_dot_composition__pb2
 from neuroscope.v1 import interaction_pb2 as neuroscope_dot_v1_dot_interaction__pb2
+from neuroscope.v1 import residual_pb2 as neuroscope_dot_v1_dot_residual__pb2
+from neuroscope.v1 import tuned_lens_pb2 as neuroscope_dot_v1_dot_tuned__lens__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -60,6 +62,16 @@ class AnalysisServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.FromString,
                 _registered_method=True)
+        self.AnalyzeResidualStream = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/AnalyzeResidualStream',
+                request_serializer=neuroscope_dot_v1_dot_residual__pb2.AnalyzeResidualStreamRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_residual__pb2.AnalyzeResidualStreamResponse.FromString,
+                _registered_method=True)
+        self.TrainTunedLens = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/TrainTunedLens',
+                request_serializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensResponse.FromString,
+                _registered_method=True)
 
 
 class AnalysisServiceServicer:
@@ -97,6 +109,21 @@ class AnalysisServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnalyzeResidualStream(self, request, context):
+        """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+        predict, how information moves between tokens and components.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrainTunedLens(self, request, context):
+        """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalysisServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +146,16 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
                     servicer.MapInteractions,
                     request_deserializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.SerializeToString,
+            ),
+            'AnalyzeResidualStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.AnalyzeResidualStream,
+                    request_deserializer=neuroscope_dot_v1_dot_residual__pb2.AnalyzeResidualStreamRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_residual__pb2.AnalyzeResidualStreamResponse.SerializeToString,
+            ),
+            'TrainTunedLens': grpc.unary_stream_rpc_method_handler(
+                    servicer.TrainTunedLens,
+                    request_deserializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +269,60 @@ class AnalysisService:
             '/neuroscope.v1.AnalysisService/MapInteractions',
             neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.SerializeToString,
             neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyzeResidualStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/AnalyzeResidualStream',
+            neuroscope_dot_v1_dot_residual__pb2.AnalyzeResidualStreamRequest.SerializeToString,
+            neuroscope_dot_v1_dot_residual__pb2.AnalyzeResidualStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrainTunedLens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/TrainTunedLens',
+            neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensRequest.SerializeToString,
+            neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensResponse.FromString,
             options,
             channel_credentials,
             insecure,

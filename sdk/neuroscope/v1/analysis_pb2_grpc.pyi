@@ -11,6 +11,8 @@ from neuroscope.v1 import attention_comparison_pb2 as _attention_comparison_pb2
 from neuroscope.v1 import attention_pb2 as _attention_pb2
 from neuroscope.v1 import composition_pb2 as _composition_pb2
 from neuroscope.v1 import interaction_pb2 as _interaction_pb2
+from neuroscope.v1 import residual_pb2 as _residual_pb2
+from neuroscope.v1 import tuned_lens_pb2 as _tuned_lens_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -51,6 +53,12 @@ class AnalysisServiceStub:
     """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
     MapInteractions: _grpc.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]
     """Finds which heads read what other heads write, by patching the path between them."""
+    AnalyzeResidualStream: _grpc.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]
+    """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+    predict, how information moves between tokens and components.
+    """
+    TrainTunedLens: _grpc.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]
+    """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
@@ -70,6 +78,12 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
     MapInteractions: _aio.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]  # type: ignore[assignment]
     """Finds which heads read what other heads write, by patching the path between them."""
+    AnalyzeResidualStream: _aio.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]  # type: ignore[assignment]
+    """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+    predict, how information moves between tokens and components.
+    """
+    TrainTunedLens: _aio.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]  # type: ignore[assignment]
+    """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
@@ -110,5 +124,23 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_interaction_pb2.MapInteractionsResponse], _abc.AsyncIterator[_interaction_pb2.MapInteractionsResponse]]:
         """Finds which heads read what other heads write, by patching the path between them."""
+
+    @_abc_1.abstractmethod
+    def AnalyzeResidualStream(
+        self,
+        request: _residual_pb2.AnalyzeResidualStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_residual_pb2.AnalyzeResidualStreamResponse], _abc.AsyncIterator[_residual_pb2.AnalyzeResidualStreamResponse]]:
+        """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+        predict, how information moves between tokens and components.
+        """
+
+    @_abc_1.abstractmethod
+    def TrainTunedLens(
+        self,
+        request: _tuned_lens_pb2.TrainTunedLensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tuned_lens_pb2.TrainTunedLensResponse], _abc.AsyncIterator[_tuned_lens_pb2.TrainTunedLensResponse]]:
+        """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

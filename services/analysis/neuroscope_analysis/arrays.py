@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,51 +12,62 @@ from neuroscope.codec import Event
 from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.v1 import site_pb2, tensor_pb2
 
-Layout: TypeAlias = "tuple[Sequence[tensor_pb2.Axis.ValueType], Sequence[int]]"
-"""Axes of an array and its shape."""
+
+@dataclass(frozen=True, slots=True)
+class PlannedArray:
+    """An array that will be sent, float32.
+
+    Args:
+        name: of the array.
+        component: what it is about.
+        axes: of the array.
+        shape: of the array; -1 where it differs from row to row.
+    """
+
+    name: str
+    component: str
+    axes: tuple[tensor_pb2.Axis.ValueType, ...]
+    shape: tuple[int, ...]
 
 
 class NamedArrays:
-    """Arrays of float32, known by name.
+    """Arrays known by name, in the order of the plan."""
 
-    Args:
-        names: of arrays of one shape, in the order of the plan.
-        component: what they are about.
-        axes: of each of them.
-        shape: of each of them.
-        others: arrays of other shapes, which come behind.
-    """
+    def __init__(self, arrays: Sequence[PlannedArray]) -> None:
+        self._indices = {array.name: index for index, array in enumerate(arrays)}
+        self.plan = tensor_pb2.TensorPlan(
+            tensors=[
+                tensor_pb2.TensorSpec(
+                    plan_index=index,
+                    hook_id=array.name,
+                    site=site_pb2.Site(component=array.component),
+                    dtype=tensor_pb2.DATA_TYPE_FLOAT32,
+                    axes=[tensor_pb2.AXIS_BATCH, *array.axes],
+                    shape=(1, *array.shape),
+                )
+                for index, array in enumerate(arrays)
+            ]
+        )
+        self._packer = FramePacker(list(self.plan.tensors))
 
-    def __init__(
-        self,
-        names: Iterable[str],
+    @classmethod
+    def alike(
+        cls,
+        names: Sequence[str],
         component: str,
         axes: Sequence[tensor_pb2.Axis.ValueType],
         shape: Sequence[int],
-        others: Mapping[str, Layout] | None = None,
-    ) -> None:
-        layouts: dict[str, Layout] = dict.fromkeys(names, (axes, shape)) | dict(others or {})
-        self._specs = {
-            name: tensor_pb2.TensorSpec(
-                plan_index=index,
-                hook_id=name,
-                site=site_pb2.Site(component=component),
-                dtype=tensor_pb2.DATA_TYPE_FLOAT32,
-                axes=[tensor_pb2.AXIS_BATCH, *axes],
-                shape=[1, *shape],
-            )
-            for index, (name, (axes, shape)) in enumerate(layouts.items())
-        }
-        self.plan = tensor_pb2.TensorPlan(tensors=self._specs.values())
-        self._packer = FramePacker(list(self.plan.tensors))
+    ) -> NamedArrays:
+        """Arrays of one shape."""
+        return cls([PlannedArray(name, component, tuple(axes), tuple(shape)) for name in names])
 
     def frames(self, arrays: Mapping[str, NDArray[np.floating]], row: int = 0) -> Iterator[Event]:
         """Some of the arrays, of one row."""
         outgoing = [
             Outgoing(
-                self._specs[name].plan_index,
+                self._indices[name],
                 row,
-                tuple(self._specs[name].shape),
+                (1, *array.shape),
                 0,
                 np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data,
             )

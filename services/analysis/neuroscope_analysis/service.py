@@ -16,6 +16,7 @@ from neuroscope.serving.spans import Metadata, server_span
 from neuroscope.transport import AsyncGrpcTransport
 from neuroscope_analysis.servicers.attention import AttentionServicer
 from neuroscope_analysis.servicers.heads import HeadsServicer
+from neuroscope_analysis.servicers.residual import ResidualServicer
 from neuroscope_analysis.servicers.traces import TelemetryServicer
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_analysis.upstream import Upstream
@@ -42,6 +43,7 @@ class AnalysisService:
         servicers = (
             AttentionServicer(upstream, settings),
             HeadsServicer(upstream, settings),
+            ResidualServicer(upstream, settings),
             TelemetryServicer(self._admission),
         )
         self._methods: dict[str, Callable[..., Any]] = {

@@ -44,7 +44,7 @@ class AttentionAnalysis:
         if self._names_are_tested():
             names.append(DIRECT_EFFECT)
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD)
-        self._arrays = NamedArrays(names, PATTERN, axes, (len(work.layers), work.heads))
+        self._arrays = NamedArrays.alike(names, PATTERN, axes, (len(work.layers), work.heads))
         self._clock = Clock()
         self._labels: list[pb.HeadLabel] = []
 

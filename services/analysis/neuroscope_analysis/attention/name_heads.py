@@ -118,7 +118,9 @@ class NameHeads:
             values = np.stack(self._values[layer])  # (pair, kv head, d_head)
             shared = [weights.key_value_head(head) for head in range(len(output))]
             written = await asyncio.to_thread(np.einsum, "phd,hdm->phm", values[:, shared], output)
-            top = (await self._model.project(written, _TOP)).top_token_ids  # (pair, head, 5)
+            top = (
+                await self._model.project(written, "reading what heads copy", top_k=_TOP)
+            ).top_token_ids  # (pair, head, 5)
             is_something = np.abs(written).max(axis=2) > 0
             is_copied = (top == answers[:, None, None]).any(axis=2) & is_something
             found[place, : len(output)] = is_copied.mean(axis=0)

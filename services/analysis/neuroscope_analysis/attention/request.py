@@ -77,7 +77,7 @@ async def checked(
             roles = [role for role in roles if not group(role)]
     on_sequences = any(not role.path_to for role in roles)
     sequences = RepeatedBlocks.drawn(request.sequences, model.info.model) if on_sequences else None
-    prompts = await model.tokenize(request.prompts)
+    prompts = [await model.tokens(prompt, f"prompts[{index}]") for index, prompt in enumerate(request.prompts)]
     named: list[NamedPair] = []
     if any(map(_by_paths, roles)):
         named = await named_pairs.checked(request.named_pairs, model, settings.max_prompts)

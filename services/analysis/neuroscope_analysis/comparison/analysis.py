@@ -75,7 +75,7 @@ class AttentionComparison:
         self._chunk_budget_bytes = chunk_budget_bytes
         shape = (len(work.layers), work.heads)
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD)
-        self._arrays = NamedArrays((*DIVERGENCES, *STATISTICS), PATTERN, axes, shape)
+        self._arrays = NamedArrays.alike((*DIVERGENCES, *STATISTICS), PATTERN, axes, shape)
         self._divergences = Divergences(*shape)
         self._clock = Clock()
 

@@ -76,7 +76,7 @@ class CompositionMeasurement:
         self._work = work
         self._shape = (len(work.layers), work.heads) * 2
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD) * 2
-        self._arrays = NamedArrays(KINDS, "head_output", axes, self._shape)
+        self._arrays = NamedArrays.alike(list(KINDS), "head_output", axes, self._shape)
         self._clock = Clock()
 
     async def events(self) -> AsyncGenerator[Event, None]:

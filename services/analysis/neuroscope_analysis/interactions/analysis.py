@@ -17,7 +17,7 @@ from neuroscope.experiments import Patching
 from neuroscope.v1 import interaction_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope_analysis import paths
-from neuroscope_analysis.arrays import NamedArrays
+from neuroscope_analysis.arrays import NamedArrays, PlannedArray
 from neuroscope_analysis.bounds import Changes, discovered, p_values, standard_error
 from neuroscope_analysis.interactions.receivers import Receiver, stages
 from neuroscope_analysis.interactions.request import HEAD_OUTPUT, InteractionWork
@@ -45,8 +45,12 @@ class InteractionMap:
         shapes = {HEAD_EFFECT: one, "direct_effect": one}
         shapes |= {name: (*one, len(work.layers), heads) for name, heads in readers.items()}
         self._found = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
-        layouts = {name: ((layer, head, layer, head), shapes[name]) for name in readers}
-        self._arrays = NamedArrays((HEAD_EFFECT, "direct_effect"), HEAD_OUTPUT, (layer, head), one, layouts)
+        self._arrays = NamedArrays(
+            [
+                PlannedArray(name, HEAD_OUTPUT, (layer, head) * (len(shape) // 2), shape)
+                for name, shape in shapes.items()
+            ]
+        )
         self._clock = Clock()
         self._tried: list[pb.HeadInteraction] = []
 
