@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from neuroscope import Client, Hook, Intervention, replace, zero
+from neuroscope.analysis import AnalysisClient
 from neuroscope.experiments import logit_diff
 from tests.bench.peers import fixtures
 from tests.bench.peers.weights import small_folder
@@ -121,3 +122,14 @@ def test_weights_and_vectors_give_the_same_lens(client: Client, theirs: Arrays, 
     weights = client.weights("unembedding")
     logits = weights.normed("final_norm", streams) @ np.asarray(weights.W_U)
     assert_close("logits", logits[-1], theirs["logits"], tolerance=TOLERANCE)
+
+
+def test_head_detectors_find_the_same(model: str, folders: dict[str, Path], theirs: Arrays) -> None:
+    """Three patterns by both error measures; TransformerLens rounds one of them to thousandths."""
+    with AnalysisClient.local(model=[str(folders[model])]) as client:
+        found = client.analyze_attention([theirs["repeated"].tolist()], roles=())
+    for kind in ("previous_token", "duplicate_token", "induction"):
+        for name, measure in ((f"{kind}_detector", "mul"), (f"{kind}_detector_abs", "abs")):
+            scores = theirs[f"detector.{kind}.{measure}"]
+            np.testing.assert_allclose(found[name].values, scores, atol=1e-3, err_msg=name)
+        assert scores.std() > 0.01

@@ -11,7 +11,7 @@ import pytest
 from neuroscope.analysis import AnalysisClient, ResidualResult
 from tests.support.services import inference_service, running
 from tests.truth.residual import model
-from tests.truth.residual.model import ERASED, ERASER, LAYERS, NOISE_NORM, PLANTED_LOGIT, SKIPS, SUBJECT_IDS, WRITES
+from tests.truth.residual.model import LAYERS, NOISE_NORM, PLANTED_LOGIT, SUBJECT_IDS, WRITES
 
 CLEAN, CORRUPTED = 2, 5
 PROMPT = model.prompt(CLEAN)

@@ -215,7 +215,8 @@ class NameHeads:
 
 async def why_no_paths(model: InspectedModel, layers: Sequence[int]) -> str:
     """Why paths cannot be patched on a model; empty where they can."""
-    patching = model.client.patch([[0, 0]], [[0, 0]], into="clean", model_id=model.model_id)
+    ids = [model.info.model.vocab_size - 1] * 2
+    patching = model.client.patch([ids], [ids], into="clean", model_id=model.model_id)
     experiment = patching.paths(f"a{layers[0]}", "logits").scored_by(logit_diff(0, 1))
     try:
         await model.sweep(experiment, "trying a path")
