@@ -146,9 +146,11 @@ def test_a_comparison_is_that_of_the_captured_patterns(client: AnalysisClient, i
         expected = np.abs(p - q).sum(2).mean(1) / 2
         np.testing.assert_allclose(found["total_variation"].sel(layer=layer).values, expected, atol=1e-5)
     for budget in (20_000, 2_000):
-        with running(*SERVICE, inference.target, "--chunk-budget-bytes", str(budget)) as small:
-            with AnalysisClient(small.target) as other:
-                parts = other.compare_attention(CLEAN, longer, model_id="gpt2")
+        with (
+            running(*SERVICE, inference.target, "--chunk-budget-bytes", str(budget)) as small,
+            AnalysisClient(small.target) as other,
+        ):
+            parts = other.compare_attention(CLEAN, longer, model_id="gpt2")
         for name in found.names:
             np.testing.assert_allclose(parts[name].values, found[name].values, atol=2e-5, err_msg=name)
     same = client.compare_attention(CLEAN, CLEAN, model_id="gpt2")
@@ -265,6 +267,7 @@ def test_clients_this_process_rest_and_files_agree(
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "layers[1]")
 
 
+@pytest.mark.filterwarnings("ignore:Q and K:UserWarning")
 def test_from_the_shell(service: Service, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
