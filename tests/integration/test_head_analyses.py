@@ -339,7 +339,8 @@ def _compare(**fields: Any) -> AttentionComparison:
 
 
 def _compose(**fields: Any) -> CompositionResult:
-    return CompositionResult(composition_pb2.MeasureCompositionRequest(**({"model_id": "llama"} | fields)))
+    good: dict[str, Any] = {"model_id": "llama"}
+    return CompositionResult(composition_pb2.MeasureCompositionRequest(**(good | fields)))
 
 
 def _interact(**fields: Any) -> InteractionGraph:
@@ -473,15 +474,16 @@ EXAMPLES: dict[str, Any] = {
 def test_spoilt_requests_are_their_callers_mistake(service: Service, method: str) -> None:
     """Field by field and byte by byte."""
     rpc = ANALYSIS_RPCS[method]
+    descriptor: Any = rpc.request.DESCRIPTOR
     codes: dict[int, tuple[str, bool]] = {}
     with grpc.insecure_channel(service.target) as channel:
         call: Any = channel.unary_stream(rpc.path)
         for number in range(30):
             choice = random.Random(number)
-            raw = Sensible(EXAMPLES).message(rpc.request.DESCRIPTOR, choice).SerializeToString()
+            raw = Sensible(EXAMPLES).message(descriptor, choice).SerializeToString()
             mutator = Mutator(choice)
             if number % 6:
-                raw = mutator.by_field(raw, rpc.request.DESCRIPTOR)
+                raw = mutator.by_field(raw, descriptor)
             elif number:
                 raw = mutator.by_byte(raw, raw)
             codes[number] = _outcome(call, raw)

@@ -1,5 +1,7 @@
 """What counts as more than noise.  Run: .venv/bin/python -m pytest tests/unit/test_bounds.py"""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,7 +13,8 @@ from neuroscope_analysis import bounds
 def test_chances_are_those_of_a_t_test() -> None:
     changes = np.random.default_rng(0).standard_normal((9, 20)) + 0.3
     found = bounds.p_values(changes.mean(axis=0), bounds.standard_error(changes), len(changes))
-    np.testing.assert_allclose(found, stats.ttest_1samp(changes, 0).pvalue, rtol=1e-9)
+    tested: Any = stats.ttest_1samp(changes, 0)
+    np.testing.assert_allclose(found, tested.pvalue, rtol=1e-9)
 
 
 def test_an_effect_without_any_noise_is_certain_and_none_is_none() -> None:

@@ -74,6 +74,7 @@ def read_pairs(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _fields(pair: Any, field: str) -> dict[str, Any]:
+    fields: dict[str, Any]
     if isinstance(pair, Mapping):
         fields = dict(cast("Mapping[str, Any]", pair))
     elif isinstance(pair, Sequence) and not isinstance(pair, str):

@@ -200,8 +200,9 @@ class AttentionAnalysis:
         for place, layer in enumerate(self._work.layers):
             for head, score in enumerate(scores[place].tolist()):
                 if score >= threshold:
-                    is_positional = distances is not None and role.role == pb.HEAD_ROLE_POSITIONAL
-                    offset = int(distances[place, head]) if is_positional else None
+                    offset = None
+                    if distances is not None and role.role == pb.HEAD_ROLE_POSITIONAL:
+                        offset = int(distances[place, head])
                     candidates.append(Candidate((layer, head), score, offset))
                 elif not math.isnan(score):
                     others.append((layer, head))

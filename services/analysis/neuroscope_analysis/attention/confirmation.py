@@ -133,6 +133,8 @@ class Confirmation:
                 return kl_divergence().at(*self._sequences.second)
             case Measure.OUTPUT:
                 return kl_divergence().at(*range(self._sequences.length))
+            case Measure.LOGIT_DIFFERENCE:
+                raise AssertionError("named pairs have a test of their own")
 
 
 def _sample(others: Sequence[Head]) -> list[Head]:

@@ -75,7 +75,7 @@ class Divergences:
             second: of the second one, alike.
         """
         heads = len(first)
-        middle = (first + second) / 2
+        middle = ((first + second) / 2).astype(np.float32)
         self._sums["jensen_shannon"][layer, :heads] += ((_kl(first, middle) + _kl(second, middle)) / 2).sum(axis=1)
         self._sums["total_variation"][layer, :heads] += (np.abs(first - second).sum(axis=2) / 2).sum(axis=1)
         self._counts[layer, :heads] += first.shape[1]

@@ -109,7 +109,7 @@ def baselines(width: int, d_head: int, count: int, seed: int) -> Iterable[pb.Com
 
 def _triangle(matrix: Matrix) -> Matrix:
     """Of each head (head, d_model, d_head): the triangle of its QR decomposition (head, d_head, d_head)."""
-    return np.linalg.qr(matrix, mode="r")
+    return np.asarray(np.linalg.qr(matrix, mode="r"), np.float64)
 
 
 def _is_centred(weights: Weights, name: str, layer: int) -> bool:

@@ -119,7 +119,7 @@ class InteractionMap:
 
     def _described(self, sender: Head, receiver: Receiver, lost: Changes) -> pb.HeadInteraction:
         """The effect of a path; it fills it in."""
-        effect, error = lost.mean(), standard_error(lost)
+        effect, error = float(lost.mean()), float(standard_error(lost))
         place: tuple[int, ...] = (self._places[sender[0]], sender[1])
         if receiver.head is not None:
             place = (*place, self._places[receiver.head[0]], receiver.head[1])
