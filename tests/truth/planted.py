@@ -220,7 +220,9 @@ def save_llama(
             weights[f"{block}.self_attn.{name}_proj.weight"] = turned.reshape(stream.d_model, -1).T
         weights[f"{block}.self_attn.v_proj.weight"] = np.concatenate([head.value for head in heads], axis=1).T
         weights[f"{block}.self_attn.o_proj.weight"] = np.concatenate([head.output for head in heads]).T
-        weights |= {f"{block}.mlp.{name}": tensor for name, tensor in _mlp(stream, mlps.get(layer, ()), neurons).items()}
+        weights |= {
+            f"{block}.mlp.{name}": tensor for name, tensor in _mlp(stream, mlps.get(layer, ()), neurons).items()
+        }
         for norm in ("input_layernorm", "post_attention_layernorm"):
             weights[f"{block}.{norm}.weight"] = np.ones(stream.d_model)
     single = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in weights.items()}

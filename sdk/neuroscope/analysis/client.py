@@ -14,6 +14,7 @@ from neuroscope.analysis.residual import ResidualResult
 from neuroscope.analysis.residual_request import AnswerTokens, residual_request
 from neuroscope.analysis.result import AnalysisResult, Response
 from neuroscope.analysis.tuned_lens import TunedLens
+from neuroscope.analysis.tuned_training import TunedLensResult, training_request
 from neuroscope.calling import AsyncCaller, Caller
 from neuroscope.prompts import PromptLike
 from neuroscope.rpc import ANALYSIS_RPCS
@@ -167,6 +168,45 @@ class AnalysisClient(Caller):
         )
         return self.run(ResidualResult(request), progress)
 
+    def train_tuned_lens(
+        self,
+        texts: PromptLike,
+        *,
+        objective: str = "auto",
+        ridge: float = 0.0,
+        held_out_share: float = 0.0,
+        max_iterations: int = 0,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> TunedLensResult:
+        """Trains a tuned lens (Belrose et al. 2023): a translator of each layer's stream. `result.lens` is it.
+
+        Args:
+            texts: what is trained on; the last of them are held out, and the divergence on them is told.
+            objective: ridge: regression of the last stream, in closed form; kl: L-BFGS on the divergence of predictions,
+                from the ridge's on; auto: kl where the vocabulary is small enough and texts are long enough.
+            ridge: penalty on a translator's weight, as a share of the mean square of what it reads; 0: 0.001.
+            held_out_share: of the texts; 0: 0.2.
+            max_iterations: of L-BFGS, for each layer; 0: 50.
+            model_id: empty: the one loaded first.
+            bos: as in `Client.tokenize`.
+            progress: True shows a bar; a function is called with every `AnalysisProgress`.
+
+        Raises:
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+        """
+        request = training_request(
+            texts,
+            objective=objective,
+            ridge=ridge,
+            held_out_share=held_out_share,
+            max_iterations=max_iterations,
+            model_id=model_id,
+            bos=bos,
+        )
+        return self.run(TunedLensResult(request), progress)
+
     def run(self, result: Result, progress: AnalysisListener = False) -> Result:
         """Runs the analysis that an empty result asks for, to its end."""
         with analysis_listener(progress) as report, closing(self.events(result)) as events:
@@ -276,6 +316,30 @@ class AsyncAnalysisClient(AsyncCaller):
             bos=bos,
         )
         return await self.run(ResidualResult(request), progress)
+
+    async def train_tuned_lens(
+        self,
+        texts: PromptLike,
+        *,
+        objective: str = "auto",
+        ridge: float = 0.0,
+        held_out_share: float = 0.0,
+        max_iterations: int = 0,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> TunedLensResult:
+        """Trains a tuned lens; as `AnalysisClient.train_tuned_lens`."""
+        request = training_request(
+            texts,
+            objective=objective,
+            ridge=ridge,
+            held_out_share=held_out_share,
+            max_iterations=max_iterations,
+            model_id=model_id,
+            bos=bos,
+        )
+        return await self.run(TunedLensResult(request), progress)
 
     async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
         """Runs the analysis that an empty result asks for, to its end."""

@@ -33,8 +33,8 @@ class _TunedLensObjectiveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tu
     TUNED_LENS_OBJECTIVE_UNSPECIFIED: _TunedLensObjective.ValueType  # 0
     """Not stated: KL where it is affordable, else ridge."""
     TUNED_LENS_OBJECTIVE_RIDGE: _TunedLensObjective.ValueType  # 1
-    """Ridge regression of the last residual stream, divided by its root mean square, on the layer's: closed form, from sums
-    alone.
+    """Ridge regression of the last residual stream on the layer's, errors in units of the last one's root mean square, as the
+    final norm sees them: closed form, from sums alone.
     """
     TUNED_LENS_OBJECTIVE_KL: _TunedLensObjective.ValueType  # 2
     """KL(model || lens) of the predictions, minimised by L-BFGS from the ridge's translator on."""
@@ -45,8 +45,8 @@ class TunedLensObjective(_TunedLensObjective, metaclass=_TunedLensObjectiveEnumT
 TUNED_LENS_OBJECTIVE_UNSPECIFIED: TunedLensObjective.ValueType  # 0
 """Not stated: KL where it is affordable, else ridge."""
 TUNED_LENS_OBJECTIVE_RIDGE: TunedLensObjective.ValueType  # 1
-"""Ridge regression of the last residual stream, divided by its root mean square, on the layer's: closed form, from sums
-alone.
+"""Ridge regression of the last residual stream on the layer's, errors in units of the last one's root mean square, as the
+final norm sees them: closed form, from sums alone.
 """
 TUNED_LENS_OBJECTIVE_KL: TunedLensObjective.ValueType  # 2
 """KL(model || lens) of the predictions, minimised by L-BFGS from the ridge's translator on."""
@@ -163,7 +163,7 @@ class TrainTunedLensRequest(_message.Message):
     objective: Global___TunedLensObjective.ValueType
     """What is minimised."""
     ridge: _builtins.float
-    """Penalty on the size of a translator, as a share of the mean square of the stream's entries; 0: 0.001."""
+    """Penalty on the size of a translator's weight, as a share of the mean square of what it reads; 0: 0.001."""
     held_out_share: _builtins.float
     """Share of the texts that are held out, at least one; 0: 0.2."""
     max_iterations: _builtins.int
@@ -332,7 +332,7 @@ class TunedLayer(_message.Message):
     held_out_kl_ridge: _builtins.float
     """The same with the ridge's translator."""
     iterations: _builtins.int
-    """Steps that were taken."""
+    """Steps of L-BFGS that were taken; 0: the ridge's translator is kept."""
     def __init__(
         self,
         *,

@@ -31,6 +31,8 @@ from neuroscope_analysis.upstream import InspectedModel
 _LEAST_EFFECT, _TOLERANCE, _MAX_WRITERS = 0.05, 0.1, 64
 _NO_DIFFERENCE = 1e-4
 """Runs that score alike up to this have no difference that anything could carry."""
+_NOTHING = 1e-5
+"""Writes that differ by less than this share of the largest difference carry nothing."""
 _ROW_BYTES = 64 * 2**20
 """Activations of writers that are followed together, of all layers."""
 
@@ -104,7 +106,8 @@ class Flow:
             rows=self._rows(len(pair[0])),
             chunk_budget_bytes=self.chunk_budget_bytes,
         )
-        carrying = [each for each in followed if each.is_anything][: self.limits.max_writers]
+        largest = max(each.norm for each in followed)
+        carrying = [each for each in followed if each.norm > _NOTHING * largest][: self.limits.max_writers]
         readers = self._readers()
         direct: dict[tuple[Writer, Reader], float] = {}
         groups: dict[int, list[Followed]] = defaultdict(list)

@@ -24,8 +24,6 @@ from neuroscope_analysis.residual.writers import HEAD_OUTPUT, LayerHeads
 from neuroscope_analysis.upstream import InspectedModel
 
 _CLEAN, _CORRUPTED, _FIRST_EDITED = 0, 1, 2
-_NOTHING = 1e-6
-"""A write that changes by less than this share of itself carries nothing."""
 
 
 @dataclass(slots=True)
@@ -41,7 +39,6 @@ class Followed:
 
     writer: Writer
     squared: float = 0.0
-    own_squared: float = 0.0
     dots: dict[tuple[int, str], float] = field(default_factory=dict[tuple[int, str], float])
     """By order and name."""
 
@@ -49,11 +46,6 @@ class Followed:
     def norm(self) -> float:
         """Of the difference of its write, over all positions."""
         return float(np.sqrt(self.squared))
-
-    @property
-    def is_anything(self) -> bool:
-        """Whether it writes anything else on the corrupted prompt."""
-        return self.squared > _NOTHING**2 * self.own_squared
 
     def share(self, order: int, name: str) -> float:
         """What a component writes along the difference."""
@@ -149,7 +141,7 @@ class _Sums:
     def clear(self) -> None:
         """Begins anew."""
         for each in self._followed:
-            each.squared = each.own_squared = 0.0
+            each.squared = 0.0
             each.dots.clear()
 
     async def use(self, rows: list[Chunk]) -> None:
@@ -159,9 +151,8 @@ class _Sums:
 
     def _add(self, each: Followed, clean: Chunk, edited: Chunk) -> None:
         writer = each.writer
-        change = self._written(writer, edited) - (own := self._written(writer, clean))
+        change = self._written(writer, edited) - self._written(writer, clean)
         each.squared += float(np.square(change, dtype=np.float64).sum())
-        each.own_squared += float(np.square(own, dtype=np.float64).sum())
         for component, layer in self._components:
             order = 2 * layer + int(component == MLP)
             if order <= writer.order:

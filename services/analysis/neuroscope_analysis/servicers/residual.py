@@ -1,4 +1,4 @@
-"""AnalysisService.AnalyzeResidualStream."""
+"""AnalysisService.AnalyzeResidualStream and TrainTunedLens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from opentelemetry.context import Context
 
 from neuroscope.codec import Event
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.v1 import tuned_lens_pb2
 from neuroscope_analysis.residual.analysis import ResidualAnalysis
 from neuroscope_analysis.residual.request import checked
 from neuroscope_analysis.settings import AnalysisSettings
+from neuroscope_analysis.tuned_lens import request as training_request
+from neuroscope_analysis.tuned_lens.training import TunedLensTraining
 from neuroscope_analysis.upstream import Upstream
 
 
 class ResidualServicer:
-    """Describes residual streams."""
+    """Describes residual streams, and trains what looks through them."""
 
     def __init__(self, upstream: Upstream, settings: AnalysisSettings) -> None:
         self._upstream = upstream
@@ -29,5 +32,15 @@ class ResidualServicer:
         model = await self._upstream.model(request.model_id, context)
         work = await checked(request, model, self._settings)
         async with aclosing(ResidualAnalysis(work, self._settings.chunk_budget_bytes).events()) as events:
+            async for event in events:
+                yield event
+
+    async def TrainTunedLens(
+        self, request: tuned_lens_pb2.TrainTunedLensRequest, context: Context
+    ) -> AsyncGenerator[Event, None]:
+        """Checks the whole request, then streams plan, progress, translators and the result."""
+        model = await self._upstream.model(request.model_id, context)
+        work = await training_request.checked(request, model, self._settings)
+        async with aclosing(TunedLensTraining(work, self._settings.chunk_budget_bytes).events()) as events:
             async for event in events:
                 yield event
