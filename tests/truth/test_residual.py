@@ -190,6 +190,6 @@ def test_the_erase_head_is_known_by_its_numbers(found: ResidualResult) -> None:
 def test_the_graph_has_the_edges(found: ResidualResult) -> None:
     graph = found.flows[0].to_networkx()
     assert {(writer, data["reader"]) for writer, _, data in graph.edges(data=True)} == EDGES
-    assert list(graph.nodes)[0] == "input"
-    assert list(graph.nodes)[-1] == "logits"
+    first, *_, last = graph.nodes
+    assert (first, last) == ("input", "logits")
     assert sum(data["is_skip"] for *_, data in graph.edges(data=True)) == len(SKIPS)

@@ -126,7 +126,8 @@ class AnalysisClient(Caller):
             prompt: one prompt, or several.
             parts: which of `neuroscope.analysis.PARTS`; None: contributions, attribution and lens, and flow where there
                 are corrupted prompts.
-            answer: the token that logits are attributed to and that lenses look for, an id or a text that is one token, or
+            answer: the token that logits are attributed to and that lenses look for, an id or a text that is one token,
+                or
                 one for each prompt; None: what the model finds likeliest.
             other: what it is compared with; None: nothing.
             position: where the answer is predicted, negative from the end.
@@ -184,7 +185,8 @@ class AnalysisClient(Caller):
 
         Args:
             texts: what is trained on; the last of them are held out, and the divergence on them is told.
-            objective: ridge: regression of the last stream, in closed form; kl: L-BFGS on the divergence of predictions,
+            objective: ridge: regression of the last stream, in closed form; kl: L-BFGS on the divergence of
+                predictions,
                 from the ridge's on; auto: kl where the vocabulary is small enough and texts are long enough.
             ridge: penalty on a translator's weight, as a share of the mean square of what it reads; 0: 0.001.
             held_out_share: of the texts; 0: 0.2.

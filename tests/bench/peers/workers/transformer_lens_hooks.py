@@ -105,7 +105,7 @@ class TransformerLens(Library):
         }
 
     def attribute(self, clean: Sequence[int], targets: tuple[int, int]) -> Arrays:
-        """`logit_attrs` knows no gain of the final norm: it is folded into the unembedding, and nothing else is processed."""
+        """`logit_attrs` knows no gain of the final norm, so it is folded into the unembedding, and nothing else."""
         inner = load(self._folder, attn_implementation="eager")
         tokenizer = AutoTokenizer.from_pretrained(self._folder)
         folded: Any = TransformerBridge.boot_transformers(self._folder, hf_model=inner, tokenizer=tokenizer)
