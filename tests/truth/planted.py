@@ -1,4 +1,5 @@
-"""A gpt2 or a llama whose weights are written by hand: heads that look for something and copy something, in one-hot subspaces.
+"""A gpt2 or a llama whose weights are written by hand: heads that look for something and copy something, in one-hot
+subspaces.
 
 The residual stream is cut into named subspaces with one dimension for each token, position, ...; a head reads some and
 writes into one. Layer norms do no harm: what is written adds up to zero over the stream, so there is no mean to

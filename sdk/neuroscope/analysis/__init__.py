@@ -27,6 +27,7 @@ from neuroscope.analysis.residual import ResidualResult
 from neuroscope.analysis.residual_request import PARTS
 from neuroscope.analysis.result import AnalysisResult
 from neuroscope.analysis.tuned_lens import TunedLens
+from neuroscope.analysis.tuned_training import TunedLayer, TunedLensResult
 
 __all__ = [
     "DEFAULT_ANALYSIS_TARGET",
@@ -51,6 +52,8 @@ __all__ = [
     "LogitAttribution",
     "ResidualResult",
     "SumError",
+    "TunedLayer",
     "TunedLens",
+    "TunedLensResult",
     "read_pairs",
 ]

@@ -13,6 +13,7 @@ from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.residual import ResidualResult
 from neuroscope.analysis.residual_request import AnswerTokens, residual_request
 from neuroscope.analysis.tuned_lens import TunedLens
+from neuroscope.analysis.tuned_training import TunedLensResult, training_request
 from neuroscope.prompts import PromptLike
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
@@ -120,7 +121,8 @@ class AnalysisClient(HeadCalls):
             prompt: one prompt, or several.
             parts: which of `neuroscope.analysis.PARTS`; None: contributions, attribution and lens, and flow where there
                 are corrupted prompts.
-            answer: the token that logits are attributed to and that lenses look for, an id or a text that is one token, or
+            answer: the token that logits are attributed to and that lenses look for, an id or a text that is one token,
+                or
                 one for each prompt; None: what the model finds likeliest.
             other: what it is compared with; None: nothing.
             position: where the answer is predicted, negative from the end.
@@ -161,6 +163,46 @@ class AnalysisClient(HeadCalls):
             bos=bos,
         )
         return self.run(ResidualResult(request), progress)
+
+    def train_tuned_lens(
+        self,
+        texts: PromptLike,
+        *,
+        objective: str = "auto",
+        ridge: float = 0.0,
+        held_out_share: float = 0.0,
+        max_iterations: int = 0,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> TunedLensResult:
+        """Trains a tuned lens (Belrose et al. 2023): a translator of each layer's stream. `result.lens` is it.
+
+        Args:
+            texts: what is trained on; the last of them are held out, and the divergence on them is told.
+            objective: ridge: regression of the last stream, in closed form; kl: L-BFGS on the divergence of
+                predictions,
+                from the ridge's on; auto: kl where the vocabulary is small enough and texts are long enough.
+            ridge: penalty on a translator's weight, as a share of the mean square of what it reads; 0: 0.001.
+            held_out_share: of the texts; 0: 0.2.
+            max_iterations: of L-BFGS, for each layer; 0: 50.
+            model_id: empty: the one loaded first.
+            bos: as in `Client.tokenize`.
+            progress: True shows a bar; a function is called with every `AnalysisProgress`.
+
+        Raises:
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+        """
+        request = training_request(
+            texts,
+            objective=objective,
+            ridge=ridge,
+            held_out_share=held_out_share,
+            max_iterations=max_iterations,
+            model_id=model_id,
+            bos=bos,
+        )
+        return self.run(TunedLensResult(request), progress)
 
 
 class AsyncAnalysisClient(AsyncHeadCalls):
@@ -250,3 +292,27 @@ class AsyncAnalysisClient(AsyncHeadCalls):
             bos=bos,
         )
         return await self.run(ResidualResult(request), progress)
+
+    async def train_tuned_lens(
+        self,
+        texts: PromptLike,
+        *,
+        objective: str = "auto",
+        ridge: float = 0.0,
+        held_out_share: float = 0.0,
+        max_iterations: int = 0,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> TunedLensResult:
+        """Trains a tuned lens; as `AnalysisClient.train_tuned_lens`."""
+        request = training_request(
+            texts,
+            objective=objective,
+            ridge=ridge,
+            held_out_share=held_out_share,
+            max_iterations=max_iterations,
+            model_id=model_id,
+            bos=bos,
+        )
+        return await self.run(TunedLensResult(request), progress)

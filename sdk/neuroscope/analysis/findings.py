@@ -93,7 +93,7 @@ class LensReading:
     answer_id: int
     """The token that was looked for."""
     emergence: int | None
-    """The point from which on it stays the likeliest: 0 before the first layer, 1 behind it; None: in the end it is not."""
+    """The point from which on it stays the likeliest: 0 before the first layer; None: in the end it is not."""
     tuned_emergence: int | None
     """The same by the tuned lens; None where there is none, too."""
     texts: dict[int, str]

@@ -44,10 +44,11 @@ _LENSES = ("lens", "tuned")
 class ResidualResult(
     AnalysisResult[pb.AnalyzeResidualStreamRequest, pb.ResidualPlan, pb.AnalyzeResidualStreamResponse, pb.ResidualEnd]
 ):
-    """The residual stream on some prompts. It is filled as the stream comes, so it holds what there is when a call breaks off.
+    """The residual stream on some prompts. It is filled as the stream comes, so it holds what there is when a call
+    breaks off.
 
-    `result["share"]` is an array over component and position; of several prompts of one length over prompt, component and
-    position. Of prompts of different lengths `result.array("share", 1)` has each. `names` lists them.
+    `result["share"]` is an array over component and position; of several prompts of one length over prompt, component
+    and position. Of prompts of different lengths `result.array("share", 1)` has each. `names` lists them.
 
     Args:
         request: what was asked for.
@@ -172,8 +173,8 @@ class ResidualResult(
     def rollout(self, prompt: int = 0) -> Grid:
         """How much of each position's last stream comes from each position's first, along routes and the stream itself.
 
-        Abnar & Zuidema 2020 (arXiv:2005.00928), with norms of what is moved in the place of attention weights, and the norm
-        of the stream in that of the residual connection. It needs routes of all queries, and contributions.
+        Abnar & Zuidema 2020 (arXiv:2005.00928), with norms of what is moved in the place of attention weights, and the
+        norm of the stream in that of the residual connection. It needs routes of all queries, and contributions.
 
         Raises:
             InvalidRequestError: not all queries were asked for.
@@ -217,7 +218,8 @@ class ResidualResult(
         )
 
     def plot(self, path: str | Path | None = None, *, part: str | None = None, prompt: int = 0) -> Any:
-        """A matplotlib figure: heat maps of contributions, curves through the layers, tables of lenses, routes, the flow.
+        """A matplotlib figure: heat maps of contributions, curves through the layers, tables of lenses, routes, the
+        flow.
 
         Args:
             path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.

@@ -1,4 +1,4 @@
-"""A tuned lens (Belrose et al. 2023, arXiv:2303.08112): translators of each layer's stream, and where they come from."""
+"""A tuned lens (Belrose et al. 2023, arXiv:2303.08112): translators of each layer's stream, and their source."""
 
 from __future__ import annotations
 

@@ -15,6 +15,11 @@ Tensors, with layers L, heads H, positions T, vocabulary V and width D:
     repeated                (T,)            a prompt whose second half is its first one, and of that
     detector.KIND.MEASURE   (L, H)          head_detector: previous_token, duplicate_token, induction; mul, abs
     patch                   (L, T)          metric of the corrupted prompt with the clean resid_pre at one position
+    accumulated_resid       (L + 1, T, D)   the stream before the first layer, then behind each
+    decompose_resid         (C, T, D)       what each component writes: embedding (and positions), attention, MLP, ...
+    head_norms              (L, H, T)       norms of `stack_head_results`
+    component_logit_attrs   (C,)            `logit_attrs` of the two targets' difference at the last position
+    head_logit_attrs        (L, H)          the same of heads
 
 TransformerLens computes them; logits and residual points must agree with those of nnsight and Hugging Face, patches
 too. The file's metadata have where they come from: versions, command, seed, and a digest of the weights.
@@ -81,6 +86,7 @@ def write(model: str, folder: Path, clean: Sequence[int], corrupted: Sequence[in
         found |= libraries[0].arrays("explain", lens_tokens=LENS_TOKENS, **question)
         repeated = [*clean, *clean[1:]]
         found |= libraries[0].arrays("detect", ids=repeated)
+        found |= libraries[0].arrays("attribute", clean=clean, targets=targets)
         for library in libraries[1:]:
             patched = library.ask("patch", positions=list(range(len(clean))), **question)["values"]
             if problem := describe_difference("patch", patched, found["patch"], tolerance=TOLERANCE):

@@ -1,8 +1,8 @@
 """A llama whose components write to known orthogonal subspaces of the residual stream, written by hand.
 
-A prompt is START, a subject, some words, and QUERY; the answer is the subject. In the last layers OUT is what logits read.
-Heads at QUERY look at the subject or at QUERY itself; those of every other token, and heads without a job, look at START,
-which holds nothing that could be moved.
+A prompt is START, a subject, some words, and QUERY; the answer is the subject. In the last layers OUT is what logits
+read. Heads at QUERY look at the subject or at QUERY itself; those of every other token, and heads without a job, look
+at START, which holds nothing that could be moved.
 
     component   reads                   writes
     a0.h0       the subject's TOK       SKIP      which a3.h0 alone reads: a skip over layers 1 and 2

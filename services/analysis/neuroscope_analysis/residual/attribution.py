@@ -1,7 +1,7 @@
 """Direct logit attribution of one prompt at one position: what each component adds to a logit, or to a difference.
 
-Elhage et al. 2021; TransformerLens' `logit_attrs`. The final norm is frozen at what it divides by in the run, its mean is
-subtracted from every component, its bias and that of the unembedding are constants. The sum is the logit before the
+Elhage et al. 2021; TransformerLens' `logit_attrs`. The final norm is frozen at what it divides by in the run, its mean
+is subtracted from every component, its bias and that of the unembedding are constants. The sum is the logit before the
 softcap.
 """
 

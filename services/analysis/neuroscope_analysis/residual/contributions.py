@@ -6,7 +6,8 @@
     stream    the same norm and cosine of the stream before the first layer and behind each
     drift     1 - cosine of the streams before and behind a layer
 
-Of heads they are means over positions. Sums are made in float64; that of all components is held against the last stream.
+Of heads they are means over positions. Sums are made in float64; that of all components is held against the last
+stream.
 """
 
 from __future__ import annotations

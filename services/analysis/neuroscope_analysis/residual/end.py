@@ -1,7 +1,7 @@
 """The end of a model: final norm and unembedding, as directions in the residual stream.
 
-With the final norm frozen at what it divides by in a run, a token's logit is linear in the stream (Elhage et al. 2021, A
-Mathematical Framework for Transformer Circuits; TransformerLens' `logit_attrs`):
+With the final norm frozen at what it divides by in a run, a token's logit is linear in the stream (Elhage et al. 2021,
+A Mathematical Framework for Transformer Circuits; TransformerLens' `logit_attrs`):
 
     logit = softcap(sum over components of component . direction / divisor + constant)
     direction = logit_scale * centred(gain * W_U[:, token])       centred where the norm subtracts the mean

@@ -1,8 +1,9 @@
-"""Which components read what others wrote, and which of these paths skip layers: by path patching, with what lies between.
+"""Which components read what others wrote, and which of these paths skip layers: by path patching, with what lies
+between.
 
-Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). An edge's effect is that of its direct
-path alone: the writer's output becomes that of the corrupted run for one reader, everything between keeps what it has, and
-what lies behind the reader is computed anew. An edge skips layers if
+Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). An edge's effect is that of its
+direct path alone: the writer's output becomes that of the corrupted run for one reader, everything between keeps what
+it has, and what lies behind the reader is computed anew. An edge skips layers if
 
     at least one whole layer lies between
     the write arrives as it was: `survival` says so, and tells an edge whose information is erased between

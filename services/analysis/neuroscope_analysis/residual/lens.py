@@ -11,8 +11,6 @@ applied by the inference service: to the stream itself as it runs, to translated
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from neuroscope.hooks import Hook
@@ -95,12 +93,14 @@ class LensSums:
         return {int(token) for token in np.unique(self.arrays["tokens"])}
 
     def emergence(self, position: int) -> int | None:
-        """The first point from which on the answer stays the likeliest at a position; None: it is not, in the end."""
-        return emergence(self.arrays["answer_rank"][:, position].tolist())
+        """The first point from which on the answer stays the likeliest at a position; None: it is not, in the end.
 
-
-def emergence(ranks: Sequence[float]) -> int | None:
-    """The first of the points from which on a rank stays 0."""
-    others = [point for point, rank in enumerate(ranks) if rank != 0]
-    first = others[-1] + 1 if others else 0
-    return first if first < len(ranks) else None
+        Where another token is as likely, it is not the likeliest: all are alike where nothing has been written.
+        """
+        likeliest = self.arrays["answer_rank"][:, position] == 0
+        probabilities = self.arrays["probability"][:, position]
+        if probabilities.shape[1] > 1:
+            likeliest &= probabilities[:, 1] < probabilities[:, 0]
+        others = np.flatnonzero(~likeliest)
+        first = int(others[-1]) + 1 if others.size else 0
+        return first if first < len(likeliest) else None

@@ -1,7 +1,7 @@
 """Names of what writes and what reads, and the order in which they do: the inference service's names of paths.
 
-The attention of layer l is 2 l in the order, its MLP 2 l + 1, what enters the first block -1, the logits twice the number of
-layers.
+The attention of layer l is 2 l in the order, its MLP 2 l + 1, what enters the first block -1, the logits twice the
+number of layers.
 """
 
 from __future__ import annotations

@@ -14,22 +14,25 @@ from neuroscope_analysis.residual.request import ResidualWork
 _A = tensor_pb2.Axis
 _VARIES = -1
 _NOTES = {
-    request.CONTRIBUTIONS: "shares are dot products with the last stream over its squared norm: those of all components sum to 1",
+    request.CONTRIBUTIONS: (
+        "shares are dot products with the last stream over its squared norm: those of all components sum to 1"
+    ),
     request.ATTRIBUTION: (
-        "logits are attributed with the final norm frozen at what it divides by in the run (Elhage et al. 2021); the sum is "
-        "the logit before the softcap, if there is one"
+        "logits are attributed with the final norm frozen at what it divides by in the run (Elhage et al. 2021); the "
+        "sum is the logit before the softcap, if there is one"
     ),
     request.LENS: "kl is KL(model || lens), in nats; the tuned lens is another map into the same end",
     request.ROUTING: (
-        "routes are norms of what attention moves, |sum over heads of alpha f(x)| (Kobayashi et al. 2020, arXiv:2004.10102)"
+        "routes are norms of what attention moves, |sum over heads of alpha f(x)| (Kobayashi et al. 2020, "
+        "arXiv:2004.10102)"
     ),
     request.ABLATION: (
-        "an effect is the metric of the run less that with the mean over the references in the place of what attention or "
-        "MLP writes, at every position"
+        "an effect is the metric of the run less that with the mean over the references in the place of what attention "
+        "or MLP writes, at every position"
     ),
     request.FLOW: (
-        "effects of edges are those of direct paths, as shares of the difference between the corrupted and the clean run "
-        "(Wang et al. 2022, arXiv:2211.00593); readers of keys and values are key/value heads"
+        "effects of edges are those of direct paths, as shares of the difference between the corrupted and the clean "
+        "run (Wang et al. 2022, arXiv:2211.00593); readers of keys and values are key/value heads"
     ),
 }
 

@@ -275,12 +275,13 @@ def _queries(
         elif not chosen:
             chosen = [positions[prompt]]
             warnings.append(
-                f"prompts[{prompt}] has {length} tokens: of so many routes those to position {positions[prompt]} are told"
+                f"prompts[{prompt}] has {length} tokens: of so many routes those to position {positions[prompt]} are "
+                "told"
             )
         if of_pair * length * len(chosen) > _ROUTES_BYTES:
             raise InvalidRequestError(
-                f"routes of {len(chosen)} queries of prompts[{prompt}] take {of_pair * length * len(chosen) / 1e6:.0f} MB; "
-                f"at most {_ROUTES_BYTES / 1e6:.0f} are told",
+                f"routes of {len(chosen)} queries of prompts[{prompt}] take "
+                f"{of_pair * length * len(chosen) / 1e6:.0f} MB; at most {_ROUTES_BYTES / 1e6:.0f} are told",
                 field="routing.queries",
             )
         found.append(chosen)

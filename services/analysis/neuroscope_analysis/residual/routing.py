@@ -1,11 +1,11 @@
 """Routing from token to token: how much attention moves, by the norm of what it moves and not by its weight alone.
 
-Kobayashi et al. 2020, "Attention is Not Only a Weight" (arXiv:2004.10102): |sum over heads of alpha f(x)|, with f(x) the
-value of a token through the head's output matrix. A weight on a token whose value is nothing moves nothing. A norm behind
-attention is frozen at what it divides by at the query.
+Kobayashi et al. 2020, "Attention is Not Only a Weight" (arXiv:2004.10102): |sum over heads of alpha f(x)|, with f(x)
+the value of a token through the head's output matrix. A weight on a token whose value is nothing moves nothing. A norm
+behind attention is frozen at what it divides by at the query.
 
-The norm of the sum needs no vector of each pair of tokens: with the Gram matrix of what the heads would write of one key,
-G[h, k] = f_h . f_k, it is sqrt(alpha^T G alpha).
+The norm of the sum needs no vector of each pair of tokens: with the Gram matrix of what the heads would write of one
+key, G[h, k] = f_h . f_k, it is sqrt(alpha^T G alpha).
 """
 
 from __future__ import annotations

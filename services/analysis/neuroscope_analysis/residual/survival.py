@@ -1,9 +1,9 @@
 """What becomes of a write on its way: how much of it is left in the stream, and which components change it.
 
-One component's output is replaced by what it writes on the corrupted prompt, and the run is made anew. d is the difference
-that this makes of its write. What another component then writes along d, sum over positions of (its difference . d) /
-|d|^2, is what it does to the write: -1 erases it. Since the stream is the sum of what is written, what is left of the write
-at any point is 1 plus these of all components before.
+One component's output is replaced by what it writes on the corrupted prompt, and the run is made anew. d is the
+difference that this makes of its write. What another component then writes along d, sum over positions of (its
+difference . d) / |d|^2, is what it does to the write: -1 erases it. Since the stream is the sum of what is written,
+what is left of the write at any point is 1 plus these of all components before.
 """
 
 from __future__ import annotations

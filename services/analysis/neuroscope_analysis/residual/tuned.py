@@ -69,8 +69,8 @@ class Translators:
         for mark in lens.marks:
             if mark.name in known and not math.isclose(mark.norm, known[mark.name], rel_tol=_TOLERANCE):
                 raise InvalidRequestError(
-                    f"the lens was trained on {lens.model_id!r}, another model than {model.model_id!r}: the norm of its "
-                    f"{mark.name} is {mark.norm:g}, not {known[mark.name]:g}",
+                    f"the lens was trained on {lens.model_id!r}, another model than {model.model_id!r}: the norm of "
+                    f"its {mark.name} is {mark.norm:g}, not {known[mark.name]:g}",
                     field="model_id",
                 )
         return cls(maps)

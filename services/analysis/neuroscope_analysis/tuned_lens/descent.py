@@ -1,7 +1,7 @@
 """L-BFGS on KL(model || lens), with the gradient written out: translator, final norm, unembedding, softcap.
 
-Belrose et al. (2023) minimise the same by stochastic descent. Here a sample of tokens is held whole, the ridge's translator is
-where it begins, and a tenth of the sample says whether the result is better than that.
+Belrose et al. (2023) minimise the same by stochastic descent. Here a sample of tokens is held whole, the ridge's
+translator is where it begins, and a tenth of the sample says whether the result is better than that.
 """
 
 from __future__ import annotations

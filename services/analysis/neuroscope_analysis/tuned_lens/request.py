@@ -115,8 +115,8 @@ async def _objective(
     why = await end.why_not(model, settings.weights_budget_bytes)
     if not why and sample < _TOKENS_OF_WIDTH * width:
         why = (
-            f"KL would be minimised over {sample} tokens, which are few for {width} inputs: the vocabulary is large, or the "
-            "texts are short"
+            f"KL would be minimised over {sample} tokens, which are few for {width} inputs: the vocabulary is large, "
+            "or the texts are short"
         )
     if not why:
         return KL

@@ -40,7 +40,8 @@ class Projection:
         shape: that the vectors came in, but for the last axis.
         lens: what is made of them.
         token_ids: of the tokens that are asked for.
-        reference: (1, d_model), whose distribution the others are compared with, or (count, d_model), one for each; None:
+        reference: (1, d_model), whose distribution the others are compared with, or (count, d_model), one for each;
+            None:
             they are not.
         is_normed: whether the final norm is left out.
     """

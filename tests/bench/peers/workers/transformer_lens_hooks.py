@@ -28,6 +28,7 @@ class TransformerLens(Library):
     """A `TransformerBridge` with its compatibility mode and without processing of weights."""
 
     def __init__(self, folder: str) -> None:
+        self._folder = folder
         inner = load(folder, attn_implementation="eager")  # patterns are there in no other
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model: Any = TransformerBridge.boot_transformers(folder, hf_model=inner, tokenizer=tokenizer)
@@ -126,6 +127,28 @@ class TransformerLens(Library):
                     )
                 found[f"detector.{kind}.{measure}"] = scores
         return found
+
+    def attribute(self, clean: Sequence[int], targets: tuple[int, int]) -> Arrays:
+        """`logit_attrs` knows no gain of the final norm, so it is folded into the unembedding, and nothing else."""
+        inner = load(self._folder, attn_implementation="eager")
+        tokenizer = AutoTokenizer.from_pretrained(self._folder)
+        folded: Any = TransformerBridge.boot_transformers(self._folder, hf_model=inner, tokenizer=tokenizer)
+        folded.enable_compatibility_mode(
+            fold_ln=True, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+        )
+        _, cache = folded.run_with_cache(row(clean))
+        right, wrong = targets
+        components, heads = cache.decompose_resid(layer=-1), cache.stack_head_results(layer=-1)
+        stack = cache.accumulated_resid(layer=-1, incl_mid=False)
+        shape = (len(self._layers), self._model.cfg.n_heads)
+        found = {
+            "accumulated_resid": stack[:, 0],
+            "decompose_resid": components[:, 0],
+            "head_norms": heads[:, 0].norm(dim=-1).reshape(*shape, -1),
+            "component_logit_attrs": cache.logit_attrs(components, tokens=right, incorrect_tokens=wrong)[:, 0, -1],
+            "head_logit_attrs": cache.logit_attrs(heads, tokens=right, incorrect_tokens=wrong)[:, 0, -1].reshape(shape),
+        }
+        return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 open_library = TransformerLens
