@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
+from neuroscope.v1 import circuit_pb2 as neuroscope_dot_v1_dot_circuit__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -42,6 +43,16 @@ class AnalysisServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
                 _registered_method=True)
+        self.DiscoverCircuit = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/DiscoverCircuit',
+                request_serializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitResponse.FromString,
+                _registered_method=True)
+        self.EvaluateCircuit = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/EvaluateCircuit',
+                request_serializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.FromString,
+                _registered_method=True)
 
 
 class AnalysisServiceServicer:
@@ -58,6 +69,21 @@ class AnalysisServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiscoverCircuit(self, request, context):
+        """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+        and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluateCircuit(self, request, context):
+        """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalysisServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +91,16 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
                     servicer.AnalyzeAttention,
                     request_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.SerializeToString,
+            ),
+            'DiscoverCircuit': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiscoverCircuit,
+                    request_deserializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitResponse.SerializeToString,
+            ),
+            'EvaluateCircuit': grpc.unary_stream_rpc_method_handler(
+                    servicer.EvaluateCircuit,
+                    request_deserializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +133,60 @@ class AnalysisService:
             '/neuroscope.v1.AnalysisService/AnalyzeAttention',
             neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
             neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscoverCircuit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/DiscoverCircuit',
+            neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitRequest.SerializeToString,
+            neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateCircuit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/EvaluateCircuit',
+            neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.SerializeToString,
+            neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.FromString,
             options,
             channel_credentials,
             insecure,

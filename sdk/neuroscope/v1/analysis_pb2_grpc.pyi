@@ -8,6 +8,7 @@ service sends, and never sees a weight or an activation in any other way.
 from collections import abc as _abc
 from grpc import aio as _aio
 from neuroscope.v1 import attention_pb2 as _attention_pb2
+from neuroscope.v1 import circuit_pb2 as _circuit_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -42,6 +43,12 @@ class AnalysisServiceStub:
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    DiscoverCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]
+    """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+    and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+    """
+    EvaluateCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]
+    """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
@@ -55,6 +62,12 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    DiscoverCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]  # type: ignore[assignment]
+    """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+    and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+    """
+    EvaluateCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]  # type: ignore[assignment]
+    """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
@@ -71,5 +84,23 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
         literature on sequences of random tokens, and labels, each tested by ablating the head.
         """
+
+    @_abc_1.abstractmethod
+    def DiscoverCircuit(
+        self,
+        request: _circuit_pb2.DiscoverCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_circuit_pb2.DiscoverCircuitResponse], _abc.AsyncIterator[_circuit_pb2.DiscoverCircuitResponse]]:
+        """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+        and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+        """
+
+    @_abc_1.abstractmethod
+    def EvaluateCircuit(
+        self,
+        request: _circuit_pb2.EvaluateCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_circuit_pb2.EvaluateCircuitResponse], _abc.AsyncIterator[_circuit_pb2.EvaluateCircuitResponse]]:
+        """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
