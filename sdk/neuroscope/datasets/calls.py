@@ -66,7 +66,11 @@ def _steps(
     wanted: DatasetLike, count: int | None, seed: int, drop: bool, model_id: str, bos: bool | None
 ) -> Steps[Dataset]:
     def tokenize(texts: Sequence[Text], bos: bool | None) -> Steps[list[Tokens]]:
-        return [(yield requests.tokenize(text, model_id=model_id, bos=bos)) for text in texts]
+        found: list[Tokens] = []
+        for text in texts:
+            tokens: Tokens = yield requests.tokenize(text, model_id=model_id, bos=bos)
+            found.append(tokens)
+        return found
 
     def describe() -> Steps[pb.Model]:
         return (yield requests.model(model_id)).model

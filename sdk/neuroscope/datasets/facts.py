@@ -16,9 +16,9 @@ _CAPITALS = dict(
         "Ireland:Dublin Belgium:Brussels Switzerland:Bern Croatia:Zagreb Bulgaria:Sofia Ukraine:Kyiv Latvia:Riga "
         "Serbia:Belgrade Iceland:Reykjavik Russia:Moscow Turkey:Ankara Japan:Tokyo China:Beijing Thailand:Bangkok "
         "Vietnam:Hanoi Nepal:Kathmandu Iran:Tehran Iraq:Baghdad Syria:Damascus Lebanon:Beirut Egypt:Cairo "
-        "Kenya:Nairobi Ghana:Accra Morocco:Rabat Senegal:Dakar Angola:Luanda Uganda:Kampala Zambia:Lusaka Canada:Ottawa Cuba:Havana "
-        "Jamaica:Kingston Peru:Lima Chile:Santiago Ecuador:Quito Venezuela:Caracas Uruguay:Montevideo "
-        "Australia:Canberra Fiji:Suva"
+        "Kenya:Nairobi Ghana:Accra Morocco:Rabat Senegal:Dakar Angola:Luanda Uganda:Kampala Zambia:Lusaka "
+        "Canada:Ottawa Cuba:Havana Jamaica:Kingston Peru:Lima Chile:Santiago Ecuador:Quito Venezuela:Caracas "
+        "Uruguay:Montevideo Australia:Canberra Fiji:Suva"
     ).split()
 )
 _TEMPLATES = ("The capital of {country} is", "The capital city of {country} is", "{country}'s capital is")

@@ -35,8 +35,8 @@ _NAMES = tuple(
     "Adam Megan Melissa Kevin Steven Thomas Timothy Christina Kyle Rachel Laura Lauren Amber Brittany Danielle Richard "
     "Kimberly Jeffrey Amy Crystal Michelle Tiffany Jeremy Benjamin Mark Emily Aaron Charles Rebecca Jacob Stephen "
     "Patrick Sean Erin Zachary Jamie Kelly Samantha Nathan Sara Dustin Paul Angela Tyler Scott Katherine Andrea "
-    "Gregory Erica Mary Travis Lisa Kenneth Bryan Lindsey Kristen Jose Alexander Jesse Katie Lindsay Shannon Vanessa Courtney "
-    "Christine Alicia Cody Allison Bradley Samuel".split()
+    "Gregory Erica Mary Travis Lisa Kenneth Bryan Lindsey Kristen Jose Alexander Jesse Katie Lindsay Shannon Vanessa "
+    "Courtney Christine Alicia Cody Allison Bradley Samuel".split()
 )
 _PLACES = ("store", "garden", "restaurant", "school", "hospital", "office", "house", "station")
 _OBJECTS = ("ring", "kiss", "bone", "basketball", "computer", "necklace", "drink", "snack")
