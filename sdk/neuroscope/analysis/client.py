@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
-from contextlib import aclosing, closing
-from typing import Any, ClassVar, SupportsIndex, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, SupportsIndex
 
 from neuroscope import requests
 from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
-from neuroscope.analysis.progress import AnalysisListener, analysis_listener
-from neuroscope.analysis.result import AnalysisResult, Response
-from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.analysis.circuit_calls import AsyncCircuitCalls, CircuitCalls
+from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.prompts import PromptLike
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.transport import LOCAL_ANALYSIS
-
-Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 
 
-class AnalysisClient(Caller):
+class AnalysisClient(CircuitCalls):
     """Calls an analysis service. Thread-safe.
 
     Args:
@@ -94,28 +89,12 @@ class AnalysisClient(Caller):
         )
         return self.run(AttentionResult(request), progress)
 
-    def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report, closing(self.events(result)) as events:
-            for event in events:
-                if event.HasField("progress"):
-                    report(event.progress)
-        return result.finish()
-
-    def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> Generator[Response, None, None]:
-        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
-        rpc = ANALYSIS_RPCS[result.rpc]
-        with self._span(rpc.method), closing(self._transport.stream(rpc, result.request)) as events:
-            for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
-
     def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
         return self._unary(requests.trace(trace_id))
 
 
-class AsyncAnalysisClient(AsyncCaller):
+class AsyncAnalysisClient(AsyncCircuitCalls):
     """Calls an analysis service, on one event loop. Arguments and errors are those of `AnalysisClient`."""
 
     _service: ClassVar[str] = "analysis"
@@ -159,22 +138,6 @@ class AsyncAnalysisClient(AsyncCaller):
             bos=bos,
         )
         return await self.run(AttentionResult(request), progress)
-
-    async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report:
-            async with aclosing(self.events(result)) as events:
-                async for event in events:
-                    if event.HasField("progress"):
-                        report(event.progress)
-        return result.finish()
-
-    async def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> AsyncGenerator[Response, None]:
-        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
-        async with aclosing(self._transport.stream(ANALYSIS_RPCS[result.rpc], result.request)) as events:
-            async for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
 
     async def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""

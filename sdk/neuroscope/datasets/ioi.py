@@ -63,5 +63,5 @@ IOI = NamedDataset(
     (_examples,),
     {"names": _NAMES, "places": _PLACES, "objects": _OBJECTS},
     fewest_words=3,
-    most_tokens_per_word=1.1,
+    most_tokens_per_word=1.0,
 )
