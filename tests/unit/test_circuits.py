@@ -230,7 +230,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
     page = circuit.to_text("html")
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert page.count("</script>") == 2
-    data = json.loads(re.search(r"<script type='application/json'>(.*?)</script>", page, re.DOTALL)[1])
+    (data,) = map(json.loads, re.findall(r"<script type='application/json'>(.*?)</script>", page, re.DOTALL))
     assert {node["name"] for node in data["nodes"]} == set(circuit.nodes)
     assert {edge["name"] for edge in data["edges"]} == set(circuit.edges)
     assert data["facts"]["faithfulness"] == 0.95

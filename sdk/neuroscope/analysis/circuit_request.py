@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from neuroscope.circuits import METHODS, Circuit
 from neuroscope.datasets import Dataset
@@ -23,6 +24,7 @@ RUNS = {
     "clean": experiment_pb2.SWEPT_RUN_CLEAN,
     "corrupted": experiment_pb2.SWEPT_RUN_CORRUPTED,
 }
+Number = TypeVar("Number", bound=int)
 _EXTENTS = ("size", "count", "threshold", "faithfulness")
 
 
@@ -122,7 +124,7 @@ def evaluation_options(
     )
 
 
-def _named(numbers: dict[str, int], name: str, field: str) -> int:
+def _named(numbers: Mapping[str, Number], name: str, field: str) -> Number:
     if name not in numbers:
         close = nearest(name, [each for each in numbers if each])
         raise InvalidRequestError(

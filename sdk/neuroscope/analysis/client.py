@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, SupportsIndex
 
-from neuroscope import requests
 from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
 from neuroscope.analysis.circuit_calls import AsyncCircuitCalls, CircuitCalls
 from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.prompts import PromptLike
-from neuroscope.transport import LOCAL_ANALYSIS
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 
@@ -26,9 +24,6 @@ class AnalysisClient(CircuitCalls):
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers, or where
     the inference service behind it does not.
     """
-
-    _service: ClassVar[str] = "analysis"
-    _local: ClassVar[str] = LOCAL_ANALYSIS
 
     def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
         super().__init__(target, **options)
@@ -89,16 +84,9 @@ class AnalysisClient(CircuitCalls):
         )
         return self.run(AttentionResult(request), progress)
 
-    def trace(self, trace_id: str) -> bytes:
-        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
-        return self._unary(requests.trace(trace_id))
-
 
 class AsyncAnalysisClient(AsyncCircuitCalls):
     """Calls an analysis service, on one event loop. Arguments and errors are those of `AnalysisClient`."""
-
-    _service: ClassVar[str] = "analysis"
-    _local: ClassVar[str] = LOCAL_ANALYSIS
 
     def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
         super().__init__(target, **options)
@@ -138,7 +126,3 @@ class AsyncAnalysisClient(AsyncCircuitCalls):
             bos=bos,
         )
         return await self.run(AttentionResult(request), progress)
-
-    async def trace(self, trace_id: str) -> bytes:
-        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
-        return await self._unary(requests.trace(trace_id))

@@ -1,21 +1,26 @@
-"""How clients of the analysis service run an analysis."""
+"""Running analyses: what every client of the analysis service has."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from neuroscope import requests
 from neuroscope.analysis.progress import AnalysisListener, analysis_listener
 from neuroscope.analysis.result import AnalysisResult, Response
 from neuroscope.calling import AsyncCaller, Caller
 from neuroscope.rpc import ANALYSIS_RPCS
+from neuroscope.transport import LOCAL_ANALYSIS
 
 Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
 
 
 class AnalysisRunner(Caller):
-    """Runs what an empty result asks for."""
+    """Runs what empty results ask for."""
+
+    _service: ClassVar[str] = "analysis"
+    _local: ClassVar[str] = LOCAL_ANALYSIS
 
     def run(self, result: Result, progress: AnalysisListener = False) -> Result:
         """Runs the analysis that an empty result asks for, to its end."""
@@ -33,9 +38,16 @@ class AnalysisRunner(Caller):
                 if (message := result.feed(event)) is not None:
                     yield message
 
+    def trace(self, trace_id: str) -> bytes:
+        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
+        return self._unary(requests.trace(trace_id))
+
 
 class AsyncAnalysisRunner(AsyncCaller):
-    """Runs what an empty result asks for, on one event loop."""
+    """The same on an event loop."""
+
+    _service: ClassVar[str] = "analysis"
+    _local: ClassVar[str] = LOCAL_ANALYSIS
 
     async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
         """Runs the analysis that an empty result asks for, to its end."""
@@ -52,3 +64,7 @@ class AsyncAnalysisRunner(AsyncCaller):
             async for event in events:
                 if (message := result.feed(event)) is not None:
                     yield message
+
+    async def trace(self, trace_id: str) -> bytes:
+        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
+        return await self._unary(requests.trace(trace_id))

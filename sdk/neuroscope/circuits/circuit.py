@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -199,6 +200,18 @@ class Circuit(CircuitContent):
             )
         return formats.TEXTS[format](self)
 
+    def to_bytes(self, format: str) -> bytes:
+        """What a file of it holds, in any format of `to_text`, or png, svg, pdf.
+
+        Raises:
+            InvalidRequestError: there is no such format, or matplotlib is not installed.
+        """
+        if formats.checked(format) in formats.TEXTS:
+            return self.to_text(format).encode()
+        written = io.BytesIO()
+        self.plot().savefig(written, format=format, dpi=150)
+        return written.getvalue()
+
     @classmethod
     def from_text(cls, text: str) -> Self:
         """From the text of a file: our JSON, MIB's, chuk-lazarus', or GraphML, told by what is in it.
@@ -218,11 +231,7 @@ class Circuit(CircuitContent):
         Raises:
             InvalidRequestError: there is no such format.
         """
-        chosen = formats.of_path(path, format)
-        if chosen in formats.TEXTS:
-            Path(path).write_text(self.to_text(chosen), encoding="utf-8")
-        else:
-            self.plot(path)
+        Path(path).write_bytes(self.to_bytes(formats.of_path(path, format)))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -60,12 +60,12 @@ class Dataset(Sequence[Pair]):
     @property
     def clean(self) -> list[Any]:
         """The prompts with the behaviour, for any call that takes prompts."""
-        return [pair.example.clean for pair in self.pairs]
+        return [pair.clean for pair in self.pairs]
 
     @property
     def corrupted(self) -> list[Any]:
         """Those without it."""
-        return [pair.example.corrupted for pair in self.pairs]
+        return [pair.corrupted for pair in self.pairs]
 
     def metric(self) -> Metric:
         """Logit of the answer minus that of the other token, at the last position."""
@@ -89,8 +89,8 @@ class Dataset(Sequence[Pair]):
         """The pairs as requests carry them."""
         return [
             experiment_pb2.PromptPair(
-                clean=prompts.to_message(pair.example.clean, self.bos),
-                corrupted=prompts.to_message(pair.example.corrupted, self.bos),
+                clean=prompts.to_message(pair.clean, self.bos),
+                corrupted=prompts.to_message(pair.corrupted, self.bos),
             )
             for pair in self.pairs
         ]

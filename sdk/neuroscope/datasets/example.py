@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from neuroscope import prompts
 from neuroscope.errors import InvalidRequestError, nearest
@@ -36,20 +36,21 @@ class Example:
         names = [each.name for each in fields(cls)]
         if not isinstance(value, Mapping):
             raise InvalidRequestError(f"a pair is an object {{{', '.join(names)}}}, not {value!r}", field=field)
-        for name in value:
+        given = cast("Mapping[str, Any]", value)
+        for name in given:
             if name not in names:
-                close = nearest(str(name), names)
+                close = nearest(name, names)
                 raise InvalidRequestError(
                     f"a pair has no field {name!r}; nearest: {', '.join(close)}", field=f"{field}.{name}", valid=close
                 )
-        missing = [name for name in names if name not in value]
+        missing = [name for name in names if name not in given]
         if missing:
             raise InvalidRequestError(f"the pair has no {missing[0]!r}", field=f"{field}.{missing[0]}", valid=names)
         return cls(
-            _text(value["clean"], f"{field}.clean"),
-            _text(value["corrupted"], f"{field}.corrupted"),
-            _token(value["answer"], f"{field}.answer"),
-            _token(value["other"], f"{field}.other"),
+            _text(given["clean"], f"{field}.clean"),
+            _text(given["corrupted"], f"{field}.corrupted"),
+            _token(given["answer"], f"{field}.answer"),
+            _token(given["other"], f"{field}.other"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -67,12 +68,32 @@ class Pair:
     answer_id: int
     other_id: int
 
+    @property
+    def clean(self) -> Text:
+        """The prompt with the behaviour."""
+        return self.example.clean
+
+    @property
+    def corrupted(self) -> Text:
+        """The prompt without it."""
+        return self.example.corrupted
+
+    @property
+    def answer(self) -> str | int:
+        """What comes after the clean prompt."""
+        return self.example.answer
+
+    @property
+    def other(self) -> str | int:
+        """What comes after the corrupted one, or is wrong after the clean one."""
+        return self.example.other
+
 
 def _text(value: Any, field: str) -> Text:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, (list, tuple)) and value:
-        return tuple(prompts.token_ids(value, field))
+        return tuple(prompts.token_ids(cast("list[int]", value), field))
     raise InvalidRequestError(f"a prompt is a text or a list of token ids, not {value!r}", field=field)
 
 
@@ -85,4 +106,4 @@ def _token(value: Any, field: str) -> str | int:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return list(cast("tuple[int, ...]", value)) if isinstance(value, tuple) else value

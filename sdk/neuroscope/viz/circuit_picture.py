@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from neuroscope.circuits.layers import places, rows_of, strengths, written_label
 from neuroscope.v1 import circuit_pb2 as pb
@@ -127,14 +127,18 @@ def _curve(axes: Any, measured: pb.CircuitEvaluation) -> None:
     )
     axes.axhline(1.0, color="#d0d7de", linewidth=0.8)
     axes.axhline(0.0, color="#d0d7de", linewidth=0.8)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{100 * size:g}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda size, _: ""))
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("edges kept, %", fontsize=7)
     axes.set_ylabel("faithfulness", fontsize=7)
     axes.tick_params(labelsize=6)
     told = f"CPR {measured.cpr:.3f}" if measured.HasField("cpr") else ""
     told += f", CMD {measured.cmd:.3f}" if measured.HasField("cmd") else ""
     axes.set_title(told, fontsize=8)
+
+
+def _percent(size: float, index: int | None = None) -> str:
+    return f"{100 * size:g}"
 
 
 def _figure(width: float, height: float) -> Any:

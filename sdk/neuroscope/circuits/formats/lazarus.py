@@ -78,7 +78,7 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
         InvalidRequestError: a part is missing or malformed.
     """
     try:
-        metadata = value.get("metadata") or {}
+        metadata: dict[str, Any] = value.get("metadata") or {}
         kept = {name: metadata[name] for name in _OF_GRAPH if name in metadata}
         made = json_format.ParseDict(kept, pb.Circuit())
         made.name, made.description = value.get("name") or "", value.get("description") or ""
@@ -86,6 +86,7 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
         for node in value["nodes"]:
             kind = _KINDS.get(node["type"], pb.CIRCUIT_NODE_KIND_UNSPECIFIED)
             name, layer = str(node["id"]), node.get("layer")
+            told: dict[str, Any] = node.get("metadata") or {}
             made.nodes.add(
                 name=name,
                 kind=kind,
@@ -94,11 +95,12 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
                 score=node.get("importance"),
                 in_circuit=True,
                 label="" if node.get("label") in (None, name) else str(node["label"]),
-                metadata={str(key): str(entry) for key, entry in (node.get("metadata") or {}).items()},
+                metadata={str(key): str(entry) for key, entry in told.items()},
             )
         seen: set[tuple[str, str]] = set()
         for edge in value["edges"]:
-            receiver = (edge.get("metadata") or {}).get("receiver", str(edge["target"]))
+            told = edge.get("metadata") or {}
+            receiver = told.get("receiver", str(edge["target"]))
             if (edge["source"], receiver) not in seen:
                 seen.add((edge["source"], receiver))
                 made.edges.add(sender=edge["source"], receiver=receiver, score=edge.get("weight"), in_circuit=True)

@@ -43,7 +43,7 @@ def fragment(circuit: Circuit) -> str:
 
 def _data(circuit: Circuit) -> dict[str, Any]:
     where, strong, scores = places(circuit), strengths(circuit), circuit.node_scores
-    edges = [
+    edges: list[dict[str, Any]] = [
         {
             "name": name,
             "from": edge.sender,
@@ -57,7 +57,7 @@ def _data(circuit: Circuit) -> dict[str, Any]:
         for reader in circuit.readers(edge.receiver)
         if reader in where
     ]
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {
             "name": name,
             "label": written_label(node),
