@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.component_names import INPUT, LOGITS, SLOTS, Place, receiver_name, sender_name
+from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
 
 Mask = NDArray[np.bool_]
 """Edges: (sender, receiver)."""
+MOST_NODES = 20_000
+"""Of a graph; the largest models that there are have 16,000."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class ComponentGraph:
     @classmethod
     def of_model(cls, model: pb.CircuitModel) -> ComponentGraph:
         """The graph of a model whose layers all have attention and an MLP."""
+        if model.layer_count * (model.head_count + 1) > MOST_NODES:
+            raise InvalidRequestError(f"a graph has at most {MOST_NODES} nodes", field="circuit")
         names = [INPUT]
         for layer in range(model.layer_count):
             names += [*(f"a{layer}.h{head}" for head in range(model.head_count)), f"m{layer}"]
@@ -75,7 +80,7 @@ class ComponentGraph:
             model: says how many heads share keys and values, and whether attention and MLP are parallel.
 
         Raises:
-            InvalidRequestError: a name is none of a node.
+            InvalidRequestError: a name is none of a node, or there are more than `MOST_NODES`.
         """
         heads: defaultdict[int, int] = defaultdict(int)
         mlps: set[int] = set()
@@ -84,6 +89,8 @@ class ComponentGraph:
                 heads[place.layer] = max(heads[place.layer], place.head + 1)
             elif place.kind == pb.CIRCUIT_NODE_KIND_MLP and place.layer is not None:
                 mlps.add(place.layer)
+        if sum(heads.values()) + len(mlps) > MOST_NODES:
+            raise InvalidRequestError(f"a graph has at most {MOST_NODES} nodes", field="circuit")
         group_size = max(model.head_count // (model.key_value_head_count or model.head_count or 1), 1)
         senders, receivers, counts = [INPUT], list[str](), list[int]()
         for layer in sorted({*heads, *mlps}):

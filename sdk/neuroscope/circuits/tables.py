@@ -17,7 +17,8 @@ _EDGES = 10
 
 def circuit_table(circuit: Circuit) -> Table:
     """What is known of a circuit, and its strongest edges."""
-    table = Table(title=circuit.summary, title_justify="left", box=SIMPLE_HEAD, show_header=False)
+    title = circuit.summary
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, min_width=len(title))
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in circuit.facts.items():

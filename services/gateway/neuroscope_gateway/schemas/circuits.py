@@ -17,6 +17,7 @@ Format = Literal["json", "mib", "lazarus", "graphml", "dot", "mermaid", "html", 
 Method = Literal[
     "activation-patching", "edge-patching", "path-patching", "attribution-patching", "eap", "eap-ig", "acdc"
 ]
+Name = Literal["ioi", "greater-than", "induction", "copying", "docstring", "facts", "arithmetic"]
 _PAIRS = 4096
 
 
@@ -38,8 +39,8 @@ class CircuitPrompts(Strict):
 
     model: Text | None = None
     """Id of a loaded model; absent: the one loaded first."""
-    dataset: Text | None = None
-    """A dataset's name: ioi, greater-than, induction, copying, docstring, facts, arithmetic."""
+    dataset: Name | None = None
+    """A dataset of the literature."""
     pairs: Annotated[list[AnsweredPair], Field(min_length=1, max_length=_PAIRS)] | None = None
     """Pairs of your own, in its place."""
     pair_count: Annotated[int, Field(ge=1, le=_PAIRS)] | None = None
