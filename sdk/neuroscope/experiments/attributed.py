@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from neuroscope.codec import Event, Framed
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution, features_of
+from neuroscope.experiments.edges import receiver_name, sender_name
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores
 from neuroscope.frames import FrameReader
@@ -260,20 +261,9 @@ class AttributionResult(NamedScores):
 
 def sender_names(plan: pb.AttributionPlan) -> list[str]:
     """Names as in the EAP-IG reference: input, a0.h3, m0."""
-    return [_node_name(sender.site, sender.head if sender.HasField("head") else None) for sender in plan.senders]
+    return [sender_name(sender) for sender in plan.senders]
 
 
 def receiver_names(plan: pb.AttributionPlan) -> list[str]:
     """Names as in the EAP-IG reference: a0.h3<q>, m0, logits. Keys and values are those of key/value heads."""
-    return [_node_name(node.site, node.head if node.HasField("head") else None) for node in plan.receivers]
-
-
-_KINDS = {"q_proj": "<q>", "k_proj": "<k>", "value": "<v>", "head_output": ""}
-
-
-def _node_name(site: site_pb2.Site, head: int | None) -> str:
-    if head is not None:
-        return f"a{site.layer}.h{head}{_KINDS[site.component]}"
-    if site.component == "resid_pre":
-        return "input"
-    return f"m{site.layer}" if site.HasField("layer") else site.component
+    return [receiver_name(receiver) for receiver in plan.receivers]

@@ -27,9 +27,9 @@ Positions: TypeAlias = "SupportsIndex | Iterable[SupportsIndex] | None"
 Receivers: TypeAlias = "str | Iterable[str | Iterable[str]]"
 """Names; those in a list or tuple of their own read the path together."""
 
-_SENDER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?")
-_RECEIVER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?(?:<(?P<part>[qkv])>)?")
-_PARTS = {"q": "q_proj", "k": "k_proj", "v": "value"}
+SENDER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?")
+RECEIVER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?(?:<(?P<part>[qkv])>)?")
+PARTS = {"q": "q_proj", "k": "k_proj", "v": "value"}
 _EVERY = {"heads": "head_output", "mlps": "mlp_out", "input": "resid_pre"}
 _SENDER_FORMS = ("input", "heads", "mlps", "a3.h5", "a3", "m3")
 _RECEIVER_FORMS = ("logits", "a9.h6<q>", "a9.h6<k>", "a9.h6<v>", "a9<q>", "m9")
@@ -63,7 +63,7 @@ def _sender(name: str, positions: Positions) -> pb.PathSender:
         heads = to_axis(EACH, "heads") if name == "heads" else None
         layer = 0 if name == "input" else None
         return pb.PathSender(site=site_pb2.Site(component=_EVERY[name], layer=layer), heads=heads, positions=indices)
-    match = _SENDER.fullmatch(name)
+    match = SENDER.fullmatch(name)
     if match is None or (match["kind"] == "m" and match["head"]):
         raise InvalidRequestError(f"{name!r} names no sender", field="senders", valid=_SENDER_FORMS)
     layer = int(match["layer"])
@@ -79,7 +79,7 @@ def _receiver(name: str, positions: Positions) -> pb.PathReceiver:
     indices = _indices(positions, "receiver_positions")
     if name == "logits":
         return pb.PathReceiver(site=site_pb2.Site(component="logits"), positions=indices)
-    match = _RECEIVER.fullmatch(name)
+    match = RECEIVER.fullmatch(name)
     if match is None or (match["kind"] == "m") == bool(match["part"]) or (match["kind"] == "m" and match["head"]):
         raise InvalidRequestError(f"{name!r} names no receiver", field="receivers", valid=_RECEIVER_FORMS)
     layer = int(match["layer"])
@@ -87,7 +87,7 @@ def _receiver(name: str, positions: Positions) -> pb.PathReceiver:
         site = site_pb2.Site(component="mlp_out", layer=layer, side=site_pb2.SIDE_INPUT)
         return pb.PathReceiver(site=site, positions=indices)
     heads = () if match["head"] is None else (int(match["head"]),)
-    site = site_pb2.Site(component=_PARTS[match["part"]], layer=layer)
+    site = site_pb2.Site(component=PARTS[match["part"]], layer=layer)
     return pb.PathReceiver(site=site, heads=heads, positions=indices)
 
 

@@ -1,0 +1,150 @@
+"""Edges of a model's graph, as Python names them: from what writes the residual stream to what reads it.
+
+    senders     input        what enters the first block
+                a3.h5, m3    a head's output, an MLP's
+    receivers   a9.h6<q>     a head's queries; <k> and <v> are those of key/value heads
+                m9           an MLP's input
+                logits       what the final norm reads
+    edges       a3.h5->m9
+
+Names are those of the EAP-IG reference (Hanna et al. 2024, arXiv:2403.17806), as edge attributions give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.paths import PARTS, RECEIVER, SENDER
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import site_pb2
+
+Edge: TypeAlias = "str | tuple[str, str]"
+"""a3.h5->m9, or both of its ends."""
+EdgeSet: TypeAlias = "Edge | Iterable[Edge]"
+EdgeSets: TypeAlias = "NDArray[np.bool_] | Mapping[str, EdgeSet] | Iterable[EdgeSet] | None"
+"""Cells: masks of the whole graph (cells, senders, receivers), sets of edges with names or without; None: each edge."""
+_ARROW = "->"
+_SENDER_FORMS = ("input", "a3.h5", "m3")
+_RECEIVER_FORMS = ("logits", "a9.h6<q>", "a9.h6<k>", "a9.h6<v>", "m9")
+_LETTERS = {component: letter for letter, component in PARTS.items()}
+
+
+def sender_name(sender: pb.EdgeSender) -> str:
+    """The name of what writes."""
+    return _name(sender.site, sender.head if sender.HasField("head") else None)
+
+
+def receiver_name(receiver: pb.EdgeReceiver) -> str:
+    """The name of what reads."""
+    return _name(receiver.site, receiver.head if receiver.HasField("head") else None)
+
+
+def edge_name(sender: str, receiver: str) -> str:
+    """The name of an edge."""
+    return f"{sender}{_ARROW}{receiver}"
+
+
+def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
+    """The message of sets of edges.
+
+    Raises:
+        InvalidRequestError: a name means nothing, or masks are no boolean (cells, senders, receivers).
+    """
+    if cells is None:
+        return pb.EdgeGrid(value=value, each=pb.EachIndex())
+    if isinstance(cells, np.ndarray):
+        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in _masks(cells)]))
+    named: list[tuple[str, EdgeSet]] = (
+        list(cells.items()) if isinstance(cells, Mapping) else [("", cell) for cell in _listed(cells)]
+    )
+    edges = [(name, [_ends(edge) for edge in _listed(cell)]) for name, cell in named]
+    senders = list(dict.fromkeys(sender for _, cell in edges for sender, _ in cell))
+    receivers = list(dict.fromkeys(receiver for _, cell in edges for _, receiver in cell))
+    rows, columns = ({name: index for index, name in enumerate(names)} for names in (senders, receivers))
+    return pb.EdgeGrid(
+        senders=map(to_sender, senders),
+        receivers=map(to_receiver, receivers),
+        value=value,
+        cells=pb.EdgeCells(
+            cells=[
+                pb.EdgeCell(
+                    name=name, edges=[rows[sender] * len(receivers) + columns[receiver] for sender, receiver in cell]
+                )
+                for name, cell in edges
+            ]
+        ),
+    )
+
+
+def to_sender(name: str) -> pb.EdgeSender:
+    """The message of what writes.
+
+    Raises:
+        InvalidRequestError: the name means nothing.
+    """
+    match = SENDER.fullmatch(name)
+    if name == "input":
+        return pb.EdgeSender(site=site_pb2.Site(component="resid_pre", layer=0))
+    if match is None or (match["kind"] == "m") == bool(match["head"]):
+        raise InvalidRequestError(f"{name!r} names no sender of an edge", field="edges", valid=_SENDER_FORMS)
+    layer = int(match["layer"])
+    if match["kind"] == "m":
+        return pb.EdgeSender(site=site_pb2.Site(component="mlp_contrib", layer=layer))
+    return pb.EdgeSender(site=site_pb2.Site(component="head_output", layer=layer), head=int(match["head"]))
+
+
+def to_receiver(name: str) -> pb.EdgeReceiver:
+    """The message of what reads.
+
+    Raises:
+        InvalidRequestError: the name means nothing.
+    """
+    if name == "logits":
+        return pb.EdgeReceiver(site=site_pb2.Site(component="logits"))
+    match = RECEIVER.fullmatch(name)
+    is_mlp = match is not None and match["kind"] == "m" and not match["head"] and not match["part"]
+    if match is None or not (is_mlp or (match["head"] and match["part"])):
+        raise InvalidRequestError(f"{name!r} names no receiver of an edge", field="edges", valid=_RECEIVER_FORMS)
+    layer = int(match["layer"])
+    if is_mlp:
+        return pb.EdgeReceiver(site=site_pb2.Site(component="mlp_out", layer=layer, side=site_pb2.SIDE_INPUT))
+    return pb.EdgeReceiver(site=site_pb2.Site(component=PARTS[match["part"]], layer=layer), head=int(match["head"]))
+
+
+def _name(site: site_pb2.Site, head: int | None) -> str:
+    if head is not None:
+        letter = _LETTERS.get(site.component, "")
+        return f"a{site.layer}.h{head}{f'<{letter}>' if letter else ''}"
+    if site.component == "resid_pre":
+        return "input"
+    return f"m{site.layer}" if site.HasField("layer") else site.component
+
+
+def _ends(edge: Any) -> tuple[str, str]:
+    ends = tuple(edge.split(_ARROW)) if isinstance(edge, str) else tuple(edge)
+    if len(ends) != 2 or not all(isinstance(end, str) for end in ends):
+        raise InvalidRequestError(f"{edge!r} names no edge; edges are such as a3.h5->m9", field="edges")
+    return ends
+
+
+def _listed(cell: Any) -> Sequence[Any]:
+    """The entries of a set; an edge alone is one."""
+    is_edge = isinstance(cell, str) or (isinstance(cell, tuple) and len(cell) == 2 and _ARROW not in "".join(map(str, cell)))
+    return [cell] if is_edge else list(cell)
+
+
+def _masks(cells: NDArray[Any]) -> NDArray[np.bool_]:
+    if cells.dtype != np.bool_ or cells.ndim != 3:
+        raise InvalidRequestError(
+            f"masks are boolean (cells, senders, receivers), not {cells.dtype} {cells.shape}", field="edges"
+        )
+    return cells
+
+
+def _of_mask(mask: NDArray[np.bool_]) -> pb.EdgeCell:
+    return pb.EdgeCell(bitmap=np.packbits(mask.reshape(-1), bitorder="little").tobytes())
