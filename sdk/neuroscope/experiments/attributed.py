@@ -10,9 +10,9 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from neuroscope.codec import Event, Framed
+from neuroscope.component_names import receiver_name, sender_name
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution, features_of
-from neuroscope.experiments.edges import receiver_name, sender_name
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores
 from neuroscope.frames import FrameReader
@@ -187,7 +187,10 @@ class AttributionResult(NamedScores):
         if "layer" in coords:
             coords["layer"] = next(list(entry.layers) for entry in plan.layers if entry.plan_index == index)
         if "sender" in coords:
-            coords |= {"sender": sender_names(plan), "receiver": receiver_names(plan)}
+            coords |= {
+                "sender": list(map(sender_name, plan.senders)),
+                "receiver": list(map(receiver_name, plan.receivers)),
+            }
             for column, receiver in enumerate(plan.receivers):
                 values[:, receiver.sender_count :, column] = np.nan
         clean, corrupted = self._clean, self._corrupted
@@ -257,13 +260,3 @@ class AttributionResult(NamedScores):
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise InvalidRequestError(f"this is no result of an attribution: {error!r}", field="result") from None
         return result
-
-
-def sender_names(plan: pb.AttributionPlan) -> list[str]:
-    """Names as in the EAP-IG reference: input, a0.h3, m0."""
-    return [sender_name(sender) for sender in plan.senders]
-
-
-def receiver_names(plan: pb.AttributionPlan) -> list[str]:
-    """Names as in the EAP-IG reference: a0.h3<q>, m0, logits. Keys and values are those of key/value heads."""
-    return [receiver_name(receiver) for receiver in plan.receivers]

@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.paths import PARTS, RECEIVER, SENDER
+from neuroscope.experiments.paths import PARTS
+from neuroscope.v1 import circuit_pb2, site_pb2
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.v1 import site_pb2
 
 Edge: TypeAlias = "str | tuple[str, str]"
 """a3.h5->m9, or both of its ends."""
@@ -29,24 +30,8 @@ EdgeSet: TypeAlias = "Edge | Iterable[Edge]"
 EdgeSets: TypeAlias = "NDArray[np.bool_] | Mapping[str, EdgeSet] | Iterable[EdgeSet] | None"
 """Cells: masks of the whole graph (cells, senders, receivers), sets of edges with names or without; None: each edge."""
 _ARROW = "->"
-_SENDER_FORMS = ("input", "a3.h5", "m3")
-_RECEIVER_FORMS = ("logits", "a9.h6<q>", "a9.h6<k>", "a9.h6<v>", "m9")
-_LETTERS = {component: letter for letter, component in PARTS.items()}
-
-
-def sender_name(sender: pb.EdgeSender) -> str:
-    """The name of what writes."""
-    return _name(sender.site, sender.head if sender.HasField("head") else None)
-
-
-def receiver_name(receiver: pb.EdgeReceiver) -> str:
-    """The name of what reads."""
-    return _name(receiver.site, receiver.head if receiver.HasField("head") else None)
-
-
-def edge_name(sender: str, receiver: str) -> str:
-    """The name of an edge."""
-    return f"{sender}{_ARROW}{receiver}"
+_SENDERS = ("input", "a3.h5", "m3")
+_RECEIVERS = ("logits", "a9.h6<q>", "a9.h6<k>", "a9.h6<v>", "m9")
 
 
 def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
@@ -85,44 +70,37 @@ def to_sender(name: str) -> pb.EdgeSender:
     """The message of what writes.
 
     Raises:
-        InvalidRequestError: the name means nothing.
+        InvalidRequestError: the name is none of a sender.
     """
-    match = SENDER.fullmatch(name)
-    if name == "input":
-        return pb.EdgeSender(site=site_pb2.Site(component="resid_pre", layer=0))
-    if match is None or (match["kind"] == "m") == bool(match["head"]):
-        raise InvalidRequestError(f"{name!r} names no sender of an edge", field="edges", valid=_SENDER_FORMS)
-    layer = int(match["layer"])
-    if match["kind"] == "m":
-        return pb.EdgeSender(site=site_pb2.Site(component="mlp_contrib", layer=layer))
-    return pb.EdgeSender(site=site_pb2.Site(component="head_output", layer=layer), head=int(match["head"]))
+    place = Place.of(name, "edges")
+    match place.kind:
+        case circuit_pb2.CIRCUIT_NODE_KIND_INPUT:
+            return pb.EdgeSender(site=site_pb2.Site(component="resid_pre", layer=0))
+        case circuit_pb2.CIRCUIT_NODE_KIND_MLP:
+            return pb.EdgeSender(site=site_pb2.Site(component="mlp_contrib", layer=place.layer))
+        case circuit_pb2.CIRCUIT_NODE_KIND_HEAD if not place.slot:
+            return pb.EdgeSender(site=site_pb2.Site(component="head_output", layer=place.layer), head=place.head)
+        case _:
+            raise InvalidRequestError(f"{name!r} sends no edge", field="edges", valid=_SENDERS)
 
 
 def to_receiver(name: str) -> pb.EdgeReceiver:
     """The message of what reads.
 
     Raises:
-        InvalidRequestError: the name means nothing.
+        InvalidRequestError: the name is none of a receiver.
     """
-    if name == "logits":
-        return pb.EdgeReceiver(site=site_pb2.Site(component="logits"))
-    match = RECEIVER.fullmatch(name)
-    is_mlp = match is not None and match["kind"] == "m" and not match["head"] and not match["part"]
-    if match is None or not (is_mlp or (match["head"] and match["part"])):
-        raise InvalidRequestError(f"{name!r} names no receiver of an edge", field="edges", valid=_RECEIVER_FORMS)
-    layer = int(match["layer"])
-    if is_mlp:
-        return pb.EdgeReceiver(site=site_pb2.Site(component="mlp_out", layer=layer, side=site_pb2.SIDE_INPUT))
-    return pb.EdgeReceiver(site=site_pb2.Site(component=PARTS[match["part"]], layer=layer), head=int(match["head"]))
-
-
-def _name(site: site_pb2.Site, head: int | None) -> str:
-    if head is not None:
-        letter = _LETTERS.get(site.component, "")
-        return f"a{site.layer}.h{head}{f'<{letter}>' if letter else ''}"
-    if site.component == "resid_pre":
-        return "input"
-    return f"m{site.layer}" if site.HasField("layer") else site.component
+    place = Place.of(name, "edges")
+    match place.kind:
+        case circuit_pb2.CIRCUIT_NODE_KIND_LOGITS:
+            return pb.EdgeReceiver(site=site_pb2.Site(component="logits"))
+        case circuit_pb2.CIRCUIT_NODE_KIND_MLP:
+            site = site_pb2.Site(component="mlp_out", layer=place.layer, side=site_pb2.SIDE_INPUT)
+            return pb.EdgeReceiver(site=site)
+        case circuit_pb2.CIRCUIT_NODE_KIND_HEAD if place.slot:
+            return pb.EdgeReceiver(site=site_pb2.Site(component=PARTS[place.slot], layer=place.layer), head=place.head)
+        case _:
+            raise InvalidRequestError(f"{name!r} receives no edge", field="edges", valid=_RECEIVERS)
 
 
 def _ends(edge: Any) -> tuple[str, str]:

@@ -27,8 +27,8 @@ Positions: TypeAlias = "SupportsIndex | Iterable[SupportsIndex] | None"
 Receivers: TypeAlias = "str | Iterable[str | Iterable[str]]"
 """Names; those in a list or tuple of their own read the path together."""
 
-SENDER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?")
-RECEIVER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?(?:<(?P<part>[qkv])>)?")
+_SENDER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?")
+_RECEIVER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?(?:<(?P<part>[qkv])>)?")
 PARTS = {"q": "q_proj", "k": "k_proj", "v": "value"}
 _EVERY = {"heads": "head_output", "mlps": "mlp_out", "input": "resid_pre"}
 _SENDER_FORMS = ("input", "heads", "mlps", "a3.h5", "a3", "m3")
@@ -63,7 +63,7 @@ def _sender(name: str, positions: Positions) -> pb.PathSender:
         heads = to_axis(EACH, "heads") if name == "heads" else None
         layer = 0 if name == "input" else None
         return pb.PathSender(site=site_pb2.Site(component=_EVERY[name], layer=layer), heads=heads, positions=indices)
-    match = SENDER.fullmatch(name)
+    match = _SENDER.fullmatch(name)
     if match is None or (match["kind"] == "m" and match["head"]):
         raise InvalidRequestError(f"{name!r} names no sender", field="senders", valid=_SENDER_FORMS)
     layer = int(match["layer"])
@@ -79,7 +79,7 @@ def _receiver(name: str, positions: Positions) -> pb.PathReceiver:
     indices = _indices(positions, "receiver_positions")
     if name == "logits":
         return pb.PathReceiver(site=site_pb2.Site(component="logits"), positions=indices)
-    match = RECEIVER.fullmatch(name)
+    match = _RECEIVER.fullmatch(name)
     if match is None or (match["kind"] == "m") == bool(match["part"]) or (match["kind"] == "m" and match["head"]):
         raise InvalidRequestError(f"{name!r} names no receiver", field="receivers", valid=_RECEIVER_FORMS)
     layer = int(match["layer"])

@@ -63,7 +63,9 @@ class EdgeGrid:
                 raise InvalidRequestError(
                     "edges are changed in runs of prompts alone: edit the clean run", field=pair.corruptions[0].path
                 )
+        self._edit: tuple[tuple[int, bytes], EditPlan] | None = None
         self._written: tuple[tuple[int, bytes], Written] | None = None
+        """What senders write in a pair with a value: cells of one pair and value come after each other."""
 
     @property
     def count(self) -> int:
@@ -113,28 +115,31 @@ class EdgeGrid:
             raise
 
     def _plan(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> EdgePlan:
-        select = site_pb2.Selector(rows=[pair.edited_row])
+        key = pair.index, self._key(value)
+        if self._edit is None or self._edit[0] != key:
+            self._edit = key, self._edits(pair, value)
+
+        def write(plan: EdgePlan, given: Mapping[Asked, mx.array]) -> Written:
+            if self._written is None or self._written[0] != key:
+                self._written = None  # nobody holds those of two pairs
+                self._written = key, written(plan, given, pair.length)
+            return self._written[1]
+
+        return EdgePlan(self._graph, self._sets.changed(number), self._edit[1], pair.edited_row, write)
+
+    def _edits(self, pair: Pair, value: intervention_pb2.Expression) -> EditPlan:
+        """Puts a value in the place of every sender's output."""
         states = self._model.layout.states
         edits = [
             intervention_pb2.Intervention(
                 intervention_id=str(states[point].point),
                 site=states[point].point.to_message(),
-                select=select,
+                select=site_pb2.Selector(rows=[pair.edited_row]),
                 value=value,
             )
             for point in self._graph.compared
         ]
-        paths = [self._path] * len(edits)
-        edit = EditPlan(self._model, edits, pair.lengths, 0, self._resolve, paths=paths)
-        key = pair.index, self._key(value)
-
-        def write(plan: EdgePlan, given: Mapping[Asked, mx.array]) -> Written:
-            if self._written is None or self._written[0] != key:
-                self._written = None  # nobody holds two pairs' at a time
-                self._written = key, written(plan, given, pair.length)
-            return self._written[1]
-
-        return EdgePlan(self._graph, self._sets.changed(number), edit, pair.edited_row, write)
+        return EditPlan(self._model, edits, pair.lengths, 0, self._resolve, paths=[self._path] * len(edits))
 
     def _key(self, value: intervention_pb2.Expression) -> bytes:
         return self._path.encode() + value.SerializeToString(deterministic=True)

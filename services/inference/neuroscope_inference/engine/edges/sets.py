@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.component_names import receiver_name, sender_name
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.edges import edge_name, receiver_name, sender_name
 from neuroscope.sites import Point, resolve
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_inference.engine.attributions.graph import Graph
@@ -62,7 +62,7 @@ class EdgeSets:
         if self._each is None:
             labels = [cell.name or f"cell {number}" for number, cell in enumerate(self._cells)]
             return pb.GridAxis(name="cell", indices=range(self.count), labels=labels)
-        labels = [edge_name(*self._names(edge)) for edge in self._each]
+        labels = ["->".join(self._names(edge)) for edge in self._each]
         return pb.GridAxis(name="edge", indices=range(self.count), labels=labels)
 
     def changed(self, number: int) -> Mask:

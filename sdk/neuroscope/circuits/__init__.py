@@ -1,0 +1,12 @@
+"""Circuits: the part of a model's graph that a behaviour needs, as a value.
+
+circuit = Circuit.load("ioi.json")
+circuit.nodes, circuit.edges                by name: a1.h3, a0.h2->a1.h3<k>
+circuit.evaluation.faithfulness
+circuit.strongest(size=0.05)                another one of the same graph
+"""
+
+from neuroscope.circuits.circuit import METHODS, Circuit
+from neuroscope.circuits.graph import ComponentGraph
+
+__all__ = ["METHODS", "Circuit", "ComponentGraph"]

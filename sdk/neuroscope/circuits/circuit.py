@@ -1,0 +1,345 @@
+"""A circuit as a value: the part of a model's graph that a behaviour needs, where it comes from, how well it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from google.protobuf import json_format
+from numpy.typing import NDArray
+
+from neuroscope.circuits.graph import ComponentGraph, Mask
+from neuroscope.component_names import Place, edge_name
+from neuroscope.errors import InvalidRequestError, nearest
+from neuroscope.experiments.stored import read_object
+from neuroscope.grid import Grid
+from neuroscope.v1 import circuit_pb2 as pb
+
+FORMAT = "neuroscope.v1.Circuit"
+"""What JSON files say that they hold."""
+MOST_EDGES = 200_000
+"""Edges that a circuit lists; of those outside of it, the weakest are left out beyond that."""
+METHODS = {
+    name.removeprefix("CIRCUIT_METHOD_").lower().replace("_", "-"): number
+    for name, number in pb.CircuitMethod.items()
+    if number
+}
+"""How circuits are searched for, by name: activation-patching, edge-patching, path-patching, attribution-patching, eap,
+eap-ig, acdc."""
+
+
+def method_name(method: pb.CircuitMethod.ValueType) -> str:
+    """Such as eap-ig; empty where it is not stated."""
+    return next((name for name, number in METHODS.items() if number == method), "")
+
+
+class Circuit:
+    """Nodes and edges of a model's graph, those of the circuit marked. A value: methods give other circuits.
+
+    Args:
+        message: as the contract carries it; it is kept as it is.
+
+    `nodes` and `edges` are those of the circuit, by name; `all_nodes` and `all_edges` are those of the graph.
+    """
+
+    def __init__(self, message: pb.Circuit) -> None:
+        self.message = message
+
+    @classmethod
+    def assembled(
+        cls,
+        graph: ComponentGraph,
+        in_circuit: Mask,
+        *,
+        model: pb.CircuitModel,
+        name: str = "",
+        description: str = "",
+        edge_scores: NDArray[np.floating] | None = None,
+        node_scores: Mapping[str, float] | None = None,
+        provenance: pb.CircuitProvenance | None = None,
+        evaluation: pb.CircuitEvaluation | None = None,
+    ) -> Self:
+        """From matrices.
+
+        Args:
+            graph: of the model.
+            in_circuit: the circuit's edges (sender, receiver); nodes at their ends, input and logits are in it too.
+            model: the model.
+            name: of the circuit.
+            description: what it does.
+            edge_scores: of edges (sender, receiver); NaN where there is none.
+            node_scores: by name.
+            provenance: where it comes from.
+            evaluation: how well it does.
+        """
+        kept = set(graph.on_edges(in_circuit))
+        message = pb.Circuit(
+            name=name,
+            description=description,
+            edge_count=graph.edge_count,
+            model=model,
+            provenance=provenance,
+            evaluation=evaluation,
+        )
+        for node in graph.nodes:
+            place, score = Place.of(node), (node_scores or {}).get(node)
+            message.nodes.add(
+                name=node,
+                kind=place.kind,
+                layer=place.layer,
+                head=place.head,
+                score=None if score is None else float(score),
+                in_circuit=node in kept,
+            )
+        listed = in_circuit.copy()
+        if edge_scores is not None:
+            others = np.where(in_circuit, np.nan, edge_scores)
+            listed |= graph.strongest(others, max(MOST_EDGES - int(in_circuit.sum()), 0))
+        for row, column in np.argwhere(listed):
+            score = np.nan if edge_scores is None else edge_scores[row, column]
+            message.edges.add(
+                sender=graph.senders[row],
+                receiver=graph.receivers[column],
+                score=float(score) if np.isfinite(score) else None,
+                in_circuit=bool(in_circuit[row, column]),
+            )
+        return cls(message)
+
+    # What it is made of.
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.message.name
+
+    @property
+    def model(self) -> pb.CircuitModel:
+        """The model whose graph it is part of."""
+        return self.message.model
+
+    @property
+    def provenance(self) -> pb.CircuitProvenance:
+        """Where it comes from: method, metric, prompts, versions, time."""
+        return self.message.provenance
+
+    @property
+    def evaluation(self) -> pb.CircuitEvaluation | None:
+        """How well it does; None: it was not evaluated."""
+        return self.message.evaluation if self.message.HasField("evaluation") else None
+
+    @cached_property
+    def all_nodes(self) -> dict[str, pb.CircuitNode]:
+        """Every node of the graph by name, in the order in which they write."""
+        return {node.name: node for node in self.message.nodes}
+
+    @cached_property
+    def all_edges(self) -> dict[str, pb.CircuitEdge]:
+        """Every edge that is listed, by name: input->a0.h0<q>."""
+        return {edge_name(edge): edge for edge in self.message.edges}
+
+    @property
+    def nodes(self) -> dict[str, pb.CircuitNode]:
+        """The circuit's nodes by name."""
+        return {name: node for name, node in self.all_nodes.items() if node.in_circuit}
+
+    @property
+    def edges(self) -> dict[str, pb.CircuitEdge]:
+        """The circuit's edges by name."""
+        return {name: edge for name, edge in self.all_edges.items() if edge.in_circuit}
+
+    @property
+    def heads(self) -> list[tuple[int, int]]:
+        """Layer and head of the circuit's heads."""
+        return [(node.layer, node.head) for node in self.nodes.values() if node.kind == pb.CIRCUIT_NODE_KIND_HEAD]
+
+    @property
+    def size(self) -> float:
+        """Share of the graph's edges that are in the circuit."""
+        return len(self.edges) / self.message.edge_count if self.message.edge_count else 0.0
+
+    @cached_property
+    def graph(self) -> ComponentGraph:
+        """The graph that it is part of.
+
+        Raises:
+            InvalidRequestError: its nodes are not those of a model, as in circuits made of directions.
+        """
+        return ComponentGraph.of_nodes(self.all_nodes, self.model)
+
+    @property
+    def in_circuit(self) -> Mask:
+        """The circuit's edges (sender, receiver)."""
+        return self.graph.marked((edge.sender, edge.receiver) for edge in self.edges.values())
+
+    @property
+    def edge_scores(self) -> Grid:
+        """Scores of edges over sender and receiver; NaN where there is none."""
+        graph = self.graph
+        values = np.full((len(graph.senders), len(graph.receivers)), np.nan, np.float32)
+        for edge in self.message.edges:
+            if edge.HasField("score"):
+                values[graph.rows[edge.sender], graph.columns[edge.receiver]] = edge.score
+        coords = {"sender": graph.senders, "receiver": graph.receivers}
+        return Grid("edge_score", values, ("sender", "receiver"), coords)
+
+    @property
+    def node_scores(self) -> dict[str, float]:
+        """Scores of nodes; of a node that has none, the sum of the magnitudes of what its edges carry."""
+        found = {node.name: node.score for node in self.message.nodes if node.HasField("score")}
+        if found:
+            return found
+        sums = dict.fromkeys(self.all_nodes, 0.0)
+        for edge in self.message.edges:
+            sums[edge.sender] = sums.get(edge.sender, 0.0) + abs(edge.score)
+        return sums
+
+    # Other circuits of the same graph.
+
+    def strongest(
+        self, *, size: float | None = None, count: int | None = None, threshold: float | None = None, prune: bool = True
+    ) -> Self:
+        """The circuit of the strongest edges by their scores; it has no evaluation.
+
+        Args:
+            size: share of the graph's edges, above 0, at most 1.
+            count: so many edges.
+            threshold: least magnitude of a score.
+            prune: leaves out edges that no path of the circuit leads through from input to logits.
+
+        Raises:
+            InvalidRequestError: none or several are given, or one is out of its range.
+        """
+        given = {"size": size, "count": count, "threshold": threshold}
+        stated = [name for name, value in given.items() if value is not None]
+        if len(stated) != 1:
+            raise InvalidRequestError(
+                "a circuit has one of size, count and threshold", field=", ".join(stated) or "size"
+            )
+        scores = self.edge_scores.values
+        graph = self.graph
+        if threshold is not None:
+            if not np.isfinite(threshold) or threshold < 0:
+                raise InvalidRequestError(f"a threshold is a number from 0, not {threshold}", field="threshold")
+            chosen = graph.mask & (np.abs(np.nan_to_num(scores, nan=-np.inf)) >= threshold) & np.isfinite(scores)
+        else:
+            if size is not None:
+                if not 0 < size <= 1:
+                    raise InvalidRequestError(f"a size is above 0 and at most 1, not {size}", field="size")
+                count = max(round(size * self.message.edge_count), 1)
+            if count is None or not 0 < count <= self.message.edge_count:
+                raise InvalidRequestError(f"the graph has {self.message.edge_count} edges, not {count}", field="count")
+            chosen = graph.strongest(scores, count)
+        return self.with_edges(graph.names(graph.live(chosen) if prune else chosen))
+
+    def with_edges(self, edges: Iterable[str | tuple[str, str]]) -> Self:
+        """The circuit of these edges of the same graph: their names, or sender and receiver. It has no evaluation.
+
+        Raises:
+            InvalidRequestError: the graph has no such edge.
+        """
+        graph = self.graph
+        pairs = [_ends(edge) for edge in edges]
+        for sender, receiver in pairs:
+            if sender not in graph.rows or receiver not in graph.columns:
+                missing, known = (sender, graph.rows) if sender not in graph.rows else (receiver, graph.columns)
+                close = nearest(missing, known)
+                raise InvalidRequestError(
+                    f"the graph has no {missing!r}; nearest: {', '.join(close)}", field="edges", valid=close
+                )
+        mask = graph.marked(pairs)
+        if mask.sum() != len(set(pairs)):
+            row, column = next(pair for pair in pairs if not graph.mask[graph.rows[pair[0]], graph.columns[pair[1]]])
+            raise InvalidRequestError(f"{row} does not reach {column}", field="edges")
+        made = type(self).assembled(
+            graph,
+            mask,
+            model=self.model,
+            name=self.name,
+            description=self.message.description,
+            edge_scores=self.edge_scores.values,
+            node_scores={node.name: node.score for node in self.message.nodes if node.HasField("score")},
+            provenance=self.provenance if self.message.HasField("provenance") else None,
+        )
+        for node in made.message.nodes:
+            before = self.all_nodes[node.name]
+            node.label = before.label
+            node.metadata.update(before.metadata)
+        return made
+
+    # In other forms.
+
+    def to_networkx(self, *, whole: bool = False) -> Any:
+        """A MultiDiGraph of networkx: nodes by name; of an edge the key is what a head reads: q, k or v.
+
+        An edge to keys or values goes to every head that reads them. Attributes are those of the contract.
+
+        Args:
+            whole: all listed edges, not those of the circuit alone.
+
+        Raises:
+            InvalidRequestError: networkx is not installed.
+        """
+        from neuroscope.circuits import networkx_form
+
+        return networkx_form.to_networkx(self, whole=whole)
+
+    def to_json(self) -> dict[str, Any]:
+        """Protobuf's JSON of the contract's message, with the contract's field names."""
+        return {"format": FORMAT, **json_format.MessageToDict(self.message, preserving_proto_field_name=True)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """From the form of `to_json`.
+
+        Raises:
+            InvalidRequestError: it is no circuit; says what is unknown or malformed.
+        """
+        if value.get("format") != FORMAT:
+            raise InvalidRequestError(
+                f"a circuit has the format {FORMAT}, not {value.get('format')!r}", field="circuit"
+            )
+        fields = {name: entry for name, entry in value.items() if name != "format"}
+        try:
+            return cls(json_format.ParseDict(fields, pb.Circuit()))
+        except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:
+            raise InvalidRequestError(f"this is no circuit: {error}", field="circuit") from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as a JSON file."""
+        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads the file of `save`.
+
+        Raises:
+            InvalidRequestError: it holds something else.
+        """
+        return cls.from_json(read_object(path))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Circuit) and self.message == other.message
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # as that of protobuf's messages
+
+    def __repr__(self) -> str:
+        measured = self.evaluation
+        faithful = "" if measured is None else f", faithfulness {measured.faithfulness:.3f}"
+        model = self.model.model_id or "a model"
+        return (
+            f"Circuit({self.name or 'unnamed'} of {model}: {len(self.nodes)} nodes, "
+            f"{len(self.edges)} of {self.message.edge_count} edges{faithful})"
+        )
+
+
+def _ends(edge: str | tuple[str, str]) -> tuple[str, str]:
+    if not isinstance(edge, str):
+        return edge
+    sender, arrow, receiver = edge.partition("->")
+    if not arrow:
+        raise InvalidRequestError(f"{edge!r} is no edge such as input->a0.h0<q>", field="edges")
+    return sender, receiver
