@@ -18,9 +18,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.paths import PARTS
+from neuroscope.requests import Call
+from neuroscope.rpc import RPCS
 from neuroscope.v1 import circuit_pb2, site_pb2
 from neuroscope.v1 import experiment_pb2 as pb
 
@@ -44,10 +47,17 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
         return pb.EdgeGrid(value=value, each=pb.EachIndex())
     if isinstance(cells, np.ndarray):
         return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in _masks(cells)]))
-    named: list[tuple[str, EdgeSet]] = (
-        list(cells.items()) if isinstance(cells, Mapping) else [("", cell) for cell in _listed(cells)]
-    )
-    edges = [(name, [_ends(edge) for edge in _listed(cell)]) for name, cell in named]
+    named = cells.items() if isinstance(cells, Mapping) else [("", cell) for cell in _listed(cells)]
+    return of_named(named, value)
+
+
+def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.EdgeGrid:
+    """The message of sets of edges with names, which may be empty.
+
+    Raises:
+        InvalidRequestError: a name means nothing.
+    """
+    edges = [(name, [_ends(edge) for edge in _listed(cell)]) for name, cell in cells]
     senders = list(dict.fromkeys(sender for _, cell in edges for sender, _ in cell))
     receivers = list(dict.fromkeys(receiver for _, cell in edges for _, receiver in cell))
     rows, columns = ({name: index for index, name in enumerate(names)} for names in (senders, receivers))
@@ -64,6 +74,15 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
             ]
         ),
     )
+
+
+def edge_graph(model_id: str) -> Call[ComponentGraph]:
+    """Asks for the graph of a model."""
+
+    def result(answer: pb.GetEdgeGraphResponse) -> ComponentGraph:
+        return ComponentGraph.of_plan(answer.senders, answer.receivers)
+
+    return Call("edge_graph", RPCS["GetEdgeGraph"], pb.GetEdgeGraphRequest(model_id=model_id), result)
 
 
 def to_sender(name: str) -> pb.EdgeSender:
@@ -112,7 +131,9 @@ def _ends(edge: Any) -> tuple[str, str]:
 
 def _listed(cell: Any) -> Sequence[Any]:
     """The entries of a set; an edge alone is one."""
-    is_edge = isinstance(cell, str) or (isinstance(cell, tuple) and len(cell) == 2 and _ARROW not in "".join(map(str, cell)))
+    is_edge = isinstance(cell, str) or (
+        isinstance(cell, tuple) and len(cell) == 2 and _ARROW not in "".join(map(str, cell))
+    )
     return [cell] if is_edge else list(cell)
 
 

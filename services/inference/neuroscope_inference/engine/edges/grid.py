@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import mlx.core as mx
 import numpy as np
 
-from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
-from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
+from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.attributions.nodes import INPUT
-from neuroscope_inference.engine.attributions.proof import why_no_edges
+from neuroscope_inference.engine.edges.model_graph import check_edges, graph_of
 from neuroscope_inference.engine.edges.plan import EdgePlan, Written, written
 from neuroscope_inference.engine.edges.sets import EdgeSets, Mask
 from neuroscope_inference.engine.edits import EditPlan
@@ -96,7 +96,7 @@ class EdgeGrid:
         return self._key(self._value.expression(self._first_cell + number, pair))
 
     def extent(self, number: int, pair: Pair) -> Extent:
-        """From the first receiver of a changed edge, and the first position at which senders may write something else."""
+        """From the first receiver of a changed edge, and the first position where senders may write something else."""
         extent = self._costs[number]
         if extent.boundary == self._layers.nowhere:
             return Extent(self._model.layout.num_layers, pair.length)
@@ -179,32 +179,6 @@ class _Layers:
         # A block multiplies a position with about 12 d_model^2 numbers, a receiver with its senders and its matrix.
         work = float(read.sum()) * (int(writes.sum()) + anew + 64) / (12 * self._width)
         return Extent(boundary, 0, work, 4 * self._width * (anew + 6 * widest))
-
-
-def graph_of(model: LoadedModel, field: str) -> Graph:
-    """The graph of a model.
-
-    Raises:
-        UnavailableSiteError: it has none; says why.
-    """
-    try:
-        return Graph(model.layout)
-    except NoGraph as missing:
-        raise _unavailable(model, str(missing), field) from None
-
-
-def check_edges(model: LoadedModel, field: str) -> None:
-    """Refuses a model whose edges do not add up; a probe finds it out, the first time. On the engine's thread.
-
-    Raises:
-        UnavailableSiteError: says why.
-    """
-    if reason := why_no_edges(model):
-        raise _unavailable(model, reason, field)
-
-
-def _unavailable(model: LoadedModel, reason: str, field: str) -> UnavailableSiteError:
-    return UnavailableSiteError(f"{model.description.model_id} has no graph of edges: {reason}", field=field)
 
 
 def _first_difference(pair: Pair, value: intervention_pb2.Expression) -> int:

@@ -24,8 +24,8 @@ class Written:
 
     Args:
         unedited: their outputs in the edited run, by point (1, positions, ...).
-        differences: what they write with the value less what they write in the edited run (senders, positions, d_model),
-            float32.
+        differences: what they write with the value less what they write in the edited run, float32 (senders, positions,
+            d_model).
     """
 
     unedited: Mapping[PointIndex, mx.array]

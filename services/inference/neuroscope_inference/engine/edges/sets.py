@@ -101,8 +101,8 @@ class EdgeSets:
             numbers = np.array(cell.edges, np.int64)
             if (numbers >= count).any():
                 raise InvalidRequestError(
-                    f"edge {numbers.max()} is out of range: {len(self._rows)} senders and {len(self._columns)} receivers "
-                    f"make {count}",
+                    f"edge {numbers.max()} is out of range: {len(self._rows)} senders and {len(self._columns)} "
+                    f"receivers make {count}",
                     field=field,
                 )
             chosen = np.zeros(count, bool)

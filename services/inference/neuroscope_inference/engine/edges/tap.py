@@ -38,7 +38,7 @@ class EdgeTap(Tap):
 
     With o what a sender writes with the value, u what it writes in the edited run and c what it writes in the row, a
     receiver's stream changes by the sum of o - c = (o - u) - (c - u) over its changed edges. The first term is the same
-    for all rows, so one product with the rows' edges gives it; the second is zero below the block at which a row enters.
+    for all rows, so one product with the rows' edges gives it; the second is zero below the block where a row enters.
 
     Args:
         wanted: by point index, whether it is read.
@@ -94,7 +94,9 @@ class EdgeTap(Tap):
         if part is None:
             return value
         changed = self._read(part, passing)
-        if changed is passing or view is None:
+        if changed is passing:
+            return value
+        if view is None:
             return changed
         assert view.write is not None  # proved before anything runs
         return view.write(value, changed)
@@ -131,7 +133,11 @@ class EdgeTap(Tap):
         local = self._places if part.reading is self._graph.readings[-1] else None
         stream = stream if local is None else mx.take(stream, local, axis=1)
         delta = self._delta(changed, heads, slots, local)
-        own = stream if len(slots) == rows and part.projection.matrix is None else mx.take(stream, mx.array(slots), axis=0)
+        own = (
+            stream
+            if len(slots) == rows and part.projection.matrix is None
+            else mx.take(stream, mx.array(slots), axis=0)
+        )
         moved = (own.astype(mx.float32) + delta).astype(stream.dtype)
         if part.projection.matrix is None:
             put = moved if part.reading.norm is None else applied(part.reading.norm, moved)
@@ -156,13 +162,14 @@ class EdgeTap(Tap):
         shape = differences.shape[1:]
         edges = mx.array(changed[slots[:, None], senders[None], heads[:, None]].astype(np.float32))
         delta = (edges @ differences.reshape(len(senders), -1)).reshape(-1, *shape)
-        anew = changed[:, self._moved_ids][:, :, np.unique(heads)]  # (rows, senders, receivers)
+        ids = [sender for sender in self._moved_ids if sender < changed.shape[1]]  # not those beside a parallel MLP
+        anew = changed[:, ids][:, :, np.unique(heads)]  # (rows, senders, receivers)
         if self._moved is None or not anew.any():
             return delta
-        rows = self._moved.shape[0]
-        moved = self._moved if local is None else mx.take(self._moved, local, axis=2)
+        rows, moved = self._moved.shape[0], self._moved[:, : len(ids)]
+        moved = moved if local is None else mx.take(moved, local, axis=2)
         edges = mx.array(anew[:rows].swapaxes(1, 2).astype(np.float32))
-        own = (edges @ moved.reshape(rows, len(self._moved_ids), -1)).reshape(-1, *shape)
+        own = (edges @ moved.reshape(rows, len(ids), -1)).reshape(-1, *shape)
         within = np.searchsorted(np.unique(heads), heads)
         here = slots < rows  # others have just entered
         index = np.where(here, slots * anew.shape[2] + within, 0)

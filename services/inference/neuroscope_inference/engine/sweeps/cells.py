@@ -17,7 +17,6 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import CORRUPTED, FIRST_REFERENCE, Pair
 from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
-
 BY_ROW = b""
 """The company of cells whose rows are edited one by one."""
 

@@ -83,7 +83,12 @@ def run(
                 ends.append(take(logits))
             for point in points:
                 pieces[point].append(tap.seen[point])
-            mx.eval([held[-1] for held in pieces.values()], ends[-1:], [o.arrays for o in outcomes], [c.state for c in cache])
+            mx.eval(
+                [held[-1] for held in pieces.values()],
+                ends[-1:],
+                [o.arrays for o in outcomes],
+                [c.state for c in cache],
+            )
         for outcome in outcomes:
             outcome.check()
     end = _joined(ends) if ends else None
