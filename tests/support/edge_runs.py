@@ -7,15 +7,18 @@ what a head writes.
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
 from neuroscope.sites import Point
 from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.writing import mlp_stream, written
+from neuroscope_inference.engine.tap import RowEdit, Tap
 from tests.support.freezing import hooked, replaced
 
 Mask = NDArray[np.bool_]
@@ -63,19 +66,15 @@ class EdgeRuns:
             stream = self._stream_of(point)
             _, seen = hooked(self._model, self._edited, puts, [*self._points, stream])
             writes = self._writes(seen)
-            read: dict[int, mx.array] = {}
-            for head, at in zip(heads, columns, strict=True):
-                senders = np.flatnonzero(changed[:, at])
-                if senders.size:
-                    input_ = seen[stream] + sum(self._other[sender] - writes[sender] for sender in senders)
-                    read[head] = self._read(point, stream, input_)
+            edges = mx.array(changed[: len(writes), columns].T.astype(np.float32))  # (receivers, senders)
+            change = (edges @ (self._other - writes).reshape(len(writes), -1)).reshape(len(heads), *writes.shape[1:])
+            read = self._read(point, stream, seen[stream] + change)
             if point == end or point.is_input:
-                puts[point] = replaced(read[heads[0]])
+                puts[point] = replaced(read)
                 continue
-            together = mx.zeros_like(next(iter(read.values())))
-            for head, value in read.items():
-                together[:, :, head] = value[:, :, head]
-            puts[point] = replaced(together, heads=list(read))
+            own = [read[row : row + 1, :, head] for row, head in enumerate(heads)]
+            chosen = [row for row in range(len(heads)) if changed[:, columns[row]].any()]
+            puts[point] = replaced(mx.stack(own, axis=2), heads=chosen)
         found, _ = hooked(self._model, self._edited, puts, [])
         return np.array(found.astype(mx.float32))
 
@@ -86,14 +85,18 @@ class EdgeRuns:
         return mlp_stream(self._model.layout, point.layer) if point.is_input else Point("resid_pre", point.layer)
 
     def _read(self, point: Point, stream: Point, input_: mx.array) -> mx.array:
-        """What a point is made of a stream."""
+        """What a point is made of streams (rows, ...)."""
         if point == stream:
             return input_
-        _, seen = hooked(self._model, self._edited, {stream: replaced(input_)}, [point])
-        return seen[point]
+        layout, network = self._model.layout, cast("Any", self._model.network)
+        edits = [RowEdit(replaced(input_[row : row + 1]), slot=row) for row in range(len(input_))]
+        tap = Tap(layout.wanted([layout.index[point]]), {layout.index[stream]: edits})
+        with layout.switch.reading(tap):
+            network(mx.array([list(self._edited)] * len(input_)), cache=make_prompt_cache(self._model.network))
+        return tap.seen[layout.index[point]]
 
-    def _writes(self, seen: Mapping[Point, mx.array]) -> list[mx.array]:
-        """What every sender writes (1, positions, d_model), head by head through the output projection."""
+    def _writes(self, seen: Mapping[Point, mx.array]) -> mx.array:
+        """What every sender writes (senders, positions, d_model), head by head through the output projection."""
         layout = self._model.layout
         found: list[mx.array] = []
         for point in self._points:
@@ -101,11 +104,9 @@ class EdgeRuns:
                 found.append(seen[point])
                 continue
             nothing = written(layout, point, mx.zeros_like(seen[point]))
-            for head in range(seen[point].shape[2]):
-                alone = mx.zeros_like(seen[point])
-                alone[:, :, head] = seen[point][:, :, head]
-                found.append(written(layout, point, alone) - nothing)
-        return found
+            one_by_one = mx.eye(seen[point].shape[2])[:, None, :, None]
+            found.append(written(layout, point, seen[point] * one_by_one) - nothing)
+        return mx.concatenate(found)
 
 
 def _point(receiver: object, end: Point) -> Point:

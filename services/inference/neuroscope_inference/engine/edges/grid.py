@@ -111,6 +111,8 @@ class EdgeGrid:
                 check_donors(plan.edit, pair)
                 yield plan
         except MLXIntegrationError as error:
+            if error.field.startswith(f"{self._path}.select"):  # all positions of runs that are not equally long
+                error.field = f"pairs[{pair.index}]"
             error.field = self._value.as_sent(error.field)
             raise
 
