@@ -1,10 +1,19 @@
 """Circuits as values: the graph, what is pruned, files."""
 
+import json
+import re
+
 import numpy as np
 import pytest
+import scipy.stats
 
 from neuroscope.circuits import Circuit, ComponentGraph
+from neuroscope.circuits.comparison import ranks
+from neuroscope.directions import Direction, Directions
+from neuroscope.directions.finding import Separation
 from neuroscope.errors import InvalidRequestError
+from neuroscope.sites import Point
+from neuroscope.tables import as_text
 from neuroscope.v1 import circuit_pb2 as pb
 
 MODEL = pb.CircuitModel(model_id="tiny", layer_count=2, head_count=4, key_value_head_count=2, d_model=8)
@@ -104,3 +113,230 @@ def test_networkx_has_the_nodes_and_an_edge_for_each_reader():
     graph = circuit.to_networkx()
     assert list(graph.nodes) == ["input", "a1.h3", "logits"]
     assert set(graph.edges(keys=True)) == {("input", "a1.h3", "k"), ("a1.h3", "logits", "")}
+
+
+def some(seed=0, count=60, **kept):
+    values = scores(seed)
+    return Circuit.assembled(GRAPH, GRAPH.live(GRAPH.strongest(values, count)), model=MODEL, edge_scores=values, **kept)
+
+
+def evaluated():
+    return some(
+        name='a "circuit" <b>',
+        provenance=pb.CircuitProvenance(
+            source="discovery",
+            search=pb.CircuitSearch(method=pb.CIRCUIT_METHOD_EAP_IG, steps=5, size=0.2),
+            dataset=pb.CircuitDataset(name="ioi", seed=1, pair_count=8),
+            created_at_ms=1_700_000_000_000,
+            versions={"neuroscope": "0.1.0"},
+        ),
+        evaluation=pb.CircuitEvaluation(
+            clean=2.0,
+            corrupted=-2.0,
+            circuit=1.8,
+            faithfulness=0.95,
+            completeness=0.9,
+            curve=[pb.FaithfulnessPoint(size=size, edge_count=3, faithfulness=size**0.1) for size in (0.01, 0.1, 1)],
+            cpr=0.8,
+            cmd=0.2,
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["json", "graphml"])
+def test_our_formats_lose_nothing(name, tmp_path):
+    circuit = evaluated()
+    head = next(node for name, node in circuit.nodes.items() if name.startswith("a"))
+    head.label = "name mover"
+    head.metadata["confirmed"] = "yes & no"
+    circuit.save(tmp_path / f"circuit.{name}")
+    assert Circuit.load(tmp_path / f"circuit.{name}") == circuit
+    assert Circuit.from_text(circuit.to_text(name)) == circuit
+
+
+def test_mib_s_layout_keeps_edges_scores_and_shared_keys():
+    circuit = evaluated()
+    value = json.loads(circuit.to_text("mib"))
+    assert value["cfg"] == {
+        "n_layers": 2,
+        "n_heads": 4,
+        "parallel_attn_mlp": False,
+        "d_model": 8,
+        "n_key_value_heads": 2,
+    }
+    reference = ComponentGraph.of_model(pb.CircuitModel(layer_count=2, head_count=4))
+    assert set(value["edges"]) == {f"{a}->{b}" for a, b in reference.names(reference.mask)}
+    assert set(value["nodes"]) == set(reference.nodes)
+    assert value["edges"]["input->a1.h2<k>"] == value["edges"]["input->a1.h3<k>"]
+    again = Circuit.from_json(value)
+    assert again.edges.keys() == circuit.edges.keys()
+    assert again.nodes.keys() == circuit.nodes.keys()
+    np.testing.assert_array_equal(again.edge_scores.values, circuit.edge_scores.values)
+
+
+def test_a_file_of_the_eap_ig_reference_is_read():
+    value = {
+        "cfg": {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False, "d_model": 4},
+        "nodes": {"input": {"in_graph": True}, "a0.h0": {"in_graph": True}, "logits": {"in_graph": True}},
+        "edges": {
+            "input->a0.h0<v>": {"score": 0.5, "in_graph": True},
+            "a0.h0->logits": {"score": -0.25, "in_graph": True},
+            "input->m0": {"score": 0.0, "in_graph": False},
+        },
+    }
+    circuit = Circuit.from_json(value)
+    assert list(circuit.edges) == ["input->a0.h0<v>", "a0.h0->logits"]
+    assert circuit.edges["a0.h0->logits"].score == -0.25
+    assert circuit.message.edge_count == 8
+    with pytest.raises(InvalidRequestError, match="no edge 'm0->a0"):
+        Circuit.from_json(value | {"edges": {"m0->a0.h0<q>": {"score": 0, "in_graph": True}}})
+
+
+def test_chuk_lazarus_layout_has_its_fields_and_types_and_comes_back():
+    circuit = evaluated()
+    value = json.loads(circuit.to_text("lazarus"))
+    assert set(value) == {"name", "description", "metadata", "nodes", "edges"}
+    assert {frozenset(node) for node in value["nodes"]} == {
+        frozenset({"id", "label", "type", "layer", "importance", "metadata"})
+    }
+    assert {frozenset(edge) for edge in value["edges"]} == {
+        frozenset({"source", "target", "type", "weight", "label", "metadata"})
+    }
+    assert {node["type"] for node in value["nodes"]} == {"input", "attention", "mlp", "output"}
+    assert {edge["type"] for edge in value["edges"]} == {"residual", "attention_out", "mlp_out"}
+    ids = {node["id"] for node in value["nodes"]}
+    assert all(edge["source"] in ids and edge["target"] in ids for edge in value["edges"])
+    again = Circuit.from_json(value)
+    assert again.edges.keys() == circuit.edges.keys()
+    assert again.nodes.keys() == circuit.nodes.keys()
+    assert again.evaluation == circuit.evaluation
+
+
+def test_graph_languages_name_every_node_and_edge():
+    circuit = evaluated()
+    dot, mermaid = circuit.to_text("dot"), circuit.to_text("mermaid")
+    drawn = sum(len(set(circuit.readers(edge.receiver)) & set(circuit.nodes)) for edge in circuit.edges.values())
+    assert dot.count(" -> ") == mermaid.count("-->") + mermaid.count("==>") == drawn
+    for name in circuit.nodes:
+        assert f'"{name}" [shape=' in dot
+        assert name.replace(".", "_") in mermaid
+    assert dot.startswith('digraph "a \\"circuit\\" <b>" {')
+    assert mermaid.startswith("flowchart BT\n")
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
+    circuit = evaluated()
+    circuit.message.name = "</script><b>"
+    page = circuit.to_text("html")
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert page.count("</script>") == 2
+    data = json.loads(re.search(r"<script type='application/json'>(.*?)</script>", page, re.DOTALL)[1])
+    assert {node["name"] for node in data["nodes"]} == set(circuit.nodes)
+    assert {edge["name"] for edge in data["edges"]} == set(circuit.edges)
+    assert data["facts"]["faithfulness"] == 0.95
+    assert circuit._repr_mimebundle_()["text/html"] in page
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf", "html"])
+def test_pictures_are_written(ending, tmp_path):
+    path = tmp_path / f"circuit.{ending}"
+    evaluated().save(path)
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!doctype"}
+    assert path.read_bytes().startswith(begins[ending])
+
+
+def test_a_picture_shows_every_node_and_edge_and_the_curve():
+    circuit = evaluated()
+    graph, curve = circuit.plot().axes
+    assert {text.get_text() for text in graph.texts} == set(circuit.nodes)
+    drawn = sum(len(set(circuit.readers(edge.receiver)) & set(circuit.nodes)) for edge in circuit.edges.values())
+    assert len(graph.patches) == drawn
+    np.testing.assert_allclose(curve.lines[0].get_xdata(), [0.01, 0.1, 1])
+    assert curve.get_title() == "CPR 0.800, CMD 0.200"
+
+
+def test_two_circuits_beside_each_other():
+    first, second = some(0, name="one"), some(1, name="two")
+    found = first.compare(second)
+    ours, theirs = set(first.edges), set(second.edges)
+    assert found.edge_jaccard == len(ours & theirs) / len(ours | theirs)
+    assert set(found.only_first) == ours - theirs
+    assert set(found.only_second) == theirs - ours
+    a, b = (each.edge_scores.values[GRAPH.mask] for each in (first, second))
+    assert found.pearson == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-6)
+    assert found.spearman == pytest.approx(scipy.stats.spearmanr(a, b)[0], abs=1e-9)
+    same = first.compare(first)
+    assert (same.edge_jaccard, same.node_jaccard, same.only_first) == (1.0, 1.0, [])
+    assert same.pearson == pytest.approx(1.0)
+    assert found.to_json()["first"] == "one"
+    graph, scatter = found.plot().axes
+    assert len(scatter.lines) == GRAPH.edge_count
+    assert len(graph.patches) >= len(ours | theirs)
+    assert "Jaccard" in as_text(found.table())
+
+
+def test_equal_values_share_a_rank():
+    values = [3.0, 1.0, 3.0, 2.0]
+    assert ranks(values) == (scipy.stats.rankdata(values) - 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hello", "readable are json"),
+        ("[]", "this is no circuit"),
+        ('{"format": "neuroscope.v1.Circuit", "edgs": []}', "edgs"),
+        ('{"cfg": {}, "nodes": {}, "edges": {}}', "MIB's layout"),
+        ('{"nodes": [{}], "edges": []}', "chuk-lazarus"),
+        ("<html>", "GraphML"),
+        (
+            '<graphml xmlns="http://graphml.graphdrawing.org/xmlns"><graph edgedefault="directed">'
+            '<node id="x"/></graph></graphml>',
+            "'x' is no name of a node",
+        ),
+    ],
+)
+def test_what_is_no_circuit_is_refused(text, message, tmp_path):
+    with pytest.raises(InvalidRequestError, match=message):
+        Circuit.from_text(text)
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(InvalidRequestError, match=message) as refused:
+        Circuit.load(tmp_path / "file")
+    assert str(tmp_path) in refused.value.message
+
+
+def test_a_format_that_there_is_not_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(InvalidRequestError, match="nearest: mermaid"):
+        some().to_text("mermiad")
+    with pytest.raises(InvalidRequestError, match="none of the endings"):
+        some().save(tmp_path / "circuit.xyz")
+    with pytest.raises(InvalidRequestError, match="is a picture"):
+        some().to_text("png")
+    with pytest.raises(InvalidRequestError, match="cannot be read"):
+        Circuit.load(tmp_path / "nowhere.json")
+
+
+def test_the_table_shows_the_facts():
+    text = as_text(evaluated().table())
+    for shown in ("faithfulness", "0.95", "eap-ig", "8 pairs of ioi", "CPR"):
+        assert shown in text
+
+
+def test_directions_make_a_chain():
+    found = {
+        f"resid_post.{layer}": Direction(
+            Point("resid_post", layer), np.array([1.0, layer], np.float32), Separation(9, 10)
+        )
+        for layer in (0, 1)
+    }
+    circuit = Circuit.from_directions(Directions(found, {"model_id": "tiny", "method": "mean_difference"}))
+    assert list(circuit.nodes) == ["input", "d.resid_post.0", "d.resid_post.1", "logits"]
+    assert circuit.edges["d.resid_post.0->d.resid_post.1"].score == pytest.approx(1 / np.sqrt(2))
+    assert circuit.node_scores["d.resid_post.1"] == 0.9
+    assert Circuit.from_text(circuit.to_text("graphml")) == circuit
+    assert {node["type"] for node in json.loads(circuit.to_text("lazarus"))["nodes"]} == {
+        "input",
+        "direction",
+        "output",
+    }
+    assert len(circuit.plot().axes[0].patches) == 3

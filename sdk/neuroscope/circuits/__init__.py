@@ -6,7 +6,10 @@ circuit.evaluation.faithfulness
 circuit.strongest(size=0.05)                another one of the same graph
 """
 
-from neuroscope.circuits.circuit import METHODS, Circuit
+from neuroscope.circuits.circuit import Circuit
+from neuroscope.circuits.comparison import CircuitComparison
+from neuroscope.circuits.content import METHODS, method_name
+from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph
 
-__all__ = ["METHODS", "Circuit", "ComponentGraph"]
+__all__ = ["METHODS", "Circuit", "CircuitComparison", "ComponentGraph", "Extent", "method_name"]

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
+from neuroscope.circuits import formats
+from neuroscope.circuits.comparison import CircuitComparison
+from neuroscope.circuits.content import CircuitContent
+from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
-from neuroscope.component_names import Place, edge_name
+from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError, nearest
-from neuroscope.experiments.stored import read_object
-from neuroscope.grid import Grid
 from neuroscope.v1 import circuit_pb2 as pb
 
-FORMAT = "neuroscope.v1.Circuit"
-"""What JSON files say that they hold."""
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from neuroscope.directions import Directions
+    from neuroscope.experiments import AttributionResult, SweepResult
+    from neuroscope.model_info import ModelInfo
+
 MOST_EDGES = 200_000
 """Edges that a circuit lists; of those outside of it, the weakest are left out beyond that."""
-METHODS = {
-    name.removeprefix("CIRCUIT_METHOD_").lower().replace("_", "-"): number
-    for name, number in pb.CircuitMethod.items()
-    if number
-}
-"""How circuits are searched for, by name: activation-patching, edge-patching, path-patching, attribution-patching, eap,
-eap-ig, acdc."""
 
 
-def method_name(method: pb.CircuitMethod.ValueType) -> str:
-    """Such as eap-ig; empty where it is not stated."""
-    return next((name for name, number in METHODS.items() if number == method), "")
-
-
-class Circuit:
+class Circuit(CircuitContent):
     """Nodes and edges of a model's graph, those of the circuit marked. A value: methods give other circuits.
 
     Args:
@@ -45,9 +38,6 @@ class Circuit:
 
     `nodes` and `edges` are those of the circuit, by name; `all_nodes` and `all_edges` are those of the graph.
     """
-
-    def __init__(self, message: pb.Circuit) -> None:
-        self.message = message
 
     @classmethod
     def assembled(
@@ -109,94 +99,6 @@ class Circuit:
             )
         return cls(message)
 
-    # What it is made of.
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.message.name
-
-    @property
-    def model(self) -> pb.CircuitModel:
-        """The model whose graph it is part of."""
-        return self.message.model
-
-    @property
-    def provenance(self) -> pb.CircuitProvenance:
-        """Where it comes from: method, metric, prompts, versions, time."""
-        return self.message.provenance
-
-    @property
-    def evaluation(self) -> pb.CircuitEvaluation | None:
-        """How well it does; None: it was not evaluated."""
-        return self.message.evaluation if self.message.HasField("evaluation") else None
-
-    @cached_property
-    def all_nodes(self) -> dict[str, pb.CircuitNode]:
-        """Every node of the graph by name, in the order in which they write."""
-        return {node.name: node for node in self.message.nodes}
-
-    @cached_property
-    def all_edges(self) -> dict[str, pb.CircuitEdge]:
-        """Every edge that is listed, by name: input->a0.h0<q>."""
-        return {edge_name(edge): edge for edge in self.message.edges}
-
-    @property
-    def nodes(self) -> dict[str, pb.CircuitNode]:
-        """The circuit's nodes by name."""
-        return {name: node for name, node in self.all_nodes.items() if node.in_circuit}
-
-    @property
-    def edges(self) -> dict[str, pb.CircuitEdge]:
-        """The circuit's edges by name."""
-        return {name: edge for name, edge in self.all_edges.items() if edge.in_circuit}
-
-    @property
-    def heads(self) -> list[tuple[int, int]]:
-        """Layer and head of the circuit's heads."""
-        return [(node.layer, node.head) for node in self.nodes.values() if node.kind == pb.CIRCUIT_NODE_KIND_HEAD]
-
-    @property
-    def size(self) -> float:
-        """Share of the graph's edges that are in the circuit."""
-        return len(self.edges) / self.message.edge_count if self.message.edge_count else 0.0
-
-    @cached_property
-    def graph(self) -> ComponentGraph:
-        """The graph that it is part of.
-
-        Raises:
-            InvalidRequestError: its nodes are not those of a model, as in circuits made of directions.
-        """
-        return ComponentGraph.of_nodes(self.all_nodes, self.model)
-
-    @property
-    def in_circuit(self) -> Mask:
-        """The circuit's edges (sender, receiver)."""
-        return self.graph.marked((edge.sender, edge.receiver) for edge in self.edges.values())
-
-    @property
-    def edge_scores(self) -> Grid:
-        """Scores of edges over sender and receiver; NaN where there is none."""
-        graph = self.graph
-        values = np.full((len(graph.senders), len(graph.receivers)), np.nan, np.float32)
-        for edge in self.message.edges:
-            if edge.HasField("score"):
-                values[graph.rows[edge.sender], graph.columns[edge.receiver]] = edge.score
-        coords = {"sender": graph.senders, "receiver": graph.receivers}
-        return Grid("edge_score", values, ("sender", "receiver"), coords)
-
-    @property
-    def node_scores(self) -> dict[str, float]:
-        """Scores of nodes; of a node that has none, the sum of the magnitudes of what its edges carry."""
-        found = {node.name: node.score for node in self.message.nodes if node.HasField("score")}
-        if found:
-            return found
-        sums = dict.fromkeys(self.all_nodes, 0.0)
-        for edge in self.message.edges:
-            sums[edge.sender] = sums.get(edge.sender, 0.0) + abs(edge.score)
-        return sums
-
     # Other circuits of the same graph.
 
     def strongest(
@@ -213,26 +115,8 @@ class Circuit:
         Raises:
             InvalidRequestError: none or several are given, or one is out of its range.
         """
-        given = {"size": size, "count": count, "threshold": threshold}
-        stated = [name for name, value in given.items() if value is not None]
-        if len(stated) != 1:
-            raise InvalidRequestError(
-                "a circuit has one of size, count and threshold", field=", ".join(stated) or "size"
-            )
-        scores = self.edge_scores.values
-        graph = self.graph
-        if threshold is not None:
-            if not np.isfinite(threshold) or threshold < 0:
-                raise InvalidRequestError(f"a threshold is a number from 0, not {threshold}", field="threshold")
-            chosen = graph.mask & (np.abs(np.nan_to_num(scores, nan=-np.inf)) >= threshold) & np.isfinite(scores)
-        else:
-            if size is not None:
-                if not 0 < size <= 1:
-                    raise InvalidRequestError(f"a size is above 0 and at most 1, not {size}", field="size")
-                count = max(round(size * self.message.edge_count), 1)
-            if count is None or not 0 < count <= self.message.edge_count:
-                raise InvalidRequestError(f"the graph has {self.message.edge_count} edges, not {count}", field="count")
-            chosen = graph.strongest(scores, count)
+        extent, graph = Extent(size, count, threshold), self.graph
+        chosen = extent.edges(graph, self.edge_scores.values, self.message.edge_count)
         return self.with_edges(graph.names(graph.live(chosen) if prune else chosen))
 
     def with_edges(self, edges: Iterable[str | tuple[str, str]]) -> Self:
@@ -289,37 +173,144 @@ class Circuit:
 
     def to_json(self) -> dict[str, Any]:
         """Protobuf's JSON of the contract's message, with the contract's field names."""
-        return {"format": FORMAT, **json_format.MessageToDict(self.message, preserving_proto_field_name=True)}
+        return {"format": formats.OWN, **json_format.MessageToDict(self.message, preserving_proto_field_name=True)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From the form of `to_json`.
+        """From the form of `to_json`, or the JSON layouts of MIB and chuk-lazarus.
 
         Raises:
             InvalidRequestError: it is no circuit; says what is unknown or malformed.
         """
-        if value.get("format") != FORMAT:
-            raise InvalidRequestError(
-                f"a circuit has the format {FORMAT}, not {value.get('format')!r}", field="circuit"
-            )
-        fields = {name: entry for name, entry in value.items() if name != "format"}
-        try:
-            return cls(json_format.ParseDict(fields, pb.Circuit()))
-        except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:
-            raise InvalidRequestError(f"this is no circuit: {error}", field="circuit") from None
+        return cls(formats.from_object(value))
 
-    def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file."""
-        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
+    def to_text(self, format: str) -> str:
+        """The text of a file of it.
+
+        Args:
+            format: json, mib, lazarus, graphml, dot, mermaid or html; see `neuroscope.circuits.formats`.
+
+        Raises:
+            InvalidRequestError: there is no such format, or it is a picture's.
+        """
+        if formats.checked(format) not in formats.TEXTS:
+            raise InvalidRequestError(
+                f"{format} is a picture: `save` writes it", field="format", valid=tuple(formats.TEXTS)
+            )
+        return formats.TEXTS[format](self)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """From the text of a file: our JSON, MIB's, chuk-lazarus', or GraphML, told by what is in it.
+
+        Raises:
+            InvalidRequestError: it is none of these.
+        """
+        return cls(formats.parsed(text))
+
+    def save(self, path: str | Path, format: str = "") -> None:
+        """Writes a file.
+
+        Args:
+            path: its ending says the format: .json (ours), .graphml, .dot, .mmd, .html, .png, .svg, .pdf.
+            format: of `neuroscope.circuits.formats`, in place of what the ending says: mib and lazarus are JSON, too.
+
+        Raises:
+            InvalidRequestError: there is no such format.
+        """
+        chosen = formats.of_path(path, format)
+        if chosen in formats.TEXTS:
+            Path(path).write_text(self.to_text(chosen), encoding="utf-8")
+        else:
+            self.plot(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads the file of `save`.
+        """Reads a file: our JSON, MIB's, chuk-lazarus', or GraphML, told by what is in it.
 
         Raises:
-            InvalidRequestError: it holds something else.
+            InvalidRequestError: it cannot be read, or holds no circuit.
         """
-        return cls.from_json(read_object(path))
+        return cls(formats.read(path))
+
+    # From other results, and beside other circuits.
+
+    @staticmethod
+    def from_attribution(result: AttributionResult, *, model: ModelInfo | None = None, **extent: Any) -> Circuit:
+        """The strongest edges, or nodes, of an attribution.
+
+        Args:
+            result: of edges (eap, eap-ig), or of places by head and layer.
+            model: whose result it is; needed where places were scored.
+            extent: `size`, `count`, `threshold` and `prune` of `strongest`; by default a size of 0.2.
+
+        Raises:
+            InvalidRequestError: it scored neither, or the extent is out of its range.
+        """
+        from neuroscope.circuits import sources
+
+        return sources.of_attribution(result, model, extent)
+
+    @staticmethod
+    def from_sweep(result: SweepResult, *, model: ModelInfo, **extent: Any) -> Circuit:
+        """The strongest nodes of a sweep over heads and MLPs, or the strongest edges of one over paths.
+
+        Args:
+            result: its grids over layer and head (head_output), over layer (mlp_out), or over senders and receivers; of
+                several positions the largest effect counts, of several pairs their mean.
+            model: whose result it is.
+            extent: as of `from_attribution`; of nodes, a share or number of these.
+
+        Raises:
+            InvalidRequestError: it has no such grid, or the extent is out of its range.
+        """
+        from neuroscope.circuits import sources
+
+        return sources.of_sweep(result, model, extent)
+
+    @staticmethod
+    def from_directions(directions: Directions, name: str = "") -> Circuit:
+        """Directions of several layers as a chain from input to logits: of nodes how well they tell apart, of edges the
+        cosine between neighbours.
+        """
+        from neuroscope.circuits import sources
+
+        return sources.of_directions(directions, name)
+
+    def compare(self, other: Circuit) -> CircuitComparison:
+        """What both share, and what only one has."""
+        return CircuitComparison(self, other)
+
+    # Looking at it.
+
+    def table(self) -> Table:
+        """What is known of it, and its strongest edges."""
+        from neuroscope.circuits import tables
+
+        return tables.circuit_table(self)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure: the graph by layers, and the curve of faithfulness if there is one.
+
+        Args:
+            path: where to write it, in the format of the ending: .png, .svg, .pdf. (`save` writes pages.)
+
+        Raises:
+            InvalidRequestError: matplotlib is not installed (the extra `viz`).
+        """
+        try:
+            from neuroscope.viz import circuit_picture
+        except ImportError:
+            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
+        return circuit_picture.draw(self, path)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        from neuroscope.tables import as_mimebundle
+
+        return {**as_mimebundle(self.__rich__(), **options), "text/html": formats.page.fragment(self)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Circuit) and self.message == other.message
@@ -329,11 +320,7 @@ class Circuit:
     def __repr__(self) -> str:
         measured = self.evaluation
         faithful = "" if measured is None else f", faithfulness {measured.faithfulness:.3f}"
-        model = self.model.model_id or "a model"
-        return (
-            f"Circuit({self.name or 'unnamed'} of {model}: {len(self.nodes)} nodes, "
-            f"{len(self.edges)} of {self.message.edge_count} edges{faithful})"
-        )
+        return f"Circuit({self.summary}{faithful})"
 
 
 def _ends(edge: str | tuple[str, str]) -> tuple[str, str]:

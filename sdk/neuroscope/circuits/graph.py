@@ -113,6 +113,12 @@ class ComponentGraph:
         """How many edges there are."""
         return sum(self.sender_counts)
 
+    def has(self, sender: str, receiver: str) -> bool:
+        """Whether there is such an edge."""
+        if sender not in self.rows or receiver not in self.columns:
+            return False
+        return self.rows[sender] < self.sender_counts[self.columns[receiver]]
+
     def readers(self, receiver: str) -> list[str]:
         """The nodes that a receiver is part of: several heads where it is a key/value head of theirs."""
         place = Place.of(receiver)
@@ -167,9 +173,9 @@ class ComponentGraph:
         """The matrix of some edges; those that the graph does not have are left out."""
         found = np.zeros((len(self.senders), len(self.receivers)), bool)
         for sender, receiver in edges:
-            if sender in self.rows and receiver in self.columns:
+            if self.has(sender, receiver):
                 found[self.rows[sender], self.columns[receiver]] = True
-        return found & self.mask
+        return found
 
 
 def _group_size(senders: Sequence[str], receivers: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 
-from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -24,18 +23,17 @@ def to_networkx(circuit: Circuit, *, whole: bool) -> Any:
     for name, node in (circuit.all_nodes if whole else circuit.nodes).items():
         made.add_node(name, **_fields(node))
     for edge in (circuit.all_edges if whole else circuit.edges).values():
-        for reader in readers(circuit, edge.receiver):
+        for reader in circuit.readers(edge.receiver):
             if reader in made:
-                made.add_edge(edge.sender, reader, key=Place.of(edge.receiver).slot, **_fields(edge))
+                made.add_edge(edge.sender, reader, key=_slot(edge.receiver), **_fields(edge))
     return made
-
-
-def readers(circuit: Circuit, receiver: str) -> list[str]:
-    """The nodes that a receiver is part of; a node that is none of a model, such as a direction, reads as itself."""
-    return [receiver] if receiver in circuit.all_nodes else circuit.graph.readers(receiver)
 
 
 def _fields(message: Any) -> dict[str, Any]:
     return json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+
+
+def _slot(receiver: str) -> str:
+    return receiver[-2] if receiver.endswith(">") else ""

@@ -24,15 +24,16 @@ _sym_db = _symbol_database.Default()
 
 from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
 from neuroscope.v1 import circuit_pb2 as neuroscope_dot_v1_dot_circuit__pb2
+from neuroscope.v1 import tokens_pb2 as neuroscope_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/attention.proto\x1a\x1bneuroscope/v1/circuit.proto2\xc0\x02\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x12\x62\n\x0f\x44iscoverCircuit\x12%.neuroscope.v1.DiscoverCircuitRequest\x1a&.neuroscope.v1.DiscoverCircuitResponse0\x01\x12\x62\n\x0f\x45valuateCircuit\x12%.neuroscope.v1.EvaluateCircuitRequest\x1a&.neuroscope.v1.EvaluateCircuitResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/attention.proto\x1a\x1bneuroscope/v1/circuit.proto\x1a\x1aneuroscope/v1/tokens.proto2\xa2\x03\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x12\x62\n\x0f\x44iscoverCircuit\x12%.neuroscope.v1.DiscoverCircuitRequest\x1a&.neuroscope.v1.DiscoverCircuitResponse0\x01\x12\x62\n\x0f\x45valuateCircuit\x12%.neuroscope.v1.EvaluateCircuitRequest\x1a&.neuroscope.v1.EvaluateCircuitResponse0\x01\x12`\n\x0fTokenizePrompts\x12%.neuroscope.v1.TokenizePromptsRequest\x1a&.neuroscope.v1.TokenizePromptsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.analysis_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANALYSISSERVICE']._serialized_start=108
-  _globals['_ANALYSISSERVICE']._serialized_end=428
+  _globals['_ANALYSISSERVICE']._serialized_start=136
+  _globals['_ANALYSISSERVICE']._serialized_end=554
 # @@protoc_insertion_point(module_scope)

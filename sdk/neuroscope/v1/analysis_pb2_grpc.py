@@ -5,6 +5,7 @@ import warnings
 
 from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
 from neuroscope.v1 import circuit_pb2 as neuroscope_dot_v1_dot_circuit__pb2
+from neuroscope.v1 import tokens_pb2 as neuroscope_dot_v1_dot_tokens__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -53,6 +54,11 @@ class AnalysisServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.FromString,
                 _registered_method=True)
+        self.TokenizePrompts = channel.unary_unary(
+                '/neuroscope.v1.AnalysisService/TokenizePrompts',
+                request_serializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsResponse.FromString,
+                _registered_method=True)
 
 
 class AnalysisServiceServicer:
@@ -84,6 +90,13 @@ class AnalysisServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TokenizePrompts(self, request, context):
+        """Cuts prompts into tokens, as the inference service does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalysisServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -101,6 +114,11 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
                     servicer.EvaluateCircuit,
                     request_deserializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.SerializeToString,
+            ),
+            'TokenizePrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokenizePrompts,
+                    request_deserializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +205,33 @@ class AnalysisService:
             '/neuroscope.v1.AnalysisService/EvaluateCircuit',
             neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.SerializeToString,
             neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TokenizePrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/TokenizePrompts',
+            neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsRequest.SerializeToString,
+            neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

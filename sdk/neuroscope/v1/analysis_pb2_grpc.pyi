@@ -9,6 +9,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from neuroscope.v1 import attention_pb2 as _attention_pb2
 from neuroscope.v1 import circuit_pb2 as _circuit_pb2
+from neuroscope.v1 import tokens_pb2 as _tokens_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -49,6 +50,8 @@ class AnalysisServiceStub:
     """
     EvaluateCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]
     """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+    TokenizePrompts: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.TokenizePromptsRequest, _tokens_pb2.TokenizePromptsResponse]
+    """Cuts prompts into tokens, as the inference service does."""
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
@@ -68,6 +71,8 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """
     EvaluateCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]  # type: ignore[assignment]
     """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+    TokenizePrompts: _aio.UnaryUnaryMultiCallable[_tokens_pb2.TokenizePromptsRequest, _tokens_pb2.TokenizePromptsResponse]  # type: ignore[assignment]
+    """Cuts prompts into tokens, as the inference service does."""
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
@@ -102,5 +107,13 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_circuit_pb2.EvaluateCircuitResponse], _abc.AsyncIterator[_circuit_pb2.EvaluateCircuitResponse]]:
         """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+
+    @_abc_1.abstractmethod
+    def TokenizePrompts(
+        self,
+        request: _tokens_pb2.TokenizePromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.TokenizePromptsResponse, _abc.Awaitable[_tokens_pb2.TokenizePromptsResponse]]:
+        """Cuts prompts into tokens, as the inference service does."""
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
