@@ -26,10 +26,11 @@
     node.name, [30 + node.x * (width - 60), height - 26 - node.y * (height - 52)],
   ]));
 
+  const count = Object.keys(data.ranks).length;
   view.append(html("h1", data.title));
   const bar = html("div", "", "bar");
   const slider = html("input");
-  Object.assign(slider, { type: "range", min: 1, max: Math.max(data.edges.length, 1), value: data.edges.length });
+  Object.assign(slider, { type: "range", min: 1, max: Math.max(count, 1), value: count });
   const counted = html("span");
   const label = html("label", "strongest edges ");
   label.append(slider, " ", counted);
@@ -75,11 +76,11 @@
 
   let chosen = () => true;
   const draw = () => {
-    const first = data.edges.length - slider.value;
-    counted.textContent = `${slider.value} of ${data.edges.length}`;
+    const first = count - slider.value;
+    counted.textContent = `${slider.value} of ${count}`;
     const ends = new Set(["input", "logits"]);
     data.edges.forEach((edge, index) => {
-      const shown = index >= first;
+      const shown = data.ranks[edge.name] >= first;
       paths[index].style.display = shown ? "" : "none";
       paths[index].classList.toggle("faded", !chosen(edge));
       if (shown) ends.add(edge.from).add(edge.to);
@@ -106,8 +107,9 @@
   };
   const whole = () => {
     chosen = () => true;
-    told.replaceChildren(table(data.facts), html("h1", "Provenance"), table(data.provenance));
+    told.replaceChildren(table(data.facts));
     if (data.curve.length) told.append(html("h1", "Faithfulness by size"), curve());
+    told.append(html("h1", "Provenance"), table(data.provenance));
     draw();
   };
   const curve = () => {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf import json_format
 
@@ -69,16 +69,27 @@ def _data(circuit: Circuit) -> dict[str, Any]:
         }
         for name, node in circuit.nodes.items()
     ]
-    told = json_format.MessageToDict(circuit.provenance, preserving_proto_field_name=True)
+    ranked = sorted(circuit.edges, key=lambda name: strong[name])
     measured = circuit.evaluation
     return {
         "title": circuit.summary,
         "nodes": nodes,
         "edges": sorted(edges, key=lambda edge: edge["strength"]),
+        "ranks": {name: rank for rank, name in enumerate(ranked)},
         "facts": circuit.facts,
-        "provenance": told,
+        "provenance": _flat(json_format.MessageToDict(circuit.provenance, preserving_proto_field_name=True)),
         "curve": [] if measured is None else [[point.size, point.faithfulness] for point in measured.curve],
     }
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Fields by their paths; of long lists how many there are."""
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for key, each in cast("dict[str, Any]", value).items():
+            found |= _flat(each, f"{path}.{key}" if path else key)
+        return found
+    return {path: f"{len(cast('list[Any]', value))} entries" if isinstance(value, list) else value}
 
 
 def _document(title: str, body: str) -> str:
