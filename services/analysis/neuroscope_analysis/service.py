@@ -15,6 +15,7 @@ from neuroscope.serving.admission import Admission
 from neuroscope.serving.spans import Metadata, server_span
 from neuroscope.transport import AsyncGrpcTransport
 from neuroscope_analysis.servicers.attention import AttentionServicer
+from neuroscope_analysis.servicers.circuits import CircuitServicer
 from neuroscope_analysis.servicers.tokens import TokensServicer
 from neuroscope_analysis.servicers.traces import TelemetryServicer
 from neuroscope_analysis.settings import AnalysisSettings
@@ -42,6 +43,7 @@ class AnalysisService:
         servicers = (
             AttentionServicer(upstream, settings),
             TokensServicer(upstream),
+            CircuitServicer(upstream, settings),
             TelemetryServicer(self._admission),
         )
         self._methods: dict[str, Callable[..., Any]] = {
