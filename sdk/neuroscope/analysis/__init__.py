@@ -9,12 +9,15 @@
         found.plot("heads.png")
         found = client.analyze_residual_stream("The capital of France is", answer=" Paris", other=" Rome")
         found["direct"].top(5)                      what adds most to the difference of both logits
+        found = client.discover_circuit("ioi", size=0.1, curve=True)
+        found.circuit.save("ioi.html")
 
 The same over an event loop is `AsyncAnalysisClient`; `AnalysisClient.local(model=[folder])` needs no service.
 """
 
 from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import ROLES
+from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.analysis.client import DEFAULT_ANALYSIS_TARGET, AnalysisClient, AsyncAnalysisClient
 from neuroscope.analysis.comparison import AttentionComparison
 from neuroscope.analysis.composition import CompositionResult
@@ -41,6 +44,8 @@ __all__ = [
     "AttributedNeuron",
     "AttributedToken",
     "CompositionResult",
+    "DiscoveryResult",
+    "EvaluationResult",
     "Evidence",
     "FlowEdge",
     "FlowWriter",

@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 
 from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
+from neuroscope.analysis.circuit_calls import AsyncCircuitCalls, CircuitCalls
 from neuroscope.analysis.head_calls import AsyncHeadCalls, HeadCalls
 from neuroscope.analysis.pairs import PairLike
 from neuroscope.analysis.progress import AnalysisListener
@@ -19,7 +20,7 @@ from neuroscope.prompts import PromptLike
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 
 
-class AnalysisClient(HeadCalls):
+class AnalysisClient(CircuitCalls, HeadCalls):
     """Calls an analysis service. Thread-safe.
 
     Args:
@@ -205,7 +206,7 @@ class AnalysisClient(HeadCalls):
         return self.run(TunedLensResult(request), progress)
 
 
-class AsyncAnalysisClient(AsyncHeadCalls):
+class AsyncAnalysisClient(AsyncCircuitCalls, AsyncHeadCalls):
     """Calls an analysis service, on one event loop. Arguments and errors are those of `AnalysisClient`."""
 
     def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:

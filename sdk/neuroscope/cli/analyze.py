@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from neuroscope.analysis import ROLES, AnalysisResult, read_pairs
+from neuroscope.cli import circuits
 from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import (
-    ANALYSIS_TARGET_VARIABLE,
+    AnalysisTargetOption,
     Connection,
     LocalOption,
     ModelOption,
@@ -21,12 +22,8 @@ from neuroscope.cli.connection import (
 from neuroscope.cli.console import err, out
 from neuroscope.errors import InvalidRequestError
 
-app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads.")
+app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, circuits.")
 
-AnalysisTargetOption = Annotated[
-    str | None,
-    typer.Option("--target", metavar="HOST:PORT", help=f"Analysis service.  [env: {ANALYSIS_TARGET_VARIABLE}]"),
-]
 LayersOption = Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
 SequencesOption = Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")]
@@ -44,6 +41,9 @@ SaveOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")]
 _ENDINGS = (".png", ".svg", ".pdf", ".html", ".htm", ".json")
+
+
+app.command("circuit")(circuits.find)
 
 
 @app.command()

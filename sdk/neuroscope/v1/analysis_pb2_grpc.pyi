@@ -9,9 +9,11 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from neuroscope.v1 import attention_comparison_pb2 as _attention_comparison_pb2
 from neuroscope.v1 import attention_pb2 as _attention_pb2
+from neuroscope.v1 import circuit_pb2 as _circuit_pb2
 from neuroscope.v1 import composition_pb2 as _composition_pb2
 from neuroscope.v1 import interaction_pb2 as _interaction_pb2
 from neuroscope.v1 import residual_pb2 as _residual_pb2
+from neuroscope.v1 import tokens_pb2 as _tokens_pb2
 from neuroscope.v1 import tuned_lens_pb2 as _tuned_lens_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -59,6 +61,14 @@ class AnalysisServiceStub:
     """
     TrainTunedLens: _grpc.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]
     """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
+    DiscoverCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]
+    """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+    and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+    """
+    EvaluateCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]
+    """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+    TokenizePrompts: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.TokenizePromptsRequest, _tokens_pb2.TokenizePromptsResponse]
+    """Cuts prompts into tokens, as the inference service does."""
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
@@ -84,6 +94,14 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """
     TrainTunedLens: _aio.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]  # type: ignore[assignment]
     """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
+    DiscoverCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]  # type: ignore[assignment]
+    """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+    and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+    """
+    EvaluateCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]  # type: ignore[assignment]
+    """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+    TokenizePrompts: _aio.UnaryUnaryMultiCallable[_tokens_pb2.TokenizePromptsRequest, _tokens_pb2.TokenizePromptsResponse]  # type: ignore[assignment]
+    """Cuts prompts into tokens, as the inference service does."""
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
@@ -142,5 +160,31 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tuned_lens_pb2.TrainTunedLensResponse], _abc.AsyncIterator[_tuned_lens_pb2.TrainTunedLensResponse]]:
         """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
+
+    @_abc_1.abstractmethod
+    def DiscoverCircuit(
+        self,
+        request: _circuit_pb2.DiscoverCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_circuit_pb2.DiscoverCircuitResponse], _abc.AsyncIterator[_circuit_pb2.DiscoverCircuitResponse]]:
+        """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+        and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+        """
+
+    @_abc_1.abstractmethod
+    def EvaluateCircuit(
+        self,
+        request: _circuit_pb2.EvaluateCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_circuit_pb2.EvaluateCircuitResponse], _abc.AsyncIterator[_circuit_pb2.EvaluateCircuitResponse]]:
+        """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+
+    @_abc_1.abstractmethod
+    def TokenizePrompts(
+        self,
+        request: _tokens_pb2.TokenizePromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.TokenizePromptsResponse, _abc.Awaitable[_tokens_pb2.TokenizePromptsResponse]]:
+        """Cuts prompts into tokens, as the inference service does."""
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
 from neuroscope.aio import AsyncClient
+from neuroscope.circuits import ComponentGraph
 from neuroscope.errors import (
     ChecksumError,
     ContextLengthError,
@@ -21,7 +22,7 @@ from neuroscope.errors import (
     NeuroScopeIntegrationError,
     StreamingError,
 )
-from neuroscope.experiments import Experiment, SweepResult
+from neuroscope.experiments import AttributionResult, Experiment, SweepResult
 from neuroscope.frames import TensorPiece
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -235,6 +236,35 @@ class InspectedModel:
         """Runs an experiment."""
         with self._asking(what, "", ""):
             return await self._counted(self.client.sweep(experiment))
+
+    async def sweep_events(
+        self, result: SweepResult, what: str
+    ) -> AsyncGenerator[experiment_pb2.RunSweepResponse, None]:
+        """Runs what a result still lacks; every event as it comes, once the result holds it."""
+        self.call_count += 1
+        with self._asking(what, "", ""):
+            async with aclosing(self.client.sweep_events(result)) as events:
+                async for event in events:
+                    yield event
+
+    async def attribution_events(
+        self, result: AttributionResult, what: str
+    ) -> AsyncGenerator[experiment_pb2.AttributeResponse, None]:
+        """Runs what a result was asked for; every message as it comes, once the result holds it."""
+        self.call_count += 1
+        with self._asking(what, "", ""):
+            async with aclosing(self.client.attribution_events(result)) as events:
+                async for event in events:
+                    yield event
+
+    async def edge_graph(self) -> ComponentGraph:
+        """What writes the residual stream, what reads it, and the edges between them.
+
+        Raises:
+            UnavailableSiteError: what the model's heads write does not add up; says why.
+        """
+        with self._asking("asking for the graph", "", ""):
+            return await self._counted(self.client.edge_graph(model_id=self.model_id))
 
     async def _counted(self, call: Awaitable[T]) -> T:
         self.call_count += 1

@@ -40,7 +40,7 @@ async def analyze_attention(body: schemas.AttentionRequest, request: Request, cl
 
     With `stream` events are plan, progress, prompt and label as they come, result, or error.
     """
-    return await answer(client, body.to_result(), _attention_event, _attention, request, streams=body.stream)
+    return await answer(client, body.to_result(), _attention_event, _attention, param_of, request, streams=body.stream)
 
 
 async def answer(
@@ -48,6 +48,7 @@ async def answer(
     result: Result,
     told: Callable[[Any], dict[str, Any]],
     found: Callable[[Result], dict[str, Any]],
+    param: Callable[[str], str],
     request: Request,
     *,
     streams: bool,
@@ -59,10 +60,11 @@ async def answer(
         result: empty yet.
         told: an event of its stream that is neither progress nor the end.
         found: the whole.
+        param: the parameter of the request that a field of the contract comes from.
         request: whoever sent it leaves: the analysis is cancelled.
         streams: answers with every event, not with the end alone.
     """
-    events = _events(client, result, told, found)
+    events = _events(client, result, told, found, param)
     if not streams:
         async with aclosing(events):
             return JsonResponse(await while_connected(request.receive, _last(events)))
@@ -83,6 +85,7 @@ async def _events(
     result: Result,
     told: Callable[[Any], dict[str, Any]],
     found: Callable[[Result], dict[str, Any]],
+    param: Callable[[str], str],
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The events of an analysis as JSON; the result is filled on the way."""
     try:
@@ -96,7 +99,7 @@ async def _events(
                     case _:
                         yield told(event)
     except MLXIntegrationError as error:
-        error.field = _param(error.field)
+        error.field = param(error.field)
         raise
     result.finish()
 
@@ -158,7 +161,7 @@ def _roles(plan: pb.AttentionPlan) -> list[dict[str, Any]]:
     ]
 
 
-def _param(field: str) -> str:
+def param_of(field: str) -> str:
     """The parameter of the request that a field of the contract comes from."""
     field = re.sub(r"^(prompts\[\d+\]).*$", r"\1", field)
     field = re.sub(r"^(pairs|named_pairs)\[(\d+)\](\.pair)?", r"\1[\2]", field)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from neuroscope.analysis import AttentionComparison, CompositionResult, Interaction, InteractionGraph
 from neuroscope.v1 import attention_comparison_pb2, composition_pb2, interaction_pb2
-from neuroscope_gateway.analyses import answer, values_of
+from neuroscope_gateway.analyses import answer, param_of, values_of
 from neuroscope_gateway.schemas import heads as schemas
 from neuroscope_gateway.service import ERRORS, Analysis
 from neuroscope_gateway.streaming import EVENTS
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERRORS)
 )
 async def compare_attention(body: schemas.ComparisonRequest, request: Request, client: Analysis) -> Response:
     """Compares the attention patterns of two prompts, head by head. Leaving cancels it."""
-    return await answer(client, body.to_result(), _planned, _comparison, request, streams=body.stream)
+    return await answer(client, body.to_result(), _planned, _comparison, param_of, request, streams=body.stream)
 
 
 @router.post(
@@ -35,7 +35,7 @@ async def compare_attention(body: schemas.ComparisonRequest, request: Request, c
 )
 async def measure_composition(body: schemas.CompositionRequest, request: Request, client: Analysis) -> Response:
     """Says by their weights how much each head can read of what each earlier one writes. Leaving cancels it."""
-    return await answer(client, body.to_result(), _planned, _composition, request, streams=body.stream)
+    return await answer(client, body.to_result(), _planned, _composition, param_of, request, streams=body.stream)
 
 
 @router.post(
@@ -48,7 +48,9 @@ async def map_interactions(body: schemas.InteractionsRequest, request: Request, 
 
     With `stream` events are plan, progress, tried with the paths of a layer, result, or error.
     """
-    return await answer(client, body.to_result(), _interaction_event, _interactions, request, streams=body.stream)
+    return await answer(
+        client, body.to_result(), _interaction_event, _interactions, param_of, request, streams=body.stream
+    )
 
 
 def _planned(
