@@ -26,6 +26,8 @@ ROUTES = {
     "/v1/activations/presets": {"get"},
     "/v1/activations/presets/{name}": {"get"},
     "/v1/analysis/attention": {"post"},
+    "/v1/analysis/residual_stream": {"post"},
+    "/v1/analysis/tuned_lens": {"post"},
     "/v1/dictionaries": {"get", "post"},
     "/v1/dictionaries/{dictionary_id}": {"get", "delete"},
     "/v1/dictionaries/{dictionary_id}/features": {"post"},

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from neuroscope.analysis import ROLES
+from neuroscope.cli import residual
 from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import (
-    ANALYSIS_TARGET_VARIABLE,
+    AnalysisTargetOption,
     Connection,
     LocalOption,
     ModelOption,
@@ -20,18 +21,12 @@ from neuroscope.cli.connection import (
 from neuroscope.cli.console import err, out
 from neuroscope.errors import InvalidRequestError
 
-app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads.")
-
-AnalysisTargetOption = Annotated[
-    str | None,
-    typer.Option("--target", metavar="HOST:PORT", help=f"Analysis service.  [env: {ANALYSIS_TARGET_VARIABLE}]"),
-]
+app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, the residual stream.")
 _ENDINGS = (".png", ".svg", ".pdf", ".html", ".htm", ".json")
 
 
-@app.callback()
-def analyze() -> None:
-    """Interprets a model."""  # a group, though it has one command yet
+app.command("residual")(residual.residual)
+app.command("tuned-lens")(residual.tuned_lens)
 
 
 @app.command()

@@ -80,8 +80,8 @@ class NamedValues(BaseModel):
 
     name: str
     dims: list[str]
-    """Axes of the values: prompt (where there are several), layer, head."""
-    coords: dict[str, list[int]]
+    """Axes of the values, such as prompt (where there are several), layer, head."""
+    coords: dict[str, list[int | str]]
     """By axis, what its indices stand for."""
     values: list[Any]
     """Nested lists, an axis a level; null where a layer has no such head."""
