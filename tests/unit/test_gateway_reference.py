@@ -29,6 +29,8 @@ ROUTES = {
     "/v1/analysis/attention/comparison": {"post"},
     "/v1/analysis/composition": {"post"},
     "/v1/analysis/interactions": {"post"},
+    "/v1/analysis/residual_stream": {"post"},
+    "/v1/analysis/tuned_lens": {"post"},
     "/v1/dictionaries": {"get", "post"},
     "/v1/dictionaries/{dictionary_id}": {"get", "delete"},
     "/v1/dictionaries/{dictionary_id}/features": {"post"},

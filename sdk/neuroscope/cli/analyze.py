@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from neuroscope.analysis import ROLES, AnalysisResult, read_pairs
-from neuroscope.cli import circuits
+from neuroscope.cli import circuits, residual
 from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import (
     AnalysisTargetOption,
@@ -22,7 +22,7 @@ from neuroscope.cli.connection import (
 from neuroscope.cli.console import err, out
 from neuroscope.errors import InvalidRequestError
 
-app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, circuits.")
+app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, circuits, the residual stream.")
 
 LayersOption = Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
@@ -44,6 +44,8 @@ _ENDINGS = (".png", ".svg", ".pdf", ".html", ".htm", ".json")
 
 
 app.command("circuit")(circuits.find)
+app.command("residual")(residual.residual)
+app.command("tuned-lens")(residual.tuned_lens)
 
 
 @app.command()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from neuroscope_gateway import residual_examples
+
 _MODEL_ID = "neuroscope-tiny"
 _HOOK: Any = {"layer_name": "transformer.h.2", "component": "attention", "hook_id": "attention_2"}
 _KEPT_HOOK: Any = _HOOK | {"capture_input": False, "capture_output": True}
@@ -282,7 +284,7 @@ _VOCABULARY: dict[str, Any] = {
 _PREDICTIONS: dict[str, Any] = {
     "object": "vocabulary",
     "model": _MODEL_ID,
-    "data": [{"index": [0], "top": [_PREDICTED], "tokens": [_PREDICTED], "kl": 0.0}],
+    "data": [{"index": [0], "top": [_PREDICTED], "tokens": [_PREDICTED], "kl": 0.0, "entropy": 0.4}],
 }
 
 _LABEL: Any = {
@@ -392,6 +394,16 @@ _INTERACTIONS: Any = {
 }
 
 REQUESTS: dict[str, Any] = {
+    "POST /v1/analysis/residual_stream": {
+        "prompts": ["When Mary and John went to the store, John gave a drink to"],
+        "answers": [" Mary"],
+        "others": [" John"],
+        "strongest_neurons": 5,
+    },
+    "POST /v1/analysis/tuned_lens": {
+        "texts": ["Once upon a time there was a girl.", "Once upon a time there was a boy."],
+        "objective": "ridge",
+    },
     "POST /v1/analysis/attention": {"prompts": ["The capital of France is"], "roles": ["induction"], "seed": 1},
     "POST /v1/analysis/attention/comparison": {"first": _GIVEN, "second": "The capital of France is"},
     "POST /v1/analysis/composition": {"layers": [2, 3], "random_pairs": 16},
@@ -417,6 +429,8 @@ REQUESTS: dict[str, Any] = {
 """Bodies, by operation."""
 
 ANSWERS: dict[str, Any] = {
+    "POST /v1/analysis/residual_stream": residual_examples.RESIDUAL,
+    "POST /v1/analysis/tuned_lens": residual_examples.TUNED,
     "POST /v1/analysis/attention": _ATTENTION,
     "POST /v1/analysis/attention/comparison": _COMPARED,
     "POST /v1/analysis/composition": _COMPOSED,
@@ -526,6 +540,14 @@ ANSWERS: dict[str, Any] = {
 """Answers in JSON, by operation."""
 
 STREAMS: dict[str, Any] = {
+    "POST /v1/analysis/residual_stream": {
+        "event": "ablated",
+        "data": json.dumps({"type": "ablated", "prompt": 0, "metric": 7.6}),
+    },
+    "POST /v1/analysis/tuned_lens": {
+        "event": "layer",
+        "data": json.dumps({"type": "layer", **residual_examples.TUNED_LAYER}),
+    },
     "POST /v1/analysis/attention": {"event": "label", "data": json.dumps({"type": "label", **_LABEL})},
     "POST /v1/analysis/attention/comparison": {
         "event": "result",

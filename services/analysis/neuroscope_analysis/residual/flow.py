@@ -17,8 +17,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.experiments import Metric
 from neuroscope.experiments.patching import Patching
@@ -146,9 +144,9 @@ class Flow:
         clean, corrupted = float(heads.clean[0]), float(heads.corrupted[0])
         spread = (corrupted - clean) or 1.0
         found = {Writer(-1): float(result["resid_pre"].effects().values.reshape(-1)[0]) / spread}
-        for (layer, head), effect in np.ndenumerate(heads.effects().values.reshape(len(self.heads), -1)):
-            place = sorted(self.heads)[layer]
-            found[Writer(2 * place, head)] = float(effect) / spread
+        of_heads = heads.effects().values.reshape(len(self.heads), -1).tolist()
+        for layer, of_layer in zip(sorted(self.heads), of_heads, strict=True):
+            found |= {Writer(2 * layer, head): effect / spread for head, effect in enumerate(of_layer)}
         if mlps:
             for layer, effect in zip(mlps, result["mlp_out"].effects().values.reshape(-1).tolist(), strict=True):
                 found[Writer(2 * layer + 1)] = effect / spread
@@ -215,7 +213,9 @@ class Flow:
 
     def _readers(self) -> list[Reader]:
         heads = {layer: len(each.output) for layer, each in self.heads.items()}
-        return readers_of(heads, self._mlps(), self.model.info.model.num_kv_heads, self.components.layer_count)
+        between = self.model.layers("resid_mid")
+        mlps = {layer: layer in heads and layer not in between for layer in self._mlps()}
+        return readers_of(heads, mlps, self.model.info.model.num_kv_heads, self.components.layer_count)
 
     def _rows(self, length: int) -> int:
         """How many writers are followed together."""

@@ -6,6 +6,7 @@ number of layers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -52,12 +53,14 @@ class Reader:
         return self.order // 2
 
 
-def readers_of(attention: dict[int, int], mlps: list[int], key_value_heads: int, layer_count: int) -> list[Reader]:
+def readers_of(
+    attention: Mapping[int, int], mlps: Mapping[int, bool], key_value_heads: int, layer_count: int
+) -> list[Reader]:
     """All that read, in their order.
 
     Args:
         attention: heads by layer.
-        mlps: layers that have one.
+        mlps: by layer that has one, whether it reads beside the attention and not behind it.
         key_value_heads: of a layer.
         layer_count: of the model.
     """
@@ -69,7 +72,7 @@ def readers_of(attention: dict[int, int], mlps: list[int], key_value_heads: int,
                 Reader(2 * layer, f"a{layer}.h{head}<{part}>") for part in "kv" for head in range(key_value_heads)
             ]
         if layer in mlps:
-            found.append(Reader(2 * layer + 1, f"m{layer}"))
+            found.append(Reader(2 * layer + (not mlps[layer]), f"m{layer}"))
     return [*found, Reader(2 * layer_count, "logits")]
 
 

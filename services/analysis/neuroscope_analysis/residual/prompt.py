@@ -120,8 +120,9 @@ class PromptReading:
         work = self._work
         last, position = work.components.layer_count - 1, [self._asked.position]
 
-        def whole(component: str, layer: int | None = None, **selected: list[int]) -> Hook:
-            return Hook(component, layer, dtype="float32", hook_id=f"{component}.{layer}.whole", **selected)
+        def whole(component: str, layer: int | None = None, positions: list[int] | None = None) -> Hook:
+            name = f"{component}.{layer}.whole"
+            return Hook(component, layer, hook_id=name, positions=positions, dtype="float32")
 
         found: list[Hook] = []
         if set(work.parts) & {CONTRIBUTIONS, ATTRIBUTION}:

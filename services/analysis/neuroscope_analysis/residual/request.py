@@ -142,7 +142,7 @@ def _parts(request: pb.AnalyzeResidualStreamRequest) -> list[Part]:
             )
     parts = sorted(set(request.parts or _DEFAULT))
     for name, part in (("neurons", ATTRIBUTION), ("routing", ROUTING), ("ablation", ABLATION), ("flow", FLOW)):
-        if request.HasField(name) and getattr(request, name).ListFields() and part not in parts:
+        if getattr(request, name).ListFields() and part not in parts:
             raise InvalidRequestError(f"{name} is stated, and parts leave out {valid[part - 1]}", field=name)
     if request.lens.HasField("tuned") and LENS not in parts:
         raise InvalidRequestError("a tuned lens is given, and parts leave out the lens", field="lens.tuned")

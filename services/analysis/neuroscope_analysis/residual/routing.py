@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from neuroscope.hooks import Hook
-from neuroscope_analysis.residual.chunks import Chunk, Floats
+from neuroscope_analysis.residual.chunks import WHOLE, Chunk, Floats
 from neuroscope_analysis.residual.writers import LayerHeads, head_counts
 
 VALUE, PATTERN = "value", "attention_pattern"
@@ -86,7 +86,7 @@ class Routes:
             self._grams[layer][at[some]] = np.einsum("hpd,kpd->phk", moved, moved, optimize=True)
 
     def _add_patterns(self, chunk: Chunk, layer: int) -> None:
-        heads, piece = self._heads[layer], chunk.pieces[PATTERN, layer, 0]
+        heads, piece = self._heads[layer], chunk.pieces[PATTERN, layer, WHOLE]
         weights = chunk.of(PATTERN, layer)  # (head, query, key)
         columns = np.asarray(piece.key_positions or range(weights.shape[2]), np.int64)
         held = columns >= 0

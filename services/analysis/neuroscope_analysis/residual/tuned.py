@@ -64,7 +64,7 @@ class Translators:
                         f"{array.dtype.name} {list(array.shape)}: a lens of another model?",
                         field=f"{path}.{name}",
                     )
-                found.append(array)
+                found.append(np.asarray(array, np.float32))
             maps[each.layer + 1] = found[0], found[1]
         for mark in lens.marks:
             if mark.name in known and not math.isclose(mark.norm, known[mark.name], rel_tol=_TOLERANCE):
@@ -80,7 +80,7 @@ class Translators:
         if point not in self.maps:
             return stream
         weight, bias = self.maps[point]
-        return stream + stream @ weight + bias
+        return (stream + stream @ weight + bias).astype(np.float32)
 
 
 async def marks(model: InspectedModel) -> list[pb.WeightMark]:

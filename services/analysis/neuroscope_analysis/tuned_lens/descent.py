@@ -81,7 +81,7 @@ class Descent:
 
     def _loss(self, stream: Floats, wanted: Floats, weight: Floats, bias: Floats) -> tuple[float, list[Floats]]:
         """Mean KL(wanted || lens), and its gradient with respect to weight and bias."""
-        translated = stream + stream @ weight + bias
+        translated = (stream + stream @ weight + bias).astype(np.float32)
         logits, slopes, read, divisor = self._logits(translated)
         seen = self._log_probabilities(logits)
         likely = np.exp(wanted)

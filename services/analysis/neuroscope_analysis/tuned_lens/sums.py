@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class StreamMoments:
         size = np.trace(squares[:width, :width]) / width
         diagonal = np.full(width + 1, penalty * size)
         diagonal[width] = 0
-        found: NDArray[np.float64] = linalg.solve(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        found: NDArray[np.float64] = cast("Any", linalg).solve(
             squares + np.diag(diagonal + _TINY * size), products, assume_a="pos"
         )
         return found[:width].astype(np.float32), found[width].astype(np.float32)

@@ -152,8 +152,8 @@ class TunedLensTraining:
                 is_ridge = each.kept is each.ridge
                 maps = [None, each.kept, *([] if is_ridge else [each.ridge])]
                 sums = [await self._divergence(stream, final, one, some) for one in maps]
-                for index, total in enumerate([*sums, *([sums[1]] if is_ridge else [])]):
-                    each.divergences[index] += total
+                sums += sums[1:] if is_ridge else []
+                each.divergences = [before + more for before, more in zip(each.divergences, sums, strict=True)]
 
         return use
 
@@ -164,7 +164,7 @@ class TunedLensTraining:
             part = stream[first : first + some]
             translated = part if one is None else part + part @ one[0] + one[1]
             seen = await self._work.model.project(
-                np.ascontiguousarray(translated),
+                np.ascontiguousarray(translated, np.float32),
                 "testing translators",
                 top_k=0,
                 reference=final[first : first + some],

@@ -108,7 +108,7 @@ class NamedValues(BaseModel):
     name: str
     dims: list[str]
     """Axes of the values, such as prompt (where there are several), layer, head."""
-    coords: dict[str, list[int]]
+    coords: dict[str, list[int | str]]
     """By axis, what its indices stand for."""
     values: list[Any]
     """Nested lists, an axis a level; null where a layer has no such head."""
