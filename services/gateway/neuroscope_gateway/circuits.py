@@ -134,6 +134,7 @@ async def export_circuit(body: schemas.ExportRequest) -> Response:
 
 async def _pairs(client: AsyncAnalysisClient, body: schemas.CircuitPrompts, request: Request) -> Dataset:
     """The dataset that a request names, fitted to the model's tokenizer."""
+    body.check()
     asked = client.dataset(
         body.wanted, count=body.pair_count, seed=body.seed, drop=body.drop, model_id=body.model or ""
     )

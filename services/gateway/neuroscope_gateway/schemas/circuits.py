@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from neuroscope.analysis.circuit_request import evaluation_options
+from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.strict import Strict, Text
 from neuroscope.v1 import circuit_pb2 as pb
@@ -66,13 +67,16 @@ class CircuitPrompts(Strict):
     stream: bool = False
     """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
 
-    @model_validator(mode="after")
-    def _is_one(self) -> CircuitPrompts:
+    def check(self) -> None:
+        """Refuses what does not go together.
+
+        Raises:
+            InvalidRequestError: there is not one of dataset and pairs, or a stream is to be a file.
+        """
         if (self.dataset is None) == (self.pairs is None):
-            raise ValueError("either dataset or pairs is needed")
+            raise InvalidRequestError("one of dataset and pairs is needed", field="dataset", valid=("dataset", "pairs"))
         if self.format is not None and self.stream:
-            raise ValueError("format is of a whole answer, not of a stream")
-        return self
+            raise InvalidRequestError("format is of a whole answer, not of a stream", field="format")
 
     @property
     def wanted(self) -> Any:
