@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from neuroscope_gateway import circuit_examples
+
 _MODEL_ID = "neuroscope-tiny"
 _HOOK: Any = {"layer_name": "transformer.h.2", "component": "attention", "hook_id": "attention_2"}
 _KEPT_HOOK: Any = _HOOK | {"capture_input": False, "capture_output": True}
@@ -331,6 +333,9 @@ _ATTENTION: Any = {
 
 REQUESTS: dict[str, Any] = {
     "POST /v1/analysis/attention": {"prompts": ["The capital of France is"], "roles": ["induction"], "seed": 1},
+    "POST /v1/analysis/circuits": circuit_examples.DISCOVERY,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.EVALUATION,
+    "POST /v1/analysis/circuits/export": circuit_examples.EXPORT,
     "POST /v1/dictionaries": {"path": "models/dictionaries/resid_post_2"},
     "POST /v1/dictionaries/{dictionary_id}/features": {"prompt": "The capital of France is", "top": 1},
     "POST /v1/experiments/vocabulary": _VOCABULARY,
@@ -353,6 +358,9 @@ REQUESTS: dict[str, Any] = {
 
 ANSWERS: dict[str, Any] = {
     "POST /v1/analysis/attention": _ATTENTION,
+    "POST /v1/analysis/circuits": circuit_examples.FOUND,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.EVALUATED,
+    "POST /v1/analysis/circuits/export": circuit_examples.CIRCUIT,
     "GET /v1/dictionaries": {"object": "list", "data": [_DICTIONARY]},
     "POST /v1/dictionaries": _DICTIONARY,
     "GET /v1/dictionaries/{dictionary_id}": _DICTIONARY,
@@ -459,6 +467,8 @@ ANSWERS: dict[str, Any] = {
 
 STREAMS: dict[str, Any] = {
     "POST /v1/analysis/attention": {"event": "label", "data": json.dumps({"type": "label", **_LABEL})},
+    "POST /v1/analysis/circuits": circuit_examples.POINT,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.POINT,
     "POST /v1/experiments/attributions": json.dumps({"type": "end", "elapsed_seconds": 0.02, "forward_passes": 2.5})
     + "\n",
     "POST /v1/experiments/sweeps": json.dumps({"type": "values", "patches": [0, 1], "values": [-9.8, -6.9]}) + "\n",
