@@ -15,6 +15,7 @@ from neuroscope.circuits import Circuit
 from neuroscope.datasets import Dataset
 from neuroscope.errors import MLXIntegrationError
 from neuroscope_gateway.analyses import answer
+from neuroscope_gateway.circuit_examples import FILE
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.schemas import circuits as schemas
 from neuroscope_gateway.service import ERRORS, Analysis
@@ -33,7 +34,10 @@ _MEDIA = {
     "png": "image/png",
     "pdf": "application/pdf",
 }
-_FILES: dict[str, Any] = {media: {} for media in dict.fromkeys(_MEDIA.values()) if media != "application/json"}
+_FILES: dict[str, Any] = {
+    media: {"schema": {"type": "string"}, "example": FILE} for media in _MEDIA.values() if media != "application/json"
+}
+_OBJECT: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 _PARAMS = {"model_id": "model", "dataset": "dataset", "count": "pair_count", "edited_run": "into"}
 
 
@@ -125,7 +129,7 @@ async def evaluate_circuit(body: schemas.EvaluationRequest, request: Request, cl
 @router.post(
     "/export",
     response_class=Response,
-    responses={200: {"description": "The circuit", "content": {"application/json": {}, **_FILES}}},
+    responses={200: {"description": "The circuit", "content": {**_OBJECT, **_FILES}}},
 )
 async def export_circuit(body: schemas.ExportRequest) -> Response:
     """Writes a circuit in another format: JSON of MIB or chuk-lazarus, GraphML, DOT, Mermaid, a page, a picture."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from neuroscope_gateway import residual_examples
+from neuroscope_gateway import circuit_examples, residual_examples
 
 _MODEL_ID = "neuroscope-tiny"
 _HOOK: Any = {"layer_name": "transformer.h.2", "component": "attention", "hook_id": "attention_2"}
@@ -408,6 +408,9 @@ REQUESTS: dict[str, Any] = {
     "POST /v1/analysis/attention/comparison": {"first": _GIVEN, "second": "The capital of France is"},
     "POST /v1/analysis/composition": {"layers": [2, 3], "random_pairs": 16},
     "POST /v1/analysis/interactions": {"pairs": [_ANSWERED_PAIR, _ANSWERED_PAIR], "layers": [2, 3]},
+    "POST /v1/analysis/circuits": circuit_examples.DISCOVERY,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.EVALUATION,
+    "POST /v1/analysis/circuits/export": circuit_examples.EXPORT,
     "POST /v1/dictionaries": {"path": "models/dictionaries/resid_post_2"},
     "POST /v1/dictionaries/{dictionary_id}/features": {"prompt": "The capital of France is", "top": 1},
     "POST /v1/experiments/vocabulary": _VOCABULARY,
@@ -435,6 +438,9 @@ ANSWERS: dict[str, Any] = {
     "POST /v1/analysis/attention/comparison": _COMPARED,
     "POST /v1/analysis/composition": _COMPOSED,
     "POST /v1/analysis/interactions": _INTERACTIONS,
+    "POST /v1/analysis/circuits": circuit_examples.FOUND,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.EVALUATED,
+    "POST /v1/analysis/circuits/export": circuit_examples.CIRCUIT,
     "GET /v1/dictionaries": {"object": "list", "data": [_DICTIONARY]},
     "POST /v1/dictionaries": _DICTIONARY,
     "GET /v1/dictionaries/{dictionary_id}": _DICTIONARY,
@@ -558,6 +564,8 @@ STREAMS: dict[str, Any] = {
         "event": "tried",
         "data": json.dumps({"type": "tried", "paths": [_INTERACTION]}),
     },
+    "POST /v1/analysis/circuits": circuit_examples.POINT,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.POINT,
     "POST /v1/experiments/attributions": json.dumps({"type": "end", "elapsed_seconds": 0.02, "forward_passes": 2.5})
     + "\n",
     "POST /v1/experiments/sweeps": json.dumps({"type": "values", "patches": [0, 1], "values": [-9.8, -6.9]}) + "\n",
