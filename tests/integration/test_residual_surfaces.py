@@ -45,7 +45,7 @@ ALL: dict[str, Any] = {
     "neurons": 3,
     "max_writers": 4,
 }
-TINY = {"model_id": "neuroscope-tiny"}
+TINY: dict[str, Any] = {"model_id": "neuroscope-tiny"}
 ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 400 <= cls.http_status < 500}
 
 
@@ -355,6 +355,7 @@ def test_weights_beyond_the_budget_are_left_out_or_refused(inference: Service) -
 def test_spoilt_requests_are_their_callers_mistake(service: Service, method: str) -> None:
     """Field by field and byte by byte."""
     rpc = ANALYSIS_RPCS[method]
+    descriptor: Any = rpc.request.DESCRIPTOR
     examples: dict[str, Any] = {
         "Prompt": [inference_pb2.Prompt(text="Hello there"), inference_pb2.Prompt(text="Once upon a time")],
         "TokenChoice": [_TOKEN(id=7), _TOKEN(text=" a")],
@@ -378,10 +379,10 @@ def test_spoilt_requests_are_their_callers_mistake(service: Service, method: str
         call: Any = channel.unary_stream(rpc.path)
         for number in range(16):
             choice = random.Random(number)
-            raw = Sensible(examples).message(rpc.request.DESCRIPTOR, choice).SerializeToString()
+            raw = Sensible(examples).message(descriptor, choice).SerializeToString()
             mutator = Mutator(choice)
             if number % 6:
-                raw = mutator.by_field(raw, rpc.request.DESCRIPTOR)
+                raw = mutator.by_field(raw, descriptor)
             elif number:
                 raw = mutator.by_byte(raw, raw)
             codes[number] = _outcome(call, raw)

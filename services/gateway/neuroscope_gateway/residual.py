@@ -125,8 +125,12 @@ def _prompt(result: ResidualResult, index: int) -> schemas.AnalyzedPrompt:
 
 
 def _lens(reading: LensReading) -> schemas.LensReading:
-    texts = {str(token): text for token, text in reading.texts.items()}
-    return schemas.LensReading(**(asdict(reading) | {"texts": texts}))
+    return schemas.LensReading(
+        answer_id=reading.answer_id,
+        emergence=reading.emergence,
+        tuned_emergence=reading.tuned_emergence,
+        texts={str(token): text for token, text in reading.texts.items()},
+    )
 
 
 def _flow(flow: InformationFlow) -> schemas.InformationFlow:
