@@ -80,7 +80,7 @@ def _event(event: pb.AnalyzeResidualStreamResponse) -> dict[str, Any]:
         case "attribution":
             return told | {"attribution": asdict(LogitAttribution.from_message(finding.attribution))}
         case "lens":
-            return told | {"lens": asdict(LensReading.from_message(finding.lens))}
+            return told | {"lens": _lens(LensReading.from_message(finding.lens)).model_dump()}
         case "ablated":
             return told | {"metric": finding.ablated.metric}
         case "flow":
@@ -118,9 +118,18 @@ def _prompt(result: ResidualResult, index: int) -> schemas.AnalyzedPrompt:
         arrays=[values_of(result.array(name, index)) for name in result.names],
         error=None if error is None else schemas.SumError(**asdict(error)),
         attribution=None if attribution is None else schemas.LogitAttribution(**asdict(attribution)),
-        lens=None if lens is None else schemas.LensReading(**asdict(lens)),
+        lens=None if lens is None else _lens(lens),
         metric=result.metrics.get(index),
         flow=None if flow is None else _flow(flow),
+    )
+
+
+def _lens(reading: LensReading) -> schemas.LensReading:
+    return schemas.LensReading(
+        answer_id=reading.answer_id,
+        emergence=reading.emergence,
+        tuned_emergence=reading.tuned_emergence,
+        texts={str(token): text for token, text in reading.texts.items()},
     )
 
 

@@ -56,7 +56,7 @@ class ResidualAnalysis:
         work, model = self._work, self._work.model
         yield pb.AnalyzeResidualStreamResponse(plan=plans.plan(work, self._arrays))
         for index in range(len(work.prompts)):
-            if work.answers[index] is None:
+            if work.needs_answer(index):
                 yield self._progress("finding answers", index, len(work.prompts))
             self._asked.append(work.asked(index, await self._likeliest(index)))
         if work.has_heads and set(work.parts) - {LENS, ABLATION}:
@@ -84,7 +84,7 @@ class ResidualAnalysis:
     async def _likeliest(self, prompt: int) -> int | None:
         """What the model finds likeliest at the position, where no answer is named."""
         work = self._work
-        if work.answers[prompt] is not None:
+        if not work.needs_answer(prompt):
             return None
         found: list[int] = []
 

@@ -58,12 +58,19 @@ class ResidualWork:
     has_heads: bool
     warnings: list[str] = field(default_factory=list[str])
 
-    def asked(self, prompt: int, likeliest: int | None = None) -> Asked:
-        """What is asked of a prompt; its likeliest token is known where no answer is named."""
+    def needs_answer(self, prompt: int) -> bool:
+        """Whether the model is asked what it finds likeliest."""
+        return self.answers[prompt] is None and bool(set(self.parts) - {CONTRIBUTIONS, ROUTING})
+
+    def asked(self, prompt: int, likeliest: int | None) -> Asked:
+        """What is asked of a prompt.
+
+        Args:
+            prompt: which.
+            likeliest: what the model finds likeliest, where that is needed.
+        """
         answer = self.answers[prompt]
-        found = likeliest if answer is None else answer
-        assert found is not None
-        return Asked(self.positions[prompt], found, self.others[prompt])
+        return Asked(self.positions[prompt], (likeliest or 0) if answer is None else answer, self.others[prompt])
 
     @property
     def position(self) -> int:

@@ -196,8 +196,8 @@ class LensReading(BaseModel):
     emergence: int | None
     """The point from which on it stays the likeliest; 0: before the first layer."""
     tuned_emergence: int | None
-    texts: dict[int, str]
-    """Of all tokens that are among the likeliest somewhere."""
+    texts: dict[str, str]
+    """By token id, of all tokens that are among the likeliest somewhere."""
 
 
 class Rewriting(BaseModel):
