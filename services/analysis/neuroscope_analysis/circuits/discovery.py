@@ -58,9 +58,9 @@ class CircuitDiscovery:
         graph = work.asked.graph
         axes, shape = (tensor_pb2.AXIS_SENDER, tensor_pb2.AXIS_RECEIVER), graph.mask.shape
         if work.of_nodes:
-            self._arrays = NamedArrays([NODE_SCORE], "", axes[:1], shape[:1])
+            self._arrays = NamedArrays.alike([NODE_SCORE], "", axes[:1], shape[:1])
         else:
-            self._arrays = NamedArrays([EDGE_SCORE], "", axes, shape)
+            self._arrays = NamedArrays.alike([EDGE_SCORE], "", axes, shape)
 
     def events(self) -> AsyncGenerator[Event, None]:
         """The plan, then what is found, then the result."""
