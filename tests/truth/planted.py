@@ -130,7 +130,7 @@ class Lookup:
 
 @dataclass
 class Products:
-    """An MLP of a llama that writes products of two sources' dimensions: (gate + x) y - gate y, two neurons for each."""
+    """An MLP of a llama that writes products of two sources: (gate + x) y - gate y, two neurons for each."""
 
     first: str
     second: str

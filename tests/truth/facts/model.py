@@ -30,7 +30,9 @@ STREAM = Stream(
     D_HEAD,
     {
         **dict.fromkeys(_FLAGS, 1),
-        **{"SUBJ": SUBJECTS, "TOK": RELATIONS, "REL": RELATIONS},
+        "SUBJ": SUBJECTS,
+        "TOK": RELATIONS,
+        "REL": RELATIONS,
         **dict.fromkeys(("FACT", "JUNK", "OUT"), OBJECTS),
     },
     pad=4096.0,
