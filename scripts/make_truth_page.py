@@ -19,36 +19,43 @@ RESULTS = DOCS / "truth.json"
 
 _HEAD = """# Truth
 
-How analyses do where the answer is known: on models whose weights are written by hand (`tests/truth`), and on null models, the same weights permuted within each matrix, in which there is nothing to find. `make truth` runs all of it through the
-real services and makes this page of [truth.json](truth.json); these figures are of {machine}, {seconds:.0f} s with whatever else ran.
+How analyses do where the answer is known: on models whose weights are written by hand (`tests/truth`), and on null
+models, the same weights permuted within each matrix, in which there is nothing to find. `make truth` runs all of it
+through the real services and makes this page of [truth.json](truth.json); these figures are of {machine}, {seconds:.0f} s
+with whatever else ran.
 
 ## Circuits
 
-Each method scores the graph of each model on {pairs} pairs of prompts and is asked for as many edges (or nodes) as are planted; ACDC says itself how many there are.
+Each method scores the graph of each model on {pairs} pairs of prompts and is asked for as many edges (or nodes) as are
+planted; ACDC says itself how many there are.
 
 * *AUROC*: how often an edge of the circuit has a larger magnitude than another; of methods that score nodes, a node.
 * *precision*: the share of the circuit among so many strongest.
 * *Pearson* of the scores with exact edge patching, over all edges.
 * *missing* and *extra*: edges of the circuit that the method's own lacks, and that it has too many.
-* *faithfulness*, *completeness*, *minimality*, *CPR* and *CMD* of the method's circuit, as [circuits.md](circuits.md) has them.
+* *faithfulness*, *completeness*, *minimality*, *CPR* and *CMD* of the method's circuit ([circuits.md](circuits.md)).
 * *passes*: forward passes of the whole model that would take as long; *calls* of the inference service.
 
-The truth is one of a counterfactual: an edge that carries what both prompts share is in the mechanism, and not in the circuit.
+The truth is one of a counterfactual: an edge that carries what both prompts share is in the mechanism, and not in the
+circuit. Path patching and ACDC ask other questions than exact edge patching does, so their scores are other ones.
 
 """
 
 _NULL = """
 ## Where there is nothing
 
-{permutations} null models for each method, of the planted models and of the bundled one in turn, with prompts and answers of the model that they were made of. What a method finds there is false; *upper* is the bound of Wilson's interval of 95 %.
+{permutations} null models for each method, of the planted models and of the bundled one in turn, with prompts and answers
+of the model that they were made of. What a method finds there is false; *upper* is the bound of Wilson's interval of
+95 %.
 
 """
 
 _LABELS = """
 ## Roles of heads
 
-Of {roles} roles on two planted models, each with a decoy or several that has a role's score and does nothing: macro-F1 of the labels that a causal test confirms is {macro_f1:.3f}, of labels by score alone {macro_f1_by_score:.3f}. On {permutations} null
-models {false_labels} labels are confirmed, in {models_with_false_labels} of them.
+Of {roles} roles on two planted models, most with a decoy that has a role's score and does nothing, macro-F1 of the
+labels that a causal test confirms is {macro_f1:.3f}, of labels by score alone {macro_f1_by_score:.3f}. On {permutations}
+null models {false_labels} labels are confirmed, in {models_with_false_labels} of them.
 """
 
 
