@@ -21,8 +21,8 @@ _HEAD = """# Truth
 
 How analyses do where the answer is known: on models whose weights are written by hand (`tests/truth`), and on null
 models, the same weights permuted within each matrix, in which there is nothing to find. `make truth` runs all of it
-through the real services and makes this page of [truth.json](truth.json); these figures are of {machine}, {seconds:.0f} s
-with whatever else ran.
+through the real services and makes this page of [truth.json](truth.json); these figures are of {machine},
+{seconds:.0f} s with whatever else ran.
 
 ## Circuits
 
@@ -32,7 +32,8 @@ planted; ACDC says itself how many there are.
 * *AUROC*: how often an edge of the circuit has a larger magnitude than another; of methods that score nodes, a node.
 * *precision*: the share of the circuit among so many strongest.
 * *Pearson* of the scores with exact edge patching, over all edges.
-* *missing* and *extra*: edges of the circuit that the method's own lacks, and that it has too many.
+* *missing* and *extra*: edges of the circuit that the method's own lacks, and that it has too many. Edges whose
+  effects cancel each other may be missing: what is erased on the way can be left out together with its eraser.
 * *faithfulness*, *completeness*, *minimality*, *CPR* and *CMD* of the method's circuit ([circuits.md](circuits.md)).
 * *passes*: forward passes of the whole model that would take as long; *calls* of the inference service.
 
@@ -44,9 +45,9 @@ circuit. Path patching and ACDC ask other questions than exact edge patching doe
 _NULL = """
 ## Where there is nothing
 
-{permutations} null models for each method, of the planted models and of the bundled one in turn, with prompts and answers
-of the model that they were made of. What a method finds there is false; *upper* is the bound of Wilson's interval of
-95 %.
+{permutations} null models for each method, of the planted models and of the bundled one in turn, with prompts and
+answers of the model that they were made of. What a method finds there is false; *upper* is the bound of Wilson's
+interval of 95 %.
 
 """
 
@@ -54,8 +55,8 @@ _LABELS = """
 ## Roles of heads
 
 Of {roles} roles on two planted models, most with a decoy that has a role's score and does nothing, macro-F1 of the
-labels that a causal test confirms is {macro_f1:.3f}, of labels by score alone {macro_f1_by_score:.3f}. On {permutations}
-null models {false_labels} labels are confirmed, in {models_with_false_labels} of them.
+labels that a causal test confirms is {macro_f1:.3f}, of labels by score alone {macro_f1_by_score:.3f}. On
+{permutations} null models {false_labels} labels are confirmed, in {models_with_false_labels} of them.
 """
 
 

@@ -49,7 +49,7 @@ def of_search(task: Task, found: DiscoveryResult, exact: Mapping[Edge, float] | 
         row["precision"] = len(true & set(strongest)) / len(true)
         row["pearson"] = None if exact is None else _pearson(scores, exact)
         kept = {(edge.sender, edge.receiver) for edge in circuit.message.edges if edge.in_circuit}
-        row["missing"], row["extra"] = len(true - kept), len(kept - true)
+        row["missing"], row["extra"] = len(true - kept - task.cancelling), len(kept - true)
     else:
         nodes = {sender for sender, _ in true}
         scored = node_scores(found)

@@ -28,8 +28,8 @@ class Task:
     """So many {clean, corrupted, answer, other}."""
     circuit: frozenset[Edge]
     """Sender and receiver, as circuits name them."""
-    shape: str
-    """Whose architecture it has."""
+    cancelling: frozenset[Edge] = frozenset()
+    """Edges of the circuit whose effects cancel: without all of them the answer is the same."""
 
 
 def _induction(count: int) -> Pairs:
@@ -62,11 +62,10 @@ TASKS: Mapping[str, Task] = {
             induction.build,
             _induction,
             frozenset({("input", "a0.h0<v>"), ("a0.h0", "a1.h0<k>"), ("input", "a1.h0<v>"), ("a1.h0", "logits")}),
-            "gpt2",
         ),
-        Task("names", names.build, named_pairs, frozenset(names.CIRCUIT), "gpt2"),
-        Task("facts", facts.build, facts.pairs, frozenset(facts.CIRCUIT), "llama"),
-        Task("addition", addition.build, addition.pairs, frozenset(addition.CIRCUIT), "llama"),
-        Task("residual", residual.build, _residual, frozenset(residual.EDGES), "llama"),
+        Task("names", names.build, named_pairs, frozenset(names.CIRCUIT)),
+        Task("facts", facts.build, facts.pairs, frozenset(facts.CIRCUIT)),
+        Task("addition", addition.build, addition.pairs, frozenset(addition.CIRCUIT)),
+        Task("residual", residual.build, _residual, frozenset(residual.EDGES), frozenset(residual.CANCELLING)),
     )
 }
