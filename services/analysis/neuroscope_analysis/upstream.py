@@ -218,9 +218,12 @@ class InspectedModel:
                             await take(piece)
                 self.token_count += sum(1 if isinstance(each, int) else len(each) for each in prompt)
                 return
-            except ChecksumError:
+            except ChecksumError as error:
                 if attempt == _RECAPTURES:
-                    raise
+                    raise ChecksumError(
+                        f"bytes from the inference service at {self._upstream.target} were changed on the way while "
+                        f"this analysis was {what}, and again when they were captured again: {error.message}"
+                    ) from None
 
     async def weights(self, *names: str, layers: Sequence[int] = (), content: str = "values") -> Weights:
         """Weights by name, or their plan.

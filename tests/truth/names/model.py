@@ -47,6 +47,14 @@ DECOYS = {"name_mover": {(2, 1)}, "s_inhibition": {(1, 1)}}
 """Heads that have a role's score and no effect."""
 INTERACTIONS = {"a0.h0 -> a1.h0<k>", "a0.h0 -> a1.h0<v>", "a1.h0 -> a2.h0<q>", "a2.h0 -> logits"}
 """Paths that a change of names travels."""
+CIRCUIT = {
+    *(("input", f"a0.h0<{part}>") for part in "qkv"),
+    *(("a0.h0", f"a1.h0<{part}>") for part in "kv"),
+    ("a1.h0", "a2.h0<q>"),
+    *(("input", f"a2.h0<{part}>") for part in "kv"),
+    ("a2.h0", "logits"),
+}
+"""Edges that a change of names travels."""
 COMPOSITIONS = {
     *(("k", DUPLICATE, (1, head)) for head in (0, 1)),
     *(("v", DUPLICATE, (1, head)) for head in (0, 1)),
