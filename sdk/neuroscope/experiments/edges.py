@@ -46,10 +46,11 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
     if cells is None:
         return pb.EdgeGrid(value=value, each=pb.EachIndex())
     if isinstance(cells, np.ndarray):
-        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in _masks(cells)]))
+        masks = _masks(cast("NDArray[Any]", cells))
+        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in masks]))
     if isinstance(cells, Mapping):
         return of_named(cast("Mapping[str, EdgeSet]", cells).items(), value)
-    return of_named([("", cell) for cell in _listed(cells)], value)
+    return of_named((("", cell) for cell in _listed(cells)), value)
 
 
 def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.EdgeGrid:
@@ -137,7 +138,7 @@ def _listed(cell: Any) -> Sequence[Any]:
         is_edge = len(both) == 2 and _ARROW not in "".join(map(str, both))
     else:
         is_edge = isinstance(cell, str)
-    return [cell] if is_edge else list(cell)
+    return [cell] if is_edge else list(cast("Iterable[Any]", cell))
 
 
 def _masks(cells: NDArray[Any]) -> NDArray[np.bool_]:
