@@ -83,7 +83,7 @@ class CircuitCalls(AnalysisRunner):
             into: the run that is edited to score, clean or corrupted; empty: the method's own.
             prune: leaves out edges that no path of the circuit leads through from input to logits.
             test: answers "no effect" where effects are not more than noise.
-            significance: chance of taking noise for an effect; 0: 0.05.
+            significance: chance of taking noise for an effect; 0: 0.001.
             least_effect: least effect that counts, in units of the metric; 0: what rounding can do.
             evaluate: measures the circuit: faithfulness, and what the next arguments say.
             curve: faithfulness of the strongest edges at several sizes, with CPR and CMD.

@@ -49,7 +49,7 @@ def find(
     minimality: Annotated[bool, typer.Option("--minimality", help="Measures what each edge is worth.")] = False,
     no_prune: Annotated[bool, typer.Option("--no-prune", help="Keeps edges that lead nowhere.")] = False,
     no_test: Annotated[bool, typer.Option("--no-test", help="Takes effects as they are, noise or not.")] = False,
-    significance: Annotated[float, typer.Option(help="Chance of taking noise for an effect; 0: 0.05.")] = 0.0,
+    significance: Annotated[float, typer.Option(help="Chance of taking noise for an effect; 0: 0.001.")] = 0.0,
     least_effect: Annotated[float, typer.Option(help="Least effect that counts, in units of the metric.")] = 0.0,
     evaluate: Annotated[
         Path | None, typer.Option("--evaluate", metavar="FILE", help="Measures this circuit; searches for none.")

@@ -579,7 +579,10 @@ Global___CircuitSearch: _TypeAlias = CircuitSearch  # noqa: Y015
 
 @_typing.final
 class EffectTest(_message.Message):
-    """When an effect counts. Where the change of the metric between the runs of the pairs is none, there is nothing to find."""
+    """When an effect counts. The change of the metric between the runs of the pairs must exceed noise (t * standard error over
+    the pairs, two-sided) and the least effect, and so must some edge's or node's score the least effect; otherwise there is
+    nothing to find. One pair has no standard error, so nothing but the least effect is tested.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -589,7 +592,7 @@ class EffectTest(_message.Message):
     skip: _builtins.bool
     """Takes all effects as they are."""
     significance: _builtins.float
-    """Chance that noise passes, over the whole search; 0: 0.05."""
+    """Chance that noise passes, over the whole search; 0: 0.001."""
     least_effect: _builtins.float
     """Least effect, in units of the metric; 0: what rounding can do."""
     def __init__(

@@ -124,7 +124,7 @@ class DiscoveryRequest(CircuitPrompts):
     test: bool = True
     """Answers "no effect" where effects are not more than noise."""
     significance: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Chance of taking noise for an effect; 0: 0.05."""
+    """Chance of taking noise for an effect; 0: 0.001."""
     least_effect: Annotated[float, Field(ge=0)] = 0.0
     """Least effect that counts, in units of the metric; 0: what rounding can do."""
     evaluate: bool = True
