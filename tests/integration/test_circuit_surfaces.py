@@ -204,7 +204,7 @@ def _places(scored: Any) -> Any:
     ],
 )
 def test_a_bad_search_is_refused(client: AnalysisClient, asked: dict[str, Any], field: str, message: str) -> None:
-    arguments = {"dataset": [PAIR], "model_id": MODEL} | asked
+    arguments: dict[str, Any] = {"dataset": [PAIR], "model_id": MODEL} | asked
     with pytest.raises(Exception, match=message) as refused:
         client.discover_circuit(**arguments)
     assert refused.value.field == field  # type: ignore[attr-defined]
