@@ -44,10 +44,12 @@ class AttributionResult(NamedScores):
 
     Args:
         attribution: what was asked for.
+        warns: whether warnings of the plan are Python's too; a service that tells them itself has none.
     """
 
-    def __init__(self, attribution: Attribution) -> None:
+    def __init__(self, attribution: Attribution, *, warns: bool = True) -> None:
         self.attribution = attribution
+        self._warns = warns
         self.plan: pb.AttributionPlan | None = None
         """What the service said that it would do."""
         self.end: pb.AttributionEnd | None = None
@@ -106,7 +108,8 @@ class AttributionResult(NamedScores):
         self.plan = plan
         self._reader = FrameReader(plan.tensors)
         self._clean, self._corrupted = (np.full(len(plan.pairs), np.nan, np.float32) for _ in range(2))
-        warn(plan.warnings)
+        if self._warns:
+            warn(plan.warnings)
 
     # Reading it.
 

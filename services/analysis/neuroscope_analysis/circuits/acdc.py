@@ -6,8 +6,8 @@ that went before being out; what is out carries what the sender writes in the co
 clean run, the metric of the paper, may also fall by more. Edges into a node whose own edges are all out reach nothing,
 and go untested.
 
-Each test depends on those before it, but most edges go. So a batch of tests is run on the guess that all of its edges
-go: up to the first one that stays, its results are those of one test after the other; what comes behind is run again.
+Each test depends on those before it. So a batch of tests is run on the guess that its edges meet the fate of the last
+one: up to the first that does not, results are those of one test after the other; what comes behind is run again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from neuroscope_analysis.circuits.outbox import Outbox
 from neuroscope_analysis.circuits.runs import PairRuns
 
 _FEWEST, _MOST = 8, 128
-"""Tests of a batch: after an edge that stays, and at most."""
+"""Tests of a batch: after a guess that was wrong, and at most."""
 Edge = tuple[int, int]
 
 
@@ -61,9 +61,9 @@ class Acdc:
 
     async def run(self) -> None:
         """Decides every edge."""
-        current, place, size = float(self._runs.clean.mean()), 0, _FEWEST
+        current, place, size, guess = float(self._runs.clean.mean()), 0, _FEWEST, False
         while True:
-            places, sets = self._guessed(place, size)
+            places, sets = self._guessed(place, size, stays=guess)
             if not places:
                 break
             changed = self._graph.mask & ~np.stack(sets)
@@ -78,14 +78,16 @@ class Acdc:
                 told.edges.add(sender=sender, receiver=receiver, score=change, in_circuit=stays)
                 if stays:
                     kept[edge] = True
-                    size = _FEWEST
+                else:
+                    current = value
+                if stays != guess:
+                    guess, size = stays, _FEWEST
                     break
-                current = value
             await self._outbox.partial(pb.CircuitPartial(edges=told))
             await self._outbox.progress("taking edges out", place, len(self._order))
 
-    def _guessed(self, first: int, size: int) -> tuple[list[int], list[Mask]]:
-        """The next tests, if all of their edges go: where they are in the order, and what each leaves.
+    def _guessed(self, first: int, size: int, *, stays: bool) -> tuple[list[int], list[Mask]]:
+        """The next tests, if all of their edges stay, or go: where they are in the order, and what each leaves.
 
         Where none is left to test, what is untested goes.
         """
@@ -99,6 +101,7 @@ class Acdc:
                 continue
             places.append(place)
             sets.append(kept.copy())
+            kept[row, column] = stays
             if len(places) == size:
                 break
         if not places:

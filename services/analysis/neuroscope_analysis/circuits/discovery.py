@@ -22,13 +22,14 @@ from neuroscope_analysis.circuits.acdc import Acdc
 from neuroscope_analysis.circuits.effects import difference, least_effect
 from neuroscope_analysis.circuits.evaluation import Evaluation
 from neuroscope_analysis.circuits.outbox import Outbox
-from neuroscope_analysis.circuits.request import Asked, Discovery
+from neuroscope_analysis.circuits.request import OF_GRADIENTS, Asked, Discovery
 from neuroscope_analysis.circuits.runs import PairRuns
 from neuroscope_analysis.circuits.scoring import Scored, of_nodes, scored
 from neuroscope_analysis.circuits.selection import Ranking, chosen
 
 _ACDC_SHARE = 0.01
 """Of the change between the runs: the threshold of ACDC where the request states none."""
+_ROUTED = "experts are chosen by a router: gradients hold the choice fixed, and do not see what a change of it does"
 EDGE_SCORE, NODE_SCORE = "edge_score", "node_score"
 
 
@@ -76,6 +77,8 @@ class CircuitDiscovery:
         plan = planned(work.asked, runs, work.evaluation)
         plan.arrays.CopyFrom(self._arrays.plan)
         plan.search.CopyFrom(search)
+        if search.method in OF_GRADIENTS and work.asked.model.layers("router_logits"):
+            plan.warnings.append(_ROUTED)
         if len(work.asked.pairs) == 1 and not search.effect_test.skip:
             plan.warnings.append("one pair does not tell an effect from noise: the least effect alone is tested")
         await self._outbox.plan(plan)
@@ -112,8 +115,6 @@ class CircuitDiscovery:
             circuit = await chosen(ranking, search, runs)
         else:
             circuit = acdc.kept if search.keep_dangling else graph.live(acdc.kept)
-        if not circuit.any():
-            return _Found(nothing, scores, reason="no path of what was chosen leads from the input to the logits")
         if work.evaluation.skip:
             return _Found(circuit, scores)
         measuring = Evaluation(graph, runs, work.evaluation, work.asked.dataset, self._outbox)

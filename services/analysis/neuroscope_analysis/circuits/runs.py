@@ -122,7 +122,7 @@ class PairRuns:
             each_pair=True,
             **fields,
         )
-        result = AttributionResult(Attribution(request))
+        result = AttributionResult(Attribution(request), warns=False)
         async with aclosing(asked.model.attribution_events(result, how)) as events:
             async for event in events:
                 if event.HasField("progress"):
@@ -160,7 +160,7 @@ class PairRuns:
     async def _swept(
         self, request: experiment_pb2.RunSweepRequest, stage: str, first: int = 0, count: int = 0
     ) -> SweepResult:
-        result, pairs = SweepResult(Experiment(request)), len(self._asked.pairs)
+        result, pairs = SweepResult(Experiment(request), warns=False), len(self._asked.pairs)
         async with aclosing(self._asked.model.sweep_events(result, stage or "running the pairs")) as events:
             async for event in events:
                 if stage and event.HasField("progress"):

@@ -8,6 +8,7 @@ import numpy as np
 
 from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
+from neuroscope.component_names import INPUT
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope_analysis.circuits.evaluation import faithfulness
 from neuroscope_analysis.circuits.runs import PairRuns
@@ -42,7 +43,7 @@ class Ranking:
         if self.of_nodes:
             assert self.scored.nodes is not None
             scores = dict(zip(self.graph.senders, self.scored.nodes.tolist(), strict=True))
-            chosen = self.graph.between(extent.nodes(scores, self.count))
+            chosen = self.graph.between([INPUT, *extent.nodes(scores, self.count)])
         else:
             assert self.scored.edges is not None
             chosen = extent.edges(self.graph, self.scored.edges, self.count)
