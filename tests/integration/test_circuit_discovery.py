@@ -53,7 +53,7 @@ ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 
 
 
 def request_of(**fields: Any) -> pb.DiscoverCircuitRequest:
-    search = {"effect_test": UNTESTED, **fields.pop("search", {})}
+    search: dict[str, Any] = {"effect_test": UNTESTED, **fields.pop("search", {})}
     return pb.DiscoverCircuitRequest(
         **({"pairs": PAIRS, "metric": METRIC, "search": pb.CircuitSearch(**search)} | fields)
     )
@@ -163,9 +163,8 @@ def test_nodes_are_chosen_by_the_edges_that_leave_them(client: AnalysisClient) -
 
 
 def spoilt(pair: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "pairs": [experiment_pb2.PromptPair(**({"clean": prompt(CLEAN[0]), "corrupted": prompt(CORRUPTED[0])} | pair))]
-    }
+    made: dict[str, Any] = {"clean": prompt(CLEAN[0]), "corrupted": prompt(CORRUPTED[0])}
+    return {"pairs": [experiment_pb2.PromptPair(**(made | pair))]}
 
 
 SPOILT: dict[str, tuple[dict[str, Any], str]] = {

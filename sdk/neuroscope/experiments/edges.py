@@ -45,9 +45,11 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
     """
     if cells is None:
         return pb.EdgeGrid(value=value, each=pb.EachIndex())
-    if isinstance(cells, np.ndarray):
-        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in _masks(cells)]))
-    named = cells.items() if isinstance(cells, Mapping) else [("", cell) for cell in _listed(cells)]
+    given: Any = cells
+    if isinstance(given, np.ndarray):
+        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in _masks(given)]))
+    named: list[tuple[str, EdgeSet]]
+    named = list(given.items()) if isinstance(given, Mapping) else [("", cell) for cell in _listed(given)]
     return of_named(named, value)
 
 
@@ -131,10 +133,11 @@ def _ends(edge: Any) -> tuple[str, str]:
 
 def _listed(cell: Any) -> Sequence[Any]:
     """The entries of a set; an edge alone is one."""
-    is_edge = isinstance(cell, str) or (
-        isinstance(cell, tuple) and len(cell) == 2 and _ARROW not in "".join(map(str, cell))
-    )
-    return [cell] if is_edge else list(cell)
+    if isinstance(cell, str):
+        return [cell]
+    listed: list[Any] = list(cell)
+    is_edge = isinstance(cell, tuple) and len(listed) == 2 and all(isinstance(end, str) for end in listed)
+    return [tuple(listed)] if is_edge and not any(_ARROW in end for end in listed) else listed
 
 
 def _masks(cells: NDArray[Any]) -> NDArray[np.bool_]:
