@@ -54,9 +54,8 @@ ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 
 
 def request_of(**fields: Any) -> pb.DiscoverCircuitRequest:
     search: dict[str, Any] = {"effect_test": UNTESTED, **fields.pop("search", {})}
-    return pb.DiscoverCircuitRequest(
-        **({"pairs": PAIRS, "metric": METRIC, "search": pb.CircuitSearch(**search)} | fields)
-    )
+    made: dict[str, Any] = {"pairs": PAIRS, "metric": METRIC, "search": pb.CircuitSearch(**search)}
+    return pb.DiscoverCircuitRequest(**(made | fields))
 
 
 @pytest.fixture(scope="module")
