@@ -13,7 +13,7 @@ Names are those of the EAP-IG reference (Hanna et al. 2024, arXiv:2403.17806), a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,12 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
     """
     if cells is None:
         return pb.EdgeGrid(value=value, each=pb.EachIndex())
-    given: Any = cells
-    if isinstance(given, np.ndarray):
-        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in _masks(given)]))
-    named: list[tuple[str, EdgeSet]]
-    named = list(given.items()) if isinstance(given, Mapping) else [("", cell) for cell in _listed(given)]
-    return of_named(named, value)
+    if isinstance(cells, np.ndarray):
+        masks = _masks(cast("NDArray[Any]", cells))
+        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in masks]))
+    if isinstance(cells, Mapping):
+        return of_named(cast("Mapping[str, EdgeSet]", cells).items(), value)
+    return of_named([("", cell) for cell in _listed(cells)], value)
 
 
 def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.EdgeGrid:
