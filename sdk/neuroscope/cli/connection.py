@@ -33,6 +33,10 @@ _SPANS_POLL_S = 0.05
 TargetOption = Annotated[
     str | None, typer.Option("--target", metavar="HOST:PORT", help=f"Inference service.  [env: {TARGET_VARIABLE}]")
 ]
+AnalysisTargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="HOST:PORT", help=f"Analysis service.  [env: {ANALYSIS_TARGET_VARIABLE}]"),
+]
 LocalOption = Annotated[bool, typer.Option("--local", help="Runs the engine in this process instead of a service.")]
 TraceOption = Annotated[
     Path | None, typer.Option("--trace", metavar="FILE", help="Writes a trace: FILE for Perfetto, and FILE.html.")

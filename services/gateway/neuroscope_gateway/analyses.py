@@ -40,14 +40,15 @@ async def analyze_attention(body: schemas.AttentionRequest, request: Request, cl
 
     With `stream` events are plan, progress, prompt and label as they come, result, or error.
     """
-    return await _answer(client, body.to_result(), _attention_event, _attention, request, streams=body.stream)
+    return await answer(client, body.to_result(), _attention_event, _attention, param_of, request, streams=body.stream)
 
 
-async def _answer(
+async def answer(
     client: AsyncAnalysisClient,
     result: Result,
     told: Callable[[Any], dict[str, Any]],
     found: Callable[[Result], dict[str, Any]],
+    param: Callable[[str], str],
     request: Request,
     *,
     streams: bool,
@@ -59,10 +60,11 @@ async def _answer(
         result: empty yet.
         told: an event of its stream that is neither progress nor the end.
         found: the whole.
+        param: the parameter of the request that a field of the contract comes from.
         request: whoever sent it leaves: the analysis is cancelled.
         streams: answers with every event, not with the end alone.
     """
-    events = _events(client, result, told, found)
+    events = _events(client, result, told, found, param)
     if not streams:
         async with aclosing(events):
             return JsonResponse(await while_connected(request.receive, _last(events)))
@@ -83,6 +85,7 @@ async def _events(
     result: Result,
     told: Callable[[Any], dict[str, Any]],
     found: Callable[[Result], dict[str, Any]],
+    param: Callable[[str], str],
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The events of an analysis as JSON; the result is filled on the way."""
     try:
@@ -96,7 +99,7 @@ async def _events(
                     case _:
                         yield told(event)
     except MLXIntegrationError as error:
-        error.field = _param(error.field)
+        error.field = param(error.field)
         raise
     result.finish()
 
@@ -132,7 +135,7 @@ def _attention(result: AttentionResult) -> dict[str, Any]:
     assert end is not None
     return schemas.AttentionAnalysis(
         model=plan.model_id,
-        arrays=[_values(array) for array in result],
+        arrays=[values_of(array) for array in result],
         roles=[schemas.RoleDefinition(**role) for role in _roles(plan)],
         labels=[schemas.HeadLabel(**asdict(label)) for label in result.labels],
         token_count=end.token_count,
@@ -140,7 +143,8 @@ def _attention(result: AttentionResult) -> dict[str, Any]:
     ).model_dump()
 
 
-def _values(array: Grid) -> schemas.NamedValues:
+def values_of(array: Grid) -> schemas.NamedValues:
+    """An array as JSON."""
     coords = {dim: list(values) for dim, values in array.coords.items()}
     return schemas.NamedValues(name=array.name, dims=list(array.dims), coords=coords, values=nested(array.values))
 
@@ -157,8 +161,9 @@ def _roles(plan: pb.AttentionPlan) -> list[dict[str, Any]]:
     ]
 
 
-def _param(field: str) -> str:
+def param_of(field: str) -> str:
     """The parameter of the request that a field of the contract comes from."""
     field = re.sub(r"^(prompts\[\d+\]).*$", r"\1", field)
+    field = re.sub(r"^(pairs|named_pairs)\[(\d+)\](\.pair)?", r"\1[\2]", field)
     field = re.sub(r"^thresholds\[\d+\].*$", "thresholds", field)
     return _PARAMS.get(field, re.sub(r"^(sequences|causal_test)\.", "", field))
