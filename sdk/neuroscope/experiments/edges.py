@@ -13,7 +13,7 @@ Names are those of the EAP-IG reference (Hanna et al. 2024, arXiv:2403.17806), a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,11 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
     if cells is None:
         return pb.EdgeGrid(value=value, each=pb.EachIndex())
     if isinstance(cells, np.ndarray):
-        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in _masks(cells)]))
-    named = cells.items() if isinstance(cells, Mapping) else [("", cell) for cell in _listed(cells)]
-    return of_named(named, value)
+        masks = _masks(cast("NDArray[Any]", cells))
+        return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in masks]))
+    if isinstance(cells, Mapping):
+        return of_named(cast("Mapping[str, EdgeSet]", cells).items(), value)
+    return of_named((("", cell) for cell in _listed(cells)), value)
 
 
 def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.EdgeGrid:
@@ -123,7 +125,7 @@ def to_receiver(name: str) -> pb.EdgeReceiver:
 
 
 def _ends(edge: Any) -> tuple[str, str]:
-    ends = tuple(edge.split(_ARROW)) if isinstance(edge, str) else tuple(edge)
+    ends: tuple[Any, ...] = tuple(edge.split(_ARROW)) if isinstance(edge, str) else tuple(edge)
     if len(ends) != 2 or not all(isinstance(end, str) for end in ends):
         raise InvalidRequestError(f"{edge!r} names no edge; edges are such as a3.h5->m9", field="edges")
     return ends
@@ -131,10 +133,12 @@ def _ends(edge: Any) -> tuple[str, str]:
 
 def _listed(cell: Any) -> Sequence[Any]:
     """The entries of a set; an edge alone is one."""
-    is_edge = isinstance(cell, str) or (
-        isinstance(cell, tuple) and len(cell) == 2 and _ARROW not in "".join(map(str, cell))
-    )
-    return [cell] if is_edge else list(cell)
+    if isinstance(cell, tuple):
+        both = cast("tuple[Any, ...]", cell)
+        is_edge = len(both) == 2 and _ARROW not in "".join(map(str, both))
+    else:
+        is_edge = isinstance(cell, str)
+    return [cell] if is_edge else list(cast("Iterable[Any]", cell))
 
 
 def _masks(cells: NDArray[Any]) -> NDArray[np.bool_]:
