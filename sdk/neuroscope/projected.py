@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 Reference: TypeAlias = "int | np.integer[Any] | VectorsLike | None"
-"""What distributions are compared with: a row of the vectors, or another vector."""
+"""What distributions are compared with: a row of the vectors, another vector, or one for each of them."""
 VectorsLike: TypeAlias = "ArrayLike | tensor_pb2.TensorReference"
 """An array, what numpy makes one of, a torch tensor, the id of an upload, or a reference."""
 _TOP, _TOP_IDS = tensor_pb2.REDUCED_LENS_TOP_K, tensor_pb2.REDUCED_LENS_TOP_K_TOKENS
 _ASKED, _RANK = tensor_pb2.REDUCED_LENS_LOG_PROBABILITY, tensor_pb2.REDUCED_LENS_RANK
 _KL, _NORMALIZER = tensor_pb2.REDUCED_LENS_KL, tensor_pb2.REDUCED_LENS_LOG_NORMALIZER
+_ENTROPY = tensor_pb2.REDUCED_LENS_ENTROPY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +61,8 @@ class Projected:
     """(...): KL(reference || vector) in nats; None: there was no reference."""
     log_normalizers: Float32Array
     """(...): what is subtracted from logits to make them log-probabilities."""
+    entropies: Float32Array
+    """(...): of the distributions, in nats."""
     texts: Mapping[int, str] = field(default_factory=dict[int, str])
     """Text of every token id in here."""
 
@@ -190,6 +193,7 @@ class Projecting:
             ranks=found(_RANK, np.zeros(none, np.int32)),
             kl=found(_KL, None),
             log_normalizers=found(_NORMALIZER, np.zeros(shape, np.float32)),
+            entropies=found(_ENTROPY, np.full(shape, np.nan, np.float32)),
             texts=texts,
         )
 

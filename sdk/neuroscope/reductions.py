@@ -5,8 +5,9 @@
     Hook("logits", reduce={"top_k": 10})                   largest elements of the last axis, and their indices
     Hook("resid_post", reduce={"project": directions})     dot products with directions (count, width)
     Hook("resid_post", reduce={"lens": {"top_k": 5}})      the likeliest tokens behind the final norm and unembedding;
-                                                           also "token_ids": [...], "kl": True, and "next_token_ids":
-                                                           [...], one for each position; of logits too
+                                                           also "token_ids": [...], "kl": True, "entropy": True, and
+                                                           "next_token_ids": [...], one for each position; of
+                                                           logits too
     Hook("", reduce={"features": {"dictionary_id": "sae", "top_count": 8}})
                                                            features of a dictionary, where it reads; also
                                                            "features": [...], "all": True, "l0": True, "error": True

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from neuroscope import Client, Hook, Intervention, replace, zero
+from neuroscope.analysis import AnalysisClient
 from neuroscope.experiments import logit_diff
 from tests.bench.peers import fixtures
 from tests.bench.peers.weights import small_folder
@@ -121,3 +122,38 @@ def test_weights_and_vectors_give_the_same_lens(client: Client, theirs: Arrays, 
     weights = client.weights("unembedding")
     logits = weights.normed("final_norm", streams) @ np.asarray(weights.W_U)
     assert_close("logits", logits[-1], theirs["logits"], tolerance=TOLERANCE)
+
+
+def test_head_detectors_find_the_same(model: str, folders: dict[str, Path], theirs: Arrays) -> None:
+    """Three patterns by both error measures; TransformerLens rounds one of them to thousandths."""
+    with AnalysisClient.local(model=[str(folders[model])]) as client:
+        found = client.analyze_attention([theirs["repeated"].tolist()], roles=())
+    for kind in ("previous_token", "duplicate_token", "induction"):
+        for name, measure in ((f"{kind}_detector", "mul"), (f"{kind}_detector_abs", "abs")):
+            scores = theirs[f"detector.{kind}.{measure}"]
+            np.testing.assert_allclose(found[name].values, scores, atol=1e-3, err_msg=name)
+        assert scores.std() > 0.01
+
+
+def test_the_residual_stream_and_attributed_logits(theirs: Arrays, model: str, folders: dict[str, Path]) -> None:
+    """`accumulated_resid`, `decompose_resid`, `stack_head_results` and `logit_attrs`."""
+    right, wrong = map(int, theirs["targets"])
+    with AnalysisClient.local(model=[str(folders[model])]) as client:
+        found = client.analyze_residual_stream(
+            theirs["clean"].tolist(), parts=["contributions", "attribution"], answer=right, other=wrong
+        )
+    streams, components = theirs["accumulated_resid"], theirs["decompose_resid"]
+    last = streams[-1]
+    along = np.einsum("ctd,td->ct", components, last)
+    for name, expected in (
+        ("stream_norm", np.linalg.norm(streams, axis=-1)),
+        ("norm", np.linalg.norm(components, axis=-1)),
+        ("share", along / np.square(last).sum(axis=-1)),
+        ("head_norm", theirs["head_norms"].mean(axis=-1)),
+        ("direct", theirs["component_logit_attrs"]),
+        ("direct_head", theirs["head_logit_attrs"]),
+    ):
+        assert_close(name, found[name].values, expected, tolerance=TOLERANCE)
+    attribution = found.attributions[0]
+    logits = theirs["logits"][-1]
+    assert attribution.sum == pytest.approx(float(logits[right] - logits[wrong]), abs=TOLERANCE)

@@ -153,6 +153,13 @@ def test_the_last_stream_predicts_what_the_model_does(client: Client) -> None:
     divergence = (np.exp(logs[2]) * (logs[2] - logs)).sum(axis=-1)
     assert seen.kl is not None
     assert seen.kl[0] == pytest.approx(divergence, abs=1e-5)
+    assert seen.entropies[0] == pytest.approx(-(np.exp(logs) * logs).sum(axis=-1), abs=1e-5)
+    paired = client.project(cache["resid_post", 1], top_k=0, reference=cache["resid_post", 3][0])
+    early = client.project(cache["resid_post", 1], top_k=512)
+    seen_early = np.empty_like(logs)
+    np.put_along_axis(seen_early, early.top_token_ids[0].astype(np.int64), early.top_log_probabilities[0], axis=-1)
+    assert paired.kl is not None
+    assert paired.kl[0] == pytest.approx((np.exp(logs) * (logs - seen_early)).sum(axis=-1), abs=1e-5)
     assert set(map(int, seen.top_token_ids.ravel())) <= set(seen.texts)
     assert seen.table().row_count == len(TEXT)
 
@@ -181,7 +188,7 @@ BAD_VECTORS: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"tokens": [512]}, "tokens[0].id", "outside the vocabulary"),
     ({"tokens": [" a b"]}, "tokens[0].text", "not one"),
     ({"reference": 3}, "reference_row", "there are 2 vectors"),
-    ({"reference": np.ones((2, 128), np.float32)}, "reference_vector", "one vector, not 2"),
+    ({"reference": np.ones((3, 128), np.float32)}, "reference_vector", "one for each of the 2, not 3"),
 )
 
 

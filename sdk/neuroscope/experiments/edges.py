@@ -125,7 +125,7 @@ def to_receiver(name: str) -> pb.EdgeReceiver:
 
 
 def _ends(edge: Any) -> tuple[str, str]:
-    ends = tuple(edge.split(_ARROW)) if isinstance(edge, str) else tuple(edge)
+    ends: tuple[Any, ...] = tuple(edge.split(_ARROW)) if isinstance(edge, str) else tuple(edge)
     if len(ends) != 2 or not all(isinstance(end, str) for end in ends):
         raise InvalidRequestError(f"{edge!r} names no edge; edges are such as a3.h5->m9", field="edges")
     return ends

@@ -7,9 +7,14 @@ service sends, and never sees a weight or an activation in any other way.
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from neuroscope.v1 import attention_comparison_pb2 as _attention_comparison_pb2
 from neuroscope.v1 import attention_pb2 as _attention_pb2
 from neuroscope.v1 import circuit_pb2 as _circuit_pb2
+from neuroscope.v1 import composition_pb2 as _composition_pb2
+from neuroscope.v1 import interaction_pb2 as _interaction_pb2
+from neuroscope.v1 import residual_pb2 as _residual_pb2
 from neuroscope.v1 import tokens_pb2 as _tokens_pb2
+from neuroscope.v1 import tuned_lens_pb2 as _tuned_lens_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -44,6 +49,18 @@ class AnalysisServiceStub:
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    CompareAttention: _grpc.UnaryStreamMultiCallable[_attention_comparison_pb2.CompareAttentionRequest, _attention_comparison_pb2.CompareAttentionResponse]
+    """Compares the attention patterns of two prompts, head by head."""
+    MeasureComposition: _grpc.UnaryStreamMultiCallable[_composition_pb2.MeasureCompositionRequest, _composition_pb2.MeasureCompositionResponse]
+    """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+    MapInteractions: _grpc.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]
+    """Finds which heads read what other heads write, by patching the path between them."""
+    AnalyzeResidualStream: _grpc.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]
+    """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+    predict, how information moves between tokens and components.
+    """
+    TrainTunedLens: _grpc.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]
+    """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
     DiscoverCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]
     """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
     and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
@@ -65,6 +82,18 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    CompareAttention: _aio.UnaryStreamMultiCallable[_attention_comparison_pb2.CompareAttentionRequest, _attention_comparison_pb2.CompareAttentionResponse]  # type: ignore[assignment]
+    """Compares the attention patterns of two prompts, head by head."""
+    MeasureComposition: _aio.UnaryStreamMultiCallable[_composition_pb2.MeasureCompositionRequest, _composition_pb2.MeasureCompositionResponse]  # type: ignore[assignment]
+    """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+    MapInteractions: _aio.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]  # type: ignore[assignment]
+    """Finds which heads read what other heads write, by patching the path between them."""
+    AnalyzeResidualStream: _aio.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]  # type: ignore[assignment]
+    """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+    predict, how information moves between tokens and components.
+    """
+    TrainTunedLens: _aio.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]  # type: ignore[assignment]
+    """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
     DiscoverCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]  # type: ignore[assignment]
     """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
     and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
@@ -89,6 +118,48 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
         literature on sequences of random tokens, and labels, each tested by ablating the head.
         """
+
+    @_abc_1.abstractmethod
+    def CompareAttention(
+        self,
+        request: _attention_comparison_pb2.CompareAttentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attention_comparison_pb2.CompareAttentionResponse], _abc.AsyncIterator[_attention_comparison_pb2.CompareAttentionResponse]]:
+        """Compares the attention patterns of two prompts, head by head."""
+
+    @_abc_1.abstractmethod
+    def MeasureComposition(
+        self,
+        request: _composition_pb2.MeasureCompositionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_composition_pb2.MeasureCompositionResponse], _abc.AsyncIterator[_composition_pb2.MeasureCompositionResponse]]:
+        """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+
+    @_abc_1.abstractmethod
+    def MapInteractions(
+        self,
+        request: _interaction_pb2.MapInteractionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_interaction_pb2.MapInteractionsResponse], _abc.AsyncIterator[_interaction_pb2.MapInteractionsResponse]]:
+        """Finds which heads read what other heads write, by patching the path between them."""
+
+    @_abc_1.abstractmethod
+    def AnalyzeResidualStream(
+        self,
+        request: _residual_pb2.AnalyzeResidualStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_residual_pb2.AnalyzeResidualStreamResponse], _abc.AsyncIterator[_residual_pb2.AnalyzeResidualStreamResponse]]:
+        """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
+        predict, how information moves between tokens and components.
+        """
+
+    @_abc_1.abstractmethod
+    def TrainTunedLens(
+        self,
+        request: _tuned_lens_pb2.TrainTunedLensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tuned_lens_pb2.TrainTunedLensResponse], _abc.AsyncIterator[_tuned_lens_pb2.TrainTunedLensResponse]]:
+        """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
 
     @_abc_1.abstractmethod
     def DiscoverCircuit(

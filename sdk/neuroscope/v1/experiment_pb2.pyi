@@ -2293,7 +2293,9 @@ Global___AttributionEnd: _TypeAlias = AttributionEnd  # noqa: Y015
 
 @_typing.final
 class ProjectToVocabularyRequest(_message.Message):
-    """Which vectors, and what is wanted of them: at least one of top_k, tokens and reference."""
+    """Which vectors, and what is wanted of them: at least one of top_k, tokens and reference. The
+    entropy of each vector's distribution comes with it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2322,7 +2324,7 @@ class ProjectToVocabularyRequest(_message.Message):
 
     @_builtins.property
     def reference_vector(self) -> _tensor_pb2.TensorReference:
-        """Another vector (d_model)."""
+        """Another vector (d_model), or one for each of the vectors, in the order of their rows."""
 
     def __init__(
         self,

@@ -995,7 +995,7 @@ class LensReduction(_message.Message):
     """The logit lens: the model's own final norm and unembedding, with scale and softcap where it has them, applied to a tensor
     as wide as the residual stream; logits are taken as they are. Each part that is asked for is an entry of the plan, in this
     order: top_k as values and tokens, log-probabilities and ranks of token_ids, the divergence, the normalizer,
-    log-probabilities of next_token_ids. Log-probabilities are natural.
+    the entropy, log-probabilities of next_token_ids. Log-probabilities are natural.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1005,12 +1005,15 @@ class LensReduction(_message.Message):
     KL_FIELD_NUMBER: _builtins.int
     NEXT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOG_NORMALIZER_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many likeliest tokens. 0: none."""
     kl: _builtins.bool
     """The divergence of the lens's distribution from the model's own, KL(model || lens)."""
     log_normalizer: _builtins.bool
     """What is subtracted from the lens's logits to make them log-probabilities."""
+    entropy: _builtins.bool
+    """The entropy of the lens's distribution, in nats."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens whose log-probabilities and ranks are wanted."""
@@ -1029,10 +1032,11 @@ class LensReduction(_message.Message):
         kl: _builtins.bool = ...,
         next_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         log_normalizer: _builtins.bool = ...,
+        entropy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kl", b"kl", "log_normalizer", b"log_normalizer", "next_token_ids", b"next_token_ids", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "kl", b"kl", "log_normalizer", b"log_normalizer", "next_token_ids", b"next_token_ids", "token_ids", b"token_ids", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -221,6 +221,8 @@ class _ReducedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reduced.Value
     """Squared L2 norm of what the dictionary's reconstruction misses."""
     REDUCED_FEATURES_SQUARED_NORM: _Reduced.ValueType  # 18
     """Squared L2 norm of what the dictionary reconstructs."""
+    REDUCED_LENS_ENTROPY: _Reduced.ValueType  # 19
+    """Entropy of the distribution that a lens sees, in nats."""
 
 class Reduced(_Reduced, metaclass=_ReducedEnumTypeWrapper):
     """What of a captured tensor an entry of a plan holds."""
@@ -263,6 +265,8 @@ REDUCED_FEATURES_SQUARED_ERROR: Reduced.ValueType  # 17
 """Squared L2 norm of what the dictionary's reconstruction misses."""
 REDUCED_FEATURES_SQUARED_NORM: Reduced.ValueType  # 18
 """Squared L2 norm of what the dictionary reconstructs."""
+REDUCED_LENS_ENTROPY: Reduced.ValueType  # 19
+"""Entropy of the distribution that a lens sees, in nats."""
 Global___Reduced: _TypeAlias = Reduced  # noqa: Y015
 
 @_typing.final

@@ -123,7 +123,8 @@ class WeightCalls(ModelCalls):
             top_k: so many likeliest tokens; 0: none.
             tokens: tokens whose logits, log-probabilities and ranks are wanted: ids, or texts of one token each.
             norm: False leaves out the final norm, for directions that are no residual stream.
-            reference: a row of the vectors, or another vector, from whose distribution the divergence is taken.
+            reference: a row of the vectors, another vector, or one for each, from whose distribution the divergence is
+                taken.
             model_id: empty: the one loaded first.
 
         Raises:

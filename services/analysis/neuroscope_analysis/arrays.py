@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,39 +13,53 @@ from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.v1 import site_pb2, tensor_pb2
 
 
-class NamedArrays:
-    """Arrays of one shape, float32, known by name.
+@dataclass(frozen=True, slots=True)
+class PlannedArray:
+    """An array that will be sent, float32.
 
     Args:
-        names: of the arrays, in the order of the plan.
-        component: what they are about.
-        axes: of each array.
-        shape: of each array.
+        name: of the array.
+        component: what it is about.
+        axes: of the array.
+        shape: of the array; -1 where it differs from row to row.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        component: str,
-        axes: Sequence[tensor_pb2.Axis.ValueType],
-        shape: Sequence[int],
-    ) -> None:
-        self._shape = (1, *shape)
-        self._indices = {name: index for index, name in enumerate(names)}
+    name: str
+    component: str
+    axes: tuple[tensor_pb2.Axis.ValueType, ...]
+    shape: tuple[int, ...]
+
+
+class NamedArrays:
+    """Arrays known by name, in the order of the plan."""
+
+    def __init__(self, arrays: Sequence[PlannedArray]) -> None:
+        self._indices = {array.name: index for index, array in enumerate(arrays)}
         self.plan = tensor_pb2.TensorPlan(
             tensors=[
                 tensor_pb2.TensorSpec(
                     plan_index=index,
-                    hook_id=name,
-                    site=site_pb2.Site(component=component),
+                    hook_id=array.name,
+                    site=site_pb2.Site(component=array.component),
                     dtype=tensor_pb2.DATA_TYPE_FLOAT32,
-                    axes=[tensor_pb2.AXIS_BATCH, *axes],
-                    shape=self._shape,
+                    axes=[tensor_pb2.AXIS_BATCH, *array.axes],
+                    shape=(1, *array.shape),
                 )
-                for name, index in self._indices.items()
+                for index, array in enumerate(arrays)
             ]
         )
         self._packer = FramePacker(list(self.plan.tensors))
+
+    @classmethod
+    def alike(
+        cls,
+        names: Sequence[str],
+        component: str,
+        axes: Sequence[tensor_pb2.Axis.ValueType],
+        shape: Sequence[int],
+    ) -> NamedArrays:
+        """Arrays of one shape."""
+        return cls([PlannedArray(name, component, tuple(axes), tuple(shape)) for name in names])
 
     def frames(self, arrays: Mapping[str, NDArray[np.floating]], row: int = 0) -> Iterator[Event]:
         """Some of the arrays, of one row."""
@@ -52,7 +67,7 @@ class NamedArrays:
             Outgoing(
                 self._indices[name],
                 row,
-                self._shape,
+                (1, *array.shape),
                 0,
                 np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint8).data,
             )

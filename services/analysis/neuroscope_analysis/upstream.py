@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
@@ -15,6 +17,7 @@ from neuroscope.circuits import ComponentGraph
 from neuroscope.errors import (
     ChecksumError,
     ContextLengthError,
+    InvalidRequestError,
     MLXIntegrationError,
     NeuroScopeIntegrationError,
     StreamingError,
@@ -22,8 +25,11 @@ from neuroscope.errors import (
 from neuroscope.experiments import AttributionResult, Experiment, SweepResult
 from neuroscope.frames import TensorPiece
 from neuroscope.hooks import HookLike
+from neuroscope.interventions import InterventionLike
+from neuroscope.layer_predictions import TEXTS_AT_ONCE
 from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.v1 import experiment_pb2, inference_pb2
+from neuroscope.projected import Projected
+from neuroscope.v1 import experiment_pb2, inference_pb2, site_pb2
 from neuroscope.weights import Weights
 
 T = TypeVar("T")
@@ -81,66 +87,143 @@ class InspectedModel:
         return self.info.model_id
 
     def layers(self, component: str) -> list[int]:
-        """Layers in which a component can be captured."""
+        """Layers in which what a component writes can be captured."""
         return [
             point.site.layer
             for point in self.info.points
-            if point.site.component == component and point.available and point.site.HasField("layer")
+            if point.site.component == component
+            and point.site.side != site_pb2.SIDE_INPUT
+            and point.available
+            and point.site.HasField("layer")
         ]
 
-    async def tokenize(self, prompts: Sequence[inference_pb2.Prompt]) -> list[Tokens]:
-        """The tokens of prompts, each at least two and no more than the model's context.
+    async def tokenize(self, prompts: Sequence[inference_pb2.Prompt], name: str = "prompts") -> list[Tokens]:
+        """The tokens of prompts, each no longer than the model's context.
+
+        Args:
+            prompts: of the request.
+            name: of their field.
 
         Raises:
             InvalidRequestError, ContextLengthError: names the prompt.
         """
-        found: list[Tokens] = []
-        for index, prompt in enumerate(prompts):
-            field = f"prompts[{index}]"
-            with self._asking("reading the prompts", "prompt", field):
-                tokens = await self._counted(self.client.tokenize(prompt, model_id=self.model_id))
-            longest = self.info.model.context_length
-            if longest and len(tokens) > longest:
-                raise ContextLengthError(
-                    f"{field} has {len(tokens)} tokens, and the model's context {longest}", field=field
-                )
-            found.append(tokens)
+        return [await self.tokens(prompt, f"{name}[{index}]", 1) for index, prompt in enumerate(prompts)]
+
+    async def tokens(self, prompt: inference_pb2.Prompt, field: str, least: int = 2) -> Tokens:
+        """The tokens of a prompt, no more than the model's context.
+
+        Args:
+            prompt: of a request.
+            field: its path there.
+            least: so many at least.
+
+        Raises:
+            InvalidRequestError, ContextLengthError: names the field.
+        """
+        tokens = await self.tokenized(prompt, field)
+        longest = self.info.model.context_length
+        if longest and len(tokens) > longest:
+            raise ContextLengthError(
+                f"{field} has {len(tokens)} tokens, and the model's context {longest}", field=field
+            )
+        if len(tokens) < least:
+            raise InvalidRequestError(f"{field} is one token, which attends to itself", field=field)
+        return tokens
+
+    async def token_id(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
+        """The id of a token that is named by it or by its text.
+
+        Raises:
+            InvalidRequestError: it is none of the model's, or several.
+        """
+        match choice.WhichOneof("token"):
+            case "id":
+                if choice.id >= self.info.model.vocab_size:
+                    raise InvalidRequestError(
+                        f"{choice.id} is no token: the vocabulary has {self.info.model.vocab_size}", field=field
+                    )
+                return choice.id
+            case "text" if choice.text:
+                with self._asking("reading the answers", "prompt", field):
+                    asked = self.client.tokenize(choice.text, model_id=self.model_id, bos=False)
+                    tokens = await self._counted(asked)
+                if len(tokens) != 1:
+                    parts = ", ".join(map(repr, tokens.tokens))
+                    raise InvalidRequestError(
+                        f"{choice.text!r} is {len(tokens)} tokens, and one is wanted: {parts}", field=field
+                    )
+                return tokens.ids[0]
+            case _:
+                raise InvalidRequestError("a token is named by its id or its text", field=field)
+
+    async def tokenized(self, prompt: inference_pb2.Prompt, field: str) -> Tokens:
+        """The tokens of one prompt or text.
+
+        Raises:
+            InvalidRequestError: names the field.
+        """
+        with self._asking("reading the prompts", "prompt", field):
+            return await self._counted(self.client.tokenize(prompt, model_id=self.model_id))
+
+    async def texts(self, token_ids: Iterable[int]) -> dict[int, str]:
+        """The text of each token by itself."""
+        wanted, found = sorted(set(token_ids)), dict[int, str]()
+        for first in range(0, len(wanted), TEXTS_AT_ONCE):
+            some = wanted[first : first + TEXTS_AT_ONCE]
+            with self._asking("reading texts of tokens", "", ""):
+                tokens = await self._counted(self.client.tokenize(some, model_id=self.model_id))
+            found |= zip(some, tokens.tokens, strict=True)
         return found
+
+    async def project(self, vectors: NDArray[np.float32], what: str, **wanted: Any) -> Projected:
+        """Vectors through the model's own end; further arguments are those of `Client.project`."""
+        with self._asking(what, "", ""):
+            return await self._counted(self.client.project(vectors, model_id=self.model_id, **wanted))
 
     async def read(
         self,
-        ids: Sequence[int],
+        ids: Sequence[int] | Sequence[Sequence[int]],
         sites: Sequence[HookLike],
         fresh: Callable[[], Callable[[TensorPiece], Awaitable[None]]],
         *,
         chunk_budget_bytes: int,
         what: str,
+        interventions: Sequence[InterventionLike] = (),
     ) -> None:
-        """Captures activations of one prompt and hands them on piece by piece; nothing is kept.
+        """Captures activations of one prompt, or of several, and hands them on piece by piece; nothing is kept.
 
         Args:
-            ids: the prompt.
+            ids: the prompt, or prompts.
             sites: what is captured.
             fresh: makes what takes the pieces; made anew when bytes were changed on the way and are captured again.
             chunk_budget_bytes: activations of one chunk of the prompt.
             what: for errors.
+            interventions: edits of the run.
         """
+        prompt: list[int] | list[list[int]] = [*ids]  # type: ignore[assignment]
         for attempt in range(_RECAPTURES + 1):
             take = fresh()
             try:
                 with self._asking(what, "", ""):
                     self.call_count += 1
                     pieces = self.client.capture_pieces(
-                        ids, sites, model_id=self.model_id, chunk_budget_bytes=chunk_budget_bytes
+                        prompt,
+                        sites,
+                        model_id=self.model_id,
+                        chunk_budget_bytes=chunk_budget_bytes,
+                        interventions=interventions,
                     )
                     async with aclosing(pieces):
                         async for piece in pieces:
                             await take(piece)
-                self.token_count += len(ids)
+                self.token_count += sum(1 if isinstance(each, int) else len(each) for each in prompt)
                 return
-            except ChecksumError:
+            except ChecksumError as error:
                 if attempt == _RECAPTURES:
-                    raise
+                    raise ChecksumError(
+                        f"bytes from the inference service at {self._upstream.target} were changed on the way while "
+                        f"this analysis was {what}, and again when they were captured again: {error.message}"
+                    ) from None
 
     async def weights(self, *names: str, layers: Sequence[int] = (), content: str = "values") -> Weights:
         """Weights by name, or their plan.

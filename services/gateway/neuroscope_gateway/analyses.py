@@ -40,7 +40,7 @@ async def analyze_attention(body: schemas.AttentionRequest, request: Request, cl
 
     With `stream` events are plan, progress, prompt and label as they come, result, or error.
     """
-    return await answer(client, body.to_result(), _attention_event, _attention, _param, request, streams=body.stream)
+    return await answer(client, body.to_result(), _attention_event, _attention, param_of, request, streams=body.stream)
 
 
 async def answer(
@@ -135,7 +135,7 @@ def _attention(result: AttentionResult) -> dict[str, Any]:
     assert end is not None
     return schemas.AttentionAnalysis(
         model=plan.model_id,
-        arrays=[_values(array) for array in result],
+        arrays=[values_of(array) for array in result],
         roles=[schemas.RoleDefinition(**role) for role in _roles(plan)],
         labels=[schemas.HeadLabel(**asdict(label)) for label in result.labels],
         token_count=end.token_count,
@@ -143,7 +143,8 @@ def _attention(result: AttentionResult) -> dict[str, Any]:
     ).model_dump()
 
 
-def _values(array: Grid) -> schemas.NamedValues:
+def values_of(array: Grid) -> schemas.NamedValues:
+    """An array as JSON."""
     coords = {dim: list(values) for dim, values in array.coords.items()}
     return schemas.NamedValues(name=array.name, dims=list(array.dims), coords=coords, values=nested(array.values))
 
@@ -160,8 +161,9 @@ def _roles(plan: pb.AttentionPlan) -> list[dict[str, Any]]:
     ]
 
 
-def _param(field: str) -> str:
+def param_of(field: str) -> str:
     """The parameter of the request that a field of the contract comes from."""
     field = re.sub(r"^(prompts\[\d+\]).*$", r"\1", field)
+    field = re.sub(r"^(pairs|named_pairs)\[(\d+)\](\.pair)?", r"\1[\2]", field)
     field = re.sub(r"^thresholds\[\d+\].*$", "thresholds", field)
     return _PARAMS.get(field, re.sub(r"^(sequences|causal_test)\.", "", field))

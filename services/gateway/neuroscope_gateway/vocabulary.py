@@ -93,4 +93,5 @@ def _predictions(seen: Projected) -> Iterator[schemas.Prediction]:
                 for index, token_id in enumerate(seen.asked)
             ],
             kl=None if seen.kl is None else float(seen.kl[place]),
+            entropy=float(seen.entropies[place]),
         )

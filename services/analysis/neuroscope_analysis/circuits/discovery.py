@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -60,9 +59,9 @@ class CircuitDiscovery:
         graph = work.asked.graph
         axes, shape = (tensor_pb2.AXIS_SENDER, tensor_pb2.AXIS_RECEIVER), graph.mask.shape
         if work.of_nodes:
-            self._arrays = NamedArrays([NODE_SCORE], "", axes[:1], shape[:1])
+            self._arrays = NamedArrays.alike([NODE_SCORE], "", axes[:1], shape[:1])
         else:
-            self._arrays = NamedArrays([EDGE_SCORE], "", axes, shape)
+            self._arrays = NamedArrays.alike([EDGE_SCORE], "", axes, shape)
 
     def events(self) -> AsyncGenerator[Event, None]:
         """The plan, then what is found, then the result."""
@@ -74,7 +73,7 @@ class CircuitDiscovery:
         search = pb.CircuitSearch()
         search.CopyFrom(work.search)
         if search.method == pb.CIRCUIT_METHOD_ACDC and not search.threshold:
-            search.threshold = max(_ACDC_SHARE * abs(runs.gap), sys.float_info.min)
+            search.threshold = max(_ACDC_SHARE * abs(runs.gap), float(np.finfo(np.float32).tiny))
         plan = planned(work.asked, runs, work.evaluation)
         plan.arrays.CopyFrom(self._arrays.plan)
         plan.search.CopyFrom(search)

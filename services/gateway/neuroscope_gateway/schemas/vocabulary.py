@@ -25,7 +25,7 @@ class VocabularyRequest(Strict):
     tokens: list[Token] = Field([], max_length=4096)
     """Tokens whose logits, log-probabilities and ranks are wanted."""
     reference: Annotated[int, Field(ge=0, lt=2**32)] | TensorForm | None = None
-    """A row of the vectors, or another vector: KL(reference || vector) is answered."""
+    """A row of the vectors, another vector, or one for each: KL(reference || vector) is answered."""
 
 
 class PredictedToken(BaseModel):
@@ -49,6 +49,8 @@ class Prediction(BaseModel):
     """Those that were asked for, in their order."""
     kl: float | None
     """KL(reference || vector) in nats."""
+    entropy: float
+    """Of the distribution, in nats."""
 
 
 class Vocabulary(BaseModel):

@@ -40,7 +40,9 @@ class Projection:
         shape: that the vectors came in, but for the last axis.
         lens: what is made of them.
         token_ids: of the tokens that are asked for.
-        reference: (d_model,) whose distribution the others are compared with; None: they are not.
+        reference: (1, d_model), whose distribution the others are compared with, or (count, d_model), one for each;
+            None:
+            they are not.
         is_normed: whether the final norm is left out.
     """
 
@@ -56,15 +58,15 @@ class Projection:
         """What is sent; for the engine's thread."""
         started = time.perf_counter()
         yield pb.ProjectToVocabularyResponse(plan=self._plan())
-        logits = None
-        if self.reference is not None:
-            dtype = self.model.layout.state(_last(self.model)).dtype
-            one = of_numpy(self.reference[None, None]).astype(dtype)
-            logits = self.model.unembedding(one, is_normed=self.is_normed)
-            mx.eval(logits)
-        count = len(self.vectors)
+        count, common = len(self.vectors), None
+        if self.reference is not None and len(self.reference) == 1:
+            common = self._logits(self.reference)
+            mx.eval(common)
         chunk = max(1, _CHUNK_BYTES // (4 * _ARRAYS * self.model.description.vocab_size))
         for first in range(0, count, chunk):
+            logits = common
+            if self.reference is not None and common is None:
+                logits = self._logits(self.reference[first : first + chunk])
             part = Part(of_numpy(self.vectors[None, first : first + chunk]), first, (), (), logits)
             pieces = self.lens.reduce(part, 0, ends_step=first + chunk >= count)
             pending = [
@@ -75,6 +77,11 @@ class Projection:
             yield StepResult.of(0, pending)
         elapsed = time.perf_counter() - started
         yield pb.ProjectToVocabularyResponse(end=pb.ProjectionEnd(vector_count=count, elapsed_seconds=elapsed))
+
+    def _logits(self, reference: NDArray[np.float32]) -> mx.array:
+        """Of reference vectors (count, d_model): (1, count, vocabulary)."""
+        dtype = self.model.layout.state(_last(self.model)).dtype
+        return self.model.unembedding(of_numpy(reference[None]).astype(dtype), is_normed=self.is_normed)
 
     def _plan(self) -> pb.ProjectionPlan:
         specs = [
@@ -125,17 +132,19 @@ def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, re
                     f"row {request.reference_row} is out of range: there are {len(vectors)} vectors",
                     field="reference_row",
                 )
-            compared = vectors[request.reference_row]
+            compared = vectors[request.reference_row][None]
         case "reference_vector":
-            found, _ = _vectors(request.reference_vector, model, resolve, "reference_vector")
-            if len(found) != 1:
-                raise DataConversionError(f"a reference is one vector, not {len(found)}", field="reference_vector")
-            compared = found[0]
+            compared, _ = _vectors(request.reference_vector, model, resolve, "reference_vector")
+            if len(compared) not in (1, len(vectors)):
+                raise DataConversionError(
+                    f"a reference is one vector, or one for each of the {len(vectors)}, not {len(compared)}",
+                    field="reference_vector",
+                )
         case _:
             pass
     state = model.layout.state(_last(model))
     message = inference_pb2.LensReduction(
-        top_k=request.top_k, token_ids=token_ids, kl=compared is not None, log_normalizer=True
+        top_k=request.top_k, token_ids=token_ids, kl=compared is not None, log_normalizer=True, entropy=True
     )
     is_normed = request.without_norm
     lens = Lens.of(

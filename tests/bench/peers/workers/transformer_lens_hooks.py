@@ -10,18 +10,25 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformer_lens import patching
+from transformer_lens import head_detector, patching
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
 from tests.bench.peers.workers.library import RESIDUAL, Arrays, Generated, Library, PatchWay
 from tests.bench.peers.workers.torch_model import load, row
 
+_DETECTORS = {
+    "previous_token": head_detector.get_previous_token_head_detection_pattern,
+    "duplicate_token": head_detector.get_duplicate_token_head_detection_pattern,
+    "induction": head_detector.get_induction_head_detection_pattern,
+}
+
 
 class TransformerLens(Library):
     """A `TransformerBridge` with its compatibility mode and without processing of weights."""
 
     def __init__(self, folder: str) -> None:
+        self._folder = folder
         inner = load(folder, attn_implementation="eager")  # patterns are there in no other
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model: Any = TransformerBridge.boot_transformers(folder, hf_model=inner, tokenizer=tokenizer)
@@ -102,6 +109,46 @@ class TransformerLens(Library):
             "head_ablation": ablated.numpy(),
             "patch": self.patch(clean, corrupted, range(len(clean)), targets).astype(np.float32),
         }
+
+    def detect(self, ids: Sequence[int]) -> Arrays:
+        _, cache = self._model.run_with_cache(row(ids), names_filter=lambda name: name.endswith("hook_pattern"))
+        found: Arrays = {}
+        for kind, pattern_of in _DETECTORS.items():
+            wanted = pattern_of(row(ids))
+            for measure in ("mul", "abs"):
+                scores = np.zeros((len(self._layers), self._model.cfg.n_heads), np.float32)
+                for layer, head in np.ndindex(scores.shape):
+                    scores[layer, head] = head_detector.compute_head_attention_similarity_score(
+                        cache[f"blocks.{layer}.attn.hook_pattern"][0, head],
+                        wanted,
+                        exclude_bos=False,
+                        exclude_current_token=False,
+                        error_measure=measure,
+                    )
+                found[f"detector.{kind}.{measure}"] = scores
+        return found
+
+    def attribute(self, clean: Sequence[int], targets: tuple[int, int]) -> Arrays:
+        """`logit_attrs` knows no gain of the final norm, so it is folded into the unembedding, and nothing else."""
+        inner = load(self._folder, attn_implementation="eager")
+        tokenizer = AutoTokenizer.from_pretrained(self._folder)
+        folded: Any = TransformerBridge.boot_transformers(self._folder, hf_model=inner, tokenizer=tokenizer)
+        folded.enable_compatibility_mode(
+            fold_ln=True, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+        )
+        _, cache = folded.run_with_cache(row(clean))
+        right, wrong = targets
+        components, heads = cache.decompose_resid(layer=-1), cache.stack_head_results(layer=-1)
+        stack = cache.accumulated_resid(layer=-1, incl_mid=False)
+        shape = (len(self._layers), self._model.cfg.n_heads)
+        found = {
+            "accumulated_resid": stack[:, 0],
+            "decompose_resid": components[:, 0],
+            "head_norms": heads[:, 0].norm(dim=-1).reshape(*shape, -1),
+            "component_logit_attrs": cache.logit_attrs(components, tokens=right, incorrect_tokens=wrong)[:, 0, -1],
+            "head_logit_attrs": cache.logit_attrs(heads, tokens=right, incorrect_tokens=wrong)[:, 0, -1].reshape(shape),
+        }
+        return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 open_library = TransformerLens

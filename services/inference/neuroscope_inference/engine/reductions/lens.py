@@ -33,6 +33,7 @@ class Lens(Reduction):
         self._token_ids = list(message.token_ids)
         self._kl = message.kl
         self._has_normalizer = message.log_normalizer
+        self._has_entropy = message.entropy
         self._next_token_ids = list(message.next_token_ids)
 
     @classmethod
@@ -102,6 +103,8 @@ class Lens(Reduction):
             found.append(Output(tensor_pb2.REDUCED_LENS_KL, self.shape.without(-1), values))
         if self._has_normalizer:
             found.append(Output(tensor_pb2.REDUCED_LENS_LOG_NORMALIZER, self.shape.without(-1), values))
+        if self._has_entropy:
+            found.append(Output(tensor_pb2.REDUCED_LENS_ENTROPY, self.shape.without(-1), values))
         if self._next_token_ids:
             found.append(Output(tensor_pb2.REDUCED_LENS_NEXT_LOG_PROBABILITY, self.shape.without(-1), values))
         return found
@@ -128,6 +131,9 @@ class Lens(Reduction):
             found.append((mx.exp(model) * (model - seen)).sum(axis=-1))
         if self._has_normalizer:
             found.append(normalizer[..., 0])
+        if self._has_entropy:
+            likely = mx.exp(seen)
+            found.append(-mx.where(likely > 0, likely * seen, 0.0).sum(axis=-1))
         pieces = [Piece(array, part.first_position, part.positions) for array in found]
         if self._next_token_ids and (piece := self._of_next(seen, part)) is not None:
             pieces.append(piece)

@@ -1,0 +1,77 @@
+"""What the attention and the MLP of each layer are worth to the answer: the metric as it is less that with their mean.
+
+Mean ablation: what a layer's attention or MLP writes is replaced, at every position, by its mean over the reference
+prompts and their positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from neuroscope.experiments import Metric, log_prob, logit_diff, mean
+from neuroscope.v1 import inference_pb2
+from neuroscope_analysis.residual.attribution import Asked
+from neuroscope_analysis.residual.chunks import Floats
+from neuroscope_analysis.upstream import InspectedModel
+
+EFFECTS = {"attn_out": "ablated_attention", "mlp_out": "ablated_mlp"}
+"""Names of arrays by the component that is ablated."""
+
+
+def metric_of(asked: Sequence[Asked], position: int) -> Metric:
+    """The difference of two logits, or the log-probability of one answer.
+
+    Args:
+        asked: of each prompt.
+        position: as the request names it.
+    """
+    answers = [each.answer for each in asked]
+    others = [each.other for each in asked if each.other is not None]
+    metric = logit_diff(answers, others) if others else log_prob(answers)
+    return metric.at(position)
+
+
+def metric_name(asked: Asked) -> str:
+    """In words."""
+    return (
+        "the answer's log-probability, in nats" if asked.other is None else "the answer's logit less that of the other"
+    )
+
+
+async def effects(
+    model: InspectedModel,
+    prompts: Sequence[Sequence[int]],
+    references: Sequence[inference_pb2.Prompt],
+    asked: Sequence[Asked],
+    position: int,
+) -> tuple[list[dict[str, Floats]], list[float]]:
+    """For each prompt, by array name, the effect of each layer (layer,), NaN where there is none; and the metric.
+
+    Args:
+        model: what runs.
+        prompts: token ids.
+        references: whose mean is taken; none: the prompts.
+        asked: of each prompt.
+        position: as the request names it.
+    """
+    count = model.info.model.num_layers
+    layers = {component: model.layers(component) for component in EFFECTS}
+    ablation = model.client.ablate([list(ids) for ids in prompts], value=mean(), model_id=model.model_id)
+    ablation = ablation.references([*references] or [list(ids) for ids in prompts])
+    for component, of_component in layers.items():
+        if of_component:
+            ablation = ablation.site(component, layers=of_component)
+    result = await model.sweep(ablation.scored_by(metric_of(asked, position)), "ablating layers")
+    found = [{name: np.full(count, np.nan, np.float32) for name in EFFECTS.values()} for _ in prompts]
+    plain = np.zeros(len(prompts), np.float32)
+    for component, of_component in layers.items():
+        if not of_component:
+            continue
+        scores = result[component]
+        plain = scores.unedited
+        changes = -scores.effects().values.reshape(len(prompts), -1)
+        for prompt, values in enumerate(changes):
+            found[prompt][EFFECTS[component]][of_component] = values
+    return found, plain.tolist()

@@ -1,0 +1,169 @@
+"""Direct logit attribution of one prompt at one position: what each component adds to a logit, or to a difference.
+
+Elhage et al. 2021; TransformerLens' `logit_attrs`. The final norm is frozen at what it divides by in the run, its mean
+is subtracted from every component, its bias and that of the unembedding are constants. The sum is the logit before the
+softcap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.v1 import residual_pb2 as pb
+from neuroscope_analysis.residual.chunks import Chunk, Floats
+from neuroscope_analysis.residual.components import STREAM, Components
+from neuroscope_analysis.residual.end import ModelEnd
+from neuroscope_analysis.residual.writers import HEAD_OUTPUT, NEURONS, Behind, LayerHeads, head_counts
+
+Doubles = NDArray[np.float64]
+COMPONENTS, HEADS, BIASES = "direct", "direct_head", "direct_head_bias"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a prompt.
+
+    Args:
+        position: where the answer is predicted.
+        answer: its token.
+        other: what it is compared with; None: nothing.
+    """
+
+    position: int
+    answer: int
+    other: int | None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The answer, and the other one."""
+        return [self.answer] if self.other is None else [self.answer, self.other]
+
+
+@dataclass(slots=True)
+class Attribution:
+    """Of one prompt.
+
+    Args:
+        asked: which logit.
+        components: what writes.
+        heads: by layer; empty: they are left out.
+        end: of the model.
+        neurons: by layer, what each neuron writes along the logits of all prompts, and what stands behind it.
+        prompt: which of these.
+    """
+
+    asked: Asked
+    components: Components
+    heads: Mapping[int, LayerHeads]
+    end: ModelEnd
+    neurons: Mapping[int, tuple[Doubles, Behind]]
+    prompt: int
+    arrays: dict[str, Floats] = field(default_factory=dict[str, Floats])
+    divisor: float = 0.0
+    """What the final norm divides by."""
+    sums: list[float] = field(default_factory=list[float])
+    """Of all components and constants, for each token."""
+    activations: dict[int, Doubles] = field(default_factory=dict[int, Doubles])
+    """Of neurons, by layer (d_mlp,)."""
+    neuron_logits: dict[int, Doubles] = field(default_factory=dict[int, Doubles])
+
+    def direction(self) -> Doubles:
+        """What raises the logit, or the difference, before the norm divides (d_model,)."""
+        return logit_direction(self.end, self.asked)
+
+    def add(self, chunk: Chunk) -> None:
+        """Looks at the position, if the chunk has it."""
+        last = self.components.layer_count - 1
+        (found,) = np.nonzero(chunk.positions(STREAM, last) == self.asked.position)
+        if not found.size:
+            return
+        at = int(found[0])
+        self.divisor = float(self.end.norm.divisor(chunk.of(STREAM, last)[at]))
+        written = np.stack([one[at] for one in self.components.of_chunk(chunk)]).astype(np.float64)
+        of_tokens = [written @ self.end.direction(token) / self.divisor for token in self.asked.tokens]
+        self.sums = [
+            float(each.sum()) + self.end.constant(token)
+            for each, token in zip(of_tokens, self.asked.tokens, strict=True)
+        ]
+        direct = of_tokens[0] if len(of_tokens) == 1 else of_tokens[0] - of_tokens[1]
+        self.arrays[COMPONENTS] = direct.astype(np.float32)
+        if self.heads:
+            self._add_heads(chunk, at)
+        for layer, (along, behind) in self.neurons.items():
+            active = chunk.of(NEURONS, layer)[0].astype(np.float64)
+            divisor = 1.0 if behind.norm is None else float(behind.divisor(chunk.of("mlp_out", layer)[0]))
+            self.activations[layer] = active
+            self.neuron_logits[layer] = active * along[:, self.prompt] / divisor / self.divisor
+
+    def _add_heads(self, chunk: Chunk, at: int) -> None:
+        direction = self.direction()
+        layers = self.components.layer_count
+        found = np.full((layers, head_counts(self.heads)), np.nan)
+        biases = np.full(layers, np.nan)
+        for layer, heads in self.heads.items():
+            z = chunk.of(HEAD_OUTPUT, layer)[at].astype(np.float64)  # (head, d_head)
+            divisor = 1.0
+            if heads.behind.norm is not None:
+                divisor = float(heads.behind.divisor(chunk.of("attn_out", layer)[at]))
+            along = heads.output.astype(np.float64) @ direction  # (head, d_head)
+            found[layer, : len(z)] = (z * along).sum(axis=1) / divisor / self.divisor
+            constant = heads.bias.astype(np.float64) @ direction / divisor
+            biases[layer] = (constant + np.sum(heads.behind.shift * direction)) / self.divisor
+        self.arrays[HEADS] = found.astype(np.float32)
+        self.arrays[BIASES] = biases.astype(np.float32)
+
+    def told(
+        self, logits: Sequence[float], texts: Mapping[int, str], neurons: Sequence[pb.AttributedNeuron]
+    ) -> pb.LogitAttribution:
+        """The message.
+
+        Args:
+            logits: the model's, of the tokens.
+            texts: of the tokens.
+            neurons: those that were asked for.
+        """
+        tokens = [
+            pb.AttributedToken(
+                token_id=token, text=texts.get(token, ""), logit=logit, sum=total, constant=self.end.constant(token)
+            )
+            for token, logit, total in zip(self.asked.tokens, logits, self.sums, strict=True)
+        ]
+        return pb.LogitAttribution(
+            prompt=self.prompt,
+            position=self.asked.position,
+            answer=tokens[0],
+            other=tokens[1] if len(tokens) > 1 else None,
+            norm_scale=self.divisor,
+            logit_scale=self.end.logit_scale,
+            softcap=self.end.softcap,
+            neurons=neurons,
+        )
+
+    def chosen_neurons(self, strongest: int, named: Sequence[tuple[int, int]]) -> list[pb.AttributedNeuron]:
+        """Neurons by name and the strongest ones, strongest first."""
+        places = dict.fromkeys(named)
+        if strongest:
+            for layer, logits in self.neuron_logits.items():
+                order = np.argsort(-np.abs(logits), kind="stable")[:strongest]
+                places |= dict.fromkeys((layer, int(neuron)) for neuron in order)
+        ranked = sorted(places, key=lambda place: -abs(self.neuron_logits[place[0]][place[1]]))
+        kept = [place for place in ranked if place in set(ranked[:strongest]) | set(named)]
+        return [
+            pb.AttributedNeuron(
+                layer=layer,
+                neuron=neuron,
+                activation=float(self.activations[layer][neuron]),
+                logit=float(self.neuron_logits[layer][neuron]),
+            )
+            for layer, neuron in kept
+        ]
+
+
+def logit_direction(end: ModelEnd, asked: Asked) -> Doubles:
+    """What raises a logit, or a difference of two, before the final norm divides (d_model,)."""
+    direction = end.direction(asked.answer)
+    return direction if asked.other is None else direction - end.direction(asked.other)

@@ -1,0 +1,89 @@
+"""Pieces of a capture joined again: everything that was captured at the same positions of a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.frames import TensorPiece
+from neuroscope.v1 import tensor_pb2
+
+Floats = NDArray[np.float32]
+Positions = NDArray[np.int64]
+Place = tuple[str, int, tensor_pb2.Reduced.ValueType]
+"""Component, layer (-1: of none) and what of it."""
+WHOLE = tensor_pb2.REDUCED_UNSPECIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Activations of some positions of one row.
+
+    Args:
+        pieces: by place; without the batch axis they are (position, ...), patterns (head, query, key).
+    """
+
+    pieces: Mapping[Place, TensorPiece]
+
+    def __contains__(self, place: tuple[str, int]) -> bool:
+        return (*place, WHOLE) in self.pieces
+
+    def of(self, component: str, layer: int = -1, reduced: tensor_pb2.Reduced.ValueType = WHOLE) -> Floats:
+        """What was captured there."""
+        return np.asarray(self.pieces[component, layer, reduced].array[0], np.float32)
+
+    def positions(self, component: str, layer: int = -1, reduced: tensor_pb2.Reduced.ValueType = WHOLE) -> Positions:
+        """The positions of that, from the beginning of the prompt."""
+        piece = self.pieces[component, layer, reduced]
+        axis = list(piece.spec.axes).index(tensor_pb2.AXIS_POSITION)
+        return np.asarray(
+            piece.positions or range(piece.first_position, piece.first_position + piece.array.shape[axis]), np.int64
+        )
+
+
+Rows = Sequence[Chunk]
+"""A chunk of each row of a capture."""
+
+
+@dataclass(slots=True)
+class ChunkReader:
+    """Holds the pieces of one chunk until the next one begins.
+
+    Args:
+        use: what is done with a whole chunk, a row of each prompt.
+    """
+
+    use: Callable[[list[Chunk]], Awaitable[None]]
+    _rows: dict[int, dict[Place, TensorPiece]] = field(default_factory=dict[int, dict[Place, TensorPiece]])
+
+    async def add(self, piece: TensorPiece) -> None:
+        """Takes in a piece; the capture hands out all of one chunk before anything of the next."""
+        site = piece.spec.site
+        place = (site.component, site.layer if site.HasField("layer") else -1, piece.spec.reduced)
+        if place in self._rows.get(piece.row, ()):
+            await self.finish()
+        self._rows.setdefault(piece.row, {})[place] = piece
+
+    async def finish(self) -> None:
+        """Hands out what there is; after the last piece."""
+        if self._rows:
+            rows, self._rows = [Chunk(pieces) for _, pieces in sorted(self._rows.items())], {}
+            await self.use(rows)
+
+    def begin(self) -> ChunkReader:
+        """Forgets what there is: a capture begins, or begins anew."""
+        self._rows.clear()
+        return self
+
+    @classmethod
+    def of_one(cls, add: Callable[[Chunk], None]) -> ChunkReader:
+        """For captures of one prompt, whose chunks are worked on in a thread."""
+
+        async def use(rows: list[Chunk]) -> None:
+            await asyncio.to_thread(add, rows[0])
+
+        return cls(use)

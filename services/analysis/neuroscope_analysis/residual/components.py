@@ -1,0 +1,107 @@
+"""What writes into the residual stream of a model, in the order in which it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neuroscope.errors import UnavailableSiteError
+from neuroscope_analysis.residual.chunks import Chunk, Floats
+from neuroscope_analysis.upstream import InspectedModel
+
+STREAM, ENTERS, EMBEDDING = "resid_post", "resid_pre", "embedding"
+ATTENTION, MLP = "attn_contrib", "mlp_contrib"
+_LETTERS = {ATTENTION: "a", MLP: "m"}
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """Something that writes.
+
+    Args:
+        component: that of the contract.
+        layer: -1: of none.
+    """
+
+    component: str
+    layer: int = -1
+
+    @property
+    def name(self) -> str:
+        """embed, pos, a0, m0."""
+        return self.component if self.layer < 0 else f"{_LETTERS[self.component]}{self.layer}"
+
+
+EMBED, POSITION = Component("embed"), Component("pos")
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """All that writes.
+
+    Args:
+        written: in order; attention and MLP of each layer, as far as there are both.
+        layer_count: of the model.
+        embedding_scale: what token embeddings are multiplied with, where positions have embeddings of their own; None:
+            they have none.
+    """
+
+    written: list[Component]
+    layer_count: int
+    embedding_scale: float | None
+
+    @classmethod
+    async def of(cls, model: InspectedModel) -> Components:
+        """Those of a model.
+
+        Raises:
+            UnavailableSiteError: what some layer writes cannot be captured; says why.
+        """
+        count = model.info.model.num_layers
+        there = {name: set(model.layers(name)) for name in (ATTENTION, MLP, STREAM, ENTERS)}
+        for layer in range(count):
+            for name in (STREAM, ENTERS):
+                if layer not in there[name]:
+                    raise _unavailable(model, name, layer)
+            if layer not in there[ATTENTION] | there[MLP]:
+                raise _unavailable(model, ATTENTION, layer)
+        for name in (ATTENTION, MLP):
+            for layer in range(count):
+                # A layer may lack one of both; one that has it, and cannot show it, has no sum.
+                if layer not in there[name] and "self-test" in _reason(model, name, layer):
+                    raise _unavailable(model, name, layer)
+        plan = (await model.weights("embedding", content="plan")).plan
+        has_positions = any(spec.hook_id == "W_pos" for spec in plan.tensors.tensors)
+        first = [EMBED, POSITION] if has_positions else [EMBED]
+        layers = [Component(name, layer) for layer in range(count) for name in (ATTENTION, MLP) if layer in there[name]]
+        return cls([*first, *layers], count, (plan.embedding_scale or 1.0) if has_positions else None)
+
+    @property
+    def names(self) -> list[str]:
+        """In order."""
+        return [each.name for each in self.written]
+
+    def of_chunk(self, chunk: Chunk) -> list[Floats]:
+        """What each wrote (position, d_model), in order; embeddings and contributions are in the chunk."""
+        enters = chunk.of(ENTERS, 0)
+        if self.embedding_scale is None:
+            first = [enters]
+        else:
+            tokens = chunk.of(EMBEDDING) * self.embedding_scale
+            first = [tokens, enters - tokens]
+        return [*first, *(chunk.of(each.component, each.layer) for each in self.written if each.layer >= 0)]
+
+
+def _unavailable(model: InspectedModel, component: str, layer: int) -> UnavailableSiteError:
+    reason = _reason(model, component, layer)
+    return UnavailableSiteError(
+        f"the residual stream of {model.model_id} is not known: {component}.{layer}: {reason}", field="model_id"
+    )
+
+
+def _reason(model: InspectedModel, component: str, layer: int) -> str:
+    reasons = [
+        point.reason
+        for point in model.info.points
+        if point.site.component == component and point.site.layer == layer and not point.available
+    ]
+    return "; ".join(reasons)

@@ -1,0 +1,111 @@
+"""Norms, shares and cosines of what components write into the stream of one prompt, position by position.
+
+    norm      |c|
+    share     c . r / |r|^2, r the last stream: shares of all components sum to 1
+    cosine    c . r / (|c| |r|)
+    stream    the same norm and cosine of the stream before the first layer and behind each
+    drift     1 - cosine of the streams before and behind a layer
+
+Of heads they are means over positions. Sums are made in float64; that of all components is held against the last
+stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope_analysis.residual.chunks import Chunk, Floats
+from neuroscope_analysis.residual.components import ATTENTION, STREAM, Components
+from neuroscope_analysis.residual.writers import HEAD_OUTPUT, LayerHeads, head_counts
+
+OF_COMPONENTS = ("norm", "share", "cosine")
+OF_STREAM = ("stream_norm", "stream_cosine")
+DRIFT = "drift"
+OF_HEADS = ("head_norm", "head_share", "head_cosine")
+_TINY = 1e-30
+
+
+class StreamSums:
+    """Of one prompt.
+
+    Args:
+        components: what writes.
+        heads: by layer; empty: heads are left out.
+        length: tokens of the prompt.
+    """
+
+    def __init__(self, components: Components, heads: Mapping[int, LayerHeads], length: int) -> None:
+        self._components = components
+        self._heads = heads
+        self._grams = {layer: each.gram for layer, each in heads.items()}
+        count, layers = len(components.written), components.layer_count
+        self.arrays = {name: np.full((count, length), np.nan, np.float32) for name in OF_COMPONENTS}
+        self.arrays |= {name: np.full((layers + 1, length), np.nan, np.float32) for name in OF_STREAM}
+        self.arrays[DRIFT] = np.full((layers, length), np.nan, np.float32)
+        self._head_sums = {name: np.full((layers, head_counts(heads)), np.nan) for name in OF_HEADS}
+        self._length = length
+        self.error = 0.0
+        """Largest difference between the sum and the last stream, as a share of the stream's norm."""
+        self.head_error = 0.0
+        """Largest difference between heads and their bias, and what attention writes, as a share of its norm."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Counts the positions of a chunk in."""
+        components = self._components
+        at = chunk.positions(STREAM, components.layer_count - 1)
+        final = chunk.of(STREAM, components.layer_count - 1).astype(np.float64)
+        size = np.maximum(np.linalg.norm(final, axis=1), _TINY)
+        total = np.zeros_like(final)
+        before = total
+        points = 0
+        written = components.of_chunk(chunk)
+        for index, (component, one) in enumerate(zip(components.written, written, strict=True)):
+            norm = np.linalg.norm(one, axis=1)
+            along = np.einsum("pd,pd->p", one, final)
+            self.arrays["norm"][index, at] = norm
+            self.arrays["share"][index, at] = along / size**2
+            self.arrays["cosine"][index, at] = along / np.maximum(norm * size, _TINY)
+            total = total + one
+            follows = components.written[index + 1].layer if index + 1 < len(written) else components.layer_count
+            if follows == component.layer:
+                continue
+            length = np.maximum(np.linalg.norm(total, axis=1), _TINY)
+            self.arrays["stream_norm"][points, at] = length
+            self.arrays["stream_cosine"][points, at] = np.einsum("pd,pd->p", total, final) / (length * size)
+            if points:
+                earlier = np.maximum(np.linalg.norm(before, axis=1), _TINY)
+                cosine = np.einsum("pd,pd->p", before, total) / (earlier * length)
+                self.arrays[DRIFT][points - 1, at] = 1 - cosine
+            points, before = points + 1, total
+        self.error = max(self.error, float((np.linalg.norm(total - final, axis=1) / size).max()))
+        for layer, heads in self._heads.items():
+            self._add_heads(chunk, layer, heads, final.astype(np.float32), size)
+
+    def _add_heads(self, chunk: Chunk, layer: int, heads: LayerHeads, final: Floats, size: NDArray[np.float64]) -> None:
+        z = chunk.of(HEAD_OUTPUT, layer)  # (P, head, d_head)
+        count = z.shape[1]
+        divisor = self._divisor(chunk, layer, heads)[:, None]
+        squares = np.einsum("phi,hij,phj->ph", z, self._grams[layer], z, optimize=True)
+        norm = np.sqrt(np.maximum(squares, 0)) / divisor
+        along = np.einsum("phi,phi->ph", z, heads.along(final)) / divisor
+        cosine = along / np.maximum(norm * size[:, None], _TINY)
+        for name, values in zip(OF_HEADS, (norm, along / size[:, None] ** 2, cosine), strict=True):
+            sums = self._head_sums[name][layer, :count]
+            self._head_sums[name][layer, :count] = np.nan_to_num(sums) + values.sum(axis=0, dtype=np.float64)
+        whole = (z.reshape(len(z), -1) @ heads.output.reshape(-1, final.shape[1]) + heads.bias) / divisor
+        told = chunk.of(ATTENTION, layer)
+        wrong = np.linalg.norm(whole + heads.behind.shift - told, axis=1)
+        self.head_error = max(self.head_error, float((wrong / np.maximum(np.linalg.norm(told, axis=1), _TINY)).max()))
+
+    def _divisor(self, chunk: Chunk, layer: int, heads: LayerHeads) -> NDArray[np.float64]:
+        if heads.behind.norm is None:
+            return np.ones(len(chunk.of(HEAD_OUTPUT, layer)))
+        return heads.behind.divisor(chunk.of("attn_out", layer))
+
+    def found(self) -> dict[str, Floats]:
+        """The arrays by name; NaN where a layer has no such head."""
+        heads = {name: (sums / self._length).astype(np.float32) for name, sums in self._head_sums.items()}
+        return self.arrays | (heads if self._heads else {})

@@ -1,0 +1,224 @@
+"""Which components read what others wrote, and which of these paths skip layers: by path patching, with what lies
+between.
+
+Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). An edge's effect is that of its
+direct path alone: the writer's output becomes that of the corrupted run for one reader, everything between keeps what
+it has, and what lies behind the reader is computed anew. An edge skips layers if
+
+    at least one whole layer lies between
+    the write arrives as it was: `survival` says so, and tells an edge whose information is erased between
+    nothing between reads it: no other direct path of the writer, to a reader between, has an effect of its own
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError
+from neuroscope.experiments import Metric
+from neuroscope.experiments.patching import Patching
+from neuroscope.v1 import residual_pb2 as pb
+from neuroscope_analysis.residual.components import MLP, Components
+from neuroscope_analysis.residual.nodes import Reader, Writer, layers_between, readers_of
+from neuroscope_analysis.residual.survival import Followed, follow
+from neuroscope_analysis.residual.writers import LayerHeads
+from neuroscope_analysis.upstream import InspectedModel
+
+_LEAST_EFFECT, _TOLERANCE, _MAX_WRITERS = 0.05, 0.1, 64
+_NO_DIFFERENCE = 1e-4
+"""Runs that score alike up to this have no difference that anything could carry."""
+_NOTHING = 1e-5
+"""Writes that differ by less than this share of the largest difference carry nothing."""
+_ROW_BYTES = 64 * 2**20
+"""Activations of writers that are followed together, of all layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What counts.
+
+    Args:
+        least_effect: of an edge, as a share of the difference between both runs.
+        tolerance: of what may happen to a write between.
+        max_writers: whose paths are followed.
+    """
+
+    least_effect: float
+    tolerance: float
+    max_writers: int
+
+    @classmethod
+    def of(cls, search: pb.FlowSearch) -> Limits:
+        """Those of a request.
+
+        Raises:
+            InvalidRequestError: one is out of its range.
+        """
+        for name in ("least_effect", "tolerance"):
+            value: float = getattr(search, name)
+            if not 0 <= value < 1:
+                raise InvalidRequestError(f"{name} is a share from 0 to below 1, not {value:g}", field=f"flow.{name}")
+        return cls(
+            search.least_effect or _LEAST_EFFECT, search.tolerance or _TOLERANCE, search.max_writers or _MAX_WRITERS
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Finds the flow of information.
+
+    Args:
+        model: what runs.
+        components: of the model.
+        heads: by layer.
+        limits: what counts.
+        chunk_budget_bytes: activations of one chunk of the prompts.
+    """
+
+    model: InspectedModel
+    components: Components
+    heads: Mapping[int, LayerHeads]
+    limits: Limits
+    chunk_budget_bytes: int
+
+    async def found(
+        self, prompt: int, pair: tuple[Sequence[int], Sequence[int]], metric: Metric
+    ) -> AsyncGenerator[pb.InformationFlow | tuple[str, int, int], None]:
+        """Progress (stage, done, count), then the flow of one pair."""
+        yield "effects of writers", 0, 1
+        effects, clean, corrupted = await self._effects(pair, metric)
+        flow = pb.InformationFlow(prompt=prompt, clean=clean, corrupted=corrupted)
+        if abs(clean - corrupted) <= _NO_DIFFERENCE * max(1.0, abs(clean)):
+            yield flow
+            return
+        ranked = sorted(effects, key=lambda writer: -abs(effects[writer]))
+        yield "following writes", 0, len(ranked)
+        followed = await follow(
+            self.model,
+            pair,
+            ranked,
+            self.heads,
+            [(each.component, each.layer) for each in self.components.written if each.layer >= 0],
+            rows=self._rows(len(pair[0])),
+            chunk_budget_bytes=self.chunk_budget_bytes,
+        )
+        largest = max(each.norm for each in followed)
+        carrying = [each for each in followed if each.norm > _NOTHING * largest][: self.limits.max_writers]
+        readers = self._readers()
+        direct: dict[tuple[Writer, Reader], float] = {}
+        groups: dict[int, list[Followed]] = defaultdict(list)
+        for each in carrying:
+            groups[each.writer.order].append(each)
+        for done, (order, group) in enumerate(sorted(groups.items())):
+            yield "patching paths", done, len(groups)
+            reached = [reader for reader in readers if reader.order > order]
+            direct |= await self._direct([each.writer for each in group], reached, pair, metric)
+        count = self.components.layer_count
+        for each in carrying:
+            flow.writers.add(
+                name=each.writer.name,
+                effect=effects[each.writer],
+                written_norm=each.norm,
+                survival=[each.survival(2 * layer) for layer in range(count + 1)],
+                rewriters=[
+                    pb.Rewriting(name=name, share=share) for name, share in each.rewriters(self.limits.tolerance)
+                ],
+            )
+            flow.edges.extend(self._edges(each, {r: direct[w, r] for w, r in direct if w == each.writer}))
+        flow.edges.sort(key=lambda edge: -abs(edge.effect))
+        yield flow
+
+    async def _effects(
+        self, pair: tuple[Sequence[int], Sequence[int]], metric: Metric
+    ) -> tuple[dict[Writer, float], float, float]:
+        """Of replacing each writer's output, as shares of the difference between both runs; and their metrics."""
+        patching = self._patching(pair).heads(layers=sorted(self.heads)).site("resid_pre", layers=[0])
+        mlps = self._mlps()
+        if mlps:
+            patching = patching.site("mlp_out", layers=mlps)
+        result = await self.model.sweep(patching.scored_by(metric), "patching what components write")
+        heads = result["head_output"]
+        clean, corrupted = float(heads.clean[0]), float(heads.corrupted[0])
+        spread = (corrupted - clean) or 1.0
+        found = {Writer(-1): float(result["resid_pre"].effects().values.reshape(-1)[0]) / spread}
+        of_heads = heads.effects().values.reshape(len(self.heads), -1).tolist()
+        for layer, of_layer in zip(sorted(self.heads), of_heads, strict=True):
+            found |= {Writer(2 * layer, head): effect / spread for head, effect in enumerate(of_layer)}
+        if mlps:
+            for layer, effect in zip(mlps, result["mlp_out"].effects().values.reshape(-1).tolist(), strict=True):
+                found[Writer(2 * layer + 1)] = effect / spread
+        return found, clean, corrupted
+
+    async def _direct(
+        self,
+        writers: Sequence[Writer],
+        readers: Sequence[Reader],
+        pair: tuple[Sequence[int], Sequence[int]],
+        metric: Metric,
+    ) -> dict[tuple[Writer, Reader], float]:
+        """Effects of direct paths, as shares of the difference between both runs."""
+        patching = self._patching(pair).paths(
+            [writer.name for writer in writers], [[reader.name] for reader in readers]
+        )
+        try:
+            result = await self.model.sweep(patching.scored_by(metric), "patching paths")
+        except MLXIntegrationError as error:
+            if error.field.startswith("limits"):
+                raise InvalidRequestError(
+                    f"{len(writers)} writers have too many paths: {error.message}", field="flow.max_writers"
+                ) from None
+            raise
+        scores = result["paths"]
+        spread = float(scores.corrupted[0] - scores.clean[0])
+        values = scores.effects().values.reshape(len(writers), len(readers)) / spread
+        return {
+            (writer, reader): float(values[w, r])
+            for w, writer in enumerate(writers)
+            for r, reader in enumerate(readers)
+        }
+
+    def _edges(self, each: Followed, direct: Mapping[Reader, float]) -> list[pb.FlowEdge]:
+        limits, found = self.limits, list[pb.FlowEdge]()
+        for reader, effect in direct.items():
+            if abs(effect) < limits.least_effect:
+                continue
+            between = [(abs(other), at.name) for at, other in direct.items() if at.order < reader.order]
+            most, name = max(between, default=(0.0, ""))
+            survival = each.survival(reader.order)
+            count = layers_between(each.writer, reader)
+            is_untouched = most <= limits.tolerance * abs(effect) and abs(1 - survival) <= limits.tolerance
+            found.append(
+                pb.FlowEdge(
+                    writer=each.writer.name,
+                    reader=reader.name,
+                    effect=effect,
+                    layers_between=count,
+                    read_between=most / abs(effect),
+                    reader_between=name if most > limits.tolerance * abs(effect) else "",
+                    survival=survival,
+                    is_skip=count > 0 and is_untouched,
+                )
+            )
+        return found
+
+    def _patching(self, pair: tuple[Sequence[int], Sequence[int]]) -> Patching[Any]:
+        clean, corrupted = (list(ids) for ids in pair)
+        return self.model.client.patch(clean, corrupted, into="clean", model_id=self.model.model_id)
+
+    def _mlps(self) -> list[int]:
+        return [each.layer for each in self.components.written if each.component == MLP]
+
+    def _readers(self) -> list[Reader]:
+        heads = {layer: len(each.output) for layer, each in self.heads.items()}
+        between = self.model.layers("resid_mid")
+        mlps = {layer: layer in heads and layer not in between for layer in self._mlps()}
+        return readers_of(heads, mlps, self.model.info.model.num_kv_heads, self.components.layer_count)
+
+    def _rows(self, length: int) -> int:
+        """How many writers are followed together."""
+        model = self.model.info.model
+        of_row = length * len(self.components.written) * (model.d_model * 2 + model.num_heads * model.d_head) * 4
+        return max(1, min(16, _ROW_BYTES // of_row))

@@ -1,0 +1,340 @@
+"""A request for an analysis of the residual stream, checked against its model before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
+from neuroscope.model_info import Tokens
+from neuroscope.v1 import experiment_pb2, inference_pb2
+from neuroscope.v1 import residual_pb2 as pb
+from neuroscope_analysis.residual import end, routing, writers
+from neuroscope_analysis.residual.attribution import Asked
+from neuroscope_analysis.residual.components import Components
+from neuroscope_analysis.residual.flow import Limits
+from neuroscope_analysis.residual.tuned import Translators
+from neuroscope_analysis.settings import AnalysisSettings
+from neuroscope_analysis.upstream import InspectedModel
+
+Part = pb.ResidualPart.ValueType
+CONTRIBUTIONS, ATTRIBUTION, LENS = (
+    pb.RESIDUAL_PART_CONTRIBUTIONS,
+    pb.RESIDUAL_PART_ATTRIBUTION,
+    pb.RESIDUAL_PART_LENS,
+)
+ROUTING, ABLATION, FLOW = pb.RESIDUAL_PART_ROUTING, pb.RESIDUAL_PART_ABLATION, pb.RESIDUAL_PART_FLOW
+_DEFAULT = (CONTRIBUTIONS, ATTRIBUTION, LENS)
+_OF_HEADS = {ROUTING, FLOW}
+_TOP_K = 5
+_ROUTES_BYTES = 64 * 2**20
+"""Routes of one prompt may take this many bytes."""
+
+
+@dataclass(slots=True)
+class ResidualWork:
+    """What is to be done."""
+
+    model: InspectedModel
+    request: pb.AnalyzeResidualStreamRequest
+    parts: list[Part]
+    prompts: list[Tokens]
+    components: Components
+    positions: list[int]
+    """Of each prompt, where the answer is predicted."""
+    answers: list[int | None]
+    """Of each prompt; None: what the model finds likeliest."""
+    others: list[int | None]
+    top_k: int
+    neurons: list[tuple[int, int]]
+    """By name."""
+    neuron_layers: list[int]
+    """Whose neurons are looked at."""
+    queries: list[list[int]]
+    """Of each prompt, those whose routes are told."""
+    corrupted: list[Tokens]
+    limits: Limits
+    translators: Translators | None
+    has_heads: bool
+    warnings: list[str] = field(default_factory=list[str])
+
+    def needs_answer(self, prompt: int) -> bool:
+        """Whether the model is asked what it finds likeliest."""
+        return self.answers[prompt] is None and bool(set(self.parts) - {CONTRIBUTIONS, ROUTING})
+
+    def asked(self, prompt: int, likeliest: int | None) -> Asked:
+        """What is asked of a prompt.
+
+        Args:
+            prompt: which.
+            likeliest: what the model finds likeliest, where that is needed.
+        """
+        answer = self.answers[prompt]
+        return Asked(self.positions[prompt], (likeliest or 0) if answer is None else answer, self.others[prompt])
+
+    @property
+    def position(self) -> int:
+        """As the request names it."""
+        return self.request.position if self.request.HasField("position") else -1
+
+
+async def checked(
+    request: pb.AnalyzeResidualStreamRequest, model: InspectedModel, settings: AnalysisSettings
+) -> ResidualWork:
+    """The work of a request.
+
+    Raises:
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+    """
+    parts = _parts(request)
+    if not request.prompts:
+        raise InvalidRequestError("there is no prompt", field="prompts")
+    if len(request.prompts) > settings.max_prompts:
+        raise InvalidRequestError(
+            f"at most {settings.max_prompts} prompts a request (the setting max_prompts)", field="prompts"
+        )
+    limits = Limits.of(request.flow)
+    vocabulary = model.info.model.vocab_size
+    if request.lens.top_k > vocabulary:
+        raise InvalidRequestError(f"the vocabulary has {vocabulary} tokens", field="lens.top_k")
+    components = await Components.of(model)
+    prompts = await model.tokenize(request.prompts)
+    positions = [_position(request, index, len(tokens)) for index, tokens in enumerate(prompts)]
+    answers = await _tokens(request.answers, len(prompts), "answers", model)
+    others = await _tokens(request.others, len(prompts), "others", model)
+    for index, (answer, other) in enumerate(zip(answers, others, strict=True)):
+        if other is not None and answer is None:
+            raise InvalidRequestError("tokens are compared with answers, and none is named", field="answers")
+        if answer is not None and answer == other:
+            at = min(index, len(request.others) - 1)
+            raise InvalidRequestError("the answer is compared with itself", field=f"others[{at}]")
+    warnings: list[str] = []
+    has_heads = await _has_heads(request, parts, model, settings, warnings)
+    if ATTRIBUTION in parts and (why := await end.why_not(model, settings.weights_budget_bytes)):
+        if request.parts:
+            raise UnavailableSiteError(f"logits cannot be attributed: {why}", field=_field_of(request, ATTRIBUTION))
+        parts.remove(ATTRIBUTION)
+        warnings.append(f"attribution is left out: {why}")
+    if request.ablation.references:
+        await model.tokenize(request.ablation.references, "ablation.references")
+    neurons, neuron_layers = await _neurons(request, parts, model)
+    return ResidualWork(
+        model=model,
+        request=request,
+        parts=parts,
+        prompts=prompts,
+        components=components,
+        positions=positions,
+        answers=answers,
+        others=others,
+        top_k=request.lens.top_k or min(_TOP_K, vocabulary),
+        neurons=neurons,
+        neuron_layers=neuron_layers,
+        queries=_queries(request, parts, model, prompts, positions, warnings),
+        corrupted=await _corrupted(request, parts, model, prompts),
+        limits=limits,
+        translators=await _translators(request, parts, model),
+        has_heads=has_heads,
+        warnings=warnings,
+    )
+
+
+def _parts(request: pb.AnalyzeResidualStreamRequest) -> list[Part]:
+    valid = [name.removeprefix("RESIDUAL_PART_").lower() for name, number in pb.ResidualPart.items() if number]
+    known = {number for number in pb.ResidualPart.values() if number}
+    for index, part in enumerate(request.parts):
+        if part not in known:
+            raise InvalidRequestError(
+                f"there is no part of number {part}; parts: {', '.join(valid)}", field=f"parts[{index}]", valid=valid
+            )
+    parts = sorted(set(request.parts or _DEFAULT))
+    for name, part in (("neurons", ATTRIBUTION), ("routing", ROUTING), ("ablation", ABLATION), ("flow", FLOW)):
+        if getattr(request, name).ListFields() and part not in parts:
+            raise InvalidRequestError(f"{name} is stated, and parts leave out {valid[part - 1]}", field=name)
+    if request.lens.HasField("tuned") and LENS not in parts:
+        raise InvalidRequestError("a tuned lens is given, and parts leave out the lens", field="lens.tuned")
+    return parts
+
+
+def _field_of(request: pb.AnalyzeResidualStreamRequest, part: Part) -> str:
+    return f"parts[{list(request.parts).index(part)}]" if part in request.parts else "parts"
+
+
+def _position(request: pb.AnalyzeResidualStreamRequest, prompt: int, length: int) -> int:
+    given = request.position if request.HasField("position") else -1
+    position = given + length if given < 0 else given
+    if not 0 <= position < length:
+        raise InvalidRequestError(f"prompts[{prompt}] has {length} tokens, and no position {given}", field="position")
+    return position
+
+
+async def _tokens(
+    choices: Sequence[experiment_pb2.TokenChoice], count: int, name: str, model: InspectedModel
+) -> list[int | None]:
+    """A token for each prompt; None where none is named."""
+    if not choices:
+        return [None] * count
+    if len(choices) not in (1, count):
+        raise InvalidRequestError(
+            f"{name} are one for all prompts or one for each of the {count}, not {len(choices)}", field=name
+        )
+    found = [await _token(choice, f"{name}[{index}]", model) for index, choice in enumerate(choices)]
+    return [*found] if len(found) == count else [*(found * count)]
+
+
+async def _token(choice: experiment_pb2.TokenChoice, path: str, model: InspectedModel) -> int:
+    vocabulary = model.info.model.vocab_size
+    match choice.WhichOneof("token"):
+        case "id":
+            if choice.id >= vocabulary:
+                raise InvalidRequestError(
+                    f"token {choice.id} is outside the vocabulary of {vocabulary}", field=f"{path}.id"
+                )
+            return choice.id
+        case "text":
+            prompt = inference_pb2.Prompt(text=choice.text, bos=inference_pb2.BOS_POLICY_OMIT)
+            tokens = await model.tokenized(prompt, f"{path}.text")
+            if len(tokens) != 1:
+                parts = ", ".join(map(repr, tokens.tokens))
+                raise InvalidRequestError(
+                    f"{choice.text!r} is not one token but {len(tokens)}: {parts}", field=f"{path}.text"
+                )
+            return tokens.ids[0]
+        case _:
+            raise InvalidRequestError("a token is an id or a text", field=path)
+
+
+async def _has_heads(
+    request: pb.AnalyzeResidualStreamRequest,
+    parts: list[Part],
+    model: InspectedModel,
+    settings: AnalysisSettings,
+    warnings: list[str],
+) -> bool:
+    """Whether heads are told apart; parts that need it are refused where they are not."""
+    why = await writers.why_no_heads(model, settings.weights_budget_bytes)
+    for part, needed in ((ROUTING, (routing.VALUE, routing.PATTERN)), (FLOW, ())):
+        if part not in parts:
+            continue
+        lacking = [name for name in needed if not set(model.layers(writers.HEAD_OUTPUT)) <= set(model.layers(name))]
+        if why or lacking:
+            raise UnavailableSiteError(
+                f"{model.model_id}: {why or f'{lacking[0]} cannot be read in every layer of heads'}",
+                field=_field_of(request, part),
+            )
+    if why and set(parts) & {CONTRIBUTIONS, ATTRIBUTION}:
+        warnings.append(f"heads are left out: {why}")
+    return not why
+
+
+async def _neurons(
+    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: InspectedModel
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Neurons by name, and the layers whose neurons are looked at."""
+    if ATTRIBUTION not in parts or not request.neurons.ListFields():
+        return [], []
+    there = model.layers(writers.NEURONS)
+    if not there:
+        reasons = {p.reason for p in model.info.points if p.site.component == writers.NEURONS and p.reason}
+        raise UnavailableSiteError(
+            f"{model.model_id} has no neurons that can be read: {'; '.join(sorted(reasons))}", field="neurons"
+        )
+    plan = (await model.weights("W_out", layers=there, content="plan")).plan
+    widths = {spec.site.layer: int(spec.shape[0]) for spec in plan.tensors.tensors}
+    count, found = model.info.model.num_layers, list[tuple[int, int]]()
+    for index, named in enumerate(request.neurons.neurons):
+        path = f"neurons.neurons[{index}]"
+        layer = named.layer + count if named.layer < 0 else named.layer
+        if layer not in widths:
+            raise InvalidRequestError(
+                f"there are no neurons in layer {named.layer}; layers: {', '.join(map(str, there))}",
+                field=f"{path}.layer",
+            )
+        neuron = named.neuron + widths[layer] if named.neuron < 0 else named.neuron
+        if not 0 <= neuron < widths[layer]:
+            raise InvalidRequestError(
+                f"layer {layer} has {widths[layer]} neurons, and no neuron {named.neuron}", field=f"{path}.neuron"
+            )
+        found.append((layer, neuron))
+    layers = there if request.neurons.strongest else sorted({layer for layer, _ in found})
+    return found, layers
+
+
+def _queries(
+    request: pb.AnalyzeResidualStreamRequest,
+    parts: Sequence[Part],
+    model: InspectedModel,
+    prompts: Sequence[Tokens],
+    positions: Sequence[int],
+    warnings: list[str],
+) -> list[list[int]]:
+    if ROUTING not in parts:
+        return [[] for _ in prompts]
+    of_pair = 4 * model.info.model.num_layers
+    if request.routing.by_head:
+        of_pair *= 1 + model.info.model.num_heads
+    found: list[list[int]] = []
+    for prompt, tokens in enumerate(prompts):
+        length = len(tokens)
+        chosen = list(_in_range(request.routing.queries, length, prompt))
+        if not chosen and of_pair * length**2 <= _ROUTES_BYTES:
+            chosen = list(range(length))
+        elif not chosen:
+            chosen = [positions[prompt]]
+            warnings.append(
+                f"prompts[{prompt}] has {length} tokens: of so many routes those to position {positions[prompt]} are "
+                "told"
+            )
+        if of_pair * length * len(chosen) > _ROUTES_BYTES:
+            raise InvalidRequestError(
+                f"routes of {len(chosen)} queries of prompts[{prompt}] take "
+                f"{of_pair * length * len(chosen) / 1e6:.0f} MB; at most {_ROUTES_BYTES / 1e6:.0f} are told",
+                field="routing.queries",
+            )
+        found.append(chosen)
+    return found
+
+
+def _in_range(queries: Iterable[int], length: int, prompt: int) -> Iterable[int]:
+    counted: dict[int, None] = {}
+    for index, query in enumerate(queries):
+        position = query + length if query < 0 else query
+        if not 0 <= position < length:
+            raise InvalidRequestError(
+                f"prompts[{prompt}] has {length} tokens, and no position {query}", field=f"routing.queries[{index}]"
+            )
+        counted[position] = None
+    return sorted(counted)
+
+
+async def _corrupted(
+    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: InspectedModel, prompts: Sequence[Tokens]
+) -> list[Tokens]:
+    if FLOW not in parts:
+        return []
+    if len(request.flow.corrupted) != len(prompts):
+        raise InvalidRequestError(
+            f"there are {len(prompts)} prompts and {len(request.flow.corrupted)} corrupted ones", field="flow.corrupted"
+        )
+    corrupted = await model.tokenize(request.flow.corrupted, "flow.corrupted")
+    for index, (clean, other) in enumerate(zip(prompts, corrupted, strict=True)):
+        path = f"flow.corrupted[{index}]"
+        if len(clean) != len(other):
+            raise InvalidRequestError(
+                f"prompts[{index}] has {len(clean)} tokens and its corrupted one {len(other)}", field=path
+            )
+        if clean.ids == other.ids:
+            raise InvalidRequestError("it is the prompt itself: there is no difference to follow", field=path)
+    return corrupted
+
+
+async def _translators(
+    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: InspectedModel
+) -> Translators | None:
+    if LENS not in parts or not request.lens.HasField("tuned"):
+        return None
+    try:
+        return await Translators.of(request.lens.tuned, model)
+    except MLXIntegrationError as error:
+        error.field = f"lens.tuned.{error.field}".rstrip(".")
+        raise

@@ -1,0 +1,189 @@
+"""What becomes of a write on its way: how much of it is left in the stream, and which components change it.
+
+One component's output is replaced by what it writes on the corrupted prompt, and the run is made anew. d is the
+difference that this makes of its write. What another component then writes along d, sum over positions of (its
+difference . d) / |d|^2, is what it does to the write: -1 erases it. Since the stream is the sum of what is written,
+what is left of the write at any point is 1 plus these of all components before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from neuroscope.frames import TensorPiece
+from neuroscope.hooks import Hook
+from neuroscope.interventions import Intervention, edit
+from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
+from neuroscope_analysis.residual.components import ATTENTION, ENTERS, MLP
+from neuroscope_analysis.residual.nodes import Writer
+from neuroscope_analysis.residual.writers import HEAD_OUTPUT, LayerHeads
+from neuroscope_analysis.upstream import InspectedModel
+
+_CLEAN, _CORRUPTED, _FIRST_EDITED = 0, 1, 2
+
+
+@dataclass(slots=True)
+class Followed:
+    """What was found of one writer.
+
+    Args:
+        writer: which.
+        norm: of the difference of its write, over all positions.
+        shares: by component, in their order, what it writes along it.
+        orders: when each of them writes.
+    """
+
+    writer: Writer
+    squared: float = 0.0
+    dots: dict[tuple[int, str], float] = field(default_factory=dict[tuple[int, str], float])
+    """By order and name."""
+
+    @property
+    def norm(self) -> float:
+        """Of the difference of its write, over all positions."""
+        return float(np.sqrt(self.squared))
+
+    def share(self, order: int, name: str) -> float:
+        """What a component writes along the difference."""
+        return self.dots.get((order, name), 0.0) / self.squared if self.squared else 0.0
+
+    def survival(self, order: int) -> float:
+        """What is left before a component of that order reads; 0 before it is written."""
+        if order <= self.writer.order or not self.squared:
+            return 0.0
+        layers = {key: dot for key, dot in self.dots.items() if ".h" not in key[1]}
+        return 1.0 + sum(dot for (at, _), dot in layers.items() if self.writer.order < at < order) / self.squared
+
+    def rewriters(self, tolerance: float) -> list[tuple[str, float]]:
+        """Components that write along it by more than the tolerance, strongest first; heads for their attention."""
+        heads = {order for order, name in self.dots if ".h" in name}
+        found = [
+            (name, self.share(order, name))
+            for order, name in self.dots
+            if order > self.writer.order and (order not in heads or ".h" in name)
+        ]
+        return sorted((each for each in found if abs(each[1]) > tolerance), key=lambda each: -abs(each[1]))
+
+
+async def follow(
+    model: InspectedModel,
+    pair: tuple[Sequence[int], Sequence[int]],
+    writers: Sequence[Writer],
+    heads: Mapping[int, LayerHeads],
+    components: Sequence[tuple[str, int]],
+    *,
+    rows: int,
+    chunk_budget_bytes: int,
+) -> list[Followed]:
+    """Follows what writers write.
+
+    Args:
+        model: what runs.
+        pair: the clean prompt and the corrupted one, equally long.
+        writers: which.
+        heads: by layer.
+        components: attention and MLPs of the layers.
+        rows: how many writers run together.
+        chunk_budget_bytes: activations of one chunk of the prompts.
+    """
+    found: list[Followed] = []
+    hooks = [
+        Hook(ENTERS, 0, dtype="float32"),
+        *(Hook(component, layer, dtype="float32") for component, layer in components),
+        *(Hook(HEAD_OUTPUT, layer, dtype="float32") for layer in heads),
+        *(Hook("attn_out", layer, dtype="float32") for layer, each in heads.items() if each.behind.norm is not None),
+    ]
+    for first in range(0, len(writers), rows):
+        some = [Followed(writer) for writer in writers[first : first + rows]]
+        sums = _Sums(some, heads, components)
+        reader = ChunkReader(sums.use)
+        await model.read(
+            [list(pair[0]), list(pair[1]), *(list(pair[0]) for _ in some)],
+            hooks,
+            partial(_begun, sums, reader),
+            chunk_budget_bytes=chunk_budget_bytes,
+            what="following what components write",
+            interventions=[_replaced(each.writer, _FIRST_EDITED + row) for row, each in enumerate(some)],
+        )
+        await reader.finish()
+        found += some
+    return found
+
+
+def _begun(sums: _Sums, reader: ChunkReader) -> Callable[[TensorPiece], Awaitable[None]]:
+    sums.clear()
+    return reader.begin().add
+
+
+def _replaced(writer: Writer, row: int) -> Intervention:
+    """The writer's output in a row becomes that of the corrupted one."""
+    if writer.order < 0:
+        return edit(ENTERS, 0, lambda act: act.row(_CORRUPTED), rows=[row])
+    if writer.head is None:
+        return edit("mlp_out", writer.layer, lambda act: act.row(_CORRUPTED), rows=[row])
+    return edit(HEAD_OUTPUT, writer.layer, lambda act: act.row(_CORRUPTED), heads=[writer.head], rows=[row])
+
+
+class _Sums:
+    """Dot products of differences, summed up over chunks."""
+
+    def __init__(
+        self, followed: Sequence[Followed], heads: Mapping[int, LayerHeads], components: Sequence[tuple[str, int]]
+    ) -> None:
+        self._followed = followed
+        self._heads = heads
+        self._components = components
+
+    def clear(self) -> None:
+        """Begins anew."""
+        for each in self._followed:
+            each.squared = 0.0
+            each.dots.clear()
+
+    async def use(self, rows: list[Chunk]) -> None:
+        """Counts a chunk in."""
+        for row, each in enumerate(self._followed):
+            self._add(each, rows[_CLEAN], rows[_FIRST_EDITED + row])
+
+    def _add(self, each: Followed, clean: Chunk, edited: Chunk) -> None:
+        writer = each.writer
+        change = self._written(writer, edited) - self._written(writer, clean)
+        each.squared += float(np.square(change, dtype=np.float64).sum())
+        for component, layer in self._components:
+            order = 2 * layer + int(component == MLP)
+            if order <= writer.order:
+                continue
+            difference = edited.of(component, layer) - clean.of(component, layer)
+            name = f"{'m' if component == MLP else 'a'}{layer}"
+            self._count(each, (order, name), float(np.einsum("pd,pd->", difference, change)))
+            if component == ATTENTION and layer in self._heads:
+                heads = self._heads[layer]
+                along = heads.along(change)  # (P, head, d_head)
+                ahead, before = self._outputs(layer, edited), self._outputs(layer, clean)
+                for head, dot in enumerate(np.einsum("phi,phi->h", ahead - before, along).tolist()):
+                    self._count(each, (order, f"{name}.h{head}"), dot)
+
+    def _written(self, writer: Writer, chunk: Chunk) -> Floats:
+        """(P, d_model)"""
+        if writer.order < 0:
+            return chunk.of(ENTERS, 0)
+        if writer.head is None:
+            return chunk.of(MLP, writer.layer)
+        heads = self._heads[writer.layer]
+        return self._outputs(writer.layer, chunk)[:, writer.head] @ heads.output[writer.head]
+
+    def _outputs(self, layer: int, chunk: Chunk) -> Floats:
+        """Of heads (P, head, d_head), divided by what a norm behind attention divides by."""
+        behind = self._heads[layer].behind
+        z = chunk.of(HEAD_OUTPUT, layer)
+        if behind.norm is None:
+            return z
+        return (z / behind.divisor(chunk.of("attn_out", layer))[:, None, None]).astype(np.float32)
+
+    @staticmethod
+    def _count(each: Followed, key: tuple[int, str], dot: float) -> None:
+        each.dots[key] = each.dots.get(key, 0.0) + dot

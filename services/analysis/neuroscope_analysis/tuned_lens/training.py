@@ -1,0 +1,206 @@
+"""The training of a tuned lens from its request to its result, as the events of its stream."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from neuroscope.codec import Event
+from neuroscope.hooks import Hook
+from neuroscope.model_info import Tokens
+from neuroscope.v1 import progress_pb2, tensor_pb2
+from neuroscope.v1 import tuned_lens_pb2 as pb
+from neuroscope_analysis.arrays import NamedArrays, PlannedArray
+from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
+from neuroscope_analysis.residual.components import STREAM
+from neuroscope_analysis.residual.end import ModelEnd
+from neuroscope_analysis.residual.lens import stream_points
+from neuroscope_analysis.tuned_lens.descent import Descent
+from neuroscope_analysis.tuned_lens.request import KL, TrainingWork
+from neuroscope_analysis.tuned_lens.sums import StreamMoments
+
+WEIGHT, BIAS = "weight", "bias"
+_PROJECTED_BYTES = 8 * 2**20
+
+
+@dataclass(slots=True)
+class _Found:
+    """Of one point.
+
+    Args:
+        ridge: the ridge's weight and bias.
+        kept: those of the lens.
+        iterations: of L-BFGS.
+        divergences: sums over held-out tokens: as it is, with what is kept, with the ridge's.
+    """
+
+    ridge: tuple[Floats, Floats]
+    kept: tuple[Floats, Floats]
+    iterations: int = 0
+    divergences: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+
+class TunedLensTraining:
+    """Runs one training.
+
+    Args:
+        work: what is to be done.
+        chunk_budget_bytes: activations of one chunk of a text.
+    """
+
+    def __init__(self, work: TrainingWork, chunk_budget_bytes: int) -> None:
+        self._work = work
+        self._chunk_budget_bytes = chunk_budget_bytes
+        self._places = stream_points(work.point_count)
+        width = work.model.info.model.d_model
+        d_model = tensor_pb2.AXIS_D_MODEL
+        self._arrays = NamedArrays(
+            [
+                PlannedArray(WEIGHT, STREAM, (d_model, d_model), (width, width)),
+                PlannedArray(BIAS, STREAM, (d_model,), (width,)),
+            ]
+        )
+        self._began_s = time.monotonic()
+        self._layers: list[pb.TunedLayer] = []
+        self._stop = threading.Event()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """The plan, then translators as they are found, then the result."""
+        work, model = self._work, self._work.model
+        yield pb.TrainTunedLensResponse(plan=self._plan())
+        end = await ModelEnd.read(model) if work.objective == KL else None
+        try:
+            for first in range(0, work.point_count, work.points_at_once):
+                points = range(first, min(first + work.points_at_once, work.point_count))
+                async for event in self._train(list(points), end):
+                    yield event
+        finally:
+            self._stop.set()
+        yield pb.TrainTunedLensResponse(
+            result=pb.TunedLensEnd(
+                layers=self._layers,
+                token_count=model.token_count,
+                call_count=model.call_count,
+                elapsed_seconds=self._elapsed_s(),
+            )
+        )
+
+    async def _train(self, points: Sequence[int], end: ModelEnd | None) -> AsyncGenerator[Event, None]:
+        """Translators of some points."""
+        work = self._work
+        width = work.model.info.model.d_model
+        moments = StreamMoments(points, work.point_count, width, work.sample)
+        for index, tokens in enumerate(work.training):
+            yield self._progress("reading texts", index, len(work.training))
+            await self._read(tokens, points, ChunkReader.of_one(moments.add))
+        found: dict[int, _Found] = {}
+        for index, point in enumerate(points):
+            yield self._progress("fitting translators", index, len(points))
+            ridge = await asyncio.to_thread(moments.ridge, point, work.ridge)
+            found[point] = _Found(ridge, ridge)
+            if end is not None:
+                descent = Descent(end, work.ridge, work.iterations, self._stop)
+                sample, final = (
+                    array[: moments.sample_count] for array in (moments.sample[point], moments.sample_final)
+                )
+                weight, bias, steps = await asyncio.to_thread(descent.minimised, sample, final, *ridge)
+                found[point] = _Found(ridge, (weight, bias), steps)
+        for index, tokens in enumerate(work.held_out):
+            yield self._progress("testing translators", index, len(work.held_out))
+            await self._read(tokens, points, ChunkReader(self._tester(found)))
+        held_out = sum(map(len, work.held_out))
+        for point, each in found.items():
+            before, after, ridge_after = (total / held_out for total in each.divergences)
+            layer = pb.TunedLayer(
+                point=point,
+                held_out_kl_before=before,
+                held_out_kl_after=after,
+                held_out_kl_ridge=ridge_after,
+                iterations=each.iterations,
+            )
+            self._layers.append(layer)
+            for frame in self._arrays.frames({WEIGHT: each.kept[0], BIAS: each.kept[1]}, point):
+                yield frame
+            yield pb.TrainTunedLensResponse(partial=layer)
+
+    async def _read(self, tokens: Tokens, points: Sequence[int], reader: ChunkReader) -> None:
+        last = self._work.point_count
+        places = [self._places[point] for point in (*points, last)]
+        await self._work.model.read(
+            tokens.ids,
+            [Hook(component, layer, dtype="float32") for component, layer in places],
+            lambda: reader.begin().add,
+            chunk_budget_bytes=self._chunk_budget_bytes,
+            what="reading texts",
+        )
+        await reader.finish()
+
+    def _tester(self, found: dict[int, _Found]) -> Callable[[list[Chunk]], Awaitable[None]]:
+        """Adds up divergences of chunks."""
+
+        async def use(rows: list[Chunk]) -> None:
+            (chunk,) = rows
+            final = chunk.of(*self._places[-1])
+            some = max(1, _PROJECTED_BYTES // final[:1].nbytes)
+            for point, each in found.items():
+                stream = chunk.of(*self._places[point])
+                is_ridge = each.kept is each.ridge
+                maps = [None, each.kept, *([] if is_ridge else [each.ridge])]
+                sums = [await self._divergence(stream, final, one, some) for one in maps]
+                sums += sums[1:] if is_ridge else []
+                each.divergences = [before + more for before, more in zip(each.divergences, sums, strict=True)]
+
+        return use
+
+    async def _divergence(self, stream: Floats, final: Floats, one: tuple[Floats, Floats] | None, some: int) -> float:
+        """Sum of KL(model || lens) over tokens."""
+        total = 0.0
+        for first in range(0, len(stream), some):
+            part = stream[first : first + some]
+            translated = part if one is None else part + part @ one[0] + one[1]
+            seen = await self._work.model.project(
+                np.ascontiguousarray(translated, np.float32),
+                "testing translators",
+                top_k=0,
+                reference=final[first : first + some],
+            )
+            assert seen.kl is not None
+            total += float(seen.kl.sum(dtype=np.float64))
+        return total
+
+    def _plan(self) -> pb.TunedLensPlan:
+        work = self._work
+        return pb.TunedLensPlan(
+            model_id=work.model.model_id,
+            arrays=self._arrays.plan,
+            point_count=work.point_count,
+            training_token_count=sum(map(len, work.training)),
+            held_out_token_count=sum(map(len, work.held_out)),
+            objective=work.objective,
+            marks=work.marks,
+            ridge=work.ridge,
+            texts_sha256=work.texts_sha256,
+            warnings=list(
+                dict.fromkeys(
+                    [
+                        *work.warnings,
+                        *(warning for tokens in (*work.training, *work.held_out) for warning in tokens.warnings),
+                    ]
+                )
+            ),
+        )
+
+    def _progress(self, stage: str, done: int, count: int) -> pb.TrainTunedLensResponse:
+        return pb.TrainTunedLensResponse(
+            progress=progress_pb2.AnalysisProgress(
+                stage=stage, done=done, count=count, elapsed_seconds=self._elapsed_s()
+            )
+        )
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._began_s
