@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ class CircuitDiscovery:
         search = pb.CircuitSearch()
         search.CopyFrom(work.search)
         if search.method == pb.CIRCUIT_METHOD_ACDC and not search.threshold:
-            search.threshold = max(_ACDC_SHARE * abs(runs.gap), sys.float_info.min)
+            search.threshold = max(_ACDC_SHARE * abs(runs.gap), float(np.finfo(np.float32).tiny))
         plan = planned(work.asked, runs, work.evaluation)
         plan.arrays.CopyFrom(self._arrays.plan)
         plan.search.CopyFrom(search)
