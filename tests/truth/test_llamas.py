@@ -3,6 +3,7 @@
 python -m pytest tests/truth/test_llamas.py
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,13 @@ from tests.truth.null import permuted
 
 
 @pytest.fixture(scope="module")
-def facts_client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+def facts_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with Client.local(model=[str(facts.build(tmp_path_factory.mktemp("truth") / "facts"))]) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def addition_client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+def addition_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with Client.local(model=[str(addition.build(tmp_path_factory.mktemp("truth") / "addition"))]) as client:
         yield client
 
