@@ -22,7 +22,7 @@ install = $(BIN)/uv pip install --quiet --python .venv $(1) || { echo "uv could 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-.PHONY: help setup demo up test test-deploy bench bench-peers gen train lock release-contract clean
+.PHONY: help setup demo up test test-deploy truth bench bench-peers gen train lock release-contract clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,9 @@ test: $(READY) ## Runs every check: contract, lint, types, architecture, tests
 
 test-deploy: $(READY) ## Builds the images, runs the cluster, asks it what the demo asks, takes it down
 	@$(BIN)/python -m scripts.test_deploy $(TEST_DEPLOY_ARGS)
+
+truth: $(READY) ## Runs analyses where the answer is known, and writes docs/truth.md (TRUTH_ARGS=...)
+	@$(BIN)/python -m tests.truth $(TRUTH_ARGS)
 
 bench: $(READY) ## Measures speed and memory (BENCH_ARGS=...)
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)

@@ -1,4 +1,4 @@
-"""Makes the pictures of the README by running the demo: docs/images/demo.png and docs/images/terminal.svg.
+"""Makes the pictures of README and docs by running the demo: demo.png, circuit.png and terminal.svg in docs/images.
 
 python scripts/make_pictures.py [--model PATH]
 """
@@ -49,6 +49,7 @@ def main() -> int:
             return 1
         IMAGES.mkdir(parents=True, exist_ok=True)
         shutil.copy("demo-output/capture.png", IMAGES / "demo.png")
+        shutil.copy("demo-output/circuit.png", IMAGES / "circuit.png")
         os.chdir(IMAGES)
     # The picture loads nothing: without its web font it takes the reader's own monospace.
     code_format = re.sub(r"@font-face\s*{{.*?}}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)

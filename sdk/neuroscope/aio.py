@@ -5,7 +5,7 @@
             print(token.text, end="")
 
 Calls about models are in `model_calls`, about kept streams in `kept_calls`, about sweeps in `experiments.calls`, about
-weights in `weights.calls`; how a call is made is in `calling`.
+weights in `weights.calls`, about datasets in `datasets.calls`; how a call is made is in `calling`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from opentelemetry import trace
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
+from neuroscope.datasets.calls import AsyncDatasetCalls
 from neuroscope.dictionaries.calls import AsyncDictionaries
 from neuroscope.experiments.calls import AsyncExperimentCalls
 from neuroscope.frames import TensorPiece
@@ -37,7 +38,7 @@ from neuroscope.v1 import telemetry_pb2
 from neuroscope.weights.calls import AsyncWeightCalls
 
 
-class AsyncClient(AsyncExperimentCalls, AsyncWeightCalls, AsyncKeptCalls):
+class AsyncClient(AsyncExperimentCalls, AsyncWeightCalls, AsyncKeptCalls, AsyncDatasetCalls):
     """Calls an inference service, on one event loop. Arguments and errors are those of `Client`."""
 
     @property

@@ -6,7 +6,7 @@
         cache["resid_post", 5]
 
 Calls about models are in `model_calls`, about kept streams in `kept_calls`, about sweeps in `experiments.calls`, about
-weights in `weights.calls`; how a call is made is in `calling`.
+weights in `weights.calls`, about datasets in `datasets.calls`; how a call is made is in `calling`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from opentelemetry import trace
 
 from neuroscope import layer_predictions, requests, telemetry
 from neuroscope.cache import ActivationCache
+from neuroscope.datasets.calls import DatasetCalls
 from neuroscope.dictionaries.calls import Dictionaries
 from neuroscope.endpoint import DEFAULT_TARGET
 from neuroscope.experiments.calls import ExperimentCalls
@@ -41,7 +42,7 @@ from neuroscope.weights.calls import WeightCalls
 __all__ = ["DEFAULT_TARGET", "Client"]
 
 
-class Client(ExperimentCalls, WeightCalls, KeptCalls):
+class Client(ExperimentCalls, WeightCalls, KeptCalls, DatasetCalls):
     """Calls an inference service. Thread-safe; one client for the life of a program is best.
 
     Args:

@@ -21,6 +21,7 @@ from neuroscope.v1 import tensor_pb2
 if TYPE_CHECKING:
     from neuroscope.activation import Activation
     from neuroscope.cache import ActivationCache
+    from neuroscope.datasets.dataset import Dataset
     from neuroscope.dictionaries.dictionary import Dictionary
     from neuroscope.dictionaries.features import FeatureActivations
     from neuroscope.directions.directions import Directions
@@ -61,6 +62,17 @@ def array_table(array: Grid, count: int = 10) -> Table:
     table.add_column("value", justify="right")
     for place, value in array.top(count):
         table.add_row(*(Text(str(entry)) for entry in place.values()), f"{value:.4f}")
+    return table
+
+
+def dataset_table(pairs: Dataset, count: int = 5) -> Table:
+    """The first pairs, and what was left out."""
+    left_out = ", ".join(f"{number} {reason}" for reason, number in pairs.dropped.items())
+    title = f"{pairs.name or 'pairs of your own'}: {len(pairs)} pairs" + (f"; left out: {left_out}" if left_out else "")
+    table = _table(title, "clean", "corrupted", "answer", "other")
+    for pair in pairs[:count]:
+        example = pair.example
+        table.add_row(*(Text(str(part)) for part in (example.clean, example.corrupted, example.answer, example.other)))
     return table
 
 

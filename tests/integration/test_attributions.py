@@ -185,3 +185,37 @@ def test_over_http(gateway: Service, client: Client) -> None:
     refused = httpx.post(url, json=body(metric={"kind": "rank", "answers": [7]}), timeout=60)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "metric.rank"
+
+
+def test_sums_of_metrics_and_projections_over_http(gateway: Service) -> None:
+    """A gradient of a sum is the sum of gradients, and so are sweeps' values; over HTTP as everywhere."""
+    direction = np.cos(np.arange(128)).tolist()
+    kinds: list[dict[str, Any]] = [
+        {"kind": "logit_difference", "answers": [7], "others": [9]},
+        {"kind": "log_probability", "answers": [11]},
+    ]
+    summed = {"terms": [{"weight": 2.0, "metric": kinds[0]}, {"weight": -0.5, "metric": kinds[1]}]}
+
+    def nodes(metric: dict[str, Any]) -> np.ndarray:
+        asked_for = body(metric=metric, sites=["mlp_out:position"])
+        answer = httpx.post(f"{gateway.target}/v1/experiments/attributions", json=asked_for, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return np.array(answer.json()["scores"][0]["values"], np.float64)
+
+    def patched(metric: dict[str, Any]) -> np.ndarray:
+        asked_for = body(metric=metric, grids=[{"component": "mlp_out"}])
+        answer = httpx.post(f"{gateway.target}/v1/experiments/sweeps", json=asked_for, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return np.array(answer.json()["grids"][0]["values"], np.float64)
+
+    for measured in (nodes, patched):
+        one, other = (measured(kind) for kind in kinds)
+        np.testing.assert_allclose(measured(summed), 2.0 * one - 0.5 * other, atol=1e-5)
+    projection = {"kind": "projection", "direction": direction}
+    tripled = {"kind": "projection", "direction": [3 * value for value in direction]}
+    np.testing.assert_allclose(nodes(tripled), 3 * nodes(projection), rtol=1e-4, atol=1e-6)
+    assert np.abs(nodes(projection)).max() > 1e-3
+    url = f"{gateway.target}/v1/experiments/attributions"
+    narrow = httpx.post(url, json=body(metric={"kind": "projection", "direction": [1.0, 2.0]}), timeout=60)
+    assert narrow.status_code == 400
+    assert narrow.json()["error"]["param"].startswith("metric")

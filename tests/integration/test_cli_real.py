@@ -71,9 +71,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory, bundled_model_dir: Path) -> t
 
 def test_the_demo_verifies_everything_that_it_claims(demo: tuple[Path, str]):
     _, printed = demo
-    assert "all 6 claims hold" in printed
+    assert "all 7 claims hold" in printed
     assert "✗" not in printed
-    for claim in ("gRPC and REST carry the same bits", "token by token equals one forward pass", "nothing is left"):
+    for claim in (
+        "gRPC and REST carry the same bits",
+        "token by token equals one forward pass",
+        "a circuit copies",
+        "nothing is left",
+    ):
         assert f"✓ {claim}" in printed
     assert "Paris" in printed
 
@@ -81,7 +86,7 @@ def test_the_demo_verifies_everything_that_it_claims(demo: tuple[Path, str]):
 def test_the_demo_leaves_nothing_running(demo: tuple[Path, str]):
     _, printed = demo
     ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", printed)]
-    assert len(ports) == 2
+    assert len(ports) == 2  # what is told; the analysis service is not
     assert not any(listens(port) for port in ports)
     assert commands_with(f"--inference 127.0.0.1:{ports[0]}") == []
 
@@ -91,6 +96,8 @@ def test_the_demo_writes_its_files(demo: tuple[Path, str]):
     assert sorted(path.name for path in folder.iterdir()) == [
         "capture.png",
         "capture.safetensors",
+        "circuit.html",
+        "circuit.png",
         "trace.html",
         "trace.json",
     ]
@@ -100,7 +107,8 @@ def test_the_demo_writes_its_files(demo: tuple[Path, str]):
     assert residual.shape[:2] == pattern.shape[:2]
     assert len(cache.stack("mlp_out")) == len(residual)
     np.testing.assert_allclose(pattern.astype(np.float32).sum(-1), 1, atol=1e-3)
-    assert (folder / "capture.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("capture.png", "circuit.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_demos_trace_is_one_tree_over_all_services(demo: tuple[Path, str]):
@@ -124,6 +132,7 @@ def test_a_demo_without_a_lens_says_so(gpt2_dir: Path, tmp_path: Path):
     run = neuroscope("demo", "--model", gpt2_dir, "-o", tmp_path / "out", "--max-tokens", 3)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "no logit lens" in run.stdout
+    assert "no circuit: the dataset copying" in run.stdout
     assert "all 5 claims hold" in run.stdout
 
 

@@ -35,6 +35,7 @@ CHECKS = (
 )
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 SEQUENCES = {"sequences": 2, "block_length": 4}
+SEARCH: dict[str, Any] = {"pair_count": 1, "steps": 1, "minimality": False, "method": "eap"}
 MOST_TOKENS = 3
 MOST_CHOICES = 3
 """Cases ask for numbers of any size; what a test computes is bounded, and what is refused is not changed."""
@@ -58,6 +59,8 @@ def bounded(body: Any) -> Any:
     """The body with fewer tokens, choices and sequences, where it asks for too many or leaves it open."""
     if isinstance(body, dict) and body.keys() & SEQUENCES.keys():
         return body | {name: most for name, most in SEQUENCES.items() if _is_beyond(body.get(name, 0), most)}
+    if isinstance(body, dict) and body.keys() & {"dataset", "pairs"}:
+        return body | {name: least for name, least in SEARCH.items() if type(body.get(name)) is type(least)}
     if not isinstance(body, dict) or not body.keys() & {"messages", "prompt", "input"}:
         return body
     named = [name for name in LIMITS if isinstance(body.get(name), int) and MOST_TOKENS < body[name] < 2**31]

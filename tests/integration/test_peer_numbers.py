@@ -124,6 +124,17 @@ def test_weights_and_vectors_give_the_same_lens(client: Client, theirs: Arrays, 
     assert_close("logits", logits[-1], theirs["logits"], tolerance=TOLERANCE)
 
 
+def test_head_detectors_find_the_same(model: str, folders: dict[str, Path], theirs: Arrays) -> None:
+    """Three patterns by both error measures; TransformerLens rounds one of them to thousandths."""
+    with AnalysisClient.local(model=[str(folders[model])]) as client:
+        found = client.analyze_attention([theirs["repeated"].tolist()], roles=())
+    for kind in ("previous_token", "duplicate_token", "induction"):
+        for name, measure in ((f"{kind}_detector", "mul"), (f"{kind}_detector_abs", "abs")):
+            scores = theirs[f"detector.{kind}.{measure}"]
+            np.testing.assert_allclose(found[name].values, scores, atol=1e-3, err_msg=name)
+        assert scores.std() > 0.01
+
+
 def test_the_residual_stream_and_attributed_logits(theirs: Arrays, model: str, folders: dict[str, Path]) -> None:
     """`accumulated_resid`, `decompose_resid`, `stack_head_results` and `logit_attrs`."""
     right, wrong = map(int, theirs["targets"])

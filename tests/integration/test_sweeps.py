@@ -324,6 +324,20 @@ def test_the_route_streams(gateway: Service) -> None:
     assert sum(len(line["patches"]) for line in lines if line["type"] == "values") == 48
 
 
+def test_the_route_takes_sets_of_edges(gateway: Service, patching: Patching[SweepResult]) -> None:
+    """In a sweep of their own: runs of edges do not go on with texts."""
+    cells = {"one": ["m0->logits"], "two": ["a0.h1->m2", "input->a1.h0<v>"]}
+    edges = [{"cells": [{"name": name, "edges": cell} for name, cell in cells.items()]}, {"value": 0.0}]
+    answer = httpx.post(f"{gateway.target}/v1/experiments/sweeps", json=body(grids=[], edges=edges), timeout=60)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["grids"]
+    result = patching.edges(cells).edges(value=0.0).run(METRIC)
+    assert [grid["name"] for grid in found] == result.names == ["edges", "edges#2"]
+    for grid in found:
+        assert grid["coords"] == {dim: list(names) for dim, names in result[grid["name"]].coords.items()}
+        np.testing.assert_allclose(grid["values"], result[grid["name"]].values, atol=1e-4)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("changes", "param"),
@@ -334,6 +348,9 @@ def test_the_route_streams(gateway: Service) -> None:
         ({"grids": [{"component": "mlp_out", "value": "median"}]}, "grids[0].value"),
         ({"pairs": []}, "pairs"),
         ({"metric": {"kind": "beauty"}}, "metric.kind"),
+        ({"edges": [{"cells": [{"edges": ["m1->m0"]}]}]}, "edges[0].cells[0].edges"),
+        ({"edges": [{"cells": [{"edges": ["m1=>m2"]}]}]}, "edges[0].edges"),
+        ({"edges": [{"value": "median"}]}, "edges[0].value"),
         ({"max_patches": 3}, "max_patches"),
     ],
 )
@@ -473,6 +490,56 @@ def test_paths_have_named_ends(patching: Patching[SweepResult]) -> None:
         patching.paths("heads", "a1.h0")
     with pytest.raises(errors.InvalidRequestError, match="writes behind"):
         patching.paths("m3", "a1<q>").run(METRIC)
+
+
+async def test_sets_of_edges(inference: Service, patching: Patching[SweepResult]) -> None:
+    cells = {"nothing": [], "a path": ["a0.h1->a2.h3<q>", ("a2.h3", "logits")]}
+    result = patching.edges(cells).edges([("m0", "logits"), "m1->m2"], value=0.0).run(METRIC)
+    assert result.names == ["edges", "edges#2"]
+    assert result["edges"].dims == ("cell",)
+    assert result["edges"].coords["cell"] == ["nothing", "a path"]
+    assert result["edges"].values[0] == result["edges"].corrupted[0]
+    async with AsyncClient(inference.target) as client:
+        graph = await client.edge_graph()
+        assert graph.senders[:2] == ("input", "a0.h0")
+        everything = np.stack([graph.mask, np.zeros_like(graph.mask)])
+        whole = await client.patch(CLEAN, CORRUPTED).edges(everything).run(METRIC)
+    np.testing.assert_allclose(whole.values, [whole.scores.clean[0], whole.scores.corrupted[0]], atol=1e-4)
+
+
+def test_each_edge_is_cancelled_and_goes_on(client: Client, patching: Patching[SweepResult]) -> None:
+    graph = client.edge_graph()
+    experiment = patching.edges().scored_by(METRIC)
+    result = SweepResult(experiment)
+    events = client.sweep_events(result)
+    for event in events:
+        if event.HasField("progress"):
+            break
+    events.close()
+    done = int(np.isfinite(result.values).sum())
+    assert 0 < done < graph.edge_count
+    client.sweep(experiment, result=result)
+    assert result.is_complete
+    assert list(result.coords["edge"]) == ["->".join(edge) for edge in graph.names(graph.mask)]
+    one = patching.paths("m0", "a3.h0<v>").run(METRIC)
+    assert result.scores.sel(edge="m0->a3.h0<v>").values == pytest.approx(one.values[0, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["a0.h1"], "names no edge"),
+        (["a0.h1->a0.h2"], "receives no edge"),
+        (["logits->m1"], "sends no edge"),
+        (["m9->nowhere"], "no name of a node"),
+        ([["m1->m0"]], "no edge leads from m1 to m0"),
+        (np.zeros((1, 3, 4), bool), "bytes, not 2"),
+        (np.zeros((3, 4)), "masks are boolean"),
+    ],
+)
+def test_what_is_no_edge_is_refused(patching: Patching[SweepResult], cells: Any, said: str) -> None:
+    with pytest.raises(errors.InvalidRequestError, match=said):
+        patching.edges(cells).run(METRIC)
 
 
 def test_edits_corrupt_the_clean_prompt(client: Client) -> None:

@@ -72,12 +72,17 @@ class Paths:
         self.heads: int = self.config["n_head" if self.is_gpt2 else "num_attention_heads"]
         self.kv_heads: int = self.heads if self.is_gpt2 else self.config["num_key_value_heads"]
 
-    def run(self, added: Mapping[Node, Array] | None = None) -> Ran:
-        """A forward pass; `added` is what receivers read besides the stream."""
-        added, ran = added or {}, Ran()
+    def run(
+        self, added: Mapping[Node, Array] | None = None, changed: Mapping[Node, Mapping[Node, Array]] | None = None
+    ) -> Ran:
+        """A forward pass; `added` is what receivers read besides the stream, `changed` what they read of senders in the
+        place of what these write here."""
+        added, changed, ran = added or {}, changed or {}, Ran()
 
         def reads(node: Node, x: Array) -> Array:
             ran.reach[node] = len(ran.written)
+            for sender, other in changed.get(node, {}).items():
+                x = x + (other - ran.written[sender])
             return x + added[node] if node in added else x
 
         def writes(node: Node, x: Array, output: Array) -> Array:

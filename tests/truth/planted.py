@@ -24,6 +24,7 @@ from tests.support.byte_bpe import BOS_ID, EOS_ID, save_tokenizer
 SHARPNESS = 12.0  # scores of what a head looks for; all else has 0
 FIRST_TOKEN = 5  # ids below are special
 VOCABULARY = 512
+_GATE = 40.0  # silu of it is itself, to the last bit of a float32
 
 Matrix = NDArray[np.float64]
 
@@ -95,6 +96,74 @@ class Mlp:
     target: str
     how: Matrix
 
+    def neurons(self, stream: Stream) -> "Neurons":
+        """Each reads one dimension."""
+        width = self.how.shape[0]
+        found = Neurons.silent(stream, width)
+        found.gate[:, stream.plus] = _GATE * stream.divisor / stream.pad
+        found.up[:, stream[self.source]] = np.eye(width) * stream.divisor
+        found.down[stream[self.target]] = self.how.T / _GATE
+        return found
+
+
+@dataclass
+class Lookup:
+    """An MLP of a llama that writes a row of a table where its key stands in both sources: a neuron for each entry."""
+
+    first: str
+    second: str
+    target: str
+    table: Mapping[tuple[int, int], int]
+    """By dimensions of both sources, that of the target."""
+
+    def neurons(self, stream: Stream) -> "Neurons":
+        """Open where both dimensions are 1, shut where one is 0."""
+        found = Neurons.silent(stream, len(self.table))
+        found.up[:, stream.plus] = stream.divisor / stream.pad
+        found.gate[:, stream.plus] = -3 * _GATE * stream.divisor / stream.pad
+        for neuron, ((first, second), entry) in enumerate(self.table.items()):
+            for source, index in ((self.first, first), (self.second, second)):
+                found.gate[neuron, stream[source].start + index] = 2 * _GATE * stream.divisor
+            found.down[stream[self.target].start + entry, neuron] = 1 / _GATE
+        return found
+
+
+@dataclass
+class Products:
+    """An MLP of a llama that writes products of two sources: (gate + x) y - gate y, two neurons for each."""
+
+    first: str
+    second: str
+    target: str
+    terms: Sequence[tuple[int, int, int, float]]
+    """Dimension of the first source, of the second one, of the target, and the factor."""
+
+    def neurons(self, stream: Stream) -> "Neurons":
+        """A gate that is far open multiplies what it reads with what its neuron reads."""
+        found = Neurons.silent(stream, 2 * len(self.terms))
+        found.gate[:, stream.plus] = _GATE * stream.divisor / stream.pad
+        for index, (first, second, target, factor) in enumerate(self.terms):
+            both = slice(2 * index, 2 * index + 2)
+            found.gate[2 * index, stream[self.first].start + first] = stream.divisor
+            found.up[both, stream[self.second].start + second] = stream.divisor
+            found.down[stream[self.target].start + target, both] = factor * np.array([1.0, -1.0])
+        return found
+
+
+@dataclass
+class Neurons:
+    """Weights of an MLP's neurons: gate and up (neuron, d_model), down (d_model, neuron)."""
+
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+    @classmethod
+    def silent(cls, stream: Stream, count: int) -> "Neurons":
+        """So many that write nothing."""
+        nothing = np.zeros((count, stream.d_model))
+        return cls(nothing, nothing, nothing.T)
+
 
 def embeddings(stream: Stream, positions: int, written: Mapping[int, Mapping[str, int]]) -> tuple[Matrix, Matrix]:
     """wte and wpe. The head is wte too: it reads what tokens have in OUT, and the last norm hides the rest from it.
@@ -163,7 +232,6 @@ def _block(stream: Stream, heads: Sequence[Head]) -> dict[str, Matrix]:
     return weights
 
 
-_GATE = 40.0  # silu of it is itself, to the last bit of a float32
 _ROPE_BASE = 1e18
 
 
@@ -172,8 +240,9 @@ def save_llama(
     stream: Stream,
     embedded: Matrix,
     layers: Sequence[Sequence[Head]],
-    mlps: Mapping[int, Sequence[Mlp]],
+    mlps: Mapping[int, Sequence[Mlp | Lookup | Products]],
     neurons: int,
+    read: Matrix | None = None,
 ) -> Path:
     """Writes a llama with a tokenizer, and gives its folder, made if missing; logits are read off OUT.
 
@@ -184,6 +253,7 @@ def save_llama(
         layers: the heads of each.
         mlps: by layer.
         neurons: of each MLP.
+        read: logits of the first tokens from OUT (width, tokens); None: each dimension is that of a token.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -205,7 +275,8 @@ def save_llama(
     save_tokenizer(folder, vocab_size=VOCABULARY, prepends_bos=False)
     unembedding = np.zeros((VOCABULARY, stream.d_model))
     out = stream["OUT"]
-    unembedding[FIRST_TOKEN : FIRST_TOKEN + out.stop - out.start, out] = np.eye(out.stop - out.start) * stream.divisor
+    read = np.eye(out.stop - out.start) if read is None else read
+    unembedding[FIRST_TOKEN : FIRST_TOKEN + read.shape[1], out] = read.T * stream.divisor
     weights: dict[str, Matrix] = {
         "model.embed_tokens.weight": embedded,
         "model.norm.weight": np.ones(stream.d_model),
@@ -237,15 +308,13 @@ def _slowest_first(d_head: int) -> list[int]:
     return [place for pair in reversed(range(half)) for place in (pair, pair + half)]
 
 
-def _mlp(stream: Stream, written: Sequence[Mlp], neurons: int) -> dict[str, Matrix]:
-    gate, up = (np.zeros((neurons, stream.d_model)) for _ in range(2))
-    down = np.zeros((stream.d_model, neurons))
+def _mlp(stream: Stream, written: Sequence[Mlp | Lookup | Products], neurons: int) -> dict[str, Matrix]:
+    whole = Neurons.silent(stream, neurons)
     used = 0
     for mlp in written:
-        width = mlp.how.shape[0]
-        places = slice(used, used + width)
+        part = mlp.neurons(stream)
+        places = slice(used, used + len(part.gate))
         used = places.stop
-        gate[places, stream.plus] = _GATE * stream.divisor / stream.pad
-        up[places, stream[mlp.source]] = np.eye(width) * stream.divisor
-        down[stream[mlp.target], places] = mlp.how.T / _GATE
-    return {"gate_proj.weight": gate, "up_proj.weight": up, "down_proj.weight": down}
+        whole.gate[places], whole.up[places], whole.down[:, places] = part.gate, part.up, part.down
+    assert used <= neurons
+    return {"gate_proj.weight": whole.gate, "up_proj.weight": whole.up, "down_proj.weight": whole.down}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from neuroscope.analysis import ROLES, AnalysisClient, AttentionResult
+from neuroscope.analysis import AnalysisClient, AttentionResult
 from neuroscope.analysis.attention_request import role_name
 from tests.support.services import inference_service, running
 from tests.truth.attention.model import BLOCK, COPYING, DECOYS, DISTANCE, PLANTED, SUPPRESSING, TOKEN_IDS, build
@@ -43,8 +43,8 @@ def macro_f1(found: AttentionResult, *, confirmed: bool) -> float:
 
 
 def test_confirmed_labels_are_the_planted_roles(found: AttentionResult) -> None:
-    print({role: found.heads(role) for role in ROLES})
-    assert set(ROLES) == {*PLANTED, "copying", "suppression"}
+    print({role: found.heads(role) for role in found.roles})
+    assert set(found.roles) == {*PLANTED, "copying", "suppression"}
     assert macro_f1(found, confirmed=True) == 1.0
     (positional,) = (label for label in found.labels if label.role == "positional" and label.is_confirmed)
     assert positional.offset == DISTANCE

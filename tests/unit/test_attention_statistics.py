@@ -40,8 +40,8 @@ def described(weights: NDArray[np.float32], *chunks: PatternChunk) -> dict[str, 
     return {name: found.array(name)[0] for name in STATISTICS}
 
 
-def head_detector(weights: NDArray[np.float32], kind: str) -> NDArray[np.float64]:
-    """TransformerLens' detection patterns and its score "mul", after its documentation, one head at a time."""
+def head_detector(weights: NDArray[np.float32], kind: str, measure: str = "mul") -> NDArray[np.float64]:
+    """TransformerLens' detection patterns and its scores, after its documentation, one head at a time."""
     count = len(IDS)
     tokens = np.array(IDS)
     same = np.tril((tokens[:, None] == tokens[None, :]).astype(float))
@@ -54,6 +54,8 @@ def head_detector(weights: NDArray[np.float32], kind: str) -> NDArray[np.float64
         wanted = np.roll(same, 1, axis=1)
         wanted[:, 0] = 0
         wanted = np.tril(wanted)
+    if measure == "abs":
+        return np.array([1 - np.abs(head - wanted).sum() / count for head in weights.astype(float)])
     return np.array([(head * wanted).sum() / head.sum() for head in weights.astype(float)])
 
 
@@ -76,6 +78,8 @@ def test_statistics_are_their_definitions(sink: float) -> None:
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
     for kind in ("previous_token", "duplicate_token", "induction"):
         np.testing.assert_allclose(found[f"{kind}_detector"], head_detector(weights, kind), rtol=1e-5, err_msg=kind)
+        missed = head_detector(weights, kind, "abs")
+        np.testing.assert_allclose(found[f"{kind}_detector_abs"], missed, rtol=1e-5, atol=1e-6, err_msg=kind)
 
 
 def test_chunks_add_up_to_the_whole() -> None:
@@ -92,6 +96,16 @@ def test_keys_of_a_rotating_cache_are_where_they_say() -> None:
     turned = np.concatenate([weights[:, :, order[:-1]], np.zeros_like(weights[:, :, :1])], axis=2)
     whole = described(weights)
     found = described(weights, PatternChunk(turned, np.arange(len(IDS)), np.array(order)))
+    for name, values in whole.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_keys_that_a_window_has_left_behind_are_missed() -> None:
+    """A detection pattern wants them, and the cache does not hold them any more."""
+    weights = np.triu(patterns(len(IDS)), -2)
+    whole = described(weights, chunk(weights, 0, 4), chunk(weights, 4))
+    last = PatternChunk(weights[:, 4:, 2:], np.arange(4, len(IDS)), np.arange(2, len(IDS)))
+    found = described(weights, chunk(weights, 0, 4), last)
     for name, values in whole.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 

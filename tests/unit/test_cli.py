@@ -43,7 +43,7 @@ def run(*arguments: str, **options: Any) -> Result:
 def test_help_names_every_command():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("up", "doctor", "models", "hooks", "generate", "capture", "demo"):
+    for command in ("up", "doctor", "models", "hooks", "generate", "capture", "circuit", "demo"):
         assert command in result.stdout
         assert run(command, "--help").exit_code == 0
 

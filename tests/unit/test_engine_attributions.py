@@ -3,6 +3,7 @@
 python -m pytest tests/unit/test_engine_attributions.py
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -233,7 +234,11 @@ def test_families(family: str, tmp_path: Path) -> None:
     long = np.random.default_rng(1).integers(5, 500, (2, 20))  # longer than the windows of 16
     pair = pb.PromptPair(clean=prompt([0, *long[0]]), corrupted=prompt([0, *long[1]]))
     sites = [node("resid_post", by_position=True)]
-    found = attribute_here(model, request_of(pairs=[pair], nodes=pb.NodeAttribution(sites=sites)))
+    everywhere = request_of(pairs=[pair], nodes=pb.NodeAttribution(sites=sites))
+    found = attribute_here(model, everywhere)
+    assert model.cuts_last_mlp
+    whole = replace(model, cuts_last_mlp=False)
+    assert_close(family, found[0], attribute_here(whole, everywhere)[0], tolerance=1e-5)
     # Behind the last block there is but the norm and the head, so a small step of a sweep's edit says the same.
     last = model.layout.num_layers - 1
     grid = pb.SweepGrid(

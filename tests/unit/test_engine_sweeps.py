@@ -16,6 +16,7 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps import submissions
+from neuroscope_inference.engine.sweeps.cells import Extent
 from neuroscope_inference.engine.sweeps.proof import fastest
 from neuroscope_inference.engine.sweeps.request import Allowed
 from tests.support.loaded import load_here
@@ -329,8 +330,8 @@ def test_short_memory_halves_a_batch(llama: LoadedModel, monkeypatch: pytest.Mon
 
 def test_groups_share_a_batch_only_where_that_saves_work(llama: LoadedModel) -> None:
     costs = submissions.Costs(llama, 1)
-    assert costs.row(0, 20) > costs.row(2, 20) > costs.row(3, 4)
-    assert costs.plain(20) > costs.row(0, 20)
+    assert costs.row(Extent(0, 0), 20) > costs.row(Extent(2, 0), 20) > costs.row(Extent(3, 16), 4)
+    assert costs.plain(20) > costs.row(Extent(0, 0), 20)
 
 
 def test_a_model_that_breaks_an_assumption_runs_one_by_one(llama_dir: Path) -> None:

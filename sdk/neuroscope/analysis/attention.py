@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from neuroscope.analysis.attention_request import role_name
 from neuroscope.analysis.labels import HeadLabel
 from neuroscope.analysis.result import AnalysisResult
-from neuroscope.errors import InvalidRequestError, StreamingError, nearest
+from neuroscope.errors import InvalidRequestError
 from neuroscope.grid import Grid
 from neuroscope.v1 import attention_pb2 as pb
 
@@ -25,7 +23,8 @@ class AttentionResult(
     """Heads of a model. It is filled as the stream comes, so it holds what there is when a call breaks off.
 
     `result["entropy"]` is an array over layer and head, of several prompts over prompt, layer and head;
-    `result["induction_score"]` one over layer and head, of random sequences. `names` lists them: statistics of the
+    `result["induction_score"]` one over layer and head, of random sequences, `result["name_mover_score"]` of named
+    pairs and `result["direct_effect"]` of what heads write to the logits there. `names` lists them: statistics of the
     prompts, then scores of roles.
 
     Args:
@@ -55,20 +54,16 @@ class AttentionResult(
         return [role_name(role.role) for role in self._planned().roles]
 
     def __getitem__(self, name: str) -> Grid:
-        if name not in self.names:
-            close = nearest(name, self.names)
-            raise InvalidRequestError(
-                f"the result has nothing of the name {name!r}; nearest: {', '.join(close)}", field="name", valid=close
-            )
-        plan, index = self._planned(), self.names.index(name)
-        rows = sorted(row for of, row in self._tensors if of == index)
-        if not rows:
-            raise StreamingError(f"{name} has not come")
-        values = np.stack([self._tensors[index, row] for row in rows])
+        rows, values = self._stacked(name)
+        plan = self._planned()
         coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
-        if len(plan.prompts) > 1 and not name.endswith("_score"):
+        if len(plan.prompts) > 1 and name not in self._of_roles():
             return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
         return Grid(name, values[0], ("layer", "head"), coords)
+
+    def _of_roles(self) -> set[str]:
+        """Names of arrays that are of no prompt."""
+        return {f"{role}_score" for role in self.roles} | {"direct_effect"}
 
     def __iter__(self) -> Iterator[Grid]:
         return (self[name] for name in self.names)
@@ -116,8 +111,4 @@ class AttentionResult(
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        try:
-            from neuroscope.viz import attention_picture
-        except ImportError:
-            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
-        return attention_picture.draw(self, path)
+        return self._drawn("attention_picture", path)

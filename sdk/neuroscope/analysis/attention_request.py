@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsIndex
 
 from neuroscope import prompts
+from neuroscope.analysis import pairs
+from neuroscope.analysis.pairs import PairLike
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.experiments.grids import to_indices
 from neuroscope.prompts import PromptLike
@@ -35,6 +37,7 @@ def attention_request(
     test: bool,
     least_effect_nats: float,
     significance: float,
+    named_pairs: Iterable[PairLike] | None,
     model_id: str,
     bos: bool | None,
 ) -> pb.AnalyzeAttentionRequest:
@@ -50,16 +53,26 @@ def attention_request(
         layers=() if layers is None else to_indices(layers, "layers"),
         roles=[_role(name, f"roles[{index}]") for index, name in enumerate(wanted or ())],
         statistics_only=wanted == [],
-        sequences=pb.RandomSequences(
-            seed=_from_0(seed, "seed"),
-            count=_from_0(sequences, "sequences"),
-            block_length=_from_0(block_length, "block_length"),
-            token_ids=prompts.token_ids(token_ids),
-        ),
+        sequences=random_sequences(seed, sequences, block_length, token_ids),
         thresholds=[
             pb.RoleThreshold(role=_role(name, "thresholds"), score=score) for name, score in (thresholds or {}).items()
         ],
         causal_test=pb.CausalTest(skip=not test, least_effect_nats=least_effect_nats, significance=significance),
+        named_pairs=pairs.named_pairs(named_pairs, bos),
+    )
+
+
+def random_sequences(seed: int, sequences: int, block_length: int, token_ids: Sequence[int]) -> pb.RandomSequences:
+    """Random sequences as requests carry them.
+
+    Raises:
+        InvalidRequestError: a number is out of its range.
+    """
+    return pb.RandomSequences(
+        seed=_from_0(seed, "seed"),
+        count=_from_0(sequences, "sequences"),
+        block_length=_from_0(block_length, "block_length"),
+        token_ids=prompts.token_ids(token_ids),
     )
 
 

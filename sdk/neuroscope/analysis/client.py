@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
-from contextlib import aclosing, closing
-from typing import Any, ClassVar, SupportsIndex, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
 
-from neuroscope import requests
 from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
-from neuroscope.analysis.progress import AnalysisListener, analysis_listener
+from neuroscope.analysis.circuit_calls import AsyncCircuitCalls, CircuitCalls
+from neuroscope.analysis.head_calls import AsyncHeadCalls, HeadCalls
+from neuroscope.analysis.pairs import PairLike
+from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.residual import ResidualResult
 from neuroscope.analysis.residual_request import AnswerTokens, residual_request
-from neuroscope.analysis.result import AnalysisResult, Response
 from neuroscope.analysis.tuned_lens import TunedLens
 from neuroscope.analysis.tuned_training import TunedLensResult, training_request
-from neuroscope.calling import AsyncCaller, Caller
 from neuroscope.prompts import PromptLike
-from neuroscope.rpc import ANALYSIS_RPCS
-from neuroscope.transport import LOCAL_ANALYSIS
-
-Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 
 
-class AnalysisClient(Caller):
+class AnalysisClient(CircuitCalls, HeadCalls):
     """Calls an analysis service. Thread-safe.
 
     Args:
@@ -35,9 +30,6 @@ class AnalysisClient(Caller):
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers, or where
     the inference service behind it does not.
     """
-
-    _service: ClassVar[str] = "analysis"
-    _local: ClassVar[str] = LOCAL_ANALYSIS
 
     def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
         super().__init__(target, **options)
@@ -56,6 +48,7 @@ class AnalysisClient(Caller):
         test: bool = True,
         least_effect_nats: float = 0.0,
         significance: float = 0.0,
+        named_pairs: Iterable[PairLike] | None = None,
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
@@ -74,6 +67,8 @@ class AnalysisClient(Caller):
             test: whether labels are tested by ablation.
             least_effect_nats: least change of a role's metric that counts; 0: 0.01.
             significance: chance of taking noise for an effect, over all tests of a role; 0: 0.01.
+            named_pairs: pairs of prompts with two names, as `neuroscope.analysis.pairs` reads them, that name movers
+                and S-inhibition heads are scored and tested on; None: these roles are left out.
             model_id: empty: the one loaded first.
             bos: as in `Client.tokenize`.
             progress: True shows a bar; a function is called with every `AnalysisProgress`.
@@ -93,6 +88,7 @@ class AnalysisClient(Caller):
             test=test,
             least_effect_nats=least_effect_nats,
             significance=significance,
+            named_pairs=named_pairs,
             model_id=model_id,
             bos=bos,
         )
@@ -209,32 +205,9 @@ class AnalysisClient(Caller):
         )
         return self.run(TunedLensResult(request), progress)
 
-    def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report, closing(self.events(result)) as events:
-            for event in events:
-                if event.HasField("progress"):
-                    report(event.progress)
-        return result.finish()
 
-    def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> Generator[Response, None, None]:
-        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
-        rpc = ANALYSIS_RPCS[result.rpc]
-        with self._span(rpc.method), closing(self._transport.stream(rpc, result.request)) as events:
-            for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
-
-    def trace(self, trace_id: str) -> bytes:
-        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
-        return self._unary(requests.trace(trace_id))
-
-
-class AsyncAnalysisClient(AsyncCaller):
+class AsyncAnalysisClient(AsyncCircuitCalls, AsyncHeadCalls):
     """Calls an analysis service, on one event loop. Arguments and errors are those of `AnalysisClient`."""
-
-    _service: ClassVar[str] = "analysis"
-    _local: ClassVar[str] = LOCAL_ANALYSIS
 
     def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
         super().__init__(target, **options)
@@ -253,6 +226,7 @@ class AsyncAnalysisClient(AsyncCaller):
         test: bool = True,
         least_effect_nats: float = 0.0,
         significance: float = 0.0,
+        named_pairs: Iterable[PairLike] | None = None,
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
@@ -270,6 +244,7 @@ class AsyncAnalysisClient(AsyncCaller):
             test=test,
             least_effect_nats=least_effect_nats,
             significance=significance,
+            named_pairs=named_pairs,
             model_id=model_id,
             bos=bos,
         )
@@ -342,23 +317,3 @@ class AsyncAnalysisClient(AsyncCaller):
             bos=bos,
         )
         return await self.run(TunedLensResult(request), progress)
-
-    async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report:
-            async with aclosing(self.events(result)) as events:
-                async for event in events:
-                    if event.HasField("progress"):
-                        report(event.progress)
-        return result.finish()
-
-    async def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> AsyncGenerator[Response, None]:
-        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
-        async with aclosing(self._transport.stream(ANALYSIS_RPCS[result.rpc], result.request)) as events:
-            async for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
-
-    async def trace(self, trace_id: str) -> bytes:
-        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
-        return await self._unary(requests.trace(trace_id))

@@ -12,7 +12,7 @@ _VERDICTS = {
     pb.CAUSAL_VERDICT_UNCONFIRMED: "unconfirmed",
     pb.CAUSAL_VERDICT_NOT_TESTED: "not tested",
 }
-_PROBES = {pb.CAUSAL_PROBE_ABLATED: "ablated", pb.CAUSAL_PROBE_RESTORED: "restored"}
+_PROBES = {pb.CAUSAL_PROBE_ABLATED: "ablated", pb.CAUSAL_PROBE_RESTORED: "restored", pb.CAUSAL_PROBE_PATCHED: "patched"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,11 @@ class Evidence:
     """One causal test of a label."""
 
     probe: str
-    """`ablated`: the head alone was taken out; `restored`: all heads of the label were, but this one."""
+    """`ablated`: the head alone was taken out; `restored`: all heads of the label were, but this one; `patched`: what
+    it writes for certain readers was replaced."""
     effect_nats: float
-    """Mean change of the role's metric over the random sequences: by ablating the head, or spared by restoring it."""
+    """Mean change of the role's metric over the random sequences: by ablating the head, or spared by restoring it;
+    or what of the logit difference is lost by patching its path."""
     standard_error_nats: float
     """Of that mean."""
     bound_nats: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from neuroscope.codec import Event, Framed
-from neuroscope.errors import InvalidRequestError, StreamingError
+from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.experiments.named_scores import listed, unlisted
 from neuroscope.experiments.stored import read_object
 from neuroscope.frames import FrameReader
@@ -117,11 +118,37 @@ class AnalysisResult(ABC, Generic[Request, Plan, Response, End]):
             raise InvalidRequestError("the analysis has not begun: it has no arrays", field="result")
         return self.plan
 
+    def _stacked(self, name: str) -> tuple[list[int], NDArray[np.float32]]:
+        """Rows of an array that have come, and their values (row, ...).
+
+        Raises:
+            InvalidRequestError: there is none of that name.
+            StreamingError: none has come.
+        """
+        if name not in self.names:
+            close = nearest(name, self.names)
+            raise InvalidRequestError(
+                f"the result has nothing of the name {name!r}; nearest: {', '.join(close)}", field="name", valid=close
+            )
+        index = self.names.index(name)
+        rows = sorted(row for of, row in self._tensors if of == index)
+        if not rows:
+            raise StreamingError(f"{name} has not come")
+        return rows, np.stack([self._tensors[index, row] for row in rows])
+
     # Looking at it.
 
     @abstractmethod
     def table(self) -> Any:
         """A table of rich."""
+
+    def _drawn(self, picture: str, path: str | Path | None) -> Any:
+        """What a module of `neuroscope.viz` draws of it."""
+        try:
+            module: Any = importlib.import_module(f"neuroscope.viz.{picture}")
+        except ImportError:
+            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
+        return module.draw(self, path)
 
     def __rich__(self) -> Any:
         return self.table()

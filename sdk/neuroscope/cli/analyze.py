@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from neuroscope.analysis import ROLES
-from neuroscope.cli import residual
+from neuroscope.analysis import ROLES, AnalysisResult, read_pairs
+from neuroscope.cli import circuits, residual
 from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import (
     AnalysisTargetOption,
@@ -21,10 +22,28 @@ from neuroscope.cli.connection import (
 from neuroscope.cli.console import err, out
 from neuroscope.errors import InvalidRequestError
 
-app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, the residual stream.")
+app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, circuits, the residual stream.")
+
+LayersOption = Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
+SequencesOption = Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")]
+PairsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        metavar="FILE.jsonl",
+        help="Pairs of prompts, a line for each: {clean, corrupted, answer, other}.",
+    ),
+]
+SaveOption = Annotated[
+    list[Path] | None,
+    typer.Option("--save", metavar="FILE", help="A picture (.png, .svg, .pdf, .html) or the result (.json)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")]
 _ENDINGS = (".png", ".svg", ".pdf", ".html", ".htm", ".json")
 
 
+app.command("circuit")(circuits.find)
 app.command("residual")(residual.residual)
 app.command("tuned-lens")(residual.tuned_lens)
 
@@ -40,36 +59,118 @@ def attention(
         list[str] | None, typer.Option("--role", "-r", help=f"A role that is scored; repeat it: {', '.join(ROLES)}.")
     ] = None,
     no_roles: Annotated[bool, typer.Option("--no-roles", help="Statistics of the prompts alone.")] = False,
-    no_test: Annotated[bool, typer.Option("--no-test", help="Labels by score, without ablating the heads.")] = False,
-    layers: Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random sequences that roles are scored on.")] = 0,
-    sequences: Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")] = 0,
-    save: Annotated[
-        list[Path] | None,
-        typer.Option("--save", metavar="FILE", help="A picture (.png, .svg, .pdf, .html) or the result (.json)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")] = False,
+    no_test: Annotated[bool, typer.Option("--no-test", help="Labels by score, without testing the heads.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Compares two prompts, head by head.")] = False,
+    pairs: PairsOption = None,
+    layers: LayersOption = "",
+    seed: SeedOption = 0,
+    sequences: SequencesOption = 0,
+    save: SaveOption = None,
+    as_json: JsonOption = False,
     model: ModelOption = "",
     target: AnalysisTargetOption = None,
     local: LocalOption = False,
     trace: TraceOption = None,
 ) -> None:
-    """Describes every attention head: statistics, roles, and whether ablating the head confirms them."""
-    for path in save or ():
-        if path.suffix.lower() not in _ENDINGS:
-            raise InvalidRequestError(f"{path} has none of the endings {', '.join(_ENDINGS)}", field="--save")
+    """Describes every attention head: statistics, roles, and whether a causal test confirms them.
+
+    With --pairs name movers and S-inhibition heads, too; with --compare how two prompts differ.
+    """
+    _check(save)
+    prompts = [read_prompt(text) for text in prompt or ()]
+    named = read_pairs(pairs) if pairs else None
     connection = Connection.of(context, None, local, trace)
+    common: dict[str, Any] = {
+        "layers": _layers(layers),
+        "model_id": "" if connection.local else model,
+        "progress": not as_json,
+    }
+    if compare and len(prompts) != 2:
+        raise InvalidRequestError(f"--compare takes two prompts, not {len(prompts)}", field="--compare")
     with connection.open_analysis("analyze attention", target, model) as client:
-        found = client.analyze_attention(
-            [read_prompt(text) for text in prompt] if prompt else None,
+        if compare:
+            found: AnalysisResult[Any, Any, Any, Any] = client.compare_attention(*prompts, **common)
+        else:
+            found = client.analyze_attention(
+                prompts or None,
+                roles=() if no_roles else role,
+                seed=seed,
+                sequences=sequences,
+                test=not no_test,
+                named_pairs=named,
+                **common,
+            )
+    _show(found, save, as_json=as_json)
+
+
+@app.command()
+def composition(
+    context: typer.Context,
+    layers: LayersOption = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the random heads that scores are compared with.")] = 0,
+    save: SaveOption = None,
+    as_json: JsonOption = False,
+    model: ModelOption = "",
+    target: AnalysisTargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Says by their weights how much each head can read of what each earlier one writes."""
+    _check(save)
+    connection = Connection.of(context, None, local, trace)
+    with connection.open_analysis("analyze composition", target, model) as client:
+        found = client.measure_composition(
+            layers=_layers(layers), seed=seed, model_id="" if connection.local else model, progress=not as_json
+        )
+    _show(found, save, as_json=as_json)
+
+
+@app.command()
+def interactions(
+    context: typer.Context,
+    pairs: PairsOption = None,
+    every_head: Annotated[
+        bool, typer.Option("--every-head", help="Tries heads, too, that have no effect of their own.")
+    ] = False,
+    layers: LayersOption = "",
+    seed: SeedOption = 0,
+    sequences: SequencesOption = 0,
+    save: SaveOption = None,
+    as_json: JsonOption = False,
+    model: ModelOption = "",
+    target: AnalysisTargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Finds which heads read what other heads write, by patching the path between them.
+
+    On the pairs of --pairs, or on random sequences, each a block that comes twice.
+    """
+    _check(save)
+    given = read_pairs(pairs) if pairs else None
+    connection = Connection.of(context, None, local, trace)
+    with connection.open_analysis("analyze interactions", target, model) as client:
+        found = client.map_interactions(
+            given,
             layers=_layers(layers),
-            roles=() if no_roles else role,
             seed=seed,
             sequences=sequences,
-            test=not no_test,
+            every_head=every_head,
             model_id="" if connection.local else model,
             progress=not as_json,
         )
+    _show(found, save, as_json=as_json)
+
+
+def _check(save: Sequence[Path] | None) -> None:
+    """Before anything runs."""
+    for path in save or ():
+        if path.suffix.lower() not in _ENDINGS:
+            raise InvalidRequestError(f"{path} has none of the endings {', '.join(_ENDINGS)}", field="--save")
+
+
+def _show(found: Any, save: Sequence[Path] | None, *, as_json: bool) -> None:
+    """Prints a result, and writes it where it is wanted."""
     if as_json:
         out.print_json(json.dumps(found.to_json()))
     else:

@@ -14,6 +14,7 @@ from neuroscope.cli import (
     analyze,
     attribute,
     capture,
+    circuits,
     demo,
     dictionaries,
     directions,
@@ -106,4 +107,5 @@ app.command("attribute", rich_help_panel="Inspection")(attribute.attribute)
 app.command("weights", rich_help_panel="Inspection")(weights.weights)
 app.command("project", rich_help_panel="Inspection")(weights.project)
 app.add_typer(analyze.app, name="analyze", rich_help_panel="Inspection")
+app.add_typer(circuits.app, name="circuit", rich_help_panel="Inspection")
 app.command("demo", rich_help_panel="Inspection")(demo.demo)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,10 +18,13 @@ from rich.rule import Rule
 from rich.text import Text
 
 from neuroscope import telemetry, tracefile
+from neuroscope.analysis import AnalysisClient
 from neuroscope.cache import ActivationCache
+from neuroscope.circuits import Circuit
 from neuroscope.cli import every_layer, rest, services, verification
 from neuroscope.cli.arguments import conversation
 from neuroscope.cli.bundled import require_bundled_model
+from neuroscope.cli.circuit_demo import PAIRS, FoundCircuit, find_circuit
 from neuroscope.cli.connection import SERVICE_NAME, complete_trace, describe
 from neuroscope.cli.console import out
 from neuroscope.cli.lens_lines import LensLines
@@ -82,6 +85,8 @@ class Seen:
     """None where the model's output is of another form."""
     answers: Answers
     traces: TracesData
+    found: FoundCircuit | None = None
+    """None: nobody was asked for a circuit."""
 
 
 class Demo:
@@ -155,7 +160,23 @@ class Demo:
         with self._working("starting the gateway"):
             url = supervisor.start(services.gateway(target, port=0))
         self._done("gateway", f"REST on {url}")
-        return self._interrogate(target, url)
+        seen = self._interrogate(target, url)
+        return replace(seen, found=self._circuit(supervisor, target)) if services.has_analysis() else seen
+
+    def _circuit(self, supervisor: Supervisor, target: str) -> FoundCircuit:
+        """What the analysis service finds."""
+        self._heading("a circuit: the edges between heads and MLPs that a behaviour needs")
+        began_s = time.perf_counter()
+        with self._working("starting the analysis service"):
+            address = supervisor.start(services.analysis(target, port=0))
+        with self._working("looking for the circuit that copies words"), AnalysisClient(address) as client:
+            found = find_circuit(client)
+        if found.circuit is None:
+            self._console.print(f"  no circuit: {found.why_not}", style="yellow", soft_wrap=True)
+        else:
+            self._done("circuit", found.told())
+            self._done("found", f"by EAP-IG on {PAIRS} pairs of prompts in {time.perf_counter() - began_s:.1f} s")
+        return found
 
     def _interrogate(self, target: str, url: str) -> Seen:
         with Client(target) as client:
@@ -229,9 +250,21 @@ class Demo:
             with self._working("drawing"):
                 draw(captured, picture)
             self._written(picture, "logit lens, norms, attention")
+        if seen.found is not None and seen.found.circuit is not None:
+            self._write_circuit(seen.found.circuit)
         json_path, html_path = tracefile.write(self._output / "trace.json", seen.traces)
         self._written(json_path, "for ui.perfetto.dev")
         self._written(html_path, "the same as a page that opens offline")
+
+    def _write_circuit(self, circuit: Circuit) -> None:
+        page = self._output / "circuit.html"
+        circuit.save(page)
+        self._written(page, "the circuit as a page to look around in")
+        if find_spec("matplotlib") is not None:
+            picture = self._output / "circuit.png"
+            with self._working("drawing"):
+                circuit.save(picture)
+            self._written(picture, "the same as a picture, with its faithfulness by size")
 
     def _conclude(self, verified: Sequence[Verified]) -> bool:
         failed = [each.claim for each in verified if not each.passed]
@@ -291,6 +324,8 @@ def _verify(seen: Seen) -> list[Verified]:
     if seen.lens is not None:
         verified.append(verification.lens_ends_in_prediction(seen.lens, answers.cache, answers.tokens, dtype))
     verified.append(verification.one_trace(seen.traces, (SERVICE_NAME, services.GATEWAY, services.INFERENCE)))
+    if seen.found is not None:
+        verified += seen.found.verified()
     return verified
 
 

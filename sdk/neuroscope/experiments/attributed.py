@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from neuroscope.codec import Event, Framed
+from neuroscope.component_names import receiver_name, sender_name
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution, features_of
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
@@ -43,10 +44,12 @@ class AttributionResult(NamedScores):
 
     Args:
         attribution: what was asked for.
+        warns: whether warnings of the plan are Python's too; a service that tells them itself has none.
     """
 
-    def __init__(self, attribution: Attribution) -> None:
+    def __init__(self, attribution: Attribution, *, warns: bool = True) -> None:
         self.attribution = attribution
+        self._warns = warns
         self.plan: pb.AttributionPlan | None = None
         """What the service said that it would do."""
         self.end: pb.AttributionEnd | None = None
@@ -105,7 +108,8 @@ class AttributionResult(NamedScores):
         self.plan = plan
         self._reader = FrameReader(plan.tensors)
         self._clean, self._corrupted = (np.full(len(plan.pairs), np.nan, np.float32) for _ in range(2))
-        warn(plan.warnings)
+        if self._warns:
+            warn(plan.warnings)
 
     # Reading it.
 
@@ -186,7 +190,10 @@ class AttributionResult(NamedScores):
         if "layer" in coords:
             coords["layer"] = next(list(entry.layers) for entry in plan.layers if entry.plan_index == index)
         if "sender" in coords:
-            coords |= {"sender": sender_names(plan), "receiver": receiver_names(plan)}
+            coords |= {
+                "sender": list(map(sender_name, plan.senders)),
+                "receiver": list(map(receiver_name, plan.receivers)),
+            }
             for column, receiver in enumerate(plan.receivers):
                 values[:, receiver.sender_count :, column] = np.nan
         clean, corrupted = self._clean, self._corrupted
@@ -256,24 +263,3 @@ class AttributionResult(NamedScores):
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise InvalidRequestError(f"this is no result of an attribution: {error!r}", field="result") from None
         return result
-
-
-def sender_names(plan: pb.AttributionPlan) -> list[str]:
-    """Names as in the EAP-IG reference: input, a0.h3, m0."""
-    return [_node_name(sender.site, sender.head if sender.HasField("head") else None) for sender in plan.senders]
-
-
-def receiver_names(plan: pb.AttributionPlan) -> list[str]:
-    """Names as in the EAP-IG reference: a0.h3<q>, m0, logits. Keys and values are those of key/value heads."""
-    return [_node_name(node.site, node.head if node.HasField("head") else None) for node in plan.receivers]
-
-
-_KINDS = {"q_proj": "<q>", "k_proj": "<k>", "value": "<v>", "head_output": ""}
-
-
-def _node_name(site: site_pb2.Site, head: int | None) -> str:
-    if head is not None:
-        return f"a{site.layer}.h{head}{_KINDS[site.component]}"
-    if site.component == "resid_pre":
-        return "input"
-    return f"m{site.layer}" if site.HasField("layer") else site.component

@@ -6,9 +6,11 @@ from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Sequ
 from contextlib import aclosing, closing
 from typing import Any
 
+from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope.experiments.attributing import Attribution, attribution
+from neuroscope.experiments.edges import edge_graph
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import ValueLike
 from neuroscope.experiments.metrics import Metric
@@ -98,6 +100,17 @@ class ExperimentCalls(ModelCalls):
             bos: as in `tokenize`.
         """
         return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
+
+    def edge_graph(self, *, model_id: str = "") -> ComponentGraph:
+        """The graph of a model: what writes the residual stream, what reads it, and which edges there are between them.
+
+        Args:
+            model_id: empty: the one loaded first.
+
+        Raises:
+            UnavailableSiteError: what the model's heads write does not add up; says why.
+        """
+        return self._unary(edge_graph(model_id))
 
     def sweep_events(self, result: SweepResult) -> Generator[pb.RunSweepResponse, None, None]:
         """Runs what a result still lacks; every event as it comes, once the result holds it."""
@@ -232,6 +245,10 @@ class AsyncExperimentCalls(AsyncModelCalls):
     ) -> Patching[Coroutine[Any, Any, SweepResult]]:
         """A sweep that puts something else in the place of activations; `run` is awaited."""
         return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
+
+    async def edge_graph(self, *, model_id: str = "") -> ComponentGraph:
+        """The graph of a model."""
+        return await self._unary(edge_graph(model_id))
 
     async def sweep_events(self, result: SweepResult) -> AsyncGenerator[pb.RunSweepResponse, None]:
         """Runs what a result still lacks; every event as it comes, once the result holds it."""

@@ -25,6 +25,7 @@ class Experiment(StoredRequest[pb.RunSweepRequest]):
         request = self.request
         swept = [grid.features.dictionary_id or grid.site.component for grid in request.grids]
         swept += ["paths"] * len(request.paths)
+        swept += ["edges"] * len(request.edges)
         swept += [f"{len(request.cells)} cells"] * bool(request.cells)
         return (
             f"Experiment({len(request.pairs)} {'pair' if len(request.pairs) == 1 else 'pairs'}, "

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, SupportsIndex, TypeVar
 from neuroscope import interventions, prompts, sites
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.edges import EdgeSets, to_edge_grid
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import EACH, Axis, Value, ValueLike, other_run, to_axis, to_indices, to_value
 from neuroscope.experiments.metrics import Metric
@@ -113,6 +114,21 @@ class Patching(Generic[Answer]):
             layer_window=window,
         )
         return self._changed(pb.RunSweepRequest(grids=[grid]))
+
+    def edges(self, cells: EdgeSets = None, *, value: ValueLike | None = None) -> Patching[Answer]:
+        """Sets of edges of the model's graph, a cell each: what circuits are evaluated by.
+
+        Over its changed edges a receiver reads what the senders write with the value, over the others what they write
+        in this cell: everything is computed anew. `{"S-inhibition": ["a7.h3->a9.h9<q>", "a7.h9->a9.h9<q>"]}` is one
+        cell of two edges, `["a0.h1->m2", "m2->logits"]` are two cells of one.
+
+        Args:
+            cells: sets of edges, with names or without; or boolean masks (cells, senders, receivers) of the graph that
+                `edge_graph` describes; None: each edge alone.
+            value: what senders write over changed edges; None: what the sweep began with.
+        """
+        grid = to_edge_grid(cells, to_value(self.default if value is None else value))
+        return self._changed(pb.RunSweepRequest(edges=[grid]))
 
     def paths(
         self,

@@ -29,7 +29,7 @@ Receivers: TypeAlias = "str | Iterable[str | Iterable[str]]"
 
 _SENDER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?")
 _RECEIVER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?(?:<(?P<part>[qkv])>)?")
-_PARTS = {"q": "q_proj", "k": "k_proj", "v": "value"}
+PARTS = {"q": "q_proj", "k": "k_proj", "v": "value"}
 _EVERY = {"heads": "head_output", "mlps": "mlp_out", "input": "resid_pre"}
 _SENDER_FORMS = ("input", "heads", "mlps", "a3.h5", "a3", "m3")
 _RECEIVER_FORMS = ("logits", "a9.h6<q>", "a9.h6<k>", "a9.h6<v>", "a9<q>", "m9")
@@ -87,7 +87,7 @@ def _receiver(name: str, positions: Positions) -> pb.PathReceiver:
         site = site_pb2.Site(component="mlp_out", layer=layer, side=site_pb2.SIDE_INPUT)
         return pb.PathReceiver(site=site, positions=indices)
     heads = () if match["head"] is None else (int(match["head"]),)
-    site = site_pb2.Site(component=_PARTS[match["part"]], layer=layer)
+    site = site_pb2.Site(component=PARTS[match["part"]], layer=layer)
     return pb.PathReceiver(site=site, heads=heads, positions=indices)
 
 

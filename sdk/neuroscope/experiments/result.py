@@ -39,10 +39,12 @@ class SweepResult(NamedScores):
 
     Args:
         experiment: what was asked for.
+        warns: whether warnings of the plan are Python's too; a service that tells them itself has none.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, *, warns: bool = True) -> None:
         self.experiment = experiment
+        self._warns = warns
         self.plan: pb.SweepPlan | None = None
         """What the service said that it would do."""
         self.end: pb.SweepEnd | None = None
@@ -115,7 +117,8 @@ class SweepResult(NamedScores):
         elif self._values.size != count:
             raise StreamingError("the service plans another sweep than the one that was interrupted")
         self.plan, self.end = plan, None
-        warn(plan.warnings)
+        if self._warns:
+            warn(plan.warnings)
 
     # Reading it.
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from neuroscope.errors import MLXIntegrationError
+from neuroscope.malloc import keep_large_blocks
 from neuroscope.serving.settings import ServingSettings
 
 Settings = TypeVar("Settings", bound=ServingSettings)
@@ -33,6 +34,7 @@ def run(name: str, settings_type: type[Settings], serve: Callable[[Settings], Co
             field = ".".join(str(part) for part in problem["loc"])
             print(f"{name}: {field}: {problem['msg']}", file=sys.stderr)
         return 2
+    keep_large_blocks()
     logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         asyncio.run(serve(settings))

@@ -23,17 +23,22 @@ _sym_db = _symbol_database.Default()
 
 
 from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
+from neuroscope.v1 import attention_comparison_pb2 as neuroscope_dot_v1_dot_attention__comparison__pb2
+from neuroscope.v1 import composition_pb2 as neuroscope_dot_v1_dot_composition__pb2
+from neuroscope.v1 import interaction_pb2 as neuroscope_dot_v1_dot_interaction__pb2
 from neuroscope.v1 import residual_pb2 as neuroscope_dot_v1_dot_residual__pb2
 from neuroscope.v1 import tuned_lens_pb2 as neuroscope_dot_v1_dot_tuned__lens__pb2
+from neuroscope.v1 import circuit_pb2 as neuroscope_dot_v1_dot_circuit__pb2
+from neuroscope.v1 import tokens_pb2 as neuroscope_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/attention.proto\x1a\x1cneuroscope/v1/residual.proto\x1a\x1eneuroscope/v1/tuned_lens.proto2\xcf\x02\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x12t\n\x15\x41nalyzeResidualStream\x12+.neuroscope.v1.AnalyzeResidualStreamRequest\x1a,.neuroscope.v1.AnalyzeResidualStreamResponse0\x01\x12_\n\x0eTrainTunedLens\x12$.neuroscope.v1.TrainTunedLensRequest\x1a%.neuroscope.v1.TrainTunedLensResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/analysis.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/attention.proto\x1a(neuroscope/v1/attention_comparison.proto\x1a\x1fneuroscope/v1/composition.proto\x1a\x1fneuroscope/v1/interaction.proto\x1a\x1cneuroscope/v1/residual.proto\x1a\x1eneuroscope/v1/tuned_lens.proto\x1a\x1bneuroscope/v1/circuit.proto\x1a\x1aneuroscope/v1/tokens.proto2\xb1\x07\n\x0f\x41nalysisService\x12\x65\n\x10\x41nalyzeAttention\x12&.neuroscope.v1.AnalyzeAttentionRequest\x1a\'.neuroscope.v1.AnalyzeAttentionResponse0\x01\x12\x65\n\x10\x43ompareAttention\x12&.neuroscope.v1.CompareAttentionRequest\x1a\'.neuroscope.v1.CompareAttentionResponse0\x01\x12k\n\x12MeasureComposition\x12(.neuroscope.v1.MeasureCompositionRequest\x1a).neuroscope.v1.MeasureCompositionResponse0\x01\x12\x62\n\x0fMapInteractions\x12%.neuroscope.v1.MapInteractionsRequest\x1a&.neuroscope.v1.MapInteractionsResponse0\x01\x12t\n\x15\x41nalyzeResidualStream\x12+.neuroscope.v1.AnalyzeResidualStreamRequest\x1a,.neuroscope.v1.AnalyzeResidualStreamResponse0\x01\x12_\n\x0eTrainTunedLens\x12$.neuroscope.v1.TrainTunedLensRequest\x1a%.neuroscope.v1.TrainTunedLensResponse0\x01\x12\x62\n\x0f\x44iscoverCircuit\x12%.neuroscope.v1.DiscoverCircuitRequest\x1a&.neuroscope.v1.DiscoverCircuitResponse0\x01\x12\x62\n\x0f\x45valuateCircuit\x12%.neuroscope.v1.EvaluateCircuitRequest\x1a&.neuroscope.v1.EvaluateCircuitResponse0\x01\x12`\n\x0fTokenizePrompts\x12%.neuroscope.v1.TokenizePromptsRequest\x1a&.neuroscope.v1.TokenizePromptsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.analysis_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANALYSISSERVICE']._serialized_start=141
-  _globals['_ANALYSISSERVICE']._serialized_end=476
+  _globals['_ANALYSISSERVICE']._serialized_start=306
+  _globals['_ANALYSISSERVICE']._serialized_end=1251
 # @@protoc_insertion_point(module_scope)

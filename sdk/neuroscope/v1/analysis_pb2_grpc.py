@@ -3,8 +3,13 @@
 import grpc
 import warnings
 
+from neuroscope.v1 import attention_comparison_pb2 as neuroscope_dot_v1_dot_attention__comparison__pb2
 from neuroscope.v1 import attention_pb2 as neuroscope_dot_v1_dot_attention__pb2
+from neuroscope.v1 import circuit_pb2 as neuroscope_dot_v1_dot_circuit__pb2
+from neuroscope.v1 import composition_pb2 as neuroscope_dot_v1_dot_composition__pb2
+from neuroscope.v1 import interaction_pb2 as neuroscope_dot_v1_dot_interaction__pb2
 from neuroscope.v1 import residual_pb2 as neuroscope_dot_v1_dot_residual__pb2
+from neuroscope.v1 import tokens_pb2 as neuroscope_dot_v1_dot_tokens__pb2
 from neuroscope.v1 import tuned_lens_pb2 as neuroscope_dot_v1_dot_tuned__lens__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,6 +49,21 @@ class AnalysisServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
                 _registered_method=True)
+        self.CompareAttention = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/CompareAttention',
+                request_serializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionResponse.FromString,
+                _registered_method=True)
+        self.MeasureComposition = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/MeasureComposition',
+                request_serializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionResponse.FromString,
+                _registered_method=True)
+        self.MapInteractions = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/MapInteractions',
+                request_serializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.FromString,
+                _registered_method=True)
         self.AnalyzeResidualStream = channel.unary_stream(
                 '/neuroscope.v1.AnalysisService/AnalyzeResidualStream',
                 request_serializer=neuroscope_dot_v1_dot_residual__pb2.AnalyzeResidualStreamRequest.SerializeToString,
@@ -53,6 +73,21 @@ class AnalysisServiceStub:
                 '/neuroscope.v1.AnalysisService/TrainTunedLens',
                 request_serializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensResponse.FromString,
+                _registered_method=True)
+        self.DiscoverCircuit = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/DiscoverCircuit',
+                request_serializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitResponse.FromString,
+                _registered_method=True)
+        self.EvaluateCircuit = channel.unary_stream(
+                '/neuroscope.v1.AnalysisService/EvaluateCircuit',
+                request_serializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.FromString,
+                _registered_method=True)
+        self.TokenizePrompts = channel.unary_unary(
+                '/neuroscope.v1.AnalysisService/TokenizePrompts',
+                request_serializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsResponse.FromString,
                 _registered_method=True)
 
 
@@ -65,6 +100,27 @@ class AnalysisServiceServicer:
     def AnalyzeAttention(self, request, context):
         """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
         literature on sequences of random tokens, and labels, each tested by ablating the head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareAttention(self, request, context):
+        """Compares the attention patterns of two prompts, head by head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureComposition(self, request, context):
+        """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MapInteractions(self, request, context):
+        """Finds which heads read what other heads write, by patching the path between them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +141,28 @@ class AnalysisServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiscoverCircuit(self, request, context):
+        """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+        and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluateCircuit(self, request, context):
+        """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TokenizePrompts(self, request, context):
+        """Cuts prompts into tokens, as the inference service does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnalysisServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +170,21 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
                     servicer.AnalyzeAttention,
                     request_deserializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.SerializeToString,
+            ),
+            'CompareAttention': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompareAttention,
+                    request_deserializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionResponse.SerializeToString,
+            ),
+            'MeasureComposition': grpc.unary_stream_rpc_method_handler(
+                    servicer.MeasureComposition,
+                    request_deserializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionResponse.SerializeToString,
+            ),
+            'MapInteractions': grpc.unary_stream_rpc_method_handler(
+                    servicer.MapInteractions,
+                    request_deserializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.SerializeToString,
             ),
             'AnalyzeResidualStream': grpc.unary_stream_rpc_method_handler(
                     servicer.AnalyzeResidualStream,
@@ -102,6 +195,21 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
                     servicer.TrainTunedLens,
                     request_deserializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensResponse.SerializeToString,
+            ),
+            'DiscoverCircuit': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiscoverCircuit,
+                    request_deserializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitResponse.SerializeToString,
+            ),
+            'EvaluateCircuit': grpc.unary_stream_rpc_method_handler(
+                    servicer.EvaluateCircuit,
+                    request_deserializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.SerializeToString,
+            ),
+            'TokenizePrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokenizePrompts,
+                    request_deserializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +242,87 @@ class AnalysisService:
             '/neuroscope.v1.AnalysisService/AnalyzeAttention',
             neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionRequest.SerializeToString,
             neuroscope_dot_v1_dot_attention__pb2.AnalyzeAttentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareAttention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/CompareAttention',
+            neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionRequest.SerializeToString,
+            neuroscope_dot_v1_dot_attention__comparison__pb2.CompareAttentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureComposition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/MeasureComposition',
+            neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionRequest.SerializeToString,
+            neuroscope_dot_v1_dot_composition__pb2.MeasureCompositionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MapInteractions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/MapInteractions',
+            neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsRequest.SerializeToString,
+            neuroscope_dot_v1_dot_interaction__pb2.MapInteractionsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -188,6 +377,87 @@ class AnalysisService:
             '/neuroscope.v1.AnalysisService/TrainTunedLens',
             neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensRequest.SerializeToString,
             neuroscope_dot_v1_dot_tuned__lens__pb2.TrainTunedLensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscoverCircuit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/DiscoverCircuit',
+            neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitRequest.SerializeToString,
+            neuroscope_dot_v1_dot_circuit__pb2.DiscoverCircuitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateCircuit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/EvaluateCircuit',
+            neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitRequest.SerializeToString,
+            neuroscope_dot_v1_dot_circuit__pb2.EvaluateCircuitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TokenizePrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neuroscope.v1.AnalysisService/TokenizePrompts',
+            neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsRequest.SerializeToString,
+            neuroscope_dot_v1_dot_tokens__pb2.TokenizePromptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,8 +7,13 @@ service sends, and never sees a weight or an activation in any other way.
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from neuroscope.v1 import attention_comparison_pb2 as _attention_comparison_pb2
 from neuroscope.v1 import attention_pb2 as _attention_pb2
+from neuroscope.v1 import circuit_pb2 as _circuit_pb2
+from neuroscope.v1 import composition_pb2 as _composition_pb2
+from neuroscope.v1 import interaction_pb2 as _interaction_pb2
 from neuroscope.v1 import residual_pb2 as _residual_pb2
+from neuroscope.v1 import tokens_pb2 as _tokens_pb2
 from neuroscope.v1 import tuned_lens_pb2 as _tuned_lens_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -44,12 +49,26 @@ class AnalysisServiceStub:
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    CompareAttention: _grpc.UnaryStreamMultiCallable[_attention_comparison_pb2.CompareAttentionRequest, _attention_comparison_pb2.CompareAttentionResponse]
+    """Compares the attention patterns of two prompts, head by head."""
+    MeasureComposition: _grpc.UnaryStreamMultiCallable[_composition_pb2.MeasureCompositionRequest, _composition_pb2.MeasureCompositionResponse]
+    """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+    MapInteractions: _grpc.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]
+    """Finds which heads read what other heads write, by patching the path between them."""
     AnalyzeResidualStream: _grpc.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]
     """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
     predict, how information moves between tokens and components.
     """
     TrainTunedLens: _grpc.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]
     """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
+    DiscoverCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]
+    """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+    and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+    """
+    EvaluateCircuit: _grpc.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]
+    """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+    TokenizePrompts: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.TokenizePromptsRequest, _tokens_pb2.TokenizePromptsResponse]
+    """Cuts prompts into tokens, as the inference service does."""
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
@@ -63,12 +82,26 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     """Describes every attention head: statistics of its patterns on given prompts, scores of the roles known from the
     literature on sequences of random tokens, and labels, each tested by ablating the head.
     """
+    CompareAttention: _aio.UnaryStreamMultiCallable[_attention_comparison_pb2.CompareAttentionRequest, _attention_comparison_pb2.CompareAttentionResponse]  # type: ignore[assignment]
+    """Compares the attention patterns of two prompts, head by head."""
+    MeasureComposition: _aio.UnaryStreamMultiCallable[_composition_pb2.MeasureCompositionRequest, _composition_pb2.MeasureCompositionResponse]  # type: ignore[assignment]
+    """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+    MapInteractions: _aio.UnaryStreamMultiCallable[_interaction_pb2.MapInteractionsRequest, _interaction_pb2.MapInteractionsResponse]  # type: ignore[assignment]
+    """Finds which heads read what other heads write, by patching the path between them."""
     AnalyzeResidualStream: _aio.UnaryStreamMultiCallable[_residual_pb2.AnalyzeResidualStreamRequest, _residual_pb2.AnalyzeResidualStreamResponse]  # type: ignore[assignment]
     """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
     predict, how information moves between tokens and components.
     """
     TrainTunedLens: _aio.UnaryStreamMultiCallable[_tuned_lens_pb2.TrainTunedLensRequest, _tuned_lens_pb2.TrainTunedLensResponse]  # type: ignore[assignment]
     """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
+    DiscoverCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.DiscoverCircuitRequest, _circuit_pb2.DiscoverCircuitResponse]  # type: ignore[assignment]
+    """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+    and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+    """
+    EvaluateCircuit: _aio.UnaryStreamMultiCallable[_circuit_pb2.EvaluateCircuitRequest, _circuit_pb2.EvaluateCircuitResponse]  # type: ignore[assignment]
+    """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+    TokenizePrompts: _aio.UnaryUnaryMultiCallable[_tokens_pb2.TokenizePromptsRequest, _tokens_pb2.TokenizePromptsResponse]  # type: ignore[assignment]
+    """Cuts prompts into tokens, as the inference service does."""
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
@@ -87,6 +120,30 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CompareAttention(
+        self,
+        request: _attention_comparison_pb2.CompareAttentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attention_comparison_pb2.CompareAttentionResponse], _abc.AsyncIterator[_attention_comparison_pb2.CompareAttentionResponse]]:
+        """Compares the attention patterns of two prompts, head by head."""
+
+    @_abc_1.abstractmethod
+    def MeasureComposition(
+        self,
+        request: _composition_pb2.MeasureCompositionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_composition_pb2.MeasureCompositionResponse], _abc.AsyncIterator[_composition_pb2.MeasureCompositionResponse]]:
+        """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values."""
+
+    @_abc_1.abstractmethod
+    def MapInteractions(
+        self,
+        request: _interaction_pb2.MapInteractionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_interaction_pb2.MapInteractionsResponse], _abc.AsyncIterator[_interaction_pb2.MapInteractionsResponse]]:
+        """Finds which heads read what other heads write, by patching the path between them."""
+
+    @_abc_1.abstractmethod
     def AnalyzeResidualStream(
         self,
         request: _residual_pb2.AnalyzeResidualStreamRequest,
@@ -103,5 +160,31 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tuned_lens_pb2.TrainTunedLensResponse], _abc.AsyncIterator[_tuned_lens_pb2.TrainTunedLensResponse]]:
         """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep."""
+
+    @_abc_1.abstractmethod
+    def DiscoverCircuit(
+        self,
+        request: _circuit_pb2.DiscoverCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_circuit_pb2.DiscoverCircuitResponse], _abc.AsyncIterator[_circuit_pb2.DiscoverCircuitResponse]]:
+        """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
+        and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+        """
+
+    @_abc_1.abstractmethod
+    def EvaluateCircuit(
+        self,
+        request: _circuit_pb2.EvaluateCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_circuit_pb2.EvaluateCircuitResponse], _abc.AsyncIterator[_circuit_pb2.EvaluateCircuitResponse]]:
+        """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes."""
+
+    @_abc_1.abstractmethod
+    def TokenizePrompts(
+        self,
+        request: _tokens_pb2.TokenizePromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.TokenizePromptsResponse, _abc.Awaitable[_tokens_pb2.TokenizePromptsResponse]]:
+        """Cuts prompts into tokens, as the inference service does."""
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,46 +22,51 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from neuroscope.v1 import answered_pair_pb2 as neuroscope_dot_v1_dot_answered__pair__pb2
 from neuroscope.v1 import inference_pb2 as neuroscope_dot_v1_dot_inference__pb2
 from neuroscope.v1 import progress_pb2 as neuroscope_dot_v1_dot_progress__pb2
 from neuroscope.v1 import tensor_pb2 as neuroscope_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dneuroscope/v1/attention.proto\x12\rneuroscope.v1\x1a\x1dneuroscope/v1/inference.proto\x1a\x1cneuroscope/v1/progress.proto\x1a\x1aneuroscope/v1/tensor.proto\"\xb9\x02\n\x17\x41nalyzeAttentionRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12&\n\x07prompts\x18\x02 \x03(\x0b\x32\x15.neuroscope.v1.Prompt\x12\x0e\n\x06layers\x18\x03 \x03(\x05\x12&\n\x05roles\x18\x04 \x03(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\x17\n\x0fstatistics_only\x18\x05 \x01(\x08\x12\x31\n\tsequences\x18\x06 \x01(\x0b\x32\x1e.neuroscope.v1.RandomSequences\x12\x30\n\nthresholds\x18\x07 \x03(\x0b\x32\x1c.neuroscope.v1.RoleThreshold\x12.\n\x0b\x63\x61usal_test\x18\x08 \x01(\x0b\x32\x19.neuroscope.v1.CausalTest\"W\n\x0fRandomSequences\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x14\n\x0c\x62lock_length\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\"E\n\rRoleThreshold\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\r\n\x05score\x18\x02 \x01(\x01\"K\n\nCausalTest\x12\x0c\n\x04skip\x18\x01 \x01(\x08\x12\x19\n\x11least_effect_nats\x18\x02 \x01(\x01\x12\x14\n\x0csignificance\x18\x03 \x01(\x01\"\xd0\x02\n\x18\x41nalyzeAttentionResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1c.neuroscope.v1.AttentionPlanH\x00\x12\x33\n\x08progress\x18\x02 \x01(\x0b\x32\x1f.neuroscope.v1.AnalysisProgressH\x00\x12\x32\n\x07partial\x18\x03 \x01(\x0b\x32\x1f.neuroscope.v1.AttentionPartialH\x00\x12\x30\n\x06result\x18\x04 \x01(\x0b\x32\x1e.neuroscope.v1.AttentionResultH\x00\x12.\n\nstep_frame\x18\x0e \x01(\x0b\x32\x18.neuroscope.v1.StepFrameH\x00\x12\x32\n\x0ctensor_frame\x18\x0f \x01(\x0b\x32\x1a.neuroscope.v1.TensorFrameH\x00\x42\x07\n\x05\x65vent\"\xed\x01\n\rAttentionPlan\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\x12\n\nhead_count\x18\x03 \x01(\r\x12)\n\x06\x61rrays\x18\x04 \x01(\x0b\x32\x19.neuroscope.v1.TensorPlan\x12(\n\x07prompts\x18\x05 \x03(\x0b\x32\x17.neuroscope.v1.TokenIds\x12&\n\x05roles\x18\x06 \x03(\x0b\x32\x17.neuroscope.v1.RolePlan\x12\x17\n\x0fsequence_length\x18\x07 \x01(\r\x12\x10\n\x08warnings\x18\x08 \x03(\t\"m\n\x08RolePlan\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x61usal_test\x18\x04 \x01(\t\"|\n\x10\x41ttentionPartial\x12\x32\n\x06prompt\x18\x01 \x01(\x0b\x32 .neuroscope.v1.AttentionOfPromptH\x00\x12)\n\x05label\x18\x02 \x01(\x0b\x32\x18.neuroscope.v1.HeadLabelH\x00\x42\t\n\x07\x66inding\"8\n\x11\x41ttentionOfPrompt\x12\x0e\n\x06prompt\x18\x01 \x01(\r\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\"\xa3\x01\n\x0e\x43\x61usalEvidence\x12)\n\x05probe\x18\x01 \x01(\x0e\x32\x1a.neuroscope.v1.CausalProbe\x12\x13\n\x0b\x65\x66\x66\x65\x63t_nats\x18\x02 \x01(\x01\x12\x1b\n\x13standard_error_nats\x18\x03 \x01(\x01\x12\x12\n\nbound_nats\x18\x04 \x01(\x01\x12\r\n\x05\x62ound\x18\x05 \x01(\t\x12\x11\n\tis_passed\x18\x06 \x01(\x08\"\x81\x02\n\tHeadLabel\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12-\n\x07verdict\x18\x06 \x01(\x0e\x32\x1c.neuroscope.v1.CausalVerdict\x12/\n\x08\x65vidence\x18\x07 \x03(\x0b\x32\x1d.neuroscope.v1.CausalEvidence\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x13\n\x06offset\x18\t \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_offset\"}\n\x0f\x41ttentionResult\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.neuroscope.v1.HeadLabel\x12\x13\n\x0btoken_count\x18\x02 \x01(\x04\x12\x12\n\ncall_count\x18\x03 \x01(\r\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01*\xfe\x01\n\x08HeadRole\x12\x19\n\x15HEAD_ROLE_UNSPECIFIED\x10\x00\x12\x1c\n\x18HEAD_ROLE_PREVIOUS_TOKEN\x10\x01\x12\x1d\n\x19HEAD_ROLE_DUPLICATE_TOKEN\x10\x02\x12\x17\n\x13HEAD_ROLE_INDUCTION\x10\x03\x12\x1e\n\x1aHEAD_ROLE_FIRST_TOKEN_SINK\x10\x04\x12\x18\n\x14HEAD_ROLE_POSITIONAL\x10\x05\x12\x15\n\x11HEAD_ROLE_UNIFORM\x10\x06\x12\x15\n\x11HEAD_ROLE_COPYING\x10\x07\x12\x19\n\x15HEAD_ROLE_SUPPRESSION\x10\x08*\x8c\x01\n\rCausalVerdict\x12\x1e\n\x1a\x43\x41USAL_VERDICT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41USAL_VERDICT_CONFIRMED\x10\x01\x12\x1e\n\x1a\x43\x41USAL_VERDICT_UNCONFIRMED\x10\x02\x12\x1d\n\x19\x43\x41USAL_VERDICT_NOT_TESTED\x10\x03*`\n\x0b\x43\x61usalProbe\x12\x1c\n\x18\x43\x41USAL_PROBE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41USAL_PROBE_ABLATED\x10\x01\x12\x19\n\x15\x43\x41USAL_PROBE_RESTORED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dneuroscope/v1/attention.proto\x12\rneuroscope.v1\x1a!neuroscope/v1/answered_pair.proto\x1a\x1dneuroscope/v1/inference.proto\x1a\x1cneuroscope/v1/progress.proto\x1a\x1aneuroscope/v1/tensor.proto\"\xe8\x02\n\x17\x41nalyzeAttentionRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12&\n\x07prompts\x18\x02 \x03(\x0b\x32\x15.neuroscope.v1.Prompt\x12\x0e\n\x06layers\x18\x03 \x03(\x05\x12&\n\x05roles\x18\x04 \x03(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\x17\n\x0fstatistics_only\x18\x05 \x01(\x08\x12\x31\n\tsequences\x18\x06 \x01(\x0b\x32\x1e.neuroscope.v1.RandomSequences\x12\x30\n\nthresholds\x18\x07 \x03(\x0b\x32\x1c.neuroscope.v1.RoleThreshold\x12.\n\x0b\x63\x61usal_test\x18\x08 \x01(\x0b\x32\x19.neuroscope.v1.CausalTest\x12-\n\x0bnamed_pairs\x18\t \x03(\x0b\x32\x18.neuroscope.v1.NamedPair\"\x9e\x01\n\tNamedPair\x12)\n\x04pair\x18\x01 \x01(\x0b\x32\x1b.neuroscope.v1.AnsweredPair\x12\x1c\n\x0f\x61nswer_position\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11repeated_position\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\x12\n\x10_answer_positionB\x14\n\x12_repeated_position\"W\n\x0fRandomSequences\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x14\n\x0c\x62lock_length\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\"E\n\rRoleThreshold\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\r\n\x05score\x18\x02 \x01(\x01\"K\n\nCausalTest\x12\x0c\n\x04skip\x18\x01 \x01(\x08\x12\x19\n\x11least_effect_nats\x18\x02 \x01(\x01\x12\x14\n\x0csignificance\x18\x03 \x01(\x01\"\xd0\x02\n\x18\x41nalyzeAttentionResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x1c.neuroscope.v1.AttentionPlanH\x00\x12\x33\n\x08progress\x18\x02 \x01(\x0b\x32\x1f.neuroscope.v1.AnalysisProgressH\x00\x12\x32\n\x07partial\x18\x03 \x01(\x0b\x32\x1f.neuroscope.v1.AttentionPartialH\x00\x12\x30\n\x06result\x18\x04 \x01(\x0b\x32\x1e.neuroscope.v1.AttentionResultH\x00\x12.\n\nstep_frame\x18\x0e \x01(\x0b\x32\x18.neuroscope.v1.StepFrameH\x00\x12\x32\n\x0ctensor_frame\x18\x0f \x01(\x0b\x32\x1a.neuroscope.v1.TensorFrameH\x00\x42\x07\n\x05\x65vent\"\xa2\x02\n\rAttentionPlan\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\x12\n\nhead_count\x18\x03 \x01(\r\x12)\n\x06\x61rrays\x18\x04 \x01(\x0b\x32\x19.neuroscope.v1.TensorPlan\x12(\n\x07prompts\x18\x05 \x03(\x0b\x32\x17.neuroscope.v1.TokenIds\x12&\n\x05roles\x18\x06 \x03(\x0b\x32\x17.neuroscope.v1.RolePlan\x12\x17\n\x0fsequence_length\x18\x07 \x01(\r\x12\x10\n\x08warnings\x18\x08 \x03(\t\x12\x33\n\x0bnamed_pairs\x18\t \x03(\x0b\x32\x1e.neuroscope.v1.NamedPairTokens\"\xbe\x01\n\x0fNamedPairTokens\x12&\n\x05\x63lean\x18\x01 \x01(\x0b\x32\x17.neuroscope.v1.TokenIds\x12*\n\tcorrupted\x18\x02 \x01(\x0b\x32\x17.neuroscope.v1.TokenIds\x12\x11\n\tanswer_id\x18\x03 \x01(\r\x12\x10\n\x08other_id\x18\x04 \x01(\r\x12\x17\n\x0f\x61nswer_position\x18\x05 \x01(\r\x12\x19\n\x11repeated_position\x18\x06 \x01(\r\"m\n\x08RolePlan\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x61usal_test\x18\x04 \x01(\t\"|\n\x10\x41ttentionPartial\x12\x32\n\x06prompt\x18\x01 \x01(\x0b\x32 .neuroscope.v1.AttentionOfPromptH\x00\x12)\n\x05label\x18\x02 \x01(\x0b\x32\x18.neuroscope.v1.HeadLabelH\x00\x42\t\n\x07\x66inding\"8\n\x11\x41ttentionOfPrompt\x12\x0e\n\x06prompt\x18\x01 \x01(\r\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\"\xa3\x01\n\x0e\x43\x61usalEvidence\x12)\n\x05probe\x18\x01 \x01(\x0e\x32\x1a.neuroscope.v1.CausalProbe\x12\x13\n\x0b\x65\x66\x66\x65\x63t_nats\x18\x02 \x01(\x01\x12\x1b\n\x13standard_error_nats\x18\x03 \x01(\x01\x12\x12\n\nbound_nats\x18\x04 \x01(\x01\x12\r\n\x05\x62ound\x18\x05 \x01(\t\x12\x11\n\tis_passed\x18\x06 \x01(\x08\"\x81\x02\n\tHeadLabel\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.neuroscope.v1.HeadRole\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12-\n\x07verdict\x18\x06 \x01(\x0e\x32\x1c.neuroscope.v1.CausalVerdict\x12/\n\x08\x65vidence\x18\x07 \x03(\x0b\x32\x1d.neuroscope.v1.CausalEvidence\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x13\n\x06offset\x18\t \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_offset\"}\n\x0f\x41ttentionResult\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.neuroscope.v1.HeadLabel\x12\x13\n\x0btoken_count\x18\x02 \x01(\x04\x12\x12\n\ncall_count\x18\x03 \x01(\r\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01*\xb4\x02\n\x08HeadRole\x12\x19\n\x15HEAD_ROLE_UNSPECIFIED\x10\x00\x12\x1c\n\x18HEAD_ROLE_PREVIOUS_TOKEN\x10\x01\x12\x1d\n\x19HEAD_ROLE_DUPLICATE_TOKEN\x10\x02\x12\x17\n\x13HEAD_ROLE_INDUCTION\x10\x03\x12\x1e\n\x1aHEAD_ROLE_FIRST_TOKEN_SINK\x10\x04\x12\x18\n\x14HEAD_ROLE_POSITIONAL\x10\x05\x12\x15\n\x11HEAD_ROLE_UNIFORM\x10\x06\x12\x15\n\x11HEAD_ROLE_COPYING\x10\x07\x12\x19\n\x15HEAD_ROLE_SUPPRESSION\x10\x08\x12\x18\n\x14HEAD_ROLE_NAME_MOVER\x10\t\x12\x1a\n\x16HEAD_ROLE_S_INHIBITION\x10\n*\x8c\x01\n\rCausalVerdict\x12\x1e\n\x1a\x43\x41USAL_VERDICT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41USAL_VERDICT_CONFIRMED\x10\x01\x12\x1e\n\x1a\x43\x41USAL_VERDICT_UNCONFIRMED\x10\x02\x12\x1d\n\x19\x43\x41USAL_VERDICT_NOT_TESTED\x10\x03*z\n\x0b\x43\x61usalProbe\x12\x1c\n\x18\x43\x41USAL_PROBE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41USAL_PROBE_ABLATED\x10\x01\x12\x19\n\x15\x43\x41USAL_PROBE_RESTORED\x10\x02\x12\x18\n\x14\x43\x41USAL_PROBE_PATCHED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.attention_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEADROLE']._serialized_start=2118
-  _globals['_HEADROLE']._serialized_end=2372
-  _globals['_CAUSALVERDICT']._serialized_start=2375
-  _globals['_CAUSALVERDICT']._serialized_end=2515
-  _globals['_CAUSALPROBE']._serialized_start=2517
-  _globals['_CAUSALPROBE']._serialized_end=2613
-  _globals['_ANALYZEATTENTIONREQUEST']._serialized_start=138
-  _globals['_ANALYZEATTENTIONREQUEST']._serialized_end=451
-  _globals['_RANDOMSEQUENCES']._serialized_start=453
-  _globals['_RANDOMSEQUENCES']._serialized_end=540
-  _globals['_ROLETHRESHOLD']._serialized_start=542
-  _globals['_ROLETHRESHOLD']._serialized_end=611
-  _globals['_CAUSALTEST']._serialized_start=613
-  _globals['_CAUSALTEST']._serialized_end=688
-  _globals['_ANALYZEATTENTIONRESPONSE']._serialized_start=691
-  _globals['_ANALYZEATTENTIONRESPONSE']._serialized_end=1027
-  _globals['_ATTENTIONPLAN']._serialized_start=1030
-  _globals['_ATTENTIONPLAN']._serialized_end=1267
-  _globals['_ROLEPLAN']._serialized_start=1269
-  _globals['_ROLEPLAN']._serialized_end=1378
-  _globals['_ATTENTIONPARTIAL']._serialized_start=1380
-  _globals['_ATTENTIONPARTIAL']._serialized_end=1504
-  _globals['_ATTENTIONOFPROMPT']._serialized_start=1506
-  _globals['_ATTENTIONOFPROMPT']._serialized_end=1562
-  _globals['_CAUSALEVIDENCE']._serialized_start=1565
-  _globals['_CAUSALEVIDENCE']._serialized_end=1728
-  _globals['_HEADLABEL']._serialized_start=1731
-  _globals['_HEADLABEL']._serialized_end=1988
-  _globals['_ATTENTIONRESULT']._serialized_start=1990
-  _globals['_ATTENTIONRESULT']._serialized_end=2115
+  _globals['_HEADROLE']._serialized_start=2607
+  _globals['_HEADROLE']._serialized_end=2915
+  _globals['_CAUSALVERDICT']._serialized_start=2918
+  _globals['_CAUSALVERDICT']._serialized_end=3058
+  _globals['_CAUSALPROBE']._serialized_start=3060
+  _globals['_CAUSALPROBE']._serialized_end=3182
+  _globals['_ANALYZEATTENTIONREQUEST']._serialized_start=173
+  _globals['_ANALYZEATTENTIONREQUEST']._serialized_end=533
+  _globals['_NAMEDPAIR']._serialized_start=536
+  _globals['_NAMEDPAIR']._serialized_end=694
+  _globals['_RANDOMSEQUENCES']._serialized_start=696
+  _globals['_RANDOMSEQUENCES']._serialized_end=783
+  _globals['_ROLETHRESHOLD']._serialized_start=785
+  _globals['_ROLETHRESHOLD']._serialized_end=854
+  _globals['_CAUSALTEST']._serialized_start=856
+  _globals['_CAUSALTEST']._serialized_end=931
+  _globals['_ANALYZEATTENTIONRESPONSE']._serialized_start=934
+  _globals['_ANALYZEATTENTIONRESPONSE']._serialized_end=1270
+  _globals['_ATTENTIONPLAN']._serialized_start=1273
+  _globals['_ATTENTIONPLAN']._serialized_end=1563
+  _globals['_NAMEDPAIRTOKENS']._serialized_start=1566
+  _globals['_NAMEDPAIRTOKENS']._serialized_end=1756
+  _globals['_ROLEPLAN']._serialized_start=1758
+  _globals['_ROLEPLAN']._serialized_end=1867
+  _globals['_ATTENTIONPARTIAL']._serialized_start=1869
+  _globals['_ATTENTIONPARTIAL']._serialized_end=1993
+  _globals['_ATTENTIONOFPROMPT']._serialized_start=1995
+  _globals['_ATTENTIONOFPROMPT']._serialized_end=2051
+  _globals['_CAUSALEVIDENCE']._serialized_start=2054
+  _globals['_CAUSALEVIDENCE']._serialized_end=2217
+  _globals['_HEADLABEL']._serialized_start=2220
+  _globals['_HEADLABEL']._serialized_end=2477
+  _globals['_ATTENTIONRESULT']._serialized_start=2479
+  _globals['_ATTENTIONRESULT']._serialized_end=2604
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from neuroscope.v1 import answered_pair_pb2 as _answered_pair_pb2
 from neuroscope.v1 import inference_pb2 as _inference_pb2
 from neuroscope.v1 import progress_pb2 as _progress_pb2
 from neuroscope.v1 import tensor_pb2 as _tensor_pb2
@@ -46,6 +47,10 @@ class _HeadRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeadRole.Val
     """Raises the logits of the tokens that it attends to, by its weights (Elhage et al. 2021)."""
     HEAD_ROLE_SUPPRESSION: _HeadRole.ValueType  # 8
     """Lowers the logits of the tokens that it attends to, by its weights (McDougall et al. 2023)."""
+    HEAD_ROLE_NAME_MOVER: _HeadRole.ValueType  # 9
+    """Attends from the end to the name that is the answer, and copies it (Wang et al. 2022)."""
+    HEAD_ROLE_S_INHIBITION: _HeadRole.ValueType  # 10
+    """Attends from the end to the name that came twice, and turns name movers from it (Wang et al. 2022)."""
 
 class HeadRole(_HeadRole, metaclass=_HeadRoleEnumTypeWrapper):
     """What a head does, by its pattern or by its weights."""
@@ -68,6 +73,10 @@ HEAD_ROLE_COPYING: HeadRole.ValueType  # 7
 """Raises the logits of the tokens that it attends to, by its weights (Elhage et al. 2021)."""
 HEAD_ROLE_SUPPRESSION: HeadRole.ValueType  # 8
 """Lowers the logits of the tokens that it attends to, by its weights (McDougall et al. 2023)."""
+HEAD_ROLE_NAME_MOVER: HeadRole.ValueType  # 9
+"""Attends from the end to the name that is the answer, and copies it (Wang et al. 2022)."""
+HEAD_ROLE_S_INHIBITION: HeadRole.ValueType  # 10
+"""Attends from the end to the name that came twice, and turns name movers from it (Wang et al. 2022)."""
 Global___HeadRole: _TypeAlias = HeadRole  # noqa: Y015
 
 class _CausalVerdict:
@@ -112,6 +121,8 @@ class _CausalProbeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CausalPro
     """All heads with the label are ablated but it: can it do without the others? A head that others stand in for fails the
     first test and passes this one.
     """
+    CAUSAL_PROBE_PATCHED: _CausalProbe.ValueType  # 3
+    """What it writes for certain readers alone is replaced by what it writes in the corrupted run: do they use it?"""
 
 class CausalProbe(_CausalProbe, metaclass=_CausalProbeEnumTypeWrapper):
     """What is done to a head."""
@@ -124,6 +135,8 @@ CAUSAL_PROBE_RESTORED: CausalProbe.ValueType  # 2
 """All heads with the label are ablated but it: can it do without the others? A head that others stand in for fails the
 first test and passes this one.
 """
+CAUSAL_PROBE_PATCHED: CausalProbe.ValueType  # 3
+"""What it writes for certain readers alone is replaced by what it writes in the corrupted run: do they use it?"""
 Global___CausalProbe: _TypeAlias = CausalProbe  # noqa: Y015
 
 @_typing.final
@@ -140,6 +153,7 @@ class AnalyzeAttentionRequest(_message.Message):
     SEQUENCES_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     CAUSAL_TEST_FIELD_NUMBER: _builtins.int
+    NAMED_PAIRS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model. Empty: the only one, or the one loaded first."""
     statistics_only: _builtins.bool
@@ -154,7 +168,7 @@ class AnalyzeAttentionRequest(_message.Message):
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___HeadRole.ValueType]:
-        """Roles that are scored. Empty: all."""
+        """Roles that are scored. Empty: all; name movers and S-inhibition heads where there are named pairs."""
 
     @_builtins.property
     def sequences(self) -> Global___RandomSequences:
@@ -168,6 +182,12 @@ class AnalyzeAttentionRequest(_message.Message):
     def causal_test(self) -> Global___CausalTest:
         """How labels are tested."""
 
+    @_builtins.property
+    def named_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedPair]:
+        """Pairs whose prompts have a name that is the answer and one that comes twice, as those of indirect object
+        identification: name movers and S-inhibition heads are scored and tested on them. At least two.
+        """
+
     def __init__(
         self,
         *,
@@ -179,14 +199,56 @@ class AnalyzeAttentionRequest(_message.Message):
         sequences: Global___RandomSequences | None = ...,
         thresholds: _abc.Iterable[Global___RoleThreshold] | None = ...,
         causal_test: Global___CausalTest | None = ...,
+        named_pairs: _abc.Iterable[Global___NamedPair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["causal_test", b"causal_test", "sequences", b"sequences"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["causal_test", b"causal_test", "layers", b"layers", "model_id", b"model_id", "prompts", b"prompts", "roles", b"roles", "sequences", b"sequences", "statistics_only", b"statistics_only", "thresholds", b"thresholds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causal_test", b"causal_test", "layers", b"layers", "model_id", b"model_id", "named_pairs", b"named_pairs", "prompts", b"prompts", "roles", b"roles", "sequences", b"sequences", "statistics_only", b"statistics_only", "thresholds", b"thresholds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AnalyzeAttentionRequest: _TypeAlias = AnalyzeAttentionRequest  # noqa: Y015
+
+@_typing.final
+class NamedPair(_message.Message):
+    """A pair of prompts with two names. The answer stands once in the clean prompt, the other name twice or more often; where
+    that is not so by their tokens, positions say which are meant.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIR_FIELD_NUMBER: _builtins.int
+    ANSWER_POSITION_FIELD_NUMBER: _builtins.int
+    REPEATED_POSITION_FIELD_NUMBER: _builtins.int
+    answer_position: _builtins.int
+    """Where the answer stands in the clean prompt (IO). Absent: its only occurrence."""
+    repeated_position: _builtins.int
+    """Where the other name stands again (S2). Absent: its last occurrence of several."""
+    @_builtins.property
+    def pair(self) -> _answered_pair_pb2.AnsweredPair:
+        """The prompts; the answer is what the clean one goes on with, the other name is what it does not."""
+
+    def __init__(
+        self,
+        *,
+        pair: _answered_pair_pb2.AnsweredPair | None = ...,
+        answer_position: _builtins.int | None = ...,
+        repeated_position: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_position", b"_answer_position", "_repeated_position", b"_repeated_position", "answer_position", b"answer_position", "pair", b"pair", "repeated_position", b"repeated_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_position", b"_answer_position", "_repeated_position", b"_repeated_position", "answer_position", b"answer_position", "pair", b"pair", "repeated_position", b"repeated_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__answer_position: _TypeAlias = _typing.Literal["answer_position"]  # noqa: Y015
+    _WhichOneofArgType__answer_position: _TypeAlias = _typing.Literal["_answer_position", b"_answer_position"]  # noqa: Y015
+    _WhichOneofReturnType__repeated_position: _TypeAlias = _typing.Literal["repeated_position"]  # noqa: Y015
+    _WhichOneofArgType__repeated_position: _TypeAlias = _typing.Literal["_repeated_position", b"_repeated_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__answer_position) -> _WhichOneofReturnType__answer_position | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeated_position) -> _WhichOneofReturnType__repeated_position | None: ...
+
+Global___NamedPair: _TypeAlias = NamedPair  # noqa: Y015
 
 @_typing.final
 class RandomSequences(_message.Message):
@@ -253,7 +315,7 @@ Global___RoleThreshold: _TypeAlias = RoleThreshold  # noqa: Y015
 @_typing.final
 class CausalTest(_message.Message):
     """How a label is tested: the head is ablated on the random sequences, alone and together with the others of its label,
-    and the change of the role's metric must be more than noise.
+    and the change of the role's metric must be more than noise. On named pairs its path is patched instead.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -264,7 +326,7 @@ class CausalTest(_message.Message):
     skip: _builtins.bool
     """Labels are not tested."""
     least_effect_nats: _builtins.float
-    """Least change of the metric, in nats; 0: 0.01."""
+    """Least change of the metric, in nats, or of the logit difference; 0: 0.01."""
     significance: _builtins.float
     """Chance that a head without any effect passes the test for noise, over all heads of a role together; 0: 0.01."""
     def __init__(
@@ -352,6 +414,7 @@ class AttentionPlan(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    NAMED_PAIRS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model."""
     head_count: _builtins.int
@@ -380,6 +443,10 @@ class AttentionPlan(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What looks wrong with the request."""
 
+    @_builtins.property
+    def named_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedPairTokens]:
+        """The named pairs as the model reads them."""
+
     def __init__(
         self,
         *,
@@ -391,14 +458,61 @@ class AttentionPlan(_message.Message):
         roles: _abc.Iterable[Global___RolePlan] | None = ...,
         sequence_length: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        named_pairs: _abc.Iterable[Global___NamedPairTokens] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "head_count", b"head_count", "layers", b"layers", "model_id", b"model_id", "prompts", b"prompts", "roles", b"roles", "sequence_length", b"sequence_length", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "head_count", b"head_count", "layers", b"layers", "model_id", b"model_id", "named_pairs", b"named_pairs", "prompts", b"prompts", "roles", b"roles", "sequence_length", b"sequence_length", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttentionPlan: _TypeAlias = AttentionPlan  # noqa: Y015
+
+@_typing.final
+class NamedPairTokens(_message.Message):
+    """A named pair as the model reads it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLEAN_FIELD_NUMBER: _builtins.int
+    CORRUPTED_FIELD_NUMBER: _builtins.int
+    ANSWER_ID_FIELD_NUMBER: _builtins.int
+    OTHER_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_POSITION_FIELD_NUMBER: _builtins.int
+    REPEATED_POSITION_FIELD_NUMBER: _builtins.int
+    answer_id: _builtins.int
+    """The answer."""
+    other_id: _builtins.int
+    """The other name."""
+    answer_position: _builtins.int
+    """Where the answer stands in the clean prompt."""
+    repeated_position: _builtins.int
+    """Where the other name stands again."""
+    @_builtins.property
+    def clean(self) -> _inference_pb2.TokenIds:
+        """The clean prompt."""
+
+    @_builtins.property
+    def corrupted(self) -> _inference_pb2.TokenIds:
+        """The other one."""
+
+    def __init__(
+        self,
+        *,
+        clean: _inference_pb2.TokenIds | None = ...,
+        corrupted: _inference_pb2.TokenIds | None = ...,
+        answer_id: _builtins.int = ...,
+        other_id: _builtins.int = ...,
+        answer_position: _builtins.int = ...,
+        repeated_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "corrupted", b"corrupted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_id", b"answer_id", "answer_position", b"answer_position", "clean", b"clean", "corrupted", b"corrupted", "other_id", b"other_id", "repeated_position", b"repeated_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedPairTokens: _TypeAlias = NamedPairTokens  # noqa: Y015
 
 @_typing.final
 class RolePlan(_message.Message):
@@ -507,7 +621,9 @@ class CausalEvidence(_message.Message):
     probe: Global___CausalProbe.ValueType
     """What was done."""
     effect_nats: _builtins.float
-    """Mean change of the role's metric over the sequences, in nats: by ablating the head, or spared by restoring it."""
+    """Mean change of the role's metric over the sequences, in nats: by ablating the head, or spared by restoring it; or the
+    part of the logit difference that is lost by patching its path, the mean over the pairs.
+    """
     standard_error_nats: _builtins.float
     """Standard error of that mean."""
     bound_nats: _builtins.float

@@ -36,7 +36,7 @@ class _EditedTokensEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EditedTo
     EDITED_TOKENS_GENERATED: _EditedTokens.ValueType  # 2
     """Those of the prompt, and in cells of all positions each generated token, too, as ablation studies mean it. What
     another run has, a reference's activation and a mean at each position are there for the prompt alone, and so are
-    tensors with an entry for each position, and paths.
+    tensors with an entry for each position, and paths. Sets of edges are not swept where runs go on.
     """
 
 class EditedTokens(_EditedTokens, metaclass=_EditedTokensEnumTypeWrapper):
@@ -49,7 +49,7 @@ EDITED_TOKENS_PROMPT: EditedTokens.ValueType  # 1
 EDITED_TOKENS_GENERATED: EditedTokens.ValueType  # 2
 """Those of the prompt, and in cells of all positions each generated token, too, as ablation studies mean it. What
 another run has, a reference's activation and a mean at each position are there for the prompt alone, and so are
-tensors with an entry for each position, and paths.
+tensors with an entry for each position, and paths. Sets of edges are not swept where runs go on.
 """
 Global___EditedTokens: _TypeAlias = EditedTokens  # noqa: Y015
 
@@ -117,6 +117,7 @@ class RunSweepRequest(_message.Message):
     EDITED_RUN_FIELD_NUMBER: _builtins.int
     GRIDS_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
     CELLS_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
@@ -146,8 +147,12 @@ class RunSweepRequest(_message.Message):
         """Paths that are swept; their cells follow those of the grids."""
 
     @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeGrid]:
+        """Sets of edges that are swept; their cells follow those of the paths."""
+
+    @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___SweepCell]:
-        """Further cells, one by one, after those of the grids and paths."""
+        """Further cells, one by one, after those of the grids, paths and edges."""
 
     @_builtins.property
     def metric(self) -> Global___Metric:
@@ -174,6 +179,7 @@ class RunSweepRequest(_message.Message):
         edited_run: Global___SweptRun.ValueType = ...,
         grids: _abc.Iterable[Global___SweepGrid] | None = ...,
         paths: _abc.Iterable[Global___PathGrid] | None = ...,
+        edges: _abc.Iterable[Global___EdgeGrid] | None = ...,
         cells: _abc.Iterable[Global___SweepCell] | None = ...,
         metric: Global___Metric | None = ...,
         limits: Global___SweepLimits | None = ...,
@@ -183,7 +189,7 @@ class RunSweepRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limits", b"limits", "metric", b"metric"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edited_run", b"edited_run", "generation", b"generation", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "paths", b"paths", "references", b"references"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "done_patches", b"done_patches", "edges", b"edges", "edited_run", b"edited_run", "generation", b"generation", "grids", b"grids", "limits", b"limits", "method", b"method", "metric", b"metric", "model_id", b"model_id", "pairs", b"pairs", "paths", b"paths", "references", b"references"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -585,6 +591,116 @@ class PathReceiver(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PathReceiver: _TypeAlias = PathReceiver  # noqa: Y015
+
+@_typing.final
+class EdgeGrid(_message.Message):
+    """Cells as sets of edges of the graph of GetEdgeGraph: what circuits are evaluated by (ACDC: Conmy et al. 2023,
+    arXiv:2304.14997; EAP-IG: Hanna et al. 2024, arXiv:2403.17806). In a cell every receiver reads the residual stream as this
+    cell computes it, but over its changed edges what the sender writes with the value in the place of what it writes here.
+    All components are computed anew, each from what it reads: senders that nothing reaches have what the edited run has.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENDERS_FIELD_NUMBER: _builtins.int
+    RECEIVERS_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    EACH_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def senders(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeSender]:
+        """Along which the edges of cells are counted. None: all senders of the graph, in its order."""
+
+    @_builtins.property
+    def receivers(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeReceiver]:
+        """Along which they are counted, too. None: all receivers of the graph, in its order; `sender_count` is not looked at."""
+
+    @_builtins.property
+    def value(self) -> Global___SweepValue:
+        """What senders write over changed edges: the value in the place of the output that they have in the edited run."""
+
+    @_builtins.property
+    def each(self) -> Global___EachIndex:
+        """Every edge alone, sender by sender."""
+
+    @_builtins.property
+    def cells(self) -> Global___EdgeCells:
+        """These."""
+
+    def __init__(
+        self,
+        *,
+        senders: _abc.Iterable[Global___EdgeSender] | None = ...,
+        receivers: _abc.Iterable[Global___EdgeReceiver] | None = ...,
+        value: Global___SweepValue | None = ...,
+        each: Global___EachIndex | None = ...,
+        cells: Global___EdgeCells | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "changed", b"changed", "each", b"each", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "changed", b"changed", "each", b"each", "receivers", b"receivers", "senders", b"senders", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_changed: _TypeAlias = _typing.Literal["each", "cells"]  # noqa: Y015
+    _WhichOneofArgType_changed: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_changed) -> _WhichOneofReturnType_changed | None: ...
+
+Global___EdgeGrid: _TypeAlias = EdgeGrid  # noqa: Y015
+
+@_typing.final
+class EdgeCells(_message.Message):
+    """Sets of edges, a cell each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeCell]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        cells: _abc.Iterable[Global___EdgeCell] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeCells: _TypeAlias = EdgeCells  # noqa: Y015
+
+@_typing.final
+class EdgeCell(_message.Message):
+    """A set of edges, in one of two forms. Edge s * receivers + r leads from sender s to receiver r, which it must reach."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    BITMAP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name in results. Empty: made of the cell's number."""
+    bitmap: _builtins.bytes
+    """The same as bits: edge e is bit e % 8 of byte e / 8, the lowest first. Bits behind the last edge are 0."""
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The changed edges."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        edges: _abc.Iterable[_builtins.int] | None = ...,
+        bitmap: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bitmap", b"bitmap", "edges", b"edges", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeCell: _TypeAlias = EdgeCell  # noqa: Y015
 
 @_typing.final
 class SweepAxis(_message.Message):
@@ -1277,7 +1393,9 @@ class SweepPlan(_message.Message):
     """Memory of the rows that run together, by the estimate, at most."""
     @_builtins.property
     def grids(self) -> _containers.RepeatedCompositeFieldContainer[Global___GridShape]:
-        """The shapes of grids and paths, in the order of the request; single cells are one more, of the one axis `cell`."""
+        """The shapes of grids, paths and sets of edges, in the order of the request; single cells are one more, of the one axis
+        `cell`.
+        """
 
     @_builtins.property
     def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairTokens]:
@@ -1323,7 +1441,7 @@ class GridShape(_message.Message):
     first_cell: _builtins.int
     """Index of its first cell."""
     component: _builtins.str
-    """Canonical component; `paths` for those, empty for single cells."""
+    """Canonical component; `paths` and `edges` for those, empty for single cells."""
     @_builtins.property
     def axes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GridAxis]:
         """Axes, the last one running fastest. Those that a grid does not have are left out."""
@@ -1353,14 +1471,14 @@ class GridAxis(_message.Message):
     INDICES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """layer, head, position, unit, feature, sender, receiver or cell."""
+    """layer, head, position, unit, feature, sender, receiver, edge or cell."""
     @_builtins.property
     def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its indices, counted from 0; positions as the request names them."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of single cells, senders (input, a0.h3, m0) and receivers (a1.h0<q>, m1, logits)."""
+        """Names of single cells, senders (input, a0.h3, m0), receivers (a1.h0<q>, m1, logits) and edges (a0.h3->m1)."""
 
     def __init__(
         self,
@@ -1999,7 +2117,7 @@ class EdgeReceiver(_message.Message):
     head: _builtins.int
     """The head: a key/value head of k_proj and value."""
     sender_count: _builtins.int
-    """The first so many senders reach it; scores of others are 0."""
+    """The first so many senders of the graph reach it; scores of others are 0."""
     @_builtins.property
     def site(self) -> _site_pb2.Site:
         """q_proj, k_proj, value, the input side of mlp_out, or logits."""
@@ -2020,6 +2138,66 @@ class EdgeReceiver(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__head) -> _WhichOneofReturnType__head | None: ...
 
 Global___EdgeReceiver: _TypeAlias = EdgeReceiver  # noqa: Y015
+
+@_typing.final
+class GetEdgeGraphRequest(_message.Message):
+    """Whose graph."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model. Empty: the only one, or the one loaded first."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEdgeGraphRequest: _TypeAlias = GetEdgeGraphRequest  # noqa: Y015
+
+@_typing.final
+class GetEdgeGraphResponse(_message.Message):
+    """The graph of a model: an edge leads from each sender to every receiver that it reaches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    SENDERS_FIELD_NUMBER: _builtins.int
+    RECEIVERS_FIELD_NUMBER: _builtins.int
+    EDGE_COUNT_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model."""
+    edge_count: _builtins.int
+    """How many edges there are."""
+    @_builtins.property
+    def senders(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeSender]:
+        """In the order in which they write."""
+
+    @_builtins.property
+    def receivers(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeReceiver]:
+        """In the order in which they read."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        senders: _abc.Iterable[Global___EdgeSender] | None = ...,
+        receivers: _abc.Iterable[Global___EdgeReceiver] | None = ...,
+        edge_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_count", b"edge_count", "model_id", b"model_id", "receivers", b"receivers", "senders", b"senders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEdgeGraphResponse: _TypeAlias = GetEdgeGraphResponse  # noqa: Y015
 
 @_typing.final
 class AttributionProgress(_message.Message):

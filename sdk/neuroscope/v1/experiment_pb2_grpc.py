@@ -46,6 +46,11 @@ class ExperimentServiceStub:
                 request_serializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.SerializeToString,
                 response_deserializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.FromString,
                 _registered_method=True)
+        self.GetEdgeGraph = channel.unary_unary(
+                '/neuroscope.v1.ExperimentService/GetEdgeGraph',
+                request_serializer=neuroscope_dot_v1_dot_experiment__pb2.GetEdgeGraphRequest.SerializeToString,
+                response_deserializer=neuroscope_dot_v1_dot_experiment__pb2.GetEdgeGraphResponse.FromString,
+                _registered_method=True)
         self.ReadWeights = channel.unary_stream(
                 '/neuroscope.v1.ExperimentService/ReadWeights',
                 request_serializer=neuroscope_dot_v1_dot_weights__pb2.ReadWeightsRequest.SerializeToString,
@@ -81,6 +86,14 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEdgeGraph(self, request, context):
+        """Describes the graph of a model, whose edges Attribute scores and RunSweep changes: what writes the residual stream, what
+        reads it. Nothing is computed but a probe of a few tokens, once for each model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadWeights(self, request, context):
         """Sends the model's weights: embeddings, norms, matrices of heads, MLPs and experts, each once and oriented as x @ W.
         Streams the plan, then tensors, then the end; large tensors are made and sent a part at a time.
@@ -110,6 +123,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.Attribute,
                     request_deserializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.FromString,
                     response_serializer=neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.SerializeToString,
+            ),
+            'GetEdgeGraph': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEdgeGraph,
+                    request_deserializer=neuroscope_dot_v1_dot_experiment__pb2.GetEdgeGraphRequest.FromString,
+                    response_serializer=neuroscope_dot_v1_dot_experiment__pb2.GetEdgeGraphResponse.SerializeToString,
             ),
             'ReadWeights': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadWeights,
@@ -177,6 +195,33 @@ class ExperimentService:
             '/neuroscope.v1.ExperimentService/Attribute',
             neuroscope_dot_v1_dot_experiment__pb2.AttributeRequest.SerializeToString,
             neuroscope_dot_v1_dot_experiment__pb2.AttributeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEdgeGraph(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neuroscope.v1.ExperimentService/GetEdgeGraph',
+            neuroscope_dot_v1_dot_experiment__pb2.GetEdgeGraphRequest.SerializeToString,
+            neuroscope_dot_v1_dot_experiment__pb2.GetEdgeGraphResponse.FromString,
             options,
             channel_credentials,
             insecure,

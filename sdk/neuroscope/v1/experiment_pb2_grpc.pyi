@@ -45,6 +45,10 @@ class ExperimentServiceStub:
     pair's unedited runs, then the scores as tensors, then the end. Cancelling the call stops it after the pass that is
     running.
     """
+    GetEdgeGraph: _grpc.UnaryUnaryMultiCallable[_experiment_pb2.GetEdgeGraphRequest, _experiment_pb2.GetEdgeGraphResponse]
+    """Describes the graph of a model, whose edges Attribute scores and RunSweep changes: what writes the residual stream, what
+    reads it. Nothing is computed but a probe of a few tokens, once for each model.
+    """
     ReadWeights: _grpc.UnaryStreamMultiCallable[_weights_pb2.ReadWeightsRequest, _weights_pb2.ReadWeightsResponse]
     """Sends the model's weights: embeddings, norms, matrices of heads, MLPs and experts, each once and oriented as x @ W.
     Streams the plan, then tensors, then the end; large tensors are made and sent a part at a time.
@@ -70,6 +74,10 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     attribution patching of nodes, of edges (EAP, EAP-IG), integrated gradients. Streams the plan, then progress and each
     pair's unedited runs, then the scores as tensors, then the end. Cancelling the call stops it after the pass that is
     running.
+    """
+    GetEdgeGraph: _aio.UnaryUnaryMultiCallable[_experiment_pb2.GetEdgeGraphRequest, _experiment_pb2.GetEdgeGraphResponse]  # type: ignore[assignment]
+    """Describes the graph of a model, whose edges Attribute scores and RunSweep changes: what writes the residual stream, what
+    reads it. Nothing is computed but a probe of a few tokens, once for each model.
     """
     ReadWeights: _aio.UnaryStreamMultiCallable[_weights_pb2.ReadWeightsRequest, _weights_pb2.ReadWeightsResponse]  # type: ignore[assignment]
     """Sends the model's weights: embeddings, norms, matrices of heads, MLPs and experts, each once and oriented as x @ W.
@@ -105,6 +113,16 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         attribution patching of nodes, of edges (EAP, EAP-IG), integrated gradients. Streams the plan, then progress and each
         pair's unedited runs, then the scores as tensors, then the end. Cancelling the call stops it after the pass that is
         running.
+        """
+
+    @_abc_1.abstractmethod
+    def GetEdgeGraph(
+        self,
+        request: _experiment_pb2.GetEdgeGraphRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiment_pb2.GetEdgeGraphResponse, _abc.Awaitable[_experiment_pb2.GetEdgeGraphResponse]]:
+        """Describes the graph of a model, whose edges Attribute scores and RunSweep changes: what writes the residual stream, what
+        reads it. Nothing is computed but a probe of a few tokens, once for each model.
         """
 
     @_abc_1.abstractmethod

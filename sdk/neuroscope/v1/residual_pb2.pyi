@@ -418,7 +418,7 @@ class ResidualPlan(_message.Message):
         """Along the component axis: embed, pos where positions have embeddings, a0 (attention of layer 0), m0 (its MLP), ..."""
 
     @_builtins.property
-    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptTokens]:
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidualPrompt]:
         """The prompts as the model reads them."""
 
     @_builtins.property
@@ -438,7 +438,7 @@ class ResidualPlan(_message.Message):
         components: _abc.Iterable[_builtins.str] | None = ...,
         layer_count: _builtins.int = ...,
         head_count: _builtins.int = ...,
-        prompts: _abc.Iterable[Global___PromptTokens] | None = ...,
+        prompts: _abc.Iterable[Global___ResidualPrompt] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
@@ -451,7 +451,7 @@ class ResidualPlan(_message.Message):
 Global___ResidualPlan: _TypeAlias = ResidualPlan  # noqa: Y015
 
 @_typing.final
-class PromptTokens(_message.Message):
+class ResidualPrompt(_message.Message):
     """A prompt as the model reads it."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -488,7 +488,7 @@ class PromptTokens(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PromptTokens: _TypeAlias = PromptTokens  # noqa: Y015
+Global___ResidualPrompt: _TypeAlias = ResidualPrompt  # noqa: Y015
 
 @_typing.final
 class ResidualPartial(_message.Message):

@@ -15,7 +15,10 @@ from neuroscope.serving.admission import Admission
 from neuroscope.serving.spans import Metadata, server_span
 from neuroscope.transport import AsyncGrpcTransport
 from neuroscope_analysis.servicers.attention import AttentionServicer
+from neuroscope_analysis.servicers.circuits import CircuitServicer
+from neuroscope_analysis.servicers.heads import HeadsServicer
 from neuroscope_analysis.servicers.residual import ResidualServicer
+from neuroscope_analysis.servicers.tokens import TokensServicer
 from neuroscope_analysis.servicers.traces import TelemetryServicer
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_analysis.upstream import Upstream
@@ -41,7 +44,10 @@ class AnalysisService:
         upstream = Upstream(self._client, settings.inference if client is None else "this process")
         servicers = (
             AttentionServicer(upstream, settings),
+            HeadsServicer(upstream, settings),
             ResidualServicer(upstream, settings),
+            TokensServicer(upstream),
+            CircuitServicer(upstream, settings),
             TelemetryServicer(self._admission),
         )
         self._methods: dict[str, Callable[..., Any]] = {

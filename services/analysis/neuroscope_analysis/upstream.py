@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,21 +13,23 @@ from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
 from neuroscope.aio import AsyncClient
+from neuroscope.circuits import ComponentGraph
 from neuroscope.errors import (
     ChecksumError,
     ContextLengthError,
+    InvalidRequestError,
     MLXIntegrationError,
     NeuroScopeIntegrationError,
     StreamingError,
 )
-from neuroscope.experiments import Experiment, SweepResult
+from neuroscope.experiments import AttributionResult, Experiment, SweepResult
 from neuroscope.frames import TensorPiece
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
 from neuroscope.layer_predictions import TEXTS_AT_ONCE
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.projected import Projected
-from neuroscope.v1 import inference_pb2, site_pb2
+from neuroscope.v1 import experiment_pb2, inference_pb2, site_pb2
 from neuroscope.weights import Weights
 
 T = TypeVar("T")
@@ -105,17 +107,54 @@ class InspectedModel:
         Raises:
             InvalidRequestError, ContextLengthError: names the prompt.
         """
-        found: list[Tokens] = []
-        for index, prompt in enumerate(prompts):
-            field = f"{name}[{index}]"
-            tokens = await self.tokenized(prompt, field)
-            longest = self.info.model.context_length
-            if longest and len(tokens) > longest:
-                raise ContextLengthError(
-                    f"{field} has {len(tokens)} tokens, and the model's context {longest}", field=field
-                )
-            found.append(tokens)
-        return found
+        return [await self.tokens(prompt, f"{name}[{index}]", 1) for index, prompt in enumerate(prompts)]
+
+    async def tokens(self, prompt: inference_pb2.Prompt, field: str, least: int = 2) -> Tokens:
+        """The tokens of a prompt, no more than the model's context.
+
+        Args:
+            prompt: of a request.
+            field: its path there.
+            least: so many at least.
+
+        Raises:
+            InvalidRequestError, ContextLengthError: names the field.
+        """
+        tokens = await self.tokenized(prompt, field)
+        longest = self.info.model.context_length
+        if longest and len(tokens) > longest:
+            raise ContextLengthError(
+                f"{field} has {len(tokens)} tokens, and the model's context {longest}", field=field
+            )
+        if len(tokens) < least:
+            raise InvalidRequestError(f"{field} is one token, which attends to itself", field=field)
+        return tokens
+
+    async def token_id(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
+        """The id of a token that is named by it or by its text.
+
+        Raises:
+            InvalidRequestError: it is none of the model's, or several.
+        """
+        match choice.WhichOneof("token"):
+            case "id":
+                if choice.id >= self.info.model.vocab_size:
+                    raise InvalidRequestError(
+                        f"{choice.id} is no token: the vocabulary has {self.info.model.vocab_size}", field=field
+                    )
+                return choice.id
+            case "text" if choice.text:
+                with self._asking("reading the answers", "prompt", field):
+                    asked = self.client.tokenize(choice.text, model_id=self.model_id, bos=False)
+                    tokens = await self._counted(asked)
+                if len(tokens) != 1:
+                    parts = ", ".join(map(repr, tokens.tokens))
+                    raise InvalidRequestError(
+                        f"{choice.text!r} is {len(tokens)} tokens, and one is wanted: {parts}", field=field
+                    )
+                return tokens.ids[0]
+            case _:
+                raise InvalidRequestError("a token is named by its id or its text", field=field)
 
     async def tokenized(self, prompt: inference_pb2.Prompt, field: str) -> Tokens:
         """The tokens of one prompt or text.
@@ -179,9 +218,12 @@ class InspectedModel:
                             await take(piece)
                 self.token_count += sum(1 if isinstance(each, int) else len(each) for each in prompt)
                 return
-            except ChecksumError:
+            except ChecksumError as error:
                 if attempt == _RECAPTURES:
-                    raise
+                    raise ChecksumError(
+                        f"bytes from the inference service at {self._upstream.target} were changed on the way while "
+                        f"this analysis was {what}, and again when they were captured again: {error.message}"
+                    ) from None
 
     async def weights(self, *names: str, layers: Sequence[int] = (), content: str = "values") -> Weights:
         """Weights by name, or their plan.
@@ -197,6 +239,35 @@ class InspectedModel:
         """Runs an experiment."""
         with self._asking(what, "", ""):
             return await self._counted(self.client.sweep(experiment))
+
+    async def sweep_events(
+        self, result: SweepResult, what: str
+    ) -> AsyncGenerator[experiment_pb2.RunSweepResponse, None]:
+        """Runs what a result still lacks; every event as it comes, once the result holds it."""
+        self.call_count += 1
+        with self._asking(what, "", ""):
+            async with aclosing(self.client.sweep_events(result)) as events:
+                async for event in events:
+                    yield event
+
+    async def attribution_events(
+        self, result: AttributionResult, what: str
+    ) -> AsyncGenerator[experiment_pb2.AttributeResponse, None]:
+        """Runs what a result was asked for; every message as it comes, once the result holds it."""
+        self.call_count += 1
+        with self._asking(what, "", ""):
+            async with aclosing(self.client.attribution_events(result)) as events:
+                async for event in events:
+                    yield event
+
+    async def edge_graph(self) -> ComponentGraph:
+        """What writes the residual stream, what reads it, and the edges between them.
+
+        Raises:
+            UnavailableSiteError: what the model's heads write does not add up; says why.
+        """
+        with self._asking("asking for the graph", "", ""):
+            return await self._counted(self.client.edge_graph(model_id=self.model_id))
 
     async def _counted(self, call: Awaitable[T]) -> T:
         self.call_count += 1

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from neuroscope import telemetry
 from neuroscope.errors import InvalidRequestError
+from neuroscope.malloc import keep_large_blocks
 from neuroscope_gateway import server
 from neuroscope_gateway.settings import GatewaySettings
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = ".".join(str(part) for part in problem["loc"])
             sys.stderr.write(f"neuroscope-gateway: {name}: {problem['msg']}\n")
         return 2
+    keep_large_blocks()
     telemetry.configure("neuroscope-gateway")
     try:
         server.run(settings)

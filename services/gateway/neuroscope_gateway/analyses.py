@@ -40,7 +40,7 @@ async def analyze_attention(body: schemas.AttentionRequest, request: Request, cl
 
     With `stream` events are plan, progress, prompt and label as they come, result, or error.
     """
-    return await answer(client, body.to_result(), _attention_event, _attention, _param, request, streams=body.stream)
+    return await answer(client, body.to_result(), _attention_event, _attention, param_of, request, streams=body.stream)
 
 
 async def answer(
@@ -161,8 +161,9 @@ def _roles(plan: pb.AttentionPlan) -> list[dict[str, Any]]:
     ]
 
 
-def _param(field: str) -> str:
+def param_of(field: str) -> str:
     """The parameter of the request that a field of the contract comes from."""
     field = re.sub(r"^(prompts\[\d+\]).*$", r"\1", field)
+    field = re.sub(r"^(pairs|named_pairs)\[(\d+)\](\.pair)?", r"\1[\2]", field)
     field = re.sub(r"^thresholds\[\d+\].*$", "thresholds", field)
     return _PARAMS.get(field, re.sub(r"^(sequences|causal_test)\.", "", field))

@@ -50,5 +50,5 @@ def _exemplify(operation: dict[str, Any], label: str) -> None:
                 content["example"] = examples.ERROR
             elif kind == _JSON:
                 content["example"] = examples.ANSWERS[label]
-            elif label in examples.STREAMS:
+            elif label in examples.STREAMS and "example" not in content:
                 content["example"] = examples.STREAMS[label]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from neuroscope_gateway import residual_examples
+from neuroscope_gateway import circuit_examples, residual_examples
 
 _MODEL_ID = "neuroscope-tiny"
 _HOOK: Any = {"layer_name": "transformer.h.2", "component": "attention", "hook_id": "attention_2"}
@@ -331,6 +331,68 @@ _ATTENTION: Any = {
     "elapsed_seconds": 2.5,
 }
 
+_GIVEN: Any = "When Mary and John went to the store, John gave a drink to"
+_ANSWERED_PAIR: Any = {
+    "clean": _GIVEN,
+    "corrupted": "When Tom and Alice went to the store, Bob gave a drink to",
+    "answer": " Mary",
+    "other": " John",
+}
+_COMPARED: Any = {
+    "object": "attention_comparison",
+    "model": _MODEL_ID,
+    "alignment": [[0, 0], [1, 1]],
+    "arrays": [
+        {
+            "name": "jensen_shannon",
+            "dims": ["layer", "head"],
+            "coords": {"layer": [3], "head": [5, 6]},
+            "values": [[0.02, 0.41]],
+        }
+    ],
+    "elapsed_seconds": 0.2,
+}
+_COMPOSED: Any = {
+    "object": "composition",
+    "model": _MODEL_ID,
+    "arrays": [
+        {
+            "name": "k_composition",
+            "dims": ["writer_layer", "writer_head", "reader_layer", "reader_head"],
+            "coords": {"writer_layer": [2], "writer_head": [6], "reader_layer": [3], "reader_head": [6]},
+            "values": [[[[0.27]]]],
+        }
+    ],
+    "baselines": [{"kind": "k", "mean": 0.088, "standard_deviation": 0.004}],
+    "warnings": [],
+    "elapsed_seconds": 0.4,
+}
+_INTERACTION: Any = {
+    "sender": [2, 6],
+    "receiver": [3, 3],
+    "part": "k",
+    "effect": 4.1,
+    "standard_error": 0.5,
+    "p_value": 8.3e-7,
+}
+_INTERACTIONS: Any = {
+    "object": "head_interactions",
+    "model": _MODEL_ID,
+    "metric": "the cross-entropy of the second block of random sequences, in nats",
+    "interactions": [_INTERACTION],
+    "arrays": [
+        {
+            "name": "head_effect",
+            "dims": ["layer", "head"],
+            "coords": {"layer": [2], "head": [5, 6]},
+            "values": [[0.0, 4.2]],
+        }
+    ],
+    "tested_count": 280,
+    "screened_count": 20,
+    "elapsed_seconds": 4.0,
+}
+
 REQUESTS: dict[str, Any] = {
     "POST /v1/analysis/residual_stream": {
         "prompts": ["When Mary and John went to the store, John gave a drink to"],
@@ -343,6 +405,12 @@ REQUESTS: dict[str, Any] = {
         "objective": "ridge",
     },
     "POST /v1/analysis/attention": {"prompts": ["The capital of France is"], "roles": ["induction"], "seed": 1},
+    "POST /v1/analysis/attention/comparison": {"first": _GIVEN, "second": "The capital of France is"},
+    "POST /v1/analysis/composition": {"layers": [2, 3], "random_pairs": 16},
+    "POST /v1/analysis/interactions": {"pairs": [_ANSWERED_PAIR, _ANSWERED_PAIR], "layers": [2, 3]},
+    "POST /v1/analysis/circuits": circuit_examples.DISCOVERY,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.EVALUATION,
+    "POST /v1/analysis/circuits/export": circuit_examples.EXPORT,
     "POST /v1/dictionaries": {"path": "models/dictionaries/resid_post_2"},
     "POST /v1/dictionaries/{dictionary_id}/features": {"prompt": "The capital of France is", "top": 1},
     "POST /v1/experiments/vocabulary": _VOCABULARY,
@@ -367,6 +435,12 @@ ANSWERS: dict[str, Any] = {
     "POST /v1/analysis/residual_stream": residual_examples.RESIDUAL,
     "POST /v1/analysis/tuned_lens": residual_examples.TUNED,
     "POST /v1/analysis/attention": _ATTENTION,
+    "POST /v1/analysis/attention/comparison": _COMPARED,
+    "POST /v1/analysis/composition": _COMPOSED,
+    "POST /v1/analysis/interactions": _INTERACTIONS,
+    "POST /v1/analysis/circuits": circuit_examples.FOUND,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.EVALUATED,
+    "POST /v1/analysis/circuits/export": circuit_examples.CIRCUIT,
     "GET /v1/dictionaries": {"object": "list", "data": [_DICTIONARY]},
     "POST /v1/dictionaries": _DICTIONARY,
     "GET /v1/dictionaries/{dictionary_id}": _DICTIONARY,
@@ -481,6 +555,17 @@ STREAMS: dict[str, Any] = {
         "data": json.dumps({"type": "layer", **residual_examples.TUNED_LAYER}),
     },
     "POST /v1/analysis/attention": {"event": "label", "data": json.dumps({"type": "label", **_LABEL})},
+    "POST /v1/analysis/attention/comparison": {
+        "event": "result",
+        "data": json.dumps({"type": "result", **_COMPARED}),
+    },
+    "POST /v1/analysis/composition": {"event": "result", "data": json.dumps({"type": "result", **_COMPOSED})},
+    "POST /v1/analysis/interactions": {
+        "event": "tried",
+        "data": json.dumps({"type": "tried", "paths": [_INTERACTION]}),
+    },
+    "POST /v1/analysis/circuits": circuit_examples.POINT,
+    "POST /v1/analysis/circuits/evaluate": circuit_examples.POINT,
     "POST /v1/experiments/attributions": json.dumps({"type": "end", "elapsed_seconds": 0.02, "forward_passes": 2.5})
     + "\n",
     "POST /v1/experiments/sweeps": json.dumps({"type": "values", "patches": [0, 1], "values": [-9.8, -6.9]}) + "\n",

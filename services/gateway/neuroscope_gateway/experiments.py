@@ -140,6 +140,7 @@ def param_of(field: str) -> str:
     field = re.sub(r"^(metric(?:\.terms\[\d+\]\.metric)?)\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"\1.\2\3", field)
     field = re.sub(r"^metric\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"metric.\1\2", field)
     field = re.sub(r"^(paths\[\d+\]\.(senders|receivers)).*$", r"\1", field)
+    field = re.sub(r"^(edges\[\d+\])\.cells\.cells\[", r"\1.cells[", field)
     field = re.sub(r"^generation\.sampling\.", "generation.", field)
     field = re.sub(r"^(metric)\.projection\.", r"\1.", field)
     field = re.sub(r"^(grids\[\d+\])\.site(\.\w+)?$", r"\1.component", field)

@@ -12,6 +12,8 @@ Tensors, with layers L, heads H, positions T, vocabulary V and width D:
     lens_token_ids          (L, T, 5)       the likeliest tokens by final norm and unembedding of resid_post
     lens_log_probabilities  (L, T, 5)
     head_ablation           (L, H)          metric at the last position with a head's output zeroed, less the plain one
+    repeated                (T,)            a prompt whose second half is its first one, and of that
+    detector.KIND.MEASURE   (L, H)          head_detector: previous_token, duplicate_token, induction; mul, abs
     patch                   (L, T)          metric of the corrupted prompt with the clean resid_pre at one position
     accumulated_resid       (L + 1, T, D)   the stream before the first layer, then behind each
     decompose_resid         (C, T, D)       what each component writes: embedding (and positions), attention, MLP, ...
@@ -82,12 +84,14 @@ def write(model: str, folder: Path, clean: Sequence[int], corrupted: Sequence[in
         found = libraries[0].arrays("observe", ids=clean)
         question = {"clean": clean, "corrupted": corrupted, "targets": targets}
         found |= libraries[0].arrays("explain", lens_tokens=LENS_TOKENS, **question)
+        repeated = [*clean, *clean[1:]]
+        found |= libraries[0].arrays("detect", ids=repeated)
         found |= libraries[0].arrays("attribute", clean=clean, targets=targets)
         for library in libraries[1:]:
             patched = library.ask("patch", positions=list(range(len(clean))), **question)["values"]
             if problem := describe_difference("patch", patched, found["patch"], tolerance=TOLERANCE):
                 raise DisagreementError(f"{library.name} is not {first}: {problem}")
-    found |= {name: np.array(ids, np.int32) for name, ids in question.items()}
+    found |= {name: np.array(ids, np.int32) for name, ids in {**question, "repeated": repeated}.items()}
     provenance = {
         "command": "python -m tests.bench.peers.fixtures",
         "computed by": f"{first}; {', '.join(others)} agree within {TOLERANCE:g} of the largest entry",

@@ -160,6 +160,17 @@ _MESSAGES: dict[str, Sequence[Any]] = {
             recompute_mlps=True,
         ),
     ],
+    "EdgeGrid": [
+        experiment_pb2.EdgeGrid(
+            senders=[experiment_pb2.EdgeSender(site=site_pb2.Site(component="mlp_contrib", layer=1))],
+            value=_ZERO,
+            each=experiment_pb2.EachIndex(),
+        ),
+        experiment_pb2.EdgeGrid(
+            value=_ZERO,
+            cells=experiment_pb2.EdgeCells(cells=[experiment_pb2.EdgeCell(name="two", edges=[0, 1])]),
+        ),
+    ],
     "SweepGeneration": [
         experiment_pb2.SweepGeneration(sampling=pb.Sampling(max_tokens=2)),
         experiment_pb2.SweepGeneration(
@@ -255,6 +266,7 @@ def _fields(there: There) -> dict[str, Sequence[Any]]:
         "RunSweepRequest.references": [(), [_PROMPT]],
         "RunSweepRequest.grids": [...],
         "RunSweepRequest.paths": [(), ...],
+        "RunSweepRequest.edges": [(), ...],
         "RunSweepRequest.cells": [()],
         "RunSweepRequest.generation": [None, None, ...],
         "RunSweepRequest.metric": [...],

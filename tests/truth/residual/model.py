@@ -74,6 +74,8 @@ EDGES = SKIPS | {
     ("m3", "logits"),
 }
 """Direct paths that change the answer."""
+CANCELLING = {("a0.h2", "a1.h2<v>"), ("a0.h2", "a2.h2<v>"), ("a1.h2", "a2.h2<v>")}
+"""Of these, what is written and its erasing: without all of them the answer is the same."""
 ERASER, ERASED = "a1.h2", "a0.h2"
 PLANTED_LOGIT = sum(gain for room, gain in WRITES.values() if room == "OUT")
 """Of the subject, all else having 0."""

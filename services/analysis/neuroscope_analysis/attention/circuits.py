@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import UnavailableSiteError
-from neuroscope.weights import Weights
+from neuroscope.weights import WEIGHTS, Weights
 from neuroscope_analysis.attention.patterns import Floats
 from neuroscope_analysis.upstream import InspectedModel
 
-_NEEDED = ("W_E", "W_U", "W_V", "W_O")
+NEEDED = ("W_E", "W_U", "W_V", "W_O")
 _NORMS = "norms"
 _NOTHING = 1e-9
 """A circuit of less than this share of what its factors could make is none."""
@@ -26,15 +26,18 @@ _NOTHING = 1e-9
 Matrix = NDArray[np.float64]
 
 
-async def why_not(model: InspectedModel, layers: Sequence[int], budget_bytes: int) -> str:
-    """Why the heads' circuits cannot be read; empty where they can."""
+async def why_not(
+    model: InspectedModel, layers: Sequence[int], budget_bytes: int, names: Sequence[str] = NEEDED
+) -> str:
+    """Why the heads' weights cannot be read; empty where they can."""
     try:
-        plan = await model.weights(*_NEEDED, layers=layers, content="plan")
+        plan = await model.weights(*names, layers=layers, content="plan")
     except UnavailableSiteError as error:
         return error.message
-    lacking = [layer for layer in layers if not {("W_V", layer), ("W_O", layer)} <= set(plan.places)]
+    by_layer = [name for name in names if WEIGHTS[name].has_layer]
+    lacking = [layer for layer in layers if not {(name, layer) for name in by_layer} <= set(plan.places)]
     if lacking:
-        return f"layers {', '.join(map(str, lacking))} have no W_V and W_O"
+        return f"layers {', '.join(map(str, lacking))} have no {' and '.join(by_layer)}"
     if plan.nbytes > budget_bytes:
         return (
             f"its weights take {plan.nbytes / 1e9:.1f} GB, and the setting weights_budget_bytes allows "

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from neuroscope.errors import InvalidRequestError, UnavailableSiteError, nearest
+from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.model_info import Tokens
 from neuroscope.v1 import attention_pb2 as pb
-from neuroscope_analysis.attention import circuits
+from neuroscope_analysis import bounds
+from neuroscope_analysis.attention import circuits, name_heads, named_pairs
+from neuroscope_analysis.attention.named_pairs import NamedPair
+from neuroscope_analysis.attention.reading import PATTERN
 from neuroscope_analysis.attention.roles import ROLES, Role, role_name
 from neuroscope_analysis.attention.sequences import RepeatedBlocks
+from neuroscope_analysis.layers import with_component
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_analysis.upstream import InspectedModel
 
-PATTERN, HEAD_OUTPUT = "attention_pattern", "head_output"
+HEAD_OUTPUT = "head_output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,14 @@ class AttentionWork:
     roles: list[Role]
     thresholds: dict[pb.HeadRole.ValueType, float]
     sequences: RepeatedBlocks | None
-    """None: no roles are scored."""
-    causal_test: pb.CausalTest | None
-    """None: labels are not tested."""
+    """None: no roles are scored on them."""
+    named_pairs: list[NamedPair]
+    """None: neither are name movers and S-inhibition heads."""
+    causal_test: pb.CausalTest
     why_not_tested: str = ""
+    """Why labels are not tested; empty: they are."""
+    why_no_paths: str = ""
+    """Why labels of named pairs are not."""
     warnings: tuple[str, ...] = ()
     """What was left out."""
 
@@ -53,25 +60,30 @@ async def checked(
             f"at most {settings.max_prompts} prompts a request (the setting max_prompts)", field="prompts"
         )
     thresholds = _thresholds(request)
-    test = _causal_test(request)
-    layers = _layers(request, model)
+    test, field = request.causal_test, "causal_test"
+    bounds.check(test.least_effect_nats, test.significance, f"{field}.least_effect_nats", f"{field}.significance")
+    layers = with_component(request.layers, model, PATTERN, "attention patterns")
     warnings: list[str] = []
-    if any(role.by_weights for role in roles):
-        why = await circuits.why_not(model, layers, settings.weights_budget_bytes)
+    for needed, group in ((circuits.NEEDED, _by_weights), (("W_O",), _by_paths)):
+        if not any(map(group, roles)):
+            continue
+        why = await circuits.why_not(model, layers, settings.weights_budget_bytes, needed)
         if why and request.roles:
-            index = next(index for index, role in enumerate(roles) if role.by_weights)
+            index = next(index for index, role in enumerate(roles) if group(role))
             raise UnavailableSiteError(f"{roles[index].name} is scored by weights: {why}", field=f"roles[{index}]")
         if why:
-            warnings.append(f"copying and suppression are left out: {why}")
-            roles = [role for role in roles if not role.by_weights]
-    sequences = RepeatedBlocks.drawn(request.sequences, model.info.model) if roles else None
-    prompts = await model.tokenize(request.prompts)
-    for index, tokens in enumerate(prompts):
-        if len(tokens) < 2:
-            raise InvalidRequestError(
-                f"prompts[{index}] is one token, which attends to itself", field=f"prompts[{index}]"
-            )
-    untestable = sorted(set(layers) - set(model.layers(HEAD_OUTPUT))) if test is not None and roles else []
+            left_out = " and ".join(role.name.replace("_", " ") for role in roles if group(role))
+            warnings.append(f"{left_out} are left out: {why}")
+            roles = [role for role in roles if not group(role)]
+    on_sequences = any(not role.path_to for role in roles)
+    sequences = RepeatedBlocks.drawn(request.sequences, model.info.model) if on_sequences else None
+    prompts = [await model.tokens(prompt, f"prompts[{index}]") for index, prompt in enumerate(request.prompts)]
+    named: list[NamedPair] = []
+    if any(map(_by_paths, roles)):
+        named = await named_pairs.checked(request.named_pairs, model, settings.max_prompts)
+    skipped = "the request skips it" if request.causal_test.skip else ""
+    why_no_paths = await name_heads.why_no_paths(model, layers) if named and not skipped else skipped
+    untestable = sorted(set(layers) - set(model.layers(HEAD_OUTPUT)))
     untested = (
         f"heads of layers {', '.join(map(str, untestable))} cannot be ablated on this model" if untestable else ""
     )
@@ -83,16 +95,19 @@ async def checked(
         roles,
         thresholds,
         sequences,
-        None if untested else test,
-        untested or ("the request skips it" if test is None else ""),
+        named,
+        request.causal_test,
+        skipped or untested,
+        why_no_paths,
         tuple(warnings),
     )
 
 
 def _roles(request: pb.AnalyzeAttentionRequest) -> list[Role]:
     if request.statistics_only:
-        if request.roles:
-            raise InvalidRequestError("roles are named, and statistics_only leaves them out", field="statistics_only")
+        if request.roles or request.named_pairs:
+            given = "roles are named" if request.roles else "named pairs are given"
+            raise InvalidRequestError(f"{given}, and statistics_only leaves roles out", field="statistics_only")
         return []
     for index, role in enumerate(request.roles):
         if role not in ROLES:
@@ -100,8 +115,25 @@ def _roles(request: pb.AnalyzeAttentionRequest) -> list[Role]:
             raise InvalidRequestError(
                 f"there is no role of number {role}; roles: {', '.join(valid)}", field=f"roles[{index}]", valid=valid
             )
+        if ROLES[role].path_to and not request.named_pairs:
+            raise InvalidRequestError(
+                f"{ROLES[role].name} is scored on named pairs: give two at least", field="named_pairs"
+            )
     wanted = dict.fromkeys(request.roles or ROLES)
-    return [ROLES[role] for role in wanted]
+    found = [ROLES[role] for role in wanted if request.named_pairs or not ROLES[role].path_to]
+    if pb.HEAD_ROLE_S_INHIBITION in wanted and pb.HEAD_ROLE_NAME_MOVER not in wanted:
+        raise InvalidRequestError("s_inhibition is tested on name movers: ask for name_mover, too", field="roles")
+    if request.named_pairs and not any(map(_by_paths, found)):
+        raise InvalidRequestError("named pairs are given, and no role that is scored on them", field="roles")
+    return found
+
+
+def _by_weights(role: Role) -> bool:
+    return role.by_weights
+
+
+def _by_paths(role: Role) -> bool:
+    return bool(role.path_to)
 
 
 def _thresholds(request: pb.AnalyzeAttentionRequest) -> dict[pb.HeadRole.ValueType, float]:
@@ -117,40 +149,3 @@ def _thresholds(request: pb.AnalyzeAttentionRequest) -> dict[pb.HeadRole.ValueTy
             )
         found[given.role] = given.score
     return found
-
-
-def _causal_test(request: pb.AnalyzeAttentionRequest) -> pb.CausalTest | None:
-    test, field = request.causal_test, "causal_test"
-    if not math.isfinite(test.least_effect_nats) or test.least_effect_nats < 0:
-        raise InvalidRequestError("an effect is a number of nats from 0", field=f"{field}.least_effect_nats")
-    if not 0 <= test.significance < 1:
-        raise InvalidRequestError("a significance lies between 0 and 1", field=f"{field}.significance")
-    return None if test.skip else test
-
-
-def _layers(request: pb.AnalyzeAttentionRequest, model: InspectedModel) -> list[int]:
-    there = model.layers(PATTERN)
-    if not there:
-        reasons = {point.reason for point in model.info.points if point.site.component == PATTERN and point.reason}
-        raise UnavailableSiteError(
-            f"{model.model_id} has no attention patterns: {'; '.join(sorted(reasons)) or 'no layer has attention'}",
-            field="model_id",
-        )
-    count = model.info.model.num_layers
-    found: list[int] = []
-    for index, layer in enumerate(request.layers):
-        number = layer + count if layer < 0 else layer
-        field = f"layers[{index}]"
-        if not 0 <= number < count:
-            raise InvalidRequestError(f"there is no layer {layer}: {model.model_id} has {count}", field=field)
-        if number not in there:
-            valid = nearest(str(number), map(str, there))
-            raise UnavailableSiteError(
-                f"layer {number} has no attention patterns; layers that have: {', '.join(map(str, there))}",
-                field=field,
-                valid=valid,
-            )
-        if number in found:
-            raise InvalidRequestError(f"layer {number} is named twice", field=field)
-        found.append(number)
-    return found or there

@@ -19,6 +19,7 @@ class Measure(StrEnum):
     REPETITION = "cross-entropy of the second block, whose tokens an induction circuit predicts"
     REPEATED_OUTPUT = "KL divergence of the predictions in the second block from those of the whole model"
     OUTPUT = "KL divergence of the predictions at all positions from those of the whole model"
+    LOGIT_DIFFERENCE = "logit of the answer less that of the other name, at the end of named pairs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ class Role:
     is_zeroed: bool = False
     """Ablated by zeros in place of the mean over other sequences, which would leave a constant output as it is."""
 
+    path_to: str = ""
+    """Of a role that named pairs tell: who reads the path that is patched."""
+
     @property
     def name(self) -> str:
         """Such as previous_token."""
@@ -53,6 +57,11 @@ class Role:
     @property
     def test(self) -> str:
         """The causal test in words."""
+        if self.path_to:
+            return (
+                f"what the head writes for {self.path_to} alone is replaced by what it writes in the corrupted run; "
+                f"the loss of the {self.measure} must be beyond noise and the effects of heads without the role"
+            )
         how = "zeros" if self.is_zeroed else "its mean at each position of other random sequences"
         others = " and beyond the effects of heads without the role" if self.against_others else ""
         return f"the head's output is replaced by {how}; the change of the {self.measure} must be beyond noise{others}"
@@ -133,6 +142,24 @@ _ALL = (
         Measure.OUTPUT,
         against_others=False,
         by_weights=True,
+    ),
+    Role(
+        pb.HEAD_ROLE_NAME_MOVER,
+        0.3,
+        "mean weight of the last token on the name that is the answer, times the share of pairs in which what the head "
+        "makes of that name has it among its five likeliest tokens (Wang et al. 2022, arXiv:2211.00593)",
+        Measure.LOGIT_DIFFERENCE,
+        against_others=True,
+        path_to="the logits",
+    ),
+    Role(
+        pb.HEAD_ROLE_S_INHIBITION,
+        0.3,
+        "mean weight of the last token on the second occurrence of the name that came twice (Wang et al. 2022, "
+        "arXiv:2211.00593)",
+        Measure.LOGIT_DIFFERENCE,
+        against_others=True,
+        path_to="the queries of confirmed name movers at the end",
     ),
 )
 ROLES = {role.role: role for role in _ALL}

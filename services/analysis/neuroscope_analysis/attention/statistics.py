@@ -7,6 +7,8 @@
     focus               mean over queries of the largest weight (Voita et al. 2019, arXiv:1905.09418: confidence)
     previous_token_detector, duplicate_token_detector, induction_detector
                         the share of all weight at the keys of TransformerLens' head_detector (error_measure "mul")
+    previous_token_detector_abs, ...
+                        1 - mean over queries of sum |p - pattern|, the pattern 1 at these keys ("abs")
 
 Where a learnt sink takes a part of a query's weight, entropy and distance are those of the rest, scaled to 1.
 """
@@ -18,10 +20,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope_analysis.attention.patterns import DETECTORS, Floats, PatternChunk
+from neuroscope_analysis.attention.patterns import DETECTORS, Floats, PatternChunk, Positions
 
 PLAIN = ("entropy", "normalised_entropy", "distance", "first_token", "focus")
-STATISTICS = (*PLAIN, *(f"{name}_detector" for name in DETECTORS))
+_MISSED = {f"{name}_detector_abs": name for name in DETECTORS}
+STATISTICS = (*PLAIN, *(f"{name}_detector" for name in DETECTORS), *_MISSED)
 _TINY = np.float32(1e-30)
 
 
@@ -37,7 +40,7 @@ class PromptStatistics:
     def __init__(self, ids: Sequence[int], layers: int, heads: int) -> None:
         self._tokens = np.asarray(ids, np.int64)
         self._sums = {name: np.zeros((layers, heads)) for name in STATISTICS}
-        self._counts = {name: np.zeros(layers) for name in PLAIN}
+        self._counts = {name: np.zeros(layers) for name in (*PLAIN, *_MISSED)}
         self._weight = np.zeros((layers, heads))
         self._seen = np.zeros((layers, heads), np.bool_)
 
@@ -67,6 +70,9 @@ class PromptStatistics:
         for name, pattern in DETECTORS.items():
             wanted = pattern(self._tokens, queries, np.maximum(chunk.keys, 0)) & held
             self._sums[f"{name}_detector"][layer, :heads] += np.einsum("hqk,qk->h", weights, wanted.astype(np.float32))
+            unseen = self._wanted(name, queries) - wanted.sum(axis=1)  # keys that a window has left behind
+            missed = np.abs(weights - wanted).sum(axis=2) + unseen
+            self._count(f"{name}_detector_abs", layer, missed)
 
     def absorb(self, other: PromptStatistics) -> None:
         """Adds those of another prompt, as if both were one."""
@@ -79,10 +85,14 @@ class PromptStatistics:
 
     def array(self, name: str) -> Floats:
         """A statistic (layer, head); NaN where a layer has no such head or the prompt no such query."""
-        divisor = self._counts[name][:, None] if name in PLAIN else self._weight
+        divisor = self._counts[name][:, None] if name in self._counts else self._weight
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(self._seen & (divisor > 0), self._sums[name] / divisor, np.nan)
-        return values.astype(np.float32)
+        return (1 - values if name in _MISSED else values).astype(np.float32)
+
+    def _wanted(self, name: str, queries: Positions) -> NDArray[np.int64]:
+        """How many keys of all that come before a query its pattern has (query,)."""
+        return DETECTORS[name](self._tokens, queries, np.arange(int(queries.max()) + 1)).sum(axis=1)
 
     def _count(self, name: str, layer: int, values: NDArray[np.floating]) -> None:
         heads, queries = values.shape

@@ -53,7 +53,7 @@ def plan(work: ResidualWork, arrays: NamedArrays) -> pb.ResidualPlan:
         layer_count=work.components.layer_count,
         head_count=_heads(work),
         prompts=[
-            pb.PromptTokens(ids=tokens.ids, texts=tokens.tokens, position=position, queries=queries)
+            pb.ResidualPrompt(ids=tokens.ids, texts=tokens.tokens, position=position, queries=queries)
             for tokens, position, queries in zip(work.prompts, work.positions, work.queries, strict=True)
         ],
         warnings=list(dict.fromkeys([*work.warnings, *behind])),

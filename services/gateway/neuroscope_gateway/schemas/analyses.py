@@ -20,8 +20,32 @@ Role = Literal[
     "uniform",
     "copying",
     "suppression",
+    "name_mover",
+    "s_inhibition",
 ]
-_MAX_UINT32 = 2**32 - 1
+MAX_UINT32 = 2**32 - 1
+
+
+class AnsweredPair(Strict):
+    """Two equally long prompts, what the clean one goes on with, and the token that this is compared with."""
+
+    clean: Prompt
+    """The prompt with the behaviour."""
+    corrupted: Prompt
+    """The prompt that differs in what the answer depends on."""
+    answer: Text | TokenId
+    """A text of one token, or its id."""
+    other: Text | TokenId
+    """Likewise."""
+
+
+class NamedPair(AnsweredPair):
+    """A pair with two names: the answer stands once in the clean prompt, the other name twice or more often."""
+
+    answer_position: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
+    """Where the answer stands; absent: its only occurrence."""
+    repeated_position: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
+    """Where the other name stands again; absent: its last occurrence of several."""
 
 
 class AttentionRequest(Strict):
@@ -37,7 +61,7 @@ class AttentionRequest(Strict):
     """Roles that are scored; absent: all; an empty list: none."""
     thresholds: dict[Role, Annotated[float, Field(gt=0, le=1)]] = Field({})
     """Scores from which a head gets a label, in place of the defaults."""
-    seed: Annotated[int, Field(ge=0, le=_MAX_UINT32)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_UINT32)] = 0
     """Of the random sequences that roles are scored and tested on."""
     sequences: Annotated[int, Field(ge=0, le=256)] = 0
     """How many; 0: 16."""
@@ -51,6 +75,8 @@ class AttentionRequest(Strict):
     """Least change of a role's metric that counts; 0: 0.01."""
     significance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Chance of taking noise for an effect, over all tests of a role; 0: 0.01."""
+    named_pairs: list[NamedPair] = Field([], max_length=256)
+    """Pairs with two names that name movers and S-inhibition heads are scored and tested on; absent: they are not."""
     stream: bool = False
     """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
 
@@ -69,6 +95,7 @@ class AttentionRequest(Strict):
                 test=self.test,
                 least_effect_nats=self.least_effect_nats,
                 significance=self.significance,
+                named_pairs=[pair.model_dump() for pair in self.named_pairs],
                 model_id=self.model or "",
                 bos=None,
             )
@@ -90,8 +117,8 @@ class NamedValues(BaseModel):
 class CausalEvidence(BaseModel):
     """One causal test of a label; effects are changes of the role's metric, in nats."""
 
-    probe: Literal["ablated", "restored"]
-    """The head alone was taken out, or all heads of the label but it."""
+    probe: Literal["ablated", "restored", "patched"]
+    """The head alone was taken out, all heads of the label but it, or what it writes for certain readers."""
     effect_nats: float
     standard_error_nats: float
     bound_nats: float

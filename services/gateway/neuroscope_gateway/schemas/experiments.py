@@ -8,6 +8,7 @@ from google.protobuf import json_format
 from pydantic import BaseModel, Field
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
+from neuroscope.experiments.edges import of_named, to_edge_grid
 from neuroscope.experiments.patching import EDITED, METHODS
 from neuroscope.experiments.paths import to_receivers, to_senders
 from neuroscope.intervention_forms import InterventionForm
@@ -235,6 +236,40 @@ class PathGrid(Strict):
         return pb.PathGrid(senders=senders, receivers=receivers, value=value, recompute_mlps=self.recompute_mlps)
 
 
+class EdgeCell(Strict):
+    """A set of edges."""
+
+    name: Text = ""
+    """In results."""
+    edges: Annotated[list[Text], Field(max_length=100_000)]
+    """Such as a0.h3->m1, input->a1.h0<q>, m1->logits; none: nothing is changed."""
+
+
+class EdgeGrid(Strict):
+    """Sets of edges of the model's graph, a cell each: over its changed edges a receiver reads what senders write with
+    the value, all else is computed anew."""
+
+    cells: Annotated[list[EdgeCell], Field(min_length=1, max_length=10_000)] | None = None
+    """The changed edges of each cell; absent: each edge of the graph alone."""
+    value: Value = "other_run"
+    """What senders write over changed edges."""
+
+    def to_message(self, path: str) -> pb.EdgeGrid:
+        """As the contract carries it.
+
+        Raises:
+            InvalidRequestError: a name means nothing.
+        """
+        value = value_message(self.value, f"{path}.value")
+        if self.cells is None:
+            return to_edge_grid(None, value)
+        try:
+            return of_named([(cell.name, cell.edges) for cell in self.cells], value)
+        except InvalidRequestError as error:
+            error.field = f"{path}.{error.field}"
+            raise
+
+
 class Cell(Strict):
     """A cell of its own: one edit or several at a time."""
 
@@ -346,6 +381,8 @@ class SweepRequest(Strict):
     """What is swept."""
     paths: list[PathGrid] = Field([], max_length=64)
     """Paths that are swept."""
+    edges: list[EdgeGrid] = Field([], max_length=64)
+    """Sets of edges that are swept."""
     cells: list[Cell] = Field([], max_length=10_000)
     """Further cells, one by one."""
     metric: Metric
@@ -381,6 +418,7 @@ class SweepRequest(Strict):
             edited_run=runs[self.edited_run],
             grids=[grid.to_message(f"grids[{index}]") for index, grid in enumerate(self.grids)],
             paths=[grid.to_message(f"paths[{index}]") for index, grid in enumerate(self.paths)],
+            edges=[grid.to_message(f"edges[{index}]") for index, grid in enumerate(self.edges)],
             cells=[cell.to_message(f"cells[{index}]") for index, cell in enumerate(self.cells)],
             metric=self.metric.to_message(),
             limits=pb.SweepLimits(
@@ -398,7 +436,7 @@ class SweptGrid(BaseModel):
     name: str
     """The component; a second grid of it ends with #2."""
     dims: list[str]
-    """Axes of the values: pair (where there are several), layer, head, position, unit, sender, receiver, cell."""
+    """Axes of the values: pair (where there are several), layer, head, position, unit, sender, receiver, edge, cell."""
     coords: dict[str, list[int | str]]
     """By axis, what its indices stand for."""
     values: list[Any]
@@ -428,7 +466,7 @@ class Sweep(BaseModel):
     corrupted_texts: list[str | None] | None = None
     """What the corrupted run went on with."""
     grids: list[SweptGrid]
-    """Grids, paths (`paths`) and single cells (`cells`)."""
+    """Grids, paths (`paths`), sets of edges (`edges`) and single cells (`cells`)."""
     elapsed_seconds: float
 
 

@@ -188,6 +188,8 @@ class Layout:
                 around[id(block.attention)] = self._attention_points(layer, paths[id(block.attention)]).reading
         if self.final_norm is not None:
             watches[id(self.final_norm)].is_final_norm = True
+        if (mlp := self.blocks[-1].mlp) is not None:
+            watches[id(mlp)].is_last_mlp = True
         for key, entry in watches.items():
             install(entry, self.switch, around.get(key))
 

@@ -57,6 +57,8 @@ class LoadedModel:
     """The fastest way to run sweeps on it, once it has been proven."""
     why_no_gradients: str | None = None
     """Why no gradient is taken on it; empty if it is, None until that has been proven."""
+    cuts_last_mlp: bool = False
+    """Whether gradients are the same where the last MLP is computed for the metric's positions alone; likewise."""
     why_no_edges: str | None = None
     """Why its edges have no scores; likewise."""
     weights: Catalogue | None = None

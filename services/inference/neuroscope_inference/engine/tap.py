@@ -95,6 +95,8 @@ class Tap:
         """Whether the shortcut is what the final norm gives, and not what it gets."""
         self.kept: slice | mx.array | None = None
         """Positions that go on behind the final norm, where no other's logits are wanted; None: all."""
+        self.tail: mx.array | None = None
+        """Positions for which alone the last MLP is computed; elsewhere zeros take its place. None: all."""
         self.flow: Flow | None = None
         """Where rows enter; None: all of them at the embedding."""
         self.carried: dict[int, mx.array] = {}
@@ -194,6 +196,7 @@ class Watch:
     inputs: list[tuple[int, PointIndex, int | None]] = field(default_factory=list)
     outputs: list[tuple[PointIndex, View | None]] = field(default_factory=list)
     block: int | None = None
+    is_last_mlp: bool = False
     is_final_norm: bool = False
 
 
@@ -225,6 +228,11 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
                 args, kwargs = with_argument(args, kwargs, argument, after)
                 if layer is not None:
                     tap.carried[layer] = after - before
+        tail, positions = tap.tail if watch.is_last_mlp else None, 0
+        if tail is not None:
+            stream: mx.array = argument_of(args, kwargs, 0)
+            positions = stream.shape[1]
+            args, kwargs = with_argument(args, kwargs, 0, stream[:, tail])
         with around(tap) if around is not None else nullcontext():
             if flow is None or watch.block is None:
                 result = call(module, *args, **kwargs)
@@ -233,7 +241,7 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         passed = result[0] if isinstance(result, tuple) else result
         if not isinstance(passed, mx.array):
             return result
-        value = passed
+        value = passed if tail is None else _placed(passed, tail, positions)
         if watch.block is not None and watch.block in tap.carried:
             value = value + tap.carried[watch.block]
         if flow is not None and watch.block is not None:
@@ -251,6 +259,12 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         _swapped_classes[plain] = _swapped(plain)
     watch.module.__class__ = _swapped_classes[plain]
     object.__setattr__(watch.module, HOOK, hook)
+
+
+def _placed(value: mx.array, at: mx.array, positions: int) -> mx.array:
+    """What is there at some positions, among zeros at all others."""
+    rows, _, width = value.shape
+    return mx.zeros((rows, positions, width), value.dtype).at[:, at].add(value)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:

@@ -14,6 +14,7 @@ from neuroscope.frames import FramePacker
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import weights_pb2
 from neuroscope_inference.engine.attributions.request import AllowedAttribution, attribution_of
+from neuroscope_inference.engine.edges.model_graph import described
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
@@ -56,6 +57,11 @@ class ExperimentServicer:
         attribution = await asyncio.to_thread(*checked)  # tensors may lie on disk
         async for event in self._framed(attribution.run(), model, context):
             yield event
+
+    async def GetEdgeGraph(self, request: pb.GetEdgeGraphRequest, context: Context) -> pb.GetEdgeGraphResponse:
+        """Describes the graph of a model."""
+        model = self._engine.model(request.model_id)
+        return await self._engine.call(lambda: described(model, "model_id"))
 
     async def ReadWeights(
         self, request: weights_pb2.ReadWeightsRequest, context: Context

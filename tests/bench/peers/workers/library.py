@@ -66,6 +66,10 @@ class Library(ABC):
         """What a fixture holds besides `observe`: `tests.bench.peers.fixtures` has the names and shapes."""
         raise NotImplementedError
 
+    def detect(self, ids: Sequence[int]) -> Arrays:
+        """`detector.previous_token.mul` ... (layer, head): how like three patterns heads are, in two ways."""
+        raise NotImplementedError
+
     def attribute(self, clean: Sequence[int], targets: tuple[int, int]) -> Arrays:
         """What a fixture holds of the residual stream and of direct logit attribution."""
         raise NotImplementedError

@@ -10,12 +10,18 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformer_lens import patching
+from transformer_lens import head_detector, patching
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
 from tests.bench.peers.workers.library import RESIDUAL, Arrays, Generated, Library, PatchWay
 from tests.bench.peers.workers.torch_model import load, row
+
+_DETECTORS = {
+    "previous_token": head_detector.get_previous_token_head_detection_pattern,
+    "duplicate_token": head_detector.get_duplicate_token_head_detection_pattern,
+    "induction": head_detector.get_induction_head_detection_pattern,
+}
 
 
 class TransformerLens(Library):
@@ -103,6 +109,24 @@ class TransformerLens(Library):
             "head_ablation": ablated.numpy(),
             "patch": self.patch(clean, corrupted, range(len(clean)), targets).astype(np.float32),
         }
+
+    def detect(self, ids: Sequence[int]) -> Arrays:
+        _, cache = self._model.run_with_cache(row(ids), names_filter=lambda name: name.endswith("hook_pattern"))
+        found: Arrays = {}
+        for kind, pattern_of in _DETECTORS.items():
+            wanted = pattern_of(row(ids))
+            for measure in ("mul", "abs"):
+                scores = np.zeros((len(self._layers), self._model.cfg.n_heads), np.float32)
+                for layer, head in np.ndindex(scores.shape):
+                    scores[layer, head] = head_detector.compute_head_attention_similarity_score(
+                        cache[f"blocks.{layer}.attn.hook_pattern"][0, head],
+                        wanted,
+                        exclude_bos=False,
+                        exclude_current_token=False,
+                        error_measure=measure,
+                    )
+                found[f"detector.{kind}.{measure}"] = scores
+        return found
 
     def attribute(self, clean: Sequence[int], targets: tuple[int, int]) -> Arrays:
         """`logit_attrs` knows no gain of the final norm, so it is folded into the unembedding, and nothing else."""

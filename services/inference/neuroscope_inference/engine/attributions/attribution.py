@@ -218,6 +218,7 @@ class Attribution:
             self.model,
             EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream),
             self.metric.places,
+            self.model.cuts_last_mlp,
         )
         from_zero, makes_other = self._begins_at_zero(kind), self._makes_other(kind)
         line, fractions = kind.line, kind.fractions()

@@ -90,6 +90,10 @@ class Graph:
         """Points at which receivers read."""
         return list(dict.fromkeys(reading.stream for reading in self.readings))
 
+    def heads_of(self, point: PointIndex) -> int:
+        """Heads of a point that has some."""
+        return self.layout.states[point].axes_extents[-2]
+
     def written(self, differences: Mapping[PointIndex, mx.array], positions: slice) -> mx.array:
         """What the senders' differences are in the stream (rows, senders, positions, d_model), float32, lazy."""
         parts = [writing.written(differences[writing.point][:, positions]) for writing in self.writings]

@@ -23,6 +23,9 @@ Score = Callable[[mx.array], mx.array]
 """(end of the rows (rows, places, width)) -> the metric of each row (rows,)."""
 
 
+_INSIDE_MLP = ("mlp_neurons", "router_logits", "expert_indices", "expert_weights")
+
+
 class ProbingTap(Tap):
     """A tap that adds to what passes, in all rows of the batch at once.
 
@@ -73,11 +76,14 @@ class Passes:
         model: what runs.
         reader: of the ends.
         places: positions of the ends, ascending, in prompts of so many tokens.
+        cuts_last_mlp: computes the last MLP for these positions alone, where nothing inside it is read or probed: what
+            it would write at others reaches no end.
     """
 
     model: LoadedModel
     reader: EndReader
     places: Callable[[int], Sequence[int]]
+    cuts_last_mlp: bool = False
 
     def forward(
         self,
@@ -141,14 +147,21 @@ class Passes:
         self, tokens: mx.array, reads: Sequence[PointIndex], added: Mapping[PointIndex, mx.array]
     ) -> tuple[mx.array, dict[PointIndex, mx.array]]:
         layout = self.model.layout
+        places = self.places(tokens.shape[1])
         tap = ProbingTap(layout.wanted([*reads, *self.reader.points]), added)
-        take = self.reader.taking(tap, self.places(tokens.shape[1]), edits_logits=False)
+        take = self.reader.taking(tap, places, edits_logits=False)
+        if self.cuts_last_mlp and not any(self._is_in_last_mlp(point) for point in (*reads, *added)):
+            tap.tail = mx.array(list(places))
         call: Any = self.model.network
         with layout.switch.reading(tap):
             logits: mx.array = call(tokens)
         if missed := [str(layout.states[point].point) for point in added if point not in tap.reached]:
             raise AssertionError(f"nothing passed at {', '.join(missed)}")
         return take(logits), {point: tap.seen[point] for point in reads}
+
+    def _is_in_last_mlp(self, point: PointIndex) -> bool:
+        where = self.model.layout.states[point].point
+        return where.layer == self.model.layout.num_layers - 1 and where.component in _INSIDE_MLP
 
     def _zeros(self, point: PointIndex, rows: int, length: int) -> mx.array:
         state = self.model.layout.states[point]

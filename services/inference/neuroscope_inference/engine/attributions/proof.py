@@ -5,6 +5,7 @@ Both are probes of a few tokens, on the engine's thread.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from neuroscope.sites import Point
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
 from neuroscope_inference.engine.attributions.nodes import INPUT
-from neuroscope_inference.engine.attributions.probes import Passes
+from neuroscope_inference.engine.attributions.probes import Passed, Passes
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.writing import applied
@@ -55,7 +56,7 @@ def _gradients_refused(model: LoadedModel) -> str:
         if error > tolerance_of(cached.dtype):
             return f"its logits without a cache, which has no gradient, are off by {error:.1e}"
         weights = mx.cos(mx.arange(cached.shape[-1]))  # of all logits, none alike
-        passed = passes.backward(tokens, lambda end: (end * weights).mean(axis=(1, 2)), [], [point])
+        passed = _probed(passes, tokens, weights)
     except Exception as error:  # whatever MLX and the model's code make of it
         return " ".join(str(error).split())[:200] or type(error).__name__
     gradient = passed.gradients[point]
@@ -63,7 +64,26 @@ def _gradients_refused(model: LoadedModel) -> str:
         return "the gradient of a probe is not finite"
     if not bool((gradient != 0).any().item()):
         return "the gradient of a probe is zero: something in between has none"
+    model.cuts_last_mlp = _ends_alike(passed, passes, tokens, weights)
     return ""
+
+
+def _ends_alike(whole: Passed, passes: Passes, tokens: mx.array, weights: mx.array) -> bool:
+    """Whether the last MLP may be computed for the end's positions alone."""
+    try:
+        cut = _probed(replace(passes, cuts_last_mlp=True), tokens, weights)
+    except Exception:  # an MLP that is called in another way than with the stream alone
+        return False
+    return all(
+        relative_error(one, other) <= tolerance_of(one.dtype)
+        for one, other in ((cut.end, whole.end), *((cut.gradients[p], whole.gradients[p]) for p in whole.gradients))
+    )
+
+
+def _probed(passes: Passes, tokens: mx.array, weights: mx.array) -> Passed:
+    """The gradient of a sum of the last logits by what enters the first block."""
+    point = passes.model.layout.index[INPUT]
+    return passes.backward(tokens, lambda end: (end * weights).mean(axis=(1, 2)), [], [point])
 
 
 def _called(network: Any, tokens: mx.array, cache: Any) -> mx.array:

@@ -17,7 +17,7 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.nodes import Receiver, Sender, receivers_of, senders_of
 from neuroscope_inference.engine.paths.plan import PathPlan
 from neuroscope_inference.engine.paths.proof import why_no_paths
-from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors
+from neuroscope_inference.engine.sweeps.cells import BY_ROW, Extent, boundary_of, check_donors
 from neuroscope_inference.engine.sweeps.pair import Pair
 from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.points import in_range
@@ -95,6 +95,10 @@ class PathGrid:
 
     def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> None:
         """None: what is frozen is that of the prompt."""
+
+    def company(self, number: int, pair: Pair) -> bytes:
+        """Any that are edited row by row."""
+        return BY_ROW
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """From the first receiver that is reached, and the first position at which the sender writes and one reads."""

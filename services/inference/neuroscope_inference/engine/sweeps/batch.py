@@ -8,20 +8,19 @@ all that is left; nothing of an architecture is written again here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from neuroscope_inference.engine import caches, memory
-from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.flow import Entering
 from neuroscope_inference.engine.sweeps.plan import Plan
 from neuroscope_inference.engine.sweeps.prefix import PrefixCache, WholeCache
-from neuroscope_inference.engine.tap import PointIndex, RowEdit, Tap
+from neuroscope_inference.engine.sweeps.taps import tap_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +75,16 @@ def run_batch(
     order = sorted(range(len(rows)), key=lambda index: rows[index].boundary)
     end = places[-1] + 1  # nobody asks for what lies behind
     span = Span(base.row, 0, first, end - first, len(base.tokens))
-    edits: dict[PointIndex, list[RowEdit]] = {}
-    outcomes: list[Outcome] = []
-    for slot, index in enumerate(order):
-        of_row, outcome = rows[index].plan.at(span)
-        outcomes.append(outcome)
-        for point, found in of_row.items():
-            edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in found)
     boundaries = [rows[index].boundary for index in order]
     last = model.layout.num_layers - 1
     cuts_tail = base.cuts_tail and base.cache is not None and not any(_edits_end(row.plan, last) for row in rows)
     tail = places[0] if cuts_tail else first  # the first position of what the last block writes
     streams = {b: base.streams[b][:, first:end] for b in set(boundaries) if b >= 0}
     flow = Entering(streams, boundaries, (last, end - tail))
-    tap = Tap(model.layout.wanted(reader.points), edits)
-    tap.flow = flow
     local = [place - tail for place in places]
+    plans = [rows[index].plan for index in order]
+    tap, outcomes = tap_of(model.layout, reader.points, plans, span, boundaries, local)
+    tap.flow = flow
     take = reader.taking(tap, local, edits_logits=any(row.plan.edits_logits for row in rows))
     call: Any = model.network
     cache: caches.Cache

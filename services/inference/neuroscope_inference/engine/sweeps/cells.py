@@ -17,6 +17,9 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import CORRUPTED, FIRST_REFERENCE, Pair
 from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
+BY_ROW = b""
+"""The company of cells whose rows are edited one by one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -26,10 +29,14 @@ class Extent:
         boundary: the first block that can read it: 0 the first one, -1 before the embedding, the number of layers
             behind the last block.
         first: its first position.
+        work: of a position besides that of the blocks, in blocks.
+        position_bytes: memory of a position besides that of the blocks.
     """
 
     boundary: int
     first: int
+    work: float = 0.0
+    position_bytes: int = 0
 
 
 class Cells(Protocol):
@@ -69,6 +76,10 @@ class Cells(Protocol):
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """What these edits can change."""
+        ...
+
+    def company(self, number: int, pair: Pair) -> bytes:
+        """Cells of a pair share a batch where these are equal."""
         ...
 
     def samples(self, pair: Pair) -> Iterator[Plan]:
@@ -129,6 +140,10 @@ class SingleCells:
                 edit.select.rows.append(pair.edited_row)
                 edits.append(edit)
         return generated_plan(self.model, edits, pair, new_tokens, self.resolve)
+
+    def company(self, number: int, pair: Pair) -> bytes:
+        """Any that are edited row by row."""
+        return BY_ROW
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """Of all edits together."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -78,7 +78,7 @@ class Corruptions:
         plan = self.plan(pair) if pair.edited_row == CORRUPTED else None
         points = () if plan is None else plan.points
         if extent.boundary > 0 and Point("resid_pre", extent.boundary) in points:
-            return Extent(extent.boundary - 1, extent.first)
+            return replace(extent, boundary=extent.boundary - 1)
         return extent
 
     def generated(self, pair: Pair, new_tokens: int) -> EditPlan | None:

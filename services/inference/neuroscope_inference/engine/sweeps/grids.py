@@ -18,7 +18,7 @@ from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors, generated_plan
+from neuroscope_inference.engine.sweeps.cells import BY_ROW, Extent, boundary_of, check_donors, generated_plan
 from neuroscope_inference.engine.sweeps.pair import Pair
 from neuroscope_inference.engine.sweeps.plan import Asked
 from neuroscope_inference.engine.sweeps.points import in_range, points_of
@@ -157,6 +157,10 @@ class Grid:
             )
             for point in self._windows[layer]
         ]
+
+    def company(self, number: int, pair: Pair) -> bytes:
+        """Any that are edited row by row."""
+        return BY_ROW
 
     def extent(self, number: int, pair: Pair) -> Extent:
         """From the layer and the first position of the cell."""

@@ -22,6 +22,7 @@ class Patch:
         cells: the cells that it is one of.
         cell: its number among them.
         extent: what it can change.
+        company: patches share a batch where these are equal.
     """
 
     number: int
@@ -29,6 +30,7 @@ class Patch:
     cells: Cells
     cell: int
     extent: Extent
+    company: bytes
 
     def plan(self) -> Plan:
         """The edits, which remember what they are given: new ones every time."""

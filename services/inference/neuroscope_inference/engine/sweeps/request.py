@@ -10,6 +10,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.tensors import Array
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope_inference.engine.edges.grid import EdgeGrid
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.grid import PathGrid
@@ -55,11 +56,19 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
         paths = PathGrid(model, entry, f"paths[{index}]", count, read.pairs, resolve)
         cells.append((count, paths))
         count += paths.count
+    for index, sets in enumerate(request.edges):
+        if request.HasField("generation"):
+            raise InvalidRequestError(
+                "runs whose edges are changed end with their prompts: leave out the generation", field="generation"
+            )
+        edges = EdgeGrid(model, sets, f"edges[{index}]", count, read.pairs, resolve)
+        cells.append((count, edges))
+        count += edges.count
     if request.cells:
         cells.append((count, SingleCells(model, request.cells, resolve)))
         count += len(request.cells)
     if not count:
-        raise InvalidRequestError("a sweep without grids, paths and cells edits nothing", field="grids")
+        raise InvalidRequestError("a sweep without grids, paths, edges and cells edits nothing", field="grids")
     limits = request.limits
     if not math.isfinite(limits.max_seconds) or limits.max_seconds < 0:
         raise InvalidRequestError(f"{limits.max_seconds} is no time", field="limits.max_seconds")

@@ -13,13 +13,13 @@ from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.forward import longest_chunk
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.plan import Plan
-from neuroscope_inference.engine.tap import PointIndex, Tap
+from neuroscope_inference.engine.sweeps.taps import tap_of
+from neuroscope_inference.engine.tap import PointIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,7 @@ def run(
     call: Any = model.network
     for first in range(0, length, chunk):
         span = Span(row, 0, first, min(chunk, length - first), length)
-        edits, outcome = plan.at(span) if plan is not None else ({}, Outcome())
-        tap = Tap(layout.wanted([*points, *reader.points]), edits)
+        tap, outcomes = tap_of(layout, [*points, *reader.points], [] if plan is None else [plan], span)
         local = [place - first for place in places if first <= place < span.end]
         take = reader.taking(tap, local, edits_logits=plan is not None and plan.edits_logits) if local else None
         with memory.watched(0):
@@ -84,8 +83,14 @@ def run(
                 ends.append(take(logits))
             for point in points:
                 pieces[point].append(tap.seen[point])
-            mx.eval([held[-1] for held in pieces.values()], ends[-1:], outcome.arrays, [c.state for c in cache])
-        outcome.check()
+            mx.eval(
+                [held[-1] for held in pieces.values()],
+                ends[-1:],
+                [o.arrays for o in outcomes],
+                [c.state for c in cache],
+            )
+        for outcome in outcomes:
+            outcome.check()
     end = _joined(ends) if ends else None
     kept = {point: _joined(held) for point, held in pieces.items()}
     mx.eval(end, kept)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.cells import Extent
 from neuroscope_inference.engine.sweeps.patch import Patch
 
 _BATCH_POSITIONS = 8.0
@@ -67,21 +68,22 @@ class Costs:
         """Work of one whole forward pass."""
         return (length + _BATCH_POSITIONS) * self.layers + self._head * self._places
 
-    def row(self, boundary: int, positions: int) -> float:
+    def row(self, extent: Extent, positions: int) -> float:
         """Work of one row."""
-        return positions * (self.layers - max(boundary, 0)) + self._head * self._places + self.continued
+        blocks = self.layers - max(extent.boundary, 0) + extent.work
+        return max(positions, 0) * blocks + self._head * self._places + self.continued
 
     def batch(self, boundary: int) -> float:
         """Work of a batch besides its rows."""
         steps = _BATCH_POSITIONS * self.layers * (self._new_tokens + 1) if self._new_tokens else 0
         return _BATCH_POSITIONS * (self.layers - max(boundary, 0)) + 1 + steps
 
-    def nbytes(self, positions: int, end: int) -> int:
-        """Memory of one row at its widest."""
-        positions, end = max(positions, self._read), max(end, self._read)
+    def nbytes(self, positions: int, end: int, position_bytes: int = 0) -> int:
+        """Memory of one row at its widest; `position_bytes` are of a position besides what the blocks take."""
+        positions, end = max(positions, self._read, 0), max(end, self._read)
         scores = 2 * self._heads * positions * end
         elements = positions * self._widths + scores + end * self._keys + 3 * self._places * self._vocabulary
-        return 4 * elements
+        return 4 * elements + positions * position_bytes
 
 
 @dataclass(slots=True)
@@ -123,7 +125,8 @@ class Limits:
 def one_by_one(patches: Sequence[Patch], costs: Costs, length: int) -> Iterator[Submission]:
     """A submission for every patch: the plain way."""
     for patch in patches:
-        yield Submission([patch], 0, costs.plain(length) + costs.continued, costs.nbytes(length, length))
+        work = costs.plain(length) + length * patch.extent.work + costs.continued
+        yield Submission([patch], 0, work, costs.nbytes(length, length, patch.extent.position_bytes))
 
 
 def together(
@@ -141,18 +144,18 @@ def together(
     longest_s = limits.first_seconds
     for first, group in _groups(patches, costs, reuses_positions=reuses_positions):
         positions = end - first
-        nbytes = costs.nbytes(positions, end)
-        most_rows = max(1, limits.nbytes // nbytes)
         held: list[Patch] = []
-        work = 0.0
+        work, nbytes = 0.0, 0
         for patch in sorted(group, key=lambda patch: -patch.extent.boundary):  # the cheap ones first
-            more = costs.row(patch.extent.boundary, positions)
+            more = costs.row(patch.extent, positions)
             total = work + more + costs.batch(patch.extent.boundary)
-            if held and (len(held) == most_rows or limits.pace.seconds_of(total) > longest_s):
+            row_bytes = costs.nbytes(positions, end, patch.extent.position_bytes)
+            if held and (nbytes + row_bytes > limits.nbytes or limits.pace.seconds_of(total) > longest_s):
                 yield _submission(held, first, work, nbytes, costs)
-                held, work, longest_s = [], 0.0, limits.seconds
+                held, work, nbytes, longest_s = [], 0.0, 0, limits.seconds
             held.append(patch)
             work += more
+            nbytes += row_bytes
         yield _submission(held, first, work, nbytes, costs)
         longest_s = limits.seconds
 
@@ -168,14 +171,23 @@ def halves(submission: Submission) -> list[Submission]:
 
 def _submission(held: Sequence[Patch], first: int, work: float, nbytes: int, costs: Costs) -> Submission:
     lowest = min(patch.extent.boundary for patch in held)
-    return Submission(list(held), first, work + costs.batch(lowest), nbytes * len(held))
+    return Submission(list(held), first, work + costs.batch(lowest), nbytes)
 
 
 def _groups(patches: Sequence[Patch], costs: Costs, *, reuses_positions: bool) -> Iterator[tuple[int, Sequence[Patch]]]:
-    """Patches that share their first computed position. A group joins the one before it where that saves work."""
-    if not reuses_positions:
-        yield 0, patches
-        return
+    """Patches that share their company and their first computed position. A group joins the one before it where that
+    saves work."""
+    by_company: dict[bytes, list[Patch]] = {}
+    for patch in patches:
+        by_company.setdefault(patch.company, []).append(patch)
+    for alike in by_company.values():
+        if reuses_positions:
+            yield from _by_position(alike, costs)
+        else:
+            yield 0, alike
+
+
+def _by_position(patches: Sequence[Patch], costs: Costs) -> Iterator[tuple[int, Sequence[Patch]]]:
     by_first: dict[int, list[Patch]] = {}
     for patch in patches:
         by_first.setdefault(patch.extent.first, []).append(patch)
@@ -184,7 +196,7 @@ def _groups(patches: Sequence[Patch], costs: Costs, *, reuses_positions: bool) -
     for first in sorted(by_first):
         group = by_first[first]
         if start is not None:
-            more = sum(costs.row(p.extent.boundary, first - start) - costs.row(p.extent.boundary, 0) for p in group)
+            more = sum(costs.row(p.extent, first - start) - costs.row(p.extent, 0) for p in group)
             if more > costs.batch(min(p.extent.boundary for p in group)):
                 yield start, held
                 start, held = None, []

@@ -205,7 +205,7 @@ class Sweep:
                 number = pair.index * self.cell_count + first_cell + cell
                 if number not in self.done:
                     extent = self.corruptions.extent(cells.extent(cell, pair), pair)
-                    yield Patch(number, pair, cells, cell, extent)
+                    yield Patch(number, pair, cells, cell, extent, cells.company(cell, pair))
 
     def _total_work(self, submissions: Sequence[Submission]) -> float:
         """Of all pairs, from that of the first."""
@@ -260,7 +260,7 @@ class Sweep:
         for first_cell, cells in self.cells:
             for cell in range(-first_cell % stride, cells.count, stride):
                 extent = cells.extent(cell, pair)
-                work += costs.row(extent.boundary, pair.length - extent.first)
+                work += costs.row(extent, pair.length - extent.first)
                 count += 1
         estimate = pace.seconds_of(work / max(count, 1) * self.patch_count)
         nbytes = min(self.batch_bytes, costs.nbytes(pair.length, pair.length) * self.patch_count)

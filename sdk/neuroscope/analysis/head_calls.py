@@ -1,0 +1,186 @@
+"""Analyses of heads beside each other: a part of both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from neuroscope.analysis.comparison import AttentionComparison
+from neuroscope.analysis.composition import CompositionResult
+from neuroscope.analysis.head_requests import Layers, comparison_request, composition_request, interactions_request
+from neuroscope.analysis.interactions import InteractionGraph
+from neuroscope.analysis.pairs import PairLike
+from neuroscope.analysis.progress import AnalysisListener
+from neuroscope.analysis.running import AnalysisRunner, AsyncAnalysisRunner
+from neuroscope.prompts import Prompt
+
+
+class HeadCalls(AnalysisRunner):
+    """What `AnalysisClient` does with heads."""
+
+    def compare_attention(
+        self,
+        first: Prompt,
+        second: Prompt,
+        *,
+        layers: Layers = None,
+        alignment: str = "auto",
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> AttentionComparison:
+        """Compares the attention patterns of two prompts, head by head.
+
+        Args:
+            first: one prompt.
+            second: the other one.
+            layers: None: every layer that has attention patterns.
+            alignment: positions (of equally long prompts), tokens (those that both have in the same order; weight on
+                others is one further place), or auto: positions where they are equally long.
+            model_id: empty: the one loaded first.
+            bos: as in `Client.tokenize`.
+            progress: True shows a bar; a function is called with every `AnalysisProgress`.
+
+        Raises:
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+        """
+        request = comparison_request(first, second, layers=layers, alignment=alignment, model_id=model_id, bos=bos)
+        return self.run(AttentionComparison(request), progress)
+
+    def measure_composition(
+        self,
+        *,
+        layers: Layers = None,
+        seed: int = 0,
+        random_pairs: int = 0,
+        model_id: str = "",
+        progress: AnalysisListener = False,
+    ) -> CompositionResult:
+        """Says by their weights how much each head can read of what each earlier one writes (Elhage et al. 2021).
+
+        Args:
+            layers: two at least; None: every layer that has such weights.
+            seed: of the random heads that scores are compared with.
+            random_pairs: how many pairs of them; 0: 64.
+            model_id: empty: the one loaded first.
+            progress: as in `compare_attention`.
+
+        Raises:
+            InvalidRequestError, UnavailableSiteError: before anything has run.
+        """
+        request = composition_request(layers=layers, seed=seed, random_pairs=random_pairs, model_id=model_id)
+        return self.run(CompositionResult(request), progress)
+
+    def map_interactions(
+        self,
+        pairs: Iterable[PairLike] | None = None,
+        *,
+        layers: Layers = None,
+        seed: int = 0,
+        sequences: int = 0,
+        block_length: int = 0,
+        token_ids: Sequence[int] = (),
+        least_effect: float = 0.0,
+        false_discovery_rate: float = 0.0,
+        every_head: bool = False,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> InteractionGraph:
+        """Finds which heads read what other heads write, by patching the path between them (Wang et al. 2022).
+
+        Args:
+            pairs: prompts with and without a behaviour, answer and other token, as `neuroscope.analysis.pairs` reads
+                them; two at least, better eight. None: random sequences, each a block that comes twice.
+            layers: None: all.
+            seed: of these sequences.
+            sequences: how many; 0: 16.
+            block_length: tokens of a block; 0: 24, or what the model allows.
+            token_ids: what they are drawn from; none: the vocabulary without special tokens.
+            least_effect: least effect that counts, in logits or nats; 0: 0.01.
+            false_discovery_rate: share of interactions that may be false (Benjamini & Hochberg 1995); 0: 0.01.
+            every_head: tries heads, too, that have no effect when all that they write is replaced.
+            model_id: empty: the one loaded first.
+            bos: as in `Client.tokenize`.
+            progress: as in `compare_attention`.
+
+        Raises:
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+        """
+        request = interactions_request(
+            pairs,
+            layers=layers,
+            seed=seed,
+            sequences=sequences,
+            block_length=block_length,
+            token_ids=token_ids,
+            least_effect=least_effect,
+            false_discovery_rate=false_discovery_rate,
+            every_head=every_head,
+            model_id=model_id,
+            bos=bos,
+        )
+        return self.run(InteractionGraph(request), progress)
+
+
+class AsyncHeadCalls(AsyncAnalysisRunner):
+    """What `AsyncAnalysisClient` does with heads; the docstrings of `HeadCalls` hold here too."""
+
+    async def compare_attention(
+        self,
+        first: Prompt,
+        second: Prompt,
+        *,
+        layers: Layers = None,
+        alignment: str = "auto",
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> AttentionComparison:
+        """Compares the attention patterns of two prompts, head by head."""
+        request = comparison_request(first, second, layers=layers, alignment=alignment, model_id=model_id, bos=bos)
+        return await self.run(AttentionComparison(request), progress)
+
+    async def measure_composition(
+        self,
+        *,
+        layers: Layers = None,
+        seed: int = 0,
+        random_pairs: int = 0,
+        model_id: str = "",
+        progress: AnalysisListener = False,
+    ) -> CompositionResult:
+        """Says by their weights how much each head can read of what each earlier one writes (Elhage et al. 2021)."""
+        request = composition_request(layers=layers, seed=seed, random_pairs=random_pairs, model_id=model_id)
+        return await self.run(CompositionResult(request), progress)
+
+    async def map_interactions(
+        self,
+        pairs: Iterable[PairLike] | None = None,
+        *,
+        layers: Layers = None,
+        seed: int = 0,
+        sequences: int = 0,
+        block_length: int = 0,
+        token_ids: Sequence[int] = (),
+        least_effect: float = 0.0,
+        false_discovery_rate: float = 0.0,
+        every_head: bool = False,
+        model_id: str = "",
+        bos: bool | None = None,
+        progress: AnalysisListener = False,
+    ) -> InteractionGraph:
+        """Finds which heads read what other heads write, by patching the path between them (Wang et al. 2022)."""
+        request = interactions_request(
+            pairs,
+            layers=layers,
+            seed=seed,
+            sequences=sequences,
+            block_length=block_length,
+            token_ids=token_ids,
+            least_effect=least_effect,
+            false_discovery_rate=false_discovery_rate,
+            every_head=every_head,
+            model_id=model_id,
+            bos=bos,
+        )
+        return await self.run(InteractionGraph(request), progress)

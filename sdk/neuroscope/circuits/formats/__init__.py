@@ -1,0 +1,132 @@
+"""Circuits in files: ours, those of other tools, and graph languages.
+
+json       protobuf's JSON of the contract's message; nothing is lost; read back
+mib        the layout of the MIB benchmark's circuit track, as EAP-IG's Graph.to_json writes it; read back
+lazarus    the layout of chuk-lazarus; read back
+graphml    for Gephi, yEd, networkx; nothing is lost; read back
+dot        for Graphviz
+mermaid    for Markdown pages
+html       a page to look around in, which needs nothing else
+png, svg, pdf    a picture
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from neuroscope.circuits.formats import dot, graphml, lazarus, mermaid, mib, page
+from neuroscope.errors import InvalidRequestError, nearest
+from neuroscope.v1 import circuit_pb2 as pb
+
+if TYPE_CHECKING:
+    from neuroscope.circuits.circuit import Circuit
+
+OWN = "neuroscope.v1.Circuit"
+"""What our JSON says that it holds, at `format`."""
+TEXTS: Mapping[str, Callable[[Circuit], str]] = {
+    "json": lambda circuit: _dumped(circuit.to_json()),
+    "mib": lambda circuit: _dumped(mib.to_json(circuit)),
+    "lazarus": lambda circuit: _dumped(lazarus.to_json(circuit)),
+    "graphml": graphml.write,
+    "dot": dot.write,
+    "mermaid": mermaid.write,
+    "html": page.write,
+}
+"""Formats of text."""
+PICTURES = ("png", "svg", "pdf")
+"""Formats of matplotlib."""
+FORMATS = (*TEXTS, *PICTURES)
+_ENDINGS = {".gv": "dot", ".mmd": "mermaid", ".md": "mermaid", ".htm": "html"} | {f".{name}": name for name in FORMATS}
+_READABLE = "json (ours, mib, lazarus), graphml"
+
+
+def of_path(path: str | Path, format: str = "") -> str:
+    """The format of a file: what is said, or what its ending says.
+
+    Raises:
+        InvalidRequestError: there is no such format.
+    """
+    if format:
+        return checked(format)
+    ending = Path(path).suffix.lower()
+    if ending not in _ENDINGS:
+        raise InvalidRequestError(
+            f"{path} has none of the endings {', '.join(_ENDINGS)}; say which format it is to be", field="format"
+        )
+    return _ENDINGS[ending]
+
+
+def checked(format: str) -> str:
+    """The name of a format.
+
+    Raises:
+        InvalidRequestError: there is no such format.
+    """
+    if format not in FORMATS:
+        close = nearest(format, FORMATS)
+        raise InvalidRequestError(
+            f"there is no format {format!r}; nearest: {', '.join(close)}", field="format", valid=close
+        )
+    return format
+
+
+def read(path: str | Path) -> pb.Circuit:
+    """The circuit of a file in any of the readable formats, which is told by what is in it.
+
+    Raises:
+        InvalidRequestError: the file cannot be read, or holds no circuit.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error}", field="path") from None
+    try:
+        return parsed(text)
+    except InvalidRequestError as error:
+        error.message = f"{path}: {error.message}"
+        raise
+
+
+def parsed(text: str) -> pb.Circuit:
+    """The circuit of a text in any of the readable formats."""
+    if text.lstrip().startswith("<"):
+        return graphml.read(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise InvalidRequestError(f"this is no circuit; readable are {_READABLE}", field="circuit") from None
+    return from_object(value)
+
+
+def from_object(value: Any) -> pb.Circuit:
+    """The circuit of a JSON object."""
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        if fields.get("format") == OWN:
+            return _own(fields)
+        if "cfg" in fields:
+            return mib.from_json(fields)
+        if isinstance(fields.get("nodes"), list):
+            return lazarus.from_json(fields)
+    raise InvalidRequestError(
+        f"this is no circuit: an object with format {OWN!r}, with cfg, nodes and edges (MIB), or with lists of nodes "
+        "and edges (chuk-lazarus)",
+        field="circuit",
+    )
+
+
+def _own(value: Mapping[str, Any]) -> pb.Circuit:
+    from google.protobuf import json_format
+
+    fields = {name: entry for name, entry in value.items() if name != "format"}
+    try:
+        return json_format.ParseDict(fields, pb.Circuit())
+    except (json_format.ParseError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidRequestError(f"this is no circuit: {error}", field="circuit") from None
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"

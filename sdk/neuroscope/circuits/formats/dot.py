@@ -1,0 +1,45 @@
+"""The language of Graphviz: layers are ranks, from the input at the bottom to the logits at the top."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from neuroscope.circuits.layers import rows_of, strengths, written_label
+from neuroscope.component_names import Place
+from neuroscope.v1 import circuit_pb2 as pb
+
+if TYPE_CHECKING:
+    from neuroscope.circuits.circuit import Circuit
+
+_SHAPES = {
+    pb.CIRCUIT_NODE_KIND_HEAD: "ellipse",
+    pb.CIRCUIT_NODE_KIND_MLP: "box",
+    pb.CIRCUIT_NODE_KIND_DIRECTION: "diamond",
+}
+
+
+def write(circuit: Circuit) -> str:
+    """The file's text."""
+    widths = strengths(circuit)
+    lines = [f"digraph {json.dumps(circuit.name or 'circuit')} {{", "  rankdir=BT;", "  node [fontname=Helvetica];"]
+    for row in rows_of(circuit):
+        same = " ".join(f"{_quoted(name)};" for name in row)
+        lines.append(f"  {{ rank=same; {same} }}")
+        for name in row:
+            node = circuit.all_nodes[name]
+            shape = _SHAPES.get(node.kind, "plaintext")
+            lines.append(f"  {_quoted(name)} [shape={shape}, label={_quoted(written_label(node))}];")
+    for name, edge in circuit.edges.items():
+        slot = "" if edge.receiver in circuit.all_nodes else Place.of(edge.receiver).slot
+        told = f", label={_quoted(slot)}" if slot else ""
+        told += f", tooltip={_quoted(f'{name}: {edge.score:.4g}')}" if edge.HasField("score") else ""
+        for reader in circuit.readers(edge.receiver):
+            if reader in circuit.nodes:
+                width = 0.5 + 3 * widths.get(name, 0.0)
+                lines.append(f"  {_quoted(edge.sender)} -> {_quoted(reader)} [penwidth={width:.2f}{told}];")
+    return "\n".join([*lines, "}", ""])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

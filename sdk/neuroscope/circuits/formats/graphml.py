@@ -1,0 +1,92 @@
+"""GraphML, by networkx: every listed edge with its attributes; what is of the whole circuit is one attribute."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+
+from neuroscope.component_names import Place
+from neuroscope.errors import InvalidRequestError
+from neuroscope.v1 import circuit_pb2 as pb
+
+if TYPE_CHECKING:
+    from neuroscope.circuits.circuit import Circuit
+
+_WHOLE, _INDEX = "neuroscope", "index"
+
+
+def write(circuit: Circuit) -> str:
+    """The file's text."""
+    graph = circuit.to_networkx(whole=True)
+    for _, attributes in [*graph.nodes(data=True), *((None, each[2]) for each in graph.edges(data=True))]:
+        for name, value in list(attributes.items()):
+            if isinstance(value, dict):
+                attributes[name] = json.dumps(value)
+    order = {name: index for index, name in enumerate(circuit.all_edges)}
+    for sender, reader, attributes in graph.edges(data=True):
+        attributes[_INDEX] = order[f"{sender}->{attributes.get('receiver', reader)}"]
+    whole = pb.Circuit()
+    whole.CopyFrom(circuit.message)
+    del whole.nodes[:], whole.edges[:]
+    graph.graph[_WHOLE] = json.dumps(json_format.MessageToDict(whole, preserving_proto_field_name=True))
+    written = io.BytesIO()
+    importlib.import_module("networkx").write_graphml(graph, written)
+    return written.getvalue().decode()
+
+
+def read(text: str) -> pb.Circuit:
+    """From the file's text. Of a file of another tool, nodes have our names, and all of it is in the circuit.
+
+    Raises:
+        InvalidRequestError: it is no GraphML, or its nodes have other names.
+    """
+    try:
+        networkx: Any = importlib.import_module("networkx")
+    except ImportError:
+        raise InvalidRequestError("GraphML needs networkx: pip install networkx", field="networkx") from None
+    try:
+        graph = networkx.parse_graphml(text, force_multigraph=True)
+        made = json_format.ParseDict(json.loads(graph.graph.get(_WHOLE, "{}")), pb.Circuit())
+        for name, attributes in graph.nodes(data=True):
+            node = _message(attributes, pb.CircuitNode(in_circuit=True))
+            node.name = name
+            if not node.kind:
+                place = Place.of(name, "nodes")
+                node.MergeFrom(pb.CircuitNode(kind=place.kind, layer=place.layer, head=place.head))
+            made.nodes.append(node)
+        seen: set[tuple[str, str]] = set()
+        edges = sorted(graph.edges(data=True), key=lambda edge: edge[2].get(_INDEX, 0))
+        for sender, reader, attributes in edges:
+            edge = _message(attributes, pb.CircuitEdge(in_circuit=True))
+            edge.sender, edge.receiver = sender, edge.receiver or reader
+            if (edge.sender, edge.receiver) not in seen:
+                seen.add((edge.sender, edge.receiver))
+                made.edges.append(edge)
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # whatever XML and networkx raise of a file that is none
+        raise InvalidRequestError(f"this is no GraphML of a circuit: {error}", field="circuit") from None
+    if not made.HasField("provenance"):
+        made.provenance.source = "graphml"
+    if not made.HasField("model"):
+        made.model.CopyFrom(_model(made))
+    made.edge_count = made.edge_count or len(made.edges)
+    return made
+
+
+def _message(attributes: dict[str, Any], message: Any) -> Any:
+    known = set(message.DESCRIPTOR.fields_by_name)
+    fields = {name: value for name, value in attributes.items() if name in known}
+    if isinstance(fields.get("metadata"), str):
+        fields["metadata"] = json.loads(fields["metadata"])
+    return json_format.ParseDict(fields, message)
+
+
+def _model(circuit: pb.Circuit) -> pb.CircuitModel:
+    heads = max((node.head + 1 for node in circuit.nodes if node.HasField("head")), default=0)
+    layers = max((node.layer + 1 for node in circuit.nodes if node.HasField("layer")), default=0)
+    return pb.CircuitModel(layer_count=layers, head_count=heads, key_value_head_count=heads)

@@ -1,0 +1,110 @@
+"""The layout of chuk-lazarus: lists of nodes and of edges, each with a type, and metadata.
+
+Nodes are of type layer, attention, mlp, expert, direction, input or output; edges residual, attention_out, mlp_out,
+causal, inhibitory or steering: by what writes. Scores are weights, and of nodes importances. What it has no place for,
+such as which input of a head an edge leads to, is metadata, by which ours are read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+
+from neuroscope.component_names import Place
+from neuroscope.errors import InvalidRequestError
+from neuroscope.v1 import circuit_pb2 as pb
+
+if TYPE_CHECKING:
+    from neuroscope.circuits.circuit import Circuit
+
+_NODES = {
+    pb.CIRCUIT_NODE_KIND_INPUT: "input",
+    pb.CIRCUIT_NODE_KIND_HEAD: "attention",
+    pb.CIRCUIT_NODE_KIND_MLP: "mlp",
+    pb.CIRCUIT_NODE_KIND_LOGITS: "output",
+    pb.CIRCUIT_NODE_KIND_DIRECTION: "direction",
+}
+_EDGES = {
+    pb.CIRCUIT_NODE_KIND_INPUT: "residual",
+    pb.CIRCUIT_NODE_KIND_HEAD: "attention_out",
+    pb.CIRCUIT_NODE_KIND_MLP: "mlp_out",
+    pb.CIRCUIT_NODE_KIND_DIRECTION: "steering",
+}
+_KINDS = {name: kind for kind, name in _NODES.items()}
+_OF_GRAPH = ("model", "provenance", "evaluation", "edge_count")
+
+
+def to_json(circuit: Circuit) -> dict[str, Any]:
+    """The object: the nodes and edges of the circuit."""
+    whole = json_format.MessageToDict(circuit.message, preserving_proto_field_name=True)
+    readers = circuit.readers
+    return {
+        "name": circuit.name,
+        "description": circuit.message.description,
+        "metadata": {name: whole[name] for name in _OF_GRAPH if name in whole},
+        "nodes": [
+            {
+                "id": name,
+                "label": node.label or name,
+                "type": _NODES[node.kind],
+                "layer": node.layer if node.HasField("layer") else None,
+                "importance": circuit.node_scores.get(name, 0.0),
+                "metadata": dict(node.metadata),
+            }
+            for name, node in circuit.nodes.items()
+        ],
+        "edges": [
+            {
+                "source": edge.sender,
+                "target": reader,
+                "type": _EDGES.get(circuit.all_nodes[edge.sender].kind, "causal"),
+                "weight": edge.score,
+                "label": Place.of(edge.receiver).slot if edge.receiver not in circuit.all_nodes else "",
+                "metadata": {"receiver": edge.receiver},
+            }
+            for edge in circuit.edges.values()
+            for reader in readers(edge.receiver)
+            if reader in circuit.nodes
+        ],
+    }
+
+
+def from_json(value: Mapping[str, Any]) -> pb.Circuit:
+    """From the object; all of it is in the circuit.
+
+    Raises:
+        InvalidRequestError: a part is missing or malformed.
+    """
+    try:
+        metadata: dict[str, Any] = value.get("metadata") or {}
+        kept = {name: metadata[name] for name in _OF_GRAPH if name in metadata}
+        made = json_format.ParseDict(kept, pb.Circuit())
+        made.name, made.description = value.get("name") or "", value.get("description") or ""
+        made.provenance.source = "lazarus"
+        for node in value["nodes"]:
+            kind = _KINDS.get(node["type"], pb.CIRCUIT_NODE_KIND_UNSPECIFIED)
+            name, layer = str(node["id"]), node.get("layer")
+            told: dict[str, Any] = node.get("metadata") or {}
+            made.nodes.add(
+                name=name,
+                kind=kind,
+                layer=layer,
+                head=Place.of(name).head if kind == pb.CIRCUIT_NODE_KIND_HEAD else None,
+                score=node.get("importance"),
+                in_circuit=True,
+                label="" if node.get("label") in (None, name) else str(node["label"]),
+                metadata={str(key): str(entry) for key, entry in told.items()},
+            )
+        seen: set[tuple[str, str]] = set()
+        for edge in value["edges"]:
+            told = edge.get("metadata") or {}
+            receiver = told.get("receiver", str(edge["target"]))
+            if (edge["source"], receiver) not in seen:
+                seen.add((edge["source"], receiver))
+                made.edges.add(sender=edge["source"], receiver=receiver, score=edge.get("weight"), in_circuit=True)
+        made.edge_count = made.edge_count or len(made.edges)
+    except (KeyError, TypeError, ValueError, AttributeError, json_format.ParseError) as error:
+        raise InvalidRequestError(f"this is no circuit of chuk-lazarus: {error!r}", field="circuit") from None
+    return made

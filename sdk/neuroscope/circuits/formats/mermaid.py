@@ -1,0 +1,49 @@
+"""Mermaid's flowcharts, which GitHub and many Markdown pages draw."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from neuroscope.circuits.layers import rows_of, strengths, written_label
+from neuroscope.component_names import Place
+from neuroscope.v1 import circuit_pb2 as pb
+
+if TYPE_CHECKING:
+    from neuroscope.circuits.circuit import Circuit
+
+_BRACKETS = {
+    pb.CIRCUIT_NODE_KIND_HEAD: ('(["', '"])'),
+    pb.CIRCUIT_NODE_KIND_MLP: ('["', '"]'),
+    pb.CIRCUIT_NODE_KIND_DIRECTION: ('{{"', '"}}'),
+}
+_STRONG = 0.5
+"""Share of the strongest score from which an edge is drawn thick."""
+
+
+def write(circuit: Circuit) -> str:
+    """The file's text."""
+    widths = strengths(circuit)
+    lines = ["flowchart BT"]
+    for row in rows_of(circuit):
+        for name in row:
+            node = circuit.all_nodes[name]
+            left, right = _BRACKETS.get(node.kind, ('("', '")'))
+            lines.append(f"  {_id(name)}{left}{_escaped(written_label(node))}{right}")
+    for name, edge in circuit.edges.items():
+        slot = "" if edge.receiver in circuit.all_nodes else Place.of(edge.receiver).slot
+        arrow = "==>" if widths.get(name, 0.0) >= _STRONG else "-->"
+        lines += [
+            f"  {_id(edge.sender)} {arrow}{f'|{slot}|' if slot else ''} {_id(reader)}"
+            for reader in circuit.readers(edge.receiver)
+            if reader in circuit.nodes
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _id(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _escaped(text: str) -> str:
+    return escape(text).replace("\n", "<br/>")

@@ -1,0 +1,67 @@
+"""Tables of rich for circuits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from neuroscope.circuits.circuit import Circuit
+    from neuroscope.circuits.comparison import CircuitComparison
+
+_EDGES = 10
+
+
+def circuit_table(circuit: Circuit) -> Table:
+    """What is known of a circuit, and its strongest edges."""
+    title = circuit.summary
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, min_width=len(title))
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name, value in circuit.facts.items():
+        table.add_row(name, Text(_written(value)))
+    edges = sorted(circuit.edges.items(), key=lambda entry: -abs(entry[1].score))
+    if edges and any(edge.HasField("score") for _, edge in edges):
+        table.add_section()
+        for name, edge in edges[:_EDGES]:
+            table.add_row(Text(name), f"{edge.score:+.4f}")
+        if len(edges) > _EDGES:
+            table.add_row(f"and {len(edges) - _EDGES} more", "", style="dim")
+    return table
+
+
+def comparison_table(comparison: CircuitComparison) -> Table:
+    """Two circuits beside each other."""
+    first, second = comparison.first.name or "first", comparison.second.name or "second"
+    table = Table(title=f"{first} and {second}", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("", first, second, "both", "Jaccard"):
+        table.add_column(Text(name), justify="right" if name else "left")
+    nodes, edges = comparison.shared_nodes, comparison.shared_edges
+    table.add_row(
+        "nodes",
+        str(len(comparison.first.nodes)),
+        str(len(comparison.second.nodes)),
+        str(len(nodes)),
+        f"{comparison.node_jaccard:.3f}",
+    )
+    table.add_row(
+        "edges",
+        str(len(comparison.first.edges)),
+        str(len(comparison.second.edges)),
+        str(len(edges)),
+        f"{comparison.edge_jaccard:.3f}",
+    )
+    count = len(comparison.scored_edges)
+    table.caption = (
+        f"scores of {count} edges: Pearson {comparison.pearson:.3f}, Spearman {comparison.spearman:.3f}"
+        if count > 1
+        else "no scores to compare"
+    )
+    return table
+
+
+def _written(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

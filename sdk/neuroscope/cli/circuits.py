@@ -1,0 +1,164 @@
+"""`neuroscope circuit`: circuits in files; and `neuroscope analyze circuit`, which finds them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroscope.analysis.circuit_request import GRANULARITIES
+from neuroscope.circuits import METHODS, Circuit
+from neuroscope.circuits.formats import FORMATS, checked, of_path
+from neuroscope.cli.connection import AnalysisTargetOption, Connection, LocalOption, ModelOption, TraceOption
+from neuroscope.cli.console import err, out
+from neuroscope.datasets import NAMED
+
+app = typer.Typer(no_args_is_help=True, help="Circuits in files: shows, exports and compares them.")
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A circuit: JSON (ours, MIB's, lazarus'), GraphML.")]
+SaveOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--save",
+        metavar="FILE",
+        help="Writes the circuit; the ending says how: .json .graphml .dot .mmd .html .png .svg .pdf. Repeat it.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Prints JSON.")]
+
+
+def find(
+    context: typer.Context,
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a JSONL file of pairs.")
+    ] = "ioi",
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "eap-ig",
+    size: Annotated[float | None, typer.Option(help="Share of the graph's edges; 0.2 if nothing else is said.")] = None,
+    count: Annotated[int | None, typer.Option(help="So many edges.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Least magnitude of a score; of acdc, its threshold.")] = None,
+    faithfulness: Annotated[float | None, typer.Option(help="As few edges as are needed for this.")] = None,
+    granularity: Annotated[str, typer.Option(help=f"{' or '.join(filter(None, GRANULARITIES))}.")] = "",
+    steps: Annotated[int, typer.Option(min=0, help="Of eap-ig, inputs between both runs; 0: 5.")] = 0,
+    into: Annotated[str, typer.Option(help="The run that is edited to score: clean or corrupted.")] = "",
+    pairs: Annotated[int | None, typer.Option(help="Pairs of the dataset; 64 of a named one.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of a named dataset's generator.")] = 0,
+    drop: Annotated[bool, typer.Option("--drop", help="Leaves out pairs of a file that do not fit.")] = False,
+    curve: Annotated[bool, typer.Option("--curve", help="Faithfulness at MIB's sizes, with CPR and CMD.")] = False,
+    minimality: Annotated[bool, typer.Option("--minimality", help="Measures what each edge is worth.")] = False,
+    no_prune: Annotated[bool, typer.Option("--no-prune", help="Keeps edges that lead nowhere.")] = False,
+    no_test: Annotated[bool, typer.Option("--no-test", help="Takes effects as they are, noise or not.")] = False,
+    significance: Annotated[float, typer.Option(help="Chance of taking noise for an effect; 0: 0.001.")] = 0.0,
+    least_effect: Annotated[float, typer.Option(help="Least effect that counts, in units of the metric.")] = 0.0,
+    evaluate: Annotated[
+        Path | None, typer.Option("--evaluate", metavar="FILE", help="Measures this circuit; searches for none.")
+    ] = None,
+    save: SaveOption = None,
+    as_json: JsonOption = False,
+    model: ModelOption = "",
+    target: AnalysisTargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Finds the circuit of a behaviour, and measures how well it does without the rest of the model."""
+    for path in save or ():
+        of_path(path)
+    given = None if evaluate is None else Circuit.load(evaluate)
+    connection = Connection.of(context, None, local, trace)
+    with connection.open_analysis("analyze circuit", target, model) as client:
+        model_id = "" if connection.local else model
+        chosen = client.dataset(dataset, count=pairs, seed=seed, drop=drop, model_id=model_id)
+        if chosen.dropped and not as_json:
+            left_out = ", ".join(f"{number} {reason}" for reason, number in chosen.dropped.items())
+            err.print(f"{len(chosen)} pairs; left out: {left_out}", style="dim", soft_wrap=True)
+        if given is not None:
+            circuit = client.evaluate_circuit(
+                given, chosen, curve=curve, minimality=minimality, model_id=model_id, progress=not as_json
+            ).circuit
+            reason = ""
+        else:
+            found = client.discover_circuit(
+                chosen,
+                method=method,
+                size=size,
+                count=count,
+                threshold=threshold,
+                faithfulness=faithfulness,
+                granularity=granularity,
+                steps=steps,
+                into=into,
+                prune=not no_prune,
+                test=not no_test,
+                significance=significance,
+                least_effect=least_effect,
+                curve=curve,
+                minimality=minimality,
+                model_id=model_id,
+                progress=not as_json,
+            )
+            circuit, reason = found.circuit, found.reason
+    if as_json:
+        out.print_json(json.dumps(circuit.to_json()))
+    else:
+        out.print(circuit.table())
+        if reason:
+            out.print(f"no effect: {reason}", style="yellow", soft_wrap=True)
+    _save(circuit, save)
+
+
+@app.command()
+def show(file: FileArgument, save: SaveOption = None, as_json: JsonOption = False) -> None:
+    """Shows what is known of a circuit: how it was found, how well it does, its strongest edges."""
+    circuit = Circuit.load(file)
+    if as_json:
+        out.print_json(json.dumps(circuit.to_json()))
+    else:
+        out.print(circuit.table())
+    _save(circuit, save)
+
+
+@app.command()
+def export(
+    file: FileArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; by default standard output.")
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help=f"{', '.join(FORMATS)}; by default by the ending.")
+    ] = "",
+) -> None:
+    """Writes a circuit in another format."""
+    circuit = Circuit.load(file)
+    if output is not None:
+        circuit.save(output, format)
+        err.print(f"saved: {output}", style="dim", soft_wrap=True)
+        return
+    chosen = checked(format or "json")
+    out.print(circuit.to_text(chosen), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+@app.command()
+def compare(
+    first: FileArgument,
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another circuit of the same model's graph.")],
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Both in one picture: .png, .svg, .pdf, .html.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compares two circuits: shared nodes and edges, those of one alone, correlation of their scores."""
+    comparison = Circuit.load(first).compare(Circuit.load(second))
+    if as_json:
+        out.print_json(json.dumps(comparison.to_json()))
+    else:
+        out.print(comparison.table())
+    if save is not None:
+        comparison.plot(save)
+        err.print(f"saved: {save}", style="dim", soft_wrap=True)
+
+
+def _save(circuit: Circuit, paths: list[Path] | None) -> None:
+    for path in paths or ():
+        circuit.save(path)
+        err.print(f"saved: {path}", style="dim", soft_wrap=True)

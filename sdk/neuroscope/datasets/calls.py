@@ -1,0 +1,78 @@
+"""Datasets that fit the tokenizer of a service's model: a part of the clients of the inference service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neuroscope import requests
+from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.datasets.dataset import Dataset
+from neuroscope.datasets.example import Text
+from neuroscope.datasets.fitting import DatasetLike, dataset
+from neuroscope.model_info import Tokens
+from neuroscope.requests import Steps
+from neuroscope.v1 import inference_pb2 as pb
+
+
+class DatasetCalls(Caller):
+    """What `Client` does with datasets."""
+
+    def dataset(
+        self,
+        dataset: DatasetLike,
+        *,
+        count: int | None = None,
+        seed: int = 0,
+        drop: bool = False,
+        model_id: str = "",
+        bos: bool | None = None,
+    ) -> Dataset:
+        """Pairs of prompts that fit the model's tokenizer: equally long, with answers of one token.
+
+        Args:
+            dataset: a name of `neuroscope.datasets.NAMED`, a JSONL file of {clean, corrupted, answer, other}, or a list
+                of such.
+            count: so many pairs at most; None: 64 of a named one, all of others.
+            seed: of a named one's generator.
+            drop: leaves out pairs of the user's own that do not fit; otherwise they are errors. Of named datasets what
+                does not fit is always left out; the dataset says how much, and why.
+            model_id: empty: the one loaded first.
+            bos: as in `tokenize`.
+
+        Raises:
+            InvalidRequestError: there is no such dataset, it is empty, a pair does not fit, or none does.
+        """
+        return self._follow(_steps(dataset, count, seed, drop, model_id, bos))
+
+
+class AsyncDatasetCalls(AsyncCaller):
+    """What `AsyncClient` does with datasets; the docstring of `DatasetCalls` holds here too."""
+
+    async def dataset(
+        self,
+        dataset: DatasetLike,
+        *,
+        count: int | None = None,
+        seed: int = 0,
+        drop: bool = False,
+        model_id: str = "",
+        bos: bool | None = None,
+    ) -> Dataset:
+        """Pairs of prompts that fit the model's tokenizer: equally long, with answers of one token."""
+        return await self._follow(_steps(dataset, count, seed, drop, model_id, bos))
+
+
+def _steps(
+    wanted: DatasetLike, count: int | None, seed: int, drop: bool, model_id: str, bos: bool | None
+) -> Steps[Dataset]:
+    def tokenize(texts: Sequence[Text], bos: bool | None) -> Steps[list[Tokens]]:
+        found: list[Tokens] = []
+        for text in texts:
+            tokens: Tokens = yield requests.tokenize(text, model_id=model_id, bos=bos)
+            found.append(tokens)
+        return found
+
+    def describe() -> Steps[pb.Model]:
+        return (yield requests.model(model_id)).model
+
+    return dataset(tokenize, describe, wanted, count=count, seed=seed, bos=bos, drop=drop)

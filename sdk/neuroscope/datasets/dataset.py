@@ -1,0 +1,162 @@
+"""Pairs of prompts that fit a model's tokenizer, as a value: what experiments and searches for circuits run on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from neuroscope import prompts
+from neuroscope.datasets.example import Example, Pair
+from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.metrics import Metric, logit_diff
+from neuroscope.v1 import circuit_pb2, experiment_pb2
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Dataset(Sequence[Pair]):
+    """Pairs whose prompts are equally long and whose answers are one token each.
+
+    Args:
+        pairs: the pairs.
+        name: such as ioi; empty: of the user's own.
+        seed: of the generator.
+        dropped: by reason, how many examples were left out.
+        bos: as the prompts were tokenised.
+        description: what it asks for, and whose it is.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        name: str = "",
+        seed: int = 0,
+        dropped: Mapping[str, int] | None = None,
+        bos: bool | None = None,
+        description: str = "",
+    ) -> None:
+        self.pairs = tuple(pairs)
+        self.name = name
+        self.seed = seed
+        self.dropped = dict(dropped or {})
+        self.bos = bos
+        self.description = description
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+    def __getitem__(self, index: int | slice) -> Pair | Dataset:
+        return self.pairs[index] if isinstance(index, int) else self._with(self.pairs[index])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def clean(self) -> list[Any]:
+        """The prompts with the behaviour, for any call that takes prompts."""
+        return [pair.clean for pair in self.pairs]
+
+    @property
+    def corrupted(self) -> list[Any]:
+        """Those without it."""
+        return [pair.corrupted for pair in self.pairs]
+
+    def metric(self) -> Metric:
+        """Logit of the answer minus that of the other token, at the last position."""
+        return logit_diff([pair.answer_id for pair in self.pairs], [pair.other_id for pair in self.pairs])
+
+    def split(self, share: float = 0.5) -> tuple[Dataset, Dataset]:
+        """Two parts: one to find a circuit on, one to evaluate it on.
+
+        Args:
+            share: of the pairs, in the first part.
+
+        Raises:
+            InvalidRequestError: a part would be empty.
+        """
+        count = round(share * len(self))
+        if not 0 < count < len(self):
+            raise InvalidRequestError(f"{share} of {len(self)} pairs leaves a part empty", field="share")
+        return self[:count], self[count:]
+
+    def messages(self) -> list[experiment_pb2.PromptPair]:
+        """The pairs as requests carry them."""
+        return [
+            experiment_pb2.PromptPair(
+                clean=prompts.to_message(pair.clean, self.bos),
+                corrupted=prompts.to_message(pair.corrupted, self.bos),
+            )
+            for pair in self.pairs
+        ]
+
+    def description_message(self) -> circuit_pb2.CircuitDataset:
+        """What circuits keep of it."""
+        return circuit_pb2.CircuitDataset(
+            name=self.name,
+            seed=self.seed,
+            pair_count=len(self),
+            dropped_count=sum(self.dropped.values()),
+            content_hash=self.content_hash,
+        )
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of all token ids."""
+        content = [[pair.clean_ids, pair.corrupted_ids, pair.answer_id, pair.other_id] for pair in self.pairs]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes a JSONL file, an object {clean, corrupted, answer, other} a line."""
+        lines = [json.dumps(pair.example.to_json(), ensure_ascii=False) + "\n" for pair in self.pairs]
+        Path(path).write_text("".join(lines), encoding="utf-8")
+
+    def table(self) -> Table:
+        """The first pairs, and what was left out."""
+        from neuroscope.tables import dataset_table
+
+        return dataset_table(self)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        from neuroscope.tables import as_mimebundle
+
+        return as_mimebundle(self.__rich__(), **options)
+
+    def __repr__(self) -> str:
+        left_out = f", {sum(self.dropped.values())} left out" if self.dropped else ""
+        return f"Dataset({self.name or 'of your own'}: {len(self)} pairs{left_out})"
+
+    def _with(self, pairs: Sequence[Pair]) -> Dataset:
+        return Dataset(
+            pairs, name=self.name, seed=self.seed, dropped=self.dropped, bos=self.bos, description=self.description
+        )
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """The examples of a JSONL file: an object {clean, corrupted, answer, other} a line.
+
+    Raises:
+        InvalidRequestError: there is no such file, it is empty, or a line holds something else; says which line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error}", field="dataset") from None
+    found: list[Example] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise InvalidRequestError(f"line {number} of {path} is no JSON: {error}", field="dataset") from None
+        found.append(Example.from_json(value, f"dataset[{len(found)}]"))
+    return found

@@ -1,0 +1,109 @@
+"""One example of a dataset: a prompt with a behaviour, one without it, and the tokens that tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias, cast
+
+from neuroscope import prompts
+from neuroscope.errors import InvalidRequestError, nearest
+
+Text: TypeAlias = "str | tuple[int, ...]"
+"""A prompt: a text, or token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A pair of prompts and two answers."""
+
+    clean: Text
+    """The prompt with the behaviour."""
+    corrupted: Text
+    """The prompt without it, of as many tokens."""
+    answer: str | int
+    """What comes after the clean prompt: a text, its leading space included, or a token id."""
+    other: str | int
+    """What comes after the corrupted one, or is wrong after the clean one."""
+
+    @classmethod
+    def from_json(cls, value: Any, field: str) -> Example:
+        """From an object {clean, corrupted, answer, other}.
+
+        Raises:
+            InvalidRequestError: a field is missing, unknown, or neither text nor token ids.
+        """
+        names = [each.name for each in fields(cls)]
+        if not isinstance(value, Mapping):
+            raise InvalidRequestError(f"a pair is an object {{{', '.join(names)}}}, not {value!r}", field=field)
+        given = cast("Mapping[str, Any]", value)
+        for name in given:
+            if name not in names:
+                close = nearest(name, names)
+                raise InvalidRequestError(
+                    f"a pair has no field {name!r}; nearest: {', '.join(close)}", field=f"{field}.{name}", valid=close
+                )
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise InvalidRequestError(f"the pair has no {missing[0]!r}", field=f"{field}.{missing[0]}", valid=names)
+        return cls(
+            _text(given["clean"], f"{field}.clean"),
+            _text(given["corrupted"], f"{field}.corrupted"),
+            _token(given["answer"], f"{field}.answer"),
+            _token(given["other"], f"{field}.other"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object; token ids are a list."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An example as a model reads it."""
+
+    example: Example
+    clean_ids: tuple[int, ...]
+    corrupted_ids: tuple[int, ...]
+    answer_id: int
+    other_id: int
+
+    @property
+    def clean(self) -> Text:
+        """The prompt with the behaviour."""
+        return self.example.clean
+
+    @property
+    def corrupted(self) -> Text:
+        """The prompt without it."""
+        return self.example.corrupted
+
+    @property
+    def answer(self) -> str | int:
+        """What comes after the clean prompt."""
+        return self.example.answer
+
+    @property
+    def other(self) -> str | int:
+        """What comes after the corrupted one, or is wrong after the clean one."""
+        return self.example.other
+
+
+def _text(value: Any, field: str) -> Text:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, (list, tuple)) and value:
+        return tuple(prompts.token_ids(cast("list[int]", value), field))
+    raise InvalidRequestError(f"a prompt is a text or a list of token ids, not {value!r}", field=field)
+
+
+def _token(value: Any, field: str) -> str | int:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise InvalidRequestError(f"an answer is a text or a token id, not {value!r}", field=field)
+
+
+def _plain(value: Any) -> Any:
+    return list(cast("tuple[int, ...]", value)) if isinstance(value, tuple) else value

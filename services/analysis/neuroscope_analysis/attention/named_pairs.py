@@ -1,0 +1,85 @@
+"""Pairs of prompts with two names, as those of indirect object identification: where the names stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.v1 import attention_pb2 as pb
+from neuroscope_analysis import pairs
+from neuroscope_analysis.pairs import PairTokens
+from neuroscope_analysis.upstream import InspectedModel
+
+FIELD = "named_pairs"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPair:
+    """One pair."""
+
+    tokens: PairTokens
+    answer_position: int
+    """Where the answer stands in the clean prompt: IO."""
+    repeated_position: int
+    """Where the other name stands again: S2."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The clean prompt."""
+        return self.tokens.clean
+
+    def to_message(self) -> pb.NamedPairTokens:
+        """As the plan has it."""
+        return pb.NamedPairTokens(
+            clean=pairs.as_message(self.tokens.clean),
+            corrupted=pairs.as_message(self.tokens.corrupted),
+            answer_id=self.tokens.answer,
+            other_id=self.tokens.other,
+            answer_position=self.answer_position,
+            repeated_position=self.repeated_position,
+        )
+
+
+async def checked(given: Sequence[pb.NamedPair], model: InspectedModel, most: int) -> list[NamedPair]:
+    """The named pairs of a request.
+
+    Raises:
+        InvalidRequestError, ContextLengthError: names the field.
+    """
+    fields = [f"{FIELD}[{index}].pair" for index in range(len(given))]
+    tokens = await pairs.tokenized([each.pair for each in given], model, fields, most)
+    return [_placed(each, of, f"{FIELD}[{index}]") for index, (each, of) in enumerate(zip(given, tokens, strict=True))]
+
+
+def _placed(given: pb.NamedPair, tokens: PairTokens, field: str) -> NamedPair:
+    places = {
+        name: [place for place, id in enumerate(tokens.clean) if id == token]
+        for name, token in (("answer", tokens.answer), ("other", tokens.other))
+    }
+    if given.HasField("answer_position"):
+        answer = _within(given.answer_position, tokens, f"{field}.answer_position")
+    elif len(places["answer"]) == 1:
+        answer = places["answer"][0]
+    else:
+        raise InvalidRequestError(
+            f"the answer stands {len(places['answer'])} times in the clean prompt: once is wanted, or answer_position",
+            field=f"{field}.pair.answer",
+        )
+    if given.HasField("repeated_position"):
+        repeated = _within(given.repeated_position, tokens, f"{field}.repeated_position")
+    elif len(places["other"]) > 1:
+        repeated = places["other"][-1]
+    else:
+        raise InvalidRequestError(
+            f"the other name stands {len(places['other'])} times in the clean prompt: twice is wanted, or "
+            "repeated_position",
+            field=f"{field}.pair.other",
+        )
+    return NamedPair(tokens, answer, repeated)
+
+
+def _within(position: int, tokens: PairTokens, field: str) -> int:
+    if position >= len(tokens.clean):
+        raise InvalidRequestError(f"the clean prompt has {len(tokens.clean)} tokens", field=field)
+    return position

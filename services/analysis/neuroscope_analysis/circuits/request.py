@@ -1,0 +1,242 @@
+"""Requests for circuits, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neuroscope.circuits import METHODS, ComponentGraph
+from neuroscope.circuits.content import method_name
+from neuroscope.circuits.extent import DEFAULT_SIZE
+from neuroscope.errors import InvalidRequestError
+from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.v1 import experiment_pb2
+from neuroscope_analysis.settings import AnalysisSettings
+from neuroscope_analysis.upstream import InspectedModel
+
+OF_NODES = (pb.CIRCUIT_METHOD_ACTIVATION_PATCHING, pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING)
+OF_GRADIENTS = (
+    pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING,
+    pb.CIRCUIT_METHOD_EAP,
+    pb.CIRCUIT_METHOD_EAP_IG,
+)
+MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Shares of the edges (Mueller et al. 2025, arXiv:2504.13151)."""
+SIGNIFICANCE = 0.001
+_STEPS = 5
+_MINIMALITY_BOUND = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The prompts of a request, and how they are scored.
+
+    Args:
+        model: what runs.
+        graph: of the model.
+        pairs: clean and corrupted prompts.
+        metric: how runs are scored.
+        dataset: where the pairs come from.
+    """
+
+    model: InspectedModel
+    graph: ComponentGraph
+    pairs: Sequence[experiment_pb2.PromptPair]
+    metric: experiment_pb2.Metric
+    dataset: pb.CircuitDataset
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What is searched for.
+
+    Args:
+        asked: on which prompts.
+        search: with its defaults filled in, but for the threshold of ACDC, which goes by the metric.
+        evaluation: with its defaults filled in.
+        name: of the circuit.
+    """
+
+    asked: Asked
+    search: pb.CircuitSearch
+    evaluation: pb.EvaluationOptions
+    name: str
+
+    @property
+    def of_nodes(self) -> bool:
+        """Whether nodes are scored."""
+        return self.search.method in OF_NODES
+
+
+async def discovery(request: pb.DiscoverCircuitRequest, model: InspectedModel, settings: AnalysisSettings) -> Discovery:
+    """A search.
+
+    Raises:
+        InvalidRequestError, UnavailableSiteError: names the field.
+    """
+    search = _search(request.search)
+    if search.method in OF_GRADIENTS and request.metric.WhichOneof("kind") == "rank":
+        raise InvalidRequestError(
+            f"a rank is a count and has no gradient, which {method_name(search.method)} takes", field="metric.rank"
+        )
+    evaluation = _evaluation(request.evaluation)
+    _check_pairs(request.pairs, request.metric, settings)
+    graph = await model.edge_graph()
+    most, what = graph.edge_count, "edges"
+    if search.granularity == pb.CIRCUIT_GRANULARITY_NODE:
+        most, what = len(graph.senders), "nodes that write"
+    if search.WhichOneof("extent") == "count" and search.count > most:
+        raise InvalidRequestError(f"the graph has {most} {what}, not {search.count}", field="search.count")
+    dataset = _dataset(request.dataset, len(request.pairs))
+    name = request.name or f"{dataset.name or 'circuit'} by {method_name(search.method)}"
+    return Discovery(Asked(model, graph, request.pairs, request.metric, dataset), search, evaluation, name)
+
+
+async def evaluation(
+    request: pb.EvaluateCircuitRequest, model: InspectedModel, settings: AnalysisSettings
+) -> tuple[Asked, pb.EvaluationOptions]:
+    """An evaluation of the request's circuit.
+
+    Raises:
+        InvalidRequestError, UnavailableSiteError: names the field.
+    """
+    options = _evaluation(request.evaluation)
+    if options.skip:
+        raise InvalidRequestError("an evaluation that measures nothing", field="evaluation.skip")
+    if not request.circuit.nodes:
+        raise InvalidRequestError("the circuit has no nodes", field="circuit.nodes")
+    if options.curve and not any(edge.HasField("score") for edge in request.circuit.edges):
+        raise InvalidRequestError(
+            "no edge of the circuit has a score, which the sizes of a curve go by", field="evaluation.curve"
+        )
+    _check_pairs(request.pairs, request.metric, settings)
+    graph = await model.edge_graph()
+    for index, edge in enumerate(request.circuit.edges):
+        if not graph.has(edge.sender, edge.receiver):
+            raise InvalidRequestError(
+                f"{edge.sender}->{edge.receiver} is no edge of {model.model_id}", field=f"circuit.edges[{index}]"
+            )
+    dataset = _dataset(request.dataset, len(request.pairs))
+    return Asked(model, graph, request.pairs, request.metric, dataset), options
+
+
+def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:
+    search = pb.CircuitSearch()
+    search.CopyFrom(given)
+    search.method = given.method or pb.CIRCUIT_METHOD_EAP_IG
+    if search.method not in METHODS.values():
+        raise InvalidRequestError(f"there is no method {given.method}", field="search.method", valid=list(METHODS))
+    name, of_nodes = method_name(search.method), search.method in OF_NODES
+    if given.granularity not in pb.CircuitGranularity.values():
+        raise InvalidRequestError(f"there is no granularity {given.granularity}", field="search.granularity")
+    scored = pb.CIRCUIT_GRANULARITY_NODE if of_nodes else pb.CIRCUIT_GRANULARITY_EDGE
+    search.granularity = given.granularity or scored
+    if of_nodes and search.granularity != scored:
+        raise InvalidRequestError(f"{name} scores nodes, not edges", field="search.granularity")
+    is_acdc = search.method == pb.CIRCUIT_METHOD_ACDC
+    if is_acdc and search.granularity != scored:
+        raise InvalidRequestError("acdc takes out edges, not nodes", field="search.granularity")
+    if given.edited_run not in experiment_pb2.SweptRun.values():
+        raise InvalidRequestError(f"there is no run {given.edited_run}", field="search.edited_run")
+    search.edited_run = given.edited_run or experiment_pb2.SWEPT_RUN_CLEAN
+    if is_acdc and search.edited_run != experiment_pb2.SWEPT_RUN_CLEAN:
+        raise InvalidRequestError("acdc takes edges out of the clean run", field="search.edited_run")
+    _check_steps(search, name)
+    _check_extent(search, is_acdc=is_acdc)
+    if not is_acdc and search.WhichOneof("extent") is None:
+        search.size = DEFAULT_SIZE
+    test = search.effect_test
+    if not 0 <= test.significance < 1:
+        raise InvalidRequestError("a significance lies between 0 and 1", field="search.effect_test.significance")
+    if not _is_amount(test.least_effect):
+        raise InvalidRequestError("an effect is a number from 0", field="search.effect_test.least_effect")
+    search.effect_test.significance = test.significance or SIGNIFICANCE
+    return search
+
+
+def _check_steps(search: pb.CircuitSearch, name: str) -> None:
+    if search.method == pb.CIRCUIT_METHOD_EAP_IG:
+        search.steps = search.steps or _STEPS
+    elif search.steps > 1 or (search.steps and search.method not in OF_GRADIENTS):
+        raise InvalidRequestError(f"{name} takes no steps; eap-ig does", field="search.steps")
+
+
+def _check_extent(search: pb.CircuitSearch, *, is_acdc: bool) -> None:
+    which = search.WhichOneof("extent")
+    if is_acdc and which not in (None, "threshold"):
+        raise InvalidRequestError("how much acdc keeps is said by its threshold alone", field=f"search.{which}")
+    match which:
+        case "size" | "faithfulness":
+            value: float = getattr(search, which)
+            if not 0 < value <= 1:
+                raise InvalidRequestError(f"a {which} is above 0 and at most 1, not {value:g}", field=f"search.{which}")
+        case "count":
+            if not search.count:
+                raise InvalidRequestError("a count is a number from 1", field="search.count")
+        case "threshold":
+            if not _is_amount(search.threshold) or (is_acdc and not search.threshold):
+                raise InvalidRequestError(
+                    f"a threshold is a number {'above' if is_acdc else 'from'} 0, not {search.threshold:g}",
+                    field="search.threshold",
+                )
+        case _:
+            pass
+
+
+def _evaluation(given: pb.EvaluationOptions) -> pb.EvaluationOptions:
+    options = pb.EvaluationOptions()
+    options.CopyFrom(given)
+    for index, size in enumerate(given.curve_sizes):
+        if not 0 < size <= 1:
+            raise InvalidRequestError(
+                f"a size is above 0 and at most 1, not {size:g}", field=f"evaluation.curve_sizes[{index}]"
+            )
+    sizes = sorted(set(given.curve_sizes)) or MIB_SIZES
+    del options.curve_sizes[:]
+    if options.curve:
+        options.curve_sizes.extend(sizes)
+    if not _is_amount(given.minimality_bound):
+        raise InvalidRequestError("a loss of faithfulness is a number from 0", field="evaluation.minimality_bound")
+    options.minimality_bound = given.minimality_bound or _MINIMALITY_BOUND
+    return options
+
+
+def _check_pairs(
+    pairs: Sequence[experiment_pb2.PromptPair], metric: experiment_pb2.Metric, settings: AnalysisSettings
+) -> None:
+    if not pairs:
+        raise InvalidRequestError("there is no pair of prompts", field="pairs")
+    if len(pairs) > settings.max_prompts:
+        raise InvalidRequestError(
+            f"at most {settings.max_prompts} pairs a request (the setting max_prompts)", field="pairs"
+        )
+    for index, pair in enumerate(pairs):
+        if not pair.HasField("corrupted"):
+            raise InvalidRequestError(
+                f"pair {index} has no corrupted prompt, which a circuit is told apart by",
+                field=f"pairs[{index}].corrupted",
+            )
+        for name in ("corruptions", "noise"):
+            if pair.corruptions if name == "corruptions" else pair.HasField("noise"):
+                raise InvalidRequestError(
+                    "a circuit compares runs of prompts, which no edit and no noise makes",
+                    field=f"pairs[{index}].{name}",
+                )
+    if metric.WhichOneof("kind") is None:
+        raise InvalidRequestError("the metric is missing", field="metric")
+    if metric.normalised:
+        raise InvalidRequestError(
+            "faithfulness is scaled between both runs by itself: leave it out", field="metric.normalised"
+        )
+
+
+def _dataset(given: pb.CircuitDataset, pairs: int) -> pb.CircuitDataset:
+    dataset = pb.CircuitDataset()
+    dataset.CopyFrom(given)
+    dataset.pair_count = pairs
+    return dataset
+
+
+def _is_amount(value: float) -> bool:
+    return math.isfinite(value) and value >= 0

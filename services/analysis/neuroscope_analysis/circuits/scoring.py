@@ -1,0 +1,145 @@
+"""What each edge or node is worth: the change of the metric, were what it carries that of the other run.
+
+Patching runs the model for each of them, gradients say of all at once what that would give to first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.circuits.graph import ComponentGraph
+from neuroscope.component_names import INPUT, Place
+from neuroscope.experiments.paths import to_receivers, to_senders
+from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.v1 import experiment_pb2, site_pb2
+from neuroscope_analysis.circuits.request import Discovery
+from neuroscope_analysis.circuits.runs import OTHER_RUN, PairRuns, Values
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores in units of the metric, the mean over the pairs; NaN where there is none.
+
+    Args:
+        edges: (sender, receiver); None where nodes are scored.
+        nodes: (sender,); None where edges are scored.
+    """
+
+    edges: NDArray[np.float64] | None = None
+    nodes: NDArray[np.float64] | None = None
+
+    @property
+    def strongest(self) -> float:
+        """The largest magnitude."""
+        values = self.edges if self.nodes is None else self.nodes
+        assert values is not None
+        magnitudes = np.abs(values[np.isfinite(values)])
+        return float(magnitudes.max()) if magnitudes.size else 0.0
+
+
+async def scored(work: Discovery, runs: PairRuns) -> Scored:
+    """Scores of all edges or nodes, but by ACDC, which scores as it goes."""
+    search = work.search
+    match search.method:
+        case pb.CIRCUIT_METHOD_ACTIVATION_PATCHING:
+            return Scored(nodes=await _patched_nodes(work, runs))
+        case pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING:
+            return Scored(nodes=await _attributed_nodes(work, runs))
+        case pb.CIRCUIT_METHOD_EDGE_PATCHING:
+            return Scored(edges=await _patched_edges(work, runs))
+        case pb.CIRCUIT_METHOD_PATH_PATCHING:
+            return Scored(edges=await _patched_paths(work, runs))
+        case _:
+            steps = 1 if search.method == pb.CIRCUIT_METHOD_EAP else search.steps
+            edges = experiment_pb2.EdgeAttribution(steps=steps)
+            result = await runs.attributed("taking gradients", search.edited_run, edges=edges)
+            return Scored(edges=_mean(runs, result["edges"].values, work.asked.graph.mask.shape))
+
+
+async def _patched_edges(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
+    """Each edge alone."""
+    mask, run = work.asked.graph.mask, work.search.edited_run
+    edges = np.argwhere(mask)
+
+    def alone(number: int) -> NDArray[np.bool_]:
+        found = np.zeros_like(mask)
+        found[tuple(edges[number])] = True
+        return found
+
+    values = await runs.made(len(edges), alone, "patching edges", run)
+    found = np.full(mask.shape, np.nan)
+    found[mask] = (values - runs.unedited(run)[:, None]).mean(axis=0)
+    return found
+
+
+async def _patched_nodes(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
+    """Each node's output, for all that read it: all of its edges."""
+    graph, run = work.asked.graph, work.search.edited_run
+    rows = np.eye(len(graph.senders), dtype=bool)[:, :, None] & graph.mask[None]
+    values = await runs.changed(rows, "patching nodes", run)
+    return (values - runs.unedited(run)[:, None]).mean(axis=0)
+
+
+async def _patched_paths(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
+    """Paths from each sender to each receiver, directly or through the MLPs between (Wang et al. 2022)."""
+    graph, run = work.asked.graph, work.search.edited_run
+    found = np.full(graph.mask.shape, np.nan)
+    readers = sorted(range(len(graph.receivers)), key=lambda column: graph.sender_counts[column])
+    for count, group in groupby(readers, key=lambda column: graph.sender_counts[column]):
+        columns = list(group)
+        grid = experiment_pb2.PathGrid(
+            senders=to_senders(graph.senders[:count]),
+            receivers=to_receivers([graph.receivers[column] for column in columns]),
+            value=OTHER_RUN,
+            recompute_mlps=True,
+        )
+        result = await runs.swept([grid], run, f"patching paths to {graph.receivers[columns[0]]} and beside it")
+        effects = runs.by_pair(result.values) - runs.unedited(run)[:, None]
+        found[:count, columns] = effects.mean(axis=0).reshape(count, len(columns))
+    return found
+
+
+async def _attributed_nodes(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
+    """Each node's output, to first order."""
+    graph, run = work.asked.graph, work.search.edited_run
+    places = [Place.of(sender) for sender in graph.senders]
+    heads = sorted({place.layer for place in places if place.head is not None and place.layer is not None})
+    mlps = sorted({place.layer for place in places if place.head is None and place.layer is not None})
+    sites = [_site("resid_pre", [0])]
+    sites += [_site("head_output", heads, by_head=True)] * bool(heads) + [_site("mlp_contrib", mlps)] * bool(mlps)
+    nodes = experiment_pb2.NodeAttribution(sites=sites)
+    result = await runs.attributed("taking gradients", run, nodes=nodes)
+    found = np.full(len(graph.senders), np.nan)
+    for name, layers in (("resid_pre", [0]), ("head_output", heads), ("mlp_contrib", mlps)):
+        if not layers:
+            continue
+        values = _mean(runs, result[name].values, (len(layers), -1))
+        for index, layer in enumerate(layers):
+            for head, value in enumerate(values[index]):
+                found[graph.rows[_sender(name, layer, head)]] = value
+    return found
+
+
+def _site(component: str, layers: Sequence[int], *, by_head: bool = False) -> experiment_pb2.NodeSite:
+    return experiment_pb2.NodeSite(site=site_pb2.Site(component=component), layers=layers, by_head=by_head)
+
+
+def _sender(component: str, layer: int, head: int) -> str:
+    if component == "resid_pre":
+        return INPUT
+    return f"a{layer}.h{head}" if component == "head_output" else f"m{layer}"
+
+
+def _mean(runs: PairRuns, values: NDArray[np.float32], shape: tuple[int, ...]) -> Values:
+    """Over the pairs."""
+    return runs.by_pair(values).mean(axis=0).reshape(shape)
+
+
+def of_nodes(graph: ComponentGraph, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores of nodes from those of the edges that leave them."""
+    return np.nansum(np.where(graph.mask, edges, np.nan), axis=1)

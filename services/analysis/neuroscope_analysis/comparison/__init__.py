@@ -1,0 +1,1 @@
+"""Attention patterns of two prompts, beside each other: `alignment` of positions, `divergence` of patterns."""

@@ -1,0 +1,92 @@
+"""How far the patterns of a head are from each other on two prompts, query by query.
+
+    jensen_shannon     mean over aligned queries of both rows' Jensen-Shannon divergence, in nats: 0 to ln 2 (Lin 1991)
+    total_variation    mean over them of half the sum of magnitudes of differences: 0 to 1
+
+A row is a distribution over the aligned keys and one further place: all weight elsewhere, that of a learnt sink too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope_analysis.attention.patterns import NO_KEY, Floats, PatternChunk, Positions
+
+DIVERGENCES = ("jensen_shannon", "total_variation")
+_TINY = np.float32(1e-30)
+
+
+class AlignedRows:
+    """Rows of some queries of some layers, over the aligned keys and the rest.
+
+    Args:
+        queries: positions of the queries that are wanted, growing.
+        keys: positions of the aligned keys, growing.
+        layers: how many layers.
+        heads: the most heads of a layer.
+    """
+
+    def __init__(self, queries: Positions, keys: Positions, layers: int, heads: int) -> None:
+        self._queries = queries
+        self._keys = keys
+        self._rows = np.zeros((layers, heads, len(queries), len(keys) + 1), np.float32)
+        self._heads = [0] * layers
+
+    def add(self, layer: int, chunk: PatternChunk) -> None:
+        """Takes the wanted queries of a chunk of a layer."""
+        wanted = np.isin(chunk.queries, self._queries)
+        into = np.searchsorted(self._queries, chunk.queries[wanted])
+        columns = np.full(max(int(chunk.keys.max()), int(self._keys.max())) + 1, NO_KEY, np.int64)
+        held = chunk.keys >= 0
+        columns[chunk.keys[held]] = np.flatnonzero(held)
+        column = columns[self._keys]
+        there = np.flatnonzero(column >= 0)
+        weights = chunk.weights[:, wanted]
+        self._heads[layer] = heads = len(weights)
+        rows = np.zeros((heads, len(into), self._rows.shape[3]), np.float32)
+        rows[:, :, there] = weights[:, :, column[there]]
+        rows[:, :, -1] = np.maximum(1 - rows.sum(axis=2), 0)
+        self._rows[layer, :heads, into] = rows.swapaxes(0, 1)
+
+    def of(self, layer: int) -> Floats:
+        """The rows of a layer (head, query, place)."""
+        return self._rows[layer, : self._heads[layer]]
+
+
+class Divergences:
+    """Sums over queries.
+
+    Args:
+        layers: how many layers.
+        heads: the most heads of a layer.
+    """
+
+    def __init__(self, layers: int, heads: int) -> None:
+        self._sums = {name: np.zeros((layers, heads)) for name in DIVERGENCES}
+        self._counts = np.zeros((layers, heads))
+
+    def add(self, layer: int, first: Floats, second: Floats) -> None:
+        """Counts aligned rows in.
+
+        Args:
+            layer: its index among the layers.
+            first: of the first prompt (head, query, place).
+            second: of the second one, alike.
+        """
+        heads = len(first)
+        middle = ((first + second) / 2).astype(np.float32)
+        self._sums["jensen_shannon"][layer, :heads] += ((_kl(first, middle) + _kl(second, middle)) / 2).sum(axis=1)
+        self._sums["total_variation"][layer, :heads] += (np.abs(first - second).sum(axis=2) / 2).sum(axis=1)
+        self._counts[layer, :heads] += first.shape[1]
+
+    def array(self, name: str) -> Floats:
+        """One of them (layer, head); NaN where a layer has no such head."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self._counts > 0, self._sums[name] / self._counts, np.nan).astype(np.float32)
+
+
+def _kl(p: Floats, q: Floats) -> NDArray[np.float64]:
+    """KL(p || q) of each row (head, query); q is not 0 where p is not."""
+    ratio = np.log(np.maximum(p, _TINY).astype(np.float64)) - np.log(np.maximum(q, _TINY).astype(np.float64))
+    return np.maximum((p * ratio).sum(axis=2), 0)

@@ -1,0 +1,153 @@
+"""A search for interactions of heads, from its request to its result, as the events of its stream.
+
+What a head writes is replaced by what it writes in the corrupted run, for the queries, keys or values of one later head
+alone; everything behind that one is computed again (path patching: Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill
+et al. 2023, arXiv:2304.05969). Heads that have no effect when all that they write is replaced are left out first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import numpy as np
+
+from neuroscope.codec import Event
+from neuroscope.experiments import Patching
+from neuroscope.v1 import interaction_pb2 as pb
+from neuroscope.v1 import tensor_pb2
+from neuroscope_analysis import paths
+from neuroscope_analysis.arrays import NamedArrays, PlannedArray
+from neuroscope_analysis.bounds import Changes, discovered, p_values, standard_error
+from neuroscope_analysis.interactions.receivers import Receiver, stages
+from neuroscope_analysis.interactions.request import HEAD_OUTPUT, InteractionWork
+from neuroscope_analysis.paths import Head
+from neuroscope_analysis.progress import Clock
+
+HEAD_EFFECT = "head_effect"
+_ARRAYS = {
+    pb.RECEIVER_PART_LOGITS: "direct_effect",
+    pb.RECEIVER_PART_Q: "q_effect",
+    pb.RECEIVER_PART_K: "k_effect",
+    pb.RECEIVER_PART_V: "v_effect",
+}
+
+
+class InteractionMap:
+    """Runs one search."""
+
+    def __init__(self, work: InteractionWork) -> None:
+        self._work = work
+        self._places = {layer: index for index, layer in enumerate(work.layers)}
+        layer, head = tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD
+        one = (len(work.layers), work.heads)
+        readers = {"q_effect": work.heads, "k_effect": work.key_value_heads, "v_effect": work.key_value_heads}
+        shapes = {HEAD_EFFECT: one, "direct_effect": one}
+        shapes |= {name: (*one, len(work.layers), heads) for name, heads in readers.items()}
+        self._found = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+        self._arrays = NamedArrays(
+            [
+                PlannedArray(name, HEAD_OUTPUT, (layer, head) * (len(shape) // 2), shape)
+                for name, shape in shapes.items()
+            ]
+        )
+        self._clock = Clock()
+        self._tried: list[pb.HeadInteraction] = []
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """The plan, then what is found, then the result."""
+        work = self._work
+        yield pb.MapInteractionsResponse(
+            plan=pb.InteractionPlan(
+                model_id=work.model.model_id,
+                layers=work.layers,
+                head_count=work.heads,
+                key_value_head_count=work.key_value_heads,
+                arrays=self._arrays.plan,
+                metric=work.metric_text,
+                pair_count=len(work.clean),
+            )
+        )
+        yield self._progress("patching heads", 0, 1)
+        heads = await self._heads_with_effect()
+        planned = list(stages(heads, work.heads, work.key_value_heads))
+        for index, receivers in enumerate(planned):
+            yield self._progress("patching paths", index, len(planned))
+            tried = await self._try(heads, receivers)
+            self._tried += tried
+            yield pb.MapInteractionsResponse(partial=pb.InteractionPartial(tried=tried))
+        for frame in self._arrays.frames(self._found):
+            yield frame
+        yield pb.MapInteractionsResponse(
+            result=pb.InteractionResult(
+                interactions=self._discovered(),
+                tested_count=len(self._tried),
+                screened_count=int(np.isfinite(self._found[HEAD_EFFECT]).sum()) - len(heads),
+                call_count=work.model.call_count,
+                elapsed_seconds=self._clock.elapsed_s(),
+            )
+        )
+
+    async def _heads_with_effect(self) -> list[Head]:
+        """Heads whose whole output matters, in the order of their layers; it fills in what it does."""
+        work = self._work
+        written = self._patching().heads(layers=work.layers)
+        scores = (await work.model.sweep(written.scored_by(work.metric), "patching heads"))[HEAD_OUTPUT]
+        effects = np.asarray(scores.effects().values, np.float64).reshape(-1, *scores.shape[-2:])
+        lost = -work.sign * effects.mean(axis=0)  # (layer, head)
+        self._found[HEAD_EFFECT][:, : lost.shape[1]] = lost
+        return [
+            (layer, head)
+            for layer, of_layer in zip(work.layers, lost, strict=True)
+            for head, effect in enumerate(of_layer)
+            if work.every_head or abs(effect) > work.least_effect
+        ]
+
+    async def _try(self, heads: Sequence[Head], receivers: Sequence[Receiver]) -> list[pb.HeadInteraction]:
+        """Patches the paths of all heads that come before some receivers."""
+        work = self._work
+        senders = [head for head in heads if receivers[0].is_reached_by(head)]
+        if not senders:
+            return []
+        written = self._patching().paths(map(paths.sender, senders), [receiver.name for receiver in receivers])
+        result = await work.model.sweep(written.scored_by(work.metric), "patching paths")
+        return [
+            self._described(sender, receiver, work.sign * changes)
+            for receiver, effects in zip(receivers, paths.lost(result), strict=True)
+            for sender, changes in effects.items()
+        ]
+
+    def _described(self, sender: Head, receiver: Receiver, lost: Changes) -> pb.HeadInteraction:
+        """The effect of a path; it fills it in."""
+        effect, error = float(lost.mean()), float(standard_error(lost))
+        place: tuple[int, ...] = (self._places[sender[0]], sender[1])
+        if receiver.head is not None:
+            place = (*place, self._places[receiver.head[0]], receiver.head[1])
+        self._found[_ARRAYS[receiver.part]][place] = effect
+        return pb.HeadInteraction(
+            sender_layer=sender[0],
+            sender_head=sender[1],
+            part=receiver.part,
+            receiver_layer=None if receiver.head is None else receiver.head[0],
+            receiver_head=None if receiver.head is None else receiver.head[1],
+            effect=effect,
+            standard_error=error,
+            p_value=p_values(np.atleast_1d(effect), np.atleast_1d(error), len(lost))[0],
+        )
+
+    def _discovered(self) -> list[pb.HeadInteraction]:
+        """Those that are more than noise, strongest first."""
+        chances = np.array([each.p_value for each in self._tried])
+        found = [
+            each
+            for each, is_found in zip(self._tried, discovered(chances, self._work.false_discovery_rate), strict=True)
+            if is_found and abs(each.effect) > self._work.least_effect
+        ]
+        return sorted(found, key=lambda each: -abs(each.effect))
+
+    def _patching(self) -> Patching[Any]:
+        work = self._work
+        return work.model.client.patch(work.clean, work.corrupted, into="clean", model_id=work.model.model_id)
+
+    def _progress(self, stage: str, done: int, count: int) -> pb.MapInteractionsResponse:
+        return pb.MapInteractionsResponse(progress=self._clock.progress(stage, done, count))

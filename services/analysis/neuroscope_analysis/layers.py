@@ -1,0 +1,56 @@
+"""The layers of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neuroscope.errors import InvalidRequestError, UnavailableSiteError, nearest
+from neuroscope_analysis.upstream import InspectedModel
+
+
+def chosen(given: Sequence[int], model: InspectedModel, there: Sequence[int], what: str) -> list[int]:
+    """The layers that are asked for, from 0; all that there are where none is.
+
+    Args:
+        given: of the request; negative ones count from the last.
+        model: what has them.
+        there: those that have what is needed.
+        what: that, in words.
+
+    Raises:
+        InvalidRequestError, UnavailableSiteError: names the layer.
+    """
+    count = model.info.model.num_layers
+    found: list[int] = []
+    for index, layer in enumerate(given):
+        number = layer + count if layer < 0 else layer
+        field = f"layers[{index}]"
+        if not 0 <= number < count:
+            raise InvalidRequestError(f"there is no layer {layer}: {model.model_id} has {count}", field=field)
+        if number not in there:
+            valid = nearest(str(number), map(str, there))
+            raise UnavailableSiteError(
+                f"layer {number} has no {what}; layers that have: {', '.join(map(str, there))}",
+                field=field,
+                valid=valid,
+            )
+        if number in found:
+            raise InvalidRequestError(f"layer {number} is named twice", field=field)
+        found.append(number)
+    return found or list(there)
+
+
+def with_component(given: Sequence[int], model: InspectedModel, component: str, what: str) -> list[int]:
+    """The layers that are asked for, of those in which a component can be captured.
+
+    Raises:
+        InvalidRequestError, UnavailableSiteError: names the layer, or the model where no layer has it.
+    """
+    there = model.layers(component)
+    if not there:
+        reasons = {point.reason for point in model.info.points if point.site.component == component and point.reason}
+        raise UnavailableSiteError(
+            f"{model.model_id} has no {what}: {'; '.join(sorted(reasons)) or 'no layer has attention'}",
+            field="model_id",
+        )
+    return chosen(given, model, there, what)

@@ -1,0 +1,361 @@
+"""Circuits through running services: every family that has a graph, mistakes, and how a search ends.
+
+python -m pytest tests/integration/test_circuit_discovery.py
+"""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from neuroscope import Client, status
+from neuroscope.analysis import AnalysisClient
+from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
+from neuroscope.circuits import METHODS
+from neuroscope.errors import (
+    InvalidRequestError,
+    MLXIntegrationError,
+    NeuroScopeIntegrationError,
+    UnavailableSiteError,
+    error_classes,
+)
+from neuroscope.rpc import ANALYSIS_RPCS
+from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.v1 import experiment_pb2, intervention_pb2
+from tests.support.fuzzing.mutations import Mutator
+from tests.support.fuzzing.sensible import Sensible
+from tests.support.random_models import FAMILIES, make_model
+from tests.support.services import Service, inference_service, running
+from tests.support.sweeping import prompt
+from tests.unit.test_engine_attributions import WITHOUT_EDGES
+
+_RANDOM = np.random.default_rng(21)
+CLEAN = [[0, *_RANDOM.integers(5, 500, 7).tolist()] for _ in range(2)]
+CORRUPTED = [[0, *_RANDOM.integers(5, 500, 7).tolist()] for _ in range(2)]
+PAIRS = [
+    experiment_pb2.PromptPair(clean=prompt(clean), corrupted=prompt(corrupted))
+    for clean, corrupted in zip(CLEAN, CORRUPTED, strict=True)
+]
+METRIC = experiment_pb2.Metric(
+    logit_difference=experiment_pb2.LogitDifference(
+        answers=[experiment_pb2.TokenChoice(id=7)], others=[experiment_pb2.TokenChoice(id=9)]
+    )
+)
+ROUTED = ("mixtral", "qwen3_moe", "gpt_oss", "granitemoe", "llama4")
+UNTESTED = pb.EffectTest(skip=True)
+ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 400 <= cls.http_status < 500}
+
+
+def request_of(**fields: Any) -> pb.DiscoverCircuitRequest:
+    search = {"effect_test": UNTESTED, **fields.pop("search", {})}
+    return pb.DiscoverCircuitRequest(
+        **({"pairs": PAIRS, "metric": METRIC, "search": pb.CircuitSearch(**search)} | fields)
+    )
+
+
+@pytest.fixture(scope="module")
+def service(inference: Service) -> Iterator[Service]:
+    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(service.target) as found:
+        yield found
+
+
+# ------------------------------------------------------------------------------------------------ what it finds
+
+
+@pytest.mark.filterwarnings("ignore:experts are chosen by a router")
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in WITHOUT_EDGES])
+def test_every_family(family: str, tmp_path: Path) -> None:
+    """Half of the edges by their scores do better than the other half, and all of them are the model."""
+    folder = make_model(family, tmp_path / family)
+    options = pb.EvaluationOptions(curve=True, curve_sizes=[0.1, 1.0], completeness=True)
+    with AnalysisClient.local(model=[str(folder)]) as client:
+        result = client.run(DiscoveryResult(request_of(search={"size": 0.5}, evaluation=options)), False)
+        graph = result.circuit.graph
+    assert result.is_found, result.reason
+    assert result.plan is not None
+    assert bool(result.plan.warnings) == (family in ROUTED)
+    assert graph.edge_count == result.plan.edge_count == result.circuit.message.edge_count
+    assert np.isfinite(result["edge_score"].values[graph.mask]).all()
+    measured = result.circuit.evaluation
+    assert measured is not None
+    assert measured.curve[1].faithfulness == pytest.approx(1, abs=1e-4)
+    assert measured.edge_count <= round(0.5 * graph.edge_count)
+    scale = abs(measured.clean - measured.corrupted)
+    recovered = abs(measured.circuit - measured.corrupted) / scale
+    assert recovered == pytest.approx(abs(measured.faithfulness), rel=1e-4)
+    scored = result["edge_score"].values[graph.mask].sum()
+    assert np.isfinite(scored)
+
+
+@pytest.mark.parametrize("family", WITHOUT_EDGES)
+def test_a_model_without_a_graph_says_why(family: str, tmp_path: Path) -> None:
+    folder = make_model(family, tmp_path / family)
+    with (
+        AnalysisClient.local(model=[str(folder)]) as client,
+        pytest.raises(UnavailableSiteError, match="a norm stands behind the attention") as caught,
+    ):
+        client.run(DiscoveryResult(request_of()), False)
+    assert caught.value.field == "model_id"
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"path-patching", "acdc"}))  # these are dear on so many edges
+@pytest.mark.parametrize("run", ["clean", "corrupted"])
+def test_every_method_scores_every_edge_or_node(client: AnalysisClient, method: str, run: str) -> None:
+    """To first order gradients say what patching measures; both are the change of the metric of the edited run."""
+    edited = experiment_pb2.SWEPT_RUN_CLEAN if run == "clean" else experiment_pb2.SWEPT_RUN_CORRUPTED
+    search = {"method": METHODS[method], "edited_run": edited}
+    options = pb.EvaluationOptions(skip=True)
+    result = client.run(DiscoveryResult(request_of(search=search, evaluation=options, model_id="gpt2")), False)
+    assert result.is_found, result.reason
+    graph = result.circuit.graph
+    found = result[result.names[0]].values
+    scored = found if found.ndim == 1 else found[graph.mask]
+    assert np.isfinite(scored).all()
+    told = result.circuit.provenance
+    assert (told.source, told.search.method) == ("discovery", METHODS[method])
+    assert told.forward_passes > 0
+    assert told.call_count >= 3
+    if method in ("activation-patching", "attribution-patching"):
+        exact = client.run(
+            DiscoveryResult(
+                request_of(
+                    search=search | {"method": pb.CIRCUIT_METHOD_ACTIVATION_PATCHING},
+                    evaluation=options,
+                    model_id="gpt2",
+                )
+            ),
+            False,
+        )["node_score"]
+        assert np.corrcoef(exact.values, scored)[0, 1] > 0.4
+        assert exact.sel(sender="input").values == pytest.approx(
+            (told.search.edited_run == 2 or -1) * np.mean([b.clean - b.corrupted for b in baselines(client)]), rel=1e-3
+        )
+
+
+def baselines(client: AnalysisClient) -> list[experiment_pb2.PairBaseline]:
+    found = DiscoveryResult(request_of(model_id="gpt2", search={"method": pb.CIRCUIT_METHOD_EAP}))
+    events = list(client.events(found))
+    return [event.partial.baseline for event in events if event.partial.HasField("baseline")]
+
+
+def test_nodes_are_chosen_by_the_edges_that_leave_them(client: AnalysisClient) -> None:
+    search = {"granularity": pb.CIRCUIT_GRANULARITY_NODE, "count": 5}
+    result = client.run(DiscoveryResult(request_of(search=search, model_id="llama")), False)
+    graph, scores = result.circuit.graph, result["edge_score"].values
+    sums = np.abs(np.nansum(scores, axis=1))
+    strongest = {graph.senders[row] for row in np.argsort(-sums)[:5]}
+    assert set(result.circuit.nodes) - {"input", "logits"} <= strongest
+
+
+# ------------------------------------------------------------------------------------------------ what it refuses
+
+
+def spoilt(pair: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pairs": [experiment_pb2.PromptPair(**({"clean": prompt(CLEAN[0]), "corrupted": prompt(CORRUPTED[0])} | pair))]
+    }
+
+
+SPOILT: dict[str, tuple[dict[str, Any], str]] = {
+    "no pairs": ({"pairs": []}, "pairs"),
+    "no corrupted prompt": ({"pairs": [experiment_pb2.PromptPair(clean=prompt(CLEAN[0]))]}, "pairs[0].corrupted"),
+    "unequal lengths": (spoilt({"corrupted": prompt(CORRUPTED[0][:5])}), "pairs[0]"),
+    "noise": (spoilt({"noise": experiment_pb2.SubjectNoise(subject="a")}), "pairs[0].noise"),
+    "edits": (spoilt({"corruptions": [intervention_pb2.Intervention()]}), "pairs[0].corruptions"),
+    "no metric": ({"metric": None}, "metric"),
+    "a metric that is scaled already": (
+        {"metric": experiment_pb2.Metric(logit_difference=METRIC.logit_difference, normalised=True)},
+        "metric.normalised",
+    ),
+    "an answer of several tokens": (
+        {
+            "metric": experiment_pb2.Metric(
+                log_probability=experiment_pb2.LogProbability(
+                    answers=[experiment_pb2.TokenChoice(text=" perplexities of language")]
+                )
+            )
+        },
+        "metric.log_probability.answers[0].text",
+    ),
+    "the gradient of a rank": (
+        {"metric": experiment_pb2.Metric(rank=experiment_pb2.Rank(answers=[experiment_pb2.TokenChoice(id=7)]))},
+        "metric.rank",
+    ),
+    "a method of the future": ({"search": {"method": 77}}, "search.method"),
+    "a run of the future": ({"search": {"edited_run": 77}}, "search.edited_run"),
+    "a granularity of the future": ({"search": {"granularity": 77}}, "search.granularity"),
+    "edges by nodes": (
+        {"search": {"method": pb.CIRCUIT_METHOD_ACTIVATION_PATCHING, "granularity": pb.CIRCUIT_GRANULARITY_EDGE}},
+        "search.granularity",
+    ),
+    "a size of nothing": ({"search": {"size": 0.0}}, "search.size"),
+    "a size beyond all": ({"search": {"size": 1.5}}, "search.size"),
+    "too many edges": ({"search": {"count": 10**6}}, "search.count"),
+    "a threshold below 0": ({"search": {"threshold": -1.0}}, "search.threshold"),
+    "a faithfulness beyond all": ({"search": {"faithfulness": 2.0}}, "search.faithfulness"),
+    "a size of acdc": ({"search": {"method": pb.CIRCUIT_METHOD_ACDC, "size": 0.1}}, "search.size"),
+    "steps of acdc": ({"search": {"method": pb.CIRCUIT_METHOD_ACDC, "steps": 3}}, "search.steps"),
+    "a significance of 1": (
+        {"search": {"effect_test": pb.EffectTest(significance=1)}},
+        "search.effect_test.significance",
+    ),
+    "a least effect below 0": (
+        {"search": {"effect_test": pb.EffectTest(least_effect=-1)}},
+        "search.effect_test.least_effect",
+    ),
+    "a curve beyond all": (
+        {"evaluation": pb.EvaluationOptions(curve=True, curve_sizes=[0.5, 2])},
+        "evaluation.curve_sizes[1]",
+    ),
+    "no model": ({"model_id": "nowhere"}, "model_id"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_mistakes_are_told_before_anything_runs(client: AnalysisClient, case: str) -> None:
+    fields, field = SPOILT[case]
+    result = DiscoveryResult(request_of(**fields))
+    with pytest.raises(MLXIntegrationError) as caught:
+        client.run(result, False)
+    assert 400 <= caught.value.http_status < 500
+    assert caught.value.field == field, caught.value
+    assert result.plan is None
+
+
+def test_evaluations_refuse_circuits_of_other_graphs(client: AnalysisClient) -> None:
+    nodes = [pb.CircuitNode(name="input"), pb.CircuitNode(name="logits")]
+    for circuit, field in (
+        (pb.Circuit(), "circuit.nodes"),
+        (
+            pb.Circuit(nodes=nodes, edges=[pb.CircuitEdge(sender="m9", receiver="logits", in_circuit=True)]),
+            "circuit.edges[0]",
+        ),
+    ):
+        request = pb.EvaluateCircuitRequest(pairs=PAIRS, metric=METRIC, circuit=circuit)
+        with pytest.raises(InvalidRequestError) as caught:
+            client.run(EvaluationResult(request), False)
+        assert caught.value.field == field
+    edges = [pb.CircuitEdge(sender="input", receiver="logits", in_circuit=True)]
+    options = pb.EvaluationOptions(curve=True)
+    request = pb.EvaluateCircuitRequest(
+        pairs=PAIRS, metric=METRIC, circuit=pb.Circuit(nodes=nodes, edges=edges), evaluation=options
+    )
+    with pytest.raises(InvalidRequestError, match="no edge of the circuit has a score"):
+        client.run(EvaluationResult(request), False)
+
+
+@pytest.mark.parametrize("call", ["DiscoverCircuit", "EvaluateCircuit"])
+def test_spoilt_requests_are_their_callers_mistake(service: Service, call: str) -> None:
+    """Field by field and byte by byte."""
+    rpc = ANALYSIS_RPCS[call]
+    examples: dict[str, Any] = {
+        "PromptPair": PAIRS,
+        "Metric": [METRIC],
+        "model_id": ["llama"],
+        "pairs": [...],
+        "metric": [...],
+        "CircuitSearch": [
+            pb.CircuitSearch(effect_test=UNTESTED, method=pb.CIRCUIT_METHOD_EAP, count=20),
+            pb.CircuitSearch(effect_test=UNTESTED, method=pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING),
+            pb.CircuitSearch(method=pb.CIRCUIT_METHOD_EAP_IG, steps=2),
+        ],
+        "EvaluationOptions": [pb.EvaluationOptions(), pb.EvaluationOptions(curve=True, curve_sizes=[0.1])],
+        "Circuit": [
+            pb.Circuit(
+                nodes=[pb.CircuitNode(name="input"), pb.CircuitNode(name="logits")],
+                edges=[pb.CircuitEdge(sender="input", receiver="logits", in_circuit=True, score=1)],
+            )
+        ],
+        "circuit": [...],
+    }
+    codes: dict[int, tuple[str, bool]] = {}
+    descriptor: Any = rpc.request.DESCRIPTOR
+    with grpc.insecure_channel(service.target) as channel:
+        stub: Any = channel.unary_stream(rpc.path)
+        for number in range(40):
+            choice = random.Random(number)
+            raw = Sensible(examples).message(descriptor, choice).SerializeToString()
+            if number % 6:
+                raw = Mutator(choice).by_field(raw, descriptor)
+            elif number:
+                raw = Mutator(choice).by_byte(raw, raw)
+            codes[number] = _outcome(stub, raw)
+    assert {code for code, _ in codes.values()} <= ALLOWED, codes
+    assert all(has_reason for _, has_reason in codes.values()), codes
+    assert {"OK", "INVALID_ARGUMENT"} <= {code for code, _ in codes.values()}
+    assert "Traceback" not in service.log
+
+
+def _outcome(call: Any, raw: bytes) -> tuple[str, bool]:
+    """The status of a call, and whether it has a reason of ours."""
+    try:
+        for _ in call(raw, timeout=60):
+            pass
+    except grpc.RpcError as error:
+        return error.code().name, status.error_info(error) is not None  # type: ignore[attr-defined]
+    return "OK", True
+
+
+# ------------------------------------------------------------------------------------------------ how it ends
+
+
+def eventually(holds: Callable[[], bool], patience_s: float = 20) -> None:
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def long_search(model_id: str) -> pb.DiscoverCircuitRequest:
+    """Each edge of the bundled model on long prompts."""
+    clean, corrupted = np.random.default_rng(3).integers(5, 500, (2, 100)).tolist()
+    pair = experiment_pb2.PromptPair(clean=prompt(clean), corrupted=prompt(corrupted))
+    return request_of(model_id=model_id, pairs=[pair] * 16, search={"method": pb.CIRCUIT_METHOD_EDGE_PATCHING})
+
+
+def test_cancelling_stops_the_work_in_both_services(client: AnalysisClient, inference: Service) -> None:
+    with Client(inference.target) as below:
+        events = client.events(DiscoveryResult(long_search("neuroscope-tiny")))
+        for event in events:
+            if event.progress.stage == "patching edges":
+                break
+        eventually(lambda: below.workload().streams > 0)
+        events.close()
+        eventually(lambda: below.workload().streams == 0)
+        found: Any = client._transport.unary(ANALYSIS_RPCS["GetWorkload"], ANALYSIS_RPCS["GetWorkload"].request())
+        assert found.streams == 0
+
+
+def test_an_inference_service_that_dies_ends_it_with_what_was_found(bundled_model_dir: Path) -> None:
+    with (
+        inference_service(bundled_model_dir) as below,
+        running("neuroscope_analysis", "--port", "0", "--inference", below.target) as service,
+        AnalysisClient(service.target) as client,
+    ):
+        request = long_search("")
+        request.search.method = pb.CIRCUIT_METHOD_ACDC
+        request.search.threshold = 1e-6
+        result = DiscoveryResult(request)
+        events = client.events(result)
+        while not next(events).partial.HasField("edges"):
+            pass
+        below.process.send_signal(signal.SIGKILL)
+        with pytest.raises(NeuroScopeIntegrationError, match="went away while this analysis was") as caught:
+            list(events)
+        assert below.target in caught.value.message
+        assert result.end is None
+        assert result.edges, "what was decided has been told"
+        assert service.process.poll() is None
+        below.process.wait()

@@ -1,0 +1,29 @@
+"""Prompts with two names, one of them twice; in the corrupted ones all three are others, and each is there once.
+
+As in Wang et al. (2022), whose distribution of such prompts is ABC.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tests.support.byte_bpe import BOS_ID
+from tests.truth.names.model import FIRST_TOKEN, LAST_WORD, NAMES, WORDS
+
+
+def named_pairs(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """So many pairs, in either order of the names, as `neuroscope.analysis.pairs` reads them."""
+    random = np.random.default_rng(seed)
+    return [_pair(random) for _ in range(count)]
+
+
+def _pair(random: np.random.Generator) -> dict[str, Any]:
+    io, subject, *others = (FIRST_TOKEN + random.permutation(NAMES)[:5]).tolist()
+    words = (FIRST_TOKEN + NAMES + random.permutation(WORDS)[:6]).tolist()
+    first = [io, subject] if random.random() < 0.5 else [subject, io]
+
+    def prompt(names: list[int]) -> list[int]:
+        one, two, three = names
+        return [BOS_ID, words[0], one, words[1], two, words[2], words[3], three, words[4], words[5], LAST_WORD]
+
+    return {"clean": prompt([*first, subject]), "corrupted": prompt(others), "answer": io, "other": subject}

@@ -1,0 +1,44 @@
+"""Parts of the truth suite that are quick: two methods on one planted model, and on null models of three.
+
+python -m pytest tests/truth/test_suite.py
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.truth import suite
+from tests.truth.methods import METHODS
+from tests.truth.running import Bench, bench
+
+FEW = ("edge-patching", "eap-ig")
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[Bench]:
+    with bench() as found:
+        yield found
+
+
+def test_a_planted_circuit_is_found(services: Bench, tmp_path: Path) -> None:
+    rows = suite.discovery(services, tmp_path, print, ["facts"], FEW)
+    assert [row["method"] for row in rows] == list(FEW)
+    for row in rows:
+        assert (row["auroc"], row["precision"], row["missing"], row["extra"]) == (1.0, 1.0, 0, 0)
+        assert row["faithfulness"] == pytest.approx(1, abs=1e-3)
+        assert row["completeness"] == pytest.approx(1, abs=1e-3)
+        assert row["minimality"] == 1.0
+        assert row["pearson"] > 0.9
+        assert 0 < row["cmd"] < row["cpr"] < 1
+
+
+def test_nothing_is_found_in_null_models(services: Bench, tmp_path: Path) -> None:
+    rows = suite.null(services, tmp_path, print, ["facts", "addition"], FEW, 3)
+    assert [(row["permutations"], row["found"]) for row in rows] == [(3, 0)] * len(FEW)
+
+
+def test_methods_are_those_that_there_are() -> None:
+    from neuroscope.circuits.content import METHODS as known
+
+    assert set(METHODS) == set(known)

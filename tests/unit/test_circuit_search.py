@@ -1,0 +1,172 @@
+"""What the search for circuits decides, on runs that are functions: ACDC's order and guesses, when an effect counts.
+
+python -m pytest tests/unit/test_circuit_search.py
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from neuroscope.circuits.graph import ComponentGraph, Mask
+from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope_analysis.circuits.acdc import Acdc
+from neuroscope_analysis.circuits.effects import difference
+from neuroscope_analysis.circuits.evaluation import area, faithfulness, standard_error
+from neuroscope_analysis.circuits.outbox import Outbox
+from neuroscope_analysis.circuits.runs import PairRuns
+from neuroscope_analysis.circuits.scoring import Scored
+from neuroscope_analysis.circuits.selection import Ranking, chosen
+
+GRAPH = ComponentGraph.of_model(pb.CircuitModel(layer_count=3, head_count=4, key_value_head_count=2))
+Measure = Callable[[Mask], float]
+
+
+class Runs:
+    """Runs whose metric is a function of the changed edges."""
+
+    def __init__(self, measure: Measure, clean: Sequence[float] = (0.0,), corrupted: Sequence[float] = (1.0,)) -> None:
+        self.clean, self.corrupted = np.array(clean), np.array(corrupted)
+        self.gap = float((self.clean - self.corrupted).mean())
+        self.sweeps: list[int] = []
+        self._measure = measure
+
+    async def changed(self, sets: Sequence[Mask] | NDArray[np.bool_], stage: str) -> NDArray[np.float64]:
+        self.sweeps.append(len(sets))
+        return np.array([[self._measure(changed) for changed in sets]] * len(self.clean))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+class Silent(Outbox):
+    """Nobody listens."""
+
+    def __init__(self) -> None:
+        super().__init__(pb.DiscoverCircuitResponse)
+        self.sent: list[Any] = []
+
+    async def send(self, event: Any) -> None:
+        self.sent.append(event)
+
+
+def one_by_one(measure: Measure, threshold: float, *, may_fall: bool) -> Mask:
+    """ACDC as its paper has it: a test at a time."""
+    kept, current = GRAPH.mask.copy(), measure(np.zeros_like(GRAPH.mask))
+    for column in reversed(range(len(GRAPH.receivers))):
+        nodes = [GRAPH.rows[node] for node in GRAPH.readers(GRAPH.receivers[column]) if node in GRAPH.rows]
+        is_logits = GRAPH.receivers[column] == "logits"
+        for row in reversed(range(GRAPH.sender_counts[column])):
+            kept[row, column] = False
+            if not is_logits and not any(kept[node].any() for node in nodes):
+                continue
+            value = measure(GRAPH.mask & ~kept)
+            change = value - current
+            if change < threshold if may_fall else abs(change) < threshold:
+                current = value
+            else:
+                kept[row, column] = True
+    return kept
+
+
+def measures(seed: int) -> Measure:
+    """Effects of edges, most of them small, some negative; pairs of edges stand in for each other."""
+    random = np.random.default_rng(seed)
+    weights = random.exponential(0.02, GRAPH.mask.shape) * random.choice([-1, 1], GRAPH.mask.shape)
+    weights[random.random(GRAPH.mask.shape) < 0.03] = 0.4
+    weights[-3:, -1] = 0.4
+    edges = np.argwhere(GRAPH.mask)
+    spares = [tuple(edges[random.choice(len(edges), 2, replace=False)].T) for _ in range(6)]
+
+    def measure(changed: Mask) -> float:
+        return float((weights * changed).sum() + 0.3 * sum(changed[spare].all() for spare in spares))
+
+    return measure
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("may_fall", [True, False], ids=["divergence", "any metric"])
+def test_guesses_do_not_change_what_acdc_decides(seed: int, may_fall: bool) -> None:
+    measure, outbox = measures(seed), Silent()
+    runs = Runs(measure)
+    acdc = Acdc(GRAPH, cast("PairRuns", runs), 0.05, outbox, may_fall=may_fall)
+    asyncio.run(acdc.run())
+    expected = one_by_one(measure, 0.05, may_fall=may_fall)
+    np.testing.assert_array_equal(acdc.kept, expected)
+    assert 0 < expected.sum() < GRAPH.edge_count
+    tests = int(np.isfinite(acdc.scores).sum())
+    assert len(runs.sweeps) < tests * 0.7, "tests run together"
+    edges = [edge for event in outbox.sent for edge in event.partial.edges.edges]
+    assert len(edges) == tests
+    assert {(edge.sender, edge.receiver) for edge in edges if edge.in_circuit} <= set(GRAPH.names(expected))
+
+
+def test_where_nothing_matters_nothing_is_kept_and_little_is_tested() -> None:
+    runs = Runs(lambda changed: 0.0)
+    acdc = Acdc(GRAPH, cast("PairRuns", runs), 0.05, Silent(), may_fall=True)
+    asyncio.run(acdc.run())
+    assert not acdc.kept.any()
+    assert sum(runs.sweeps) == len(GRAPH.senders), "edges to the logits alone: behind them nothing is read"
+
+
+def test_as_few_edges_as_are_needed() -> None:
+    """By bisection, several sizes at a time."""
+    random = np.random.default_rng(2)
+    scores = np.where(GRAPH.mask, random.exponential(1, GRAPH.mask.shape), np.nan)
+    total = np.nansum(scores)
+    runs = Runs(lambda changed: float(np.nansum(scores * changed)) / total)
+    ranking = Ranking(GRAPH, Scored(edges=scores), of_nodes=False, keeps_dangling=True)
+    found = asyncio.run(chosen(ranking, pb.CircuitSearch(faithfulness=0.9), cast("PairRuns", runs)))
+    strengths = np.sort(scores[GRAPH.mask])[::-1].cumsum() / total
+    assert found.sum() == int(np.argmax(strengths >= 0.9)) + 1
+    assert len(runs.sweeps) <= 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "test", "said"),
+    [
+        ([3.0, 3.1, 2.9, 3.0], {}, ""),
+        ([-3.0, -3.1, -2.9, -3.0], {}, ""),
+        ([3.0, -2.0, 4.0, 1.0], {}, "over 4 pairs noise explains"),
+        ([3.0, 3.1, 2.9, 3.0], {"least_effect": 3.5}, "the least effect is 3.5"),
+        ([1e-6, 1e-6, 1e-6, 1e-6], {}, "the least effect is 0.0005"),
+        ([0.0], {}, "0 more than"),
+        ([2.0], {}, ""),
+        ([3.0, -2.0, 4.0, 1.0], {"skip": True}, ""),
+        ([3.0, 2.0, 4.0, 1.0], {"significance": 0.05}, ""),
+        ([3.0, 2.0, 4.0, 1.0], {"significance": 0.001}, "at a significance of 0.001"),
+    ],
+)
+def test_when_an_effect_counts(changes: list[float], test: dict[str, Any], said: str) -> None:
+    corrupted = np.full(len(changes), 5.0)
+    test = {"significance": 0.001, **test}
+    why = difference(corrupted + changes, corrupted, pb.EffectTest(**test)).why_none
+    assert said in why
+    assert bool(why) == bool(said)
+
+
+def test_noise_passes_no_oftener_than_it_says() -> None:
+    """Of 2000 searches on noise alone; 99 of 100 such counts lie below the bound."""
+    random = np.random.default_rng(0)
+    corrupted, test = np.zeros(8), pb.EffectTest(significance=0.05)
+    found = sum(not difference(random.normal(size=8), corrupted, test).why_none for _ in range(2000))
+    assert 60 < found < 123
+
+
+def test_faithfulness_and_its_error() -> None:
+    random = np.random.default_rng(1)
+    clean, corrupted = 5 + random.normal(size=400), random.normal(size=400)
+    values = corrupted + 0.8 * (clean - corrupted) + 0.1 * random.normal(size=400)
+    runs = cast("PairRuns", Runs(lambda changed: 0.0, clean.tolist(), corrupted.tolist()))
+    assert faithfulness(runs, values) == pytest.approx(0.8, abs=0.01)
+    draws = [random.choice(400, 400) for _ in range(500)]
+    resampled = [(values - corrupted)[draw].mean() / (clean - corrupted)[draw].mean() for draw in draws]
+    assert standard_error(runs, values) == pytest.approx(np.std(resampled), rel=0.15)
+
+
+def test_areas_are_those_of_trapezoids() -> None:
+    assert area([0.0, 0.5, 1.0], [0.0, 1.0, 1.0]) == 0.75
+    assert area([0.2, 1.0], [1.0, 1.0]) == pytest.approx(0.8)
