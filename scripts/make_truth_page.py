@@ -39,8 +39,8 @@ planted; ACDC says itself how many there are.
 
 The truth is one of a counterfactual: an edge that carries what both prompts share is in the mechanism, and not in the
 circuit. Path patching and ACDC ask other questions than exact edge patching does, so their scores are other ones. Where
-several edges are each needed (`names`), a patch of any one shows all of it, and gradients share it out among them: their
-ranks are right and their magnitudes are not.
+several edges are each needed (`names`), a patch of any one shows all of it, and gradients share it out among them:
+their ranks are right and their magnitudes are not.
 
 """
 
