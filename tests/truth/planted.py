@@ -161,8 +161,8 @@ class Neurons:
     @classmethod
     def silent(cls, stream: Stream, count: int) -> "Neurons":
         """So many that write nothing."""
-        nothing = np.zeros((count, stream.d_model))
-        return cls(nothing, nothing, nothing.T)
+        gate, up = (np.zeros((count, stream.d_model)) for _ in range(2))
+        return cls(gate, up, np.zeros((stream.d_model, count)))
 
 
 def embeddings(stream: Stream, positions: int, written: Mapping[int, Mapping[str, int]]) -> tuple[Matrix, Matrix]:

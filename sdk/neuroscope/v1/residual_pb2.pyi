@@ -560,7 +560,9 @@ class ResidualSum(_message.Message):
     error: _builtins.float
     """Largest difference between the sum of all components and the final stream, as a share of the stream's norm there."""
     head_error: _builtins.float
-    """The same for heads and their bias against what attention writes; absent: heads were left out."""
+    """The same for heads and their bias against what attention writes, at some positions of each chunk; absent: heads were
+    left out.
+    """
     def __init__(
         self,
         *,

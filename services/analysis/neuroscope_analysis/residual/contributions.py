@@ -26,6 +26,8 @@ OF_STREAM = ("stream_norm", "stream_cosine")
 DRIFT = "drift"
 OF_HEADS = ("head_norm", "head_share", "head_cosine")
 _TINY = 1e-30
+_CHECKED = 16
+"""Heads are held against what attention writes at so many positions of a chunk, at least: the sum is not cheap."""
 
 
 class StreamSums:
@@ -50,7 +52,8 @@ class StreamSums:
         self.error = 0.0
         """Largest difference between the sum and the last stream, as a share of the stream's norm."""
         self.head_error = 0.0
-        """Largest difference between heads and their bias, and what attention writes, as a share of its norm."""
+        """Largest difference between heads and their bias, and what attention writes, as a share of its norm; of some
+        positions of each chunk."""
 
     def add(self, chunk: Chunk) -> None:
         """Counts the positions of a chunk in."""
@@ -88,15 +91,19 @@ class StreamSums:
         z = chunk.of(HEAD_OUTPUT, layer)  # (P, head, d_head)
         count = z.shape[1]
         divisor = self._divisor(chunk, layer, heads)[:, None]
-        squares = np.einsum("phi,hij,phj->ph", z, self._grams[layer], z, optimize=True)
-        norm = np.sqrt(np.maximum(squares, 0)) / divisor
+        by_head = np.ascontiguousarray(z.swapaxes(0, 1))
+        squares = np.einsum("hpi,hpi->hp", by_head @ self._grams[layer], by_head)
+        norm = np.sqrt(np.maximum(squares.T, 0)) / divisor
         along = np.einsum("phi,phi->ph", z, heads.along(final)) / divisor
         cosine = along / np.maximum(norm * size[:, None], _TINY)
         for name, values in zip(OF_HEADS, (norm, along / size[:, None] ** 2, cosine), strict=True):
             sums = self._head_sums[name][layer, :count]
             self._head_sums[name][layer, :count] = np.nan_to_num(sums) + values.sum(axis=0, dtype=np.float64)
-        whole = (z.reshape(len(z), -1) @ heads.output.reshape(-1, final.shape[1]) + heads.bias) / divisor
-        told = chunk.of(ATTENTION, layer)
+        some = slice(0, None, max(1, len(z) // _CHECKED))
+        whole = (z[some].reshape(-1, count * z.shape[2]) @ heads.output.reshape(-1, final.shape[1]) + heads.bias) / (
+            divisor[some]
+        )
+        told = chunk.of(ATTENTION, layer)[some]
         wrong = np.linalg.norm(whole + heads.behind.shift - told, axis=1)
         self.head_error = max(self.head_error, float((wrong / np.maximum(np.linalg.norm(told, axis=1), _TINY)).max()))
 
