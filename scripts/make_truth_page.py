@@ -38,7 +38,9 @@ planted; ACDC says itself how many there are.
 * *passes*: forward passes of the whole model that would take as long; *calls* of the inference service.
 
 The truth is one of a counterfactual: an edge that carries what both prompts share is in the mechanism, and not in the
-circuit. Path patching and ACDC ask other questions than exact edge patching does, so their scores are other ones.
+circuit. Path patching and ACDC ask other questions than exact edge patching does, so their scores are other ones. Where
+several edges are each needed (`names`), a patch of any one shows all of it, and gradients share it out among them:
+their ranks are right and their magnitudes are not.
 
 """
 
@@ -46,8 +48,8 @@ _NULL = """
 ## Where there is nothing
 
 {permutations} null models for each method, of the planted models and of the bundled one in turn, with prompts and
-answers of the model that they were made of. What a method finds there is false; *upper* is the bound of Wilson's
-interval of 95 %.
+answers of the model that they were made of. Where the runs of the pairs do not differ by more than noise, a search ends
+before anything is *scored*. What a method finds there is false; *upper* is the bound of Wilson's interval of 95 %.
 
 """
 
@@ -85,11 +87,12 @@ def page(found: Mapping[str, Any]) -> str:
     head = ("model", "method", "AUROC", "precision", "Pearson", "missing", "extra", "faithfulness", "completeness")
     circuits = markdown_table((*head, "minimality", "CPR", "CMD", "passes", "calls", "s"), rows)
     null = markdown_table(
-        ("method", "null models", "found something", "rate", "upper", "s"),
+        ("method", "null models", "scored", "found something", "rate", "upper", "s"),
         [
             (
                 row["method"],
                 str(row["permutations"]),
+                str(row["scored"]),
                 str(row["found"]),
                 f"{row['rate']:.1%}",
                 f"{row['upper']:.1%}",

@@ -53,10 +53,9 @@ ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 
 
 
 def request_of(**fields: Any) -> pb.DiscoverCircuitRequest:
-    search = {"effect_test": UNTESTED, **fields.pop("search", {})}
-    return pb.DiscoverCircuitRequest(
-        **({"pairs": PAIRS, "metric": METRIC, "search": pb.CircuitSearch(**search)} | fields)
-    )
+    search: dict[str, Any] = {"effect_test": UNTESTED, **fields.pop("search", {})}
+    made: dict[str, Any] = {"pairs": PAIRS, "metric": METRIC, "search": pb.CircuitSearch(**search)}
+    return pb.DiscoverCircuitRequest(**(made | fields))
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +162,8 @@ def test_nodes_are_chosen_by_the_edges_that_leave_them(client: AnalysisClient) -
 
 
 def spoilt(pair: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "pairs": [experiment_pb2.PromptPair(**({"clean": prompt(CLEAN[0]), "corrupted": prompt(CORRUPTED[0])} | pair))]
-    }
+    made: dict[str, Any] = {"clean": prompt(CLEAN[0]), "corrupted": prompt(CORRUPTED[0])}
+    return {"pairs": [experiment_pb2.PromptPair(**(made | pair))]}
 
 
 SPOILT: dict[str, tuple[dict[str, Any], str]] = {

@@ -89,6 +89,7 @@ def null(
     with bench.model(BUNDLED) as model_id:
         sources.append((BUNDLED.name, BUNDLED, _bundled_pairs(bench, model_id)))
     found: dict[str, list[bool]] = {name: [] for name in methods}
+    scored = dict.fromkeys(methods, 0)
     began = dict.fromkeys(methods, 0.0)
     for number in range(permutations):
         name, folder, pairs = sources[number % len(sources)]
@@ -98,12 +99,14 @@ def null(
                 result = method.discover(bench.analysis, model_id, pairs, TASKS.get(name), evaluate=False)
                 began[method.name] += monotonic() - start
                 found[method.name].append(result.is_found)
+                scored[method.name] += any(np.isfinite(result[array].values).any() for array in result.names)
                 if result.is_found:
                     say(f"null {number} of {name}: {method.name} finds {len(result.circuit.edges)} edges")
     return [
         {
             "method": name,
             "permutations": len(each),
+            "scored": scored[name],
             "found": sum(each),
             "rate": float(np.mean(each)),
             "upper": measures.wilson_upper(sum(each), len(each)),
@@ -167,7 +170,7 @@ def labels(bench: Bench, place: Path, say: Say, permutations: int) -> Row:
 
 def _by_sequences(bench: Bench, model_id: str) -> AttentionResult:
     return bench.analysis.analyze_attention(
-        token_ids=attention.TOKEN_IDS, block_length=attention.BLOCK, sequences=4, seed=1, model_id=model_id
+        token_ids=attention.TOKEN_IDS, block_length=attention.BLOCK, sequences=8, seed=1, model_id=model_id
     )
 
 

@@ -340,3 +340,28 @@ def test_directions_make_a_chain():
         "output",
     }
     assert len(circuit.plot().axes[0].patches) == 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (lambda value: value["nodes"].append(value["nodes"][0]), "circuit.nodes"),
+        (lambda value: value["edges"].append({"sender": "m7", "receiver": "logits"}), r"circuit.edges"),
+        (lambda value: value["edges"].append({"sender": "m1", "receiver": "a0.h0<q>"}), r"circuit.edges"),
+        (lambda value: value["edges"][0].update(score="NaN"), "circuit.edges[0].score"),
+        (lambda value: value["nodes"].append({"name": "a0.h999999999"}), "circuit"),
+    ],
+)
+def test_a_file_whose_parts_do_not_fit_is_refused(spoil, field):
+    value = json.loads(evaluated().to_text("json"))
+    spoil(value)
+    with pytest.raises(InvalidRequestError) as refused:
+        Circuit.from_json(value).to_text("dot")
+    assert refused.value.field.startswith(field)
+
+
+def test_kinds_that_are_not_known_are_layers():
+    strange = Circuit.from_json({"nodes": [{"id": "x", "type": "expert"}], "edges": []})
+    assert json.loads(strange.to_text("lazarus"))["nodes"][0]["type"] == "layer"
+    for format in ("dot", "mermaid", "html", "svg"):
+        assert strange.to_bytes(format)

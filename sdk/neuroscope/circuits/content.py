@@ -106,7 +106,7 @@ class CircuitContent:
         graph = self.graph
         values = np.full((len(graph.senders), len(graph.receivers)), np.nan, np.float32)
         for edge in self.message.edges:
-            if edge.HasField("score"):
+            if edge.HasField("score") and graph.has(edge.sender, edge.receiver):
                 values[graph.rows[edge.sender], graph.columns[edge.receiver]] = edge.score
         coords = {"sender": graph.senders, "receiver": graph.receivers}
         return Grid("edge_score", values, ("sender", "receiver"), coords)

@@ -50,7 +50,7 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
         return pb.EdgeGrid(value=value, cells=pb.EdgeCells(cells=[_of_mask(mask) for mask in masks]))
     if isinstance(cells, Mapping):
         return of_named(cast("Mapping[str, EdgeSet]", cells).items(), value)
-    return of_named((("", cell) for cell in _listed(cells)), value)
+    return of_named([("", cell) for cell in _listed(cells)], value)
 
 
 def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.EdgeGrid:
@@ -125,7 +125,7 @@ def to_receiver(name: str) -> pb.EdgeReceiver:
 
 
 def _ends(edge: Any) -> tuple[str, str]:
-    ends: tuple[Any, ...] = tuple(edge.split(_ARROW)) if isinstance(edge, str) else tuple(edge)
+    ends = tuple(edge.split(_ARROW)) if isinstance(edge, str) else tuple(edge)
     if len(ends) != 2 or not all(isinstance(end, str) for end in ends):
         raise InvalidRequestError(f"{edge!r} names no edge; edges are such as a3.h5->m9", field="edges")
     return ends
@@ -133,12 +133,11 @@ def _ends(edge: Any) -> tuple[str, str]:
 
 def _listed(cell: Any) -> Sequence[Any]:
     """The entries of a set; an edge alone is one."""
-    if isinstance(cell, tuple):
-        both = cast("tuple[Any, ...]", cell)
-        is_edge = len(both) == 2 and _ARROW not in "".join(map(str, both))
-    else:
-        is_edge = isinstance(cell, str)
-    return [cell] if is_edge else list(cast("Iterable[Any]", cell))
+    if isinstance(cell, str):
+        return [cell]
+    listed: list[Any] = list(cell)
+    is_edge = isinstance(cell, tuple) and len(listed) == 2 and all(isinstance(end, str) for end in listed)
+    return [tuple(listed)] if is_edge and not any(_ARROW in end for end in listed) else listed
 
 
 def _masks(cells: NDArray[Any]) -> NDArray[np.bool_]:

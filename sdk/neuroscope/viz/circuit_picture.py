@@ -28,6 +28,7 @@ _SLOTS = {"q": "#3566a8", "k": "#c2553a", "v": "#4a8f5a", "": "#6e7781"}
 _READ = {"q": "queries", "k": "keys", "v": "values", "": "MLP, logits"}
 _BOTH, _FIRST, _SECOND = "#6e7781", "#3566a8", "#c2553a"
 _ROW, _COLUMN = 0.5, 0.62  # inches
+_LARGEST = 80.0
 
 
 def draw(circuit: Circuit, path: str | Path | None = None) -> Any:
@@ -149,7 +150,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _extent(circuit: Circuit) -> tuple[float, float]:
     rows = rows_of(circuit)
-    return max(4.0, _COLUMN * max(map(len, rows)) + 0.4), max(3.0, _ROW * len(rows) + 0.8)
+    width, height = _COLUMN * max(map(len, rows), default=1) + 0.4, _ROW * len(rows) + 0.8
+    return min(max(4.0, width), _LARGEST), min(max(3.0, height), _LARGEST)
 
 
 def _slot(edge: pb.CircuitEdge) -> str:

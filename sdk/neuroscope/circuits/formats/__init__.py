@@ -13,11 +13,13 @@ png, svg, pdf    a picture
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from neuroscope.circuits.formats import dot, graphml, lazarus, mermaid, mib, page
+from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
 
@@ -93,7 +95,7 @@ def read(path: str | Path) -> pb.Circuit:
 def parsed(text: str) -> pb.Circuit:
     """The circuit of a text in any of the readable formats."""
     if text.lstrip().startswith("<"):
-        return graphml.read(text)
+        return consistent(graphml.read(text))
     try:
         value = json.loads(text)
     except ValueError:
@@ -106,16 +108,43 @@ def from_object(value: Any) -> pb.Circuit:
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
         if fields.get("format") == OWN:
-            return _own(fields)
+            return consistent(_own(fields))
         if "cfg" in fields:
-            return mib.from_json(fields)
+            return consistent(mib.from_json(fields))
         if isinstance(fields.get("nodes"), list):
-            return lazarus.from_json(fields)
+            return consistent(lazarus.from_json(fields))
     raise InvalidRequestError(
         f"this is no circuit: an object with format {OWN!r}, with cfg, nodes and edges (MIB), or with lists of nodes "
         "and edges (chuk-lazarus)",
         field="circuit",
     )
+
+
+def consistent(circuit: pb.Circuit) -> pb.Circuit:
+    """The same circuit, if its edges are between its nodes, and its scores are numbers.
+
+    Raises:
+        InvalidRequestError: something else; says what.
+    """
+    nodes = {node.name: node for node in circuit.nodes}
+    if len(nodes) != len(circuit.nodes):
+        raise InvalidRequestError("two nodes of the circuit have the same name", field="circuit.nodes")
+    parts = [("nodes", index, part) for index, part in enumerate(circuit.nodes)]
+    parts += [("edges", index, part) for index, part in enumerate(circuit.edges)]
+    for name, index, part in parts:
+        if not math.isfinite(part.score):
+            raise InvalidRequestError(f"a score is a number, not {part.score}", field=f"circuit.{name}[{index}].score")
+    graph: ComponentGraph | None = None
+    for index, edge in enumerate(circuit.edges):
+        if edge.sender in nodes and edge.receiver in nodes:
+            continue
+        graph = graph or ComponentGraph.of_nodes(nodes, circuit.model)
+        if edge.sender not in nodes or not graph.has(edge.sender, edge.receiver):
+            raise InvalidRequestError(
+                f"{edge.sender}->{edge.receiver} is no edge between the circuit's nodes",
+                field=f"circuit.edges[{index}]",
+            )
+    return circuit
 
 
 def _own(value: Mapping[str, Any]) -> pb.Circuit:

@@ -34,7 +34,10 @@ def write(circuit: Circuit) -> str:
     del whole.nodes[:], whole.edges[:]
     graph.graph[_WHOLE] = json.dumps(json_format.MessageToDict(whole, preserving_proto_field_name=True))
     written = io.BytesIO()
-    importlib.import_module("networkx").write_graphml(graph, written)
+    try:
+        importlib.import_module("networkx").write_graphml(graph, written)
+    except ValueError as error:  # of control characters, where networkx writes by lxml
+        raise InvalidRequestError(f"GraphML cannot carry it: {error}", field="circuit") from None
     return written.getvalue().decode()
 
 

@@ -48,7 +48,7 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
             {
                 "id": name,
                 "label": node.label or name,
-                "type": _NODES[node.kind],
+                "type": _NODES.get(node.kind, "layer"),
                 "layer": node.layer if node.HasField("layer") else None,
                 "importance": circuit.node_scores.get(name, 0.0),
                 "metadata": dict(node.metadata),
@@ -61,7 +61,7 @@ def to_json(circuit: Circuit) -> dict[str, Any]:
                 "target": reader,
                 "type": _EDGES.get(circuit.all_nodes[edge.sender].kind, "causal"),
                 "weight": edge.score,
-                "label": Place.of(edge.receiver).slot if edge.receiver not in circuit.all_nodes else "",
+                "label": "" if edge.receiver in circuit.all_nodes else Place.of(edge.receiver).slot,
                 "metadata": {"receiver": edge.receiver},
             }
             for edge in circuit.edges.values()

@@ -60,6 +60,13 @@ class KnownNorm:
         inverse = mx.rsqrt(mx.square(x).mean(axis=-1, keepdims=True) + known.eps)
         return cls(x * inverse, inverse, norm.get("weight"), kind is nn.LayerNorm)
 
+    def folded(self, matrix: mx.array) -> mx.array:
+        """A matrix behind the norm (..., d_model) as it meets the norm's input, which is yet to be divided; float32."""
+        folded = matrix.astype(mx.float32)
+        if self.weight is not None:
+            folded = folded * self.weight.astype(mx.float32)
+        return folded - folded.mean(axis=-1, keepdims=True) if self.is_centred else folded
+
     def pulled_back(self, gradients: mx.array, matrix: mx.array) -> mx.array:
         """Gradients at the norm's input, one for each head (rows, heads, positions, d_model), float32.
 
@@ -67,11 +74,7 @@ class KnownNorm:
             gradients: at the outputs of a matrix behind the norm (rows, positions, heads, d_head).
             matrix: (heads, d_head, d_model).
         """
-        folded = matrix.astype(mx.float32)
-        if self.weight is not None:
-            folded = folded * self.weight.astype(mx.float32)
-        if self.is_centred:
-            folded = folded - folded.mean(axis=-1, keepdims=True)
+        folded = self.folded(matrix)
         scaled = (gradients.astype(mx.float32) * self.inverse[..., None]).swapaxes(1, 2)
         along = folded @ self.normed.swapaxes(1, 2)[:, None]  # (rows, heads, d_head, positions)
         share = (scaled * along.swapaxes(2, 3)).mean(axis=-1, keepdims=True) * (folded.shape[1] / folded.shape[2])

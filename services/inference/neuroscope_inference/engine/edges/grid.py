@@ -92,7 +92,9 @@ class EdgeGrid:
         """None: a sweep that goes on has no sets of edges."""
 
     def company(self, number: int, pair: Pair) -> bytes:
-        """Cells of one batch have the same value."""
+        """Cells of one batch have the same value; those that change nothing are by themselves, and none is run."""
+        if self._costs[number].boundary == self._layers.nowhere:
+            return self._path.encode()
         return self._key(self._value.expression(self._first_cell + number, pair))
 
     def extent(self, number: int, pair: Pair) -> Extent:

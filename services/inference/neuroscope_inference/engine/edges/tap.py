@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope_inference.engine.attributions.graph import Graph, Writing
+from neuroscope_inference.engine.attributions.norms import KnownNorm
 from neuroscope_inference.engine.attributions.reading import Projection, Reading
 from neuroscope_inference.engine.edges.plan import EdgePlan, Written
 from neuroscope_inference.engine.edges.sets import Mask
@@ -142,8 +143,25 @@ class EdgeTap(Tap):
         if part.projection.matrix is None:
             put = moved if part.reading.norm is None else applied(part.reading.norm, moved)
             return _replaced(passing, put, slots, local)
-        moved = moved - own if part.reading.norm is None else self._normed_change(part.reading, moved, slots)
-        return _added(passing, _projected(moved, part.projection.matrix(), heads), heads, slots)
+        change = self._projected_change(part, own, moved, heads, slots)
+        return _added(passing, change, heads, slots)
+
+    def _projected_change(
+        self, part: _Part, own: mx.array, moved: mx.array, heads: NDArray[np.intp], slots: NDArray[np.intp]
+    ) -> mx.array:
+        """By how much what receivers get changes (edges, positions, d_head); a known norm is met by its matrix."""
+        assert part.projection.matrix is not None
+        norm, matrix = part.reading.norm, part.projection.matrix()
+        if norm is None:
+            return _projected(moved - own, matrix, heads)
+        before = KnownNorm.of(norm, self._streams[part.reading.stream])
+        after = KnownNorm.of(norm, moved)
+        if before is None or after is None:
+            return _projected(self._normed_change(part.reading, moved, slots), matrix, heads)
+        folded = before.folded(matrix)
+        inverse = mx.take(before.inverse, mx.array(slots), axis=0)
+        unchanged = _projected(own.astype(mx.float32), folded, heads) * inverse
+        return _projected(moved.astype(mx.float32), folded, heads) * after.inverse - unchanged
 
     def _normed_change(self, reading: Reading, moved: mx.array, slots: NDArray[np.intp]) -> mx.array:
         """By how much the norm's output changes (edges, positions, d_model)."""

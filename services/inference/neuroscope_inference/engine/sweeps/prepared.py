@@ -98,7 +98,8 @@ class Prepared:
             DataConversionError: an edit made numbers that are not finite.
             ShortOfMemory: it takes more memory than there is.
         """
-        changed = [place for place in self.at.places if place >= first]
+        is_edited = any(patch.extent.first < self.pair.length for patch in patches)
+        changed = [place for place in self.at.places if place >= first and is_edited]
         known = len(self.at.places) - len(changed)
         scores = np.broadcast_to(self.scores, (len(patches), len(self.at.places)))
         if changed:
