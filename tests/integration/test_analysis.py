@@ -185,6 +185,11 @@ def test_both_clients_and_this_process_and_rest_agree(
         streamed = rest.post("/v1/analysis/attention", json=body | {"stream": True})
         refused = rest.post("/v1/analysis/attention", json=body | {"layers": [99]})
         missing = rest.post("/v1/analysis/attention", json=body | {"roles": ["inductoin"]})
+        drawn = {
+            format: rest.post("/v1/analysis/attention", json=body | {"format": format})
+            for format in ("png", "svg", "pdf", "html")
+        }
+        torn = rest.post("/v1/analysis/attention", json=body | {"stream": True, "format": "png"})
     for array in answer["arrays"]:
         np.testing.assert_array_equal(np.asarray(array["values"], np.float32), here[array["name"]].values)
     assert [(label["role"], label["layer"], label["head"]) for label in answer["labels"]] == [
@@ -197,6 +202,11 @@ def test_both_clients_and_this_process_and_rest_agree(
     assert told == {name: answer[name] for name in told}
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "layers[0]")
     assert missing.status_code == 400
+    media = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf", "html": "text/html"}
+    for format, magic in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("html", b"<!doctype html>")):
+        assert drawn[format].headers["content-type"].startswith(media[format])
+        assert drawn[format].content.startswith(magic)
+    assert (torn.status_code, torn.json()["error"]["param"]) == (400, "format")
 
 
 def test_a_result_is_kept_shown_and_drawn(client: AnalysisClient, tmp_path: Path) -> None:

@@ -257,6 +257,8 @@ def test_clients_this_process_rest_and_files_agree(
         answer = rest.post(f"/v1/analysis/{route}", json=body).json()
         streamed = rest.post(f"/v1/analysis/{route}", json=body | {"stream": True})
         refused = rest.post(f"/v1/analysis/{route}", json=body | {"layers": [1, 99]})
+        drawn = rest.post(f"/v1/analysis/{route}", json=body | {"format": "png"})
+    assert drawn.content.startswith(b"\x89PNG")
     arrays = {array["name"]: np.asarray(array["values"], np.float32) for array in answer["arrays"]}
     assert list(arrays) == found.names
     for name, values in arrays.items():

@@ -115,7 +115,8 @@ def test_both_clients_this_process_and_rest_agree(
         running("neuroscope_gateway", "--port", "0", *arguments) as gateway,
         httpx.Client(base_url=gateway.target, timeout=120) as rest,
     ):
-        answer = rest.post("/v1/analysis/residual_stream", json=body).json()
+        plain = {**body, "parts": ["contributions", "attribution", "lens"], "corrupted": [], "max_writers": 0}
+        answer = rest.post("/v1/analysis/residual_stream", json=plain).json()
         streamed = rest.post("/v1/analysis/residual_stream", json=body | {"stream": True})
         refused = {
             field: rest.post("/v1/analysis/residual_stream", json=body | change)
@@ -135,18 +136,19 @@ def test_both_clients_this_process_and_rest_agree(
             "/v1/analysis/residual_stream",
             json={"prompts": [[5, 6, 7]], "parts": ["lens"], "tuned_lens": trained["lens"]},
         ).json()
-    (prompt,) = answer["prompts"]
+    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: ")]
+    assert {"plan", "progress", "sum", "attribution", "lens", "routed", "ablated", "flow", "result"} == {
+        event["type"] for event in events
+    }
+    (prompt,) = events[-1]["prompts"]
+    for name in ("error", "attribution", "lens"):
+        assert answer["prompts"][0][name] == prompt[name]
     for array in prompt["arrays"]:
         values = np.asarray(array["values"], np.float32)
         np.testing.assert_allclose(values, here[array["name"]].values, rtol=1e-4, atol=1e-4, err_msg=array["name"])
     assert prompt["attribution"]["answer"]["sum"] == here.attributions[0].answer.sum
     edges = {(edge["writer"], edge["reader"]) for edge in prompt["flow"]["edges"]}
     assert edges == {(edge.writer, edge.reader) for edge in here.flows[0].edges}
-    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: ")]
-    assert {"plan", "progress", "sum", "attribution", "lens", "routed", "ablated", "flow", "result"} == {
-        event["type"] for event in events
-    }
-    assert events[-1]["prompts"] == answer["prompts"]
     for field, response in refused.items():
         assert (response.status_code, response.json()["error"]["param"]) == (400, field)
     assert (few.status_code, few.json()["error"]["param"]) == (400, "texts")

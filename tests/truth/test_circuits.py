@@ -213,6 +213,19 @@ def test_a_circuit_is_evaluated_on_other_prompts(client: AnalysisClient, patched
             assert set(result.circuit.edges) == CIRCUIT
 
 
+def test_a_part_of_the_curve_has_no_area(client: AnalysisClient, patched: DiscoveryResult) -> None:
+    prompts, metric = questions(asked(2, seed=9))
+    evaluation = pb.EvaluationOptions(curve=True, curve_sizes=[0.1, 0.5])
+    request = pb.EvaluateCircuitRequest(
+        model_id=PLANTED, pairs=prompts, metric=metric, circuit=patched.circuit.message, evaluation=evaluation
+    )
+    measured = client.run(EvaluationResult(request), False).circuit.evaluation
+    assert measured is not None
+    assert [point.size for point in measured.curve] == [0.1, 0.5]
+    assert not measured.HasField("cpr")
+    assert not measured.HasField("cmd")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_null_model_has_no_circuit(client: AnalysisClient, method: str) -> None:
     result = searched(client, method, model_id=NULL)

@@ -649,9 +649,11 @@ class CircuitEvaluation(_message.Message):
     minimality_bound: _builtins.float
     """Loss of faithfulness that minimality counts from."""
     cpr: _builtins.float
-    """Circuit performance ratio: area under the curve (Mueller et al. 2025, arXiv:2504.13151). Absent: no curve."""
+    """Circuit performance ratio: area under the curve (Mueller et al. 2025, arXiv:2504.13151). Absent: no curve up to
+    the whole graph.
+    """
     cmd: _builtins.float
-    """Circuit-model distance: area between the curve and 1. Absent: no curve."""
+    """Circuit-model distance: area between the curve and 1. Absent: likewise."""
     edge_count: _builtins.int
     """Edges of the circuit."""
     node_count: _builtins.int

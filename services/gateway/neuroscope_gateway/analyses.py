@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
@@ -25,22 +28,58 @@ from neuroscope_gateway.service import ERRORS, Analysis
 from neuroscope_gateway.streaming import EVENTS, SSE, named_events
 
 router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERRORS)
+_PICTURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf", "html": "text/html"}
+ANSWERS: dict[str, Any] = EVENTS | {
+    media: {"schema": {"type": "string"}, "example": "a picture"} for media in _PICTURES.values()
+}
+"""What the answers of analyses may be besides JSON."""
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
+Asked = TypeVar("Asked", bound=AnalysisResult[Any, Any, Any, Any], covariant=True)
 _PARAMS = {"sequences.count": "sequences", "model_id": "model"}
+
+
+class Asking(Protocol[Asked]):
+    """The request of an analysis."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether it is answered with every event."""
+        ...
+
+    @property
+    def format(self) -> str | None:
+        """Of the picture that it is answered with."""
+        ...
+
+    def to_result(self) -> Asked:
+        """The empty result of the request as the SDK writes it."""
+        ...
 
 
 @router.post(
     "/attention",
     response_model=schemas.AttentionAnalysis,
-    responses={200: {"description": "The heads", "content": EVENTS}},
+    responses={200: {"description": "The heads", "content": ANSWERS}},
 )
 async def analyze_attention(body: schemas.AttentionRequest, request: Request, client: Analysis) -> Response:
     """Describes every attention head: statistics, scores of roles, labels tested by ablation. Leaving cancels it.
 
     With `stream` events are plan, progress, prompt and label as they come, result, or error.
     """
-    return await answer(client, body.to_result(), _attention_event, _attention, param_of, request, streams=body.stream)
+    return await presented(client, body, _attention_event, _attention, param_of, request)
+
+
+async def presented(
+    client: AsyncAnalysisClient,
+    body: Asking[Result],
+    told: Callable[[Any], dict[str, Any]],
+    found: Callable[[Result], dict[str, Any]],
+    param: Callable[[str], str],
+    request: Request,
+) -> Response:
+    """Runs what a request asks for, and answers in the way that it asks for; arguments are those of `answer`."""
+    return await answer(client, body.to_result(), told, found, param, request, streams=body.stream, format=body.format)
 
 
 async def answer(
@@ -52,6 +91,7 @@ async def answer(
     request: Request,
     *,
     streams: bool,
+    format: str | None = None,
 ) -> Response:
     """Runs what a result asks for.
 
@@ -63,14 +103,26 @@ async def answer(
         param: the parameter of the request that a field of the contract comes from.
         request: whoever sent it leaves: the analysis is cancelled.
         streams: answers with every event, not with the end alone.
+        format: answers with a picture: png, svg, pdf or html.
     """
     events = _events(client, result, told, found, param)
+    if format is not None:
+        async with aclosing(events):
+            await while_connected(request.receive, _last(events))
+        return Response(await asyncio.to_thread(_picture, result, format), media_type=_PICTURES[format])
     if not streams:
         async with aclosing(events):
             return JsonResponse(await while_connected(request.receive, _last(events)))
     first = await while_connected(request.receive, anext(events))  # so that a refusal still has its status
     frames = named_events(chained(first, events), lambda error: {"type": "error", **error})
     return StreamingResponse(frames, media_type=SSE, headers=_STREAM_HEADERS)
+
+
+def _picture(result: Any, format: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"picture.{format}")
+        result.plot(path)
+        return path.read_bytes()
 
 
 async def _last(events: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from starlette.responses import Response
 
 from neuroscope.analysis import AttentionComparison, CompositionResult, Interaction, InteractionGraph
 from neuroscope.v1 import attention_comparison_pb2, composition_pb2, interaction_pb2
-from neuroscope_gateway.analyses import answer, param_of, values_of
+from neuroscope_gateway.analyses import ANSWERS, param_of, presented, values_of
 from neuroscope_gateway.schemas import heads as schemas
 from neuroscope_gateway.service import ERRORS, Analysis
-from neuroscope_gateway.streaming import EVENTS
 
 router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERRORS)
 
@@ -21,36 +20,34 @@ router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERRORS)
 @router.post(
     "/attention/comparison",
     response_model=schemas.ComparedAttention,
-    responses={200: {"description": "The heads on both prompts", "content": EVENTS}},
+    responses={200: {"description": "The heads on both prompts", "content": ANSWERS}},
 )
 async def compare_attention(body: schemas.ComparisonRequest, request: Request, client: Analysis) -> Response:
     """Compares the attention patterns of two prompts, head by head. Leaving cancels it."""
-    return await answer(client, body.to_result(), _planned, _comparison, param_of, request, streams=body.stream)
+    return await presented(client, body, _planned, _comparison, param_of, request)
 
 
 @router.post(
     "/composition",
     response_model=schemas.Composition,
-    responses={200: {"description": "Scores of every two heads", "content": EVENTS}},
+    responses={200: {"description": "Scores of every two heads", "content": ANSWERS}},
 )
 async def measure_composition(body: schemas.CompositionRequest, request: Request, client: Analysis) -> Response:
     """Says by their weights how much each head can read of what each earlier one writes. Leaving cancels it."""
-    return await answer(client, body.to_result(), _planned, _composition, param_of, request, streams=body.stream)
+    return await presented(client, body, _planned, _composition, param_of, request)
 
 
 @router.post(
     "/interactions",
     response_model=schemas.Interactions,
-    responses={200: {"description": "Which heads read what other heads write", "content": EVENTS}},
+    responses={200: {"description": "Which heads read what other heads write", "content": ANSWERS}},
 )
 async def map_interactions(body: schemas.InteractionsRequest, request: Request, client: Analysis) -> Response:
     """Finds which heads read what other heads write, by patching the path between them. Leaving cancels it.
 
     With `stream` events are plan, progress, tried with the paths of a layer, result, or error.
     """
-    return await answer(
-        client, body.to_result(), _interaction_event, _interactions, param_of, request, streams=body.stream
-    )
+    return await presented(client, body, _interaction_event, _interactions, param_of, request)
 
 
 def _planned(

@@ -13,10 +13,9 @@ from neuroscope.analysis import InformationFlow, LensReading, LogitAttribution, 
 from neuroscope.analysis.residual_request import part_name
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.v1 import tuned_lens_pb2
-from neuroscope_gateway.analyses import answer, values_of
+from neuroscope_gateway.analyses import ANSWERS, presented, values_of
 from neuroscope_gateway.schemas import residual as schemas
 from neuroscope_gateway.service import ERRORS, Analysis
-from neuroscope_gateway.streaming import EVENTS
 
 router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERRORS)
 _PARAMS = {"model_id": "model", "neurons.strongest": "strongest_neurons"}
@@ -35,7 +34,7 @@ _RENAMED = (
 @router.post(
     "/residual_stream",
     response_model=schemas.ResidualAnalysis,
-    responses={200: {"description": "The residual stream on each prompt", "content": EVENTS}},
+    responses={200: {"description": "The residual stream on each prompt", "content": ANSWERS}},
 )
 async def analyze_residual_stream(body: schemas.ResidualRequest, request: Request, client: Analysis) -> Response:
     """Describes the residual stream: what is written into it, logits, lenses, routes, flow. Leaving cancels it.
@@ -43,20 +42,20 @@ async def analyze_residual_stream(body: schemas.ResidualRequest, request: Reques
     With `stream` events are plan, progress, sum, attribution, lens, routed, ablated and flow as they come, result, or
     error.
     """
-    return await answer(client, body.to_result(), _event, _analysis, _param, request, streams=body.stream)
+    return await presented(client, body, _event, _analysis, _param, request)
 
 
 @router.post(
     "/tuned_lens",
     response_model=schemas.TrainedLens,
-    responses={200: {"description": "The lens", "content": EVENTS}},
+    responses={200: {"description": "The lens", "content": ANSWERS}},
 )
 async def train_tuned_lens(body: schemas.TuningRequest, request: Request, client: Analysis) -> Response:
     """Trains a tuned lens on given texts (Belrose et al. 2023), for analyses of the stream. Leaving cancels it.
 
     With `stream` events are plan, progress, layer as they come, result, or error.
     """
-    return await answer(client, body.to_result(), _layer_event, _trained, _param, request, streams=body.stream)
+    return await presented(client, body, _layer_event, _trained, _param, request)
 
 
 def _event(event: pb.AnalyzeResidualStreamResponse) -> dict[str, Any]:

@@ -118,6 +118,8 @@ class Evaluation:
             )
             found.curve.append(point)
             await self._outbox.partial(pb.CircuitPartial(point=point))
+        if sizes[-1] < 1:
+            return  # a part of the curve has a part of the area, which nobody could compare
         found.cpr = area(sizes, [point.faithfulness for point in found.curve])
         found.cmd = area(sizes, [abs(1 - point.faithfulness) for point in found.curve])
 

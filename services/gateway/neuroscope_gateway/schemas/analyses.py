@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from neuroscope.analysis import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
@@ -48,7 +48,23 @@ class NamedPair(AnsweredPair):
     """Where the other name stands again; absent: its last occurrence of several."""
 
 
-class AttentionRequest(Strict):
+class Presented(Strict):
+    """How an analysis is answered; as JSON where nothing else is said."""
+
+    stream: bool = False
+    """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
+    format: Literal["png", "svg", "pdf", "html"] | None = None
+    """Answers with a picture; not with `stream`."""
+
+    @field_validator("format")
+    @classmethod
+    def _whole(cls, format: str | None, info: ValidationInfo) -> str | None:
+        if format is not None and info.data.get("stream"):
+            raise ValueError("a picture is one of a whole answer, not of a stream")
+        return format
+
+
+class AttentionRequest(Presented):
     """An analysis of attention heads."""
 
     model: Text | None = None
@@ -77,8 +93,6 @@ class AttentionRequest(Strict):
     """Chance of taking noise for an effect, over all tests of a role; 0: 0.01."""
     named_pairs: list[NamedPair] = Field([], max_length=256)
     """Pairs with two names that name movers and S-inhibition heads are scored and tested on; absent: they are not."""
-    stream: bool = False
-    """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
 
     def to_result(self) -> AttentionResult:
         """The empty result of the request as the SDK writes it."""

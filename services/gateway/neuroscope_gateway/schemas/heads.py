@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field
 
 from neuroscope.analysis import AttentionComparison, CompositionResult, InteractionGraph
 from neuroscope.analysis.head_requests import comparison_request, composition_request, interactions_request
-from neuroscope.strict import Strict, Text
-from neuroscope_gateway.schemas.analyses import MAX_UINT32, AnsweredPair, NamedValues
+from neuroscope.strict import Text
+from neuroscope_gateway.schemas.analyses import MAX_UINT32, AnsweredPair, NamedValues, Presented
 from neuroscope_gateway.schemas.experiments import Index, Prompt, TokenId
 
 Layers = Annotated[list[Index], Field(min_length=1, max_length=1024)] | None
 
 
-class ComparisonRequest(Strict):
+class ComparisonRequest(Presented):
     """A comparison of two prompts."""
 
     model: Text | None = None
@@ -29,8 +29,6 @@ class ComparisonRequest(Strict):
     alignment: Literal["auto", "positions", "tokens"] = "auto"
     """Which positions are compared: one by one, or those of tokens that both have in the same order; auto: the first
     where the prompts are equally long."""
-    stream: bool = False
-    """Answers with Server-Sent Events: plan, progress and the result."""
 
     def to_result(self) -> AttentionComparison:
         """The empty result of the request as the SDK writes it."""
@@ -46,7 +44,7 @@ class ComparisonRequest(Strict):
         )
 
 
-class CompositionRequest(Strict):
+class CompositionRequest(Presented):
     """A measurement of composition."""
 
     model: Text | None = None
@@ -57,8 +55,6 @@ class CompositionRequest(Strict):
     """Of the random heads that scores are compared with."""
     random_pairs: Annotated[int, Field(ge=0, le=4096)] = 0
     """How many pairs of them; 0: 64."""
-    stream: bool = False
-    """Answers with Server-Sent Events: plan, progress and the result."""
 
     def to_result(self) -> CompositionResult:
         """The empty result of the request as the SDK writes it."""
@@ -69,7 +65,7 @@ class CompositionRequest(Strict):
         )
 
 
-class InteractionsRequest(Strict):
+class InteractionsRequest(Presented):
     """A search for interactions of heads."""
 
     model: Text | None = None
@@ -93,8 +89,6 @@ class InteractionsRequest(Strict):
     """Share of interactions that may be false; 0: 0.01."""
     every_head: bool = False
     """Tries heads, too, that have no effect when all that they write is replaced."""
-    stream: bool = False
-    """Answers with Server-Sent Events: plan, progress, paths as they are tried, and the result."""
 
     def to_result(self) -> InteractionGraph:
         """The empty result of the request as the SDK writes it."""

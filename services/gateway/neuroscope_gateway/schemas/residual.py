@@ -15,7 +15,7 @@ from neuroscope.analysis.residual_request import residual_request
 from neuroscope.analysis.tuned_training import training_request
 from neuroscope.strict import Strict, Text
 from neuroscope.tensor_forms import EncodedTensor
-from neuroscope_gateway.schemas.analyses import NamedValues
+from neuroscope_gateway.schemas.analyses import NamedValues, Presented
 from neuroscope_gateway.schemas.experiments import Index, Prompt, Token
 
 Part = Literal["contributions", "attribution", "lens", "routing", "ablation", "flow"]
@@ -80,7 +80,7 @@ class Neuron(Strict):
     neuron: Index
 
 
-class ResidualRequest(Strict):
+class ResidualRequest(Presented):
     """An analysis of the residual stream."""
 
     model: Text | None = None
@@ -117,8 +117,6 @@ class ResidualRequest(Strict):
     """Of what may happen to a write between, for an edge to skip layers; 0: 0.1."""
     max_writers: _Count = 0
     """Whose paths are followed; 0: 64."""
-    stream: bool = False
-    """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
 
     def to_result(self) -> ResidualResult:
         """The empty result of the request as the SDK writes it."""
@@ -275,7 +273,7 @@ class ResidualAnalysis(BaseModel):
     elapsed_seconds: float
 
 
-class TuningRequest(Strict):
+class TuningRequest(Presented):
     """A training of a tuned lens."""
 
     model: Text | None = None
@@ -290,8 +288,6 @@ class TuningRequest(Strict):
     """Of the texts; 0: 0.2."""
     max_iterations: Annotated[int, Field(ge=0, le=1000)] = 0
     """Of L-BFGS, for each layer; 0: 50."""
-    stream: bool = False
-    """Answers with Server-Sent Events: plan, progress, layer, result."""
 
     def to_result(self) -> TunedLensResult:
         """The empty result of the request as the SDK writes it."""
