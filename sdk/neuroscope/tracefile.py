@@ -36,9 +36,16 @@ def write(path: str | os.PathLike[str], traces: TracesData) -> tuple[Path, Path]
     html_path = target.with_suffix(".html")
     roots = spantree.build(traces)
     json_path.parent.mkdir(parents=True, exist_ok=True)
-    json_path.write_text(json.dumps(chrome_events(roots), separators=(",", ":"), allow_nan=False), encoding="utf-8")
-    html_path.write_text(waterfall.render(roots), encoding="utf-8")
+    _put(html_path, waterfall.render(roots))
+    _put(json_path, json.dumps(chrome_events(roots), separators=(",", ":"), allow_nan=False))
     return json_path, html_path
+
+
+def _put(path: Path, text: str) -> None:
+    """Writes a file in one step: who reads it meanwhile gets the old one, never half of the new one."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def chrome_events(roots: list[SpanNode]) -> dict[str, Any]:
