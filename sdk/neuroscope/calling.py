@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager, aclosing, closing, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -12,10 +13,10 @@ from tenacity import AsyncRetrying, Retrying
 
 from neuroscope import telemetry
 from neuroscope.cache import ActivationCache
+from neuroscope.call import Call, Step, Steps, Stream, Upload
 from neuroscope.endpoint import DEFAULT_TARGET, Endpoint
 from neuroscope.progress import ByteListener, byte_listener
 from neuroscope.recovery import Recovery, Retry
-from neuroscope.requests import Call, Steps, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tls import Tls
 from neuroscope.transport import (
@@ -75,16 +76,37 @@ class Caller:
         self.close()
 
     def _follow(self, steps: Steps[T]) -> T:
-        answer: Any = None
+        move: Callable[[], Step] = partial(next, steps)
         while True:
             try:
-                call = steps.send(answer)
+                step = move()
             except StopIteration as end:
                 return end.value
-            if call.rpc.streams_responses:
-                answer = self._captured(Recovery(call, self._retry), "capturing", False)
-            else:
-                answer = self._unary(call)
+            try:
+                move = partial(steps.send, self._take(step))
+            except BaseException as error:
+                move = partial(steps.throw, error)
+
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Stream():
+                for _ in self._stream(step):
+                    pass
+            case Upload():
+                return self._upload(step)
+            case Call(rpc=rpc) if rpc.streams_responses:
+                return self._captured(Recovery(step, self._retry), "capturing", False)
+            case Call():
+                return self._unary(step)
+
+    def _stream(self, stream: Stream[T]) -> Generator[T, None, None]:
+        with _spanned(stream.name) as span:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                events = self._transport.stream(stream.rpc, stream.request)
+            with closing(events):
+                for event in events:
+                    yield from stream.take(event)
+            stream.finish()
 
     def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
         with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
@@ -155,16 +177,39 @@ class AsyncCaller:
         await self.close()
 
     async def _follow(self, steps: Steps[T]) -> T:
-        answer: Any = None
+        move: Callable[[], Step] = partial(next, steps)
         while True:
             try:
-                call = steps.send(answer)
+                step = move()
             except StopIteration as end:
                 return end.value
-            if call.rpc.streams_responses:
-                answer = await self._captured(Recovery(call, self._retry), "capturing", False)
-            else:
-                answer = await self._unary(call)
+            try:
+                move = partial(steps.send, await self._take(step))
+            except BaseException as error:
+                move = partial(steps.throw, error)
+
+    async def _take(self, step: Step) -> Any:
+        match step:
+            case Stream():
+                async with aclosing(self._stream(step)) as values:
+                    async for _ in values:
+                        pass
+            case Upload():
+                return await self._upload(step)
+            case Call(rpc=rpc) if rpc.streams_responses:
+                return await self._captured(Recovery(step, self._retry), "capturing", False)
+            case Call():
+                return await self._unary(step)
+
+    async def _stream(self, stream: Stream[T]) -> AsyncGenerator[T, None]:
+        with _spanned(stream.name) as span:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                events = self._transport.stream(stream.rpc, stream.request)
+            async with aclosing(events):
+                async for event in events:
+                    for value in stream.take(event):
+                        yield value
+            stream.finish()
 
     async def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
         with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
@@ -191,3 +236,18 @@ class AsyncCaller:
 
     def _span(self, name: str) -> AbstractContextManager[trace.Span]:
         return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
+
+
+@contextmanager
+def _spanned(name: str) -> Generator[trace.Span, None, None]:
+    """A span that ends with the block and its error, and is not the current one: a generator's block is left between
+    its values."""
+    span = telemetry.tracer().start_span(f"neuroscope.{name}")
+    try:
+        yield span
+    except Exception as error:
+        span.record_exception(error)
+        span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        span.end()

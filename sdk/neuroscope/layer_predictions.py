@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from neuroscope import requests
 from neuroscope.cache import ActivationCache
+from neuroscope.call import Steps
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
 from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import Tokens
 from neuroscope.prompts import PromptLike
-from neuroscope.requests import Steps
 from neuroscope.sites import Point
 
 if TYPE_CHECKING:

@@ -4,56 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
 from neuroscope import frames, prompts, tensors
 from neuroscope import hooks as hook_forms
 from neuroscope import interventions as edits
+from neuroscope.call import Call, Upload
 from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.rpc import RPCS, Rpc
+from neuroscope.rpc import RPCS
 from neuroscope.stream import warn
 from neuroscope.tensors import Array, parse_dtype
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """A request, where it goes, and what its response means."""
-
-    name: str
-    """Method of the client; the span is `neuroscope.<name>`."""
-    rpc: Rpc
-    request: Message
-    result: Callable[[Any], T]
-    """The value of a response; of a stream, of its last message."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upload(Generic[T]):
-    """A stream of requests, and what the one response means."""
-
-    name: str
-    rpc: Rpc
-    requests: Iterable[Event]
-    result: Callable[[Any], T]
-
-
-Steps: TypeAlias = Generator[Call[Any], Any, T]
-"""Several calls, each made of what the earlier ones gave, and the value in the end; either client can follow them."""
 
 
 def load_model(model_path: str, *, model_id: str, revision: str, adapter_path: str) -> Call[pb.Model]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroscope import requests
+from neuroscope.call import Steps
 from neuroscope.calling import AsyncCaller, Caller
 from neuroscope.datasets.dataset import Dataset
 from neuroscope.datasets.example import Text
 from neuroscope.datasets.fitting import DatasetLike, dataset
 from neuroscope.model_info import Tokens
-from neuroscope.requests import Steps
 from neuroscope.v1 import inference_pb2 as pb
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from neuroscope import requests
 from neuroscope.cache import ActivationCache
+from neuroscope.call import Steps
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
 from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import Tokens
 from neuroscope.prompts import PromptLike
-from neuroscope.requests import Steps
 from neuroscope.selection import Positions
 from neuroscope.v1 import dictionary_pb2 as pb
 
