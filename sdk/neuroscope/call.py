@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
 from neuroscope.codec import Event
+from neuroscope.progress import ByteListener
 from neuroscope.rpc import Rpc
+
+if TYPE_CHECKING:
+    from neuroscope.cache import ActivationCache
 
 T = TypeVar("T")
 
@@ -71,7 +75,23 @@ class Stream(Generic[T]):
         yield Stream(self.name, self.rpc, self.request, take, self.finish)
 
 
-Step: TypeAlias = Call[Any] | Upload[Any] | Stream[Any]
+@dataclass(frozen=True, slots=True)
+class Capturing:
+    """A call that streams tensors, over as many attempts as it takes; its value within steps is their cache."""
+
+    call: Call[None]
+    capture_id: str = ""
+    """Under which the service keeps it; empty: it does not."""
+    restarts: bool = True
+    """Whether the service is to run it again, if it broke off before it was whole."""
+    what: str = "capturing"
+    """For the bar."""
+    progress: ByteListener = False
+
+    def __iter__(self) -> Steps[ActivationCache]:
+        return (yield self)
+
+
+Step: TypeAlias = Call[Any] | Upload[Any] | Stream[Any] | Capturing
 Steps: TypeAlias = Generator[Step, Any, T]
-"""Several calls, each made of what the earlier ones gave, and the value in the end; either client can follow them. Of a
-call that streams tensors, such as a capture, the value is its cache."""
+"""Several calls, each made of what the earlier ones gave, and the value in the end; either client can follow them."""

@@ -13,9 +13,9 @@ from tenacity import AsyncRetrying, Retrying
 
 from neuroscope import telemetry
 from neuroscope.cache import ActivationCache
-from neuroscope.call import Call, Step, Steps, Stream, Upload
+from neuroscope.call import Call, Capturing, Step, Steps, Stream, Upload
 from neuroscope.endpoint import DEFAULT_TARGET, Endpoint
-from neuroscope.progress import ByteListener, byte_listener
+from neuroscope.progress import byte_listener
 from neuroscope.recovery import Recovery, Retry
 from neuroscope.stream import StreamState
 from neuroscope.tls import Tls
@@ -94,8 +94,8 @@ class Caller:
                     pass
             case Upload():
                 return self._upload(step)
-            case Call(rpc=rpc) if rpc.streams_responses:
-                return self._captured(Recovery(step, self._retry), "capturing", False)
+            case Capturing():
+                return self._captured(step)
             case Call():
                 return self._unary(step)
 
@@ -108,8 +108,9 @@ class Caller:
                     yield from stream.take(event)
             stream.finish()
 
-    def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
-        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+    def _captured(self, wanted: Capturing) -> ActivationCache:
+        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+        with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
             for attempt in Retrying(**recovery.policy()):
                 with attempt:
                     self._feed(recovery.state, recovery.call, report)
@@ -196,8 +197,8 @@ class AsyncCaller:
                         pass
             case Upload():
                 return await self._upload(step)
-            case Call(rpc=rpc) if rpc.streams_responses:
-                return await self._captured(Recovery(step, self._retry), "capturing", False)
+            case Capturing():
+                return await self._captured(step)
             case Call():
                 return await self._unary(step)
 
@@ -211,8 +212,9 @@ class AsyncCaller:
                         yield value
             stream.finish()
 
-    async def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
-        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+    async def _captured(self, wanted: Capturing) -> ActivationCache:
+        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+        with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
             async for attempt in AsyncRetrying(**recovery.policy()):
                 with attempt:
                     await self._feed(recovery.state, recovery.call, report)

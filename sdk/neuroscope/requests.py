@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike
 from neuroscope import frames, prompts, tensors
 from neuroscope import hooks as hook_forms
 from neuroscope import interventions as edits
-from neuroscope.call import Call, Upload
-from neuroscope.codec import Event
+from neuroscope.call import Call, Stream, Upload
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
@@ -27,22 +26,20 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
 
 
-def load_model(model_path: str, *, model_id: str, revision: str, adapter_path: str) -> Call[pb.Model]:
-    """LoadModel; its stream is folded by `loaded`."""
+def load_model(
+    model_path: str, report: Callable[[pb.LoadProgress], None], *, model_id: str, revision: str, adapter_path: str
+) -> Stream[pb.Model]:
+    """LoadModel: the model, once it is there; progress is reported meanwhile."""
+
+    def take(response: pb.LoadModelResponse) -> list[pb.Model]:
+        if response.HasField("progress"):
+            report(response.progress)
+        return [response.model] if response.HasField("model") else []
+
     request = pb.LoadModelRequest(
         model_path=str(model_path), model_id=model_id, revision=revision, adapter_path=str(adapter_path)
     )
-    return Call("load_model", RPCS["LoadModel"], request, lambda response: response.model)
-
-
-def loaded(event: Event, report: Callable[[pb.LoadProgress], None]) -> pb.Model | None:
-    """The model, once a load's stream gives it; progress goes to `report`."""
-    assert isinstance(event, pb.LoadModelResponse)
-    if event.HasField("model"):
-        return event.model
-    if event.HasField("progress"):
-        report(event.progress)
-    return None
+    return Stream("load_model", RPCS["LoadModel"], request, take)
 
 
 def unload_model(model_id: str) -> Call[None]:
