@@ -403,5 +403,7 @@ def test_health_tokens_traces_and_the_end(inference: Service) -> None:
         ):
             client.analyze_attention(TEXTS, model_id="llama", roles=())
             span = tracing.ended_span(client._transport, trace_id, "AnalyzeAttention")
-            assert tracing.ended_span(below._transport, trace_id, "Capture").parent_span_id == span.span_id
+            pieces = tracing.ended_span(client._transport, trace_id, "neuroscope.capture_pieces")
+            assert pieces.parent_span_id == span.span_id
+            assert tracing.ended_span(below._transport, trace_id, "Capture").parent_span_id == pieces.span_id
         assert service.stop() == 0
