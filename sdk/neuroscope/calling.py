@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+import os
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractContextManager, aclosing, closing, contextmanager
 from functools import partial
 from types import TracebackType
@@ -15,6 +16,7 @@ from neuroscope import telemetry
 from neuroscope.cache import ActivationCache
 from neuroscope.call import Call, Capturing, Step, Steps, Stream, Upload
 from neuroscope.endpoint import DEFAULT_TARGET, Endpoint
+from neuroscope.errors import InvalidRequestError
 from neuroscope.progress import byte_listener
 from neuroscope.recovery import Recovery, Retry
 from neuroscope.stream import StreamState
@@ -59,9 +61,17 @@ class Caller:
         self._retry = retry or Retry()
 
     @classmethod
-    def local(cls, **settings: Any) -> Self:
-        """A client of the engine in this process, started with the settings of the inference service."""
-        return cls(transport=open_transport(cls._local, **settings))
+    def local(cls, *models: str | os.PathLike[str], **settings: Any) -> Self:
+        """A client of the engine in this process.
+
+        Args:
+            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
+            settings: those of the inference service, such as model_memory_bytes.
+
+        Raises:
+            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+        """
+        return cls(transport=open_transport(cls._local, **_with_models(models, settings)))
 
     def close(self) -> None:
         """Ends running calls and frees the connection."""
@@ -161,9 +171,17 @@ class AsyncCaller:
         self._retry = retry or Retry()
 
     @classmethod
-    def local(cls, **settings: Any) -> Self:
-        """A client of the engine in this process, started with the settings of the inference service."""
-        return cls(transport=open_async_transport(cls._local, **settings))
+    def local(cls, *models: str | os.PathLike[str], **settings: Any) -> Self:
+        """A client of the engine in this process.
+
+        Args:
+            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
+            settings: those of the inference service, such as model_memory_bytes.
+
+        Raises:
+            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+        """
+        return cls(transport=open_async_transport(cls._local, **_with_models(models, settings)))
 
     async def close(self) -> None:
         """Ends running calls and frees the connection."""
@@ -238,6 +256,13 @@ class AsyncCaller:
 
     def _span(self, name: str) -> AbstractContextManager[trace.Span]:
         return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
+
+
+def _with_models(models: Sequence[str | os.PathLike[str]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an engine that loads these models."""
+    if models and "model" in settings:
+        raise InvalidRequestError("models are named twice, by themselves and as a setting", field="model")
+    return {**settings, "model": [os.fspath(model) for model in models]} if models else settings
 
 
 @contextmanager
