@@ -3,18 +3,15 @@
 python -m pytest tests/integration/test_circuit_discovery.py
 """
 
-import random
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
-from neuroscope import Client, status
+from neuroscope import Client
 from neuroscope.analysis import AnalysisClient
 from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.circuits import METHODS
@@ -23,13 +20,12 @@ from neuroscope.errors import (
     MLXIntegrationError,
     NeuroScopeIntegrationError,
     UnavailableSiteError,
-    error_classes,
 )
 from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, intervention_pb2
-from tests.support.fuzzing.mutations import Mutator
-from tests.support.fuzzing.sensible import Sensible
+from tests.support.fuzzing.spoilt import statuses_of_spoilt
+from tests.support.patience import eventually
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.services import Service, inference_service, running
 from tests.support.sweeping import prompt
@@ -49,7 +45,6 @@ METRIC = experiment_pb2.Metric(
 )
 ROUTED = ("mixtral", "qwen3_moe", "gpt_oss", "granitemoe", "llama4")
 UNTESTED = pb.EffectTest(skip=True)
-ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 400 <= cls.http_status < 500}
 
 
 def request_of(**fields: Any) -> pb.DiscoverCircuitRequest:
@@ -278,42 +273,10 @@ def test_spoilt_requests_are_their_callers_mistake(service: Service, call: str) 
         ],
         "circuit": [...],
     }
-    codes: dict[int, tuple[str, bool]] = {}
-    descriptor: Any = rpc.request.DESCRIPTOR
-    with grpc.insecure_channel(service.target) as channel:
-        stub: Any = channel.unary_stream(rpc.path)
-        for number in range(40):
-            choice = random.Random(number)
-            raw = Sensible(examples).message(descriptor, choice).SerializeToString()
-            if number % 6:
-                raw = Mutator(choice).by_field(raw, descriptor)
-            elif number:
-                raw = Mutator(choice).by_byte(raw, raw)
-            codes[number] = _outcome(stub, raw)
-    assert {code for code, _ in codes.values()} <= ALLOWED, codes
-    assert all(has_reason for _, has_reason in codes.values()), codes
-    assert {"OK", "INVALID_ARGUMENT"} <= {code for code, _ in codes.values()}
-    assert "Traceback" not in service.log
-
-
-def _outcome(call: Any, raw: bytes) -> tuple[str, bool]:
-    """The status of a call, and whether it has a reason of ours."""
-    try:
-        for _ in call(raw, timeout=60):
-            pass
-    except grpc.RpcError as error:
-        return error.code().name, status.error_info(error) is not None  # type: ignore[attr-defined]
-    return "OK", True
+    assert {"OK", "INVALID_ARGUMENT"} <= statuses_of_spoilt(service, rpc, examples, 40)
 
 
 # ------------------------------------------------------------------------------------------------ how it ends
-
-
-def eventually(holds: Callable[[], bool], patience_s: float = 20) -> None:
-    deadline = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def long_search(model_id: str) -> pb.DiscoverCircuitRequest:

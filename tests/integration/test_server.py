@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from neuroscope.v1 import telemetry_pb2
 from tests.support import tracing
 from tests.support.fake_hub import REPOSITORY, Hub, serving_hub
 from tests.support.following import Follower
+from tests.support.patience import eventually
 from tests.support.recording import capture_request, generate_request, prompt, record
 from tests.support.services import Service, inference_service, spawn
 
@@ -65,13 +66,6 @@ def starting(folder: Path, *arguments: str, environment: dict[str, str] | None =
     finally:
         started.process.kill()
         started.process.wait()
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def is_reachable(host: str, port: int) -> bool:

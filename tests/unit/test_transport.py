@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from neuroscope import AsyncClient, Client, telemetry, transport
+from neuroscope import AsyncClient, Client, grpc_transport, telemetry, transport
 from neuroscope.codec import Framed
 from neuroscope.errors import (
     DeadlineExceededError,
@@ -176,7 +176,7 @@ def test_what_changes_something_is_not(client, service):
 
 
 def test_every_retried_call_exists_and_is_unary():
-    for name in transport._RETRIED:
+    for name in grpc_transport._RETRIED:
         assert not RPCS[name].streams_responses
 
 

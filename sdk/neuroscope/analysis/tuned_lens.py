@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from neuroscope import safetensors_file, tensors
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.transport import MAX_MESSAGE_BYTES
+from neuroscope.grpc_transport import MAX_MESSAGE_BYTES
 from neuroscope.v1 import tuned_lens_pb2 as pb
 
 Floats = NDArray[np.float32]
