@@ -1,12 +1,10 @@
-"""Circuits through running services: every family that has a graph, mistakes, and how a search ends.
+"""Circuits through running services: every family that has a graph, and mistakes.
 
 python -m pytest tests/integration/test_circuit_discovery.py
 """
 
 import random
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,13 @@ import grpc
 import numpy as np
 import pytest
 
-from neuroscope import Client, status
+from neuroscope import status
 from neuroscope.analysis import AnalysisClient
 from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.circuits import METHODS
 from neuroscope.errors import (
     InvalidRequestError,
     MLXIntegrationError,
-    NeuroScopeIntegrationError,
     UnavailableSiteError,
     error_classes,
 )
@@ -31,7 +28,7 @@ from neuroscope.v1 import experiment_pb2, intervention_pb2
 from tests.support.fuzzing.mutations import Mutator
 from tests.support.fuzzing.sensible import Sensible
 from tests.support.random_models import FAMILIES, make_model
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service, running
 from tests.support.sweeping import prompt
 from tests.unit.test_engine_attributions import WITHOUT_EDGES
 
@@ -304,56 +301,3 @@ def _outcome(call: Any, raw: bytes) -> tuple[str, bool]:
     except grpc.RpcError as error:
         return error.code().name, status.error_info(error) is not None  # type: ignore[attr-defined]
     return "OK", True
-
-
-# ------------------------------------------------------------------------------------------------ how it ends
-
-
-def eventually(holds: Callable[[], bool], patience_s: float = 20) -> None:
-    deadline = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def long_search(model_id: str) -> pb.DiscoverCircuitRequest:
-    """Each edge of the bundled model on long prompts."""
-    clean, corrupted = np.random.default_rng(3).integers(5, 500, (2, 100)).tolist()
-    pair = experiment_pb2.PromptPair(clean=prompt(clean), corrupted=prompt(corrupted))
-    return request_of(model_id=model_id, pairs=[pair] * 16, search={"method": pb.CIRCUIT_METHOD_EDGE_PATCHING})
-
-
-def test_cancelling_stops_the_work_in_both_services(client: AnalysisClient, inference: Service) -> None:
-    with Client(inference.target) as below:
-        events = client.events(DiscoveryResult(long_search("neuroscope-tiny")))
-        for event in events:
-            if event.progress.stage == "patching edges":
-                break
-        eventually(lambda: below.workload().streams > 0)
-        events.close()
-        eventually(lambda: below.workload().streams == 0)
-        found: Any = client._transport.unary(ANALYSIS_RPCS["GetWorkload"], ANALYSIS_RPCS["GetWorkload"].request())
-        assert found.streams == 0
-
-
-def test_an_inference_service_that_dies_ends_it_with_what_was_found(bundled_model_dir: Path) -> None:
-    with (
-        inference_service(bundled_model_dir) as below,
-        running("neuroscope_analysis", "--port", "0", "--inference", below.target) as service,
-        AnalysisClient(service.target) as client,
-    ):
-        request = long_search("")
-        request.search.method = pb.CIRCUIT_METHOD_ACDC
-        request.search.threshold = 1e-6
-        result = DiscoveryResult(request)
-        events = client.events(result)
-        while not next(events).partial.HasField("edges"):
-            pass
-        below.process.send_signal(signal.SIGKILL)
-        with pytest.raises(NeuroScopeIntegrationError, match="went away while this analysis was") as caught:
-            list(events)
-        assert below.target in caught.value.message
-        assert result.end is None
-        assert result.edges, "what was decided has been told"
-        assert service.process.poll() is None
-        below.process.wait()

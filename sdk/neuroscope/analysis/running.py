@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from neuroscope import requests
 from neuroscope.analysis.progress import AnalysisListener, analysis_listener
 from neuroscope.analysis.result import AnalysisResult, Response
 from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.errors import MLXIntegrationError
 from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.transport import LOCAL_ANALYSIS
 
@@ -23,8 +24,8 @@ class AnalysisRunner(Caller):
     _local: ClassVar[str] = LOCAL_ANALYSIS
 
     def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report, closing(self.events(result)) as events:
+        """Runs the analysis that an empty result asks for, to its end; `partial` of an error is what there is of it."""
+        with _kept(result), analysis_listener(progress) as report, closing(self.events(result)) as events:
             for event in events:
                 if event.HasField("progress"):
                     report(event.progress)
@@ -50,8 +51,8 @@ class AsyncAnalysisRunner(AsyncCaller):
     _local: ClassVar[str] = LOCAL_ANALYSIS
 
     async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report:
+        """Runs the analysis that an empty result asks for, to its end; `partial` of an error is what there is of it."""
+        with _kept(result), analysis_listener(progress) as report:
             async with aclosing(self.events(result)) as events:
                 async for event in events:
                     if event.HasField("progress"):
@@ -68,3 +69,14 @@ class AsyncAnalysisRunner(AsyncCaller):
     async def trace(self, trace_id: str) -> bytes:
         """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
         return await self._unary(requests.trace(trace_id))
+
+
+@contextmanager
+def _kept(result: AnalysisResult[Any, Any, Any, Any]) -> Generator[None]:
+    """Gives an error what there is of the result, where the analysis had begun."""
+    try:
+        yield
+    except MLXIntegrationError as error:
+        if result.plan is not None:
+            error.partial = result
+        raise

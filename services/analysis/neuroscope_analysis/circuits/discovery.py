@@ -85,8 +85,8 @@ class CircuitDiscovery:
         for baseline in runs.baselines():
             await self._outbox.partial(baseline)
         found = await self._searched(search)
-        for frame in self._arrays.frames(self._sent(found.scored)):
-            await self._outbox.send(frame)
+        if found.scored is None:
+            await self._tell(None)
         await self._outbox.send(pb.DiscoverCircuitResponse(result=self._result(found, search)))
 
     async def _searched(self, search: pb.CircuitSearch) -> _Found:
@@ -101,7 +101,8 @@ class CircuitDiscovery:
             await acdc.run()
             scores = Scored(edges=acdc.scores)
         else:
-            scores = await scored(work, runs)
+            scores = await scored(work, runs, self._outbox)
+        await self._tell(scores)
         least = 0.0 if search.effect_test.skip else least_effect(runs.clean, runs.corrupted, search.effect_test)
         if scores.strongest <= least:
             what = "node" if work.of_nodes else "edge"
@@ -127,6 +128,11 @@ class CircuitDiscovery:
             assert scores.edges is not None
             scores = Scored(scores.edges, of_nodes(self._work.asked.graph, scores.edges))
         return Ranking(self._work.asked.graph, scores, by_node, search.keep_dangling)
+
+    async def _tell(self, scores: Scored | None) -> None:
+        """Sends the scores, before they are made use of: an inference service that dies later does not take them."""
+        for frame in self._arrays.frames(self._sent(scores)):
+            await self._outbox.send(frame)
 
     def _sent(self, scores: Scored | None) -> dict[str, NDArray[np.float64]]:
         """The arrays; NaN where nothing was scored."""
