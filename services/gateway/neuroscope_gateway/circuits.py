@@ -15,8 +15,8 @@ from neuroscope.circuits import Circuit
 from neuroscope.datasets import Dataset
 from neuroscope.errors import MLXIntegrationError
 from neuroscope_gateway.analyses import answer
-from neuroscope_gateway.circuit_examples import FILE
 from neuroscope_gateway.connection import while_connected
+from neuroscope_gateway.examples.circuits import FILE
 from neuroscope_gateway.schemas import circuits as schemas
 from neuroscope_gateway.service import ERRORS, Analysis
 from neuroscope_gateway.streaming import EVENTS
@@ -49,8 +49,8 @@ _PARAMS = {"model_id": "model", "dataset": "dataset", "count": "pair_count", "ed
 async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, client: Analysis) -> Response:
     """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need.
 
-    With `stream` events are plan, progress, baseline, edges, evaluation and point as they come, result, or error; with `format` the
-    answer is the circuit in that format. Leaving cancels it.
+    With `stream` events are plan, progress, baseline, edges, evaluation and point as they come, result, or error; with
+    `format` the answer is the circuit in that format. Leaving cancels it.
     """
     pairs = await _pairs(client, body, request)
     wanted = discovery_request(
