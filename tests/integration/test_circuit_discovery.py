@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from neuroscope import status
+from neuroscope import Client, status
 from neuroscope.analysis import AnalysisClient
 from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.circuits import METHODS
@@ -249,6 +249,29 @@ def test_evaluations_refuse_circuits_of_other_graphs(client: AnalysisClient) -> 
     )
     with pytest.raises(InvalidRequestError, match="no edge of the circuit has a score"):
         client.run(EvaluationResult(request), False)
+
+
+def test_a_circuit_knows_its_checkpoint(client: AnalysisClient, inference: Service, tmp_path: Path) -> None:
+    """On another one of its shape it is evaluated with a warning, on one of another shape not at all."""
+    wanted = request_of(model_id="llama", evaluation=pb.EvaluationOptions(skip=True))
+    found = client.run(DiscoveryResult(wanted)).circuit
+    with Client(inference.target) as below:
+        assert found.message.model.weights_hash == below.model("llama").model.weights_hash != ""
+
+    def evaluated(by: AnalysisClient, model_id: str) -> EvaluationResult:
+        request = pb.EvaluateCircuitRequest(pairs=PAIRS, metric=METRIC, circuit=found.message, model_id=model_id)
+        return by.run(EvaluationResult(request))
+
+    assert not (evaluated(client, "llama").plan or pb.CircuitPlan()).warnings
+    with pytest.raises(InvalidRequestError, match="2 key/value heads, not 4") as caught:
+        evaluated(client, "neuroscope-tiny")
+    assert caught.value.field == "circuit.model"
+    other = make_model("llama", tmp_path / "other", seed=9)
+    with (
+        AnalysisClient.local(model=[str(other)]) as local,
+        pytest.warns(UserWarning, match="found on another checkpoint: llama with weights .*, and not other with"),
+    ):
+        evaluated(local, "other")
 
 
 @pytest.mark.parametrize("call", ["DiscoverCircuit", "EvaluateCircuit"])

@@ -23,7 +23,6 @@ from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.serving.local import AsyncInProcessTransport
 from neuroscope.v1 import analysis_pb2, telemetry_pb2
 from neuroscope_analysis.service import AnalysisService
-from neuroscope_analysis.settings import AnalysisSettings
 from tests.support.analyses import CASES, Case
 from tests.support.held_transport import HeldTransport
 from tests.support.services import Service, inference_service
@@ -56,8 +55,7 @@ class Running:
 async def running(case: Case, target: str, *, before: bool = False) -> AsyncGenerator[Running]:
     """A long analysis, by a service of its own in this process, in front of a real inference service."""
     below = HeldTransport(target, case.held_at, before=before)
-    settings = AnalysisSettings(**case.settings)
-    service = AsyncInProcessTransport(AnalysisService(settings, AsyncClient(transport=below)))
+    service = AsyncInProcessTransport(AnalysisService(case.settings, AsyncClient(transport=below)))
     async with AsyncAnalysisClient(transport=service) as client:
 
         async def run() -> None:

@@ -24,6 +24,7 @@ from neuroscope.v1 import (
     tokens_pb2,
     tuned_lens_pb2,
 )
+from neuroscope_analysis.settings import AnalysisSettings
 
 Result = AnalysisResult[Any, Any, Any, Any]
 _SHORT, _LONG = 12, 300
@@ -52,7 +53,7 @@ class Case:
     held_at: tuple[str, int]
     found: Callable[[Any], bool]
     reads: tuple[str, ...] = ()
-    settings: dict[str, int] = field(default_factory=dict[str, int])
+    settings: AnalysisSettings = field(default_factory=AnalysisSettings)
     name: str = ""
 
     def __str__(self) -> str:
@@ -164,13 +165,13 @@ def _training(long: bool) -> tuned_lens_pb2.TrainTunedLensRequest:
     return tuned_lens_pb2.TrainTunedLensRequest(texts=texts, objective=tuned_lens_pb2.TUNED_LENS_OBJECTIVE_RIDGE)
 
 
-def _search(method: circuit_pb2.CircuitMethod.ValueType, **extent: float) -> Callable[[bool], Message]:
+def _search(method: circuit_pb2.CircuitMethod.ValueType, size: float) -> Callable[[bool], Message]:
     def make(long: bool) -> Message:
         return circuit_pb2.DiscoverCircuitRequest(
             pairs=_pairs(long),
             metric=METRIC,
             search=circuit_pb2.CircuitSearch(
-                method=method, effect_test=circuit_pb2.EffectTest(skip=True), **(extent if long else {"size": 0.1})
+                method=method, effect_test=circuit_pb2.EffectTest(skip=True), size=size if long else 0.1
             ),
             evaluation=circuit_pb2.EvaluationOptions(minimality=long, curve=True, curve_sizes=[0.1, 0.5]),
         )
@@ -219,7 +220,7 @@ CASES = [
         (_CAPTURE, 5),
         _has("jensen_shannon"),
         reads=(_CAPTURE,),
-        settings={"chunk_budget_bytes": 1_000_000},
+        settings=AnalysisSettings(chunk_budget_bytes=1_000_000),
     ),
     Case(
         "MeasureComposition",
@@ -242,7 +243,7 @@ CASES = [
         (_CAPTURE, 4),
         lambda result: len(result.layers) == 1,
         reads=(_CAPTURE, _PROJECT),
-        settings={"weights_budget_bytes": 300_000},
+        settings=AnalysisSettings(weights_budget_bytes=300_000),
     ),
     Case(
         _DISCOVER,

@@ -364,7 +364,7 @@ class CircuitModel(_message.Message):
     architecture: _builtins.str
     """Its architecture, such as llama."""
     weights_hash: _builtins.str
-    """Hash of its weights; empty where it is not known."""
+    """Hash of its weights, as `Model` has it; empty where it is not known."""
     layer_count: _builtins.int
     """Layers."""
     head_count: _builtins.int

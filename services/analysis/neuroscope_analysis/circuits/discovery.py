@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from neuroscope import __version__
 from neuroscope.circuits import Circuit
 from neuroscope.circuits.graph import Mask
+from neuroscope.circuits.model_match import other_weights
 from neuroscope.circuits.sources import circuit_model
 from neuroscope.codec import Event
 from neuroscope.experiments.edges import to_receiver, to_sender
@@ -196,7 +197,10 @@ class CircuitEvaluating:
     async def _run(self) -> None:
         asked, runs, graph = self._asked, self._runs, self._asked.graph
         await runs.begin()
-        await self._outbox.plan(planned(asked, runs, self._options))
+        plan = planned(asked, runs, self._options)
+        if other := other_weights(self._circuit.model, plan.model):
+            plan.warnings.append(f"the circuit was found on another checkpoint: {other}")
+        await self._outbox.plan(plan)
         for baseline in runs.baselines():
             await self._outbox.partial(baseline)
         edges = [edge for edge in self._circuit.edges if edge.in_circuit]
