@@ -49,6 +49,9 @@ class MLXIntegrationError(Exception):
         message: what is wrong, in words a user can act on.
         field: path of the request's field that is at fault, such as `hooks[1].site.layer`; empty if none is.
         valid: the nearest valid values of that field.
+
+    Attributes:
+        partial: the result of an analysis as far as it had come when it broke off; None of everything else.
     """
 
     reason: ClassVar[pb.ErrorReason.ValueType] = Reason.ERROR_REASON_INTERNAL
@@ -61,6 +64,7 @@ class MLXIntegrationError(Exception):
         self.message = message
         self.field = field
         self.valid = tuple(valid)
+        self.partial: Any = None
 
     @classmethod
     def code(cls) -> str:

@@ -1,9 +1,8 @@
-"""Circuits through running services: every family that has a graph, mistakes, and how a search ends.
+"""Circuits through running services: every family that has a graph, and mistakes.
 
 python -m pytest tests/integration/test_circuit_discovery.py
 """
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,14 @@ from neuroscope.circuits import METHODS
 from neuroscope.errors import (
     InvalidRequestError,
     MLXIntegrationError,
-    NeuroScopeIntegrationError,
     UnavailableSiteError,
 )
 from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, intervention_pb2
 from tests.support.fuzzing.spoilt import statuses_of_spoilt
-from tests.support.patience import eventually
 from tests.support.random_models import FAMILIES, make_model
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service, running
 from tests.support.sweeping import prompt
 from tests.unit.test_engine_attributions import WITHOUT_EDGES
 
@@ -249,6 +246,29 @@ def test_evaluations_refuse_circuits_of_other_graphs(client: AnalysisClient) -> 
         client.run(EvaluationResult(request), False)
 
 
+def test_a_circuit_knows_its_checkpoint(client: AnalysisClient, inference: Service, tmp_path: Path) -> None:
+    """On another one of its shape it is evaluated with a warning, on one of another shape not at all."""
+    wanted = request_of(model_id="llama", evaluation=pb.EvaluationOptions(skip=True))
+    found = client.run(DiscoveryResult(wanted)).circuit
+    with Client(inference.target) as below:
+        assert found.message.model.weights_hash == below.model("llama").model.weights_hash != ""
+
+    def evaluated(by: AnalysisClient, model_id: str) -> EvaluationResult:
+        request = pb.EvaluateCircuitRequest(pairs=PAIRS, metric=METRIC, circuit=found.message, model_id=model_id)
+        return by.run(EvaluationResult(request))
+
+    assert not (evaluated(client, "llama").plan or pb.CircuitPlan()).warnings
+    with pytest.raises(InvalidRequestError, match="2 key/value heads, not 4") as caught:
+        evaluated(client, "neuroscope-tiny")
+    assert caught.value.field == "circuit.model"
+    other = make_model("llama", tmp_path / "other", seed=9)
+    with (
+        AnalysisClient.local(model=[str(other)]) as local,
+        pytest.warns(UserWarning, match="found on another checkpoint: llama with weights .*, and not other with"),
+    ):
+        evaluated(local, "other")
+
+
 @pytest.mark.parametrize("call", ["DiscoverCircuit", "EvaluateCircuit"])
 def test_spoilt_requests_are_their_callers_mistake(service: Service, call: str) -> None:
     """Field by field and byte by byte."""
@@ -274,49 +294,3 @@ def test_spoilt_requests_are_their_callers_mistake(service: Service, call: str) 
         "circuit": [...],
     }
     assert {"OK", "INVALID_ARGUMENT"} <= statuses_of_spoilt(service, rpc, examples, 40)
-
-
-# ------------------------------------------------------------------------------------------------ how it ends
-
-
-def long_search(model_id: str) -> pb.DiscoverCircuitRequest:
-    """Each edge of the bundled model on long prompts."""
-    clean, corrupted = np.random.default_rng(3).integers(5, 500, (2, 100)).tolist()
-    pair = experiment_pb2.PromptPair(clean=prompt(clean), corrupted=prompt(corrupted))
-    return request_of(model_id=model_id, pairs=[pair] * 16, search={"method": pb.CIRCUIT_METHOD_EDGE_PATCHING})
-
-
-def test_cancelling_stops_the_work_in_both_services(client: AnalysisClient, inference: Service) -> None:
-    with Client(inference.target) as below:
-        events = client.events(DiscoveryResult(long_search("neuroscope-tiny")))
-        for event in events:
-            if event.progress.stage == "patching edges":
-                break
-        eventually(lambda: below.workload().streams > 0)
-        events.close()
-        eventually(lambda: below.workload().streams == 0)
-        found: Any = client._transport.unary(ANALYSIS_RPCS["GetWorkload"], ANALYSIS_RPCS["GetWorkload"].request())
-        assert found.streams == 0
-
-
-def test_an_inference_service_that_dies_ends_it_with_what_was_found(bundled_model_dir: Path) -> None:
-    with (
-        inference_service(bundled_model_dir) as below,
-        running("neuroscope_analysis", "--port", "0", "--inference", below.target) as service,
-        AnalysisClient(service.target) as client,
-    ):
-        request = long_search("")
-        request.search.method = pb.CIRCUIT_METHOD_ACDC
-        request.search.threshold = 1e-6
-        result = DiscoveryResult(request)
-        events = client.events(result)
-        while not next(events).partial.HasField("edges"):
-            pass
-        below.process.send_signal(signal.SIGKILL)
-        with pytest.raises(NeuroScopeIntegrationError, match="went away while this analysis was") as caught:
-            list(events)
-        assert below.target in caught.value.message
-        assert result.end is None
-        assert result.edges, "what was decided has been told"
-        assert service.process.poll() is None
-        below.process.wait()

@@ -296,6 +296,24 @@ def test_rest_finds_the_same(rest: httpx.Client, found: DiscoveryResult) -> None
     assert without_times(Circuit.from_json(events[-1]["circuit"])) == without_times(found.circuit)
 
 
+@pytest.mark.usefixtures("_warnings_as_before")
+def test_the_graph_alone(rest: httpx.Client, inference: Service) -> None:
+    """By REST and in the shell it is that of the client."""
+    with Client(inference.target) as below:
+        graph = below.edge_graph(model_id=MODEL)
+    answer = rest.get("/v1/experiments/edge_graph", params={"model": MODEL}).json()
+    told = json.loads(neuroscope("circuit", "graph", "--target", inference.target, "-m", MODEL, "--json").stdout)
+    for one in (answer, told):
+        assert (one["model"], one["edge_count"]) == (MODEL, graph.edge_count)
+        assert one["senders"] == list(graph.senders)
+        receivers = [(each["name"], each["sender_count"]) for each in one["receivers"]]
+        assert receivers == list(zip(graph.receivers, graph.sender_counts, strict=True))
+    shown = neuroscope("circuit", "graph", "--target", inference.target, "-m", MODEL).stdout
+    assert f"logits reads {len(graph.senders)}: input to {graph.senders[-1]}" in shown
+    refused = rest.get("/v1/experiments/edge_graph", params={"model": "nowhere"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (404, "model")
+
+
 def test_rest_evaluates_and_exports(rest: httpx.Client, found: DiscoveryResult) -> None:
     circuit = found.circuit.to_json()
     body = {"model": MODEL, "circuit": circuit, "pairs": [PAIR]}

@@ -38,11 +38,15 @@ class DiscoveryResult(
         self.points: list[pb.FaithfulnessPoint] = []
         """Points of the curve, as they came."""
         self.edges: list[pb.CircuitEdge] = []
-        """Edges whose fate was decided, as they came."""
+        """Edges that were patched or whose fate was decided, as they came."""
+        self.measured: pb.CircuitEvaluation | None = None
+        """What has been measured of the circuit so far; None: nothing."""
 
     def _take(self, response: pb.DiscoverCircuitResponse) -> None:
         if response.partial.HasField("point"):
             self.points.append(response.partial.point)
+        if response.partial.HasField("evaluation"):
+            self.measured = response.partial.evaluation
         self.edges.extend(response.partial.edges.edges)
 
     def _close(self, end: pb.DiscoveryResult) -> None:
@@ -117,10 +121,14 @@ class EvaluationResult(
         super().__init__(request)
         self.points: list[pb.FaithfulnessPoint] = []
         """Points of the curve, as they came."""
+        self.measured: pb.CircuitEvaluation | None = None
+        """What has been measured so far; None: nothing."""
 
     def _take(self, response: pb.EvaluateCircuitResponse) -> None:
         if response.partial.HasField("point"):
             self.points.append(response.partial.point)
+        if response.partial.HasField("evaluation"):
+            self.measured = response.partial.evaluation
 
     def _close(self, end: pb.EvaluationResult) -> None:
         self._circuit = Circuit(end.circuit)

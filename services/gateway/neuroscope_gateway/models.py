@@ -90,6 +90,7 @@ def _fields(model: inference_pb2.Model) -> dict[str, Any]:
         "dtype": _dtype(model.dtype),
         "parameter_count": model.parameter_count,
         "weights_bytes": model.weights_bytes,
+        "weights_hash": model.weights_hash,
         "has_chat_template": model.has_chat_template,
         "bos_token_id": model.bos_token_id if model.HasField("bos_token_id") else None,
         "eos_token_ids": list(model.eos_token_ids),

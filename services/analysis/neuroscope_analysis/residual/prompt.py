@@ -148,10 +148,10 @@ class PromptReading:
                     found.append(whole(ENTERS, 0))
         return found
 
-    async def _use(self, rows: list[Chunk]) -> None:
-        await asyncio.to_thread(self._add, rows[0])
+    async def _use(self, chunk: Chunk) -> None:
+        await asyncio.to_thread(self._add, chunk)
         if self._tuned is not None:
-            await self._translate(rows[0], self._tuned)
+            await self._translate(chunk, self._tuned)
 
     def _add(self, chunk: Chunk) -> None:
         if self._sums is not None:
