@@ -24,7 +24,7 @@ MLXIntegrationError                     INTERNAL             500   a fault of ou
 ├── PermissionDeniedError               PERMISSION_DENIED    403   a path that the service does not open to its callers
 └── NotImplementedByEngineError         UNIMPLEMENTED        501   in the contract, not yet in the engine; says why
 
-The error knows nothing of transports: `neuroscope.status` turns it into a gRPC status and back.
+The error knows nothing of transports: `neuroscope.wire.status` turns it into a gRPC status and back.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ from neuroscope.errors import (
     UnauthenticatedError,
     UnavailableSiteError,
 )
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 from tests.support import tracing
 from tests.support.byte_bpe import save_tokenizer
 from tests.support.fuzzing.spoilt import statuses_of_spoilt

@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
-from neuroscope import AsyncClient, Client, Retry, grpc_transport
+from neuroscope import AsyncClient, Client, Retry
 from neuroscope.cache import ActivationCache
 from neuroscope.errors import (
     ChecksumError,
@@ -28,6 +28,7 @@ from neuroscope.errors import (
 )
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import inference_pb2_grpc
+from neuroscope.wire import grpc_transport
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.services import Service, inference_service
 

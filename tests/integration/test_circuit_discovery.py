@@ -19,9 +19,9 @@ from neuroscope.errors import (
     MLXIntegrationError,
     UnavailableSiteError,
 )
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, intervention_pb2
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 from tests.support.fuzzing.spoilt import statuses_of_spoilt
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.services import Service, running

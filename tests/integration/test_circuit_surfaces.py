@@ -17,16 +17,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from neuroscope import Client, status
+from neuroscope import Client
 from neuroscope import experiments as ex
 from neuroscope.analysis import AnalysisClient, AsyncAnalysisClient, DiscoveryResult
 from neuroscope.circuits import Circuit, ComponentGraph
 from neuroscope.cli.app import app
 from neuroscope.datasets import NAMED, Dataset
 from neuroscope.errors import InvalidRequestError, error_classes
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import inference_pb2
+from neuroscope.wire import status
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 from neuroscope_gateway.schemas import circuits
 from tests.support.fuzzing.mutations import Mutator
 from tests.support.fuzzing.sensible import Sensible

@@ -33,11 +33,11 @@ from neuroscope.errors import (
     UnavailableSiteError,
 )
 from neuroscope.experiments import logit_diff
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import answered_pair_pb2, attention_pb2, composition_pb2, experiment_pb2, inference_pb2
 from neuroscope.v1 import attention_comparison_pb2 as comparison_pb2
 from neuroscope.v1 import interaction_pb2 as pb
 from neuroscope.viz import pattern_picture
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 from tests.support.fuzzing.spoilt import statuses_of_spoilt
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.services import Service, running

@@ -14,11 +14,11 @@ import pytest
 
 from neuroscope import AsyncClient
 from neuroscope.analysis import AnalysisClient, AnalysisResult, AttentionResult
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import ChecksumError
-from neuroscope.rpc import Rpc
 from neuroscope.serving.local import AsyncInProcessTransport, InProcessTransport
 from neuroscope.v1 import attention_pb2, inference_pb2
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.rpc import Rpc
 from neuroscope_analysis.service import AnalysisService
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_inference.local import AsyncLocalTransport

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from neuroscope import Client, tensors
+from neuroscope import Client
 from neuroscope.analysis import AnalysisClient, AsyncAnalysisClient, ResidualResult, TunedLensResult
 from neuroscope.errors import (
     ContextLengthError,
@@ -26,9 +26,10 @@ from neuroscope.errors import (
     StreamingError,
     UnavailableSiteError,
 )
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import experiment_pb2, inference_pb2, tuned_lens_pb2
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.wire import tensors
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 from tests.support.fuzzing.spoilt import statuses_of_spoilt
 from tests.support.patience import eventually
 from tests.support.random_models import make_model

@@ -24,7 +24,6 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from neuroscope import spantree, telemetry
 from neuroscope.cli.services import free_port
 from neuroscope.errors import (
     DeadlineExceededError,
@@ -34,11 +33,12 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
-from neuroscope.rpc import RPCS
-from neuroscope.spantree import SpanNode
-from neuroscope.transport import GrpcTransport
+from neuroscope.tracing import spantree, telemetry
+from neuroscope.tracing.spantree import SpanNode
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing
 from tests.support.fake_hub import REPOSITORY, Hub, serving_hub
 from tests.support.following import Follower

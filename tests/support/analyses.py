@@ -10,7 +10,6 @@ import numpy as np
 from google.protobuf.message import Message
 
 from neuroscope.analysis import AnalysisResult
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import (
     answered_pair_pb2,
     attention_comparison_pb2,
@@ -24,6 +23,7 @@ from neuroscope.v1 import (
     tokens_pb2,
     tuned_lens_pb2,
 )
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 from neuroscope_analysis.settings import AnalysisSettings
 
 Result = AnalysisResult[Any, Any, Any, Any]

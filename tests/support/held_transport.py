@@ -15,10 +15,10 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from neuroscope.codec import Event
-from neuroscope.endpoint import Endpoint
-from neuroscope.rpc import Rpc
-from neuroscope.transport import AsyncGrpcTransport
+from neuroscope.wire.codec import Event
+from neuroscope.wire.endpoint import Endpoint
+from neuroscope.wire.rpc import Rpc
+from neuroscope.wire.transport import AsyncGrpcTransport
 
 _LITTLE_AHEAD: list[tuple[str, Any]] = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
 """The service does not run ahead of what is read, so that a call that is held is not over there."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neuroscope import spantree
 from neuroscope.cli import receiver as receiver_module
 from neuroscope.cli.receiver import SpanReceiver
+from neuroscope.tracing import spantree
 
 CHILD = """
 from neuroscope import telemetry

@@ -6,16 +6,16 @@ from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
-from neuroscope import requests
 from neuroscope.analysis.progress import AnalysisListener, analysis_listener
 from neuroscope.analysis.result import AnalysisResult, Response
-from neuroscope.call import Call, Steps, Stream
-from neuroscope.calling import AsyncCaller, Caller
-from neuroscope.client_method import client_method
-from neuroscope.codec import Event
+from neuroscope.calls import requests
+from neuroscope.calls.call import Call, Steps, Stream
+from neuroscope.calls.caller import AsyncCaller, Caller
+from neuroscope.calls.client_method import client_method
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.rpc import ANALYSIS_RPCS
-from neuroscope.transport import LOCAL_ANALYSIS
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import ANALYSIS_RPCS
+from neuroscope.wire.transport import LOCAL_ANALYSIS
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])

@@ -19,8 +19,8 @@ from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.circuits.model_match import other_shape
 from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError, nearest
-from neuroscope.stream import warn
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table

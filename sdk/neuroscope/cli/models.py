@@ -12,8 +12,8 @@ from rich.table import Table
 from neuroscope.cli.bundled import NAME, require_bundled_model
 from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption, describe
 from neuroscope.cli.console import err, out
-from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.tensors import dtype_name
 
 app = typer.Typer(no_args_is_help=True, help="Lists, loads and frees models.")
 

@@ -9,17 +9,17 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event, Framed
 from neuroscope.component_names import receiver_name, sender_name
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution, features_of
 from neuroscope.experiments.baselines import Baselines
 from neuroscope.experiments.named_scores import NamedScores, numbered
 from neuroscope.experiments.scores import Scores
-from neuroscope.frames import FrameReader
-from neuroscope.stream import warn
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table

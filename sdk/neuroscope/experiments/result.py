@@ -10,15 +10,15 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import features_of
 from neuroscope.experiments.baselines import Baselines
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores, Texts
-from neuroscope.stream import warn
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.wire.codec import Event
+from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table

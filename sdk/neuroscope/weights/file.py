@@ -13,9 +13,9 @@ from google.protobuf import json_format
 
 from neuroscope import safetensors_file
 from neuroscope.errors import DataConversionError
-from neuroscope.tensors import Array
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.weights.places import Place, file_name, place_of
+from neuroscope.wire.tensors import Array
 
 FORMAT = 1
 _KEY = "neuroscope_weights"

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
-from neuroscope.frames import FrameReader
-from neuroscope.tensors import Array, numpy_dtype
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.weights import file as weights_file
@@ -20,6 +17,9 @@ from neuroscope.weights.factored import FactoredMatrix
 from neuroscope.weights.named_array import NamedArray
 from neuroscope.weights.names import OF_KEY_VALUE_HEADS
 from neuroscope.weights.places import Place, axis_name, place_of
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+from neuroscope.wire.tensors import Array, numpy_dtype
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.wire.codec import Event
+from neuroscope.wire.frames import FramePacker, Outgoing
 
 
 @dataclass(frozen=True, slots=True)

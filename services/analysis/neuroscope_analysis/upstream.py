@@ -24,7 +24,6 @@ from neuroscope.errors import (
 )
 from neuroscope.experiments import AttributionResult, Experiment, SweepResult
 from neuroscope.experiments.attributing import Attribution
-from neuroscope.frames import TensorPiece
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
 from neuroscope.layer_predictions import TEXTS_AT_ONCE
@@ -32,6 +31,7 @@ from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.projected import Projected
 from neuroscope.v1 import experiment_pb2, inference_pb2, site_pb2
 from neuroscope.weights import Weights
+from neuroscope.wire.frames import TensorPiece
 
 T = TypeVar("T")
 _RECAPTURES = 1

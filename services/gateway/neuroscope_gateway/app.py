@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from neuroscope.aio import AsyncClient
 from neuroscope.analysis import AsyncAnalysisClient
-from neuroscope.transport import AsyncGrpcTransport
+from neuroscope.wire.transport import AsyncGrpcTransport
 from neuroscope_gateway import (
     activations,
     analyses,

@@ -6,9 +6,9 @@ from typing import Any
 
 import grpc
 
-from neuroscope import status
 from neuroscope.errors import error_classes
-from neuroscope.rpc import Rpc
+from neuroscope.wire import status
+from neuroscope.wire.rpc import Rpc
 from tests.support.fuzzing.mutations import Mutator
 from tests.support.fuzzing.sensible import Sensible
 from tests.support.services import Service

@@ -14,10 +14,10 @@ from neuroscope.circuits import Circuit
 from neuroscope.circuits.graph import Mask
 from neuroscope.circuits.model_match import other_weights
 from neuroscope.circuits.sources import circuit_model
-from neuroscope.codec import Event
 from neuroscope.experiments.edges import to_receiver, to_sender
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, tensor_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.circuits.acdc import Acdc
 from neuroscope_analysis.circuits.effects import difference, least_effect

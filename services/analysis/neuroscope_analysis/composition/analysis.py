@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import composition_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.weights import Weights
+from neuroscope.wire.codec import Event
 from neuroscope_analysis import layers as of_layers
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.composition.scores import KINDS, LayerHeads, baselines, composition

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from neuroscope.codec import Event
 from neuroscope.experiments import Patching
 from neuroscope.v1 import interaction_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis import paths
 from neuroscope_analysis.arrays import NamedArrays, PlannedArray
 from neuroscope_analysis.bounds import Changes, discovered, p_values, standard_error

@@ -8,10 +8,10 @@ from contextlib import aclosing
 
 import numpy as np
 
-from neuroscope.codec import Event
 from neuroscope.hooks import Hook
 from neuroscope.v1 import progress_pb2
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.residual import ablation, routing
 from neuroscope_analysis.residual import plan as plans
 from neuroscope_analysis.residual.attribution import Asked, logit_direction

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.frames import TensorPiece
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.frames import TensorPiece
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]

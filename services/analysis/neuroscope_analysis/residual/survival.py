@@ -17,9 +17,9 @@ from typing import Protocol
 
 import numpy as np
 
-from neuroscope.frames import TensorPiece
 from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention, edit
+from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
 from neuroscope_analysis.residual.components import ATTENTION, ENTERS, MLP
 from neuroscope_analysis.residual.nodes import Writer

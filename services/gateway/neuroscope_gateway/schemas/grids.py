@@ -9,7 +9,7 @@ from pydantic import Field
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.edges import of_named, to_edge_grid
 from neuroscope.experiments.paths import to_receivers, to_senders
-from neuroscope.intervention_forms import InterventionForm
+from neuroscope.interventions.forms import InterventionForm
 from neuroscope.strict import Strict, Text
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.intervention_forms import InterventionForm
+from neuroscope.interventions.forms import InterventionForm
 from neuroscope.strict import Strict, Text
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2
