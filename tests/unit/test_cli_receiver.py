@@ -12,7 +12,7 @@ from neuroscope.cli.receiver import SpanReceiver
 from neuroscope.tracing import spantree
 
 CHILD = """
-from neuroscope import telemetry
+from neuroscope.tracing import telemetry
 telemetry.configure("child")
 with telemetry.tracer().start_as_current_span("root"):
     with telemetry.tracer().start_as_current_span("leaf"):
