@@ -10,7 +10,7 @@ from tests.truth.facts import model as facts
 from tests.truth.induction import model as induction
 from tests.truth.induction.prompts import asked
 from tests.truth.names import model as names
-from tests.truth.names.prompts import named_pairs
+from tests.truth.names.prompts import named_pairs, swapped_pairs
 from tests.truth.residual import model as residual
 
 Edge = tuple[str, str]
@@ -64,6 +64,7 @@ TASKS: Mapping[str, Task] = {
             frozenset({("input", "a0.h0<v>"), ("a0.h0", "a1.h0<k>"), ("input", "a1.h0<v>"), ("a1.h0", "logits")}),
         ),
         Task("names", names.build, named_pairs, frozenset(names.CIRCUIT)),
+        Task("names-swapped", names.build, swapped_pairs, frozenset(names.SWAPPED)),
         Task("facts", facts.build, facts.pairs, frozenset(facts.CIRCUIT)),
         Task("addition", addition.build, addition.pairs, frozenset(addition.CIRCUIT)),
         Task("residual", residual.build, _residual, frozenset(residual.EDGES), frozenset(residual.CANCELLING)),
