@@ -10,6 +10,7 @@ import pytest
 
 from neuroscope.analysis import AnalysisClient, AttentionResult, InteractionGraph
 from tests.support.services import inference_service, running
+from tests.truth.measures import edge_scores
 from tests.truth.names.model import (
     COMPOSITIONS,
     DECOYS,
@@ -21,7 +22,6 @@ from tests.truth.names.model import (
     build,
 )
 from tests.truth.names.prompts import named_pairs, swapped_pairs
-from tests.truth.measures import edge_scores
 from tests.truth.ranking import auroc
 
 ROLES = {"name_mover": NAME_MOVER, "s_inhibition": S_INHIBITION}
