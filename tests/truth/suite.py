@@ -208,7 +208,7 @@ def _returned(found: DiscoveryResult, task: Task, *, of_nodes: bool) -> tuple[se
 
 
 def saturation(bench: Bench, place: Path, say: Say) -> list[Row]:
-    """EAP-IG beside exact edge patching on one model under two counterfactuals, by steps and by how sharp heads look."""
+    """EAP-IG beside exact edge patching on one model, by counterfactual, steps and sharpness of attention."""
     rows: list[Row] = []
     for sharpness in SHARPNESSES:
         with bench.model(names.build(place / f"names-{sharpness}", sharpness)) as model_id:
