@@ -24,7 +24,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "peers.md"
 RESULTS = DOCS / "peers.json"
 PLOT = DOCS / "images" / "peers.svg"
-MODELS = ("gpt2",)
+MODELS = ("gpt2", "llama")
 NOTHING, ALL = "nothing", "all residual points"
 _COLOURS = {
     "NeuroScope": "#5b8def",

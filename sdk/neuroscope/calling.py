@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, aclosing, closing
+import os
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, aclosing, closing, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -12,10 +14,11 @@ from tenacity import AsyncRetrying, Retrying
 
 from neuroscope import telemetry
 from neuroscope.cache import ActivationCache
+from neuroscope.call import Call, Capturing, Step, Steps, Stream, Upload
 from neuroscope.endpoint import DEFAULT_TARGET, Endpoint
-from neuroscope.progress import ByteListener, byte_listener
+from neuroscope.errors import InvalidRequestError
+from neuroscope.progress import byte_listener
 from neuroscope.recovery import Recovery, Retry
-from neuroscope.requests import Call, Steps, Upload
 from neuroscope.stream import StreamState
 from neuroscope.tls import Tls
 from neuroscope.transport import (
@@ -58,9 +61,17 @@ class Caller:
         self._retry = retry or Retry()
 
     @classmethod
-    def local(cls, **settings: Any) -> Self:
-        """A client of the engine in this process, started with the settings of the inference service."""
-        return cls(transport=open_transport(cls._local, **settings))
+    def local(cls, *models: str | os.PathLike[str], **settings: Any) -> Self:
+        """A client of the engine in this process.
+
+        Args:
+            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
+            settings: those of the inference service, such as model_memory_bytes.
+
+        Raises:
+            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+        """
+        return cls(transport=open_transport(cls._local, **_with_models(models, settings)))
 
     def close(self) -> None:
         """Ends running calls and frees the connection."""
@@ -75,19 +86,41 @@ class Caller:
         self.close()
 
     def _follow(self, steps: Steps[T]) -> T:
-        answer: Any = None
+        move: Callable[[], Step] = partial(next, steps)
         while True:
             try:
-                call = steps.send(answer)
+                step = move()
             except StopIteration as end:
                 return end.value
-            if call.rpc.streams_responses:
-                answer = self._captured(Recovery(call, self._retry), "capturing", False)
-            else:
-                answer = self._unary(call)
+            try:
+                move = partial(steps.send, self._take(step))
+            except BaseException as error:
+                move = partial(steps.throw, error)
 
-    def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
-        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Stream():
+                for _ in self._stream(step):
+                    pass
+            case Upload():
+                return self._upload(step)
+            case Capturing():
+                return self._captured(step)
+            case Call():
+                return self._unary(step)
+
+    def _stream(self, stream: Stream[T]) -> Generator[T, None, None]:
+        with _spanned(stream.name) as span:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                events = self._transport.stream(stream.rpc, stream.request)
+            with closing(events):
+                for event in events:
+                    yield from stream.take(event)
+            stream.finish()
+
+    def _captured(self, wanted: Capturing) -> ActivationCache:
+        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+        with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
             for attempt in Retrying(**recovery.policy()):
                 with attempt:
                     self._feed(recovery.state, recovery.call, report)
@@ -138,9 +171,17 @@ class AsyncCaller:
         self._retry = retry or Retry()
 
     @classmethod
-    def local(cls, **settings: Any) -> Self:
-        """A client of the engine in this process, started with the settings of the inference service."""
-        return cls(transport=open_async_transport(cls._local, **settings))
+    def local(cls, *models: str | os.PathLike[str], **settings: Any) -> Self:
+        """A client of the engine in this process.
+
+        Args:
+            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
+            settings: those of the inference service, such as model_memory_bytes.
+
+        Raises:
+            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+        """
+        return cls(transport=open_async_transport(cls._local, **_with_models(models, settings)))
 
     async def close(self) -> None:
         """Ends running calls and frees the connection."""
@@ -155,19 +196,43 @@ class AsyncCaller:
         await self.close()
 
     async def _follow(self, steps: Steps[T]) -> T:
-        answer: Any = None
+        move: Callable[[], Step] = partial(next, steps)
         while True:
             try:
-                call = steps.send(answer)
+                step = move()
             except StopIteration as end:
                 return end.value
-            if call.rpc.streams_responses:
-                answer = await self._captured(Recovery(call, self._retry), "capturing", False)
-            else:
-                answer = await self._unary(call)
+            try:
+                move = partial(steps.send, await self._take(step))
+            except BaseException as error:
+                move = partial(steps.throw, error)
 
-    async def _captured(self, recovery: Recovery, what: str, progress: ByteListener) -> ActivationCache:
-        with self._span(recovery.call.name) as span, byte_listener(progress, what) as report:
+    async def _take(self, step: Step) -> Any:
+        match step:
+            case Stream():
+                async with aclosing(self._stream(step)) as values:
+                    async for _ in values:
+                        pass
+            case Upload():
+                return await self._upload(step)
+            case Capturing():
+                return await self._captured(step)
+            case Call():
+                return await self._unary(step)
+
+    async def _stream(self, stream: Stream[T]) -> AsyncGenerator[T, None]:
+        with _spanned(stream.name) as span:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                events = self._transport.stream(stream.rpc, stream.request)
+            async with aclosing(events):
+                async for event in events:
+                    for value in stream.take(event):
+                        yield value
+            stream.finish()
+
+    async def _captured(self, wanted: Capturing) -> ActivationCache:
+        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+        with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
             async for attempt in AsyncRetrying(**recovery.policy()):
                 with attempt:
                     await self._feed(recovery.state, recovery.call, report)
@@ -191,3 +256,25 @@ class AsyncCaller:
 
     def _span(self, name: str) -> AbstractContextManager[trace.Span]:
         return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
+
+
+def _with_models(models: Sequence[str | os.PathLike[str]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an engine that loads these models."""
+    if models and "model" in settings:
+        raise InvalidRequestError("models are named twice, by themselves and as a setting", field="model")
+    return {**settings, "model": [os.fspath(model) for model in models]} if models else settings
+
+
+@contextmanager
+def _spanned(name: str) -> Generator[trace.Span, None, None]:
+    """A span that ends with the block and its error, and is not the current one: a generator's block is left between
+    its values."""
+    span = telemetry.tracer().start_span(f"neuroscope.{name}")
+    try:
+        yield span
+    except Exception as error:
+        span.record_exception(error)
+        span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        span.end()

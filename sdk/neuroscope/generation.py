@@ -20,11 +20,11 @@ from typing import Any
 from opentelemetry import trace
 
 from neuroscope.cache import ActivationCache
+from neuroscope.call import Call
 from neuroscope.codec import Event
 from neuroscope.errors import StreamingError, UnknownIdError
 from neuroscope.interventions import InterventionLike
 from neuroscope.recovery import Resumption
-from neuroscope.requests import Call
 from neuroscope.stream import GeneratedToken, StreamState
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, closing
-
 from neuroscope import requests
 from neuroscope.cache import ActivationCache
-from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.call import Call, Capturing, Steps, Stream
 from neuroscope.captured_tensor import CapturedTensor
+from neuroscope.client_method import client_method, client_stream
 from neuroscope.progress import ByteListener
-from neuroscope.recovery import Recovery
 from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
 
 
-class KeptCalls(Caller):
-    """What `Client` does with what the service keeps."""
+class KeptCalls:
+    """What both clients do with what the service keeps."""
 
+    @client_method
     def resume_capture(
         self, capture_id: str, *, restart_token: str = "", progress: ByteListener = False
-    ) -> ActivationCache:
+    ) -> Steps[ActivationCache]:
         """The tensors of a capture or generation that was `resumable`, byte for byte.
 
         Args:
@@ -33,31 +31,34 @@ class KeptCalls(Caller):
             StreamingError: it broke off, or is still running; its `restart_token` is for the argument of that name.
         """
         call = requests.resume_capture(capture_id, restart_token=restart_token)
-        recovery = Recovery(call, self._retry, capture_id, restarts=bool(restart_token))
-        return self._captured(recovery, "resuming", progress)
+        return (yield from Capturing(call, capture_id, bool(restart_token), "resuming", progress))
 
-    def get_capture(self, capture_id: str) -> pb.CaptureRecord:
+    @client_method
+    def get_capture(self, capture_id: str) -> Call[pb.CaptureRecord]:
         """State, plan, manifest and time of expiry of what is kept under an id.
 
         Raises:
             UnknownIdError: nothing is, or no longer.
         """
-        return self._unary(requests.get_capture(capture_id))
+        return requests.get_capture(capture_id)
 
-    def captures(self) -> list[pb.CaptureRecord]:
+    @client_method
+    def captures(self) -> Call[list[pb.CaptureRecord]]:
         """What the service keeps, oldest first."""
-        return self._unary(requests.captures())
+        return requests.captures()
 
-    def delete_capture(self, capture_id: str) -> None:
+    @client_method
+    def delete_capture(self, capture_id: str) -> Call[None]:
         """Removes what is kept under an id.
 
         Raises:
             UnknownIdError: nothing is.
             InvalidRequestError: it is still running.
         """
-        return self._unary(requests.delete_capture(capture_id))
+        return requests.delete_capture(capture_id)
 
-    def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Array:
+    @client_method
+    def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Steps[Array]:
         """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream.
 
         Args:
@@ -72,8 +73,12 @@ class KeptCalls(Caller):
             InvalidRequestError: it has no such tensor; says what it has.
         """
         state = CapturedTensor()
-        return state.array(list(self.captured_tensor_bytes(state, capture_id, plan_index, step=step, row=row)))
+        parts: list[memoryview] = []
+        call = requests.captured_tensor(capture_id, plan_index, step=step, row=row)
+        yield from _parts(call, state).each(parts.append)
+        return state.array(parts)
 
+    @client_stream
     def captured_tensor_bytes(
         self,
         state: CapturedTensor,
@@ -84,7 +89,7 @@ class KeptCalls(Caller):
         row: int = 0,
         offset_bytes: int = 0,
         length_bytes: int = 0,
-    ) -> Generator[memoryview, None, None]:
+    ) -> Stream[memoryview]:
         """The bytes of such a tensor as they come, or of a range; an empty part says that the header is there.
 
         Args:
@@ -96,64 +101,10 @@ class KeptCalls(Caller):
         call = requests.captured_tensor(
             capture_id, plan_index, step=step, row=row, offset_bytes=offset_bytes, length_bytes=length_bytes
         )
-        with closing(self._transport.stream(call.rpc, call.request)) as events:
-            for event in events:
-                yield state.feed(event) or memoryview(b"")
-        state.finish()
+        return _parts(call, state)
 
 
-class AsyncKeptCalls(AsyncCaller):
-    """What `AsyncClient` does with what the service keeps; the docstrings of `KeptCalls` hold here too."""
-
-    async def resume_capture(
-        self, capture_id: str, *, restart_token: str = "", progress: ByteListener = False
-    ) -> ActivationCache:
-        """The tensors of a capture or generation that was `resumable`, byte for byte."""
-        call = requests.resume_capture(capture_id, restart_token=restart_token)
-        recovery = Recovery(call, self._retry, capture_id, restarts=bool(restart_token))
-        return await self._captured(recovery, "resuming", progress)
-
-    async def get_capture(self, capture_id: str) -> pb.CaptureRecord:
-        """State, plan, manifest and time of expiry of what is kept under an id."""
-        return await self._unary(requests.get_capture(capture_id))
-
-    async def captures(self) -> list[pb.CaptureRecord]:
-        """What the service keeps, oldest first."""
-        return await self._unary(requests.captures())
-
-    async def delete_capture(self, capture_id: str) -> None:
-        """Removes what is kept under an id."""
-        return await self._unary(requests.delete_capture(capture_id))
-
-    async def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Array:
-        """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream."""
-        state = CapturedTensor()
-        parts = self.captured_tensor_bytes(state, capture_id, plan_index, step=step, row=row)
-        return state.array([part async for part in parts])
-
-    async def captured_tensor_bytes(
-        self,
-        state: CapturedTensor,
-        capture_id: str,
-        plan_index: int,
-        *,
-        step: int = 0,
-        row: int = 0,
-        offset_bytes: int = 0,
-        length_bytes: int = 0,
-    ) -> AsyncGenerator[memoryview, None]:
-        """The bytes of such a tensor as they come, or of a range; an empty part says that the header is there.
-
-        Args:
-            state: gets the header.
-            capture_id, plan_index, step, row: as in `captured_tensor`.
-            offset_bytes: first byte; negative: from the end.
-            length_bytes: 0: to the end.
-        """
-        call = requests.captured_tensor(
-            capture_id, plan_index, step=step, row=row, offset_bytes=offset_bytes, length_bytes=length_bytes
-        )
-        async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
-            async for event in events:
-                yield state.feed(event) or memoryview(b"")
-        state.finish()
+def _parts(call: Call[None], state: CapturedTensor) -> Stream[memoryview]:
+    return Stream(
+        call.name, call.rpc, call.request, lambda event: (state.feed(event) or memoryview(b""),), state.finish
+    )

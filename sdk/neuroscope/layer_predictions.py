@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 
 from neuroscope import requests
 from neuroscope.cache import ActivationCache
+from neuroscope.call import Capturing, Steps
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
 from neuroscope.interventions import InterventionLike
-from neuroscope.model_info import Tokens
 from neuroscope.prompts import PromptLike
-from neuroscope.requests import Steps
 from neuroscope.sites import Point
 
 if TYPE_CHECKING:
@@ -117,11 +116,11 @@ def steps(
     asked: list[int] = []
     for token in tokens:
         if isinstance(token, str):
-            found: Tokens = yield requests.tokenize(token, model_id=model_id, bos=False)
+            found = yield from requests.tokenize(token, model_id=model_id, bos=False)
             asked.append(single_token(token, found.ids, found.tokens))
         else:
             asked.append(operator.index(token))
-    cache: ActivationCache = yield requests.capture(
+    captured = requests.capture(
         prompt,
         hooks(top_k, asked, positions),
         model_id=model_id,
@@ -131,6 +130,7 @@ def steps(
         stop_at_layer=None,
         chunk_budget_bytes=0,
     )
+    cache = yield from Capturing(captured)
     texts = yield from texts_of(shown_token_ids(cache, asked), model_id)
     return of_cache(cache, asked, texts)
 
@@ -140,7 +140,7 @@ def texts_of(token_ids: Sequence[int], model_id: str) -> Steps[dict[int, str]]:
     texts: dict[int, str] = {}
     for first in range(0, len(token_ids), TEXTS_AT_ONCE):
         some = token_ids[first : first + TEXTS_AT_ONCE]
-        spelt: Tokens = yield requests.tokenize(some, model_id=model_id, bos=None)
+        spelt = yield from requests.tokenize(some, model_id=model_id, bos=None)
         texts |= zip(some, spelt.tokens, strict=True)
     return texts
 

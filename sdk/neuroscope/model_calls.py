@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import aclosing, closing
 from os import PathLike, fspath
 from typing import SupportsIndex
 
 from neuroscope import requests
-from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.call import Call, Steps
+from neuroscope.client_method import client_method
 from neuroscope.errors import StreamingError
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.progress import LoadListener, load_listener
@@ -17,9 +17,10 @@ from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
 
 
-class ModelCalls(Caller):
-    """What `Client` does with models."""
+class ModelCalls:
+    """What both clients do with models."""
 
+    @client_method
     def load_model(
         self,
         model_path: str | PathLike[str],
@@ -28,7 +29,7 @@ class ModelCalls(Caller):
         revision: str = "",
         adapter_path: str | PathLike[str] = "",
         progress: LoadListener = False,
-    ) -> pb.Model:
+    ) -> Steps[pb.Model]:
         """Loads a model into the service and waits until it is ready.
 
         Args:
@@ -41,36 +42,36 @@ class ModelCalls(Caller):
         Raises:
             ModelNotFoundError, ModelCorruptError, ModelUnsupportedError, IdTakenError
         """
-        call = requests.load_model(
-            fspath(model_path), model_id=model_id, revision=revision, adapter_path=fspath(adapter_path)
-        )
-        with (
-            self._span(call.name),
-            load_listener(progress) as report,
-            closing(self._transport.stream(call.rpc, call.request)) as events,
-        ):
-            for event in events:
-                if (model := requests.loaded(event, report)) is not None:
-                    return model
+        path, adapter = fspath(model_path), fspath(adapter_path)
+        found: list[pb.Model] = []
+        with load_listener(progress) as report:
+            loading = requests.load_model(path, report, model_id=model_id, revision=revision, adapter_path=adapter)
+            yield from loading.each(found.append)
+        if found:
+            return found[-1]
         raise StreamingError("the load ended without a model")
 
-    def unload_model(self, model_id: str) -> None:
+    @client_method
+    def unload_model(self, model_id: str) -> Call[None]:
         """Frees a model.
 
         Raises:
             ModelNotFoundError: no model has that name.
         """
-        return self._unary(requests.unload_model(model_id))
+        return requests.unload_model(model_id)
 
-    def models(self) -> list[pb.Model]:
+    @client_method
+    def models(self) -> Call[list[pb.Model]]:
         """The loaded models, in the order in which they were loaded."""
-        return self._unary(requests.models())
+        return requests.models()
 
-    def model(self, model_id: str = "") -> ModelInfo:
+    @client_method
+    def model(self, model_id: str = "") -> Call[ModelInfo]:
         """Describes a model and every point of it that can be captured; without a name: the one loaded first."""
-        return self._unary(requests.model(model_id))
+        return requests.model(model_id)
 
-    def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Tokens:
+    @client_method
+    def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Call[Tokens]:
         """The token ids of a prompt, as the model would read them.
 
         Args:
@@ -82,56 +83,11 @@ class ModelCalls(Caller):
         Warns:
             DoubledBosWarning: the ids begin with two beginning-of-sequence tokens.
         """
-        return self._unary(requests.tokenize(prompt, model_id=model_id, bos=bos))
+        return requests.tokenize(prompt, model_id=model_id, bos=bos)
 
+    @client_method
     def detokenize(
         self, ids: Iterable[SupportsIndex] | Array, *, model_id: str = "", skip_special_tokens: bool = False
-    ) -> str:
+    ) -> Call[str]:
         """The text of token ids."""
-        return self._unary(requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens))
-
-
-class AsyncModelCalls(AsyncCaller):
-    """What `AsyncClient` does with models; the docstrings of `ModelCalls` hold here too."""
-
-    async def load_model(
-        self,
-        model_path: str | PathLike[str],
-        *,
-        model_id: str = "",
-        revision: str = "",
-        adapter_path: str | PathLike[str] = "",
-        progress: LoadListener = False,
-    ) -> pb.Model:
-        """Loads a model into the service and waits until it is ready."""
-        call = requests.load_model(
-            fspath(model_path), model_id=model_id, revision=revision, adapter_path=fspath(adapter_path)
-        )
-        with self._span(call.name), load_listener(progress) as report:
-            async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
-                async for event in events:
-                    if (model := requests.loaded(event, report)) is not None:
-                        return model
-        raise StreamingError("the load ended without a model")
-
-    async def unload_model(self, model_id: str) -> None:
-        """Frees a model."""
-        return await self._unary(requests.unload_model(model_id))
-
-    async def models(self) -> list[pb.Model]:
-        """The loaded models, in the order in which they were loaded."""
-        return await self._unary(requests.models())
-
-    async def model(self, model_id: str = "") -> ModelInfo:
-        """Describes a model and every point of it that can be captured; without a name: the one loaded first."""
-        return await self._unary(requests.model(model_id))
-
-    async def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Tokens:
-        """The token ids of a prompt, as the model would read them."""
-        return await self._unary(requests.tokenize(prompt, model_id=model_id, bos=bos))
-
-    async def detokenize(
-        self, ids: Iterable[SupportsIndex] | Array, *, model_id: str = "", skip_special_tokens: bool = False
-    ) -> str:
-        """The text of token ids."""
-        return await self._unary(requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens))
+        return requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens)

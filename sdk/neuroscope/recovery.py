@@ -20,6 +20,7 @@ from typing import Any
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
 
 from neuroscope import requests
+from neuroscope.call import Call
 from neuroscope.errors import (
     ChecksumError,
     IdTakenError,
@@ -28,7 +29,6 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
-from neuroscope.requests import Call
 from neuroscope.stream import StreamState, warn
 
 _log = logging.getLogger(__name__)

@@ -4,74 +4,42 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
 from neuroscope import frames, prompts, tensors
 from neuroscope import hooks as hook_forms
 from neuroscope import interventions as edits
-from neuroscope.codec import Event
+from neuroscope.call import Call, Stream, Upload
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
 from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.prompts import Prompt, PromptLike
-from neuroscope.rpc import RPCS, Rpc
+from neuroscope.rpc import RPCS
 from neuroscope.stream import warn
 from neuroscope.tensors import Array, parse_dtype
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
 
-T = TypeVar("T")
 
+def load_model(
+    model_path: str, report: Callable[[pb.LoadProgress], None], *, model_id: str, revision: str, adapter_path: str
+) -> Stream[pb.Model]:
+    """LoadModel: the model, once it is there; progress is reported meanwhile."""
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """A request, where it goes, and what its response means."""
+    def take(response: pb.LoadModelResponse) -> list[pb.Model]:
+        if response.HasField("progress"):
+            report(response.progress)
+        return [response.model] if response.HasField("model") else []
 
-    name: str
-    """Method of the client; the span is `neuroscope.<name>`."""
-    rpc: Rpc
-    request: Message
-    result: Callable[[Any], T]
-    """The value of a response; of a stream, of its last message."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upload(Generic[T]):
-    """A stream of requests, and what the one response means."""
-
-    name: str
-    rpc: Rpc
-    requests: Iterable[Event]
-    result: Callable[[Any], T]
-
-
-Steps: TypeAlias = Generator[Call[Any], Any, T]
-"""Several calls, each made of what the earlier ones gave, and the value in the end; either client can follow them."""
-
-
-def load_model(model_path: str, *, model_id: str, revision: str, adapter_path: str) -> Call[pb.Model]:
-    """LoadModel; its stream is folded by `loaded`."""
     request = pb.LoadModelRequest(
         model_path=str(model_path), model_id=model_id, revision=revision, adapter_path=str(adapter_path)
     )
-    return Call("load_model", RPCS["LoadModel"], request, lambda response: response.model)
-
-
-def loaded(event: Event, report: Callable[[pb.LoadProgress], None]) -> pb.Model | None:
-    """The model, once a load's stream gives it; progress goes to `report`."""
-    assert isinstance(event, pb.LoadModelResponse)
-    if event.HasField("model"):
-        return event.model
-    if event.HasField("progress"):
-        report(event.progress)
-    return None
+    return Stream("load_model", RPCS["LoadModel"], request, take)
 
 
 def unload_model(model_id: str) -> Call[None]:

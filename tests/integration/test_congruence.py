@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from neuroscope import AsyncClient, Client
+from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
 from neuroscope.transport import GrpcTransport
 from neuroscope_inference.local import AsyncLocalTransport, LocalTransport
@@ -48,6 +49,17 @@ def said(recording: Recording) -> Any:
     assert recording.checksums()
     tokens = [(token.row, token.step, token.token_id, token.text, token.logprob) for token in recording.tokens]
     return recording.prompt_ids(), tokens, recording.checksums(), recording.frames
+
+
+def test_a_client_names_the_models_of_its_own_engine(llama_dir: Path, gpt2_dir: Path) -> None:
+    with Client.local(llama_dir, str(gpt2_dir), max_streams=3) as client:
+        assert [model.model_id for model in client.models()] == ["llama", "gpt2"]
+    wrong: dict[str, Any]
+    for wrong, field in (({"model": "here"}, "model"), ({"max_streems": 3}, "max_streems"), ({"port": -1}, "port")):
+        with pytest.raises(InvalidRequestError) as told:
+            Client.local(*[llama_dir] * (field == "model"), **wrong)
+        assert told.value.field == field
+        assert (told.value.valid[:1] == ("max_streams",)) == (field == "max_streems")
 
 
 @pytest.mark.parametrize("model_id", MODELS)

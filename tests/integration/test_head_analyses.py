@@ -72,6 +72,24 @@ def client(service: Service) -> Iterator[AnalysisClient]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def rest(service: Service, inference: Service) -> Iterator[httpx.Client]:
+    """The gateway before both."""
+    arguments = ("--inference", inference.target, "--analysis", service.target)
+    with (
+        running("neuroscope_gateway", "--port", "0", *arguments) as it,
+        httpx.Client(base_url=it.target, timeout=120) as found,
+    ):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def bundled(bundled_model_dir: Path) -> Iterator[AnalysisClient]:
+    """The bundled model in this process."""
+    with AnalysisClient.local(bundled_model_dir) as found:
+        yield found
+
+
 # ------------------------------------------------------------------------------------------------ what is found
 
 
@@ -228,7 +246,7 @@ ASKED: dict[str, tuple[str, str, dict[str, Any]]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("case", ASKED)
 def test_clients_this_process_rest_and_files_agree(
-    client: AnalysisClient, service: Service, inference: Service, bundled_model_dir: Path, tmp_path: Path, case: str
+    client: AnalysisClient, service: Service, bundled: AnalysisClient, rest: httpx.Client, tmp_path: Path, case: str
 ) -> None:
     method, route, fields = ASKED[case]
     there = {**fields, "model_id": "neuroscope-tiny"}
@@ -238,8 +256,7 @@ def test_clients_this_process_rest_and_files_agree(
         async with AsyncAnalysisClient(service.target) as other:
             return await getattr(other, method)(**there)
 
-    with AnalysisClient.local(model=[str(bundled_model_dir)]) as local:
-        here = getattr(local, method)(**fields)
+    here = getattr(bundled, method)(**fields)
     found.save(tmp_path / "found.json")
     for other in (asyncio.run(asynchronous()), here, type(found).load(tmp_path / "found.json")):
         for name in found.names:
@@ -248,16 +265,11 @@ def test_clients_this_process_rest_and_files_agree(
         found.plot(tmp_path / f"found.{ending}")
         assert (tmp_path / f"found.{ending}").read_bytes().startswith(magic)
     assert found.plan.model_id in found._repr_mimebundle_()["text/plain"].replace("\n", "")
-    arguments = ("--inference", inference.target, "--analysis", service.target)
     body = {**fields, "model": "neuroscope-tiny"}
-    with (
-        running("neuroscope_gateway", "--port", "0", *arguments) as gateway,
-        httpx.Client(base_url=gateway.target, timeout=120) as rest,
-    ):
-        answer = rest.post(f"/v1/analysis/{route}", json=body).json()
-        streamed = rest.post(f"/v1/analysis/{route}", json=body | {"stream": True})
-        refused = rest.post(f"/v1/analysis/{route}", json=body | {"layers": [1, 99]})
-        drawn = rest.post(f"/v1/analysis/{route}", json=body | {"format": "png"})
+    answer = rest.post(f"/v1/analysis/{route}", json=body).json()
+    streamed = rest.post(f"/v1/analysis/{route}", json=body | {"stream": True})
+    refused = rest.post(f"/v1/analysis/{route}", json=body | {"layers": [1, 99]})
+    drawn = rest.post(f"/v1/analysis/{route}", json=body | {"format": "png"})
     assert drawn.content.startswith(b"\x89PNG")
     arrays = {array["name"]: np.asarray(array["values"], np.float32) for array in answer["arrays"]}
     assert list(arrays) == found.names

@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from neuroscope.analysis import read_pairs
 from neuroscope.datasets import NAMED, Dataset
 from neuroscope.datasets.fitting import dataset
 from neuroscope.errors import InvalidRequestError
@@ -136,13 +137,34 @@ def test_a_bad_dataset_is_refused(wanted, field, message):
     assert refused.value.field == field
 
 
-def test_an_empty_file_and_a_broken_line_are_refused(tmp_path):
+def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(InvalidRequestError, match="is empty"):
         load(tmp_path / "none.jsonl")
-    (tmp_path / "broken.jsonl").write_text(json.dumps(GIVEN) + "\n{")
-    with pytest.raises(InvalidRequestError, match="line 2"):
-        load(tmp_path / "broken.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "message"),
+    [
+        ("{", "[1]", "line 2: no JSON"),
+        (json.dumps(GIVEN | {"answr": "x"}), "[1].answr", "line 2: a pair has no field 'answr'; nearest: answer"),
+        (json.dumps({"clean": "a"}), "[1].corrupted", "line 2: the pair has no 'corrupted'"),
+    ],
+)
+def test_both_readers_of_pairs_name_file_line_and_field(tmp_path, line, field, message):
+    path = tmp_path / "broken.jsonl"
+    path.write_text(json.dumps(GIVEN) + "\n" + line)
+    for read, of in ((load, "dataset"), (read_pairs, "pairs")):
+        with pytest.raises(InvalidRequestError, match=re.escape(f"{path}, {message}")) as refused:
+            read(path)
+        assert refused.value.field == of + field
+
+
+def test_a_line_ends_where_json_says_so(tmp_path):
+    odd = GIVEN | {"clean": "one two\u2028three", "corrupted": "one ten\u2028three"}
+    load([odd]).save(tmp_path / "odd.jsonl")
+    assert load(tmp_path / "odd.jsonl").clean == [odd["clean"]]
+    assert read_pairs(tmp_path / "odd.jsonl") == [odd]
 
 
 def test_what_does_not_fit_can_be_left_out_and_is_counted():

@@ -12,7 +12,7 @@
         found = client.discover_circuit("ioi", size=0.1, curve=True)
         found.circuit.save("ioi.html")
 
-The same over an event loop is `AsyncAnalysisClient`; `AnalysisClient.local(model=[folder])` needs no service.
+The same over an event loop is `AsyncAnalysisClient`; `AnalysisClient.local(folder)` needs no service.
 """
 
 from neuroscope.analysis.attention import AttentionResult

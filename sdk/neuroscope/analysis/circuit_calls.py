@@ -8,21 +8,23 @@ from neuroscope import prompts
 from neuroscope.analysis.circuit_request import discovery_request, evaluation_options, evaluation_request
 from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.analysis.progress import AnalysisListener
-from neuroscope.analysis.running import AnalysisRunner, AsyncAnalysisRunner
+from neuroscope.analysis.running import run
+from neuroscope.call import Call, Steps
 from neuroscope.circuits import Circuit
+from neuroscope.client_method import client_method
 from neuroscope.datasets import Dataset, DatasetLike
 from neuroscope.datasets.example import Text
 from neuroscope.datasets.fitting import dataset as fitted
 from neuroscope.experiments.metrics import Metric
 from neuroscope.model_info import Tokens
-from neuroscope.requests import Call, Steps
 from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import inference_pb2, tokens_pb2
 
 
-class CircuitCalls(AnalysisRunner):
-    """What `AnalysisClient` does with circuits."""
+class CircuitCalls:
+    """What both clients do with circuits."""
 
+    @client_method
     def dataset(
         self,
         dataset: DatasetLike,
@@ -32,10 +34,11 @@ class CircuitCalls(AnalysisRunner):
         drop: bool = False,
         model_id: str = "",
         bos: bool | None = None,
-    ) -> Dataset:
+    ) -> Steps[Dataset]:
         """Pairs of prompts that fit the model's tokenizer; as `neuroscope.Client.dataset`."""
-        return self._follow(_dataset(dataset, count, seed, drop, model_id, bos))
+        return (yield from _dataset(dataset, count, seed, drop, model_id, bos))
 
+    @client_method
     def discover_circuit(
         self,
         dataset: DatasetLike,
@@ -66,7 +69,7 @@ class CircuitCalls(AnalysisRunner):
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> DiscoveryResult:
+    ) -> Steps[DiscoveryResult]:
         """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need.
 
         Args:
@@ -102,7 +105,7 @@ class CircuitCalls(AnalysisRunner):
         Raises:
             InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
         """
-        chosen = self.dataset(dataset, count=pairs, seed=seed, drop=drop, model_id=model_id, bos=bos)
+        chosen = yield from _dataset(dataset, pairs, seed, drop, model_id, bos)
         options = evaluation_options(
             skip=not evaluate,
             curve=curve,
@@ -130,8 +133,9 @@ class CircuitCalls(AnalysisRunner):
             name=name,
             model_id=model_id,
         )
-        return self.run(DiscoveryResult(request), progress)
+        return (yield from run(DiscoveryResult(request), progress))
 
+    @client_method
     def evaluate_circuit(
         self,
         circuit: Circuit,
@@ -149,7 +153,7 @@ class CircuitCalls(AnalysisRunner):
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> EvaluationResult:
+    ) -> Steps[EvaluationResult]:
         """Measures how well a circuit does on pairs of prompts; the others' edges carry what the other run has.
 
         Args:
@@ -161,7 +165,7 @@ class CircuitCalls(AnalysisRunner):
         Raises:
             InvalidRequestError: the circuit is not of this model's graph, or the dataset does not fit.
         """
-        chosen = self.dataset(dataset, count=pairs, seed=seed, drop=drop, model_id=model_id, bos=bos)
+        chosen = yield from _dataset(dataset, pairs, seed, drop, model_id, bos)
         options = evaluation_options(
             curve=curve,
             curve_sizes=curve_sizes,
@@ -170,127 +174,18 @@ class CircuitCalls(AnalysisRunner):
             minimality_bound=minimality_bound,
         )
         request = evaluation_request(circuit, chosen, metric=metric, evaluation=options, model_id=model_id)
-        return self.run(EvaluationResult(request), progress)
-
-
-class AsyncCircuitCalls(AsyncAnalysisRunner):
-    """What `AsyncAnalysisClient` does with circuits; the docstrings of `CircuitCalls` hold here too."""
-
-    async def dataset(
-        self,
-        dataset: DatasetLike,
-        *,
-        count: int | None = None,
-        seed: int = 0,
-        drop: bool = False,
-        model_id: str = "",
-        bos: bool | None = None,
-    ) -> Dataset:
-        """Pairs of prompts that fit the model's tokenizer; as `neuroscope.Client.dataset`."""
-        return await self._follow(_dataset(dataset, count, seed, drop, model_id, bos))
-
-    async def discover_circuit(
-        self,
-        dataset: DatasetLike,
-        *,
-        method: str = "eap-ig",
-        size: float | None = None,
-        count: int | None = None,
-        threshold: float | None = None,
-        faithfulness: float | None = None,
-        metric: Metric | None = None,
-        granularity: str = "",
-        steps: int = 0,
-        into: str = "",
-        prune: bool = True,
-        test: bool = True,
-        significance: float = 0.0,
-        least_effect: float = 0.0,
-        evaluate: bool = True,
-        curve: bool = False,
-        curve_sizes: Sequence[float] = (),
-        completeness: bool = True,
-        minimality: bool = False,
-        minimality_bound: float = 0.0,
-        pairs: int | None = None,
-        seed: int = 0,
-        drop: bool = False,
-        name: str = "",
-        model_id: str = "",
-        bos: bool | None = None,
-        progress: AnalysisListener = False,
-    ) -> DiscoveryResult:
-        """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need."""
-        chosen = await self.dataset(dataset, count=pairs, seed=seed, drop=drop, model_id=model_id, bos=bos)
-        options = evaluation_options(
-            skip=not evaluate,
-            curve=curve,
-            curve_sizes=curve_sizes,
-            completeness=completeness,
-            minimality=minimality,
-            minimality_bound=minimality_bound,
-        )
-        request = discovery_request(
-            chosen,
-            metric=metric,
-            method=method,
-            size=size,
-            count=count,
-            threshold=threshold,
-            faithfulness=faithfulness,
-            granularity=granularity,
-            steps=steps,
-            into=into,
-            prune=prune,
-            test=test,
-            significance=significance,
-            least_effect=least_effect,
-            evaluation=options,
-            name=name,
-            model_id=model_id,
-        )
-        return await self.run(DiscoveryResult(request), progress)
-
-    async def evaluate_circuit(
-        self,
-        circuit: Circuit,
-        dataset: DatasetLike,
-        *,
-        metric: Metric | None = None,
-        curve: bool = False,
-        curve_sizes: Sequence[float] = (),
-        completeness: bool = True,
-        minimality: bool = False,
-        minimality_bound: float = 0.0,
-        pairs: int | None = None,
-        seed: int = 0,
-        drop: bool = False,
-        model_id: str = "",
-        bos: bool | None = None,
-        progress: AnalysisListener = False,
-    ) -> EvaluationResult:
-        """Measures how well a circuit does on pairs of prompts; the others' edges carry what the other run has."""
-        chosen = await self.dataset(dataset, count=pairs, seed=seed, drop=drop, model_id=model_id, bos=bos)
-        options = evaluation_options(
-            curve=curve,
-            curve_sizes=curve_sizes,
-            completeness=completeness,
-            minimality=minimality,
-            minimality_bound=minimality_bound,
-        )
-        request = evaluation_request(circuit, chosen, metric=metric, evaluation=options, model_id=model_id)
-        return await self.run(EvaluationResult(request), progress)
+        return (yield from run(EvaluationResult(request), progress))
 
 
 def _dataset(
     wanted: DatasetLike, count: int | None, seed: int, drop: bool, model_id: str, bos: bool | None
 ) -> Steps[Dataset]:
     def tokenize(texts: Sequence[Text], bos: bool | None) -> Steps[list[Tokens]]:
-        answer: tokens_pb2.TokenizePromptsResponse = yield _tokenize(texts, model_id, bos)
+        answer = yield from _tokenize(texts, model_id, bos)
         return [Tokens(list(each.token_ids), list(each.tokens), tuple(each.warnings)) for each in answer.prompts]
 
     def describe() -> Steps[inference_pb2.Model]:
-        answer: tokens_pb2.TokenizePromptsResponse = yield _tokenize((), model_id, None)
+        answer = yield from _tokenize((), model_id, None)
         return answer.model
 
     return fitted(tokenize, describe, wanted, count=count, seed=seed, bos=bos, drop=drop)

@@ -1,4 +1,4 @@
-"""Analyses of heads beside each other: a part of both clients."""
+"""Heads beside each other: a part of both clients."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from neuroscope.analysis.head_requests import Layers, comparison_request, compos
 from neuroscope.analysis.interactions import InteractionGraph
 from neuroscope.analysis.pairs import PairLike
 from neuroscope.analysis.progress import AnalysisListener
-from neuroscope.analysis.running import AnalysisRunner, AsyncAnalysisRunner
+from neuroscope.analysis.running import run
+from neuroscope.call import Steps
+from neuroscope.client_method import client_method
 from neuroscope.prompts import Prompt
 
 
-class HeadCalls(AnalysisRunner):
-    """What `AnalysisClient` does with heads."""
+class HeadCalls:
+    """What both clients do with heads."""
 
+    @client_method
     def compare_attention(
         self,
         first: Prompt,
@@ -27,7 +30,7 @@ class HeadCalls(AnalysisRunner):
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> AttentionComparison:
+    ) -> Steps[AttentionComparison]:
         """Compares the attention patterns of two prompts, head by head.
 
         Args:
@@ -44,8 +47,9 @@ class HeadCalls(AnalysisRunner):
             InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
         """
         request = comparison_request(first, second, layers=layers, alignment=alignment, model_id=model_id, bos=bos)
-        return self.run(AttentionComparison(request), progress)
+        return (yield from run(AttentionComparison(request), progress))
 
+    @client_method
     def measure_composition(
         self,
         *,
@@ -54,7 +58,7 @@ class HeadCalls(AnalysisRunner):
         random_pairs: int = 0,
         model_id: str = "",
         progress: AnalysisListener = False,
-    ) -> CompositionResult:
+    ) -> Steps[CompositionResult]:
         """Says by their weights how much each head can read of what each earlier one writes (Elhage et al. 2021).
 
         Args:
@@ -68,8 +72,9 @@ class HeadCalls(AnalysisRunner):
             InvalidRequestError, UnavailableSiteError: before anything has run.
         """
         request = composition_request(layers=layers, seed=seed, random_pairs=random_pairs, model_id=model_id)
-        return self.run(CompositionResult(request), progress)
+        return (yield from run(CompositionResult(request), progress))
 
+    @client_method
     def map_interactions(
         self,
         pairs: Iterable[PairLike] | None = None,
@@ -85,7 +90,7 @@ class HeadCalls(AnalysisRunner):
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> InteractionGraph:
+    ) -> Steps[InteractionGraph]:
         """Finds which heads read what other heads write, by patching the path between them (Wang et al. 2022).
 
         Args:
@@ -119,68 +124,4 @@ class HeadCalls(AnalysisRunner):
             model_id=model_id,
             bos=bos,
         )
-        return self.run(InteractionGraph(request), progress)
-
-
-class AsyncHeadCalls(AsyncAnalysisRunner):
-    """What `AsyncAnalysisClient` does with heads; the docstrings of `HeadCalls` hold here too."""
-
-    async def compare_attention(
-        self,
-        first: Prompt,
-        second: Prompt,
-        *,
-        layers: Layers = None,
-        alignment: str = "auto",
-        model_id: str = "",
-        bos: bool | None = None,
-        progress: AnalysisListener = False,
-    ) -> AttentionComparison:
-        """Compares the attention patterns of two prompts, head by head."""
-        request = comparison_request(first, second, layers=layers, alignment=alignment, model_id=model_id, bos=bos)
-        return await self.run(AttentionComparison(request), progress)
-
-    async def measure_composition(
-        self,
-        *,
-        layers: Layers = None,
-        seed: int = 0,
-        random_pairs: int = 0,
-        model_id: str = "",
-        progress: AnalysisListener = False,
-    ) -> CompositionResult:
-        """Says by their weights how much each head can read of what each earlier one writes (Elhage et al. 2021)."""
-        request = composition_request(layers=layers, seed=seed, random_pairs=random_pairs, model_id=model_id)
-        return await self.run(CompositionResult(request), progress)
-
-    async def map_interactions(
-        self,
-        pairs: Iterable[PairLike] | None = None,
-        *,
-        layers: Layers = None,
-        seed: int = 0,
-        sequences: int = 0,
-        block_length: int = 0,
-        token_ids: Sequence[int] = (),
-        least_effect: float = 0.0,
-        false_discovery_rate: float = 0.0,
-        every_head: bool = False,
-        model_id: str = "",
-        bos: bool | None = None,
-        progress: AnalysisListener = False,
-    ) -> InteractionGraph:
-        """Finds which heads read what other heads write, by patching the path between them (Wang et al. 2022)."""
-        request = interactions_request(
-            pairs,
-            layers=layers,
-            seed=seed,
-            sequences=sequences,
-            block_length=block_length,
-            token_ids=token_ids,
-            least_effect=least_effect,
-            false_discovery_rate=false_discovery_rate,
-            every_head=every_head,
-            model_id=model_id,
-            bos=bos,
-        )
-        return await self.run(InteractionGraph(request), progress)
+        return (yield from run(InteractionGraph(request), progress))

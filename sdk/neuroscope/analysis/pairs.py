@@ -9,20 +9,19 @@ Prompts are texts or token ids, answers texts of one token or ids. Named pairs m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from neuroscope import prompts
-from neuroscope.errors import InvalidRequestError
+from neuroscope.datasets.example import FIELDS, check_names
+from neuroscope.datasets.json_lines import read_json_lines
 from neuroscope.experiments.metrics import token_choice
 from neuroscope.v1 import answered_pair_pb2, attention_pb2
 
 PairLike: TypeAlias = "Mapping[str, Any] | Sequence[Any] | Any"
 """A mapping with clean, corrupted, answer and other; these four in this order; or an object with such attributes."""
 
-FIELDS = ("clean", "corrupted", "answer", "other")
 _POSITIONS = ("answer_position", "repeated_position")
 
 
@@ -55,22 +54,9 @@ def read_pairs(path: str | Path) -> list[dict[str, Any]]:
     """The pairs of a file of JSON lines.
 
     Raises:
-        InvalidRequestError: a line is no object, or the file cannot be read; names the line.
+        InvalidRequestError: as `neuroscope.datasets.json_lines.read_json_lines`.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{path}: {error}", field="pairs") from None
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            pair = json.loads(line)
-        except ValueError as error:
-            raise InvalidRequestError(f"{path}, line {number}: {error}", field="pairs") from None
-        found.append(_fields(pair, f"{path}, line {number}"))
-    return found
+    return read_json_lines(path, _fields, "pairs")
 
 
 def _fields(pair: Any, field: str) -> dict[str, Any]:
@@ -81,9 +67,7 @@ def _fields(pair: Any, field: str) -> dict[str, Any]:
         fields = dict(zip(FIELDS, cast("Sequence[Any]", pair), strict=False))
     else:
         fields = {name: getattr(pair, name) for name in (*FIELDS, *_POSITIONS) if hasattr(pair, name)}
-    missing = [name for name in FIELDS if name not in fields]
-    if missing:
-        raise InvalidRequestError(f"{field}: a pair has {', '.join(FIELDS)}; {missing[0]} is missing", field=field)
+    check_names(fields, field, optional=_POSITIONS)
     return fields
 
 

@@ -2,69 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import Any, ClassVar, TypeVar
 
 from neuroscope import requests
 from neuroscope.analysis.progress import AnalysisListener, analysis_listener
 from neuroscope.analysis.result import AnalysisResult, Response
+from neuroscope.call import Call, Steps, Stream
 from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.client_method import client_method
+from neuroscope.codec import Event
 from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.transport import LOCAL_ANALYSIS
 
+DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
 
 
-class AnalysisRunner(Caller):
-    """Runs what empty results ask for."""
+class TraceCalls:
+    """What both clients of the analysis service do with traces."""
+
+    @client_method
+    def trace(self, trace_id: str) -> Call[bytes]:
+        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
+        return requests.trace(trace_id)
+
+
+class AnalysisRunner(TraceCalls, Caller):
+    """Runs what empty results ask for. Its arguments are those of `AnalysisClient`."""
 
     _service: ClassVar[str] = "analysis"
     _local: ClassVar[str] = LOCAL_ANALYSIS
 
+    def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
+        super().__init__(target, **options)
+
     def run(self, result: Result, progress: AnalysisListener = False) -> Result:
         """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report, closing(self.events(result)) as events:
-            for event in events:
-                if event.HasField("progress"):
-                    report(event.progress)
-        return result.finish()
+        return self._follow(run(result, progress))
 
     def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> Generator[Response, None, None]:
         """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
-        rpc = ANALYSIS_RPCS[result.rpc]
-        with self._span(rpc.method), closing(self._transport.stream(rpc, result.request)) as events:
-            for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
-
-    def trace(self, trace_id: str) -> bytes:
-        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
-        return self._unary(requests.trace(trace_id))
+        return self._stream(events(result))
 
 
-class AsyncAnalysisRunner(AsyncCaller):
+class AsyncAnalysisRunner(TraceCalls, AsyncCaller):
     """The same on an event loop."""
 
     _service: ClassVar[str] = "analysis"
     _local: ClassVar[str] = LOCAL_ANALYSIS
 
+    def __init__(self, target: str = DEFAULT_ANALYSIS_TARGET, **options: Any) -> None:
+        super().__init__(target, **options)
+
     async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
         """Runs the analysis that an empty result asks for, to its end."""
-        with analysis_listener(progress) as report:
-            async with aclosing(self.events(result)) as events:
-                async for event in events:
-                    if event.HasField("progress"):
-                        report(event.progress)
-        return result.finish()
+        return await self._follow(run(result, progress))
 
-    async def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> AsyncGenerator[Response, None]:
+    def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> AsyncGenerator[Response, None]:
         """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
-        async with aclosing(self._transport.stream(ANALYSIS_RPCS[result.rpc], result.request)) as events:
-            async for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
+        return self._stream(events(result))
 
-    async def trace(self, trace_id: str) -> bytes:
-        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`."""
-        return await self._unary(requests.trace(trace_id))
+
+def run(result: Result, progress: AnalysisListener) -> Steps[Result]:
+    """Fills an empty result, and gives it back."""
+    with analysis_listener(progress) as report:
+        yield from events(result).each(lambda event: report(event.progress) if event.HasField("progress") else None)
+    return result.finish()
+
+
+def events(result: AnalysisResult[Any, Any, Response, Any]) -> Stream[Response]:
+    """The messages of an analysis, once the result holds them."""
+
+    def take(event: Event) -> Iterable[Response]:
+        message = result.feed(event)
+        return () if message is None else (message,)
+
+    rpc = ANALYSIS_RPCS[result.rpc]
+    return Stream(rpc.method, rpc, result.request, take)

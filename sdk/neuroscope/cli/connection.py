@@ -147,7 +147,7 @@ class Connection:
     def _analysis_client(self, target: str | None, model: str) -> AnalysisClient:
         if self.local:
             with err.status("loading the model"):
-                return AnalysisClient.local(model=[model or str(require_bundled_model())])
+                return AnalysisClient.local(model or require_bundled_model())
         chosen = target or os.environ.get(ANALYSIS_TARGET_VARIABLE) or DEFAULT_ANALYSIS_TARGET
         return AnalysisClient(chosen, tls=self.tls, token=self.token)
 

@@ -1,22 +1,23 @@
-"""Datasets that fit the tokenizer of a service's model: a part of the clients of the inference service."""
+"""Datasets that fit the tokenizer of a service's model: a part of both clients of the inference service."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from neuroscope import requests
-from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.call import Steps
+from neuroscope.client_method import client_method
 from neuroscope.datasets.dataset import Dataset
 from neuroscope.datasets.example import Text
 from neuroscope.datasets.fitting import DatasetLike, dataset
 from neuroscope.model_info import Tokens
-from neuroscope.requests import Steps
 from neuroscope.v1 import inference_pb2 as pb
 
 
-class DatasetCalls(Caller):
-    """What `Client` does with datasets."""
+class DatasetCalls:
+    """What both clients do with datasets."""
 
+    @client_method
     def dataset(
         self,
         dataset: DatasetLike,
@@ -26,7 +27,7 @@ class DatasetCalls(Caller):
         drop: bool = False,
         model_id: str = "",
         bos: bool | None = None,
-    ) -> Dataset:
+    ) -> Steps[Dataset]:
         """Pairs of prompts that fit the model's tokenizer: equally long, with answers of one token.
 
         Args:
@@ -42,24 +43,7 @@ class DatasetCalls(Caller):
         Raises:
             InvalidRequestError: there is no such dataset, it is empty, a pair does not fit, or none does.
         """
-        return self._follow(_steps(dataset, count, seed, drop, model_id, bos))
-
-
-class AsyncDatasetCalls(AsyncCaller):
-    """What `AsyncClient` does with datasets; the docstring of `DatasetCalls` holds here too."""
-
-    async def dataset(
-        self,
-        dataset: DatasetLike,
-        *,
-        count: int | None = None,
-        seed: int = 0,
-        drop: bool = False,
-        model_id: str = "",
-        bos: bool | None = None,
-    ) -> Dataset:
-        """Pairs of prompts that fit the model's tokenizer: equally long, with answers of one token."""
-        return await self._follow(_steps(dataset, count, seed, drop, model_id, bos))
+        return _steps(dataset, count, seed, drop, model_id, bos)
 
 
 def _steps(
@@ -68,11 +52,11 @@ def _steps(
     def tokenize(texts: Sequence[Text], bos: bool | None) -> Steps[list[Tokens]]:
         found: list[Tokens] = []
         for text in texts:
-            tokens: Tokens = yield requests.tokenize(text, model_id=model_id, bos=bos)
+            tokens = yield from requests.tokenize(text, model_id=model_id, bos=bos)
             found.append(tokens)
         return found
 
     def describe() -> Steps[pb.Model]:
-        return (yield requests.model(model_id)).model
+        return (yield from requests.model(model_id)).model
 
     return dataset(tokenize, describe, wanted, count=count, seed=seed, bos=bos, drop=drop)

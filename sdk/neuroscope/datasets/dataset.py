@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from neuroscope import prompts
 from neuroscope.datasets.example import Example, Pair
+from neuroscope.datasets.json_lines import read_json_lines
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric, logit_diff
 from neuroscope.v1 import circuit_pb2, experiment_pb2
@@ -144,19 +145,6 @@ def read_examples(path: str | Path) -> list[Example]:
     """The examples of a JSONL file: an object {clean, corrupted, answer, other} a line.
 
     Raises:
-        InvalidRequestError: there is no such file, it is empty, or a line holds something else; says which line.
+        InvalidRequestError: as `read_json_lines`.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InvalidRequestError(f"{path} cannot be read: {error}", field="dataset") from None
-    found: list[Example] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise InvalidRequestError(f"line {number} of {path} is no JSON: {error}", field="dataset") from None
-        found.append(Example.from_json(value, f"dataset[{len(found)}]"))
-    return found
+    return read_json_lines(path, Example.from_json, "dataset")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
@@ -33,19 +33,10 @@ class Example:
         Raises:
             InvalidRequestError: a field is missing, unknown, or neither text nor token ids.
         """
-        names = [each.name for each in fields(cls)]
         if not isinstance(value, Mapping):
-            raise InvalidRequestError(f"a pair is an object {{{', '.join(names)}}}, not {value!r}", field=field)
+            raise InvalidRequestError(f"a pair is an object {{{', '.join(FIELDS)}}}, not {value!r}", field=field)
         given = cast("Mapping[str, Any]", value)
-        for name in given:
-            if name not in names:
-                close = nearest(name, names)
-                raise InvalidRequestError(
-                    f"a pair has no field {name!r}; nearest: {', '.join(close)}", field=f"{field}.{name}", valid=close
-                )
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise InvalidRequestError(f"the pair has no {missing[0]!r}", field=f"{field}.{missing[0]}", valid=names)
+        check_names(given, field)
         return cls(
             _text(given["clean"], f"{field}.clean"),
             _text(given["corrupted"], f"{field}.corrupted"),
@@ -56,6 +47,27 @@ class Example:
     def to_json(self) -> dict[str, Any]:
         """The object; token ids are a list."""
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+
+FIELDS = tuple(each.name for each in fields(Example))
+
+
+def check_names(given: Collection[str], field: str, optional: Iterable[str] = ()) -> None:
+    """That all fields of an example are there, and none but these and optional ones.
+
+    Raises:
+        InvalidRequestError: names the field that is missing, or the nearest names of one that there is not.
+    """
+    names = (*FIELDS, *optional)
+    for name in given:
+        if name not in names:
+            close = nearest(str(name), names)
+            raise InvalidRequestError(
+                f"a pair has no field {name!r}; nearest: {', '.join(close)}", field=f"{field}.{name}", valid=close
+            )
+    for name in FIELDS:
+        if name not in given:
+            raise InvalidRequestError(f"the pair has no {name!r}", field=f"{field}.{name}", valid=FIELDS)
 
 
 @dataclass(frozen=True, slots=True)

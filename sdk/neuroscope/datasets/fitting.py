@@ -10,13 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
+from neuroscope.call import Steps
 from neuroscope.datasets.dataset import Dataset, read_examples
 from neuroscope.datasets.example import Example, Pair, Text
 from neuroscope.datasets.named import NAMED
 from neuroscope.datasets.vocabulary import Form, NamedDataset, Vocabulary
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.model_info import Tokens
-from neuroscope.requests import Steps
 from neuroscope.token_text import visible
 from neuroscope.v1 import inference_pb2
 

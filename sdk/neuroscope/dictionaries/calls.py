@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from numpy.typing import ArrayLike
 
 from neuroscope import sites
+from neuroscope.call import Call, Steps
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.dictionaries.features import FeatureActivations, steps
 from neuroscope.errors import InvalidRequestError
@@ -18,7 +19,6 @@ from neuroscope.experiments.metrics import Metric
 from neuroscope.expressions import to_reference
 from neuroscope.interventions import InterventionLike
 from neuroscope.prompts import PromptLike
-from neuroscope.requests import Call, Steps
 from neuroscope.rpc import RPCS
 from neuroscope.selection import Positions
 from neuroscope.stream import warn

@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope import requests
-from neuroscope.cache import ActivationCache
+from neuroscope.call import Capturing, Steps
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
 from neuroscope.interventions import InterventionLike
-from neuroscope.model_info import Tokens
 from neuroscope.prompts import PromptLike
-from neuroscope.requests import Steps
 from neuroscope.selection import Positions
 from neuroscope.v1 import dictionary_pb2 as pb
 
@@ -136,7 +134,7 @@ def steps(
     mean = Hook(
         output.component, output.layer, is_input=output.is_input, hook_id=_MEAN, positions=positions, reduce="mean"
     )
-    cache: ActivationCache = yield requests.capture(
+    captured = requests.capture(
         prompt,
         [dictionary.hook(top, l0=True, error=True, positions=positions), mean],
         model_id=dictionary.description.model_id,
@@ -146,13 +144,14 @@ def steps(
         stop_at_layer=None,
         chunk_budget_bytes=0,
     )
+    cache = yield from Capturing(captured)
     if len(cache.token_ids) != 1:
         raise InvalidRequestError(f"features are of one prompt, not of {len(cache.token_ids)}", field="prompt")
     named = f"{dictionary.point}:{_TOP}"
     places = [int(position) for position in cache.positions(named)]
     read = [cache.token_ids[0][position] for position in places]
     shown = sorted(set(read))
-    spelt: Tokens = yield requests.tokenize(shown, model_id=dictionary.description.model_id, bos=None)
+    spelt = yield from requests.tokenize(shown, model_id=dictionary.description.model_id, bos=None)
 
     def part(name: str) -> Any:
         return cache[f"{dictionary.point}:{name}"][0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Sequence
-from contextlib import aclosing, closing
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, overload
 
+from neuroscope import requests
+from neuroscope.call import Call, Steps, Stream
+from neuroscope.calling import AsyncCaller, Caller
 from neuroscope.circuits.graph import ComponentGraph
+from neuroscope.client_method import client_method, client_stream
+from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope.experiments.attributing import Attribution, attribution
@@ -23,17 +27,39 @@ from neuroscope.experiments.progress import (
 )
 from neuroscope.experiments.result import SweepResult
 from neuroscope.interventions import InterventionLike
-from neuroscope.model_calls import AsyncModelCalls, ModelCalls
 from neuroscope.prompts import PromptLike
 from neuroscope.rpc import RPCS
 from neuroscope.v1 import experiment_pb2 as pb
 
+P = ParamSpec("P")
 
-class ExperimentCalls(ModelCalls):
-    """What `Client` does with sweeps."""
 
+class client_sweep(Generic[P]):
+    """A method that writes a sweep; `run` gives its result, or is awaited for it, as the client's own `sweep`."""
+
+    def __init__(self, write: Callable[Concatenate[Any, P], Patching[Any]]) -> None:
+        self._write = write
+        self.__doc__ = write.__doc__
+
+    @overload
+    def __get__(self, caller: Caller, owner: type[Any]) -> Callable[P, Patching[SweepResult]]: ...
+    @overload
+    def __get__(
+        self, caller: AsyncCaller, owner: type[Any]
+    ) -> Callable[P, Patching[Coroutine[Any, Any, SweepResult]]]: ...
+    @overload
+    def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Patching[Any]]: ...
+    def __get__(self, caller: Any, owner: type[Any]) -> Any:
+        write: Any = self._write
+        return write.__get__(caller, owner)
+
+
+class ExperimentCalls:
+    """What both clients do with sweeps and attributions."""
+
+    @client_sweep
     def patch(
-        self,
+        self: Any,
         clean: PromptLike,
         corrupted: PromptLike | None = None,
         *,
@@ -41,7 +67,7 @@ class ExperimentCalls(ModelCalls):
         into: str = "corrupted",
         model_id: str = "",
         bos: bool | None = None,
-    ) -> Patching[SweepResult]:
+    ) -> Patching[Any]:
         """A sweep that puts activations of one run in the place of the other's, to be written on and run.
 
         Args:
@@ -57,8 +83,9 @@ class ExperimentCalls(ModelCalls):
         """
         return patching(clean, corrupted, self.sweep, corruptions=corruptions, into=into, model_id=model_id, bos=bos)
 
+    @client_sweep
     def causal_trace(
-        self,
+        self: Any,
         prompt: PromptLike,
         subject: str | Sequence[str],
         *,
@@ -67,7 +94,7 @@ class ExperimentCalls(ModelCalls):
         seed: int = 0,
         model_id: str = "",
         bos: bool | None = None,
-    ) -> Patching[SweepResult]:
+    ) -> Patching[Any]:
         """Causal tracing (Meng et al. 2022, arXiv:2202.05262), to be written on and run: `.residual().mlps(window=10)`.
 
         The embeddings of the subject's tokens get noise, and what the clean run has is put back, a place at a time.
@@ -87,9 +114,10 @@ class ExperimentCalls(ModelCalls):
         """
         return tracing(prompt, subject, self.sweep, noise=noise, samples=samples, seed=seed, model_id=model_id, bos=bos)
 
+    @client_sweep
     def ablate(
-        self, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
-    ) -> Patching[SweepResult]:
+        self: Any, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
+    ) -> Patching[Any]:
         """A sweep that puts something else in the place of activations, to be written on and run.
 
         Args:
@@ -101,7 +129,8 @@ class ExperimentCalls(ModelCalls):
         """
         return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
 
-    def edge_graph(self, *, model_id: str = "") -> ComponentGraph:
+    @client_method
+    def edge_graph(self, *, model_id: str = "") -> Call[ComponentGraph]:
         """The graph of a model: what writes the residual stream, what reads it, and which edges there are between them.
 
         Args:
@@ -110,17 +139,17 @@ class ExperimentCalls(ModelCalls):
         Raises:
             UnavailableSiteError: what the model's heads write does not add up; says why.
         """
-        return self._unary(edge_graph(model_id))
+        return edge_graph(model_id)
 
-    def sweep_events(self, result: SweepResult) -> Generator[pb.RunSweepResponse, None, None]:
+    @client_stream
+    def sweep_events(self, result: SweepResult) -> Stream[pb.RunSweepResponse]:
         """Runs what a result still lacks; every event as it comes, once the result holds it."""
-        with self._span("sweep"), closing(self._transport.stream(RPCS["RunSweep"], result.request())) as events:
-            for event in events:
-                yield result.feed(event)
+        return _sweep_events(result)
 
+    @client_method
     def sweep(
         self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
-    ) -> SweepResult:
+    ) -> Steps[SweepResult]:
         """Runs an experiment.
 
         Args:
@@ -134,22 +163,20 @@ class ExperimentCalls(ModelCalls):
             ResourceExhaustedError: it is larger than its limits; says what it would take.
         """
         result = SweepResult(experiment) if result is None else result
-        with sweep_listener(progress) as report, closing(self.sweep_events(result)) as events:
-            for event in events:
-                if event.HasField("progress"):
-                    report(event.progress)
+        with sweep_listener(progress) as report:
+            events = _sweep_events(result)
+            yield from events.each(lambda event: report(event.progress) if event.HasField("progress") else None)
         result.finish()
-        result.tokens = self.tokenize(result.edited_tokens, model_id=experiment.request.model_id).tokens
+        tokens = yield from requests.tokenize(result.edited_tokens, model_id=experiment.request.model_id, bos=None)
+        result.tokens = tokens.tokens
         return result
 
-    def attribution_events(self, result: AttributionResult) -> Generator[pb.AttributeResponse, None, None]:
+    @client_stream
+    def attribution_events(self, result: AttributionResult) -> Stream[pb.AttributeResponse]:
         """Runs what a result was asked for; every message as it comes, once the result holds it."""
-        request = result.attribution.request
-        with self._span("attribute"), closing(self._transport.stream(RPCS["Attribute"], request)) as events:
-            for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
+        return _attribution_events(result)
 
+    @client_method
     def attribute(
         self,
         clean: PromptLike | Attribution,
@@ -164,7 +191,7 @@ class ExperimentCalls(ModelCalls):
         model_id: str = "",
         bos: bool | None = None,
         progress: AttributionListener = False,
-    ) -> AttributionResult:
+    ) -> Steps[AttributionResult]:
         """Scores many places of the model at once by the gradient of the metric there.
 
         A score is the change of the metric, to first order, were the activation of one run that of the other one.
@@ -201,120 +228,25 @@ class ExperimentCalls(ModelCalls):
             bos=bos,
         )
         result = AttributionResult(wanted)
-        with attribution_listener(progress) as report, closing(self.attribution_events(result)) as events:
-            for event in events:
-                if event.HasField("progress"):
-                    report(event.progress)
-        result.finish()
-        result.tokens = self.tokenize(result.edited_tokens, model_id=wanted.request.model_id).tokens
-        return result
-
-
-class AsyncExperimentCalls(AsyncModelCalls):
-    """What `AsyncClient` does with sweeps; the docstrings of `ExperimentCalls` hold here too."""
-
-    def patch(
-        self,
-        clean: PromptLike,
-        corrupted: PromptLike | None = None,
-        *,
-        corruptions: Sequence[InterventionLike] = (),
-        into: str = "corrupted",
-        model_id: str = "",
-        bos: bool | None = None,
-    ) -> Patching[Coroutine[Any, Any, SweepResult]]:
-        """A sweep that puts activations of one run in the place of the other's; `run` is awaited."""
-        return patching(clean, corrupted, self.sweep, corruptions=corruptions, into=into, model_id=model_id, bos=bos)
-
-    def causal_trace(
-        self,
-        prompt: PromptLike,
-        subject: str | Sequence[str],
-        *,
-        noise: float = 3.0,
-        samples: int = 10,
-        seed: int = 0,
-        model_id: str = "",
-        bos: bool | None = None,
-    ) -> Patching[Coroutine[Any, Any, SweepResult]]:
-        """Causal tracing; `run` is awaited."""
-        return tracing(prompt, subject, self.sweep, noise=noise, samples=samples, seed=seed, model_id=model_id, bos=bos)
-
-    def ablate(
-        self, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
-    ) -> Patching[Coroutine[Any, Any, SweepResult]]:
-        """A sweep that puts something else in the place of activations; `run` is awaited."""
-        return ablation(prompt, self.sweep, value=value, model_id=model_id, bos=bos)
-
-    async def edge_graph(self, *, model_id: str = "") -> ComponentGraph:
-        """The graph of a model."""
-        return await self._unary(edge_graph(model_id))
-
-    async def sweep_events(self, result: SweepResult) -> AsyncGenerator[pb.RunSweepResponse, None]:
-        """Runs what a result still lacks; every event as it comes, once the result holds it."""
-        async with aclosing(self._transport.stream(RPCS["RunSweep"], result.request())) as events:
-            async for event in events:
-                yield result.feed(event)
-
-    async def sweep(
-        self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
-    ) -> SweepResult:
-        """Runs an experiment."""
-        result = SweepResult(experiment) if result is None else result
-        with sweep_listener(progress) as report:
-            async with aclosing(self.sweep_events(result)) as events:
-                async for event in events:
-                    if event.HasField("progress"):
-                        report(event.progress)
-        result.finish()
-        result.tokens = (await self.tokenize(result.edited_tokens, model_id=experiment.request.model_id)).tokens
-        return result
-
-    async def attribution_events(self, result: AttributionResult) -> AsyncGenerator[pb.AttributeResponse, None]:
-        """Runs what a result was asked for; every message as it comes, once the result holds it."""
-        request = result.attribution.request
-        async with aclosing(self._transport.stream(RPCS["Attribute"], request)) as events:
-            async for event in events:
-                if (message := result.feed(event)) is not None:
-                    yield message
-
-    async def attribute(
-        self,
-        clean: PromptLike | Attribution,
-        corrupted: PromptLike | None = None,
-        *,
-        metric: Metric | None = None,
-        method: str = "attribution-patching",
-        steps: int = 0,
-        sites: Iterable[str] = (),
-        into: str = "",
-        each_pair: bool = False,
-        model_id: str = "",
-        bos: bool | None = None,
-        progress: AttributionListener = False,
-    ) -> AttributionResult:
-        """Scores many places of the model at once by the gradient of the metric there."""
-        wanted = _wanted(
-            clean,
-            corrupted,
-            metric,
-            method=method,
-            steps=steps,
-            places=sites,
-            into=into,
-            each_pair=each_pair,
-            model_id=model_id,
-            bos=bos,
-        )
-        result = AttributionResult(wanted)
         with attribution_listener(progress) as report:
-            async with aclosing(self.attribution_events(result)) as events:
-                async for event in events:
-                    if event.HasField("progress"):
-                        report(event.progress)
+            events = _attribution_events(result)
+            yield from events.each(lambda event: report(event.progress) if event.HasField("progress") else None)
         result.finish()
-        result.tokens = (await self.tokenize(result.edited_tokens, model_id=wanted.request.model_id)).tokens
+        tokens = yield from requests.tokenize(result.edited_tokens, model_id=wanted.request.model_id, bos=None)
+        result.tokens = tokens.tokens
         return result
+
+
+def _sweep_events(result: SweepResult) -> Stream[pb.RunSweepResponse]:
+    return Stream("sweep", RPCS["RunSweep"], result.request(), lambda event: (result.feed(event),))
+
+
+def _attribution_events(result: AttributionResult) -> Stream[pb.AttributeResponse]:
+    def take(event: Event) -> tuple[pb.AttributeResponse, ...]:
+        message = result.feed(event)
+        return () if message is None else (message,)
+
+    return Stream("attribute", RPCS["Attribute"], result.attribution.request, take)
 
 
 def _wanted(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import aclosing, closing
+from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from neuroscope import requests
+from neuroscope.call import Steps, Stream
+from neuroscope.client_method import client_method, client_stream
 from neuroscope.errors import InvalidRequestError
 from neuroscope.layer_predictions import texts_of
-from neuroscope.model_calls import AsyncModelCalls, ModelCalls
 from neuroscope.progress import ByteListener, byte_listener
 from neuroscope.projected import (
     INLINE_BYTES,
@@ -37,11 +37,14 @@ CONTENTS = {
     "plan": pb.WEIGHTS_CONTENT_PLAN,
     "summaries": pb.WEIGHTS_CONTENT_SUMMARIES,
 }
+_SPAN = "weights"
+_RPC = RPCS["ReadWeights"]
 
 
-class WeightCalls(ModelCalls):
-    """What `Client` does with weights and vectors."""
+class WeightCalls:
+    """What both clients do with weights and vectors."""
 
+    @client_method
     def weights(
         self,
         *names: str,
@@ -53,7 +56,7 @@ class WeightCalls(ModelCalls):
         limit_bytes: int = LIMIT_BYTES,
         model_id: str = "",
         progress: ByteListener = False,
-    ) -> Weights:
+    ) -> Steps[Weights]:
         """The model's weights as numpy arrays with named axes, oriented as x @ W.
 
         Args:
@@ -75,37 +78,32 @@ class WeightCalls(ModelCalls):
         """
         request = reading(names, layers, heads, experts, dtype, content, model_id)
         weights = Weights()
-        with (
-            self._span("weights"),
-            byte_listener(progress, "reading weights") as report,
-            closing(self.weight_events(weights, request)) as events,
-        ):
-            for event in events:
-                if event is not None and event.HasField("plan"):
-                    _check_limit(weights, content, limit_bytes)
-                report(weights.received_bytes)
+
+        def heard(event: pb.ReadWeightsResponse | None) -> None:
+            if event is not None and event.HasField("plan"):
+                _check_limit(weights, content, limit_bytes)
+            report(weights.received_bytes)
+
+        with byte_listener(progress, "reading weights") as report:
+            yield from _events(weights, request).each(heard)
         return weights.finish()
 
-    def weight_events(
-        self, weights: Weights, request: pb.ReadWeightsRequest
-    ) -> Generator[pb.ReadWeightsResponse | None, None, None]:
+    @client_stream
+    def weight_events(self, weights: Weights, request: pb.ReadWeightsRequest) -> Stream[pb.ReadWeightsResponse | None]:
         """Reads weights; every message as it comes, and None for every piece of a tensor, once `weights` holds it."""
-        with closing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
-            for event in events:
-                yield weights.feed(event)
+        return _events(weights, request)
 
-    def weight_bytes(self, state: WeightBytes, request: pb.ReadWeightsRequest) -> Generator[memoryview, None, None]:
+    @client_stream
+    def weight_bytes(self, state: WeightBytes, request: pb.ReadWeightsRequest) -> Stream[memoryview]:
         """The bytes of one weight as they come; an empty part says that the plan is there.
 
         Args:
             state: gets the plan.
             request: of `reading`; one that names a single weight of one layer.
         """
-        with closing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
-            for event in events:
-                yield state.feed(event) or memoryview(b"")
-        state.finish()
+        return Stream(_SPAN, _RPC, request, lambda event: (state.feed(event) or memoryview(b""),), state.finish)
 
+    @client_method
     def project(
         self,
         vectors: VectorsLike,
@@ -115,7 +113,7 @@ class WeightCalls(ModelCalls):
         norm: bool = True,
         reference: Reference = None,
         model_id: str = "",
-    ) -> Projected:
+    ) -> Steps[Projected]:
         """What vectors predict, through the model's own final norm and unembedding, softcap and scale included.
 
         Args:
@@ -134,84 +132,11 @@ class WeightCalls(ModelCalls):
         """
         given = vectors_of(vectors)
         if isinstance(given, np.ndarray) and given.nbytes > INLINE_BYTES:
-            given = self._upload(requests.put_tensor(given, UPLOAD_TTL_S))
+            given = yield from requests.put_tensor(given, UPLOAD_TTL_S)
         request = to_request(given, top_k=top_k, tokens=tokens, norm=norm, reference=reference, model_id=model_id)
         projecting = Projecting()
-        with self._span("project"), closing(self._transport.stream(RPCS["ProjectToVocabulary"], request)) as events:
-            for event in events:
-                projecting.feed(event)
-        return projecting.result(self._follow(texts_of(projecting.shown_token_ids(), model_id)))
-
-
-class AsyncWeightCalls(AsyncModelCalls):
-    """What `AsyncClient` does with weights and vectors; the docstrings of `WeightCalls` hold here too."""
-
-    async def weights(
-        self,
-        *names: str,
-        layers: SupportsIndex | Sequence[SupportsIndex] = (),
-        heads: SupportsIndex | Sequence[SupportsIndex] = (),
-        experts: SupportsIndex | Sequence[SupportsIndex] = (),
-        dtype: str = "float32",
-        content: str = "values",
-        limit_bytes: int = LIMIT_BYTES,
-        model_id: str = "",
-        progress: ByteListener = False,
-    ) -> Weights:
-        """The model's weights as numpy arrays with named axes, oriented as x @ W."""
-        request = reading(names, layers, heads, experts, dtype, content, model_id)
-        weights = Weights()
-        with self._span("weights"), byte_listener(progress, "reading weights") as report:
-            async with aclosing(self.weight_events(weights, request)) as events:
-                async for event in events:
-                    if event is not None and event.HasField("plan"):
-                        _check_limit(weights, content, limit_bytes)
-                    report(weights.received_bytes)
-        return weights.finish()
-
-    async def weight_events(
-        self, weights: Weights, request: pb.ReadWeightsRequest
-    ) -> AsyncGenerator[pb.ReadWeightsResponse | None, None]:
-        """Reads weights; every message as it comes, and None for every piece of a tensor, once `weights` holds it."""
-        async with aclosing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
-            async for event in events:
-                yield weights.feed(event)
-
-    async def weight_bytes(
-        self, state: WeightBytes, request: pb.ReadWeightsRequest
-    ) -> AsyncGenerator[memoryview, None]:
-        """The bytes of one weight as they come; an empty part says that the plan is there.
-
-        Args:
-            state: gets the plan.
-            request: of `reading`; one that names a single weight of one layer.
-        """
-        async with aclosing(self._transport.stream(RPCS["ReadWeights"], request)) as events:
-            async for event in events:
-                yield state.feed(event) or memoryview(b"")
-        state.finish()
-
-    async def project(
-        self,
-        vectors: VectorsLike,
-        *,
-        top_k: int = 10,
-        tokens: Sequence[str | SupportsIndex] = (),
-        norm: bool = True,
-        reference: Reference = None,
-        model_id: str = "",
-    ) -> Projected:
-        """What vectors predict, through the model's own final norm and unembedding, softcap and scale included."""
-        given = vectors_of(vectors)
-        if isinstance(given, np.ndarray) and given.nbytes > INLINE_BYTES:
-            given = await self._upload(requests.put_tensor(given, UPLOAD_TTL_S))
-        request = to_request(given, top_k=top_k, tokens=tokens, norm=norm, reference=reference, model_id=model_id)
-        projecting = Projecting()
-        with self._span("project"):
-            async with aclosing(self._transport.stream(RPCS["ProjectToVocabulary"], request)) as events:
-                async for event in events:
-                    projecting.feed(event)
-        return projecting.result(await self._follow(texts_of(projecting.shown_token_ids(), model_id)))
+        yield Stream("project", RPCS["ProjectToVocabulary"], request, lambda event: (projecting.feed(event),))
+        return projecting.result((yield from texts_of(projecting.shown_token_ids(), model_id)))
 
 
 def reading(
@@ -240,6 +165,10 @@ def reading(
         dtype=parse_dtype(dtype),
         content=CONTENTS[content],
     )
+
+
+def _events(weights: Weights, request: pb.ReadWeightsRequest) -> Stream[pb.ReadWeightsResponse | None]:
+    return Stream(_SPAN, _RPC, request, lambda event: (weights.feed(event),))
 
 
 def _numbers(given: SupportsIndex | Sequence[SupportsIndex], field: str) -> list[int]:

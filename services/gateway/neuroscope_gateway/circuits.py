@@ -15,8 +15,8 @@ from neuroscope.circuits import Circuit
 from neuroscope.datasets import Dataset
 from neuroscope.errors import MLXIntegrationError
 from neuroscope_gateway.analyses import answer
-from neuroscope_gateway.circuit_examples import FILE
 from neuroscope_gateway.connection import while_connected
+from neuroscope_gateway.examples.circuits import FILE
 from neuroscope_gateway.schemas import circuits as schemas
 from neuroscope_gateway.service import ERRORS, Analysis
 from neuroscope_gateway.streaming import EVENTS

@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from neuroscope_gateway import examples
 from neuroscope_gateway.admission import OPEN_PATHS
+from neuroscope_gateway.examples import ERROR, EXAMPLES, PARAMETERS
+from neuroscope_gateway.examples.example import Example
 
 _JSON = "application/json"
 _KEY = "key"
@@ -40,15 +41,16 @@ def install(app: FastAPI, *, has_keys: bool) -> None:
 
 
 def _exemplify(operation: dict[str, Any], label: str) -> None:
-    if label in examples.REQUESTS:
-        operation["requestBody"]["content"][_JSON]["example"] = examples.REQUESTS[label]
+    example = EXAMPLES.get(label, Example())
+    if example.request is not None:
+        operation["requestBody"]["content"][_JSON]["example"] = example.request
     for parameter in operation.get("parameters", ()):
-        parameter["example"] = examples.PARAMETERS[parameter["name"]]
+        parameter["example"] = PARAMETERS[parameter["name"]]
     for status, response in operation["responses"].items():
         for kind, content in response.get("content", {}).items():
             if status[0] in "45":
-                content["example"] = examples.ERROR
-            elif kind == _JSON:
-                content["example"] = examples.ANSWERS[label]
-            elif label in examples.STREAMS and "example" not in content:
-                content["example"] = examples.STREAMS[label]
+                content["example"] = ERROR
+            elif kind == _JSON and example.answer is not None:
+                content["example"] = example.answer
+            elif example.stream is not None and "example" not in content:
+                content["example"] = example.stream

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
+from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.serving.local import AsyncInProcessTransport, InProcessTransport
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
@@ -17,7 +20,7 @@ class AsyncLocalTransport(AsyncInProcessTransport):
     """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(InferenceService(InferenceSettings(**settings)))
+        super().__init__(InferenceService(_checked(settings)))
 
 
 class LocalTransport(InProcessTransport):
@@ -29,3 +32,22 @@ class LocalTransport(InProcessTransport):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(lambda: AsyncLocalTransport(**settings))
+
+
+def _checked(settings: dict[str, Any]) -> InferenceSettings:
+    """The settings.
+
+    Raises:
+        InvalidRequestError: there is no such setting, or its value does not fit.
+    """
+    try:
+        return InferenceSettings(**settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        if problem["type"] != "extra_forbidden":
+            raise InvalidRequestError(f"{field}: {problem['msg']}", field=field) from None
+        valid = nearest(field, InferenceSettings.model_fields)
+        raise InvalidRequestError(
+            f"there is no setting {field!r}; there are {', '.join(valid)} among others", field=field, valid=valid
+        ) from None

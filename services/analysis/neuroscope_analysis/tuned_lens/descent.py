@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 
 from neuroscope_analysis.residual.chunks import Floats
 from neuroscope_analysis.residual.end import ModelEnd
@@ -66,6 +65,8 @@ class Descent:
             gradient[0] += 2 * scale * matrix
             total = value + scale * float(np.square(matrix).sum())
             return total, np.concatenate([gradient[0].reshape(-1), gradient[1]]).astype(np.float64)
+
+        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]  # half of what the service loads at start
 
         began = np.concatenate([weight.reshape(-1), bias]).astype(np.float64)
         found = cast("Any", optimize).minimize(

@@ -1,11 +1,12 @@
-"""Examples of circuits, for OpenAPI."""
+"""Circuits: examples of what routes take and answer."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-_MODEL = "neuroscope-tiny"
+from neuroscope_gateway.examples.example import MODEL_ID, Example
+
 CIRCUIT: dict[str, Any] = {
     "format": "neuroscope.v1.Circuit",
     "name": "copying by eap-ig",
@@ -19,15 +20,15 @@ CIRCUIT: dict[str, Any] = {
         {"sender": "a0.h3", "receiver": "logits", "score": -2.25, "in_circuit": True},
     ],
     "edge_count": 5,
-    "model": {"model_id": _MODEL, "layer_count": 1, "head_count": 4, "key_value_head_count": 4, "d_model": 128},
+    "model": {"model_id": MODEL_ID, "layer_count": 1, "head_count": 4, "key_value_head_count": 4, "d_model": 128},
 }
-_EVALUATION = {"clean": 15.5, "corrupted": -16.5, "circuit": 15.0, "faithfulness": 0.984}
-DISCOVERY: dict[str, Any] = {"model": _MODEL, "dataset": "copying", "method": "eap-ig", "size": 0.2}
-EVALUATION: dict[str, Any] = {"model": _MODEL, "dataset": "copying", "seed": 1, "circuit": CIRCUIT}
-EXPORT: dict[str, Any] = {"circuit": CIRCUIT, "format": "mermaid"}
-FOUND: dict[str, Any] = {
+_SCORES = {"clean": 15.5, "corrupted": -16.5, "circuit": 15.0, "faithfulness": 0.984}
+_DISCOVERY: dict[str, Any] = {"model": MODEL_ID, "dataset": "copying", "method": "eap-ig", "size": 0.2}
+_EVALUATION: dict[str, Any] = {"model": MODEL_ID, "dataset": "copying", "seed": 1, "circuit": CIRCUIT}
+_EXPORT: dict[str, Any] = {"circuit": CIRCUIT, "format": "mermaid"}
+_FOUND: dict[str, Any] = {
     "object": "circuit_discovery",
-    "model": _MODEL,
+    "model": MODEL_ID,
     "is_found": True,
     "reason": "",
     "circuit": CIRCUIT,
@@ -35,17 +36,23 @@ FOUND: dict[str, Any] = {
     "warnings": [],
     "token_count": 1024,
 }
-EVALUATED: dict[str, Any] = {
+_EVALUATED: dict[str, Any] = {
     "object": "circuit_evaluation",
-    "model": _MODEL,
-    "circuit": CIRCUIT | {"evaluation": _EVALUATION},
+    "model": MODEL_ID,
+    "circuit": CIRCUIT | {"evaluation": _SCORES},
     "dropped": {},
     "warnings": [],
     "token_count": 1024,
     "elapsed_seconds": 1.5,
 }
-POINT: dict[str, Any] = {
+_POINT: dict[str, Any] = {
     "event": "point",
     "data": json.dumps({"type": "point", "size": 0.05, "edge_count": 50, "faithfulness": 0.933}),
 }
 FILE = "flowchart BT\n"
+
+EXAMPLES: dict[str, Example] = {
+    "POST /v1/analysis/circuits": Example(request=_DISCOVERY, answer=_FOUND, stream=_POINT),
+    "POST /v1/analysis/circuits/evaluate": Example(request=_EVALUATION, answer=_EVALUATED, stream=_POINT),
+    "POST /v1/analysis/circuits/export": Example(request=_EXPORT, answer=CIRCUIT),
+}

@@ -1,12 +1,13 @@
-"""Answers of analyses of the residual stream, for the reference."""
+"""The residual stream: examples of what routes take and answer."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-MODEL_ID = "neuroscope-tiny"
+from neuroscope_gateway.examples.example import MODEL_ID, Example
 
-RESIDUAL: Any = {
+_RESIDUAL: Any = {
     "object": "residual_analysis",
     "model": MODEL_ID,
     "parts": ["attribution", "flow"],
@@ -69,14 +70,14 @@ RESIDUAL: Any = {
     "call_count": 23,
     "elapsed_seconds": 2.5,
 }
-TUNED_LAYER: Any = {
+_TUNED_LAYER: Any = {
     "point": 1,
     "held_out_kl_before": 6.51,
     "held_out_kl_after": 1.3,
     "held_out_kl_ridge": 2.22,
     "iterations": 50,
 }
-TUNED: Any = {
+_TUNED: Any = {
     "object": "tuned_lens",
     "lens": {
         "model": MODEL_ID,
@@ -90,8 +91,35 @@ TUNED: Any = {
         ],
         "provenance": {"objective": "kl", "training_token_count": 1443},
     },
-    "layers": [TUNED_LAYER],
+    "layers": [_TUNED_LAYER],
     "token_count": 3600,
     "call_count": 179,
     "elapsed_seconds": 16.0,
+}
+
+EXAMPLES: dict[str, Example] = {
+    "POST /v1/analysis/residual_stream": Example(
+        request={
+            "prompts": ["When Mary and John went to the store, John gave a drink to"],
+            "answers": [" Mary"],
+            "others": [" John"],
+            "strongest_neurons": 5,
+        },
+        answer=_RESIDUAL,
+        stream={
+            "event": "ablated",
+            "data": json.dumps({"type": "ablated", "prompt": 0, "metric": 7.6}),
+        },
+    ),
+    "POST /v1/analysis/tuned_lens": Example(
+        request={
+            "texts": ["Once upon a time there was a girl.", "Once upon a time there was a boy."],
+            "objective": "ridge",
+        },
+        answer=_TUNED,
+        stream={
+            "event": "layer",
+            "data": json.dumps({"type": "layer", **_TUNED_LAYER}),
+        },
+    ),
 }
