@@ -67,10 +67,10 @@ _NULL = """
 ## Where there is nothing
 
 {permutations} null models for each method: noise of the shapes of the planted models, and the bundled model with its
-weights permuted within each matrix, in turn, with prompts and answers of the model that they were made of. (Planted
-weights, permuted, are no test: they are so sparse that what one part writes no other reads, and no prompt makes a
-difference.) Where the runs of the pairs do not differ by more than noise allows at a significance of .001, a search
-ends before anything is *scored*. What a method finds there is false; *upper* is the bound of Wilson's interval of 95 %.
+weights permuted within each matrix, in turn, on random prompts with random answers. (Planted weights, permuted, are no
+test: they are so sparse that what one part writes no other reads, and no prompt makes a difference.) Where the runs of
+the pairs do not differ by more than noise allows at a significance of .001, a search ends before anything is *scored*.
+What a method finds there is false; *upper* is the bound of Wilson's interval of 95 %.
 
 """
 
@@ -78,8 +78,9 @@ _GATE = """
 That a search ends there says something only of a gate that is neither shut nor open. So this is how often it opens on
 these models, held against what its significance allows, with Wilson's interval of 95 %. *Random prompts* tell nothing
 of their answers and share nothing, so that shares should be the significance; there are several tests a model.
-*Prompts of the tasks* have few words, so that pairs have words in common, and a model of noise may well prefer one of
-them: some of what passes is there. Of the searches on planted models above {opened} of {searches} found the gate open.
+*Prompts of the tasks* have few words: a model of noise may well prefer what one of eight names does to its logit, for
+all prompts that are made of the eight, and some of what passes there is an effect. Of the searches on planted models
+above, {opened} of {searches} found the gate open.
 
 """
 

@@ -56,8 +56,8 @@ def random_pairs(count: int, seed: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for _ in range(count):
         clean = random.integers(FIRST_TOKEN, VOCABULARY, _LENGTH)
-        corrupted = clean.copy()
-        corrupted[random.integers(1, _LENGTH - 1)] = random.integers(FIRST_TOKEN, VOCABULARY)
+        corrupted, place = clean.copy(), random.integers(1, _LENGTH - 1)
+        corrupted[place] = random.choice(np.setdiff1d(np.arange(FIRST_TOKEN, VOCABULARY), clean[place]))
         answer, other = random.choice(np.arange(FIRST_TOKEN, VOCABULARY), 2, replace=False).tolist()
         found.append({"clean": clean.tolist(), "corrupted": corrupted.tolist(), "answer": answer, "other": other})
     return found

@@ -77,11 +77,12 @@ def run(
     began = monotonic()
     with TemporaryDirectory() as folder, bench() as services:
         place = Path(folder)
+        discovered = discovery(services, place, say, tasks, methods)
         rows, gate = null(services, place, say, tasks, methods, permutations)
         found = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
             "pairs": PAIRS,
-            "discovery": discovery(services, place, say, tasks, methods),
+            "discovery": discovered,
             "null": rows,
             "gate": gate,
             "mixed": mixed(services, place, say, tasks, methods, min(MIXED, permutations)),
@@ -114,7 +115,8 @@ def null(
 ) -> tuple[list[Row], list[Row]]:
     """Every method on models that know nothing: how often it finds something; and how often the gate would open.
 
-    Models are noise of the shapes of planted ones, and the bundled one with its weights permuted, in turn.
+    Models are noise of the shapes of planted ones, and the bundled one with its weights permuted, in turn. Prompts and
+    answers are random.
     """
     sources: list[_Null] = [(name, TASKS[name].build(place / name), TASKS[name].pairs(PAIRS), noise) for name in tasks]
     with bench.model(BUNDLED) as model_id:
@@ -126,11 +128,12 @@ def null(
     for number in range(permutations):
         name, folder, pairs, made = sources[number % len(sources)]
         with bench.model(made(folder, place / f"null-{number}", number)) as model_id:
-            gates["random prompts"] += differences(bench, model_id, random_pairs(PAIRS * _GROUPS, number))
+            random = random_pairs(PAIRS * _GROUPS, number)
+            gates["random prompts"] += differences(bench, model_id, random)
             gates["prompts of the tasks"] += differences(bench, model_id, pairs)
             for method in (METHODS[each] for each in methods):
                 start = monotonic()
-                result = method.discover(bench.analysis, model_id, pairs, TASKS.get(name), evaluate=False)
+                result = method.discover(bench.analysis, model_id, random[:PAIRS], TASKS.get(name), evaluate=False)
                 took[method.name] += monotonic() - start
                 found[method.name].append(result.is_found)
                 scored[method.name] += any(np.isfinite(result[array].values).any() for array in result.names)
@@ -148,6 +151,7 @@ def null(
         }
         for name, each in found.items()
     ]
+    say(f"null      {sum(took.values()):.0f} s of searches")
     return rows, [_opened(prompts, tests, level) for prompts, tests in gates.items() for level in SIGNIFICANCES]
 
 
