@@ -44,7 +44,7 @@ def test_nothing_is_found_in_null_models(services: Bench, tmp_path: Path) -> Non
     for folder in ("null-0", "null-1", "null-2"):
         with services.model(tmp_path / folder) as model_id:
             for clean, corrupted, shared in suite.differences(services, model_id, random_pairs(8, 0)):
-                assert np.abs(clean - corrupted).min() > 0.01
+                assert np.abs(clean - corrupted).mean() > 0.1
                 assert np.array_equal(shared, np.eye(8))
 
 

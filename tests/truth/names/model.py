@@ -71,6 +71,8 @@ that is no answer. Where the head looks from nothing else reads: its own key and
 position. That a name was there before is as true, so the keys of a1.h0 stay. The third name's key alone, which STOP no
 longer holds off, has half of the name mover's attention, and its value is still the subject.
 """
+REDUNDANT = {("input", "a2.h0<k>")}
+"""Of these, what does nothing where the value goes with it: the third name that is then moved is the answer."""
 COMPOSITIONS = {
     *(("k", DUPLICATE, (1, head)) for head in (0, 1)),
     *(("v", DUPLICATE, (1, head)) for head in (0, 1)),
