@@ -581,7 +581,8 @@ Global___CircuitSearch: _TypeAlias = CircuitSearch  # noqa: Y015
 class EffectTest(_message.Message):
     """When an effect counts. The change of the metric between the runs of the pairs must exceed noise (t * standard error over
     the pairs, two-sided) and the least effect, and so must some edge's or node's score the least effect; otherwise there is
-    nothing to find. One pair has no standard error, so nothing but the least effect is tested.
+    nothing to find. One pair has no standard error, so nothing but the least effect is tested. Pairs that share a prompt
+    are worth fewer: the standard error counts what they share, and t so many pairs as are worth the same.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -20,7 +20,7 @@ from neuroscope.v1 import experiment_pb2, tensor_pb2
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.circuits.acdc import Acdc
-from neuroscope_analysis.circuits.effects import difference, least_effect
+from neuroscope_analysis.circuits.effects import difference, least_effect, sharing
 from neuroscope_analysis.circuits.evaluation import Evaluation
 from neuroscope_analysis.circuits.outbox import Outbox
 from neuroscope_analysis.circuits.request import OF_GRADIENTS, Asked, Discovery
@@ -93,7 +93,7 @@ class CircuitDiscovery:
     async def _searched(self, search: pb.CircuitSearch) -> _Found:
         work, runs, graph = self._work, self._runs, self._work.asked.graph
         nothing = np.zeros_like(graph.mask)
-        if why := difference(runs.clean, runs.corrupted, search.effect_test).why_none:
+        if why := difference(runs.clean, runs.corrupted, search.effect_test, sharing(runs.tokens)).why_none:
             return _Found(nothing, reason=why)
         acdc: Acdc | None = None
         if search.method == pb.CIRCUIT_METHOD_ACDC:
