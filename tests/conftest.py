@@ -74,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--analysis-cases",
         type=int,
-        default=120,
+        default=60,
         help="spoilt requests that the analysis service is sent over gRPC",
     )
     parser.addoption(
