@@ -35,7 +35,6 @@ from neuroscope.v1 import inference_pb2
 from neuroscope.wire.rpc import ANALYSIS_RPCS
 from tests.support import tracing
 from tests.support.byte_bpe import save_tokenizer
-from tests.support.fuzzing.spoilt import statuses_of_spoilt
 from tests.support.loaded import capture_here, load_here
 from tests.support.patience import eventually
 from tests.support.random_models import FAMILIES, make_model
@@ -292,23 +291,6 @@ def test_a_model_without_patterns_says_why(tmp_path: Path) -> None:
     ):
         client.analyze_attention([[1, 2, 3]])
     assert caught.value.field == "model_id"
-
-
-def test_spoilt_requests_are_their_callers_mistake(service: Service) -> None:
-    """Field by field and byte by byte."""
-    rpc = ANALYSIS_RPCS["AnalyzeAttention"]
-    examples: dict[str, Any] = {
-        "Prompt": [inference_pb2.Prompt(text="Hello there"), inference_pb2.Prompt(text="Once upon a time")],
-        "AnalyzeAttentionRequest.model_id": ["llama"],
-        "AnalyzeAttentionRequest.prompts": [...],
-        "AnalyzeAttentionRequest.layers": [(), (0, -1)],
-        "AnalyzeAttentionRequest.roles": [(pb.HEAD_ROLE_INDUCTION,), (pb.HEAD_ROLE_UNIFORM,)],
-        "AnalyzeAttentionRequest.statistics_only": [False],
-        "AnalyzeAttentionRequest.thresholds": [()],
-        "RandomSequences": [pb.RandomSequences(count=2, block_length=4)],
-        "CausalTest": [pb.CausalTest(skip=True), pb.CausalTest(significance=0.05)],
-    }
-    assert {"OK", "INVALID_ARGUMENT"} <= statuses_of_spoilt(service, rpc, examples, 60)
 
 
 # ------------------------------------------------------------------------------------------------ how it ends

@@ -21,8 +21,6 @@ from neuroscope.errors import (
 )
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, intervention_pb2
-from neuroscope.wire.rpc import ANALYSIS_RPCS
-from tests.support.fuzzing.spoilt import statuses_of_spoilt
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.services import Service, running
 from tests.support.sweeping import prompt
@@ -267,30 +265,3 @@ def test_a_circuit_knows_its_checkpoint(client: AnalysisClient, inference: Servi
         pytest.warns(UserWarning, match="found on another checkpoint: llama with weights .*, and not other with"),
     ):
         evaluated(local, "other")
-
-
-@pytest.mark.parametrize("call", ["DiscoverCircuit", "EvaluateCircuit"])
-def test_spoilt_requests_are_their_callers_mistake(service: Service, call: str) -> None:
-    """Field by field and byte by byte."""
-    rpc = ANALYSIS_RPCS[call]
-    examples: dict[str, Any] = {
-        "PromptPair": PAIRS,
-        "Metric": [METRIC],
-        "model_id": ["llama"],
-        "pairs": [...],
-        "metric": [...],
-        "CircuitSearch": [
-            pb.CircuitSearch(effect_test=UNTESTED, method=pb.CIRCUIT_METHOD_EAP, count=20),
-            pb.CircuitSearch(effect_test=UNTESTED, method=pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING),
-            pb.CircuitSearch(method=pb.CIRCUIT_METHOD_EAP_IG, steps=2),
-        ],
-        "EvaluationOptions": [pb.EvaluationOptions(), pb.EvaluationOptions(curve=True, curve_sizes=[0.1])],
-        "Circuit": [
-            pb.Circuit(
-                nodes=[pb.CircuitNode(name="input"), pb.CircuitNode(name="logits")],
-                edges=[pb.CircuitEdge(sender="input", receiver="logits", in_circuit=True, score=1)],
-            )
-        ],
-        "circuit": [...],
-    }
-    assert {"OK", "INVALID_ARGUMENT"} <= statuses_of_spoilt(service, rpc, examples, 40)

@@ -23,15 +23,11 @@ from neuroscope.errors import (
     DataConversionError,
     InvalidRequestError,
     MLXIntegrationError,
-    StreamingError,
     UnavailableSiteError,
 )
 from neuroscope.v1 import experiment_pb2, inference_pb2, tuned_lens_pb2
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.wire import tensors
-from neuroscope.wire.rpc import ANALYSIS_RPCS
-from tests.support.fuzzing.spoilt import statuses_of_spoilt
-from tests.support.patience import eventually
 from tests.support.random_models import make_model
 from tests.support.services import Service, running
 
@@ -350,51 +346,7 @@ def test_weights_beyond_the_budget_are_left_out_or_refused(inference: Service) -
         assert caught.value.field == "parts[0]"
 
 
-@pytest.mark.parametrize("method", ["AnalyzeResidualStream", "TrainTunedLens"])
-def test_spoilt_requests_are_their_callers_mistake(service: Service, method: str) -> None:
-    """Field by field and byte by byte."""
-    rpc = ANALYSIS_RPCS[method]
-    examples: dict[str, Any] = {
-        "Prompt": [inference_pb2.Prompt(text="Hello there"), inference_pb2.Prompt(text="Once upon a time")],
-        "TokenChoice": [_TOKEN(id=7), _TOKEN(text=" a")],
-        "AnalyzeResidualStreamRequest.model_id": ["llama"],
-        "AnalyzeResidualStreamRequest.prompts": [...],
-        "AnalyzeResidualStreamRequest.parts": [(), (1, 3), (2,)],
-        "AnalyzeResidualStreamRequest.answers": [(), (_TOKEN(id=7),)],
-        "AnalyzeResidualStreamRequest.others": [()],
-        "AnalyzeResidualStreamRequest.position": [-1],
-        "NeuronSelection": [pb.NeuronSelection()],
-        "ResidualLens": [pb.ResidualLens(top_k=2)],
-        "RoutingSelection": [pb.RoutingSelection()],
-        "LayerAblation": [pb.LayerAblation()],
-        "FlowSearch": [pb.FlowSearch()],
-        "TrainTunedLensRequest.model_id": ["llama"],
-        "TrainTunedLensRequest.texts": [(inference_pb2.Prompt(token_ids=_IDS(ids=range(5, 140))),) * 2],
-        "TrainTunedLensRequest.objective": [1],
-    }
-    assert "OK" in statuses_of_spoilt(service, rpc, examples, 16)
-
-
 # ------------------------------------------------------------------------------------------------ how it ends
-
-
-def test_cancelling_stops_the_work_in_both_services(service: Service, inference: Service) -> None:
-    prompts = [inference_pb2.Prompt(token_ids=_IDS(ids=[7] * 500))] * 64
-    request = pb.AnalyzeResidualStreamRequest(model_id="llama", prompts=prompts, parts=[pb.RESIDUAL_PART_CONTRIBUTIONS])
-    with AnalysisClient(service.target) as client, Client(inference.target) as below:
-        result = ResidualResult(request)
-        events = client.events(result)
-        for event in events:
-            if event.partial.HasField("sum"):
-                break
-        assert 0 in result.errors
-        events.close()
-        eventually(lambda: below.workload().streams == 0)
-        found: Any = client._transport.unary(ANALYSIS_RPCS["GetWorkload"], ANALYSIS_RPCS["GetWorkload"].request())
-        assert found.streams == 0
-        assert result.array("share").shape == (9, 500)
-        with pytest.raises(StreamingError, match="has not come"):
-            result.array("share", 63)
 
 
 def test_a_training_that_nobody_waits_for_ends(service: Service, inference: Service) -> None:
