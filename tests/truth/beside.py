@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from tests.truth.planted import Matrix, Stream
@@ -43,12 +44,12 @@ def beside(folder: Path, target: Path, seed: int, stream: Stream, flags: Sequenc
     heard = _dimensions(stream, [name for name in stream.names if name != "JUNK"])
     shared, junk = _dimensions(stream, flags), _dimensions(stream, ["JUNK"])
 
-    def reading(rows: int, dimensions: Matrix) -> Matrix:
+    def reading(rows: int, dimensions: NDArray[np.intp]) -> Matrix:
         found = np.zeros((rows, stream.d_model))
         found[:, dimensions] = random.standard_normal((rows, len(dimensions))) * stream.divisor
         return found
 
-    def writing(columns: int, dimensions: Matrix, size: float) -> Matrix:
+    def writing(columns: int, dimensions: NDArray[np.intp], size: float) -> Matrix:
         found = np.zeros((stream.d_model, columns))
         found[dimensions] = random.standard_normal((len(dimensions), columns)) * size / np.sqrt(columns)
         return found
@@ -76,5 +77,5 @@ def beside(folder: Path, target: Path, seed: int, stream: Stream, flags: Sequenc
     return target
 
 
-def _dimensions(stream: Stream, names: Sequence[str]) -> Matrix:
+def _dimensions(stream: Stream, names: Sequence[str]) -> NDArray[np.intp]:
     return np.concatenate([np.arange(stream[name].start, stream[name].stop) for name in names])

@@ -178,7 +178,7 @@ def _opened(prompts: str, tests: Sequence[Differences], level: float) -> Row:
 
 def mixed(bench: Bench, place: Path, say: Say, tasks: Sequence[str], methods: Sequence[str], models: int) -> list[Row]:
     """Every method on models of a mechanism with noise beside it: how many of the edges that it returns are false."""
-    rows = {
+    rows: dict[str, Row] = {
         name: {"method": name, "models": 0, "returned": 0, "false": 0, "missing": 0, "models_with_false": 0}
         for name in methods
     }
