@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from neuroscope import telemetry, tracefile
+from neuroscope.tracing import telemetry, tracefile
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_TRACES = 500

@@ -26,7 +26,7 @@ RESULTS = DOCS / "performance.json"
 TAX_PLOT = DOCS / "images" / "performance_tax.svg"
 CONCURRENCY_PLOT = DOCS / "images" / "performance_concurrency.svg"
 PEER = "mlx-lm"
-_BENCHES = ("wire", "capture", "tax", "concurrency", "rest", "sweep", "attribution")
+_BENCHES = ("wire", "capture", "tax", "concurrency", "rest", "sweep", "attribution", "analysis")
 _COLOURS = ("#5b8def", "#3fb68b", "#e0a43a", "#d45f6a", "#9a7bd0")
 
 _HEAD = """# Performance
@@ -95,6 +95,14 @@ be less than 1. Medians of rounds; memory is the process's peak, weights include
 _ATTRIBUTION = """
 And the time that attributions take, in forward passes. `nodes`: attribution patching of every head, MLP and the input
 at every position. `edges`: EAP-IG with 5 steps over all edges.
+
+"""
+
+_ANALYSIS = """
+## Analyses
+
+What the analysis service costs beside the inference service that makes the captures, on {model}: CPU seconds of both,
+one BLAS thread for each, those of the analysis as a share of the other's, and the most memory that it held.
 
 """
 
@@ -167,12 +175,16 @@ def page(results: Mapping[str, Any]) -> str:
         ("sweep", "patches", "per forward pass", *counts),
         (_counted(case, "patches", "patches_per_forward", "at least") for case in results["sweep"]["cases"]),
     )
+    text += _ATTRIBUTION + markdown_table(
+        ("attribution", "scores", "forward passes", *counts),
+        (_counted(case, "scores", "forwards", "at most") for case in results["attribution"]["cases"]),
+    )
     return (
         text
-        + _ATTRIBUTION
+        + _ANALYSIS.format(**results["analysis"])
         + markdown_table(
-            ("attribution", "scores", "forward passes", *counts),
-            (_counted(case, "scores", "forwards", "at most") for case in results["attribution"]["cases"]),
+            ("analysis", "tokens", "in prompts of", "CPU s", "of inference", "share", "bar", "peak MB", "bar"),
+            map(_analysis_row, results["analysis"]["cases"]),
         )
     )
 
@@ -232,6 +244,20 @@ def _counted(case: Mapping[str, Any], what: str, ratio: str, bound: str) -> list
         f"{seconds:.1f}",
         f"{case['peak_bytes'] / 1e6:.0f}",
         f"{case['peak_bytes'] / case['plain_peak_bytes']:.2f}",
+    ]
+
+
+def _analysis_row(case: Mapping[str, Any]) -> list[str]:
+    return [
+        case["name"],
+        str(case["tokens"]),
+        str(case["length"]),
+        f"{case['analysis_cpu_s']:.1f}",
+        f"{case['inference_cpu_s']:.1f}",
+        f"{case['share']:.3f}",
+        _bar(case["bar"], "at most"),
+        f"{case['peak_bytes'] / 1e6:.0f}",
+        _bar(case["most_bytes"] / 1e6, "at most"),
     ]
 
 

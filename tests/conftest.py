@@ -72,6 +72,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="spoilt requests that the inference service is sent over gRPC",
     )
     parser.addoption(
+        "--analysis-cases",
+        type=int,
+        default=60,
+        help="spoilt requests that the analysis service is sent over gRPC",
+    )
+    parser.addoption(
         "--kills",
         type=int,
         default=4,

@@ -47,9 +47,9 @@ from neuroscope.generation import AsyncGeneration, Generation
 from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention, add, edit, noise, replace, scale, tensor, zero
 from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.recovery import Retry
-from neuroscope.stream import GeneratedToken
-from neuroscope.tls import Tls
+from neuroscope.wire.recovery import Retry
+from neuroscope.wire.stream import GeneratedToken
+from neuroscope.wire.tls import Tls
 
 try:
     __version__ = version("neuroscope-mlx")

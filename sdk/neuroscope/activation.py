@@ -11,11 +11,11 @@ import ml_dtypes
 import numpy as np
 
 from neuroscope.errors import DataConversionError
-from neuroscope.frames import TensorPiece
 from neuroscope.reductions import NAMES
 from neuroscope.sites import Point
-from neuroscope.tensors import Array, numpy_dtype
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.frames import TensorPiece
+from neuroscope.wire.tensors import Array, numpy_dtype
 
 _BATCH_AXIS = 0
 

@@ -4,21 +4,21 @@
         async for token in client.generate("The capital of France is", hooks=["resid_post"], max_tokens=8):
             print(token.text, end="")
 
-What is asked of the service is in `inference_calls`, once for both clients; how a call is made is in `calling`.
+What is asked of the service is in `calls.inference`, once for both clients; how a call is made is in `calls.caller`.
 """
 
 from __future__ import annotations
 
 from opentelemetry import trace
 
-from neuroscope import telemetry
-from neuroscope.call import Call
-from neuroscope.calling import AsyncCaller
+from neuroscope.calls.call import Call
+from neuroscope.calls.caller import AsyncCaller
+from neuroscope.calls.inference import InferenceCalls
 from neuroscope.dictionaries.calls import AsyncDictionaries
 from neuroscope.generation import AsyncGeneration
-from neuroscope.inference_calls import InferenceCalls
-from neuroscope.recovery import Resumption
-from neuroscope.stream import StreamState
+from neuroscope.tracing import telemetry
+from neuroscope.wire.recovery import Resumption
+from neuroscope.wire.stream import StreamState
 
 
 class AsyncClient(InferenceCalls, AsyncCaller):

@@ -24,12 +24,12 @@ import numpy as np
 from neuroscope import sites
 from neuroscope.activation import Activation
 from neuroscope.errors import MLXIntegrationError, UnknownSiteError, nearest
-from neuroscope.frames import TensorPiece
 from neuroscope.reductions import NAMES, split_name
 from neuroscope.sites import Point
-from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.frames import TensorPiece
+from neuroscope.wire.tensors import Array
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -25,8 +25,8 @@ import xxhash
 from neuroscope import safetensors_file
 from neuroscope.errors import ChecksumError, DataConversionError
 from neuroscope.sites import Point
-from neuroscope.tensors import Array, parse_dtype
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import Array, parse_dtype
 
 if TYPE_CHECKING:
     from neuroscope.activation import Activation

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from neuroscope import tensors
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import ChecksumError, StreamingError
-from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire import tensors
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.tensors import Array
 
 
 class CapturedTensor:

@@ -5,22 +5,22 @@
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
 
-What is asked of the service is in `inference_calls`, once for both clients; how a call is made is in `calling`.
+What is asked of the service is in `calls.inference`, once for both clients; how a call is made is in `calls.caller`.
 """
 
 from __future__ import annotations
 
 from opentelemetry import trace
 
-from neuroscope import telemetry
-from neuroscope.call import Call
-from neuroscope.calling import Caller
+from neuroscope.calls.call import Call
+from neuroscope.calls.caller import Caller
+from neuroscope.calls.inference import InferenceCalls
 from neuroscope.dictionaries.calls import Dictionaries
-from neuroscope.endpoint import DEFAULT_TARGET
 from neuroscope.generation import Generation
-from neuroscope.inference_calls import InferenceCalls
-from neuroscope.recovery import Resumption
-from neuroscope.stream import StreamState
+from neuroscope.tracing import telemetry
+from neuroscope.wire.endpoint import DEFAULT_TARGET
+from neuroscope.wire.recovery import Resumption
+from neuroscope.wire.stream import StreamState
 
 __all__ = ["DEFAULT_TARGET", "Client"]
 

@@ -24,7 +24,7 @@ MLXIntegrationError                     INTERNAL             500   a fault of ou
 ├── PermissionDeniedError               PERMISSION_DENIED    403   a path that the service does not open to its callers
 └── NotImplementedByEngineError         UNIMPLEMENTED        501   in the contract, not yet in the engine; says why
 
-The error knows nothing of transports: `neuroscope.status` turns it into a gRPC status and back.
+The error knows nothing of transports: `neuroscope.wire.status` turns it into a gRPC status and back.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class MLXIntegrationError(Exception):
         message: what is wrong, in words a user can act on.
         field: path of the request's field that is at fault, such as `hooks[1].site.layer`; empty if none is.
         valid: the nearest valid values of that field.
+
+    Attributes:
+        partial: the result of an analysis as far as it had come when it broke off; None of everything else.
     """
 
     reason: ClassVar[pb.ErrorReason.ValueType] = Reason.ERROR_REASON_INTERNAL
@@ -61,6 +64,7 @@ class MLXIntegrationError(Exception):
         self.message = message
         self.field = field
         self.valid = tuple(valid)
+        self.partial: Any = None
 
     @classmethod
     def code(cls) -> str:

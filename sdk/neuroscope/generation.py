@@ -5,7 +5,7 @@
             print(token.text, token.activations)
     generation.text, generation.cache["resid_post", 5], generation.manifest
 
-`AsyncGeneration` is the same for `async for`. What the stream's events mean is in `neuroscope.stream`.
+`AsyncGeneration` is the same for `async for`. What the stream's events mean is in `neuroscope.wire.stream`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 from opentelemetry import trace
 
 from neuroscope.cache import ActivationCache
-from neuroscope.call import Call
-from neuroscope.codec import Event
+from neuroscope.calls.call import Call
 from neuroscope.errors import StreamingError, UnknownIdError
 from neuroscope.interventions import InterventionLike
-from neuroscope.recovery import Resumption
-from neuroscope.stream import GeneratedToken, StreamState
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event
+from neuroscope.wire.recovery import Resumption
+from neuroscope.wire.stream import GeneratedToken, StreamState
 
 
 class _Account:

@@ -22,8 +22,8 @@ from neuroscope import reductions, sites
 from neuroscope.errors import InvalidRequestError
 from neuroscope.reductions import Reduce
 from neuroscope.selection import Positions, Steps, to_selector
-from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import inference_pb2, site_pb2
+from neuroscope.wire.tensors import parse_dtype
 
 REST_FIELDS = ("layer_name", "component", "hook_id", "capture_input", "capture_output", "features")
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope import requests
 from neuroscope.cache import ActivationCache
-from neuroscope.call import Capturing, Steps
+from neuroscope.calls import requests
+from neuroscope.calls.call import Capturing, Steps
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
 from neuroscope.interventions import InterventionLike

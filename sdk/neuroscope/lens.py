@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import ModelNotFoundError, ModelUnsupportedError
-from neuroscope.tensors import Array
+from neuroscope.wire.tensors import Array
 
 Float32Array = NDArray[np.float32]
 

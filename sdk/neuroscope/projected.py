@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neuroscope import tensors
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.metrics import token_choice
-from neuroscope.expressions import to_reference
-from neuroscope.frames import FrameReader
-from neuroscope.tensors import Array
+from neuroscope.interventions.expressions import to_reference
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire import tensors
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+from neuroscope.wire.tensors import Array
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -18,8 +18,8 @@ import numpy as np
 
 from neuroscope import torch_arrays
 from neuroscope.errors import InvalidRequestError
-from neuroscope.tensors import Array
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.tensors import Array
 
 Prompt: TypeAlias = "str | Sequence[int] | Array | Sequence[Mapping[str, Any]] | pb.Prompt"
 """One prompt: a text, token ids, or the messages of a conversation."""

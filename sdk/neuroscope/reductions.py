@@ -31,8 +31,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.tensors import Array, parse_dtype
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.wire.tensors import Array, parse_dtype
 
 Reduce: TypeAlias = "str | Mapping[str, Any] | inference_pb2.Reduction | None"
 

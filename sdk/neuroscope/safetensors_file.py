@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from neuroscope.tensors import Array, numpy_dtype, parse_dtype
+from neuroscope.wire.tensors import Array, numpy_dtype, parse_dtype
 
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",

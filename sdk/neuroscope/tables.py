@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neuroscope.tensors import dtype_name
 from neuroscope.token_text import visible
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import dtype_name
 
 if TYPE_CHECKING:
     from neuroscope.activation import Activation

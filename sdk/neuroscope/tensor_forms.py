@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope import expressions
 from neuroscope.errors import DataConversionError
-from neuroscope.expressions import Expression
+from neuroscope.interventions import expressions
+from neuroscope.interventions.expressions import Expression
 from neuroscope.strict import INVALID, Strict, Text
-from neuroscope.tensors import Array, numpy_dtype, parse_dtype, to_array
+from neuroscope.wire.tensors import Array, numpy_dtype, parse_dtype, to_array
 
 _Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
 

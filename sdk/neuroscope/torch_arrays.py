@@ -15,7 +15,7 @@ import numpy as np
 from neuroscope.errors import DataConversionError
 
 if TYPE_CHECKING:
-    from neuroscope.tensors import Array
+    from neuroscope.wire.tensors import Array
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _SIGNED = {"uint16": np.int16, "uint32": np.int32, "uint64": np.int64}

@@ -1,6 +1,6 @@
 """Runs the benches, one after the other, and prints what they found.
 
-    python -m tests.bench [wire] [capture] [tax] [concurrency] [rest] [sweep] [attribution]
+    python -m tests.bench [wire] [capture] [tax] [concurrency] [rest] [sweep] [attribution] [analysis]
         [--quick|--full] [--json FILE] [--traces FOLDER]
 
 `--quick` takes two minutes instead of about ten: less data and fewer rounds, so figures that are further off. `--full`
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.bench import attribution, capture, concurrency, program, rest, sweep, tax, wire
+from tests.bench import analysis, attribution, capture, concurrency, program, rest, sweep, tax, wire
 from tests.bench.program import Bench
 
 BENCHES: Mapping[str, Bench] = {
@@ -53,6 +53,12 @@ BENCHES: Mapping[str, Bench] = {
         usual={"rounds": 1},
         quick={"rounds": 1},
         full={"rounds": 10, "lengths": (64, 256)},
+    ),
+    "analysis": Bench(
+        analysis.run,
+        analysis.table,
+        usual={"tokens": 1000},
+        quick={"tokens": 500, "analyses": ("attention", "routing")},
     ),
 }
 

@@ -2,9 +2,10 @@
 
     python -m tests.bench.wire [--gigabytes 2] [--rounds 3] [--json FILE]
 
-Server and client are processes of their own; the server serves synthetic tensors through `neuroscope.frames` and
-`neuroscope.codec`, the client is the SDK's. CPU seconds per GB (10^9 bytes) are the figures to trust: those per second
-depend on what else the machine does. Anchors of the same run: raw TCP, and the same tensors as plain protobuf messages.
+Server and client are processes of their own; the server serves synthetic tensors through `neuroscope.wire.frames` and
+`neuroscope.wire.codec`, the client is the SDK's. CPU seconds per GB (10^9 bytes) are the figures to trust: those per
+second depend on what else the machine does. Anchors of the same run: raw TCP, and the same tensors as plain protobuf
+messages.
 
 `large`: tensors of 4 MiB, in slices of 1 MiB where they travel in messages; before each round as many bytes go over raw
 TCP, and a case's rate over that is the median over its rounds. `small`: 200 tensors of 3 KiB a step.
@@ -42,14 +43,14 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroscope import AsyncClient, Client
-from neuroscope.codec import Event, encode
-from neuroscope.frames import SLICE_BYTES, FramePacker, Outgoing
 from neuroscope.malloc import keep_large_blocks
-from neuroscope.rpc import RPCS
 from neuroscope.serving.admission import client_of
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event, encode
+from neuroscope.wire.frames import SLICE_BYTES, FramePacker, Outgoing
+from neuroscope.wire.rpc import RPCS
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.sharing import Sharing, slice_bytes
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroscope.transport import GrpcTransport
+from neuroscope.wire.transport import GrpcTransport
 from tests.support.services import Service, inference_service
 
 _BUNDLED = Path(__file__).parents[2] / "models" / "neuroscope-tiny"

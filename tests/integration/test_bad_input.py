@@ -18,7 +18,6 @@ from grpc_status import rpc_status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroscope import status
 from neuroscope.errors import (
     ContextLengthError,
     DataConversionError,
@@ -33,10 +32,11 @@ from neuroscope.errors import (
     UnknownSiteError,
     error_classes,
 )
-from neuroscope.rpc import RPCS, Rpc
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2, telemetry_pb2
+from neuroscope.wire import status
+from neuroscope.wire.rpc import RPCS, Rpc
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing
 from tests.support.following import Follower
 from tests.support.recording import Hook, capture_request, generate_request, prompt, record

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from neuroscope.hooks import Hook
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing
 from tests.support.compare import relative_error
 from tests.support.following import Follower

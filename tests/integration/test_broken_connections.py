@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
-from neuroscope import AsyncClient, Client, Retry, transport
+from neuroscope import AsyncClient, Client, Retry
 from neuroscope.cache import ActivationCache
 from neuroscope.errors import (
     ChecksumError,
@@ -28,6 +28,7 @@ from neuroscope.errors import (
 )
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import inference_pb2_grpc
+from neuroscope.wire import grpc_transport
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.services import Service, inference_service
 
@@ -207,11 +208,10 @@ def test_mistakes_are_not_tried_twice(service: Service) -> None:
 
 
 def test_a_connection_that_falls_silent_is_given_up(proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {transport.KEEPALIVE_MS: 500, transport.KEEPALIVE_TIMEOUT_MS: 500}
-    monkeypatch.setattr(
-        transport, "_SYNC_OPTIONS", [(name, quick.get(value, value)) for name, value in transport._SYNC_OPTIONS]
-    )
-    assert transport.KEEPALIVE_MS >= 10_000  # what the service allows
+    quick = {grpc_transport.KEEPALIVE_MS: 500, grpc_transport.KEEPALIVE_TIMEOUT_MS: 500}
+    options = [(name, quick.get(value, value)) for name, value in grpc_transport._SYNC_OPTIONS]
+    monkeypatch.setattr(grpc_transport, "_SYNC_OPTIONS", options)
+    assert grpc_transport.KEEPALIVE_MS >= 10_000  # what the service allows
     with connected(proxy) as client:
         proxy.freeze_after(0)
         begin = time.monotonic()

@@ -1,37 +1,28 @@
-"""Circuits through running services: every family that has a graph, mistakes, and how a search ends.
+"""Circuits through running services: every family that has a graph, and mistakes.
 
 python -m pytest tests/integration/test_circuit_discovery.py
 """
 
-import random
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
-from neuroscope import Client, status
+from neuroscope import Client
 from neuroscope.analysis import AnalysisClient
 from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.circuits import METHODS
 from neuroscope.errors import (
     InvalidRequestError,
     MLXIntegrationError,
-    NeuroScopeIntegrationError,
     UnavailableSiteError,
-    error_classes,
 )
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, intervention_pb2
-from tests.support.fuzzing.mutations import Mutator
-from tests.support.fuzzing.sensible import Sensible
 from tests.support.random_models import FAMILIES, make_model
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service, running
 from tests.support.sweeping import prompt
 from tests.unit.test_engine_attributions import WITHOUT_EDGES
 
@@ -49,7 +40,6 @@ METRIC = experiment_pb2.Metric(
 )
 ROUTED = ("mixtral", "qwen3_moe", "gpt_oss", "granitemoe", "llama4")
 UNTESTED = pb.EffectTest(skip=True)
-ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 400 <= cls.http_status < 500}
 
 
 def request_of(**fields: Any) -> pb.DiscoverCircuitRequest:
@@ -254,106 +244,24 @@ def test_evaluations_refuse_circuits_of_other_graphs(client: AnalysisClient) -> 
         client.run(EvaluationResult(request), False)
 
 
-@pytest.mark.parametrize("call", ["DiscoverCircuit", "EvaluateCircuit"])
-def test_spoilt_requests_are_their_callers_mistake(service: Service, call: str) -> None:
-    """Field by field and byte by byte."""
-    rpc = ANALYSIS_RPCS[call]
-    examples: dict[str, Any] = {
-        "PromptPair": PAIRS,
-        "Metric": [METRIC],
-        "model_id": ["llama"],
-        "pairs": [...],
-        "metric": [...],
-        "CircuitSearch": [
-            pb.CircuitSearch(effect_test=UNTESTED, method=pb.CIRCUIT_METHOD_EAP, count=20),
-            pb.CircuitSearch(effect_test=UNTESTED, method=pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING),
-            pb.CircuitSearch(method=pb.CIRCUIT_METHOD_EAP_IG, steps=2),
-        ],
-        "EvaluationOptions": [pb.EvaluationOptions(), pb.EvaluationOptions(curve=True, curve_sizes=[0.1])],
-        "Circuit": [
-            pb.Circuit(
-                nodes=[pb.CircuitNode(name="input"), pb.CircuitNode(name="logits")],
-                edges=[pb.CircuitEdge(sender="input", receiver="logits", in_circuit=True, score=1)],
-            )
-        ],
-        "circuit": [...],
-    }
-    codes: dict[int, tuple[str, bool]] = {}
-    descriptor: Any = rpc.request.DESCRIPTOR
-    with grpc.insecure_channel(service.target) as channel:
-        stub: Any = channel.unary_stream(rpc.path)
-        for number in range(40):
-            choice = random.Random(number)
-            raw = Sensible(examples).message(descriptor, choice).SerializeToString()
-            if number % 6:
-                raw = Mutator(choice).by_field(raw, descriptor)
-            elif number:
-                raw = Mutator(choice).by_byte(raw, raw)
-            codes[number] = _outcome(stub, raw)
-    assert {code for code, _ in codes.values()} <= ALLOWED, codes
-    assert all(has_reason for _, has_reason in codes.values()), codes
-    assert {"OK", "INVALID_ARGUMENT"} <= {code for code, _ in codes.values()}
-    assert "Traceback" not in service.log
-
-
-def _outcome(call: Any, raw: bytes) -> tuple[str, bool]:
-    """The status of a call, and whether it has a reason of ours."""
-    try:
-        for _ in call(raw, timeout=60):
-            pass
-    except grpc.RpcError as error:
-        return error.code().name, status.error_info(error) is not None  # type: ignore[attr-defined]
-    return "OK", True
-
-
-# ------------------------------------------------------------------------------------------------ how it ends
-
-
-def eventually(holds: Callable[[], bool], patience_s: float = 20) -> None:
-    deadline = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def long_search(model_id: str) -> pb.DiscoverCircuitRequest:
-    """Each edge of the bundled model on long prompts."""
-    clean, corrupted = np.random.default_rng(3).integers(5, 500, (2, 100)).tolist()
-    pair = experiment_pb2.PromptPair(clean=prompt(clean), corrupted=prompt(corrupted))
-    return request_of(model_id=model_id, pairs=[pair] * 16, search={"method": pb.CIRCUIT_METHOD_EDGE_PATCHING})
-
-
-def test_cancelling_stops_the_work_in_both_services(client: AnalysisClient, inference: Service) -> None:
+def test_a_circuit_knows_its_checkpoint(client: AnalysisClient, inference: Service, tmp_path: Path) -> None:
+    """On another one of its shape it is evaluated with a warning, on one of another shape not at all."""
+    wanted = request_of(model_id="llama", evaluation=pb.EvaluationOptions(skip=True))
+    found = client.run(DiscoveryResult(wanted)).circuit
     with Client(inference.target) as below:
-        events = client.events(DiscoveryResult(long_search("neuroscope-tiny")))
-        for event in events:
-            if event.progress.stage == "patching edges":
-                break
-        eventually(lambda: below.workload().streams > 0)
-        events.close()
-        eventually(lambda: below.workload().streams == 0)
-        found: Any = client._transport.unary(ANALYSIS_RPCS["GetWorkload"], ANALYSIS_RPCS["GetWorkload"].request())
-        assert found.streams == 0
+        assert found.message.model.weights_hash == below.model("llama").model.weights_hash != ""
 
+    def evaluated(by: AnalysisClient, model_id: str) -> EvaluationResult:
+        request = pb.EvaluateCircuitRequest(pairs=PAIRS, metric=METRIC, circuit=found.message, model_id=model_id)
+        return by.run(EvaluationResult(request))
 
-def test_an_inference_service_that_dies_ends_it_with_what_was_found(bundled_model_dir: Path) -> None:
+    assert not (evaluated(client, "llama").plan or pb.CircuitPlan()).warnings
+    with pytest.raises(InvalidRequestError, match="2 key/value heads, not 4") as caught:
+        evaluated(client, "neuroscope-tiny")
+    assert caught.value.field == "circuit.model"
+    other = make_model("llama", tmp_path / "other", seed=9)
     with (
-        inference_service(bundled_model_dir) as below,
-        running("neuroscope_analysis", "--port", "0", "--inference", below.target) as service,
-        AnalysisClient(service.target) as client,
+        AnalysisClient.local(model=[str(other)]) as local,
+        pytest.warns(UserWarning, match="found on another checkpoint: llama with weights .*, and not other with"),
     ):
-        request = long_search("")
-        request.search.method = pb.CIRCUIT_METHOD_ACDC
-        request.search.threshold = 1e-6
-        result = DiscoveryResult(request)
-        events = client.events(result)
-        while not next(events).partial.HasField("edges"):
-            pass
-        below.process.send_signal(signal.SIGKILL)
-        with pytest.raises(NeuroScopeIntegrationError, match="went away while this analysis was") as caught:
-            list(events)
-        assert below.target in caught.value.message
-        assert result.end is None
-        assert result.edges, "what was decided has been told"
-        assert service.process.poll() is None
-        below.process.wait()
+        evaluated(local, "other")

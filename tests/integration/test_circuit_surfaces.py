@@ -5,31 +5,25 @@ python -m pytest tests/integration/test_circuit_surfaces.py
 
 import asyncio
 import json
-import random
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from neuroscope import Client, status
+from neuroscope import Client
 from neuroscope import experiments as ex
 from neuroscope.analysis import AnalysisClient, AsyncAnalysisClient, DiscoveryResult
 from neuroscope.circuits import Circuit, ComponentGraph
 from neuroscope.cli.app import app
 from neuroscope.datasets import NAMED, Dataset
-from neuroscope.errors import InvalidRequestError, error_classes
-from neuroscope.rpc import ANALYSIS_RPCS
+from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.v1 import inference_pb2
 from neuroscope_gateway.schemas import circuits
-from tests.support.fuzzing.mutations import Mutator
-from tests.support.fuzzing.sensible import Sensible
 from tests.support.services import Service, running
 
 MODEL = "neuroscope-tiny"
@@ -40,7 +34,6 @@ PAIR = {
     "answer": " Paris",
     "other": " Rome",
 }
-ALLOWED = {"OK"} | {cls.grpc_status.name for cls in error_classes().values() if 400 <= cls.http_status < 500}
 
 
 @pytest.fixture(scope="module")
@@ -227,56 +220,6 @@ def test_prompts_that_make_no_difference_have_no_circuit(client: AnalysisClient)
     assert "no effect" in str(found.table().caption)
 
 
-def test_spoilt_requests_are_their_callers_mistake(service: Service, pairs: Dataset, found: DiscoveryResult) -> None:
-    """Field by field and byte by byte, of all three calls."""
-    small = found.circuit.strongest(count=40).message
-    examples: dict[str, Any] = {
-        "Prompt": [inference_pb2.Prompt(text=text) for text in (PAIR["clean"], PAIR["corrupted"])],
-        "PromptPair": pairs[:1].messages(),
-        "model_id": [MODEL],
-        "DiscoverCircuitRequest.pairs": [pairs[:2].messages()],
-        "EvaluateCircuitRequest.pairs": [pairs[:2].messages()],
-        "Metric": [pairs[:2].metric().message],
-        "Circuit": [small],
-        "CircuitSearch": [
-            pb.CircuitSearch(method=pb.CIRCUIT_METHOD_EAP, size=0.1),
-            pb.CircuitSearch(method=pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING, count=4),
-        ],
-        "EvaluationOptions": [pb.EvaluationOptions(), pb.EvaluationOptions(skip=True)],
-        "metric": [...],
-        "search": [...],
-        "circuit": [...],
-    }
-    with grpc.insecure_channel(service.target) as channel:
-        for name in ("DiscoverCircuit", "EvaluateCircuit", "TokenizePrompts"):
-            rpc = ANALYSIS_RPCS[name]
-            call: Any = channel.unary_stream(rpc.path) if rpc.streams_responses else channel.unary_unary(rpc.path)
-            codes = {number: _outcome(call, _spoilt(examples, rpc, number)) for number in range(24)}
-            assert {code for code, _ in codes.values()} <= ALLOWED, (name, codes)
-            assert all(has_reason for _, has_reason in codes.values()), (name, codes)
-            assert len({code for code, _ in codes.values()}) > 1, (name, codes)
-    assert "Traceback" not in service.log
-
-
-def _spoilt(examples: dict[str, Any], rpc: Any, number: int) -> bytes:
-    choice = random.Random(number)
-    raw = Sensible(examples).message(rpc.request.DESCRIPTOR, choice).SerializeToString()
-    mutator = Mutator(choice)
-    if number % 6:
-        return mutator.by_field(raw, rpc.request.DESCRIPTOR)
-    return mutator.by_byte(raw, raw) if number else raw
-
-
-def _outcome(call: Any, raw: bytes) -> tuple[str, bool]:
-    try:
-        answer = call(raw, timeout=60)
-        if not isinstance(answer, bytes):
-            list(answer)
-    except grpc.RpcError as error:
-        return error.code().name, status.error_info(error) is not None  # type: ignore[attr-defined]
-    return "OK", True
-
-
 # ------------------------------------------------------------------------------------------------ REST
 
 
@@ -294,6 +237,24 @@ def test_rest_finds_the_same(rest: httpx.Client, found: DiscoveryResult) -> None
     assert kinds[-1] == "result"
     assert {"progress", "baseline", "point"} <= set(kinds)
     assert without_times(Circuit.from_json(events[-1]["circuit"])) == without_times(found.circuit)
+
+
+@pytest.mark.usefixtures("_warnings_as_before")
+def test_the_graph_alone(rest: httpx.Client, inference: Service) -> None:
+    """By REST and in the shell it is that of the client."""
+    with Client(inference.target) as below:
+        graph = below.edge_graph(model_id=MODEL)
+    answer = rest.get("/v1/experiments/edge_graph", params={"model": MODEL}).json()
+    told = json.loads(neuroscope("circuit", "graph", "--target", inference.target, "-m", MODEL, "--json").stdout)
+    for one in (answer, told):
+        assert (one["model"], one["edge_count"]) == (MODEL, graph.edge_count)
+        assert one["senders"] == list(graph.senders)
+        receivers = [(each["name"], each["sender_count"]) for each in one["receivers"]]
+        assert receivers == list(zip(graph.receivers, graph.sender_counts, strict=True))
+    shown = neuroscope("circuit", "graph", "--target", inference.target, "-m", MODEL).stdout
+    assert f"logits reads {len(graph.senders)}: input to {graph.senders[-1]}" in shown
+    refused = rest.get("/v1/experiments/edge_graph", params={"model": "nowhere"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (404, "model")
 
 
 def test_rest_evaluates_and_exports(rest: httpx.Client, found: DiscoveryResult) -> None:

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 
 from neuroscope import ActivationCache, Client
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
+from tests.support.patience import eventually
 from tests.support.services import Service
 
 ENVIRONMENT = {"COLUMNS": "140", "MLX_DISABLE_COMPILE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_COLOR": "1"}
@@ -48,13 +49,6 @@ def commands_with(text: str) -> list[str]:
     """Command lines of running processes that contain a text."""
     listing = subprocess.check_output(["ps", "-axww", "-o", "command="], text=True)
     return [line for line in listing.splitlines() if text in line]
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 # The demo.

@@ -16,10 +16,11 @@ import grpc
 import pytest
 from google.protobuf.message import DecodeError
 
-from neuroscope import Client, status
+from neuroscope import Client
 from neuroscope.errors import StreamingError, error_classes
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire import status
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing
 from tests.support.following import Follower
 from tests.support.fuzzing.cases import CALLS, Case, Cases

@@ -15,7 +15,7 @@ import pytest
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, UnknownIdError
 from neuroscope.hooks import Hook
-from neuroscope.tensors import numpy_dtype, parse_dtype
+from neuroscope.wire.tensors import numpy_dtype, parse_dtype
 from tests.support.services import Service, running
 
 ACTIVATIONS = "/v1/chat/completions/with_activations"

@@ -15,9 +15,9 @@ from mlx_lm.sample_utils import make_sampler
 
 from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError
 from neuroscope.hooks import Hook
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import numpy_forward, tracing
 from tests.support.byte_bpe import BOS_ID
 from tests.support.following import Follower

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from neuroscope import errors, sites
-from neuroscope.rpc import RPCS
-from neuroscope.tensors import Array
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2 as edit_pb
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.tensors import Array
+from neuroscope.wire.transport import GrpcTransport
 from tests.support.compare import relative_error
 from tests.support.following import Follower
 from tests.support.numpy_edits import OtherPrompt, Row, edits_of

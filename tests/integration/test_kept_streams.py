@@ -16,9 +16,9 @@ import grpc
 import numpy as np
 import pytest
 
+from neuroscope.calls.requests import captured_tensor
 from neuroscope.captured_tensor import CapturedTensor
 from neuroscope.client import Client
-from neuroscope.codec import Framed, encode
 from neuroscope.errors import (
     IdTakenError,
     InvalidRequestError,
@@ -27,11 +27,11 @@ from neuroscope.errors import (
     UnknownIdError,
 )
 from neuroscope.hooks import Hook
-from neuroscope.requests import captured_tensor
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Framed, encode
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.local import LocalTransport
 from neuroscope_inference.spool import records
 from neuroscope_inference.spool.captured import SpooledTensors

@@ -20,10 +20,10 @@ from typing import Any
 import grpc
 import pytest
 
-from neuroscope import status
 from neuroscope.errors import StreamingError
-from neuroscope.rpc import RPCS
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire import status
+from neuroscope.wire.rpc import RPCS
 from tests.support.recording import capture_request, generate_request, prompt, rpc_of
 from tests.support.services import Service, inference_service
 

@@ -22,10 +22,10 @@ from neuroscope.errors import (
     ModelUnsupportedError,
     NeuroScopeIntegrationError,
 )
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support.following import Follower
 from tests.support.recording import capture_request, generate_request, prompt, record
 from tests.support.services import Service, inference_service

@@ -15,7 +15,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook
 from neuroscope.lens import LogitLens
 from neuroscope.sites import Point
-from neuroscope.transport import GrpcTransport
+from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error
 from tests.support.random_models import FAMILIES, make_model

@@ -15,9 +15,9 @@ import pytest
 from neuroscope import edit
 from neuroscope.errors import MLXIntegrationError, ResourceExhaustedError
 from neuroscope.hooks import Hook
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.batch import Batch
 from neuroscope_inference.engine.memory import ShortOfMemory

@@ -12,9 +12,9 @@ import mlx.core as mx
 import pytest
 
 from neuroscope.errors import ModelNotFoundError, ResourceExhaustedError
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.local import LocalTransport
 from tests.support.following import Follower
 from tests.support.random_models import make_model

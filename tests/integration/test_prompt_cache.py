@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from neuroscope.hooks import Hook
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing
 from tests.support.compare import relative_error
 from tests.support.following import Follower

@@ -14,8 +14,8 @@ import pytest
 from neuroscope import Client
 from neuroscope.errors import DataConversionError, InvalidRequestError, UnknownIdError
 from neuroscope.hooks import Hook
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine.forward import longest_chunk
 from neuroscope_inference.local import LocalTransport
 from tests.support.random_models import make_model

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from neuroscope import Client
-from neuroscope.analysis import AnalysisClient, TunedLens
+from neuroscope.analysis import AnalysisClient, InformationFlow, TunedLens
 from neuroscope.sites import Point
+from neuroscope_analysis.residual import flow
 from tests.support.compare import assert_close
 from tests.support.loaded import capture_here, load_here
 from tests.support.random_models import FAMILIES, make_model
@@ -145,18 +146,39 @@ def test_flow_runs_where_norms_and_parallel_blocks_are(family: str, tmp_path: Pa
         found = client.analyze_residual_stream(
             IDS[:8], parts=["flow"], answer=7, other=300, corrupted=other, least_effect=1e-6, max_writers=40
         )
-    flow = found.flows[0]
-    assert flow.writer("input").effect == pytest.approx(1, abs=1e-3)
-    for writer in flow.writers:
+    told = found.flows[0]
+    assert told.writer("input").effect == pytest.approx(1, abs=1e-3)
+    for writer in told.writers:
         began = 0 if writer.name == "input" else int(writer.name[1]) + 1
         behind = [share for _, share in writer.rewriters]
         assert writer.written_norm > 0
         assert len(writer.survival) == 3
         if began == 2:
             assert writer.survival[2] == pytest.approx(1, abs=0.5 + sum(map(abs, behind)))
-    graph = flow.to_networkx()
+    graph = told.to_networkx()
     assert set(graph.nodes) <= {"input", "logits", "m0", "m1", *(f"a{x}.h{y}" for x in range(2) for y in range(8))}
-    assert {edge.reader for edge in flow.edges} & {"logits"}
+    assert {edge.reader for edge in told.edges} & {"logits"}
+
+
+def test_flow_is_the_same_in_chunks_and_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of prompts longer than a chunk, and than what is held of the clean run."""
+    folder = make_model("llama", tmp_path / "llama", num_hidden_layers=2)
+
+    def found(chunk_budget_bytes: int, clean_bytes: int) -> InformationFlow:
+        monkeypatch.setenv("NEUROSCOPE_ANALYSIS_CHUNK_BUDGET_BYTES", str(chunk_budget_bytes))
+        monkeypatch.setattr(flow, "_CLEAN_BYTES", clean_bytes)
+        with AnalysisClient.local(model=[str(folder)]) as client:
+            return client.analyze_residual_stream(
+                IDS[:8], parts=["flow"], answer=7, corrupted=[*IDS[:3], 77, *IDS[4:8]], max_writers=2
+            ).flows[0]
+
+    whole = found(2**24, 2**27)
+    for chunk_budget_bytes, clean_bytes in ((20_000, 2**27), (20_000, 20_000)):
+        again = found(chunk_budget_bytes, clean_bytes)
+        for one, other in zip(again.writers, whole.writers, strict=True):
+            assert one.name == other.name
+            assert one.written_norm == pytest.approx(other.written_norm, rel=1e-4)
+            assert one.survival == pytest.approx(other.survival, abs=1e-4)
 
 
 def test_lenses_agree_with_the_clients_own(client: AnalysisClient, inference: Service) -> None:

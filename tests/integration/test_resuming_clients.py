@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from neuroscope import AsyncClient, Client
-from neuroscope.codec import Event
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError, UnknownIdError
 from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.codec import Event
 from neuroscope_inference.local import AsyncLocalTransport, LocalTransport
 
 PROMPT = [0, *range(10, 40)]

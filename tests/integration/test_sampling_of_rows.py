@@ -13,7 +13,7 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError
-from neuroscope.transport import GrpcTransport
+from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine.batch import Batch
 from neuroscope_inference.engine.memory import ShortOfMemory
 from neuroscope_inference.local import LocalTransport

@@ -23,8 +23,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from neuroscope import AsyncClient, Client, Tls
-from neuroscope.endpoint import Endpoint
 from neuroscope.errors import InvalidRequestError, NeuroScopeIntegrationError, UnauthenticatedError
+from neuroscope.wire.endpoint import Endpoint
 from tests.support import services
 from tests.support.services import Service, inference_service, running
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from neuroscope import spantree, telemetry
 from neuroscope.cli.services import free_port
 from neuroscope.errors import (
     DeadlineExceededError,
@@ -34,14 +33,16 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
-from neuroscope.rpc import RPCS
-from neuroscope.spantree import SpanNode
-from neuroscope.transport import GrpcTransport
+from neuroscope.tracing import spantree, telemetry
+from neuroscope.tracing.spantree import SpanNode
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing
 from tests.support.fake_hub import REPOSITORY, Hub, serving_hub
 from tests.support.following import Follower
+from tests.support.patience import eventually
 from tests.support.recording import capture_request, generate_request, prompt, record
 from tests.support.services import Service, inference_service, spawn
 
@@ -65,13 +66,6 @@ def starting(folder: Path, *arguments: str, environment: dict[str, str] | None =
     finally:
         started.process.kill()
         started.process.wait()
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def is_reachable(host: str, port: int) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from neuroscope.errors import ResourceExhaustedError
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support.following import Follower
 from tests.support.recording import capture_request, generate_request, prompt, record
 from tests.support.services import inference_service

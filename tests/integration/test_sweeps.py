@@ -30,8 +30,8 @@ from neuroscope.experiments import (
     resample,
     together,
 )
-from neuroscope.rpc import RPCS
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.wire.rpc import RPCS
 from tests.support.services import Service, running
 
 CLEAN = [0, 141, 59, 26, 53, 58, 97, 93, 23, 84]

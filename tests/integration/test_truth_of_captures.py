@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from neuroscope.hooks import Hook
-from neuroscope.rpc import RPCS
 from neuroscope.sites import COMPONENTS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support import numpy_forward
 from tests.support.compare import assert_all_close, assert_close, relative_error
 from tests.support.recording import Recording, capture_request, generate_request, positions_of, prompt, record

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import xxhash
 
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import (
     ChecksumError,
     DataConversionError,
@@ -20,11 +19,12 @@ from neuroscope.errors import (
     MLXIntegrationError,
     ResourceExhaustedError,
 )
-from neuroscope.frames import SLICE_BYTES
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport, Transport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import SLICE_BYTES
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport, Transport
 from neuroscope_inference.local import LocalTransport
 
 PUT = RPCS["PutTensor"]

@@ -14,10 +14,10 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from neuroscope.client import Client
-from neuroscope.rpc import RPCS
-from neuroscope.transport import GrpcTransport
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1.telemetry_pb2 import GetWorkloadResponse
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import GrpcTransport
 from tests.support.following import Follower
 from tests.support.recording import generate_request, prompt, record
 from tests.support.services import Service, inference_service

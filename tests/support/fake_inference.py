@@ -15,8 +15,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from neuroscope import sites, status
-from neuroscope.codec import Event
+from neuroscope import sites
 from neuroscope.errors import (
     ContextLengthError,
     IdTakenError,
@@ -25,11 +24,13 @@ from neuroscope.errors import (
     ModelNotFoundError,
     UnknownIdError,
 )
-from neuroscope.frames import FramePacker, Outgoing
-from neuroscope.rpc import RPCS, Rpc
-from neuroscope.tensors import numpy_dtype
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2, telemetry_pb2, tensor_pb2
+from neuroscope.wire import status
+from neuroscope.wire.codec import Event
+from neuroscope.wire.frames import FramePacker, Outgoing
+from neuroscope.wire.rpc import RPCS, Rpc
+from neuroscope.wire.tensors import numpy_dtype
 
 NUM_LAYERS = 8
 D_MODEL = 6

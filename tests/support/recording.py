@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event, Framed
-from neuroscope.frames import FrameReader, TensorPiece
 from neuroscope.hooks import Hook, HookLike, to_messages
-from neuroscope.rpc import RPCS, Rpc
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1.intervention_pb2 import Intervention
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader, TensorPiece
+from neuroscope.wire.rpc import RPCS, Rpc
 
 __all__ = ["Hook", "Recording", "capture_request", "generate_request", "prompt", "record"]
 

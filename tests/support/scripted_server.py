@@ -19,9 +19,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from neuroscope import status
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.rpc import RPCS, Rpc
+from neuroscope.wire import status
+from neuroscope.wire.rpc import RPCS, Rpc
 
 
 @asynccontextmanager

@@ -9,8 +9,8 @@ from typing import Any
 from google.protobuf.message import Message
 from opentelemetry import trace
 
-from neuroscope.codec import Event
-from neuroscope.rpc import Rpc
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import Rpc
 
 
 @dataclass

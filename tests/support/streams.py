@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from neuroscope import sites
-from neuroscope.codec import Framed
-from neuroscope.frames import FramePacker, Outgoing
 from neuroscope.sites import Point
-from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Framed
+from neuroscope.wire.frames import FramePacker, Outgoing
+from neuroscope.wire.tensors import parse_dtype
 
 
 def outgoing(

@@ -11,8 +11,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from neuroscope.errors import UnknownIdError
-from neuroscope.rpc import RPCS, Rpc
 from neuroscope.v1 import telemetry_pb2
+from neuroscope.wire.rpc import RPCS, Rpc
 
 
 class UnaryTransport(Protocol):

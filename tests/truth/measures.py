@@ -47,7 +47,7 @@ def of_search(task: Task, found: DiscoveryResult, exact: Mapping[Edge, float] | 
         strongest = sorted(scores, key=lambda edge: -scores[edge])[: len(true)]
         row["auroc"] = auroc(scores, true)
         row["precision"] = len(true & set(strongest)) / len(true)
-        row["pearson"] = None if exact is None else _pearson(scores, exact)
+        row["pearson"] = None if exact is None else pearson(scores, exact)
         kept = {(edge.sender, edge.receiver) for edge in circuit.message.edges if edge.in_circuit}
         row["missing"], row["extra"] = len(true - kept - task.cancelling), len(kept - true)
     else:
@@ -69,13 +69,15 @@ def of_search(task: Task, found: DiscoveryResult, exact: Mapping[Edge, float] | 
     return row
 
 
-def wilson_upper(found: int, count: int) -> float:
-    """The upper bound of Wilson's interval of 95 % of a share."""
+def wilson(found: int, count: int) -> tuple[float, float]:
+    """Wilson's interval of 95 % of a share."""
     share = found / count
     middle = share + _Z**2 / (2 * count)
     half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return (middle + half) / (1 + _Z**2 / count)
+    whole = 1 + _Z**2 / count
+    return max(0.0, (middle - half) / whole), (middle + half) / whole
 
 
-def _pearson(scores: Mapping[Edge, float], exact: Mapping[Edge, float]) -> float:
+def pearson(scores: Mapping[Edge, float], exact: Mapping[Edge, float]) -> float:
+    """Of the scores of all edges."""
     return float(np.corrcoef(list(scores.values()), [exact[edge] for edge in scores])[0, 1])

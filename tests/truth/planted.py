@@ -52,6 +52,11 @@ class Stream:
         self.divisor = float(np.sqrt(2 * pad**2 / self.d_model))
         self.pad = pad
 
+    @property
+    def names(self) -> list[str]:
+        """Of the subspaces."""
+        return list(self._slices)
+
     def __getitem__(self, name: str) -> slice:
         return self._slices[name]
 

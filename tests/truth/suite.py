@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from neuroscope.analysis import AttentionResult
+from neuroscope.analysis import AttentionResult, DiscoveryResult
+from neuroscope.v1 import circuit_pb2
+from neuroscope_analysis.circuits.effects import difference, sharing
 from tests.truth import measures
+from tests.truth.addition import model as addition
 from tests.truth.attention import model as attention
+from tests.truth.beside import beside
+from tests.truth.facts import model as facts
 from tests.truth.methods import METHODS
 from tests.truth.names import model as names
 from tests.truth.names.prompts import named_pairs
+from tests.truth.noise import noise, random_pairs
 from tests.truth.null import permuted
+from tests.truth.planted import Stream
+from tests.truth.ranking import auroc
 from tests.truth.running import Bench, bench
-from tests.truth.tasks import TASKS, Pairs
+from tests.truth.tasks import TASKS, Pairs, Task
 
 BUNDLED = Path(__file__).parents[2] / "models" / "neuroscope-tiny"
 PAIRS = 8
 PERMUTATIONS = 100
-"""Null models for each method, of planted models and of the bundled one in turn."""
+"""Null models for each method, of the shapes of planted models and of the bundled one in turn."""
+MIXED = 20
+"""Models of a mechanism with noise beside it."""
+SIGNIFICANCES = (0.05, 0.01, 0.001)
+SHARPNESSES, STEPS = (12.0, 9.0, 6.0), (5, 20, 100)
+"""Of attention, and steps of EAP-IG."""
+FLAGS: Mapping[str, tuple[Stream, Sequence[str]]] = {
+    "facts": (facts.STREAM, facts.FLAGS),
+    "addition": (addition.STREAM, addition.FLAGS),
+}
+"""Where noise fits beside a mechanism, and the subspaces there that both prompts of a pair share."""
+_GROUPS = 4
+"""Tests of a gate on each null model, with random prompts."""
+_MIXED_PAIRS = 4
+_NEVER = 1e9
+"""An effect that nothing has, so that a search ends at its gate."""
 LABEL_PERMUTATIONS = 10
 Say = Callable[[str], None]
 Row = dict[str, Any]
+Differences = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
+_Null = tuple[str, Path, Pairs, Callable[[Path, Path, int], Path]]
 
 
 def run(
@@ -51,11 +77,16 @@ def run(
     began = monotonic()
     with TemporaryDirectory() as folder, bench() as services:
         place = Path(folder)
+        discovered = discovery(services, place, say, tasks, methods)
+        rows, gate = null(services, place, say, tasks, methods, permutations)
         found = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
             "pairs": PAIRS,
-            "discovery": discovery(services, place, say, tasks, methods),
-            "null": null(services, place, say, tasks, methods, permutations),
+            "discovery": discovered,
+            "null": rows,
+            "gate": gate,
+            "mixed": mixed(services, place, say, tasks, methods, min(MIXED, permutations)),
+            "saturation": saturation(services, place, say),
             "labels": labels(services, place, say, label_permutations),
         }
     return {**found, "seconds": monotonic() - began}
@@ -81,39 +112,128 @@ def discovery(bench: Bench, place: Path, say: Say, tasks: Sequence[str], methods
 
 def null(
     bench: Bench, place: Path, say: Say, tasks: Sequence[str], methods: Sequence[str], permutations: int
-) -> list[Row]:
-    """Every method on null models: how often it finds something where there is nothing."""
-    sources: list[tuple[str, Path, Pairs]] = [
-        (name, TASKS[name].build(place / name), TASKS[name].pairs(PAIRS)) for name in tasks
-    ]
+) -> tuple[list[Row], list[Row]]:
+    """Every method on models that know nothing: how often it finds something; and how often the gate would open.
+
+    Models are noise of the shapes of planted ones, and the bundled one with its weights permuted, in turn. Prompts and
+    answers are random.
+    """
+    sources: list[_Null] = [(name, TASKS[name].build(place / name), TASKS[name].pairs(PAIRS), noise) for name in tasks]
     with bench.model(BUNDLED) as model_id:
-        sources.append((BUNDLED.name, BUNDLED, _bundled_pairs(bench, model_id)))
+        sources.append((BUNDLED.name, BUNDLED, _bundled_pairs(bench, model_id), permuted))
     found: dict[str, list[bool]] = {name: [] for name in methods}
     scored = dict.fromkeys(methods, 0)
-    began = dict.fromkeys(methods, 0.0)
+    took = dict.fromkeys(methods, 0.0)
+    gates: dict[str, list[Differences]] = {"random prompts": [], "prompts of the tasks": []}
     for number in range(permutations):
-        name, folder, pairs = sources[number % len(sources)]
-        with bench.model(permuted(folder, place / f"null-{number}", number)) as model_id:
+        name, folder, pairs, made = sources[number % len(sources)]
+        with bench.model(made(folder, place / f"null-{number}", number)) as model_id:
+            random = random_pairs(PAIRS * _GROUPS, number)
+            gates["random prompts"] += differences(bench, model_id, random)
+            gates["prompts of the tasks"] += differences(bench, model_id, pairs)
             for method in (METHODS[each] for each in methods):
                 start = monotonic()
-                result = method.discover(bench.analysis, model_id, pairs, TASKS.get(name), evaluate=False)
-                began[method.name] += monotonic() - start
+                result = method.discover(bench.analysis, model_id, random[:PAIRS], TASKS.get(name), evaluate=False)
+                took[method.name] += monotonic() - start
                 found[method.name].append(result.is_found)
                 scored[method.name] += any(np.isfinite(result[array].values).any() for array in result.names)
                 if result.is_found:
                     say(f"null {number} of {name}: {method.name} finds {len(result.circuit.edges)} edges")
-    return [
+    rows = [
         {
             "method": name,
             "permutations": len(each),
             "scored": scored[name],
             "found": sum(each),
             "rate": float(np.mean(each)),
-            "upper": measures.wilson_upper(sum(each), len(each)),
-            "seconds": began[name],
+            "upper": measures.wilson(sum(each), len(each))[1],
+            "seconds": took[name],
         }
         for name, each in found.items()
     ]
+    say(f"null      {sum(took.values()):.0f} s of searches")
+    return rows, [_opened(prompts, tests, level) for prompts, tests in gates.items() for level in SIGNIFICANCES]
+
+
+def differences(bench: Bench, model_id: str, pairs: Pairs) -> list[Differences]:
+    """Metrics of clean and corrupted runs, with what the pairs share, `PAIRS` at a time: what a gate goes by."""
+    found = bench.analysis.discover_circuit(
+        pairs, method="attribution-patching", model_id=model_id, evaluate=False, least_effect=_NEVER
+    )
+    assert found.plan is not None
+    assert not found.is_found
+    clean, corrupted = (np.array([getattr(each, run) for each in found.baselines]) for run in ("clean", "corrupted"))
+    groups = [slice(first, first + PAIRS) for first in range(0, len(pairs), PAIRS)]
+    return [(clean[group], corrupted[group], sharing(found.plan.pairs[group])) for group in groups]
+
+
+def _opened(prompts: str, tests: Sequence[Differences], level: float) -> Row:
+    """How many would pass the test of a search at a significance."""
+    test = circuit_pb2.EffectTest(significance=level)
+    opened = sum(not difference(clean, corrupted, test, shared).why_none for clean, corrupted, shared in tests)
+    low, high = measures.wilson(opened, len(tests))
+    share = opened / len(tests)
+    return {"prompts": prompts, "significance": level, "tests": len(tests), "share": share, "lower": low, "upper": high}
+
+
+def mixed(bench: Bench, place: Path, say: Say, tasks: Sequence[str], methods: Sequence[str], models: int) -> list[Row]:
+    """Every method on models of a mechanism with noise beside it: how many of the edges that it returns are false."""
+    rows: dict[str, Row] = {
+        name: {"method": name, "models": 0, "returned": 0, "false": 0, "missing": 0, "models_with_false": 0}
+        for name in methods
+    }
+    sources = [name for name in FLAGS if name in tasks]
+    for number in range(models if sources else 0):
+        name = sources[number % len(sources)]
+        task, (stream, flags) = TASKS[name], FLAGS[name]
+        folder = beside(task.build(place / name), place / f"mixed-{number}", number, stream, flags)
+        with bench.model(folder) as model_id:
+            for method in (METHODS[each] for each in methods):
+                found = method.discover(bench.analysis, model_id, task.pairs(_MIXED_PAIRS), task, evaluate=False)
+                returned, true = _returned(found, task, of_nodes=method.of_nodes)
+                row = rows[method.name]
+                row["models"] += 1
+                row["returned"] += len(returned)
+                row["false"] += len(returned - true)
+                row["missing"] += len(true - returned)
+                row["models_with_false"] += bool(returned - true)
+    for row in rows.values():
+        row["lower"], row["upper"] = measures.wilson(row["false"], max(row["returned"], 1))
+        say(f"mixed      {row['method']:20} {row['false']} false of {row['returned']}")
+    return list(rows.values())
+
+
+def _returned(found: DiscoveryResult, task: Task, *, of_nodes: bool) -> tuple[set[Any], set[Any]]:
+    """The edges of a circuit, or its nodes that write, and those that are planted."""
+    if of_nodes:
+        return {node for node in found.circuit.nodes if node != "logits"}, {sender for sender, _ in task.circuit}
+    edges = {(edge.sender, edge.receiver) for edge in found.circuit.message.edges if edge.in_circuit}
+    return edges, set(task.circuit)
+
+
+def saturation(bench: Bench, place: Path, say: Say) -> list[Row]:
+    """EAP-IG beside exact edge patching on one model, by counterfactual, steps and sharpness of attention."""
+    rows: list[Row] = []
+    for sharpness in SHARPNESSES:
+        with bench.model(names.build(place / f"names-{sharpness}", sharpness)) as model_id:
+            for task in (TASKS["names"], TASKS["names-swapped"]):
+                asked: Any = {"model_id": model_id, "count": len(task.circuit), "evaluate": False}
+                pairs = task.pairs(PAIRS)
+                exact = bench.analysis.discover_circuit(pairs, method=measures.EXACT, **asked)
+                for steps in STEPS:
+                    found = bench.analysis.discover_circuit(pairs, method="eap-ig", steps=steps, **asked)
+                    rows.append(
+                        {
+                            "model": task.name,
+                            "sharpness": sharpness,
+                            "clean": float(np.mean([each.clean for each in exact.baselines])),
+                            "steps": steps,
+                            "auroc": auroc(measures.edge_scores(found), task.circuit),
+                            "pearson": measures.pearson(measures.edge_scores(found), measures.edge_scores(exact)),
+                        }
+                    )
+        say(f"names, sharpness {sharpness:g}: {[round(row['pearson'], 3) for row in rows[-2 * len(STEPS) :]]}")
+    return rows
 
 
 def _bundled_pairs(bench: Bench, model_id: str) -> Pairs:

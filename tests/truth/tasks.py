@@ -10,7 +10,7 @@ from tests.truth.facts import model as facts
 from tests.truth.induction import model as induction
 from tests.truth.induction.prompts import asked
 from tests.truth.names import model as names
-from tests.truth.names.prompts import named_pairs
+from tests.truth.names.prompts import named_pairs, swapped_pairs
 from tests.truth.residual import model as residual
 
 Edge = tuple[str, str]
@@ -29,7 +29,8 @@ class Task:
     circuit: frozenset[Edge]
     """Sender and receiver, as circuits name them."""
     cancelling: frozenset[Edge] = frozenset()
-    """Edges of the circuit whose effects cancel: without all of them the answer is the same."""
+    """Edges of the circuit whose effects cancel, among them or with one outside: without all of them the answer is the
+    same."""
 
 
 def _induction(count: int) -> Pairs:
@@ -64,6 +65,7 @@ TASKS: Mapping[str, Task] = {
             frozenset({("input", "a0.h0<v>"), ("a0.h0", "a1.h0<k>"), ("input", "a1.h0<v>"), ("a1.h0", "logits")}),
         ),
         Task("names", names.build, named_pairs, frozenset(names.CIRCUIT)),
+        Task("names-swapped", names.build, swapped_pairs, frozenset(names.SWAPPED), frozenset(names.REDUNDANT)),
         Task("facts", facts.build, facts.pairs, frozenset(facts.CIRCUIT)),
         Task("addition", addition.build, addition.pairs, frozenset(addition.CIRCUIT)),
         Task("residual", residual.build, _residual, frozenset(residual.EDGES), frozenset(residual.CANCELLING)),

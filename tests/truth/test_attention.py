@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from neuroscope.analysis import AnalysisClient, AttentionResult
+from neuroscope.analysis import ROLES, AnalysisClient, AttentionResult
 from neuroscope.analysis.attention_request import role_name
 from tests.support.services import inference_service, running
 from tests.truth.attention.model import BLOCK, COPYING, DECOYS, DISTANCE, PLANTED, SUPPRESSING, TOKEN_IDS, build
@@ -48,6 +48,11 @@ def test_confirmed_labels_are_the_planted_roles(found: AttentionResult) -> None:
     assert macro_f1(found, confirmed=True) == 1.0
     (positional,) = (label for label in found.labels if label.role == "positional" and label.is_confirmed)
     assert positional.offset == DISTANCE
+
+
+def test_every_role_is_planted_somewhere() -> None:
+    """Here, or in the model of names (test_names.py)."""
+    assert set(ROLES) == {*PLANTED, "copying", "suppression", "name_mover", "s_inhibition"}
 
 
 def test_heads_that_copy_are_known_by_their_weights(found: AttentionResult) -> None:

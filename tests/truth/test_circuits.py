@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from neuroscope.analysis import AnalysisClient
 from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
@@ -24,6 +23,7 @@ from tests.support.services import inference_service, running
 from tests.support.sweeping import prompt
 from tests.truth.induction.model import build
 from tests.truth.induction.prompts import Asked, asked
+from tests.truth.noise import noise
 
 PAIRS = 8
 CIRCUIT = {"input->a0.h0<v>", "a0.h0->a1.h0<k>", "input->a1.h0<v>", "a1.h0->logits"}
@@ -39,17 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def null_folder(folder: Path) -> Path:
-    """The same weights, permuted within each matrix."""
-    null = folder.parent / NULL
-    null.mkdir()
-    random = np.random.default_rng(4)
-    weights = load_file(folder / "model.safetensors")
-    permuted = {name: random.permutation(x.reshape(-1)).reshape(x.shape) for name, x in sorted(weights.items())}
-    save_file(permuted, null / "model.safetensors", metadata={"format": "mlx"})
-    for file in folder.iterdir():
-        if file.suffix != ".safetensors":
-            (null / file.name).write_bytes(file.read_bytes())
-    return null
+    """Noise of the same shape."""
+    return noise(folder, folder.parent / NULL, 4)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 
 from neuroscope.analysis import AnalysisClient, AttentionResult, InteractionGraph
 from tests.support.services import inference_service, running
+from tests.truth.measures import edge_scores
 from tests.truth.names.model import (
     COMPOSITIONS,
     DECOYS,
@@ -17,9 +18,10 @@ from tests.truth.names.model import (
     INTERACTIONS,
     NAME_MOVER,
     S_INHIBITION,
+    SWAPPED,
     build,
 )
-from tests.truth.names.prompts import named_pairs
+from tests.truth.names.prompts import named_pairs, swapped_pairs
 from tests.truth.ranking import auroc
 
 ROLES = {"name_mover": NAME_MOVER, "s_inhibition": S_INHIBITION}
@@ -115,3 +117,13 @@ def test_compositions_are_those_of_shared_subspaces(client: AnalysisClient) -> N
         for place, score in grid.top(10_000):
             pair = (place["writer_layer"], place["writer_head"]), (place["reader_layer"], place["reader_head"])
             assert np.isnan(score) or (kind, *pair) in COMPOSITIONS or score < least / 5, (kind, pair, score)
+
+
+def test_a_swapped_name_travels_the_planted_edges(client: AnalysisClient) -> None:
+    """What each does alone is what the weights say, and no other edge does anything."""
+    found = client.discover_circuit(swapped_pairs(8), method="edge-patching", count=len(SWAPPED), evaluate=False)
+    signed = found["edge_score"]
+    for sender, receiver in edge_scores(found):
+        expected = SWAPPED.get((sender, receiver), 0.0)
+        score = signed.sel(sender=sender, receiver=receiver).values
+        assert score == pytest.approx(expected, abs=0.05), (sender, receiver)

@@ -61,9 +61,11 @@ def test_divergences_are_their_definitions_of_aligned_rows() -> None:
     for start in (0, 2, 4):
         rows[0].add(0, chunk(one, start, min(start + 2, 5)))
     rows[1].add(0, chunk(other, 0, 7))
-    found = Divergences(2, HEADS + 1)
-    found.add(0, *(each.of(0) for each in rows))
-    shannon, variation = found.array("jensen_shannon"), found.array("total_variation")
+    found = Divergences(2, HEADS + 1, 4)
+    found.add(0, *(each.of(0)[:, :3] for each in rows))
+    assert np.isnan(found.arrays()["jensen_shannon"]).all(), "a row is missing"
+    found.add(0, *(each.of(0)[:, 3:] for each in rows))
+    shannon, variation = found.arrays()["jensen_shannon"], found.arrays()["total_variation"]
     for head in range(HEADS):
         expected: list[tuple[float, float]] = []
         for left, right in zip(first, second, strict=True):

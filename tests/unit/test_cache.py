@@ -11,9 +11,9 @@ from safetensors import safe_open
 
 from neuroscope import ActivationCache, MissingActivationError, UnknownSiteError
 from neuroscope.errors import ChecksumError, DataConversionError
-from neuroscope.frames import FrameReader
 from neuroscope.sites import Point
-from neuroscope.stream import StreamState
+from neuroscope.wire.frames import FrameReader
+from neuroscope.wire.stream import StreamState
 from tests.support.streams import Stream, outgoing
 
 

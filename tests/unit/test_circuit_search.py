@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.v1 import experiment_pb2, inference_pb2
 from neuroscope_analysis.circuits.acdc import Acdc
-from neuroscope_analysis.circuits.effects import difference
+from neuroscope_analysis.circuits.effects import difference, sharing
 from neuroscope_analysis.circuits.evaluation import area, faithfulness, standard_error
 from neuroscope_analysis.circuits.outbox import Outbox
 from neuroscope_analysis.circuits.runs import PairRuns
@@ -154,6 +155,39 @@ def test_noise_passes_no_oftener_than_it_says() -> None:
     corrupted, test = np.zeros(8), pb.EffectTest(significance=0.05)
     found = sum(not difference(random.normal(size=8), corrupted, test).why_none for _ in range(2000))
     assert 60 < found < 123
+
+
+def test_pairs_of_few_prompts_are_worth_few() -> None:
+    """On noise of prompts, 56 pairs of 8 prompts pass no oftener than it says; taken as independent ones they would."""
+    random = np.random.default_rng(0)
+    numbers = [(one, other) for one in range(8) for other in range(8) if one != other]
+    ids = [pair_tokens(*each) for each in numbers]
+    shared, test = sharing(ids), pb.EffectTest(significance=0.05)
+    alone = taken = 0
+    for _ in range(500):
+        logits = random.normal(size=(8, 8))  # of each prompt, by answer
+        clean = np.array([logits[one, one] - logits[one, other] for one, other in numbers])
+        corrupted = np.array([logits[other, one] - logits[other, other] for one, other in numbers])
+        taken += not difference(clean, corrupted, test, shared).why_none
+        alone += not difference(clean, corrupted, test).why_none
+    assert taken <= 35
+    assert alone > 100
+
+
+def test_pairs_share_what_is_clean_in_one_of_them() -> None:
+    chain = sharing([pair_tokens(1, 2), pair_tokens(2, 3), pair_tokens(4, 5)])
+    np.testing.assert_array_equal(chain, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(sharing([pair_tokens(each, 0) for each in (1, 2, 3)]), np.eye(3))
+    changes, corrupted = np.array([3.0, 2.0, 4.0]), np.zeros(3)
+    test = pb.EffectTest(significance=0.05)
+    assert not difference(changes, corrupted, test).why_none
+    why = difference(changes, corrupted, test, chain).why_none
+    assert "over 3 pairs, worth 1.8 that share no prompt, noise explains" in why
+
+
+def pair_tokens(clean: int, corrupted: int) -> experiment_pb2.PairTokens:
+    ids = [inference_pb2.TokenIds(ids=[each]) for each in (clean, corrupted)]
+    return experiment_pb2.PairTokens(clean=ids[0], corrupted=ids[1])
 
 
 def test_faithfulness_and_its_error() -> None:

@@ -365,3 +365,23 @@ def test_kinds_that_are_not_known_are_layers():
     assert json.loads(strange.to_text("lazarus"))["nodes"][0]["type"] == "layer"
     for format in ("dot", "mermaid", "html", "svg"):
         assert strange.to_bytes(format)
+
+
+def test_circuits_of_two_checkpoints_are_compared_with_a_warning():
+    """Those of two graphs are not; nothing is said of weights that are not known."""
+
+    def on(weights_hash: str = "", layer_count: int = 2) -> Circuit:
+        message = pb.Circuit()
+        message.CopyFrom(some(0).message)
+        message.model.MergeFrom(pb.CircuitModel(weights_hash=weights_hash, layer_count=layer_count))
+        return Circuit(message)
+
+    first, second = on(weights_hash="a" * 32), on(weights_hash="b" * 32)
+    assert first.compare(some(0)).warnings == first.compare(on(weights_hash="a" * 32)).warnings == []
+    with pytest.warns(UserWarning, match="tiny with weights aaaaaaaa, and not tiny with weights bbbbbbbb"):
+        found = first.compare(second)
+    assert found.to_json()["warnings"] == found.warnings
+    assert "two checkpoints" in as_text(found.table())
+    assert "a" * 32 in as_text(first.table())
+    with pytest.raises(InvalidRequestError, match="2 layers, not 3"):
+        first.compare(on(layer_count=3))

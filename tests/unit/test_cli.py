@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from neuroscope import telemetry
 from neuroscope.cli.app import app
 from neuroscope.cli.connection import Connection
 from neuroscope.errors import InvalidRequestError
+from neuroscope.tracing import telemetry
 from tests.support.fake_inference import Token
 from tests.support.running_gateway import RunningGateway, running_gateway
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from neuroscope import spantree
 from neuroscope.cli import receiver as receiver_module
 from neuroscope.cli.receiver import SpanReceiver
+from neuroscope.tracing import spantree
 
 CHILD = """
-from neuroscope import telemetry
+from neuroscope.tracing import telemetry
 telemetry.configure("child")
 with telemetry.tracer().start_as_current_span("root"):
     with telemetry.tracer().start_as_current_span("leaf"):

@@ -1,4 +1,4 @@
-"""neuroscope.client_method: one definition, two clients.
+"""neuroscope.calls.client_method: one definition, two clients.
 
 python -m pytest tests/unit/test_client_method.py
 """
@@ -9,12 +9,12 @@ import inspect
 
 import pytest
 
-from neuroscope.call import Call, Steps, Stream
-from neuroscope.calling import AsyncCaller, Caller
-from neuroscope.client_method import client_method, client_stream
+from neuroscope.calls.call import Call, Steps, Stream
+from neuroscope.calls.caller import AsyncCaller, Caller
+from neuroscope.calls.client_method import client_method, client_stream
 from neuroscope.errors import MLXIntegrationError, UnknownIdError
-from neuroscope.rpc import RPCS
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
 from tests.support.scripted_transport import AsyncScriptedTransport, ScriptedTransport
 
 PHASES = [pb.LOAD_PHASE_FETCH, pb.LOAD_PHASE_READ]

@@ -1,4 +1,4 @@
-"""neuroscope.codec: the bytes are protobuf's own, the payload is aligned, and what others write is read too."""
+"""neuroscope.wire.codec: the bytes are protobuf's own, the payload is aligned, and what others write is read too."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroscope import codec
-from neuroscope.codec import ALIGNMENT_BYTES, Framed
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire import codec
+from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
 
 WRAPPERS = [pb.GenerateResponse, pb.CaptureResponse, pb.PutTensorRequest]
 U32 = st.integers(0, 2**32 - 1)

@@ -112,7 +112,7 @@ def test_what_has_the_prompt_alone_edits_the_prompt_alone(llama: LoadedModel) ->
 
 def test_a_mean_goes_on_with_generated_tokens(llama: LoadedModel) -> None:
     """As the same numbers in a tensor do."""
-    from neuroscope.expressions import tensor
+    from neuroscope.interventions.expressions import tensor
 
     point = Point("mlp_out", 1)
     _, seen = hooked(llama, CORRUPTED, {}, [point])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.expressions import tensor
+from neuroscope.interventions.expressions import tensor
 from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2

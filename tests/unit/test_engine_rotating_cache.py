@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from neuroscope.rpc import RPCS
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
 from neuroscope_inference.local import LocalTransport
 from tests.support import numpy_forward
 from tests.support.compare import assert_all_close, assert_close

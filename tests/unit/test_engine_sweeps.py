@@ -207,7 +207,7 @@ def test_every_value_agrees(llama: LoadedModel, value: pb.SweepValue) -> None:
 
 def test_a_mean_is_that_of_all_tokens(llama: LoadedModel) -> None:
     """The mean at the first layer's MLP, put at one position, equals the same numbers as a tensor."""
-    from neuroscope.expressions import tensor
+    from neuroscope.interventions.expressions import tensor
     from tests.support.loaded import capture_here
 
     seen = [capture_here(llama, ids)[Point("mlp_out", 0)][0] for ids in REFERENCES]

@@ -1,4 +1,4 @@
-"""neuroscope.errors and neuroscope.status: every error keeps its class, message, field and names on its way."""
+"""neuroscope.errors and neuroscope.wire.status: every error keeps its class, message, field and names on its way."""
 
 import time
 
@@ -7,9 +7,10 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from neuroscope import errors, status
+from neuroscope import errors
 from neuroscope.errors import MLXIntegrationError, error_classes, nearest
 from neuroscope.v1.errors_pb2 import ErrorReason
+from neuroscope.wire import status
 
 
 def all_classes() -> list[type[MLXIntegrationError]]:

@@ -25,6 +25,7 @@ from neuroscope.experiments import (
     resample,
     together,
 )
+from neuroscope.experiments.baselines import Baselines
 from neuroscope.experiments.patching import Patching, ablation, patching
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
@@ -289,3 +290,14 @@ def test_a_dataframe_or_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_is_a_word() -> None:
     assert EACH == "each"
+
+
+def test_baselines_are_as_many_as_pairs() -> None:
+    kept = Baselines(2)
+    kept.feed(pb.PairBaseline(pair=1, clean=2.5))
+    value = kept.to_json()
+    assert value == {"clean": [None, 2.5], "corrupted": [None, None]}
+    assert Baselines.from_json(value, 2).to_json() == value
+    with pytest.raises(InvalidRequestError, match="not as many") as refused:
+        Baselines.from_json(value | {"corrupted": [1.0]}, 2)
+    assert refused.value.field == "corrupted"

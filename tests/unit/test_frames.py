@@ -1,4 +1,4 @@
-"""neuroscope.frames: what is packed is read again; what is lost or changed on the way is noticed."""
+"""neuroscope.wire.frames: what is packed is read again; what is lost or changed on the way is noticed."""
 
 import ml_dtypes
 import numpy as np
@@ -7,13 +7,13 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroscope import codec
-from neuroscope.codec import ALIGNMENT_BYTES, Framed
 from neuroscope.errors import ChecksumError, StreamingError
-from neuroscope.frames import PACKED_BYTES, SLICE_BYTES, FrameReader
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire import codec
+from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
+from neuroscope.wire.frames import PACKED_BYTES, SLICE_BYTES, FrameReader
 from tests.support.streams import Stream, outgoing
 
 DECODE = codec.decoder(pb.GenerateResponse)

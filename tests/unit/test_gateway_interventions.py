@@ -8,8 +8,8 @@ import pytest
 
 from neuroscope import edit, zero
 from neuroscope.errors import InvalidRequestError, UnknownIdError
-from neuroscope.intervention_forms import ACTIONS
 from neuroscope.interventions import Intervention, to_messages
+from neuroscope.interventions.forms import ACTIONS
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_gateway.schemas.interventions import EXAMPLES
 from tests.support.fake_inference import FakeInference

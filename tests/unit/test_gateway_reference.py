@@ -40,6 +40,7 @@ ROUTES = {
     "/v1/experiments/attributions": {"post"},
     "/v1/experiments/sweeps": {"post"},
     "/v1/experiments/vocabulary": {"post"},
+    "/v1/experiments/edge_graph": {"get"},
     "/v1/experiments/weights": {"get"},
     "/v1/experiments/weights/{weight}": {"get"},
     "/v1/traces/{trace_id}": {"get"},

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
-from neuroscope import telemetry
 from neuroscope.errors import ActivationCaptureError, UnknownIdError
+from neuroscope.tracing import telemetry
 from tests.support.fake_inference import FakeInference
 from tests.support.running_gateway import RunningGateway
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
-from neuroscope import AsyncClient, Client, telemetry, zero
+from neuroscope import AsyncClient, Client, zero
 from neuroscope.errors import (
     ChecksumError,
     InvalidRequestError,
@@ -15,6 +15,7 @@ from neuroscope.errors import (
     UnknownIdError,
 )
 from neuroscope.sites import Point
+from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from tests.support.scripted_transport import AsyncScriptedTransport, ScriptedTransport
 from tests.support.streams import Stream, outgoing

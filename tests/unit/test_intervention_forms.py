@@ -1,4 +1,4 @@
-"""neuroscope.intervention_forms: interventions as JSON that people write.
+"""neuroscope.interventions.forms: interventions as JSON that people write.
 
 pytest tests/unit/test_intervention_forms.py
 """
@@ -12,9 +12,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.expressions import Expression, captured, noise, tensor
-from neuroscope.intervention_forms import ACTIONS, InterventionForm, from_json
 from neuroscope.interventions import Intervention, add, edit, replace, scale, zero
+from neuroscope.interventions.expressions import Expression, captured, noise, tensor
+from neuroscope.interventions.forms import ACTIONS, InterventionForm, from_json
 from neuroscope.v1 import intervention_pb2 as pb
 
 BASE = {"layer_name": "transformer.h.5", "component": "residual"}

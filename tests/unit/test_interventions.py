@@ -1,4 +1,4 @@
-"""neuroscope.interventions and neuroscope.expressions: what users write, what is sent, what is refused.
+"""neuroscope.interventions and neuroscope.interventions.expressions: what users write, what is sent, what is refused.
 
 pytest tests/unit/test_interventions.py
 """
@@ -20,12 +20,12 @@ from neuroscope.errors import (
     UnavailableSiteError,
     UnknownSiteError,
 )
-from neuroscope.expressions import SelectedActivation, captured, noise, tensor
-from neuroscope.intervention_checks import MAX_DEPTH
 from neuroscope.interventions import Intervention, add, edit, replace, scale, to_messages, zero
-from neuroscope.tensors import from_message
+from neuroscope.interventions.checks import MAX_DEPTH
+from neuroscope.interventions.expressions import SelectedActivation, captured, noise, tensor
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.wire.tensors import from_message
 from tests.support.compare import assert_close
 from tests.support.numpy_edits import Row, apply
 

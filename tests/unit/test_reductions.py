@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from neuroscope.cache import ActivationCache
-from neuroscope.codec import Framed
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.frames import FramePacker, FrameReader, Outgoing
 from neuroscope.hooks import Hook
 from neuroscope.reductions import to_message
 from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.wire.codec import Framed
+from neuroscope.wire.frames import FramePacker, FrameReader, Outgoing
 
 B, P, K, M, R, H = (
     tensor_pb2.AXIS_BATCH,

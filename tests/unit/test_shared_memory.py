@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroscope.codec import Event, Framed, decoder, encode
-from neuroscope.endpoint import Endpoint
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.frames import SLICE_BYTES, FramePacker, FrameReader, Outgoing
-from neuroscope.shared_memory import BLOCK_BYTES, MappedMemory, SharedMemory
-from neuroscope.sharing import Mappings, Receiver
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event, Framed, decoder, encode
+from neuroscope.wire.endpoint import Endpoint
+from neuroscope.wire.frames import SLICE_BYTES, FramePacker, FrameReader, Outgoing
+from neuroscope.wire.shared_memory import BLOCK_BYTES, MappedMemory, SharedMemory
+from neuroscope.wire.sharing import Mappings, Receiver
 from neuroscope_inference.sharing import PrivateFolder, Sharing
 from tests.support.streams import Stream
 

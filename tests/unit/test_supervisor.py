@@ -8,13 +8,13 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from neuroscope.cli.process import Service
 from neuroscope.cli.supervisor import Backoff, ProcessFailedError, Supervisor
+from tests.support.patience import eventually
 
 READY = 'print("dummy ready on 127.0.0.1:1", flush=True)'
 SLEEP = "import time; time.sleep(600)"
@@ -32,13 +32,6 @@ def alive(process_id: int) -> bool:
         return False
     stat = Path(f"/proc/{process_id}/stat")
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_a_service_is_ready_when_it_says_so_and_gone_afterwards():

@@ -1,4 +1,4 @@
-"""neuroscope.telemetry: recording, the bounded store, propagation, merging, export."""
+"""neuroscope.tracing.telemetry: recording, the bounded store, propagation, merging, export."""
 
 import http.server
 import subprocess
@@ -13,8 +13,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 
-from neuroscope import telemetry
 from neuroscope.errors import InvalidRequestError, UnknownIdError
+from neuroscope.tracing import telemetry
 
 
 @pytest.fixture(autouse=True)
@@ -243,6 +243,8 @@ def test_without_a_collector_a_meter_sends_nothing():
 
 
 def test_importing_it_is_cheap():
-    code = "import sys, neuroscope.telemetry; print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
+    code = (
+        "import sys, neuroscope.tracing.telemetry; print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -1,12 +1,20 @@
-"""neuroscope.tensors: one table of element types."""
+"""neuroscope.wire.tensors: one table of element types."""
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from neuroscope.errors import DataConversionError
-from neuroscope.tensors import check_finite, dtype_name, from_message, numpy_dtype, parse_dtype, to_array, to_message
 from neuroscope.v1 import tensor_pb2 as pb
+from neuroscope.wire.tensors import (
+    check_finite,
+    dtype_name,
+    from_message,
+    numpy_dtype,
+    parse_dtype,
+    to_array,
+    to_message,
+)
 
 TYPES = [dtype for dtype in pb.DataType.values() if dtype != pb.DATA_TYPE_UNSPECIFIED]
 

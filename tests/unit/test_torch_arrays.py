@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from neuroscope import add, errors, prompts, replace, tensors
+from neuroscope import add, errors, prompts, replace
 from neuroscope.rest import CapturedActivation, DataSerializer
+from neuroscope.wire import tensors
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from neuroscope import spantree, telemetry, tracefile, waterfall
+from neuroscope.tracing import spantree, telemetry, tracefile, waterfall
 from tests.support import traces
 
 

@@ -1,4 +1,4 @@
-"""neuroscope.transport over a real gRPC server: errors, deadlines, cancelling, retries, trace context."""
+"""neuroscope.wire.transport over a real gRPC server: errors, deadlines, cancelling, retries, trace context."""
 
 import asyncio
 import socket
@@ -12,8 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from neuroscope import AsyncClient, Client, telemetry, transport
-from neuroscope.codec import Framed
+from neuroscope import AsyncClient, Client
 from neuroscope.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -23,11 +22,14 @@ from neuroscope.errors import (
     UnknownIdError,
     UnknownSiteError,
 )
-from neuroscope.rpc import RPCS
 from neuroscope.sites import Point
-from neuroscope.transport import AsyncGrpcTransport, GrpcTransport
+from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire import grpc_transport, transport
+from neuroscope.wire.codec import Framed
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.transport import AsyncGrpcTransport, GrpcTransport
 from tests.support.scripted_server import serving, serving_in_thread
 from tests.support.streams import Stream, outgoing
 
@@ -176,7 +178,7 @@ def test_what_changes_something_is_not(client, service):
 
 
 def test_every_retried_call_exists_and_is_unary():
-    for name in transport._RETRIED:
+    for name in grpc_transport._RETRIED:
         assert not RPCS[name].streams_responses
 
 

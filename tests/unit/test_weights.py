@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscope.codec import Framed
 from neuroscope.errors import DataConversionError, InvalidRequestError, StreamingError
-from neuroscope.frames import FramePacker, FrameReader, Portion
 from neuroscope.v1 import tensor_pb2
 from neuroscope.weights import FactoredMatrix, NamedArray, Weights
 from neuroscope.weights.names import GROUPS, WEIGHTS, resolved
+from neuroscope.wire.codec import Framed
+from neuroscope.wire.frames import FramePacker, FrameReader, Portion
 
 RANDOM = np.random.default_rng(0)
 A, B = RANDOM.standard_normal((2, 3, 10, 4)), RANDOM.standard_normal((2, 3, 4, 10))

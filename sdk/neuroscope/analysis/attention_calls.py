@@ -10,8 +10,8 @@ from neuroscope.analysis.attention_request import attention_request
 from neuroscope.analysis.pairs import PairLike
 from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.running import run
-from neuroscope.call import Steps
-from neuroscope.client_method import client_method
+from neuroscope.calls.call import Steps
+from neuroscope.calls.client_method import client_method
 from neuroscope.prompts import PromptLike
 
 

@@ -9,16 +9,16 @@ from neuroscope.analysis.circuit_request import discovery_request, evaluation_op
 from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.running import run
-from neuroscope.call import Call, Steps
+from neuroscope.calls.call import Call, Steps
+from neuroscope.calls.client_method import client_method
 from neuroscope.circuits import Circuit
-from neuroscope.client_method import client_method
 from neuroscope.datasets import Dataset, DatasetLike
 from neuroscope.datasets.example import Text
 from neuroscope.datasets.fitting import dataset as fitted
 from neuroscope.experiments.metrics import Metric
 from neuroscope.model_info import Tokens
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.v1 import inference_pb2, tokens_pb2
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 
 
 class CircuitCalls:

@@ -11,6 +11,7 @@ from neuroscope.circuits import Circuit, ComponentGraph
 from neuroscope.errors import InvalidRequestError
 from neuroscope.grid import Grid
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.v1 import experiment_pb2
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,14 +36,22 @@ class DiscoveryResult(
 
     def __init__(self, request: pb.DiscoverCircuitRequest) -> None:
         super().__init__(request)
+        self.baselines: list[experiment_pb2.PairBaseline] = []
+        """The metric of the unedited runs, pair by pair."""
         self.points: list[pb.FaithfulnessPoint] = []
         """Points of the curve, as they came."""
         self.edges: list[pb.CircuitEdge] = []
-        """Edges whose fate was decided, as they came."""
+        """Edges that were patched or whose fate was decided, as they came."""
+        self.measured: pb.CircuitEvaluation | None = None
+        """What has been measured of the circuit so far; None: nothing."""
 
     def _take(self, response: pb.DiscoverCircuitResponse) -> None:
+        if response.partial.HasField("baseline"):
+            self.baselines.append(response.partial.baseline)
         if response.partial.HasField("point"):
             self.points.append(response.partial.point)
+        if response.partial.HasField("evaluation"):
+            self.measured = response.partial.evaluation
         self.edges.extend(response.partial.edges.edges)
 
     def _close(self, end: pb.DiscoveryResult) -> None:
@@ -117,10 +126,14 @@ class EvaluationResult(
         super().__init__(request)
         self.points: list[pb.FaithfulnessPoint] = []
         """Points of the curve, as they came."""
+        self.measured: pb.CircuitEvaluation | None = None
+        """What has been measured so far; None: nothing."""
 
     def _take(self, response: pb.EvaluateCircuitResponse) -> None:
         if response.partial.HasField("point"):
             self.points.append(response.partial.point)
+        if response.partial.HasField("evaluation"):
+            self.measured = response.partial.evaluation
 
     def _close(self, end: pb.EvaluationResult) -> None:
         self._circuit = Circuit(end.circuit)

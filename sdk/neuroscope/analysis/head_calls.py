@@ -11,8 +11,8 @@ from neuroscope.analysis.interactions import InteractionGraph
 from neuroscope.analysis.pairs import PairLike
 from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.running import run
-from neuroscope.call import Steps
-from neuroscope.client_method import client_method
+from neuroscope.calls.call import Steps
+from neuroscope.calls.client_method import client_method
 from neuroscope.prompts import Prompt
 
 

@@ -11,8 +11,8 @@ from neuroscope.analysis.residual_request import AnswerTokens, residual_request
 from neuroscope.analysis.running import run
 from neuroscope.analysis.tuned_lens import TunedLens
 from neuroscope.analysis.tuned_training import TunedLensResult, training_request
-from neuroscope.call import Steps
-from neuroscope.client_method import client_method
+from neuroscope.calls.call import Steps
+from neuroscope.calls.client_method import client_method
 from neuroscope.prompts import PromptLike
 
 

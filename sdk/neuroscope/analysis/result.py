@@ -14,12 +14,12 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.experiments.named_scores import listed, unlisted
 from neuroscope.experiments.stored import read_object
-from neuroscope.frames import FrameReader
-from neuroscope.stream import warn
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from typing import Self

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
-from neuroscope import requests
 from neuroscope.analysis.progress import AnalysisListener, analysis_listener
 from neuroscope.analysis.result import AnalysisResult, Response
-from neuroscope.call import Call, Steps, Stream
-from neuroscope.calling import AsyncCaller, Caller
-from neuroscope.client_method import client_method
-from neuroscope.codec import Event
-from neuroscope.rpc import ANALYSIS_RPCS
-from neuroscope.transport import LOCAL_ANALYSIS
+from neuroscope.calls import requests
+from neuroscope.calls.call import Call, Steps, Stream
+from neuroscope.calls.caller import AsyncCaller, Caller
+from neuroscope.calls.client_method import client_method
+from neuroscope.errors import MLXIntegrationError
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import ANALYSIS_RPCS
+from neuroscope.wire.transport import LOCAL_ANALYSIS
 
 DEFAULT_ANALYSIS_TARGET = "127.0.0.1:50052"
 Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
@@ -38,8 +40,9 @@ class AnalysisRunner(TraceCalls, Caller):
         super().__init__(target, **options)
 
     def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        return self._follow(run(result, progress))
+        """Runs the analysis that an empty result asks for, to its end; `partial` of an error is what there is of it."""
+        with _kept(result):
+            return self._follow(run(result, progress))
 
     def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> Generator[Response, None, None]:
         """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
@@ -56,8 +59,9 @@ class AsyncAnalysisRunner(TraceCalls, AsyncCaller):
         super().__init__(target, **options)
 
     async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end."""
-        return await self._follow(run(result, progress))
+        """Runs the analysis that an empty result asks for, to its end; `partial` of an error is what there is of it."""
+        with _kept(result):
+            return await self._follow(run(result, progress))
 
     def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> AsyncGenerator[Response, None]:
         """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
@@ -80,3 +84,14 @@ def events(result: AnalysisResult[Any, Any, Response, Any]) -> Stream[Response]:
 
     rpc = ANALYSIS_RPCS[result.rpc]
     return Stream(rpc.method, rpc, result.request, take)
+
+
+@contextmanager
+def _kept(result: AnalysisResult[Any, Any, Any, Any]) -> Generator[None]:
+    """Gives an error what there is of the result, where the analysis had begun."""
+    try:
+        yield
+    except MLXIntegrationError as error:
+        if result.plan is not None:
+            error.partial = result
+        raise

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope import safetensors_file, tensors
+from neuroscope import safetensors_file
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.transport import MAX_MESSAGE_BYTES
 from neuroscope.v1 import tuned_lens_pb2 as pb
+from neuroscope.wire import tensors
+from neuroscope.wire.grpc_transport import MAX_MESSAGE_BYTES
 
 Floats = NDArray[np.float32]
 FORMAT = 1

@@ -16,9 +16,11 @@ from neuroscope.circuits.comparison import CircuitComparison
 from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
+from neuroscope.circuits.model_match import other_shape
 from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -287,8 +289,18 @@ class Circuit(CircuitContent):
         return sources.of_directions(directions, name)
 
     def compare(self, other: Circuit) -> CircuitComparison:
-        """What both share, and what only one has."""
-        return CircuitComparison(self, other)
+        """What both share, and what only one has. Circuits of two checkpoints are compared with a warning.
+
+        Raises:
+            InvalidRequestError: they are of models of two shapes.
+        """
+        if shape := other_shape(self.message.model, other.message.model):
+            raise InvalidRequestError(
+                f"circuits of two graphs have nothing in common: the first is of {shape}", field="model"
+            )
+        found = CircuitComparison(self, other)
+        warn(found.warnings)
+        return found
 
     # Looking at it.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroscope.circuits.model_match import other_weights
 from neuroscope.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ class CircuitComparison:
 
     first: Circuit
     second: Circuit
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known before the numbers are believed: that they are of two checkpoints."""
+        other = other_weights(self.first.message.model, self.second.message.model)
+        return [f"circuits of two checkpoints: {other}"] if other else []
 
     @property
     def shared_nodes(self) -> list[str]:
@@ -79,7 +86,8 @@ class CircuitComparison:
         numbers = {name: getattr(self, name) for name in ("node_jaccard", "edge_jaccard", "pearson", "spearman")}
         lists = {name: getattr(self, name) for name in ("shared_nodes", "shared_edges", "only_first", "only_second")}
         told = {name: value if np.isfinite(value) else None for name, value in numbers.items()}
-        return {"first": self.first.name, "second": self.second.name, **told, **lists}
+        names = {"first": self.first.name, "second": self.second.name}
+        return {**names, "warnings": self.warnings, **told, **lists}
 
     def table(self) -> Table:
         """The numbers, and the strongest edges of either side."""

@@ -143,6 +143,8 @@ class CircuitContent:
         """What is known of it: how it was found, and how well it does."""
         found: dict[str, Any] = {}
         told = self.provenance
+        if self.message.model.weights_hash:
+            found["weights"] = self.message.model.weights_hash
         if told.source:
             found["from"] = told.source
         if told.search.method:

@@ -35,6 +35,7 @@ def circuit_model(info: ModelInfo) -> pb.CircuitModel:
     return pb.CircuitModel(
         model_id=model.model_id,
         architecture=model.architecture,
+        weights_hash=model.weights_hash,
         layer_count=model.num_layers,
         head_count=model.num_heads,
         key_value_head_count=model.num_kv_heads,

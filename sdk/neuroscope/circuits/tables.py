@@ -60,6 +60,8 @@ def comparison_table(comparison: CircuitComparison) -> Table:
         if count > 1
         else "no scores to compare"
     )
+    for warning in comparison.warnings:
+        table.caption = f"{warning}; {table.caption}"
     return table
 
 

@@ -11,7 +11,7 @@ import typer
 from neuroscope.cli.arguments import HOOK_HELP, KvBitsOption, KvGroupSizeOption, conversation, parse_hooks, read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
-from neuroscope.waterfall import format_bytes, format_duration
+from neuroscope.tracing.waterfall import format_bytes, format_duration
 
 
 def capture(

@@ -1,4 +1,4 @@
-"""`neuroscope circuit`: circuits in files; and `neuroscope analyze circuit`, which finds them."""
+"""`neuroscope circuit`: circuits in files, and a model's graph; and `neuroscope analyze circuit`, which finds them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ import typer
 from neuroscope.analysis.circuit_request import GRANULARITIES
 from neuroscope.circuits import METHODS, Circuit
 from neuroscope.circuits.formats import FORMATS, checked, of_path
-from neuroscope.cli.connection import AnalysisTargetOption, Connection, LocalOption, ModelOption, TraceOption
+from neuroscope.cli.connection import (
+    AnalysisTargetOption,
+    Connection,
+    LocalOption,
+    ModelOption,
+    TargetOption,
+    TraceOption,
+)
 from neuroscope.cli.console import err, out
 from neuroscope.datasets import NAMED
 
-app = typer.Typer(no_args_is_help=True, help="Circuits in files: shows, exports and compares them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Circuits in files: shows, exports and compares them; and the graph that they are parts of.",
+)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A circuit: JSON (ours, MIB's, lazarus'), GraphML.")]
 SaveOption = Annotated[
@@ -116,6 +126,31 @@ def show(file: FileArgument, save: SaveOption = None, as_json: JsonOption = Fals
     else:
         out.print(circuit.table())
     _save(circuit, save)
+
+
+@app.command()
+def graph(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    model: ModelOption = "",
+    target: TargetOption = None,
+    local: LocalOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Shows the graph of a model that circuits are parts of: what writes the residual stream, and what reads it."""
+    connection = Connection.of(context, target, local, trace)
+    with connection.open("circuit graph") as client:
+        model_id = client.model(connection.model_id(client, model)).model_id
+        found = client.edge_graph(model_id=model_id)
+    readers = list(zip(found.receivers, found.sender_counts, strict=True))
+    if as_json:
+        told = {"model": model_id, "senders": found.senders, "edge_count": found.edge_count}
+        receivers = [{"name": name, "sender_count": count} for name, count in readers]
+        out.print_json(json.dumps(told | {"receivers": receivers}))
+        return
+    out.print(f"{model_id}: {len(found.senders)} senders, {len(readers)} receivers, {found.edge_count:,} edges")
+    for name, count in readers:
+        out.print(f"{name} reads {count}: {found.senders[0]} to {found.senders[count - 1]}", soft_wrap=True)
 
 
 @app.command()

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroscope import spantree, telemetry, tracefile
 from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET, AnalysisClient
 from neuroscope.cli.bundled import require_bundled_model
 from neuroscope.cli.console import err
 from neuroscope.client import DEFAULT_TARGET, Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnknownIdError
-from neuroscope.tls import Tls
+from neuroscope.tracing import spantree, telemetry, tracefile
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.tls import Tls
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData

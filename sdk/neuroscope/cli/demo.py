@@ -17,7 +17,6 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from neuroscope import telemetry, tracefile
 from neuroscope.analysis import AnalysisClient
 from neuroscope.cache import ActivationCache
 from neuroscope.circuits import Circuit
@@ -35,10 +34,11 @@ from neuroscope.client import Client
 from neuroscope.errors import MLXIntegrationError, ModelUnsupportedError
 from neuroscope.lens import LogitLens
 from neuroscope.model_info import ModelInfo
-from neuroscope.stream import GeneratedToken
-from neuroscope.tensors import dtype_name
+from neuroscope.tracing import telemetry, tracefile
+from neuroscope.tracing.waterfall import format_bytes, format_duration
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.waterfall import format_bytes, format_duration
+from neuroscope.wire.stream import GeneratedToken
+from neuroscope.wire.tensors import dtype_name
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData

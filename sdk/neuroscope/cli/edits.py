@@ -20,8 +20,8 @@ import numpy as np
 from neuroscope import safetensors_file
 from neuroscope.directions import Directions
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, nearest
-from neuroscope.expressions import TensorLike, noise
 from neuroscope.interventions import Intervention, add, edit, replace, scale, to_messages, zero
+from neuroscope.interventions.expressions import TensorLike, noise
 from neuroscope.v1 import intervention_pb2
 
 EDIT_HELP = (

@@ -25,13 +25,13 @@ from neuroscope.cli.arguments import (
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, STEER_HELP, parse_edits, parse_steering
-from neuroscope.frames import TensorPiece
 from neuroscope.generation import Generation
 from neuroscope.interventions import describe
 from neuroscope.sites import Point
-from neuroscope.stream import GeneratedToken
-from neuroscope.tensors import dtype_name
-from neuroscope.waterfall import format_bytes, format_duration
+from neuroscope.tracing.waterfall import format_bytes, format_duration
+from neuroscope.wire.frames import TensorPiece
+from neuroscope.wire.stream import GeneratedToken
+from neuroscope.wire.tensors import dtype_name
 
 _BAR_WIDTH = 12
 

@@ -10,9 +10,9 @@ from rich.style import Style
 from rich.text import Text
 
 from neuroscope.lens import LogitLens
-from neuroscope.stream import GeneratedToken
 from neuroscope.token_text import visible
-from neuroscope.waterfall import format_bytes
+from neuroscope.tracing.waterfall import format_bytes
+from neuroscope.wire.stream import GeneratedToken
 
 _STEP, _TOKEN, _ARRIVED = 4, 12, 22
 _CELL, _CELL_WITH_NUMBER = 10, 14

@@ -12,8 +12,8 @@ from rich.table import Table
 from neuroscope.cli.bundled import NAME, require_bundled_model
 from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption, describe
 from neuroscope.cli.console import err, out
-from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.tensors import dtype_name
 
 app = typer.Typer(no_args_is_help=True, help="Lists, loads and frees models.")
 
@@ -112,6 +112,7 @@ def info(
         "vocabulary": f"{model.vocab_size} tokens",
         "context": f"{model.context_length} tokens" if model.context_length else "unknown",
         "parameters": f"{model.parameter_count:,} in {model.weights_bytes / 1e6:,.1f} MB, {dtype_name(model.dtype)}",
+        "weights": model.weights_hash or "unknown",
         "chat template": "yes" if model.has_chat_template else "no",
         "bos, eos": f"{model.bos_token_id if model.HasField('bos_token_id') else 'none'}, {list(model.eos_token_ids)}",
         "hook points": f"{available} of {len(found.points)} available",

@@ -13,9 +13,9 @@ import numpy as np
 import xxhash
 from opentelemetry.trace import SpanKind
 
-from neuroscope import telemetry
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, UnknownIdError
-from neuroscope.tensors import Array
+from neuroscope.tracing import telemetry
+from neuroscope.wire.tensors import Array
 
 COMPLETIONS = "/v1/chat/completions/with_activations"
 _TIMEOUT_S = 600.0

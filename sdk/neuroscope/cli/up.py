@@ -13,13 +13,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from neuroscope import tracefile
 from neuroscope.cli import services
 from neuroscope.cli.bundled import bundled_model
 from neuroscope.cli.connection import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.receiver import SpanReceiver
 from neuroscope.cli.supervisor import Supervisor
+from neuroscope.tracing import tracefile
 
 _COLOURS = {services.INFERENCE: "cyan", services.ANALYSIS: "blue", services.GATEWAY: "magenta"}
 _PREFIX_WIDTH = 10

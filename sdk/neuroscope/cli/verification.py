@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroscope import spantree
 from neuroscope.cache import ActivationCache
 from neuroscope.cli.rest import RestActivation
-from neuroscope.frames import TensorPiece
 from neuroscope.lens import LogitLens
 from neuroscope.sites import Point
-from neuroscope.stream import GeneratedToken
-from neuroscope.waterfall import format_bytes
+from neuroscope.tracing import spantree
+from neuroscope.tracing.waterfall import format_bytes
+from neuroscope.wire.frames import TensorPiece
+from neuroscope.wire.stream import GeneratedToken
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData

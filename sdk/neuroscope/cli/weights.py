@@ -13,8 +13,8 @@ from neuroscope.cli.connection import Connection, LocalOption, ModelOption, Targ
 from neuroscope.cli.console import err, out
 from neuroscope.cli.sweep import token_of
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.tensors import Array
 from neuroscope.weights.calls import LIMIT_BYTES
+from neuroscope.wire.tensors import Array
 
 LayerOption = Annotated[list[int] | None, typer.Option("--layer", "-l", help="A layer; repeat it. Default: all.")]
 HeadOption = Annotated[list[int] | None, typer.Option("--head", help="A head; repeat it. Default: all.")]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuroscope import requests
-from neuroscope.call import Steps
-from neuroscope.client_method import client_method
+from neuroscope.calls import requests
+from neuroscope.calls.call import Steps
+from neuroscope.calls.client_method import client_method
 from neuroscope.datasets.dataset import Dataset
 from neuroscope.datasets.example import Text
 from neuroscope.datasets.fitting import DatasetLike, dataset

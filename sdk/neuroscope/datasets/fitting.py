@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
-from neuroscope.call import Steps
+from neuroscope.calls.call import Steps
 from neuroscope.datasets.dataset import Dataset, read_examples
 from neuroscope.datasets.example import Example, Pair, Text
 from neuroscope.datasets.named import NAMED

@@ -10,21 +10,21 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from numpy.typing import ArrayLike
 
 from neuroscope import sites
-from neuroscope.call import Call, Steps
+from neuroscope.calls.call import Call, Steps
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.dictionaries.features import FeatureActivations, steps
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope.experiments.metrics import Metric
-from neuroscope.expressions import to_reference
 from neuroscope.interventions import InterventionLike
+from neuroscope.interventions.expressions import to_reference
 from neuroscope.prompts import PromptLike
-from neuroscope.rpc import RPCS
 from neuroscope.selection import Positions
-from neuroscope.stream import warn
-from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.stream import warn
+from neuroscope.wire.tensors import parse_dtype
 
 T = TypeVar("T")
 SiteLike: TypeAlias = "str | site_pb2.Site | None"

@@ -12,9 +12,9 @@ from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention
 from neuroscope.selection import Positions, Steps
 from neuroscope.sites import Point
-from neuroscope.tensors import dtype_name
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope.wire.tensors import dtype_name
 
 FeatureIndices: TypeAlias = "SupportsIndex | Iterable[SupportsIndex]"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope import requests
-from neuroscope.call import Capturing, Steps
+from neuroscope.calls import requests
+from neuroscope.calls.call import Capturing, Steps
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.errors import InvalidRequestError
 from neuroscope.hooks import Hook

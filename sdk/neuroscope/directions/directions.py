@@ -21,7 +21,7 @@ from neuroscope.directions.direction import Direction
 from neuroscope.directions.finding import Separation
 from neuroscope.errors import DataConversionError, UnknownSiteError, nearest
 from neuroscope.sites import Point
-from neuroscope.tensors import Array
+from neuroscope.wire.tensors import Array
 
 if TYPE_CHECKING:
     from rich.table import Table

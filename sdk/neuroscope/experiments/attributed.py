@@ -9,16 +9,17 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event, Framed
 from neuroscope.component_names import receiver_name, sender_name
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution, features_of
-from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
+from neuroscope.experiments.baselines import Baselines
+from neuroscope.experiments.named_scores import NamedScores, numbered
 from neuroscope.experiments.scores import Scores
-from neuroscope.frames import FrameReader
-from neuroscope.stream import warn
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,8 +61,7 @@ class AttributionResult(NamedScores):
         """Of integrated gradients, how much of each pair's change the scores account for."""
         self._reader: FrameReader | None = None
         self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}
-        self._clean: NDArray[np.float32] = np.empty(0, np.float32)
-        self._corrupted: NDArray[np.float32] = np.empty(0, np.float32)
+        self._baselines = Baselines()
 
     # Taking it in.
 
@@ -83,9 +83,7 @@ class AttributionResult(NamedScores):
             case "plan":
                 self._begin(event.plan)
             case "baseline":
-                self._clean[event.baseline.pair] = event.baseline.clean
-                if event.baseline.HasField("corrupted"):
-                    self._corrupted[event.baseline.pair] = event.baseline.corrupted
+                self._baselines.feed(event.baseline)
             case "completeness":
                 self.completeness.append(event.completeness)
             case "end":
@@ -107,7 +105,7 @@ class AttributionResult(NamedScores):
     def _begin(self, plan: pb.AttributionPlan) -> None:
         self.plan = plan
         self._reader = FrameReader(plan.tensors)
-        self._clean, self._corrupted = (np.full(len(plan.pairs), np.nan, np.float32) for _ in range(2))
+        self._baselines = Baselines(len(plan.pairs))
         if self._warns:
             warn(plan.warnings)
 
@@ -196,7 +194,7 @@ class AttributionResult(NamedScores):
             }
             for column, receiver in enumerate(plan.receivers):
                 values[:, receiver.sender_count :, column] = np.nan
-        clean, corrupted = self._clean, self._corrupted
+        clean, corrupted = self._baselines.clean, self._baselines.corrupted
         if request.each_pair and len(rows) > 1:
             dims, coords = ["pair", *dims], {"pair": list(rows), **coords}
         else:
@@ -232,8 +230,7 @@ class AttributionResult(NamedScores):
             "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
             "end": json_format.MessageToDict(self.end or pb.AttributionEnd(), preserving_proto_field_name=True),
             "tokens": self.tokens,
-            "clean": listed(self._clean),
-            "corrupted": listed(self._corrupted),
+            **self._baselines.to_json(),
             "completeness": [json_format.MessageToDict(total) for total in self.completeness],
             "scores": [
                 {"plan_index": index, "pair": row, "values": tensor.tolist()}
@@ -253,8 +250,7 @@ class AttributionResult(NamedScores):
             result._begin(json_format.ParseDict(value["plan"], pb.AttributionPlan()))
             result.end = json_format.ParseDict(value["end"], pb.AttributionEnd())
             result.tokens = list(value["tokens"])
-            for name in ("clean", "corrupted"):
-                setattr(result, f"_{name}", unlisted(value[name]))
+            result._baselines = Baselines.from_json(value, len(result._planned().pairs))
             result.completeness = [json_format.ParseDict(each, pb.Completeness()) for each in value["completeness"]]
             result._tensors = {
                 (int(each["plan_index"]), int(each["pair"])): np.array(each["values"], np.float32)

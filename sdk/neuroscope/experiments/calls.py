@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, overload
 
-from neuroscope import requests
-from neuroscope.call import Call, Steps, Stream
-from neuroscope.calling import AsyncCaller, Caller
+from neuroscope.calls import requests
+from neuroscope.calls.call import Call, Steps, Stream
+from neuroscope.calls.caller import AsyncCaller, Caller
+from neuroscope.calls.client_method import client_method, client_stream
 from neuroscope.circuits.graph import ComponentGraph
-from neuroscope.client_method import client_method, client_stream
-from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope.experiments.attributing import Attribution, attribution
@@ -28,8 +27,9 @@ from neuroscope.experiments.progress import (
 from neuroscope.experiments.result import SweepResult
 from neuroscope.interventions import InterventionLike
 from neuroscope.prompts import PromptLike
-from neuroscope.rpc import RPCS
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import RPCS
 
 P = ParamSpec("P")
 

@@ -18,14 +18,14 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.call import Call
+from neuroscope.calls.call import Call
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.paths import PARTS
-from neuroscope.rpc import RPCS
 from neuroscope.v1 import circuit_pb2, site_pb2
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.wire.rpc import RPCS
 
 Edge: TypeAlias = "str | tuple[str, str]"
 """a3.h5->m9, or both of its ends."""

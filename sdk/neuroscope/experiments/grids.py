@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, SupportsIndex, TypeAlias, cast
 
 from neuroscope import interventions
 from neuroscope.errors import InvalidRequestError
-from neuroscope.expressions import Expression, SelectedActivation, to_expression
+from neuroscope.interventions.expressions import Expression, SelectedActivation, to_expression
 from neuroscope.v1 import experiment_pb2 as pb
 
 EACH: Final = "each"

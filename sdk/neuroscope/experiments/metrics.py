@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex, TypeAlias
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.expressions import TensorLike, to_reference
+from neuroscope.interventions.expressions import TensorLike, to_reference
 from neuroscope.v1 import experiment_pb2 as pb
 
 Token: TypeAlias = "str | int"

@@ -10,14 +10,15 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import features_of
+from neuroscope.experiments.baselines import Baselines
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
 from neuroscope.experiments.scores import Scores, Texts
-from neuroscope.stream import warn
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.wire.codec import Event
+from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,8 +53,7 @@ class SweepResult(NamedScores):
         self.tokens: list[str] = []
         """Texts of the first edited prompt's tokens."""
         self._values: NDArray[np.float32] = np.empty(0, np.float32)
-        self._clean: NDArray[np.float32] = np.empty(0, np.float32)
-        self._corrupted: NDArray[np.float32] = np.empty(0, np.float32)
+        self._baselines = Baselines()
         self._texts: dict[int, pb.GeneratedText] = {}
         """By patch, what it went on with."""
         self._unedited_texts: dict[tuple[str, int], pb.GeneratedText] = {}
@@ -82,9 +82,7 @@ class SweepResult(NamedScores):
             case "plan":
                 self._begin(event.plan)
             case "baseline":
-                self._clean[event.baseline.pair] = event.baseline.clean
-                if event.baseline.HasField("corrupted"):
-                    self._corrupted[event.baseline.pair] = event.baseline.corrupted
+                self._baselines.feed(event.baseline)
                 if event.baseline.HasField("clean_text"):
                     self._unedited_texts["clean", event.baseline.pair] = event.baseline.clean_text
                 if event.baseline.HasField("corrupted_text"):
@@ -112,8 +110,7 @@ class SweepResult(NamedScores):
         count = plan.cell_count * len(plan.pairs)
         if self.plan is None:
             self._values = np.full(count, np.nan, np.float32)
-            self._clean = np.full(len(plan.pairs), np.nan, np.float32)
-            self._corrupted = np.full(len(plan.pairs), np.nan, np.float32)
+            self._baselines = Baselines(len(plan.pairs))
         elif self._values.size != count:
             raise StreamingError("the service plans another sweep than the one that was interrupted")
         self.plan, self.end = plan, None
@@ -171,8 +168,8 @@ class SweepResult(NamedScores):
             values = values[0]
         metric = self.experiment.request.metric
         edits_corrupted = plan.edited_run == pb.SWEPT_RUN_CORRUPTED
-        unedited = self._corrupted if edits_corrupted else self._clean
-        clean, corrupted = self._clean, self._corrupted
+        unedited = self._baselines.corrupted if edits_corrupted else self._baselines.clean
+        clean, corrupted = self._baselines.clean, self._baselines.corrupted
         if metric.normalised:
             clean, corrupted = np.ones_like(clean), np.zeros_like(corrupted)
             unedited = corrupted if edits_corrupted else clean
@@ -217,8 +214,7 @@ class SweepResult(NamedScores):
             "experiment": self.experiment.to_json(),
             "plan": json_format.MessageToDict(plan, preserving_proto_field_name=True),
             "tokens": self.tokens,
-            "clean": listed(self._clean),
-            "corrupted": listed(self._corrupted),
+            **self._baselines.to_json(),
             "values": listed(self._values),
             "texts": {patch: _told(text) for patch, text in sorted(self._texts.items())},
             "unedited_texts": [
@@ -238,11 +234,11 @@ class SweepResult(NamedScores):
             result = cls(Experiment.from_json(value["experiment"]))
             result._begin(json_format.ParseDict(value["plan"], pb.SweepPlan()))
             result.tokens = list(value["tokens"])
-            for name in ("values", "clean", "corrupted"):
-                found = unlisted(value[name])
-                if found.shape != getattr(result, f"_{name}").shape:
-                    raise InvalidRequestError(f"{name} are not as many as the plan says", field=name)
-                setattr(result, f"_{name}", found)
+            result._baselines = Baselines.from_json(value, len(result._planned().pairs))
+            values = unlisted(value["values"])
+            if values.shape != result._values.shape:
+                raise InvalidRequestError("values are not as many as the plan says", field="values")
+            result._values = values
             result._texts = {int(patch): _heard(text) for patch, text in value.get("texts", {}).items()}
             result._unedited_texts = {
                 (each["run"], int(each["pair"])): _heard(each["text"]) for each in value.get("unedited_texts", ())

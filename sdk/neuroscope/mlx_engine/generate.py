@@ -21,7 +21,7 @@ from neuroscope.mlx_engine.model_kit import ModelKit
 from neuroscope.progress import LoadListener
 from neuroscope.prompts import Prompt
 from neuroscope.rest.hook_manager import HookSpecLike
-from neuroscope.stream import GeneratedToken
+from neuroscope.wire.stream import GeneratedToken
 
 # Parameters of mlx-engine's generator that this engine does not have: each with the values that ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {

@@ -51,6 +51,8 @@ class ModelArchitecture:
     dtype: str
     parameter_count: int
     weights_bytes: int
+    weights_hash: str = ""
+    """Hash of the checkpoint, its quantisation and its adapter; empty where it is not known."""
     hook_points: tuple[HookPoint, ...] = ()
     """Every point of the vocabulary; empty in a list of models."""
 

@@ -15,8 +15,8 @@ from neuroscope import sites, torch_arrays
 from neuroscope.errors import DataConversionError
 from neuroscope.rest.hook_spec import point_of
 from neuroscope.sites import Point
-from neuroscope.tensors import Array, numpy_dtype, parse_dtype
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import Array, numpy_dtype, parse_dtype
 
 
 @dataclass(slots=True)

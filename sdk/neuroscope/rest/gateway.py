@@ -18,7 +18,6 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from neuroscope import telemetry
 from neuroscope.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -27,6 +26,7 @@ from neuroscope.errors import (
     StreamingError,
 )
 from neuroscope.rest import errors
+from neuroscope.tracing import telemetry
 
 logger = logging.getLogger(__name__)
 

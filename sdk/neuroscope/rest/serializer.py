@@ -21,7 +21,7 @@ import numpy as np
 from neuroscope import torch_arrays
 from neuroscope.errors import DataConversionError
 from neuroscope.rest.captured import CapturedActivation
-from neuroscope.tensors import Array, check_finite
+from neuroscope.wire.tensors import Array, check_finite
 
 
 class DataFormat(StrEnum):

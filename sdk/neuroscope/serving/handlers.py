@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.rpc import Rpc
-from neuroscope.status import to_abort
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import Rpc
+from neuroscope.wire.status import to_abort
 
 _log = logging.getLogger(__name__)
 

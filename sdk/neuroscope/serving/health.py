@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health, health_pb2
 
-from neuroscope import rpc
 from neuroscope.errors import UnknownIdError, nearest
 from neuroscope.serving.handlers import Context, handler
+from neuroscope.wire import rpc
 
 if TYPE_CHECKING:
 

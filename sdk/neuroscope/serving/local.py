@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from neuroscope import telemetry
-from neuroscope.codec import Event, Framed
-from neuroscope.rpc import Rpc
 from neuroscope.serving.server import Servable
+from neuroscope.tracing import telemetry
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.rpc import Rpc
 
 Result = TypeVar("Result")
 

@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from neuroscope.endpoint import AUTHORIZATION, BEARER, check_token, read_token
 from neuroscope.errors import InvalidRequestError, UnauthenticatedError
 from neuroscope.serving.admission import is_on_this_host
 from neuroscope.serving.settings import ServingSettings
-from neuroscope.status import to_abort
-from neuroscope.tls import read_pem
+from neuroscope.wire.endpoint import AUTHORIZATION, BEARER, check_token, read_token
+from neuroscope.wire.status import to_abort
+from neuroscope.wire.tls import read_pem
 
 _log = logging.getLogger(__name__)
 _OPEN = "/grpc.health.v1.Health/"

@@ -15,10 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
 
-from neuroscope import telemetry
-from neuroscope.codec import Event
 from neuroscope.errors import NeuroScopeIntegrationError
-from neuroscope.rpc import Rpc
 from neuroscope.serving import security
 from neuroscope.serving.admission import client_of
 from neuroscope.serving.handlers import Context, handler
@@ -26,6 +23,9 @@ from neuroscope.serving.health import Health
 from neuroscope.serving.settings import ServingSettings
 from neuroscope.serving.spans import Metadata
 from neuroscope.serving.unix_socket import UnixSocket
+from neuroscope.tracing import telemetry
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import Rpc
 
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024

@@ -11,8 +11,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from neuroscope import telemetry
-from neuroscope.rpc import Rpc
+from neuroscope.tracing import telemetry
+from neuroscope.wire.rpc import Rpc
 
 Metadata: TypeAlias = "Iterable[tuple[str, str | bytes]]"
 """What a call carries besides its request."""

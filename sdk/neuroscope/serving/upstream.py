@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from neuroscope.endpoint import Endpoint, read_token
-from neuroscope.tls import Tls
+from neuroscope.wire.endpoint import Endpoint, read_token
+from neuroscope.wire.tls import Tls
 
 
 def target(value: str) -> str:

@@ -364,7 +364,7 @@ class CircuitModel(_message.Message):
     architecture: _builtins.str
     """Its architecture, such as llama."""
     weights_hash: _builtins.str
-    """Hash of its weights; empty where it is not known."""
+    """Hash of its weights, as `Model` has it; empty where it is not known."""
     layer_count: _builtins.int
     """Layers."""
     head_count: _builtins.int
@@ -581,7 +581,8 @@ Global___CircuitSearch: _TypeAlias = CircuitSearch  # noqa: Y015
 class EffectTest(_message.Message):
     """When an effect counts. The change of the metric between the runs of the pairs must exceed noise (t * standard error over
     the pairs, two-sided) and the least effect, and so must some edge's or node's score the least effect; otherwise there is
-    nothing to find. One pair has no standard error, so nothing but the least effect is tested.
+    nothing to find. One pair has no standard error, so nothing but the least effect is tested. Pairs that share a prompt
+    are worth fewer: the standard error counts what they share, and t so many pairs as are worth the same.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -982,6 +983,7 @@ class CircuitPartial(_message.Message):
     BASELINE_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
     POINT_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def baseline(self) -> _experiment_pb2.PairBaseline:
         """Metric of a pair's runs."""
@@ -994,18 +996,23 @@ class CircuitPartial(_message.Message):
     def point(self) -> Global___FaithfulnessPoint:
         """A point of the curve."""
 
+    @_builtins.property
+    def evaluation(self) -> Global___CircuitEvaluation:
+        """What has been measured so far; a later one has more."""
+
     def __init__(
         self,
         *,
         baseline: _experiment_pb2.PairBaseline | None = ...,
         edges: Global___CircuitEdges | None = ...,
         point: Global___FaithfulnessPoint | None = ...,
+        evaluation: Global___CircuitEvaluation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "edges", b"edges", "finding", b"finding", "point", b"point"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "edges", b"edges", "evaluation", b"evaluation", "finding", b"finding", "point", b"point"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "edges", b"edges", "finding", b"finding", "point", b"point"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "edges", b"edges", "evaluation", b"evaluation", "finding", b"finding", "point", b"point"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_finding: _TypeAlias = _typing.Literal["baseline", "edges", "point"]  # noqa: Y015
+    _WhichOneofReturnType_finding: _TypeAlias = _typing.Literal["baseline", "edges", "point", "evaluation"]  # noqa: Y015
     _WhichOneofArgType_finding: _TypeAlias = _typing.Literal["finding", b"finding"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_finding) -> _WhichOneofReturnType_finding | None: ...
 

@@ -245,6 +245,7 @@ class Model(_message.Message):
     BOS_TOKEN_ID_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOADED_AT_MS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_HASH_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Name in requests."""
     model_path: _builtins.str
@@ -277,6 +278,10 @@ class Model(_message.Message):
     """Id of the beginning-of-sequence token, if there is one."""
     loaded_at_ms: _builtins.int
     """When it was loaded, Unix time in milliseconds."""
+    weights_hash: _builtins.str
+    """Hash of the checkpoint, its quantisation and its adapter: of names, shapes and bytes of all tensors, of large ones of
+    samples. Equal wherever the same checkpoint lies; empty where it is not known.
+    """
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids of the tokens that end a generation."""
@@ -301,10 +306,11 @@ class Model(_message.Message):
         bos_token_id: _builtins.int | None = ...,
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         loaded_at_ms: _builtins.int = ...,
+        weights_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "bos_token_id", b"bos_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "architecture", b"architecture", "bos_token_id", b"bos_token_id", "context_length", b"context_length", "d_head", b"d_head", "d_model", b"d_model", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "loaded_at_ms", b"loaded_at_ms", "model_id", b"model_id", "model_path", b"model_path", "num_heads", b"num_heads", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "parameter_count", b"parameter_count", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "architecture", b"architecture", "bos_token_id", b"bos_token_id", "context_length", b"context_length", "d_head", b"d_head", "d_model", b"d_model", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "loaded_at_ms", b"loaded_at_ms", "model_id", b"model_id", "model_path", b"model_path", "num_heads", b"num_heads", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "parameter_count", b"parameter_count", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes", "weights_hash", b"weights_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015

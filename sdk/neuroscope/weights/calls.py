@@ -8,9 +8,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from neuroscope import requests
-from neuroscope.call import Steps, Stream
-from neuroscope.client_method import client_method, client_stream
+from neuroscope.calls import requests
+from neuroscope.calls.call import Steps, Stream
+from neuroscope.calls.client_method import client_method, client_stream
 from neuroscope.errors import InvalidRequestError
 from neuroscope.layer_predictions import texts_of
 from neuroscope.progress import ByteListener, byte_listener
@@ -24,11 +24,11 @@ from neuroscope.projected import (
     to_request,
     vectors_of,
 )
-from neuroscope.rpc import RPCS
-from neuroscope.tensors import parse_dtype
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.weights.weight_bytes import WeightBytes
 from neuroscope.weights.weights import Weights
+from neuroscope.wire.rpc import RPCS
+from neuroscope.wire.tensors import parse_dtype
 
 LIMIT_BYTES = 4 * 2**30
 """Weights that are read at once, at most, unless the caller says otherwise."""

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from neuroscope.tables import layer_ranges
 from neuroscope.v1 import weights_pb2 as pb
-from neuroscope.weights.weights import Place, Weights, describe
+from neuroscope.weights.places import Place, describe
+from neuroscope.weights.weights import Weights
 
 _MB = 1e6
 _SOURCES = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import xxhash
 
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import ChecksumError, StreamingError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.wire.codec import Event, Framed
 
 
 class WeightBytes:

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from neuroscope import safetensors_file
-from neuroscope.codec import Event, Framed
-from neuroscope.errors import DataConversionError, InvalidRequestError, StreamingError, nearest
-from neuroscope.frames import FrameReader
-from neuroscope.tensors import Array, dtype_name, numpy_dtype
+from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.weights import file as weights_file
 from neuroscope.weights.factored import FactoredMatrix
 from neuroscope.weights.named_array import NamedArray
 from neuroscope.weights.names import OF_KEY_VALUE_HEADS
+from neuroscope.weights.places import Place, axis_name, place_of
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+from neuroscope.wire.tensors import Array, numpy_dtype
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Place = tuple[str, int | None]
-"""A weight and its layer; None: it belongs to none."""
-FORMAT = 1
-_KEY = "neuroscope_weights"
 _LAYER, _HEAD, _KEY_VALUE_HEAD, _EXPERT = "layer", "head", "key_value_head", "expert"
 
 
@@ -61,7 +56,7 @@ class Weights:
             if self._reader is None:
                 raise StreamingError("weights came before their plan")
             for piece in self._reader.read(event):
-                self._put(_place(piece.spec), piece.array)
+                self._put(place_of(piece.spec), piece.array)
             self.received_bytes += event.nbytes
             return None
         if not isinstance(event, pb.ReadWeightsResponse):
@@ -70,7 +65,7 @@ class Weights:
             case "plan":
                 self._begin(event.plan)
             case "summary":
-                self.summaries[_place(self.plan.tensors.tensors[event.summary.plan_index])] = event.summary
+                self.summaries[place_of(self.plan.tensors.tensors[event.summary.plan_index])] = event.summary
             case "end":
                 self._ended = True
             case _:
@@ -113,7 +108,7 @@ class Weights:
     @property
     def places(self) -> list[Place]:
         """Every weight with its layer."""
-        return [_place(spec) for spec in self.plan.tensors.tensors]
+        return [place_of(spec) for spec in self.plan.tensors.tensors]
 
     @property
     def notes(self) -> list[str]:
@@ -166,7 +161,7 @@ class Weights:
             raise InvalidRequestError(f"{name} was asked for without its values", field=name)
         weight = self.plan.weights[specs[0].plan_index]
         head = _KEY_VALUE_HEAD if name in OF_KEY_VALUE_HEADS else _HEAD
-        dims = [head if dim == _HEAD else dim for dim in map(_lowered, specs[0].axes)]
+        dims = [head if dim == _HEAD else dim for dim in map(axis_name, specs[0].axes)]
         coords: dict[str, Sequence[int]] = {}
         if specs[0].site.HasField("layer"):
             dims.insert(0, _LAYER)
@@ -278,13 +273,9 @@ class Weights:
         Raises:
             InvalidRequestError: there are no values.
         """
-        from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
-
         if len(self._alone) != len(self.places):
             raise InvalidRequestError("weights that were asked for without their values are not saved", field="path")
-        arrays = {_file_name(place): np.ascontiguousarray(array) for place, array in self._alone.items()}
-        plan = json_format.MessageToDict(self.plan, preserving_proto_field_name=True)
-        save_file(arrays, Path(path), metadata={_KEY: json.dumps({"format": FORMAT, "plan": plan})})
+        weights_file.write(path, self.plan, self._alone)
 
     @classmethod
     def load(cls, path: str | Path) -> Weights:
@@ -293,20 +284,11 @@ class Weights:
         Raises:
             DataConversionError: it is another file.
         """
-        try:
-            arrays, metadata = safetensors_file.read(Path(path).read_bytes())
-            description: Mapping[str, Any] = json.loads(metadata[_KEY])
-            if description["format"] != FORMAT:
-                raise DataConversionError(f"{path} has the format {description['format']}, not {FORMAT}", field="path")
-            plan = json_format.ParseDict(description["plan"], pb.WeightsPlan())
-            weights = cls()
+        weights = cls()
+        with weights_file.read(path) as (plan, arrays):
             weights._begin(plan)
-            for place in weights.places:
-                weights._put(place, arrays[_file_name(place)])
-        except OSError as error:
-            raise DataConversionError(f"{path}: {error.strerror or error}", field="path") from None
-        except (ValueError, KeyError, TypeError, IndexError, json_format.ParseError):
-            raise DataConversionError(f"{path} is no file of weights", field="path") from None
+            for place, array in arrays.items():
+                weights._put(place, array)
         weights._ended = True
         return weights
 
@@ -357,22 +339,3 @@ class Weights:
             if name in self:
                 return list(self[name].coords[_HEAD])
         return list(range(self.plan.head_count))
-
-
-def _lowered(axis: tensor_pb2.Axis.ValueType) -> str:
-    return tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower()
-
-
-def _place(spec: tensor_pb2.TensorSpec) -> Place:
-    return spec.hook_id, spec.site.layer if spec.site.HasField("layer") else None
-
-
-def _file_name(place: Place) -> str:
-    name, layer = place
-    return name if layer is None else f"{name}.{layer}"
-
-
-def describe(spec: tensor_pb2.TensorSpec) -> tuple[str, str]:
-    """Shape and element type in words: `head 8 x d_model 128 x d_head 16`, `float32`."""
-    shape = " x ".join(f"{_lowered(axis)} {extent}" for axis, extent in zip(spec.axes, spec.shape, strict=True))
-    return shape, dtype_name(spec.dtype)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event
-from neuroscope.frames import FramePacker, Outgoing
+from neuroscope.errors import MLXIntegrationError
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.wire.codec import Event
+from neuroscope.wire.frames import FramePacker, Outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +76,23 @@ class NamedArrays:
             for name, array in arrays.items()
         ]
         return self._packer.pack(0, outgoing)
+
+    async def filled(
+        self, work: AsyncGenerator[Event, None], found: Callable[[], Mapping[str, NDArray[np.floating]]]
+    ) -> AsyncGenerator[Event, None]:
+        """What work tells while it fills arrays, then the arrays; where it breaks off, as far as they are filled.
+
+        Args:
+            work: its events.
+            found: the arrays, NaN where they are not filled.
+        """
+        try:
+            async with aclosing(work) as events:
+                async for event in events:
+                    yield event
+        except MLXIntegrationError:
+            for frame in self.frames(found()):
+                yield frame
+            raise
+        for frame in self.frames(found()):
+            yield frame

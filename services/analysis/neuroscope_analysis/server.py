@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from neuroscope.rpc import ANALYSIS_RPCS
 from neuroscope.serving import server
+from neuroscope.wire.rpc import ANALYSIS_RPCS
 from neuroscope_analysis.service import AnalysisService
 from neuroscope_analysis.settings import AnalysisSettings
 

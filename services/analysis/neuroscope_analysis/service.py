@@ -9,11 +9,11 @@ from typing import Any
 from google.protobuf.message import Message
 
 from neuroscope.aio import AsyncClient
-from neuroscope.codec import Event
-from neuroscope.rpc import ANALYSIS_RPCS, Rpc
 from neuroscope.serving.admission import Admission
 from neuroscope.serving.spans import Metadata, server_span
-from neuroscope.transport import AsyncGrpcTransport
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import ANALYSIS_RPCS, Rpc
+from neuroscope.wire.transport import AsyncGrpcTransport
 from neuroscope_analysis.servicers.attention import AttentionServicer
 from neuroscope_analysis.servicers.circuits import CircuitServicer
 from neuroscope_analysis.servicers.heads import HeadsServicer

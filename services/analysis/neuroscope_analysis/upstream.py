@@ -23,7 +23,7 @@ from neuroscope.errors import (
     StreamingError,
 )
 from neuroscope.experiments import AttributionResult, Experiment, SweepResult
-from neuroscope.frames import TensorPiece
+from neuroscope.experiments.attributing import Attribution
 from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
 from neuroscope.layer_predictions import TEXTS_AT_ONCE
@@ -31,10 +31,11 @@ from neuroscope.model_info import ModelInfo, Tokens
 from neuroscope.projected import Projected
 from neuroscope.v1 import experiment_pb2, inference_pb2, site_pb2
 from neuroscope.weights import Weights
+from neuroscope.wire.frames import TensorPiece
 
 T = TypeVar("T")
 _RECAPTURES = 1
-"""How often activations whose bytes were changed on the way are captured again."""
+"""How often tensors whose bytes were changed on the way are asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +178,7 @@ class InspectedModel:
 
     async def project(self, vectors: NDArray[np.float32], what: str, **wanted: Any) -> Projected:
         """Vectors through the model's own end; further arguments are those of `Client.project`."""
-        with self._asking(what, "", ""):
-            return await self._counted(self.client.project(vectors, model_id=self.model_id, **wanted))
+        return await self._intact(what, lambda: self.client.project(vectors, model_id=self.model_id, **wanted))
 
     async def read(
         self,
@@ -201,29 +201,22 @@ class InspectedModel:
             interventions: edits of the run.
         """
         prompt: list[int] | list[list[int]] = [*ids]  # type: ignore[assignment]
-        for attempt in range(_RECAPTURES + 1):
+
+        async def captured() -> None:
             take = fresh()
-            try:
-                with self._asking(what, "", ""):
-                    self.call_count += 1
-                    pieces = self.client.capture_pieces(
-                        prompt,
-                        sites,
-                        model_id=self.model_id,
-                        chunk_budget_bytes=chunk_budget_bytes,
-                        interventions=interventions,
-                    )
-                    async with aclosing(pieces):
-                        async for piece in pieces:
-                            await take(piece)
-                self.token_count += sum(1 if isinstance(each, int) else len(each) for each in prompt)
-                return
-            except ChecksumError as error:
-                if attempt == _RECAPTURES:
-                    raise ChecksumError(
-                        f"bytes from the inference service at {self._upstream.target} were changed on the way while "
-                        f"this analysis was {what}, and again when they were captured again: {error.message}"
-                    ) from None
+            pieces = self.client.capture_pieces(
+                prompt,
+                sites,
+                model_id=self.model_id,
+                chunk_budget_bytes=chunk_budget_bytes,
+                interventions=interventions,
+            )
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    await take(piece)
+
+        await self._intact(what, captured)
+        self.token_count += sum(1 if isinstance(each, int) else len(each) for each in prompt)
 
     async def weights(self, *names: str, layers: Sequence[int] = (), content: str = "values") -> Weights:
         """Weights by name, or their plan.
@@ -231,9 +224,10 @@ class InspectedModel:
         Raises:
             UnavailableSiteError: the model does not have one of them.
         """
-        with self._asking("reading weights", "", ""):
-            read = self.client.weights(*names, layers=layers, content=content, model_id=self.model_id)
-            return await self._counted(read)
+        return await self._intact(
+            "reading weights",
+            lambda: self.client.weights(*names, layers=layers, content=content, model_id=self.model_id),
+        )
 
     async def sweep(self, experiment: Experiment, what: str) -> SweepResult:
         """Runs an experiment."""
@@ -250,15 +244,26 @@ class InspectedModel:
                 async for event in events:
                     yield event
 
-    async def attribution_events(
-        self, result: AttributionResult, what: str
-    ) -> AsyncGenerator[experiment_pb2.AttributeResponse, None]:
-        """Runs what a result was asked for; every message as it comes, once the result holds it."""
-        self.call_count += 1
-        with self._asking(what, "", ""):
+    async def attribute(
+        self, attribution: Attribution, what: str, tell: Callable[[experiment_pb2.AttributionProgress], Awaitable[None]]
+    ) -> AttributionResult:
+        """Runs an attribution.
+
+        Args:
+            attribution: what is asked for.
+            what: for errors.
+            tell: hears how far it is.
+        """
+
+        async def asked() -> AttributionResult:
+            result = AttributionResult(attribution, warns=False)
             async with aclosing(self.client.attribution_events(result)) as events:
                 async for event in events:
-                    yield event
+                    if event.HasField("progress"):
+                        await tell(event.progress)
+            return result.finish()
+
+        return await self._intact(what, asked)
 
     async def edge_graph(self) -> ComponentGraph:
         """What writes the residual stream, what reads it, and the edges between them.
@@ -268,6 +273,21 @@ class InspectedModel:
         """
         with self._asking("asking for the graph", "", ""):
             return await self._counted(self.client.edge_graph(model_id=self.model_id))
+
+    async def _intact(self, what: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """What a call that sends tensors answers; it is made again where their bytes were changed on the way."""
+        attempts = 0
+        while True:
+            try:
+                with self._asking(what, "", ""):
+                    return await self._counted(ask())
+            except ChecksumError as error:
+                attempts += 1
+                if attempts > _RECAPTURES:
+                    raise ChecksumError(
+                        f"bytes from the inference service at {self._upstream.target} were changed on the way while "
+                        f"this analysis was {what}, and again when they were asked for again: {error.message}"
+                    ) from None
 
     async def _counted(self, call: Awaitable[T]) -> T:
         self.call_count += 1

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from neuroscope import telemetry
 from neuroscope.errors import InvalidRequestError
 from neuroscope.malloc import keep_large_blocks
+from neuroscope.tracing import telemetry
 from neuroscope_gateway import server
 from neuroscope_gateway.settings import GatewaySettings
 

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from neuroscope.aio import AsyncClient
 from neuroscope.analysis import AsyncAnalysisClient
-from neuroscope.transport import AsyncGrpcTransport
+from neuroscope.wire.transport import AsyncGrpcTransport
 from neuroscope_gateway import (
     activations,
     analyses,
@@ -22,6 +22,7 @@ from neuroscope_gateway import (
     completions,
     dictionaries,
     document,
+    edge_graph,
     errors,
     experiments,
     heads,
@@ -55,6 +56,7 @@ ROUTERS = (
     dictionaries.router,
     experiments.router,
     attributions.router,
+    edge_graph.router,
     analyses.router,
     circuits.router,
     heads.router,

@@ -49,8 +49,8 @@ _PARAMS = {"model_id": "model", "dataset": "dataset", "count": "pair_count", "ed
 async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, client: Analysis) -> Response:
     """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need.
 
-    With `stream` events are plan, progress, baseline, edges and point as they come, result, or error; with `format` the
-    answer is the circuit in that format. Leaving cancels it.
+    With `stream` events are plan, progress, baseline, edges, evaluation and point as they come, result, or error; with
+    `format` the answer is the circuit in that format. Leaving cancels it.
     """
     pairs = await _pairs(client, body, request)
     wanted = discovery_request(

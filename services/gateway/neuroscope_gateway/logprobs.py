@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from neuroscope.errors import DataConversionError
-from neuroscope.stream import GeneratedToken
+from neuroscope.wire.stream import GeneratedToken
 
 LEAST = -9999.0
 """What OpenAI writes for a probability of zero, whose logarithm JSON cannot carry."""

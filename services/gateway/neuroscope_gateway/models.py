@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.model_info import ModelInfo
-from neuroscope.tensors import dtype_name
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
+from neuroscope.wire.tensors import dtype_name
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.schemas import models as schemas
 from neuroscope_gateway.service import ERRORS, Client
@@ -90,6 +90,7 @@ def _fields(model: inference_pb2.Model) -> dict[str, Any]:
         "dtype": _dtype(model.dtype),
         "parameter_count": model.parameter_count,
         "weights_bytes": model.weights_bytes,
+        "weights_hash": model.weights_hash,
         "has_chat_template": model.has_chat_template,
         "bos_token_id": model.bos_token_id if model.HasField("bos_token_id") else None,
         "eos_token_ids": list(model.eos_token_ids),

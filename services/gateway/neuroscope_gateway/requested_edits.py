@@ -22,7 +22,7 @@ class RequestedInterventions:
         messages: as the contract carries them.
 
     Args:
-        forms: what the request has, of any of the types of `neuroscope.intervention_forms.InterventionForm`.
+        forms: what the request has, of any of the types of `neuroscope.interventions.forms.InterventionForm`.
 
     Raises:
         MLXIntegrationError: one of them cannot be meant; `field` is its REST parameter.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from starlette.responses import Response, StreamingResponse
 
-from neuroscope.tensors import Array, dtype_name, numpy_dtype
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import Array, dtype_name, numpy_dtype
 from neuroscope_gateway import errors
 from neuroscope_gateway.byte_ranges import ByteRange, Sent
 from neuroscope_gateway.json import JsonResponse

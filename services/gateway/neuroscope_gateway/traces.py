@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from neuroscope import telemetry
 from neuroscope.errors import NeuroScopeIntegrationError, UnknownIdError
+from neuroscope.tracing import telemetry
 from neuroscope_gateway.service import ERRORS, Analysis, Client
 
 router = APIRouter(tags=["traces"], responses=ERRORS)

@@ -10,7 +10,7 @@ from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from neuroscope import telemetry
+from neuroscope.tracing import telemetry
 
 
 class Tracing:

@@ -16,11 +16,11 @@ import orjson
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
-from neuroscope.frames import TensorPiece
 from neuroscope.generation import AsyncGeneration
 from neuroscope.prompts import PromptLike
-from neuroscope.stream import GeneratedToken
 from neuroscope.v1 import inference_pb2
+from neuroscope.wire.frames import TensorPiece
+from neuroscope.wire.stream import GeneratedToken
 from neuroscope_gateway import logprobs, tensors
 from neuroscope_gateway.requested import Named, RequestedHooks, param_of, tell
 from neuroscope_gateway.requested_edits import RequestedInterventions

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import DataConversionError, MLXIntegrationError
-from neuroscope.expressions import to_reference
+from neuroscope.interventions.expressions import to_reference
 from neuroscope.projected import Projected, Reference, VectorsLike
 from neuroscope.tensor_forms import TensorForm, to_expression
 from neuroscope_gateway.connection import while_connected

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from neuroscope import telemetry
-from neuroscope.rpc import RPCS
 from neuroscope.serving import server
+from neuroscope.tracing import telemetry
+from neuroscope.wire.rpc import RPCS
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from neuroscope.codec import Event
-from neuroscope.rpc import RPCS, Rpc
 from neuroscope.serving.admission import Admission
 from neuroscope.serving.spans import Metadata, server_span
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.codec import Event
+from neuroscope.wire.rpc import RPCS, Rpc
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.verdicts import cache_folder

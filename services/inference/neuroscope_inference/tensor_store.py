@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import xxhash
 
 from neuroscope.errors import InvalidRequestError, ResourceExhaustedError, UnknownIdError, nearest
-from neuroscope.tensors import Array, dtype_name
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import Array, dtype_name
 from neuroscope_inference.tensor_checks import array_of
 
 MAX_TIME_TO_LIVE_S = 30 * 24 * 3600

@@ -9,8 +9,8 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
-from neuroscope import rpc
-from neuroscope.rpc import RPCS, Rpc
+from neuroscope.wire import rpc
+from neuroscope.wire.rpc import RPCS, Rpc
 from tests.support.fuzzing.mutations import Mutator
 from tests.support.fuzzing.sensible import Sensible
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from neuroscope import frames
-from neuroscope import tensors as tensors_of
-from neuroscope.codec import encode
 from neuroscope.v1 import dictionary_pb2, experiment_pb2, intervention_pb2, site_pb2, tensor_pb2
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire import frames
+from neuroscope.wire import tensors as tensors_of
+from neuroscope.wire.codec import encode
 
 IDS = [1, 50, 60, 70]
 WIDTH = 128

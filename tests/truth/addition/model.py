@@ -31,11 +31,12 @@ FIRST_IDS = [FIRST_TOKEN + number for number in range(MODULUS)]
 SECOND_IDS = [FIRST_TOKEN + MODULUS + number for number in range(MODULUS)]
 GAIN = 4.0
 _SHARPNESS = 40.0
+FLAGS = ("START", "EQUALS", "NOT_EQUALS", "IS_FIRST", "IS_SECOND")
 STREAM = Stream(
     HEADS,
     D_HEAD,
     {
-        **dict.fromkeys(("START", "EQUALS", "NOT_EQUALS", "IS_FIRST", "IS_SECOND"), 1),
+        **dict.fromkeys(FLAGS, 1),
         **dict.fromkeys(("NUMBER", "A", "B", "JUNK", "OUT"), WIDTH),
     },
     pad=4096.0,

@@ -24,12 +24,12 @@ SUBJECTS, RELATIONS, OBJECTS, WORDS = 8, 3, 12, 4
 HEADS, D_HEAD, LAYERS, NEURONS = 4, 32, 3, 64
 START, QUERY = 500, 501
 _SHARPNESS = 40.0
-_FLAGS = ("START", "QUERY", "IS_SUBJ", "IS_REL", "NOT_SUBJ", "NOT_QUERY")
+FLAGS = ("START", "QUERY", "IS_SUBJ", "IS_REL", "NOT_SUBJ", "NOT_QUERY")
 STREAM = Stream(
     HEADS,
     D_HEAD,
     {
-        **dict.fromkeys(_FLAGS, 1),
+        **dict.fromkeys(FLAGS, 1),
         "SUBJ": SUBJECTS,
         "TOK": RELATIONS,
         "REL": RELATIONS,

@@ -23,8 +23,8 @@ import numpy as np
 from tests.truth import planted
 from tests.truth.planted import FIRST_TOKEN, Head, Matrix, Stream
 
-TOKENS, POSITIONS, JUNK_WIDTH = 24, 48, 24
-HEADS, D_HEAD = 4, 64
+TOKENS, POSITIONS, JUNK_WIDTH = 16, 32, 16
+HEADS, D_HEAD = 4, 32
 STREAM = Stream(HEADS, D_HEAD, {"TOK": TOKENS, "POS": POSITIONS, "PREV": TOKENS, "OUT": TOKENS, "JUNK": JUNK_WIDTH})
 
 CIRCUIT = {

@@ -18,7 +18,7 @@ import numpy as np
 
 from tests.support.byte_bpe import BOS_ID
 from tests.truth import planted
-from tests.truth.planted import FIRST_TOKEN, Head, Stream
+from tests.truth.planted import FIRST_TOKEN, SHARPNESS, Head, Stream
 
 NAMES, WORDS = 8, 7
 TOKENS = NAMES + WORDS + 1  # and the last word
@@ -55,6 +55,24 @@ CIRCUIT = {
     ("a2.h0", "logits"),
 }
 """Edges that a change of names travels."""
+GAIN = 8.0
+"""Logit of the name that is moved."""
+SWAPPED = {
+    ("input", "a0.h0<q>"): -2 * GAIN,
+    ("a0.h0", "a1.h0<v>"): -2 * GAIN,
+    ("a1.h0", "a2.h0<q>"): -2 * GAIN,
+    ("a2.h0", "logits"): -2 * GAIN,
+    ("input", "a2.h0<k>"): -GAIN,
+}
+"""Edges that a swap of the third name travels, and what each alone does to the logit difference.
+
+From the third name a0.h0 looks for the other one, so that SEEN, and STOP, hold that: the name mover then moves the one
+that is no answer. Where the head looks from nothing else reads: its own key and value have no attention there, by
+position. That a name was there before is as true, so the keys of a1.h0 stay. The third name's key alone, which STOP no
+longer holds off, has half of the name mover's attention, and its value is still the subject.
+"""
+REDUNDANT = {("input", "a2.h0<k>")}
+"""Of these, what does nothing where the value goes with it: the third name that is then moved is the answer."""
 COMPOSITIONS = {
     *(("k", DUPLICATE, (1, head)) for head in (0, 1)),
     *(("v", DUPLICATE, (1, head)) for head in (0, 1)),
@@ -63,26 +81,31 @@ COMPOSITIONS = {
 """Kind, writer and reader of every pair of heads that share a subspace; decoys read what is written for others."""
 
 
-def build(folder: Path) -> Path:
-    """Writes the model and gives its folder, made if missing."""
+def build(folder: Path, sharpness: float = SHARPNESS) -> Path:
+    """Writes the model and gives its folder, made if missing.
+
+    Args:
+        folder: where.
+        sharpness: scores of what heads look for, all else having 0: the less, the softer their attention.
+    """
     written: dict[int, dict[str, int]] = {}
     for token in range(TOKENS):
         kind = {"NAME": 0} if token < NAMES else {"END": 0} if token == TOKENS - 1 else {}
         written[FIRST_TOKEN + token] = {"TOK": token, "OUT": token, **kind}
     wte, wpe = planted.embeddings(STREAM, POSITIONS, {BOS_ID: {"BOS": 0}, **written})
-    return planted.save(folder, STREAM, wte, wpe, _layers(), prepends_bos=True)
+    return planted.save(folder, STREAM, wte, wpe, _layers(sharpness), prepends_bos=True)
 
 
-def _layers() -> list[list[Head]]:
+def _layers(sharpness: float) -> list[list[Head]]:
     layers = [[STREAM.head() for _ in range(HEADS)] for _ in range(LAYERS)]
     random = np.random.default_rng(0)
     tokens, junk = np.eye(TOKENS), random.standard_normal((TOKENS, JUNK_WIDTH)) * 0.5
-    duplicate = layers[0][0].looks("TOK", "TOK", tokens).looks("POS", "POS", -np.eye(POSITIONS))
-    duplicate.looks("POS", "BOS", np.full((POSITIONS, 1), 0.5)).copies("TOK", "SEEN", tokens)
+    duplicate = layers[0][0].looks("TOK", "TOK", tokens, sharpness).looks("POS", "POS", -np.eye(POSITIONS), sharpness)
+    duplicate.looks("POS", "BOS", np.full((POSITIONS, 1), 0.5), sharpness).copies("TOK", "SEEN", tokens)
     for head, (target, how) in enumerate((("STOP", tokens), ("JUNK", junk))):
-        looking = layers[1][head].looks("END", "SEEN", np.ones((1, TOKENS)))
-        looking.looks("END", "BOS", np.full((1, 1), 0.5)).copies("SEEN", target, how)
-    for head, (target, how) in enumerate((("OUT", 8.0 * tokens), ("OUT", 1e-4 * tokens), ("JUNK", junk))):
-        looking = layers[2][head].looks("END", "NAME", np.ones((1, 1)))
-        looking.looks("STOP", "TOK", -tokens).copies("TOK", target, how)
+        looking = layers[1][head].looks("END", "SEEN", np.ones((1, TOKENS)), sharpness)
+        looking.looks("END", "BOS", np.full((1, 1), 0.5), sharpness).copies("SEEN", target, how)
+    for head, (target, how) in enumerate((("OUT", GAIN * tokens), ("OUT", 1e-4 * tokens), ("JUNK", junk))):
+        looking = layers[2][head].looks("END", "NAME", np.ones((1, 1)), sharpness)
+        looking.looks("STOP", "TOK", -tokens, sharpness).copies("TOK", target, how)
     return layers

@@ -1,6 +1,7 @@
 """Prompts with two names, one of them twice; in the corrupted ones all three are others, and each is there once.
 
-As in Wang et al. (2022), whose distribution of such prompts is ABC.
+As in Wang et al. (2022), whose distribution of such prompts is ABC. In the other counterfactual of theirs the name that
+comes twice is the other one: only the third name is swapped.
 """
 
 from typing import Any
@@ -10,11 +11,24 @@ import numpy as np
 from tests.support.byte_bpe import BOS_ID
 from tests.truth.names.model import FIRST_TOKEN, LAST_WORD, NAMES, WORDS
 
+THIRD_NAME = 7
+"""Where it stands."""
+
 
 def named_pairs(count: int, seed: int = 1) -> list[dict[str, Any]]:
     """So many pairs, in either order of the names, as `neuroscope.analysis.pairs` reads them."""
     random = np.random.default_rng(seed)
     return [_pair(random) for _ in range(count)]
+
+
+def swapped_pairs(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """The same clean prompts; in the corrupted ones the third name is the answer."""
+    found = named_pairs(count, seed)
+    for pair in found:
+        corrupted = list(pair["clean"])
+        corrupted[THIRD_NAME] = pair["answer"]
+        pair["corrupted"] = corrupted
+    return found
 
 
 def _pair(random: np.random.Generator) -> dict[str, Any]:

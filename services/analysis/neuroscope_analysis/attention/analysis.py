@@ -9,9 +9,9 @@ from contextlib import aclosing
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.codec import Event
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.attention import circuits
 from neuroscope_analysis.attention.confirmation import Candidate, Confirmation, Head

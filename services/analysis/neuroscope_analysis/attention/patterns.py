@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.frames import TensorPiece
+from neuroscope.wire.frames import TensorPiece
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]

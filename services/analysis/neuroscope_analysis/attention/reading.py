@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from neuroscope.frames import TensorPiece
 from neuroscope.hooks import Hook
+from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.attention.patterns import PatternChunk
 from neuroscope_analysis.upstream import InspectedModel
 

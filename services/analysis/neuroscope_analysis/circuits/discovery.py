@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from neuroscope import __version__
 from neuroscope.circuits import Circuit
 from neuroscope.circuits.graph import Mask
+from neuroscope.circuits.model_match import other_weights
 from neuroscope.circuits.sources import circuit_model
-from neuroscope.codec import Event
 from neuroscope.experiments.edges import to_receiver, to_sender
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, tensor_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.circuits.acdc import Acdc
-from neuroscope_analysis.circuits.effects import difference, least_effect
+from neuroscope_analysis.circuits.effects import difference, least_effect, sharing
 from neuroscope_analysis.circuits.evaluation import Evaluation
 from neuroscope_analysis.circuits.outbox import Outbox
 from neuroscope_analysis.circuits.request import OF_GRADIENTS, Asked, Discovery
@@ -85,14 +86,14 @@ class CircuitDiscovery:
         for baseline in runs.baselines():
             await self._outbox.partial(baseline)
         found = await self._searched(search)
-        for frame in self._arrays.frames(self._sent(found.scored)):
-            await self._outbox.send(frame)
+        if found.scored is None:
+            await self._tell(None)
         await self._outbox.send(pb.DiscoverCircuitResponse(result=self._result(found, search)))
 
     async def _searched(self, search: pb.CircuitSearch) -> _Found:
         work, runs, graph = self._work, self._runs, self._work.asked.graph
         nothing = np.zeros_like(graph.mask)
-        if why := difference(runs.clean, runs.corrupted, search.effect_test).why_none:
+        if why := difference(runs.clean, runs.corrupted, search.effect_test, sharing(runs.tokens)).why_none:
             return _Found(nothing, reason=why)
         acdc: Acdc | None = None
         if search.method == pb.CIRCUIT_METHOD_ACDC:
@@ -101,7 +102,8 @@ class CircuitDiscovery:
             await acdc.run()
             scores = Scored(edges=acdc.scores)
         else:
-            scores = await scored(work, runs)
+            scores = await scored(work, runs, self._outbox)
+        await self._tell(scores)
         least = 0.0 if search.effect_test.skip else least_effect(runs.clean, runs.corrupted, search.effect_test)
         if scores.strongest <= least:
             what = "node" if work.of_nodes else "edge"
@@ -127,6 +129,11 @@ class CircuitDiscovery:
             assert scores.edges is not None
             scores = Scored(scores.edges, of_nodes(self._work.asked.graph, scores.edges))
         return Ranking(self._work.asked.graph, scores, by_node, search.keep_dangling)
+
+    async def _tell(self, scores: Scored | None) -> None:
+        """Sends the scores, before they are made use of: an inference service that dies later does not take them."""
+        for frame in self._arrays.frames(self._sent(scores)):
+            await self._outbox.send(frame)
 
     def _sent(self, scores: Scored | None) -> dict[str, NDArray[np.float64]]:
         """The arrays; NaN where nothing was scored."""
@@ -190,7 +197,10 @@ class CircuitEvaluating:
     async def _run(self) -> None:
         asked, runs, graph = self._asked, self._runs, self._asked.graph
         await runs.begin()
-        await self._outbox.plan(planned(asked, runs, self._options))
+        plan = planned(asked, runs, self._options)
+        if other := other_weights(self._circuit.model, plan.model):
+            plan.warnings.append(f"the circuit was found on another checkpoint: {other}")
+        await self._outbox.plan(plan)
         for baseline in runs.baselines():
             await self._outbox.partial(baseline)
         edges = [edge for edge in self._circuit.edges if edge.in_circuit]

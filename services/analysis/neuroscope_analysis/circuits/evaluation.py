@@ -44,7 +44,7 @@ class Evaluation:
         runs: of the pairs.
         options: what is measured, with its defaults filled in.
         dataset: the pairs.
-        outbox: hears of points of the curve.
+        outbox: hears what has been measured.
     """
 
     def __init__(
@@ -85,12 +85,14 @@ class Evaluation:
             found.faithfulness_standard_error = standard_error(runs, values[:, 0])
         if options.completeness:
             found.completeness = 1 - faithfulness(runs, values[:, 1])
+        await self._outbox.partial(pb.CircuitPartial(evaluation=found))
         losses: dict[tuple[str, str], float] = {}
         if options.minimality:
             losses = await self._losses(circuit, found.faithfulness)
             found.minimality_bound = options.minimality_bound
             passed = [loss > options.minimality_bound for loss in losses.values()]
             found.minimality = float(np.mean(passed)) if passed else 1.0
+            await self._outbox.partial(pb.CircuitPartial(evaluation=found))
         if options.curve:
             await self._draw(found, at)
         return found, losses

@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
 
-from neuroscope.codec import Event
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import progress_pb2
+from neuroscope.wire.codec import Event
 
 _MOST_WAITING = 16
 Response: TypeAlias = "type[pb.DiscoverCircuitResponse] | type[pb.EvaluateCircuitResponse]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -23,6 +23,8 @@ _CELLS_BYTES = 32 * 1024 * 1024
 """Masks of the cells of one sweep."""
 _MOST_PATCHES = 50_000
 """Of one sweep."""
+_MOST_TOLD = 1024
+"""Sets whose metric is told at a time."""
 
 
 class PairRuns:
@@ -90,10 +92,20 @@ class PairRuns:
         make: Callable[[int], Mask],
         stage: str,
         run: experiment_pb2.SweptRun.ValueType = experiment_pb2.SWEPT_RUN_CLEAN,
+        tell: Callable[[range, Values], Awaitable[None]] | None = None,
     ) -> Values:
-        """The same of any number of sets, each made when it is needed."""
+        """The same of any number of sets, each made when it is needed.
+
+        Args:
+            count: of the sets.
+            make: makes one, by its number.
+            stage: as in `changed`.
+            run: likewise.
+            tell: hears of some at a time: their numbers, and the metric (pairs, some).
+        """
         pairs = len(self._asked.pairs)
         most = max(1, min(_CELLS_BYTES // self._asked.graph.mask.size, _MOST_PATCHES // pairs))
+        most = most if tell is None else min(most, _MOST_TOLD)
         found: Values = np.empty((pairs, count))
         for first in range(0, count, most):
             numbers = range(first, min(first + most, count))
@@ -101,6 +113,8 @@ class PairRuns:
             request.edges.append(to_edge_grid(np.stack([make(number) for number in numbers]), OTHER_RUN))
             result = await self._swept(request, stage, first, count)
             found[:, first : numbers.stop] = self.by_pair(result.values)
+            if tell is not None:
+                await tell(numbers, found[:, first : numbers.stop])
         return found
 
     async def swept(
@@ -122,12 +136,11 @@ class PairRuns:
             each_pair=True,
             **fields,
         )
-        result = AttributionResult(Attribution(request), warns=False)
-        async with aclosing(asked.model.attribution_events(result, how)) as events:
-            async for event in events:
-                if event.HasField("progress"):
-                    await self._outbox.progress(how, event.progress.passes_done, event.progress.pass_count)
-        result.finish()
+        result = await asked.model.attribute(
+            Attribution(request),
+            how,
+            lambda progress: self._outbox.progress(how, progress.passes_done, progress.pass_count),
+        )
         assert result.plan is not None
         assert result.end is not None
         self.forward_passes += result.end.forward_passes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from neuroscope.component_names import INPUT, Place
 from neuroscope.experiments.paths import to_receivers, to_senders
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, site_pb2
+from neuroscope_analysis.circuits.outbox import Outbox
 from neuroscope_analysis.circuits.request import Discovery
 from neuroscope_analysis.circuits.runs import OTHER_RUN, PairRuns, Values
 
@@ -42,8 +43,8 @@ class Scored:
         return float(magnitudes.max()) if magnitudes.size else 0.0
 
 
-async def scored(work: Discovery, runs: PairRuns) -> Scored:
-    """Scores of all edges or nodes, but by ACDC, which scores as it goes."""
+async def scored(work: Discovery, runs: PairRuns, outbox: Outbox) -> Scored:
+    """Scores of all edges or nodes, but by ACDC, which scores as it goes; edges that are patched are told at once."""
     search = work.search
     match search.method:
         case pb.CIRCUIT_METHOD_ACTIVATION_PATCHING:
@@ -51,9 +52,9 @@ async def scored(work: Discovery, runs: PairRuns) -> Scored:
         case pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING:
             return Scored(nodes=await _attributed_nodes(work, runs))
         case pb.CIRCUIT_METHOD_EDGE_PATCHING:
-            return Scored(edges=await _patched_edges(work, runs))
+            return Scored(edges=await _patched_edges(work, runs, outbox))
         case pb.CIRCUIT_METHOD_PATH_PATCHING:
-            return Scored(edges=await _patched_paths(work, runs))
+            return Scored(edges=await _patched_paths(work, runs, outbox))
         case _:
             steps = 1 if search.method == pb.CIRCUIT_METHOD_EAP else search.steps
             edges = experiment_pb2.EdgeAttribution(steps=steps)
@@ -61,20 +62,32 @@ async def scored(work: Discovery, runs: PairRuns) -> Scored:
             return Scored(edges=_mean(runs, result["edges"].values, work.asked.graph.mask.shape))
 
 
-async def _patched_edges(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
+async def _patched_edges(work: Discovery, runs: PairRuns, outbox: Outbox) -> NDArray[np.float64]:
     """Each edge alone."""
-    mask, run = work.asked.graph.mask, work.search.edited_run
-    edges = np.argwhere(mask)
+    graph, run = work.asked.graph, work.search.edited_run
+    edges, found = np.argwhere(graph.mask), np.full(graph.mask.shape, np.nan)
 
     def alone(number: int) -> NDArray[np.bool_]:
-        found = np.zeros_like(mask)
-        found[tuple(edges[number])] = True
-        return found
+        changed = np.zeros_like(graph.mask)
+        changed[tuple(edges[number])] = True
+        return changed
 
-    values = await runs.made(len(edges), alone, "patching edges", run)
-    found = np.full(mask.shape, np.nan)
-    found[mask] = (values - runs.unedited(run)[:, None]).mean(axis=0)
+    async def tell(numbers: range, values: Values) -> None:
+        some = edges[numbers.start : numbers.stop]
+        found[some[:, 0], some[:, 1]] = (values - runs.unedited(run)[:, None]).mean(axis=0)
+        await _told(graph, found, some, outbox)
+
+    await runs.made(len(edges), alone, "patching edges", run, tell)
     return found
+
+
+async def _told(graph: ComponentGraph, scores: NDArray[np.float64], edges: NDArray[np.int64], outbox: Outbox) -> None:
+    """Tells scores of edges (edge, 2), rows and columns of the scores."""
+    told = pb.CircuitEdges()
+    for row, column in edges.tolist():
+        score = float(scores[row, column])
+        told.edges.add(sender=graph.senders[row], receiver=graph.receivers[column], score=score)
+    await outbox.partial(pb.CircuitPartial(edges=told))
 
 
 async def _patched_nodes(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
@@ -85,7 +98,7 @@ async def _patched_nodes(work: Discovery, runs: PairRuns) -> NDArray[np.float64]
     return (values - runs.unedited(run)[:, None]).mean(axis=0)
 
 
-async def _patched_paths(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
+async def _patched_paths(work: Discovery, runs: PairRuns, outbox: Outbox) -> NDArray[np.float64]:
     """Paths from each sender to each receiver, directly or through the MLPs between (Wang et al. 2022)."""
     graph, run = work.asked.graph, work.search.edited_run
     found = np.full(graph.mask.shape, np.nan)
@@ -101,6 +114,7 @@ async def _patched_paths(work: Discovery, runs: PairRuns) -> NDArray[np.float64]
         result = await runs.swept([grid], run, f"patching paths to {graph.receivers[columns[0]]} and beside it")
         effects = runs.by_pair(result.values) - runs.unedited(run)[:, None]
         found[:count, columns] = effects.mean(axis=0).reshape(count, len(columns))
+        await _told(graph, found, np.array(list(product(range(count), columns))), outbox)
     return found
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from neuroscope.codec import Event
 from neuroscope.model_info import Tokens
 from neuroscope.v1 import attention_comparison_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.attention.patterns import Positions
 from neuroscope_analysis.attention.reading import PATTERN, Taker, summed
@@ -76,19 +77,16 @@ class AttentionComparison:
         shape = (len(work.layers), work.heads)
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD)
         self._arrays = NamedArrays.alike((*DIVERGENCES, *STATISTICS), PATTERN, axes, shape)
-        self._divergences = Divergences(*shape)
+        self._divergences = Divergences(*shape, len(work.alignment.first))
         self._clock = Clock()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The plan, then the arrays, then the result."""
         work = self._work
         yield pb.CompareAttentionResponse(plan=self._plan())
-        parts = list(self._parts())
-        for index, part in enumerate(parts):
-            yield pb.CompareAttentionResponse(progress=self._clock.progress("reading prompts", index, len(parts)))
-            await self._compare(part)
-        for frame in self._arrays.frames({name: self._divergences.array(name) for name in DIVERGENCES}):
-            yield frame
+        async with aclosing(self._arrays.filled(self._read(), self._divergences.arrays)) as read:
+            async for event in read:
+                yield event
         for row, tokens in enumerate(work.prompts):
             yield pb.CompareAttentionResponse(progress=self._clock.progress("describing prompts", row, 2))
             statistics = await self._summed(
@@ -132,6 +130,13 @@ class AttentionComparison:
         for layer in work.layers:
             for start in range(0, count, queries):
                 yield _Part([layer], slice(start, start + queries))
+
+    async def _read(self) -> AsyncGenerator[Event, None]:
+        """Divergences of every part."""
+        parts = list(self._parts())
+        for index, part in enumerate(parts):
+            yield pb.CompareAttentionResponse(progress=self._clock.progress("reading prompts", index, len(parts)))
+            await self._compare(part)
 
     async def _compare(self, part: _Part) -> None:
         """Reads the same part of both prompts and counts it in."""

@@ -60,9 +60,11 @@ class Divergences:
     Args:
         layers: how many layers.
         heads: the most heads of a layer.
+        queries: how many are aligned.
     """
 
-    def __init__(self, layers: int, heads: int) -> None:
+    def __init__(self, layers: int, heads: int, queries: int) -> None:
+        self._queries = queries
         self._sums = {name: np.zeros((layers, heads)) for name in DIVERGENCES}
         self._counts = np.zeros((layers, heads))
 
@@ -80,10 +82,13 @@ class Divergences:
         self._sums["total_variation"][layer, :heads] += (np.abs(first - second).sum(axis=2) / 2).sum(axis=1)
         self._counts[layer, :heads] += first.shape[1]
 
-    def array(self, name: str) -> Floats:
-        """One of them (layer, head); NaN where a layer has no such head."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(self._counts > 0, self._sums[name] / self._counts, np.nan).astype(np.float32)
+    def arrays(self) -> dict[str, Floats]:
+        """Each by name (layer, head); NaN where a layer has no such head, or not all of its rows are counted."""
+        is_whole = self._counts == self._queries
+        return {
+            name: np.where(is_whole, sums / self._queries, np.nan).astype(np.float32)
+            for name, sums in self._sums.items()
+        }
 
 
 def _kl(p: Floats, q: Floats) -> NDArray[np.float64]:

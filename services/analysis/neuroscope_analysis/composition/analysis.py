@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import composition_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.weights import Weights
+from neuroscope.wire.codec import Event
 from neuroscope_analysis import layers as of_layers
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.composition.scores import KINDS, LayerHeads, baselines, composition
@@ -93,6 +95,22 @@ class CompositionMeasurement:
         )
         found = {name: np.full(self._shape, np.nan, np.float32) for name in KINDS}
         known: list[LayerHeads] = []
+        async with aclosing(self._arrays.filled(self._score(known, found), lambda: found)) as scored:
+            async for event in scored:
+                yield event
+        d_head, width = known[-1].written.shape[1:]
+        drawn = await asyncio.to_thread(lambda: list(baselines(width, d_head, work.random_pairs, work.seed)))
+        yield pb.MeasureCompositionResponse(
+            result=pb.CompositionResult(
+                baselines=drawn, call_count=work.model.call_count, elapsed_seconds=self._clock.elapsed_s()
+            )
+        )
+
+    async def _score(
+        self, known: list[LayerHeads], found: dict[str, NDArray[np.float32]]
+    ) -> AsyncGenerator[Event, None]:
+        """Scores of every layer with those before it."""
+        work = self._work
         for place, layer in enumerate(work.layers):
             yield pb.MeasureCompositionResponse(
                 progress=self._clock.progress("reading weights", place, len(work.layers))
@@ -104,15 +122,6 @@ class CompositionMeasurement:
                     block = await asyncio.to_thread(composition, writers, heads, name)
                     scores[before, : block.shape[0], place, : block.shape[1]] = block
             known.append(heads)
-        for frame in self._arrays.frames(found):
-            yield frame
-        d_head, width = known[-1].written.shape[1:]
-        drawn = await asyncio.to_thread(lambda: list(baselines(width, d_head, work.random_pairs, work.seed)))
-        yield pb.MeasureCompositionResponse(
-            result=pb.CompositionResult(
-                baselines=drawn, call_count=work.model.call_count, elapsed_seconds=self._clock.elapsed_s()
-            )
-        )
 
 
 def _left_out(plan: Weights, layers: list[int]) -> list[str]:

@@ -8,14 +8,15 @@ et al. 2023, arXiv:2304.05969). Heads that have no effect when all that they wri
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 
-from neuroscope.codec import Event
 from neuroscope.experiments import Patching
 from neuroscope.v1 import interaction_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis import paths
 from neuroscope_analysis.arrays import NamedArrays, PlannedArray
 from neuroscope_analysis.bounds import Changes, discovered, p_values, standard_error
@@ -53,6 +54,7 @@ class InteractionMap:
         )
         self._clock = Clock()
         self._tried: list[pb.HeadInteraction] = []
+        self._kept_count = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The plan, then what is found, then the result."""
@@ -68,25 +70,31 @@ class InteractionMap:
                 pair_count=len(work.clean),
             )
         )
+        async with aclosing(self._arrays.filled(self._search(), lambda: self._found)) as searched:
+            async for event in searched:
+                yield event
+        yield pb.MapInteractionsResponse(
+            result=pb.InteractionResult(
+                interactions=self._discovered(),
+                tested_count=len(self._tried),
+                screened_count=int(np.isfinite(self._found[HEAD_EFFECT]).sum()) - self._kept_count,
+                call_count=work.model.call_count,
+                elapsed_seconds=self._clock.elapsed_s(),
+            )
+        )
+
+    async def _search(self) -> AsyncGenerator[Event, None]:
+        """Effects of heads, then of the paths between those that have one."""
+        work = self._work
         yield self._progress("patching heads", 0, 1)
         heads = await self._heads_with_effect()
+        self._kept_count = len(heads)
         planned = list(stages(heads, work.heads, work.key_value_heads))
         for index, receivers in enumerate(planned):
             yield self._progress("patching paths", index, len(planned))
             tried = await self._try(heads, receivers)
             self._tried += tried
             yield pb.MapInteractionsResponse(partial=pb.InteractionPartial(tried=tried))
-        for frame in self._arrays.frames(self._found):
-            yield frame
-        yield pb.MapInteractionsResponse(
-            result=pb.InteractionResult(
-                interactions=self._discovered(),
-                tested_count=len(self._tried),
-                screened_count=int(np.isfinite(self._found[HEAD_EFFECT]).sum()) - len(heads),
-                call_count=work.model.call_count,
-                elapsed_seconds=self._clock.elapsed_s(),
-            )
-        )
 
     async def _heads_with_effect(self) -> list[Head]:
         """Heads whose whole output matters, in the order of their layers; it fills in what it does."""

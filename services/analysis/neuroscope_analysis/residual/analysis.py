@@ -8,10 +8,10 @@ from contextlib import aclosing
 
 import numpy as np
 
-from neuroscope.codec import Event
 from neuroscope.hooks import Hook
 from neuroscope.v1 import progress_pb2
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.residual import ablation, routing
 from neuroscope_analysis.residual import plan as plans
 from neuroscope_analysis.residual.attribution import Asked, logit_direction
@@ -88,8 +88,8 @@ class ResidualAnalysis:
             return None
         found: list[int] = []
 
-        async def use(rows: list[Chunk]) -> None:
-            found.append(int(rows[0].of("logits").argmax(axis=-1)[0]))
+        async def use(chunk: Chunk) -> None:
+            found.append(int(chunk.of("logits").argmax(axis=-1)[0]))
 
         reader = ChunkReader(use)
         await work.model.read(
@@ -139,7 +139,7 @@ class ResidualAnalysis:
             yield self._found(pb.ResidualPartial(routed=pb.RoutedPrompt(prompt=index)))
 
     async def _route_layers(self, prompt: int, routes: routing.Routes, layers: list[int]) -> None:
-        reader = ChunkReader.of_one(routes.add)
+        reader = ChunkReader.in_thread(routes.add)
         await self._work.model.read(
             self._work.prompts[prompt].ids,
             routing.hooks(layers, self._work.queries[prompt], self._heads),

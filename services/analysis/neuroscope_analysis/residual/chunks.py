@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.frames import TensorPiece
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.frames import TensorPiece
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -25,9 +25,11 @@ class Chunk:
 
     Args:
         pieces: by place; without the batch axis they are (position, ...), patterns (head, query, key).
+        row: of the capture.
     """
 
     pieces: Mapping[Place, TensorPiece]
+    row: int = 0
 
     def __contains__(self, place: tuple[str, int]) -> bool:
         return (*place, WHOLE) in self.pieces
@@ -45,45 +47,42 @@ class Chunk:
         )
 
 
-Rows = Sequence[Chunk]
-"""A chunk of each row of a capture."""
-
-
 @dataclass(slots=True)
 class ChunkReader:
-    """Holds the pieces of one chunk until the next one begins.
+    """Holds the pieces of one chunk of a row until the next one begins.
 
     Args:
-        use: what is done with a whole chunk, a row of each prompt.
+        use: what is done with a whole chunk.
     """
 
-    use: Callable[[list[Chunk]], Awaitable[None]]
-    _rows: dict[int, dict[Place, TensorPiece]] = field(default_factory=dict[int, dict[Place, TensorPiece]])
+    use: Callable[[Chunk], Awaitable[None]]
+    _row: int = 0
+    _pieces: dict[Place, TensorPiece] = field(default_factory=dict[Place, TensorPiece])
 
     async def add(self, piece: TensorPiece) -> None:
-        """Takes in a piece; the capture hands out all of one chunk before anything of the next."""
+        """Takes in a piece; rows come one after another, and all of a chunk before anything of the next."""
         site = piece.spec.site
         place = (site.component, site.layer if site.HasField("layer") else -1, piece.spec.reduced)
-        if place in self._rows.get(piece.row, ()):
+        if piece.row != self._row or place in self._pieces:
             await self.finish()
-        self._rows.setdefault(piece.row, {})[place] = piece
+        self._row, self._pieces[place] = piece.row, piece
 
     async def finish(self) -> None:
         """Hands out what there is; after the last piece."""
-        if self._rows:
-            rows, self._rows = [Chunk(pieces) for _, pieces in sorted(self._rows.items())], {}
-            await self.use(rows)
+        if self._pieces:
+            chunk, self._pieces = Chunk(self._pieces, self._row), {}
+            await self.use(chunk)
 
     def begin(self) -> ChunkReader:
         """Forgets what there is: a capture begins, or begins anew."""
-        self._rows.clear()
+        self._pieces.clear()
         return self
 
     @classmethod
-    def of_one(cls, add: Callable[[Chunk], None]) -> ChunkReader:
-        """For captures of one prompt, whose chunks are worked on in a thread."""
+    def in_thread(cls, add: Callable[[Chunk], None]) -> ChunkReader:
+        """One whose chunks are worked on in a thread."""
 
-        async def use(rows: list[Chunk]) -> None:
-            await asyncio.to_thread(add, rows[0])
+        async def use(chunk: Chunk) -> None:
+            await asyncio.to_thread(add, chunk)
 
         return cls(use)

@@ -34,6 +34,10 @@ _NOTHING = 1e-5
 """Writes that differ by less than this share of the largest difference carry nothing."""
 _ROW_BYTES = 64 * 2**20
 """Activations of writers that are followed together, of all layers."""
+_CLEAN_BYTES = 128 * 2**20
+"""Activations of the clean run, of all layers, that are held at a time; longer prompts are run once for each part."""
+_MOST_ROWS = 16
+"""Writers that are followed together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ class Flow:
             ranked,
             self.heads,
             [(each.component, each.layer) for each in self.components.written if each.layer >= 0],
-            rows=self._rows(len(pair[0])),
+            rows=max(1, min(_MOST_ROWS, _ROW_BYTES // (len(pair[0]) * self._position_bytes()))),
+            positions=max(1, _CLEAN_BYTES // self._position_bytes()),
             chunk_budget_bytes=self.chunk_budget_bytes,
         )
         largest = max(each.norm for each in followed)
@@ -217,8 +222,7 @@ class Flow:
         mlps = {layer: layer in heads and layer not in between for layer in self._mlps()}
         return readers_of(heads, mlps, self.model.info.model.num_kv_heads, self.components.layer_count)
 
-    def _rows(self, length: int) -> int:
-        """How many writers are followed together."""
+    def _position_bytes(self) -> int:
+        """Activations of a position, of all layers."""
         model = self.model.info.model
-        of_row = length * len(self.components.written) * (model.d_model * 2 + model.num_heads * model.d_head) * 4
-        return max(1, min(16, _ROW_BYTES // of_row))
+        return len(self.components.written) * (model.d_model * 2 + model.num_heads * model.d_head) * 4

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import numpy as np
 
-from neuroscope.frames import TensorPiece
 from neuroscope.hooks import Hook
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.residual import lens
 from neuroscope_analysis.residual.attribution import Asked, Attribution
 from neuroscope_analysis.residual.chunks import WHOLE, Chunk, ChunkReader, Floats
@@ -148,10 +148,10 @@ class PromptReading:
                     found.append(whole(ENTERS, 0))
         return found
 
-    async def _use(self, rows: list[Chunk]) -> None:
-        await asyncio.to_thread(self._add, rows[0])
+    async def _use(self, chunk: Chunk) -> None:
+        await asyncio.to_thread(self._add, chunk)
         if self._tuned is not None:
-            await self._translate(rows[0], self._tuned)
+            await self._translate(chunk, self._tuned)
 
     def _add(self, chunk: Chunk) -> None:
         if self._sums is not None:

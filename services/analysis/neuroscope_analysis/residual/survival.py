@@ -8,15 +8,18 @@ what is left of the write at any point is 1 plus these of all components before.
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
-from neuroscope.frames import TensorPiece
 from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention, edit
+from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
 from neuroscope_analysis.residual.components import ATTENTION, ENTERS, MLP
 from neuroscope_analysis.residual.nodes import Writer
@@ -77,6 +80,7 @@ async def follow(
     components: Sequence[tuple[str, int]],
     *,
     rows: int,
+    positions: int,
     chunk_budget_bytes: int,
 ) -> list[Followed]:
     """Follows what writers write.
@@ -88,34 +92,40 @@ async def follow(
         heads: by layer.
         components: attention and MLPs of the layers.
         rows: how many writers run together.
+        positions: whose activations of the clean run are held at a time.
         chunk_budget_bytes: activations of one chunk of the prompts.
     """
     found: list[Followed] = []
-    hooks = [
-        Hook(ENTERS, 0, dtype="float32"),
-        *(Hook(component, layer, dtype="float32") for component, layer in components),
-        *(Hook(HEAD_OUTPUT, layer, dtype="float32") for layer in heads),
-        *(Hook("attn_out", layer, dtype="float32") for layer, each in heads.items() if each.behind.norm is not None),
+    places = [
+        (ENTERS, 0),
+        *components,
+        *((HEAD_OUTPUT, layer) for layer in heads),
+        *(("attn_out", layer) for layer, each in heads.items() if each.behind.norm is not None),
     ]
+    length = len(pair[0])
     for first in range(0, len(writers), rows):
         some = [Followed(writer) for writer in writers[first : first + rows]]
-        sums = _Sums(some, heads, components)
-        reader = ChunkReader(sums.use)
-        await model.read(
-            [list(pair[0]), list(pair[1]), *(list(pair[0]) for _ in some)],
-            hooks,
-            partial(_begun, sums, reader),
-            chunk_budget_bytes=chunk_budget_bytes,
-            what="following what components write",
-            interventions=[_replaced(each.writer, _FIRST_EDITED + row) for row, each in enumerate(some)],
-        )
-        await reader.finish()
+        for start in range(0, length, positions):
+            window = range(start, min(start + positions, length))
+            chosen = None if len(window) == length else list(window)
+            sums = _Sums(some, heads, components, window)
+            reader = ChunkReader(sums.use)
+            await model.read(
+                [list(pair[0]), list(pair[1]), *(list(pair[0]) for _ in some)],
+                [Hook(component, layer, positions=chosen, dtype="float32") for component, layer in places],
+                partial(_begun, sums, reader),
+                chunk_budget_bytes=chunk_budget_bytes,
+                what="following what components write",
+                interventions=[_replaced(each.writer, _FIRST_EDITED + row) for row, each in enumerate(some)],
+            )
+            await reader.finish()
+            sums.close()
         found += some
     return found
 
 
 def _begun(sums: _Sums, reader: ChunkReader) -> Callable[[TensorPiece], Awaitable[None]]:
-    sums.clear()
+    sums.begin()
     return reader.begin().add
 
 
@@ -128,28 +138,83 @@ def _replaced(writer: Writer, row: int) -> Intervention:
     return edit(HEAD_OUTPUT, writer.layer, lambda act: act.row(_CORRUPTED), heads=[writer.head], rows=[row])
 
 
+class _Activations(Protocol):
+    """Of some positions of one run."""
+
+    def of(self, component: str, layer: int) -> Floats:
+        """What passes there (position, ...)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some positions of arrays.
+
+    Args:
+        arrays: by component and layer (position, ...).
+        positions: which.
+    """
+
+    arrays: Mapping[tuple[str, int], Floats]
+    positions: slice
+
+    def of(self, component: str, layer: int) -> Floats:
+        """What passes there (position, ...)."""
+        return self.arrays[component, layer][self.positions]
+
+
 class _Sums:
-    """Dot products of differences, summed up over chunks."""
+    """Dot products of differences, summed up over chunks.
+
+    Rows come one after another: the clean one first, which is held, and the edited ones chunk by chunk.
+
+    Args:
+        followed: what each edited row is of.
+        heads: by layer.
+        components: attention and MLPs of the layers.
+        window: positions that are captured.
+    """
 
     def __init__(
-        self, followed: Sequence[Followed], heads: Mapping[int, LayerHeads], components: Sequence[tuple[str, int]]
+        self,
+        followed: Sequence[Followed],
+        heads: Mapping[int, LayerHeads],
+        components: Sequence[tuple[str, int]],
+        window: range,
     ) -> None:
         self._followed = followed
         self._heads = heads
         self._components = components
+        self._window = window
+        self.begin()
 
-    def clear(self) -> None:
+    def begin(self) -> None:
         """Begins anew."""
-        for each in self._followed:
-            each.squared = 0.0
-            each.dots.clear()
+        self._found = [Followed(each.writer) for each in self._followed]
+        self._parts: defaultdict[tuple[str, int], list[Floats]] = defaultdict(list)
+        self._clean: dict[tuple[str, int], Floats] = {}
 
-    async def use(self, rows: list[Chunk]) -> None:
-        """Counts a chunk in."""
-        for row, each in enumerate(self._followed):
-            self._add(each, rows[_CLEAN], rows[_FIRST_EDITED + row])
+    def close(self) -> None:
+        """Adds what was found to what is known."""
+        for each, found in zip(self._followed, self._found, strict=True):
+            each.squared += found.squared
+            for key, dot in found.dots.items():
+                each.dots[key] = each.dots.get(key, 0.0) + dot
 
-    def _add(self, each: Followed, clean: Chunk, edited: Chunk) -> None:
+    async def use(self, chunk: Chunk) -> None:
+        """Counts a chunk of a row in."""
+        if chunk.row == _CLEAN:
+            for component, layer, _ in chunk.pieces:
+                self._parts[component, layer].append(chunk.of(component, layer))
+        elif chunk.row >= _FIRST_EDITED:
+            if not self._clean:
+                self._clean = {place: np.concatenate(parts) for place, parts in self._parts.items()}
+                self._parts.clear()
+            first = int(chunk.positions(ENTERS, 0)[0]) - self._window.start
+            clean = _Part(self._clean, slice(first, first + len(chunk.of(ENTERS, 0))))
+            await asyncio.to_thread(self._add, self._found[chunk.row - _FIRST_EDITED], clean, chunk)
+
+    def _add(self, each: Followed, clean: _Activations, edited: _Activations) -> None:
         writer = each.writer
         change = self._written(writer, edited) - self._written(writer, clean)
         each.squared += float(np.square(change, dtype=np.float64).sum())
@@ -167,7 +232,7 @@ class _Sums:
                 for head, dot in enumerate(np.einsum("phi,phi->h", ahead - before, along).tolist()):
                     self._count(each, (order, f"{name}.h{head}"), dot)
 
-    def _written(self, writer: Writer, chunk: Chunk) -> Floats:
+    def _written(self, writer: Writer, chunk: _Activations) -> Floats:
         """(P, d_model)"""
         if writer.order < 0:
             return chunk.of(ENTERS, 0)
@@ -176,7 +241,7 @@ class _Sums:
         heads = self._heads[writer.layer]
         return self._outputs(writer.layer, chunk)[:, writer.head] @ heads.output[writer.head]
 
-    def _outputs(self, layer: int, chunk: Chunk) -> Floats:
+    def _outputs(self, layer: int, chunk: _Activations) -> Floats:
         """Of heads (P, head, d_head), divided by what a norm behind attention divides by."""
         behind = self._heads[layer].behind
         z = chunk.of(HEAD_OUTPUT, layer)

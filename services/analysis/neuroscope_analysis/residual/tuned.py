@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.tensors import from_message
 from neuroscope.v1 import tuned_lens_pb2 as pb
+from neuroscope.wire.tensors import from_message
 from neuroscope_analysis.upstream import InspectedModel
 
 Floats = NDArray[np.float32]

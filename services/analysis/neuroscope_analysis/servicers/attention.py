@@ -7,8 +7,8 @@ from contextlib import aclosing
 
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event
 from neuroscope.v1 import attention_pb2 as pb
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.attention.analysis import AttentionAnalysis
 from neuroscope_analysis.attention.request import checked
 from neuroscope_analysis.settings import AnalysisSettings

@@ -7,8 +7,8 @@ from contextlib import aclosing
 
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.circuits.discovery import CircuitDiscovery, CircuitEvaluating
 from neuroscope_analysis.circuits.request import discovery, evaluation
 from neuroscope_analysis.settings import AnalysisSettings

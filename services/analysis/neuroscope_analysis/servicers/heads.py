@@ -7,8 +7,8 @@ from contextlib import aclosing
 
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event
 from neuroscope.v1 import attention_comparison_pb2, composition_pb2, interaction_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.comparison import analysis as comparison
 from neuroscope_analysis.composition import analysis as composition
 from neuroscope_analysis.interactions import request as interactions

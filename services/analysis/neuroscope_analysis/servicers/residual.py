@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.v1 import tuned_lens_pb2
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.residual.analysis import ResidualAnalysis
 from neuroscope_analysis.residual.request import checked
 from neuroscope_analysis.settings import AnalysisSettings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from opentelemetry.context import Context
 
-from neuroscope import telemetry
 from neuroscope.serving.admission import Admission
+from neuroscope.tracing import telemetry
 from neuroscope.v1 import telemetry_pb2 as pb
 
 

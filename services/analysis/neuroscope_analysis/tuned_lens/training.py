@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuroscope.codec import Event
 from neuroscope.hooks import Hook
 from neuroscope.model_info import Tokens
 from neuroscope.v1 import progress_pb2, tensor_pb2
 from neuroscope.v1 import tuned_lens_pb2 as pb
+from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays, PlannedArray
 from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
 from neuroscope_analysis.residual.components import STREAM
@@ -97,7 +97,7 @@ class TunedLensTraining:
         moments = StreamMoments(points, work.point_count, width, work.sample)
         for index, tokens in enumerate(work.training):
             yield self._progress("reading texts", index, len(work.training))
-            await self._read(tokens, points, ChunkReader.of_one(moments.add))
+            await self._read(tokens, points, ChunkReader.in_thread(moments.add))
         found: dict[int, _Found] = {}
         for index, point in enumerate(points):
             yield self._progress("fitting translators", index, len(points))
@@ -140,11 +140,10 @@ class TunedLensTraining:
         )
         await reader.finish()
 
-    def _tester(self, found: dict[int, _Found]) -> Callable[[list[Chunk]], Awaitable[None]]:
+    def _tester(self, found: dict[int, _Found]) -> Callable[[Chunk], Awaitable[None]]:
         """Adds up divergences of chunks."""
 
-        async def use(rows: list[Chunk]) -> None:
-            (chunk,) = rows
+        async def use(chunk: Chunk) -> None:
             final = chunk.of(*self._places[-1])
             some = max(1, _PROJECTED_BYTES // final[:1].nbytes)
             for point, each in found.items():

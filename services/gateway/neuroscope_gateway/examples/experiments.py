@@ -62,7 +62,22 @@ _ATTRIBUTED: Any = {
     "forward_passes": 2.5,
 }
 
+_EDGE_GRAPH: Any = {
+    "object": "edge_graph",
+    "model": MODEL_ID,
+    "senders": ["input", "a0.h0", "m0"],
+    "receivers": [
+        {"name": "a0.h0<q>", "sender_count": 1},
+        {"name": "a0.h0<k>", "sender_count": 1},
+        {"name": "a0.h0<v>", "sender_count": 1},
+        {"name": "m0", "sender_count": 2},
+        {"name": "logits", "sender_count": 3},
+    ],
+    "edge_count": 8,
+}
+
 EXAMPLES: dict[str, Example] = {
+    "GET /v1/experiments/edge_graph": Example(answer=_EDGE_GRAPH),
     "POST /v1/experiments/attributions": Example(
         request=_ATTRIBUTION,
         answer=_ATTRIBUTED,

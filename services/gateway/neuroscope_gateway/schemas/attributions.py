@@ -10,7 +10,8 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributing import Attribution, attribution
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.strict import Strict, Text
-from neuroscope_gateway.schemas.experiments import Metric, PromptPair
+from neuroscope_gateway.schemas.metrics import Metric
+from neuroscope_gateway.schemas.prompt_pairs import PromptPair
 
 
 class AttributionRequest(Strict):

@@ -11,7 +11,8 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.strict import Strict, Text
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope_gateway.schemas.experiments import Metric, Prompt, Seed, Token
+from neuroscope_gateway.schemas.metrics import Metric
+from neuroscope_gateway.schemas.prompts import Prompt, Seed, Token
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Format = Literal["json", "mib", "lazarus", "graphml", "dot", "mermaid", "html", "svg", "png", "pdf"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope.intervention_forms import InterventionForm
+from neuroscope.interventions.forms import InterventionForm
 from neuroscope.prompts import PromptLike
 from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
 from neuroscope_gateway.schemas.interventions import EXAMPLES

@@ -10,7 +10,8 @@ from neuroscope.analysis import AttentionComparison, CompositionResult, Interact
 from neuroscope.analysis.head_requests import comparison_request, composition_request, interactions_request
 from neuroscope.strict import Text
 from neuroscope_gateway.schemas.analyses import MAX_UINT32, AnsweredPair, NamedValues, Presented
-from neuroscope_gateway.schemas.experiments import Index, Prompt, TokenId
+from neuroscope_gateway.schemas.axes import Index
+from neuroscope_gateway.schemas.prompts import Prompt, TokenId
 
 Layers = Annotated[list[Index], Field(min_length=1, max_length=1024)] | None
 

@@ -48,6 +48,8 @@ class Model(BaseModel):
     dtype: str
     parameter_count: int
     weights_bytes: int
+    weights_hash: str
+    """Hash of the checkpoint, its quantisation and its adapter; empty where it is not known."""
     has_chat_template: bool
     bos_token_id: int | None
     eos_token_ids: list[int]

@@ -16,7 +16,8 @@ from neuroscope.analysis.tuned_training import training_request
 from neuroscope.strict import Strict, Text
 from neuroscope.tensor_forms import EncodedTensor
 from neuroscope_gateway.schemas.analyses import NamedValues, Presented
-from neuroscope_gateway.schemas.experiments import Index, Prompt, Token
+from neuroscope_gateway.schemas.axes import Index
+from neuroscope_gateway.schemas.prompts import Prompt, Token
 
 Part = Literal["contributions", "attribution", "lens", "routing", "ablation", "flow"]
 _Count = Annotated[int, Field(ge=0, le=2**32 - 1)]

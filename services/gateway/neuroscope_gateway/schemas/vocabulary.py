@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from neuroscope.strict import Strict, Text
 from neuroscope.tensor_forms import TensorForm
-from neuroscope_gateway.schemas.experiments import Token
+from neuroscope_gateway.schemas.prompts import Token
 
 
 class VocabularyRequest(Strict):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from neuroscope import telemetry
 from neuroscope.errors import MLXIntegrationError, ResourceExhaustedError
+from neuroscope.tracing import telemetry
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.batch import Batch
 from neuroscope_inference.engine.model import LoadedModel

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, InvalidRequestError, UnavailableSiteError
 from neuroscope.sites import Point
-from neuroscope.tensors import Array
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import Array
 from neuroscope_inference.engine.dictionaries.changes import Changes
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 

@@ -12,8 +12,8 @@ from typing import Any
 import mlx.core as mx
 from opentelemetry.context import Context
 
-from neuroscope import telemetry
 from neuroscope.errors import ResourceExhaustedError
+from neuroscope.tracing import telemetry
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.caches import Cache, CacheQuantization
 from neuroscope_inference.engine.edit import Outcome

@@ -28,6 +28,7 @@ from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.layout import Layout, first_int
 from neuroscope_inference.engine.memory import is_shortage
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.weights_hash import weights_hash
 
 _PIECES = 16
 _FILES = ("*.json", "*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja")
@@ -204,7 +205,16 @@ def _describe(
         bos_token_id=bos,
         eos_token_ids=sorted(tokenizer.eos_token_ids),
         loaded_at_ms=time.time_ns() // 1_000_000,
+        weights_hash=_hash(folder, request.adapter_path),
     )
+
+
+def _hash(folder: Path, adapter_path: str) -> str:
+    """Of the checkpoint; empty where the files, which have been read, cannot be read any more."""
+    try:
+        return weights_hash(folder, adapter_path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _context_length(text_config: Mapping[str, Any]) -> int:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from neuroscope.frames import Outgoing, Portion
 from neuroscope.v1 import inference_pb2
+from neuroscope.wire.frames import Outgoing, Portion
 from neuroscope_inference.engine.arrays import memory
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from neuroscope import telemetry
+from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.arrays import number, of_numpy
 from neuroscope_inference.engine.caches import Cache

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neuroscope.tensors import Array
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import Array
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.model import LoadedModel
 

@@ -11,10 +11,10 @@ import numpy as np
 import xxhash
 from opentelemetry.context import Context
 
-from neuroscope import frames
-from neuroscope.codec import Event
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire import frames
+from neuroscope.wire.codec import Event
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.estimate import estimate
 from neuroscope_inference.servicers.generation import GenerationServicer

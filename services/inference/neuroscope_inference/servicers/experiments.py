@@ -9,10 +9,10 @@ from contextlib import aclosing
 from google.protobuf.message import Message
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event, Framed
-from neuroscope.frames import FramePacker
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import weights_pb2
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FramePacker
 from neuroscope_inference.engine.attributions.request import AllowedAttribution, attribution_of
 from neuroscope_inference.engine.edges.model_graph import described
 from neuroscope_inference.engine.engine import Engine

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event
 from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError, nearest
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.codec import Event
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.sampling import Sampler

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from neuroscope.codec import Event, Framed, decoder, encode
 from neuroscope.errors import IdTakenError, UnknownIdError
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.codec import Event, Framed, decoder, encode
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.spool.entry import Entry, Header

@@ -10,13 +10,13 @@ from typing import TypeAlias
 
 from opentelemetry.context import Context
 
-from neuroscope import telemetry
-from neuroscope.codec import Event
 from neuroscope.errors import HookNeverFiredError, InvalidRequestError, UnavailableSiteError
-from neuroscope.frames import SLICE_BYTES, FramePacker, Outgoing
-from neuroscope.tensors import Array
+from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope.wire.codec import Event
+from neuroscope.wire.frames import SLICE_BYTES, FramePacker, Outgoing
+from neuroscope.wire.tensors import Array
 from neuroscope_inference.engine.caches import (
     DEFAULT_GROUP_SIZE,
     GROUP_SIZES,

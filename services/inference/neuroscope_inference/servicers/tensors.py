@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import xxhash
 from opentelemetry.context import Context
 
-from neuroscope.codec import Event, Framed
 from neuroscope.errors import ChecksumError, InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import Event, Framed
 from neuroscope_inference.tensor_checks import nbytes_of
 from neuroscope_inference.tensor_store import TensorStore
 

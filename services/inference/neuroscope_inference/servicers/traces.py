@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opentelemetry.context import Context
 
-from neuroscope import telemetry
+from neuroscope.tracing import telemetry
 from neuroscope.v1 import telemetry_pb2 as pb
 from neuroscope_inference.workload import Workload
 

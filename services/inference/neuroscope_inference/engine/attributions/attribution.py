@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, ResourceExhaustedError, UnavailableSiteError
-from neuroscope.frames import Outgoing
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.wire.frames import Outgoing
 from neuroscope_inference.engine.attributions.batch import Batch, batches
 from neuroscope_inference.engine.attributions.inputs import Inputs
 from neuroscope_inference.engine.attributions.probes import Passed, Passes

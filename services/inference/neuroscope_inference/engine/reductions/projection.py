@@ -7,8 +7,8 @@ import numpy as np
 
 from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.sites import Point
-from neuroscope.tensors import Array
 from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.tensors import Array
 from neuroscope_inference.engine.arrays import of_numpy
 from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
 

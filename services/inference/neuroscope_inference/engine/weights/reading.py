@@ -12,9 +12,9 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.frames import PACKED_BYTES, Outgoing, Portion
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.wire.frames import PACKED_BYTES, Outgoing, Portion
 from neuroscope_inference.engine.arrays import cast_dtype, memory, number, wire_dtype
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult

@@ -1,0 +1,280 @@
+"""How a call is made: connection, deadline, retries and span. What is called is for those that derive from these."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, aclosing, closing, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar
+
+from opentelemetry import trace
+from tenacity import AsyncRetrying, Retrying
+
+from neuroscope.cache import ActivationCache
+from neuroscope.calls.call import Call, Capturing, Step, Steps, Stream, Upload
+from neuroscope.errors import InvalidRequestError
+from neuroscope.progress import byte_listener
+from neuroscope.tracing import telemetry
+from neuroscope.wire.endpoint import DEFAULT_TARGET, Endpoint
+from neuroscope.wire.recovery import Recovery, Retry
+from neuroscope.wire.stream import StreamState
+from neuroscope.wire.tls import Tls
+from neuroscope.wire.transport import (
+    LOCAL,
+    AsyncGrpcTransport,
+    AsyncTransport,
+    GrpcTransport,
+    Transport,
+    open_async_transport,
+    open_transport,
+)
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Makes calls and waits for their answers. Its arguments are those of `Client`."""
+
+    _service: ClassVar[str] = "inference"
+    """What is called, in errors."""
+    _local: ClassVar[str] = LOCAL
+    """The transport of the same in this process."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        transport: Transport | None = None,
+        timeout_s: float | None = None,
+        tls: Tls | bool | None = None,
+        token: str = "",
+        shared_memory: bool = True,
+        retry: Retry | None = None,
+    ) -> None:
+        if transport is None:
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory, self._service)
+            transport = open_transport(self._local) if endpoint is None else GrpcTransport(endpoint)
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._retry = retry or Retry()
+
+    @classmethod
+    def local(cls, *models: str | os.PathLike[str], **settings: Any) -> Self:
+        """A client of the engine in this process.
+
+        Args:
+            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
+            settings: those of the inference service, such as model_memory_bytes.
+
+        Raises:
+            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+        """
+        return cls(transport=open_transport(cls._local, **_with_models(models, settings)))
+
+    def close(self) -> None:
+        """Ends running calls and frees the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _follow(self, steps: Steps[T]) -> T:
+        move: Callable[[], Step] = partial(next, steps)
+        while True:
+            try:
+                step = move()
+            except StopIteration as end:
+                return end.value
+            try:
+                move = partial(steps.send, self._take(step))
+            except BaseException as error:
+                move = partial(steps.throw, error)
+
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Stream():
+                for _ in self._stream(step):
+                    pass
+            case Upload():
+                return self._upload(step)
+            case Capturing():
+                return self._captured(step)
+            case Call():
+                return self._unary(step)
+
+    def _stream(self, stream: Stream[T]) -> Generator[T, None, None]:
+        with _spanned(stream.name) as span:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                events = self._transport.stream(stream.rpc, stream.request)
+            with closing(events):
+                for event in events:
+                    yield from stream.take(event)
+            stream.finish()
+
+    def _captured(self, wanted: Capturing) -> ActivationCache:
+        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+        with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
+            for attempt in Retrying(**recovery.policy()):
+                with attempt:
+                    self._feed(recovery.state, recovery.call, report)
+                    recovery.state.finish()
+            span.set_attributes(recovery.state.attributes())
+        return recovery.state.cache
+
+    def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
+        with closing(self._transport.stream(call.rpc, call.request)) as events:
+            for event in events:
+                state.feed(event)
+                report(state.received_bytes)
+
+    def _unary(self, call: Call[T]) -> T:
+        with self._span(call.name):
+            return call.result(self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    def _upload(self, call: Upload[T]) -> T:
+        with self._span(call.name):
+            return call.result(self._transport.upload(call.rpc, call.requests, timeout_s=self._timeout_s))
+
+    def _span(self, name: str) -> AbstractContextManager[trace.Span]:
+        return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
+
+
+class AsyncCaller:
+    """Makes calls on one event loop. Its arguments are those of `Client`."""
+
+    _service: ClassVar[str] = "inference"
+    _local: ClassVar[str] = LOCAL
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        transport: AsyncTransport | None = None,
+        timeout_s: float | None = None,
+        tls: Tls | bool | None = None,
+        token: str = "",
+        shared_memory: bool = True,
+        retry: Retry | None = None,
+    ) -> None:
+        if transport is None:
+            endpoint = None if target == LOCAL else Endpoint(target, tls, token, shared_memory, self._service)
+            transport = open_async_transport(self._local) if endpoint is None else AsyncGrpcTransport(endpoint)
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._retry = retry or Retry()
+
+    @classmethod
+    def local(cls, *models: str | os.PathLike[str], **settings: Any) -> Self:
+        """A client of the engine in this process.
+
+        Args:
+            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
+            settings: those of the inference service, such as model_memory_bytes.
+
+        Raises:
+            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+        """
+        return cls(transport=open_async_transport(cls._local, **_with_models(models, settings)))
+
+    async def close(self) -> None:
+        """Ends running calls and frees the connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _follow(self, steps: Steps[T]) -> T:
+        move: Callable[[], Step] = partial(next, steps)
+        while True:
+            try:
+                step = move()
+            except StopIteration as end:
+                return end.value
+            try:
+                move = partial(steps.send, await self._take(step))
+            except BaseException as error:
+                move = partial(steps.throw, error)
+
+    async def _take(self, step: Step) -> Any:
+        match step:
+            case Stream():
+                async with aclosing(self._stream(step)) as values:
+                    async for _ in values:
+                        pass
+            case Upload():
+                return await self._upload(step)
+            case Capturing():
+                return await self._captured(step)
+            case Call():
+                return await self._unary(step)
+
+    async def _stream(self, stream: Stream[T]) -> AsyncGenerator[T, None]:
+        with _spanned(stream.name) as span:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                events = self._transport.stream(stream.rpc, stream.request)
+            async with aclosing(events):
+                async for event in events:
+                    for value in stream.take(event):
+                        yield value
+            stream.finish()
+
+    async def _captured(self, wanted: Capturing) -> ActivationCache:
+        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+        with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
+            async for attempt in AsyncRetrying(**recovery.policy()):
+                with attempt:
+                    await self._feed(recovery.state, recovery.call, report)
+                    recovery.state.finish()
+            span.set_attributes(recovery.state.attributes())
+        return recovery.state.cache
+
+    async def _feed(self, state: StreamState, call: Call[None], report: Callable[[int], None]) -> None:
+        async with aclosing(self._transport.stream(call.rpc, call.request)) as events:
+            async for event in events:
+                state.feed(event)
+                report(state.received_bytes)
+
+    async def _unary(self, call: Call[T]) -> T:
+        with self._span(call.name):
+            return call.result(await self._transport.unary(call.rpc, call.request, timeout_s=self._timeout_s))
+
+    async def _upload(self, call: Upload[T]) -> T:
+        with self._span(call.name):
+            return call.result(await self._transport.upload(call.rpc, call.requests, timeout_s=self._timeout_s))
+
+    def _span(self, name: str) -> AbstractContextManager[trace.Span]:
+        return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
+
+
+def _with_models(models: Sequence[str | os.PathLike[str]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an engine that loads these models."""
+    if models and "model" in settings:
+        raise InvalidRequestError("models are named twice, by themselves and as a setting", field="model")
+    return {**settings, "model": [os.fspath(model) for model in models]} if models else settings
+
+
+@contextmanager
+def _spanned(name: str) -> Generator[trace.Span, None, None]:
+    """A span that ends with the block and its error, and is not the current one: a generator's block is left between
+    its values."""
+    span = telemetry.tracer().start_span(f"neuroscope.{name}")
+    try:
+        yield span
+    except Exception as error:
+        span.record_exception(error)
+        span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        span.end()

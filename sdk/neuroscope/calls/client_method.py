@@ -1,0 +1,98 @@
+"""Methods that both clients have, written once.
+
+    class ModelCalls:
+        @client_method
+        def models(self) -> Call[list[pb.Model]]:
+            \"""The loaded models.\"""
+            return requests.models()
+
+    class Client(ModelCalls, Caller): ...              client.models() -> list[pb.Model]
+    class AsyncClient(ModelCalls, AsyncCaller): ...    await client.models()
+
+A method says what is asked and what becomes of the answers, as `neuroscope.calls.call` has it, and does nothing itself.
+Type checkers and editors see parameters, documentation and the value that the client at hand gives.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from neuroscope.calls.call import Steps, Stream
+from neuroscope.calls.caller import AsyncCaller, Caller
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+F = TypeVar("F", bound=Callable[..., Any])
+_VALUE = re.compile(r"\w+\[(.*)\]")
+"""What a call, steps or a stream give, in their annotation, which is a text: modules of the SDK postpone them."""
+
+
+class Answered(Protocol[T_co]):
+    """A call, an upload, or steps."""
+
+    def __iter__(self) -> Steps[T_co]: ...
+
+
+class client_method(Generic[P, T]):
+    """A method whose value is that of a call or of steps."""
+
+    def __init__(self, asked: Callable[Concatenate[Any, P], Answered[T]]) -> None:
+        def waiting(caller: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+            return caller._follow(iter(asked(caller, *args, **kwargs)))
+
+        async def awaited(caller: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+            return await caller._follow(iter(asked(caller, *args, **kwargs)))
+
+        self.__doc__ = asked.__doc__
+        self._waiting = _named(waiting, asked, "{}")
+        self._awaited = _named(awaited, asked, "{}")
+
+    @overload
+    def __get__(self, caller: Caller, owner: type[Any]) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, caller: AsyncCaller, owner: type[Any]) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Any]: ...
+    def __get__(self, caller: Any, owner: type[Any]) -> Any:
+        function: Any = self._awaited if issubclass(owner, AsyncCaller) else self._waiting
+        return function.__get__(caller, owner)
+
+
+class client_stream(Generic[P, T]):
+    """A method whose values come one by one: a generator, asynchronous on an event loop."""
+
+    def __init__(self, asked: Callable[Concatenate[Any, P], Stream[T]]) -> None:
+        def stream(caller: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return caller._stream(asked(caller, *args, **kwargs))
+
+        def stream_of_loop(caller: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+            return caller._stream(asked(caller, *args, **kwargs))
+
+        self.__doc__ = asked.__doc__
+        self._stream = _named(stream, asked, "Generator[{}, None, None]")
+        self._stream_of_loop = _named(stream_of_loop, asked, "AsyncGenerator[{}, None]")
+
+    @overload
+    def __get__(self, caller: Caller, owner: type[Any]) -> Callable[P, Generator[T, None, None]]: ...
+    @overload
+    def __get__(self, caller: AsyncCaller, owner: type[Any]) -> Callable[P, AsyncGenerator[T, None]]: ...
+    @overload
+    def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Any]: ...
+    def __get__(self, caller: Any, owner: type[Any]) -> Any:
+        function: Any = self._stream_of_loop if issubclass(owner, AsyncCaller) else self._stream
+        return function.__get__(caller, owner)
+
+
+def _named(function: F, asked: Callable[..., Any], returns: str) -> F:
+    """A function with the name, the parameters and the documentation of another one, and what it returns."""
+    signature = inspect.signature(asked)
+    value = _VALUE.fullmatch(str(signature.return_annotation))
+    named = functools.wraps(asked)(function)
+    annotation = returns.format(value[1] if value else Any)
+    named.__signature__ = signature.replace(return_annotation=annotation)  # type: ignore[attr-defined]
+    return named  # type: ignore[return-value]

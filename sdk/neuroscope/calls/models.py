@@ -1,0 +1,93 @@
+"""Models of a service, and their tokens: a part of both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike, fspath
+from typing import SupportsIndex
+
+from neuroscope.calls import requests
+from neuroscope.calls.call import Call, Steps
+from neuroscope.calls.client_method import client_method
+from neuroscope.errors import StreamingError
+from neuroscope.model_info import ModelInfo, Tokens
+from neuroscope.progress import LoadListener, load_listener
+from neuroscope.prompts import Prompt
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.tensors import Array
+
+
+class ModelCalls:
+    """What both clients do with models."""
+
+    @client_method
+    def load_model(
+        self,
+        model_path: str | PathLike[str],
+        *,
+        model_id: str = "",
+        revision: str = "",
+        adapter_path: str | PathLike[str] = "",
+        progress: LoadListener = False,
+    ) -> Steps[pb.Model]:
+        """Loads a model into the service and waits until it is ready.
+
+        Args:
+            model_path: a folder with config.json and safetensors, at the service, or a Hugging Face id.
+            model_id: name for later requests; empty: the last part of the path.
+            revision: branch, tag or commit on the hub.
+            adapter_path: folder of a LoRA adapter.
+            progress: True shows a bar; a function is called with every `LoadProgress`.
+
+        Raises:
+            ModelNotFoundError, ModelCorruptError, ModelUnsupportedError, IdTakenError
+        """
+        path, adapter = fspath(model_path), fspath(adapter_path)
+        found: list[pb.Model] = []
+        with load_listener(progress) as report:
+            loading = requests.load_model(path, report, model_id=model_id, revision=revision, adapter_path=adapter)
+            yield from loading.each(found.append)
+        if found:
+            return found[-1]
+        raise StreamingError("the load ended without a model")
+
+    @client_method
+    def unload_model(self, model_id: str) -> Call[None]:
+        """Frees a model.
+
+        Raises:
+            ModelNotFoundError: no model has that name.
+        """
+        return requests.unload_model(model_id)
+
+    @client_method
+    def models(self) -> Call[list[pb.Model]]:
+        """The loaded models, in the order in which they were loaded."""
+        return requests.models()
+
+    @client_method
+    def model(self, model_id: str = "") -> Call[ModelInfo]:
+        """Describes a model and every point of it that can be captured; without a name: the one loaded first."""
+        return requests.model(model_id)
+
+    @client_method
+    def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Call[Tokens]:
+        """The token ids of a prompt, as the model would read them.
+
+        Args:
+            prompt: a text, a conversation or token ids.
+            model_id: empty: the one loaded first.
+            bos: True puts a beginning-of-sequence token in front, False leaves it out, None does what the tokenizer
+                does by itself.
+
+        Warns:
+            DoubledBosWarning: the ids begin with two beginning-of-sequence tokens.
+        """
+        return requests.tokenize(prompt, model_id=model_id, bos=bos)
+
+    @client_method
+    def detokenize(
+        self, ids: Iterable[SupportsIndex] | Array, *, model_id: str = "", skip_special_tokens: bool = False
+    ) -> Call[str]:
+        """The text of token ids."""
+        return requests.detokenize(ids, model_id=model_id, skip_special_tokens=skip_special_tokens)

@@ -1,0 +1,50 @@
+"""The metric of runs that nothing was changed in: what a sweep and an attribution are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import InvalidRequestError
+from neuroscope.experiments.named_scores import listed, unlisted
+from neuroscope.v1 import experiment_pb2 as pb
+
+
+class Baselines:
+    """The metric of each pair's clean and corrupted run (pairs,), not normalised; NaN where there is none.
+
+    Args:
+        pair_count: how many pairs there are.
+    """
+
+    def __init__(self, pair_count: int = 0) -> None:
+        self.clean: NDArray[np.float32] = np.full(pair_count, np.nan, np.float32)
+        self.corrupted: NDArray[np.float32] = np.full(pair_count, np.nan, np.float32)
+
+    def feed(self, baseline: pb.PairBaseline) -> None:
+        """Takes in the runs of a pair."""
+        self.clean[baseline.pair] = baseline.clean
+        if baseline.HasField("corrupted"):
+            self.corrupted[baseline.pair] = baseline.corrupted
+
+    def to_json(self) -> dict[str, Any]:
+        """Both as lists; null where there is none."""
+        return {"clean": listed(self.clean), "corrupted": listed(self.corrupted)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], pair_count: int) -> Self:
+        """From the form of `to_json`, among others.
+
+        Raises:
+            InvalidRequestError: there are not as many as pairs.
+        """
+        baselines = cls(pair_count)
+        for name in ("clean", "corrupted"):
+            found = unlisted(value[name])
+            if found.shape != (pair_count,):
+                raise InvalidRequestError(f"{name} are not as many as the plan says", field=name)
+            setattr(baselines, name, found)
+        return baselines

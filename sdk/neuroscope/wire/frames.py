@@ -1,0 +1,337 @@
+"""Tensors into frames and back: packing, slicing, checksums, order.
+
+`FramePacker` is what a sender does with the tensors of each step; `FrameReader` is what a receiver does with the frames
+of one stream. Both know shapes and bytes, and nothing of models. Both run once per tensor and step, so they read no
+field of a message twice: that is most of what a small tensor costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+
+from neuroscope.errors import ChecksumError, StreamingError
+from neuroscope.v1 import tensor_pb2
+from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
+from neuroscope.wire.tensors import Array, numpy_dtype
+
+PACKED_BYTES = 512 * 1024
+"""Tensors up to this travel together, in frames near this size; larger ones alone."""
+SLICE_BYTES = 1024 * 1024
+"""Most bytes of a tensor that travels alone in one frame. At half of this, frames themselves are a fifth of the CPU; at
+twice this, they leave the processor's cache."""
+_MAX_REFS = 1024
+_hash = xxhash.xxh3_64_intdigest
+_GAPS = [memoryview(bytes(size)) for size in range(ALIGNMENT_BYTES)]
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A tensor to send: its place in the plan and its bytes, row-major and contiguous."""
+
+    plan_index: int
+    row: int
+    shape: Sequence[int]
+    first_position: int
+    data: memoryview  # of bytes
+    positions: Sequence[int] = ()
+    key_positions: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class Portion:
+    """Bytes of a large tensor that is sent while it is still being made, one portion after the other."""
+
+    plan_index: int
+    row: int
+    shape: Sequence[int]
+    offset_bytes: int
+    length_bytes: int  # of the whole tensor
+    data: memoryview  # of bytes
+
+
+@dataclass(slots=True)
+class Digest:
+    """Running account of one tensor of a plan in one row, for the manifest."""
+
+    piece_count: int = 0
+    position_count: int = 0
+    length_bytes: int = 0
+    hash: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+
+    def add(self, checksum: int, length_bytes: int, positions: int) -> None:
+        """Counts a piece in."""
+        self.piece_count += 1
+        self.position_count += positions
+        self.length_bytes += length_bytes
+        self.hash.update(checksum.to_bytes(8, "little"))
+
+    @property
+    def checksum(self) -> int:
+        """XXH3-64 of the pieces' checksums."""
+        return self.hash.intdigest()
+
+
+def slices(data: memoryview, slice_bytes: int = SLICE_BYTES) -> Iterator[Framed]:
+    """The bytes of one tensor in TensorFrames of `slice_bytes`, numbered from 0; the last has the checksum."""
+    running = xxhash.xxh3_64()
+    for sequence, start in enumerate(range(0, data.nbytes, slice_bytes)):
+        part = data[start : start + slice_bytes]
+        running.update(part)
+        frame = tensor_pb2.TensorFrame(sequence=sequence, offset_bytes=start)
+        if start + slice_bytes >= data.nbytes:
+            frame.last = True
+            frame.xxh3_64 = running.intdigest()
+        yield Framed(frame, (part,))
+
+
+class FramePacker:
+    """Numbers and packs the frames of one stream, and keeps the digests for its manifest.
+
+    Args:
+        specs: the tensors of the plan, by index.
+        slice_bytes: most bytes of a large tensor in one frame.
+
+    Attributes:
+        specs: the tensors of the plan, by index.
+        frame_count: frames made so far.
+        digests: account of each tensor that was sent, by (plan_index, row).
+    """
+
+    def __init__(self, specs: Sequence[tensor_pb2.TensorSpec], slice_bytes: int = SLICE_BYTES) -> None:
+        self.specs = specs
+        self._slice_bytes = slice_bytes
+        self.frame_count = 0
+        self.digests: dict[tuple[int, int], Digest] = {}
+        self._axes = [_position_axis(spec) for spec in specs]
+        # Messages with all that stays the same from step to step; making one anew is three times as dear.
+        self._refs: dict[tuple[int, int], tuple[Sequence[int], tensor_pb2.TensorRef]] = {}
+        self._running = xxhash.xxh3_64()  # of the tensor that comes in portions
+
+    def pack(self, step: int, tensors: Iterable[Outgoing]) -> Iterator[Framed]:
+        """The frames of one step or chunk: small tensors together, large ones alone and sliced."""
+        frame = tensor_pb2.StepFrame(step=step)
+        refs = frame.refs
+        count = 0
+        parts: list[memoryview] = []
+        offset = 0
+        for tensor in tensors:
+            data = tensor.data
+            length = data.nbytes
+            if length > PACKED_BYTES:
+                yield from self._slices(step, tensor)
+                continue
+            if count and (offset + length > PACKED_BYTES or count == _MAX_REFS):
+                frame.sequence = self._next()
+                yield Framed(frame, parts)
+                frame = tensor_pb2.StepFrame(step=step)
+                refs = frame.refs
+                count, parts, offset = 0, [], 0
+            gap = -offset % ALIGNMENT_BYTES
+            if gap:
+                parts.append(_GAPS[gap])
+                offset += gap
+            checksum = _hash(data)
+            self._count(tensor, checksum, length)
+            refs.append(self._ref(tensor, offset, checksum))
+            count += 1
+            parts.append(data)
+            offset += length
+        if count:
+            frame.sequence = self._next()
+            yield Framed(frame, parts)
+
+    def pack_portion(self, step: int, portion: Portion) -> Iterator[Framed]:
+        """The frames of a portion. All portions of a tensor come in their order, and no other tensor between them."""
+        if portion.offset_bytes == 0:
+            self._running = xxhash.xxh3_64()
+        for start in range(0, portion.data.nbytes, self._slice_bytes):
+            part = portion.data[start : start + self._slice_bytes]
+            self._running.update(part)
+            offset = portion.offset_bytes + start
+            frame = tensor_pb2.TensorFrame(sequence=self._next(), step=step, offset_bytes=offset)
+            frame.ref.plan_index, frame.ref.row = portion.plan_index, portion.row
+            if offset == 0:
+                frame.ref.shape.extend(portion.shape)
+                frame.ref.length_bytes = portion.length_bytes
+            if offset + part.nbytes == portion.length_bytes:
+                frame.last = True
+                frame.xxh3_64 = self._running.intdigest()
+                self._count(portion, frame.xxh3_64, portion.length_bytes)
+            yield Framed(frame, (part,))
+
+    def _slices(self, step: int, tensor: Outgoing) -> Iterator[Framed]:
+        for sliced in slices(tensor.data, self._slice_bytes):
+            frame = sliced.frame
+            assert isinstance(frame, tensor_pb2.TensorFrame)
+            frame.sequence = self._next()
+            frame.step = step
+            if frame.offset_bytes == 0:
+                frame.ref.CopyFrom(self._ref(tensor, 0, 0))
+            else:
+                frame.ref.plan_index = tensor.plan_index
+                frame.ref.row = tensor.row
+            if frame.last:
+                self._count(tensor, frame.xxh3_64, tensor.data.nbytes)
+            yield sliced
+
+    def _ref(self, tensor: Outgoing, offset: int, checksum: int) -> tensor_pb2.TensorRef:
+        """A message to copy from at once: the next tensor of the same plan entry and row reuses it."""
+        key = tensor.plan_index, tensor.row
+        shape, ref = self._refs.get(key, (None, None))
+        if ref is None or shape != tensor.shape or len(tensor.positions) or len(tensor.key_positions):
+            ref = tensor_pb2.TensorRef(
+                plan_index=tensor.plan_index,
+                row=tensor.row,
+                shape=tensor.shape,
+                length_bytes=tensor.data.nbytes,
+                positions=tensor.positions,
+                key_positions=tensor.key_positions,
+            )
+            if not len(tensor.positions) and not len(tensor.key_positions):
+                self._refs[key] = tensor.shape, ref
+        ref.first_position = tensor.first_position
+        ref.offset_bytes = offset
+        ref.xxh3_64 = checksum
+        return ref
+
+    def _count(self, tensor: Outgoing | Portion, checksum: int, length_bytes: int) -> None:
+        key = tensor.plan_index, tensor.row
+        digest = self.digests.get(key)
+        if digest is None:
+            digest = self.digests[key] = Digest()
+        axis = self._axes[tensor.plan_index]
+        digest.add(checksum, length_bytes, 0 if axis is None else tensor.shape[axis])
+
+    def _next(self) -> int:
+        self.frame_count += 1
+        return self.frame_count - 1
+
+
+@dataclass(slots=True, eq=False)
+class TensorPiece:
+    """A received tensor of one step or chunk.
+
+    `array` is a read-only view of the message's bytes where the tensor came packed. Its axes are `spec.axes`.
+    """
+
+    spec: tensor_pb2.TensorSpec
+    row: int
+    step: int
+    first_position: int
+    array: Array
+    checksum: int
+    ref: tensor_pb2.TensorRef
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Absolute positions along the position axis where they are other than first_position, +1, ...; else empty."""
+        return tuple(self.ref.positions)
+
+    @property
+    def key_positions(self) -> tuple[int, ...]:
+        """Absolute positions of the key columns where they are other than 0, 1, ...; else empty. -1: an empty slot."""
+        return tuple(self.ref.key_positions)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What the reader needs of a plan's entry, outside of its message."""
+
+    spec: tensor_pb2.TensorSpec
+    dtype: np.dtype[np.generic]
+    axis: int | None
+    digests: dict[int, Digest] = field(default_factory=dict[int, Digest])  # by row
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A large tensor of which slices are still to come."""
+
+    ref: tensor_pb2.TensorRef
+    buffer: memoryview
+    hash: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+    length_bytes: int = 0
+
+
+class FrameReader:
+    """Turns the frames of one stream into tensors; checks their order and their bytes.
+
+    Raises (from `read`):
+        StreamingError: a frame is missing, out of order or malformed.
+        ChecksumError: the bytes of a tensor are not those that were sent.
+    """
+
+    def __init__(self, plan: tensor_pb2.TensorPlan) -> None:
+        self.plan = plan
+        self.digests: dict[tuple[int, int], Digest] = {}
+        self._entries = [_Entry(spec, numpy_dtype(spec.dtype), _position_axis(spec)) for spec in plan.tensors]
+        self._sequence = 0
+        self._pending: _Pending | None = None
+
+    def read(self, framed: Framed) -> list[TensorPiece]:
+        """The tensors that this frame completes."""
+        frame = framed.frame
+        if frame.sequence != self._sequence:
+            raise StreamingError(f"frame {frame.sequence} came where frame {self._sequence} was due")
+        self._sequence += 1
+        payload = framed.payload
+        if isinstance(frame, tensor_pb2.TensorFrame):
+            return self._slice(frame, payload)
+        step = frame.step
+        pieces: list[TensorPiece] = []
+        for ref in frame.refs:
+            offset = ref.offset_bytes
+            data = payload[offset : offset + ref.length_bytes]
+            pieces.append(self._piece(ref, step, data, _hash(data), ref.xxh3_64))
+        return pieces
+
+    def _slice(self, frame: tensor_pb2.TensorFrame, payload: memoryview) -> list[TensorPiece]:
+        offset = frame.offset_bytes
+        pending = self._pending
+        if offset == 0 and pending is None:
+            ref = frame.ref
+            if frame.last:  # nothing to join: the tensor is where its bytes are
+                return [self._piece(ref, frame.step, payload, _hash(payload), frame.xxh3_64)]
+            pending = self._pending = _Pending(ref, np.empty(ref.length_bytes, np.uint8).data)
+        end = offset + payload.nbytes
+        if pending is None or offset != pending.length_bytes or end > pending.buffer.nbytes:
+            raise StreamingError(f"frame {frame.sequence} is not the next slice of its tensor")
+        pending.buffer[offset:end] = payload
+        pending.hash.update(payload)
+        pending.length_bytes = end
+        if not frame.last:
+            return []
+        self._pending = None
+        data = pending.buffer[:end]
+        return [self._piece(pending.ref, frame.step, data, pending.hash.intdigest(), frame.xxh3_64)]
+
+    def _piece(self, ref: tensor_pb2.TensorRef, step: int, data: memoryview, received: int, sent: int) -> TensorPiece:
+        row = ref.row
+        try:
+            entry = self._entries[ref.plan_index]
+            if received != sent:
+                raise ChecksumError(
+                    f"the bytes of {entry.spec.hook_id!r} in step {step}, row {row} were changed on the way"
+                )
+            shape = ref.shape[:]
+            array = np.ndarray(shape, entry.dtype, data)
+            length = array.nbytes
+            if length != len(data):
+                raise ValueError(f"{len(data)} bytes are no {entry.dtype.name} of shape {shape}")
+            digest = entry.digests.get(row)
+            if digest is None:
+                digest = entry.digests[row] = self.digests[ref.plan_index, row] = Digest()
+            axis = entry.axis
+            digest.add(sent, length, 0 if axis is None else shape[axis])
+            return TensorPiece(entry.spec, row, step, ref.first_position, array, sent, ref)
+        except (IndexError, ValueError, TypeError) as error:
+            raise StreamingError(f"a tensor of step {step}, row {row} does not fit the plan: {error}") from None
+
+
+def _position_axis(spec: tensor_pb2.TensorSpec) -> int | None:
+    axes = list(spec.axes)
+    return axes.index(tensor_pb2.AXIS_POSITION) if tensor_pb2.AXIS_POSITION in axes else None

@@ -1,0 +1,152 @@
+"""The responses of a streaming gRPC call, and the error of a call that failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from neuroscope.errors import ChecksumError, MLXIntegrationError, NeuroScopeIntegrationError, StreamingError
+from neuroscope.wire import status
+from neuroscope.wire.codec import Event
+from neuroscope.wire.endpoint import Endpoint
+from neuroscope.wire.rpc import Rpc
+from neuroscope.wire.sharing import Receiver
+
+
+class GrpcStream(Generator[Event, None, None]):
+    """The responses of a call. Unlike a plain generator it can be closed while another thread waits for it."""
+
+    def __init__(self, call: Any, endpoint: Endpoint, receiver: Receiver) -> None:
+        self._call = call
+        self._responses: Iterator[Event] = call
+        self._endpoint = endpoint
+        self._receiver = receiver
+        self._event_count = 0
+        self._closed = False
+
+    def __next__(self) -> Event:
+        try:
+            event = next(self._responses)
+        except grpc.RpcError as error:
+            if self._closed:
+                raise StopIteration from None
+            raise translated(error, self._endpoint, self._event_count) from None
+        except StopIteration:
+            self._receiver.end()
+            raise
+        except BaseException:  # such as KeyboardInterrupt: nobody will read on
+            self.close()
+            raise
+        self._event_count += 1
+        return self._receiver.event(_readable(event))
+
+    def send(self, value: None, /) -> Event:
+        return self.__next__()
+
+    def throw(self, typ: Any, val: BaseException | object = None, tb: TracebackType | None = None, /) -> Event:
+        self.close()
+        raise _exception(typ, val, tb)
+
+    def close(self) -> None:
+        self._closed = True
+        self._call.cancel()
+
+
+class AsyncGrpcStream(AsyncGenerator[Event, None]):
+    """The responses of a call. Unlike a plain generator it can be closed while another task waits for it."""
+
+    def __init__(self, call: Any, endpoint: Endpoint, receiver: Receiver) -> None:
+        self._call = call
+        self._endpoint = endpoint
+        self._receiver = receiver
+        self._event_count = 0
+        self._closed = False
+
+    async def __anext__(self) -> Event:
+        try:
+            event = await self._call.read()
+        except grpc.RpcError as error:
+            if self._closed:
+                raise StopAsyncIteration from None
+            raise translated(error, self._endpoint, self._event_count) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise StopAsyncIteration from None
+            self._call.cancel()
+            raise
+        if event is grpc.aio.EOF:
+            self._receiver.end()
+            raise StopAsyncIteration
+        self._event_count += 1
+        return self._receiver.event(_readable(event))
+
+    async def asend(self, value: None, /) -> Event:
+        return await self.__anext__()
+
+    async def athrow(self, typ: Any, val: BaseException | object = None, tb: TracebackType | None = None, /) -> Event:
+        await self.aclose()
+        raise _exception(typ, val, tb)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._call.cancel()
+
+
+def _exception(typ: Any, val: BaseException | object, tb: TracebackType | None) -> BaseException:
+    """What a generator's `throw` raises."""
+    error: BaseException = val if isinstance(val, BaseException) else typ() if isinstance(typ, type) else typ
+    return error.with_traceback(tb)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Bytes that are not the message they should be; gRPC by itself would end the call with INTERNAL."""
+
+    reason: str
+
+
+def reader(rpc: Rpc) -> Callable[[bytes], Event | _Unreadable]:
+    """Reads responses of a stream; one that cannot be read ends it with an error that says so."""
+    decode = rpc.deserialize_response
+
+    def read(raw: bytes) -> Event | _Unreadable:
+        try:
+            return decode(raw)
+        except DecodeError as error:
+            return _Unreadable(
+                f"what came is no {rpc.response.DESCRIPTOR.name}, its bytes were changed on the way: {error}"
+            )
+
+    return read
+
+
+def _readable(event: Event | _Unreadable) -> Event:
+    if isinstance(event, _Unreadable):
+        raise ChecksumError(event.reason)
+    return event
+
+
+def translated(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) -> MLXIntegrationError:
+    """The error of a failed call; one that says what to do where no service answered."""
+    translated = status.from_rpc_error(error)
+    code = cast("grpc.Call", error).code()
+    if code is grpc.StatusCode.CANCELLED and not event_count and status.error_info(error) is None:
+        return NeuroScopeIntegrationError(f"the service at {endpoint} is stopping: the call came too late")
+    if not isinstance(translated, NeuroScopeIntegrationError) or status.error_info(error) is not None:
+        return translated
+    if event_count:
+        return StreamingError(f"the service at {endpoint} went away after {event_count} messages: {translated.message}")
+    speaks = "that speaks TLS as configured here " if endpoint.encryption else ""
+    other = "" if endpoint.encryption else "; one that speaks TLS needs tls="
+    return NeuroScopeIntegrationError(
+        f"no {endpoint.service} service {speaks}answers at {endpoint} ({translated.message}). Start one with"
+        f" `neuroscope up`, or name another target{other}"
+    )
