@@ -72,6 +72,9 @@ def test_a_tensor_above_the_limit_travels_alone_in_slices():
     pieces = [piece for framed in frames for piece in read.read(over_the_wire(framed))]
     np.testing.assert_array_equal({piece.spec.plan_index: piece.array for piece in pieces}[1], large)
     assert {piece.spec.plan_index for piece in pieces} == {0, 1, 2}
+    (joined,) = [piece for piece in pieces if piece.is_joined]
+    assert joined.spec.plan_index == 1
+    assert joined.array.flags.writeable
 
 
 def test_frames_of_many_tensors_stay_near_the_limit():

@@ -56,7 +56,7 @@ class Weights:
             if self._reader is None:
                 raise StreamingError("weights came before their plan")
             for piece in self._reader.read(event):
-                self._put(place_of(piece.spec), piece.array)
+                self._put(place_of(piece.spec), piece.array if piece.is_joined else np.array(piece.array))
             self.received_bytes += event.nbytes
             return None
         if not isinstance(event, pb.ReadWeightsResponse):
@@ -288,7 +288,7 @@ class Weights:
         with weights_file.read(path) as (plan, arrays):
             weights._begin(plan)
             for place, array in arrays.items():
-                weights._put(place, array)
+                weights._put(place, np.array(array))
         weights._ended = True
         return weights
 
@@ -313,9 +313,9 @@ class Weights:
         name, layer = place
         specs = self._specs(name)
         if layer is None:
-            self._stacks[name] = self._alone[place] = np.array(array)
+            self._stacks[name] = self._alone[place] = array
         elif self._is_ragged(specs):
-            self._alone[place] = np.array(array)
+            self._alone[place] = array
         else:
             if name not in self._stacks:
                 self._stacks[name] = np.empty((len(specs), *array.shape), numpy_dtype(specs[0].dtype))

@@ -225,6 +225,8 @@ class TensorPiece:
     array: Array
     checksum: int
     ref: tensor_pb2.TensorRef
+    is_joined: bool = False
+    """Whether `array` was put together of slices: its bytes are its own, and it may be kept as it is."""
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -307,7 +309,9 @@ class FrameReader:
             return []
         self._pending = None
         data = pending.buffer[:end]
-        return [self._piece(pending.ref, frame.step, data, pending.hash.intdigest(), frame.xxh3_64)]
+        piece = self._piece(pending.ref, frame.step, data, pending.hash.intdigest(), frame.xxh3_64)
+        piece.is_joined = True
+        return [piece]
 
     def _piece(self, ref: tensor_pb2.TensorRef, step: int, data: memoryview, received: int, sent: int) -> TensorPiece:
         row = ref.row
