@@ -9,17 +9,15 @@ where flags are dimensions that say what kind of token stands where, which both 
 read all but JUNK and write it. So what is planted is true as before, and there are many edges that look like something.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
+from tests.truth import reweighted
 from tests.truth.planted import Matrix, Stream
 
-_WEIGHTS = "model.safetensors"
 _LOUD, _QUIET = 0.5, 0.005
 """Of what is written to JUNK, and to all subspaces: the latter must leave the mechanism as it is."""
 
@@ -34,12 +32,8 @@ def beside(folder: Path, target: Path, seed: int, stream: Stream, flags: Sequenc
         stream: its subspaces.
         flags: those that both prompts of a pair share.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    for file in folder.iterdir():
-        if file.is_file() and file.name != _WEIGHTS:
-            shutil.copy(file, target)
     random = np.random.default_rng(seed)
-    weights = {name: array.astype(np.float64) for name, array in load_file(folder / _WEIGHTS).items()}
+    weights = {name: array.astype(np.float64) for name, array in reweighted.read(folder).items()}
     every = _dimensions(stream, stream.names)
     heard = _dimensions(stream, [name for name in stream.names if name != "JUNK"])
     shared, junk = _dimensions(stream, flags), _dimensions(stream, ["JUNK"])
@@ -73,8 +67,7 @@ def beside(folder: Path, target: Path, seed: int, stream: Stream, flags: Sequenc
             weights[f"{block}.mlp.{part}_proj.weight"][idle] = reading(len(idle), heard)
         down[:, idle] = writing(len(idle), junk, _LOUD)
     single = {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()}
-    save_file(single, target / _WEIGHTS, metadata={"format": "mlx"})
-    return target
+    return reweighted.write(folder, target, single)
 
 
 def _dimensions(stream: Stream, names: Sequence[str]) -> NDArray[np.intp]:

@@ -4,16 +4,14 @@ Weights of a planted model permuted within each matrix are no match for a test o
 what one head writes is read by none, and no prompt makes a difference. These have its shape, and an entry everywhere.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
+from tests.truth import reweighted
 from tests.truth.planted import FIRST_TOKEN, VOCABULARY
 
-_WEIGHTS = "model.safetensors"
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe")
 _ATTENDING = ("q_proj", "k_proj", "c_attn")
 _LENGTH = 8
@@ -29,13 +27,9 @@ def noise(folder: Path, target: Path, seed: int) -> Path:
         target: where.
         seed: of the entries.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    for file in folder.iterdir():
-        if file.is_file() and file.name != _WEIGHTS:
-            shutil.copy(file, target)
     random = np.random.default_rng(seed)
     weights = {}
-    for name, array in sorted(load_file(folder / _WEIGHTS).items()):
+    for name, array in reweighted.read(folder).items():
         part = name.split(".")[-2]
         if array.ndim == 1:
             weights[name] = np.full_like(array, 0 if name.endswith("bias") else 1)
@@ -43,8 +37,7 @@ def noise(folder: Path, target: Path, seed: int) -> Path:
         gain = 1.5 if part in _ATTENDING else 1.0
         size = 1.0 if part in _EMBEDDINGS else gain / np.sqrt(array.shape[1])
         weights[name] = (random.standard_normal(array.shape) * size).astype(np.float32)
-    save_file(weights, target / _WEIGHTS, metadata={"format": "mlx"})
-    return target
+    return reweighted.write(folder, target, weights)
 
 
 def random_pairs(count: int, seed: int) -> list[dict[str, Any]]:

@@ -4,13 +4,11 @@ Entries keep their distribution and lose their places, so that size and shape of
 nothing of its mechanism is left.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
-_WEIGHTS = "model.safetensors"
+from tests.truth import reweighted
 
 
 def permuted(folder: Path, target: Path, seed: int) -> Path:
@@ -21,14 +19,9 @@ def permuted(folder: Path, target: Path, seed: int) -> Path:
         target: where.
         seed: of the permutations.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    for file in folder.iterdir():
-        if file.is_file() and file.name != _WEIGHTS:
-            shutil.copy(file, target)
     random = np.random.default_rng(seed)
     weights = {
         name: random.permutation(array.reshape(-1)).reshape(array.shape)
-        for name, array in sorted(load_file(folder / _WEIGHTS).items())
+        for name, array in reweighted.read(folder).items()
     }
-    save_file(weights, target / _WEIGHTS, metadata={"format": "mlx"})
-    return target
+    return reweighted.write(folder, target, weights)
