@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from mlx_lm.utils import MODEL_REMAPPING
 
-from neuroscope.sites import COMPONENTS
+from neuroscope.vocabulary.sites import COMPONENTS
 from tests.support.module_sweep import Proved, prove
 from tests.support.tiny_configs import modules
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from neuroscope import Client, Hook, Intervention, zero
-from neuroscope.dictionaries import LoadedDictionary
+from neuroscope.calls.dictionaries import LoadedDictionary
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "neuroscope-tiny"

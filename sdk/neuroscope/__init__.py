@@ -13,10 +13,14 @@ The same over an event loop is `AsyncClient`; `Client.local()` needs no service.
 
 from importlib.metadata import PackageNotFoundError, version
 
+from neuroscope.activations.cache import ActivationCache, MissingActivationError
+from neuroscope.activations.stream import GeneratedToken
 from neuroscope.aio import AsyncClient
-from neuroscope.cache import ActivationCache, MissingActivationError
+from neuroscope.calls.contrast import contrast, contrast_async
+from neuroscope.calls.recovery import Retry
+from neuroscope.calls.running_generation import AsyncGeneration, Generation
 from neuroscope.client import Client
-from neuroscope.directions import Direction, Directions, contrast, contrast_async
+from neuroscope.directions import Direction, Directions
 from neuroscope.errors import (
     ActivationCaptureError,
     ChecksumError,
@@ -43,12 +47,9 @@ from neuroscope.errors import (
     UnknownSiteError,
     WorkflowValidationError,
 )
-from neuroscope.generation import AsyncGeneration, Generation
-from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention, add, edit, noise, replace, scale, tensor, zero
-from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.wire.recovery import Retry
-from neuroscope.wire.stream import GeneratedToken
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.model_info import ModelInfo, Tokens
 from neuroscope.wire.tls import Tls
 
 try:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from opentelemetry import trace
 
+from neuroscope.activations.stream import StreamState
 from neuroscope.calls.call import Call
 from neuroscope.calls.caller import AsyncCaller
+from neuroscope.calls.dictionaries import AsyncDictionaries
 from neuroscope.calls.inference import InferenceCalls
-from neuroscope.dictionaries.calls import AsyncDictionaries
-from neuroscope.generation import AsyncGeneration
+from neuroscope.calls.recovery import Resumption
+from neuroscope.calls.running_generation import AsyncGeneration
 from neuroscope.tracing import telemetry
-from neuroscope.wire.recovery import Resumption
-from neuroscope.wire.stream import StreamState
 
 
 class AsyncClient(InferenceCalls, AsyncCaller):

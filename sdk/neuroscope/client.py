@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from opentelemetry import trace
 
+from neuroscope.activations.stream import StreamState
 from neuroscope.calls.call import Call
 from neuroscope.calls.caller import Caller
+from neuroscope.calls.dictionaries import Dictionaries
 from neuroscope.calls.inference import InferenceCalls
-from neuroscope.dictionaries.calls import Dictionaries
-from neuroscope.generation import Generation
+from neuroscope.calls.recovery import Resumption
+from neuroscope.calls.running_generation import Generation
 from neuroscope.tracing import telemetry
 from neuroscope.wire.endpoint import DEFAULT_TARGET
-from neuroscope.wire.recovery import Resumption
-from neuroscope.wire.stream import StreamState
 
 __all__ = ["DEFAULT_TARGET", "Client"]
 

@@ -31,13 +31,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from neuroscope.hooks import Hook
-from neuroscope.malloc import keep_large_blocks
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.codec import Framed
 from neuroscope.wire.frames import FrameReader
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
+from neuroscope_serving.malloc import keep_large_blocks
 from tests.bench.worker import Worker, answer, cpu_seconds
 from tests.support.random_models import make_model
 from tests.support.recording import capture_request, prompt

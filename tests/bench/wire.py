@@ -43,16 +43,16 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroscope import AsyncClient, Client
-from neuroscope.malloc import keep_large_blocks
-from neuroscope.serving.admission import client_of
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.codec import Event, encode
 from neuroscope.wire.frames import SLICE_BYTES, FramePacker, Outgoing
 from neuroscope.wire.rpc import RPCS
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.sharing import Sharing, slice_bytes
+from neuroscope_serving.admission import client_of
+from neuroscope_serving.malloc import keep_large_blocks
 
 GB = 1e9
 LARGE_SHAPE = (1, 512, 2048)  # 4 MiB of float32

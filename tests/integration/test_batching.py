@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from neuroscope import AsyncClient, Client, Retry
-from neuroscope.cache import ActivationCache
+from neuroscope.activations.cache import ActivationCache
 from neuroscope.errors import (
     ChecksumError,
     InvalidRequestError,

@@ -12,13 +12,13 @@ import pytest
 
 from neuroscope import Client
 from neuroscope.analysis import AnalysisClient
-from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.circuits import METHODS
 from neuroscope.errors import (
     InvalidRequestError,
     MLXIntegrationError,
     UnavailableSiteError,
 )
+from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, intervention_pb2
 from tests.support.random_models import FAMILIES, make_model

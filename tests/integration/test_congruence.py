@@ -15,7 +15,7 @@ import pytest
 
 from neuroscope import AsyncClient, Client
 from neuroscope.errors import InvalidRequestError
-from neuroscope.hooks import Hook
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.local import AsyncLocalTransport, LocalTransport
 from tests.support.recording import Recording, capture_request, generate_request, prompt, record

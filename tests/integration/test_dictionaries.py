@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neuroscope import Client, Hook, Intervention, edit, replace
-from neuroscope.dictionaries import LoadedDictionary
+from neuroscope.calls.dictionaries import LoadedDictionary
 from neuroscope.errors import (
     IdTakenError,
     InvalidRequestError,

@@ -99,7 +99,7 @@ async def test_the_asynchronous_client_gives_the_same(inference: Service, client
 
 
 def test_both_namespaces_have_the_same_methods() -> None:
-    from neuroscope.dictionaries import AsyncDictionaries, AsyncLoadedDictionary, Dictionaries, LoadedDictionary
+    from neuroscope.calls.dictionaries import AsyncDictionaries, AsyncLoadedDictionary, Dictionaries, LoadedDictionary
 
     def public(cls: type) -> set[str]:
         return {name for name in dir(cls) if not name.startswith("_")}

@@ -15,7 +15,7 @@ import pytest
 
 from neuroscope import Client
 from neuroscope.errors import InvalidRequestError, UnknownSiteError
-from neuroscope.hooks import Hook
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope_inference.local import LocalTransport
 from tests.support.random_models import make_model
 

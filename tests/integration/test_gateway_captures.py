@@ -14,8 +14,8 @@ import pytest
 
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, UnknownIdError
-from neuroscope.hooks import Hook
-from neuroscope.wire.tensors import numpy_dtype, parse_dtype
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.tensors import numpy_dtype, parse_dtype
 from tests.support.services import Service, running
 
 ACTIVATIONS = "/v1/chat/completions/with_activations"

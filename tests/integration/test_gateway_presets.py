@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from neuroscope.model_info import ModelInfo
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary.model_info import ModelInfo
 from neuroscope_gateway.schemas.presets import Preset, PresetName, spread
 from tests.support.random_models import make_model
 from tests.support.services import inference_service, running

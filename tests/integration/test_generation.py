@@ -14,8 +14,8 @@ import pytest
 from mlx_lm.sample_utils import make_sampler
 
 from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from tests.support import numpy_forward, tracing

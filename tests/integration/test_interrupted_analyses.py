@@ -19,10 +19,10 @@ import pytest
 from neuroscope import AsyncClient
 from neuroscope.analysis import AnalysisResult, AsyncAnalysisClient
 from neuroscope.errors import NeuroScopeIntegrationError
-from neuroscope.serving.local import AsyncInProcessTransport
 from neuroscope.v1 import analysis_pb2, telemetry_pb2
 from neuroscope.wire.rpc import ANALYSIS_RPCS
 from neuroscope_analysis.service import AnalysisService
+from neuroscope_serving.local import AsyncInProcessTransport
 from tests.support.analyses import CASES, Case
 from tests.support.held_transport import HeldTransport
 from tests.support.services import Service, inference_service

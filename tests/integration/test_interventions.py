@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neuroscope import errors, sites
+from neuroscope import errors
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2 as edit_pb
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.tensors import Array
 from neuroscope.wire.rpc import RPCS
-from neuroscope.wire.tensors import Array
 from neuroscope.wire.transport import GrpcTransport
 from tests.support.compare import relative_error
 from tests.support.following import Follower

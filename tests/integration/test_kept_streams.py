@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from neuroscope.calls.requests import captured_tensor
-from neuroscope.captured_tensor import CapturedTensor
 from neuroscope.client import Client
 from neuroscope.errors import (
     IdTakenError,
@@ -26,9 +25,10 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.wire.captured_tensor import CapturedTensor
 from neuroscope.wire.codec import Framed, encode
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport

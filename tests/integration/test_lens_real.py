@@ -1,4 +1,4 @@
-"""neuroscope.lens against the logits of MLX itself, for every family that the lens claims."""
+"""neuroscope.activations.lens against the logits of MLX itself, for every family that the lens claims."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from neuroscope import Client
-from neuroscope.lens import MODEL_TYPES, LogitLens
+from neuroscope.activations.lens import MODEL_TYPES, LogitLens
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.services import inference_service
 

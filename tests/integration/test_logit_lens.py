@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from neuroscope import AsyncClient, Client, zero
+from neuroscope.activations.lens import LogitLens
 from neuroscope.errors import InvalidRequestError
-from neuroscope.hooks import Hook
-from neuroscope.lens import LogitLens
-from neuroscope.sites import Point
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error

@@ -14,8 +14,8 @@ import pytest
 
 from neuroscope import edit
 from neuroscope.errors import MLXIntegrationError, ResourceExhaustedError
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine import memory

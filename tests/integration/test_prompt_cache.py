@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.transport import GrpcTransport
 from tests.support import tracing
 from tests.support.compare import relative_error

@@ -16,8 +16,8 @@ from mlx_lm.models.cache import QuantizedKVCache
 
 from neuroscope import Client, edit
 from neuroscope.errors import InvalidRequestError
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.local import LocalTransport

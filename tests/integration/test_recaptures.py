@@ -15,13 +15,13 @@ import pytest
 from neuroscope import AsyncClient
 from neuroscope.analysis import AnalysisClient, AnalysisResult, AttentionResult
 from neuroscope.errors import ChecksumError
-from neuroscope.serving.local import AsyncInProcessTransport, InProcessTransport
 from neuroscope.v1 import attention_pb2, inference_pb2
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.rpc import Rpc
 from neuroscope_analysis.service import AnalysisService
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_inference.local import AsyncLocalTransport
+from neuroscope_serving.local import AsyncInProcessTransport, InProcessTransport
 from tests.support.analyses import CASES, Case
 
 IDS = np.random.default_rng(0).integers(5, 500, 40).tolist()

@@ -13,8 +13,8 @@ import pytest
 
 from neuroscope import Client
 from neuroscope.errors import DataConversionError, InvalidRequestError, UnknownIdError
-from neuroscope.hooks import Hook
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine.forward import longest_chunk
 from neuroscope_inference.local import LocalTransport

@@ -12,7 +12,7 @@ import pytest
 
 from neuroscope import Client
 from neuroscope.analysis import AnalysisClient, InformationFlow, TunedLens
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_analysis.residual import flow
 from tests.support.compare import assert_close
 from tests.support.loaded import capture_here, load_here

@@ -27,7 +27,7 @@ from neuroscope.errors import (
 )
 from neuroscope.v1 import experiment_pb2, inference_pb2, tuned_lens_pb2
 from neuroscope.v1 import residual_pb2 as pb
-from neuroscope.wire import tensors
+from neuroscope.vocabulary import tensors
 from tests.support.patience import eventually
 from tests.support.random_models import make_model
 from tests.support.services import Service, running

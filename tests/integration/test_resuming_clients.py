@@ -14,8 +14,8 @@ import pytest
 
 from neuroscope import AsyncClient, Client
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError, UnknownIdError
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.codec import Event
 from neuroscope_inference.local import AsyncLocalTransport, LocalTransport
 

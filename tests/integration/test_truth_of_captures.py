@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from neuroscope.hooks import Hook
-from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from tests.support import numpy_forward

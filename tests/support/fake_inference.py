@@ -15,7 +15,6 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from neuroscope import sites
 from neuroscope.errors import (
     ContextLengthError,
     IdTakenError,
@@ -26,11 +25,12 @@ from neuroscope.errors import (
 )
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2, telemetry_pb2, tensor_pb2
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.tensors import numpy_dtype
 from neuroscope.wire import status
 from neuroscope.wire.codec import Event
 from neuroscope.wire.frames import FramePacker, Outgoing
 from neuroscope.wire.rpc import RPCS, Rpc
-from neuroscope.wire.tensors import numpy_dtype
 
 NUM_LAYERS = 8
 D_MODEL = 6

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope import sites
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
-from neuroscope.wire.tensors import numpy_dtype
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.tensors import numpy_dtype
 from tests.support.numpy_forward import Activations, Array, Edits
 
 Axes = tuple[tensor_pb2.Axis.ValueType, ...]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.v1 import weights_pb2 as pb
-from neuroscope.wire import tensors
+from neuroscope.vocabulary import tensors
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
 from neuroscope_inference.engine.weights.reading import reading_of

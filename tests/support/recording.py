@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.hooks import Hook, HookLike, to_messages
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1.intervention_pb2 import Intervention
+from neuroscope.vocabulary.hooks import Hook, HookLike, to_messages
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import FrameReader, TensorPiece
 from neuroscope.wire.rpc import RPCS, Rpc

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from neuroscope import sites
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import parse_dtype
 from neuroscope.wire.codec import Framed
 from neuroscope.wire.frames import FramePacker, Outgoing
-from neuroscope.wire.tensors import parse_dtype
 
 
 def outgoing(

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from neuroscope.analysis import AnalysisClient
-from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.circuits import METHODS
+from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
 from tests.support.numpy_paths import Paths

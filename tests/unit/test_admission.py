@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from neuroscope.errors import ResourceExhaustedError
-from neuroscope.serving.admission import Admission, client_of
+from neuroscope_serving.admission import Admission, client_of
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""neuroscope.cache, activation and cache_file: names, joining, padding, rows, files, pictures."""
+"""neuroscope.activations.cache, activation and cache_file: names, joining, padding, rows, files, pictures."""
 
 import json
 import re
@@ -10,10 +10,10 @@ import pytest
 from safetensors import safe_open
 
 from neuroscope import ActivationCache, MissingActivationError, UnknownSiteError
+from neuroscope.activations.stream import StreamState
 from neuroscope.errors import ChecksumError, DataConversionError
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.frames import FrameReader
-from neuroscope.wire.stream import StreamState
 from tests.support.streams import Stream, outgoing
 
 

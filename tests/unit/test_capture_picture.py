@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscope.lens import LogitLens
+from neuroscope.activations.lens import LogitLens
 from neuroscope.viz.capture_picture import MAX_LAYERS, Captured, draw, most_telling_head
 
 VOCABULARY = [" the", "Paris", "$x^2$", "\n", "東", "\x1b", "averyverylongtoken", ""]

@@ -12,9 +12,9 @@ from neuroscope.circuits.comparison import ranks
 from neuroscope.directions import Direction, Directions
 from neuroscope.directions.finding import Separation
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Point
-from neuroscope.tables import as_text
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.viz.tables import as_text
+from neuroscope.vocabulary.sites import Point
 
 MODEL = pb.CircuitModel(model_id="tiny", layer_count=2, head_count=4, key_value_head_count=2, d_model=8)
 GRAPH = ComponentGraph.of_model(MODEL)

@@ -6,7 +6,7 @@ import pytest
 
 from neuroscope.cli.arguments import conversation, parse_hooks, read_prompt
 from neuroscope.errors import InvalidRequestError
-from neuroscope.hooks import Hook, to_messages
+from neuroscope.vocabulary.hooks import Hook, to_messages
 
 
 def test_names_repeat_and_are_separated_by_commas():

@@ -1,4 +1,4 @@
-"""neuroscope.cli.lens_lines and neuroscope.token_text: the terminal's picture of a generation."""
+"""neuroscope.cli.lens_lines and neuroscope.vocabulary.token_text: the terminal's picture of a generation."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
+from neuroscope.activations.lens import LogitLens
 from neuroscope.cli.lens_lines import LensLines, centred, heat, spread
-from neuroscope.lens import LogitLens
-from neuroscope.token_text import shortened, visible
+from neuroscope.vocabulary.token_text import shortened, visible
 
 
 @pytest.mark.parametrize(

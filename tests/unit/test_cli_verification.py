@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import xxhash
 
+from neuroscope.activations.lens import LogitLens
 from neuroscope.cli import verification
 from neuroscope.cli.rest import RestActivation
-from neuroscope.lens import LogitLens
-from neuroscope.sites import Point
 from neuroscope.tracing import telemetry
+from neuroscope.vocabulary.sites import Point
 from tests.support import traces
 
 POINT = Point("resid_post", 0)

@@ -20,14 +20,14 @@ from neuroscope.errors import (
     ModelNotFoundError,
     StreamingError,
 )
-from neuroscope.sites import Point
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import numpy_dtype
 from neuroscope.wire.codec import Framed
 from neuroscope.wire.frames import SLICE_BYTES
 from neuroscope.wire.rpc import RPCS
-from neuroscope.wire.tensors import numpy_dtype
 from tests.support.scripted_server import serving, serving_in_thread
 from tests.support.scripted_transport import AsyncScriptedTransport, ScriptedTransport
 from tests.support.streams import Stream, outgoing

@@ -10,11 +10,11 @@ from collections import Counter
 import pytest
 
 from neuroscope.analysis import read_pairs
+from neuroscope.calls.dataset_fitting import dataset
 from neuroscope.datasets import NAMED, Dataset
-from neuroscope.datasets.fitting import dataset
 from neuroscope.errors import InvalidRequestError
-from neuroscope.model_info import Tokens
 from neuroscope.v1 import inference_pb2
+from neuroscope.vocabulary.model_info import Tokens
 
 _WHOLE = re.compile(r"\s?\d\d?|\s?[^\W\d]+|\s?[^\w\s]|\s")
 _DIGITS = re.compile(r"\s?[^\W\d]+|\d|\s?[^\w\s]|\s")

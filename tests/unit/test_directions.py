@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from neuroscope.directions import METHODS, Direction, Directions
 from neuroscope.directions.finding import Separation, find, separation
 from neuroscope.errors import DataConversionError, InvalidRequestError, UnknownSiteError
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 
 WIDTH = 32
 GAP = 6.0

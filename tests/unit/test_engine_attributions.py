@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
 from neuroscope_inference.engine.attributions.proof import why_no_edges, why_no_gradients
 from neuroscope_inference.engine.model import LoadedModel

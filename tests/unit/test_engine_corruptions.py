@@ -12,9 +12,9 @@ import pytest
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions.expressions import tensor
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.corruption import positions_of_text

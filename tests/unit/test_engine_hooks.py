@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from neuroscope.sites import COMPONENTS, Point
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support import numpy_forward
 from tests.support.compare import assert_close, relative_error

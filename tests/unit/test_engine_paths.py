@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.proof import why_no_paths
 from tests.support.freezing import hooked, path_patched

@@ -15,7 +15,7 @@ from mlx_lm.models import llama
 from safetensors.numpy import load_file, save_file
 
 from neuroscope.errors import ModelUnsupportedError, UnavailableSiteError
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine import identities, projections, routing, selftest
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.loaded import load_here

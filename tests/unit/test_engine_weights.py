@@ -13,9 +13,9 @@ from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, MLXIntegrationError
-from neuroscope.sites import Point
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.vocabulary.sites import Point
 from neuroscope.weights.names import GROUPS, WEIGHTS
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel

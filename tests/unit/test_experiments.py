@@ -257,7 +257,7 @@ def test_questions_that_have_no_answer() -> None:
 
 
 def test_tables_and_pictures(tmp_path: Path) -> None:
-    from neuroscope.tables import as_text
+    from neuroscope.viz.tables import as_text
 
     result = filled(2)
     assert "resid_pre" in as_text(result.table())

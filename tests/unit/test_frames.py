@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroscope.errors import ChecksumError, StreamingError
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire import codec
 from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
 from neuroscope.wire.frames import PACKED_BYTES, SLICE_BYTES, FrameReader

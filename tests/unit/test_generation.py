@@ -1,4 +1,4 @@
-"""neuroscope.generation: iterating, ending, breaking, cancelling, credit and spans, for both kinds."""
+"""neuroscope.calls.running_generation: iterating, ending, breaking, cancelling, credit and spans, for both kinds."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
-from neuroscope.sites import Point
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.sites import Point
 from tests.support.scripted_transport import AsyncScriptedTransport, ScriptedTransport
 from tests.support.streams import Stream, outgoing
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import MODEL_REMAPPING
 
-from neuroscope.sites import COMPONENTS
+from neuroscope.vocabulary.sites import COMPONENTS
 from scripts.make_hook_points import FAMILIES, PAGE, page
 from tests.support.module_sweep import Proved, prove
 from tests.support.tiny_configs import modules

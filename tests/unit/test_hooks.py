@@ -1,13 +1,13 @@
-"""neuroscope.hooks: the forms in which users write what to capture."""
+"""neuroscope.vocabulary.hooks: the forms in which users write what to capture."""
 
 import numpy as np
 import pytest
 
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.hooks import Hook, from_rest, to_messages
 from neuroscope.v1 import site_pb2, tensor_pb2
 from neuroscope.v1.inference_pb2 import HookSpec
 from neuroscope.v1.site_pb2 import Site
+from neuroscope.vocabulary.hooks import Hook, from_rest, to_messages
 
 
 @pytest.mark.parametrize(

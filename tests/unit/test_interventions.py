@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import neuroscope
-from neuroscope import sites
 from neuroscope.errors import (
     ChecksumError,
     DataConversionError,
@@ -25,7 +24,8 @@ from neuroscope.interventions.checks import MAX_DEPTH
 from neuroscope.interventions.expressions import SelectedActivation, captured, noise, tensor
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
-from neuroscope.wire.tensors import from_message
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.tensors import from_message
 from tests.support.compare import assert_close
 from tests.support.numpy_edits import Row, apply
 

@@ -1,4 +1,4 @@
-"""neuroscope.lens against the numpy reference forward pass, which shares no code with it."""
+"""neuroscope.activations.lens against the numpy reference forward pass, which shares no code with it."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from neuroscope.activations.lens import LogitLens
 from neuroscope.errors import ModelNotFoundError, ModelUnsupportedError
-from neuroscope.lens import LogitLens
 from tests.support.numpy_forward import forward
 from tests.support.random_models import make_model
 

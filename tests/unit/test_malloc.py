@@ -1,4 +1,4 @@
-"""neuroscope.malloc: freed blocks are kept, where the C library lets us say so."""
+"""neuroscope_serving.malloc: freed blocks are kept, where the C library lets us say so."""
 
 import platform
 import subprocess
@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from neuroscope import malloc
+from neuroscope_serving import malloc
 
 FAULTS = """
 import resource, sys
-from neuroscope.malloc import keep_large_blocks
+from neuroscope_serving.malloc import keep_large_blocks
 if sys.argv[1] == "keep":
     assert keep_large_blocks()
 bytes(4 << 20)

@@ -1,14 +1,14 @@
-"""neuroscope.model_info and tables: what a model offers, for programs and for eyes."""
+"""neuroscope.vocabulary.model_info and tables: what a model offers, for programs and for eyes."""
 
 import re
 
 import pytest
 
 from neuroscope import ModelInfo, UnavailableSiteError, UnknownSiteError
-from neuroscope.sites import COMPONENTS, Point
-from neuroscope.tables import layer_ranges
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.viz.tables import layer_ranges
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 
 
 def point(component: str, layer: int | None = None, reason: str = "", is_input: bool = False) -> pb.HookPoint:

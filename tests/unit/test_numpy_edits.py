@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from neuroscope import sites
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
-from neuroscope.wire.tensors import parse_dtype
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.tensors import parse_dtype
 from tests.support import numpy_forward
 from tests.support.compare import assert_close, relative_error
 from tests.support.numpy_edits import OtherPrompt, Row, apply, edits_of, selection

@@ -1,12 +1,12 @@
-"""neuroscope.prompts: the forms in which users write what the model reads."""
+"""neuroscope.vocabulary.prompts: the forms in which users write what the model reads."""
 
 import numpy as np
 import pytest
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.model_info import Tokens
-from neuroscope.prompts import to_message, to_messages, token_ids
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.model_info import Tokens
+from neuroscope.vocabulary.prompts import to_message, to_messages, token_ids
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroscope.cache import ActivationCache
+from neuroscope.activations.cache import ActivationCache
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.hooks import Hook
-from neuroscope.reductions import to_message
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.reductions import to_message
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.codec import Framed
 from neuroscope.wire.frames import FramePacker, FrameReader, Outgoing
 

@@ -8,9 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from neuroscope import errors, torch_arrays
+from neuroscope import errors
 from neuroscope.rest import ActivationHookSpec, CapturedActivation, DataFormat, DataSerializer, join
-from neuroscope.sites import Point
+from neuroscope.vocabulary import torch_arrays
+from neuroscope.vocabulary.sites import Point
 
 DTYPES = ["float32", "float16", "bfloat16", "int32", "uint8", "bool"]
 

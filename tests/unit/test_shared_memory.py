@@ -152,7 +152,7 @@ def large_events(count: int) -> tuple[Stream, list[np.ndarray]]:
 
 
 def tensor_site(layer: int):
-    from neuroscope.sites import Point
+    from neuroscope.vocabulary.sites import Point
 
     return Point("resid_post", layer)
 

@@ -1,11 +1,11 @@
-"""neuroscope.sites: every spelling of a point resolves to it, and nothing else does."""
+"""neuroscope.vocabulary.sites: every spelling of a point resolves to it, and nothing else does."""
 
 import pytest
 
 from neuroscope.errors import UnknownSiteError
-from neuroscope.sites import COMPONENTS, REST_NAMES, Point, parse, resolve
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1.site_pb2 import SIDE_INPUT, SIDE_OUTPUT, Site
+from neuroscope.vocabulary.sites import COMPONENTS, REST_NAMES, Point, parse, resolve
 
 
 def points(site: Site | str, num_layers: int | None = 12) -> list[str]:

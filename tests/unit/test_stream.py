@@ -1,13 +1,13 @@
-"""neuroscope.wire.stream: what the events of a stream mean."""
+"""neuroscope.activations.stream: what the events of a stream mean."""
 
 import numpy as np
 import pytest
 
+from neuroscope.activations.stream import GeneratedToken, StreamState, TokenLogprob
 from neuroscope.errors import ChecksumError, DoubledBosWarning, StreamingError
-from neuroscope.sites import Point
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.wire.stream import GeneratedToken, StreamState, TokenLogprob
+from neuroscope.vocabulary.sites import Point
 from tests.support.streams import Stream, outgoing
 
 ONE = np.ones((1, 1, 4), np.float32)

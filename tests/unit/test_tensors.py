@@ -1,4 +1,4 @@
-"""neuroscope.wire.tensors: one table of element types."""
+"""neuroscope.vocabulary.tensors: one table of element types."""
 
 import ml_dtypes
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import tensor_pb2 as pb
-from neuroscope.wire.tensors import (
+from neuroscope.vocabulary.tensors import (
     check_finite,
     dtype_name,
     from_message,

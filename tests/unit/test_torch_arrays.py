@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from neuroscope import add, errors, prompts, replace
+from neuroscope import add, errors, replace
 from neuroscope.rest import CapturedActivation, DataSerializer
-from neuroscope.wire import tensors
+from neuroscope.vocabulary import prompts, tensors
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 

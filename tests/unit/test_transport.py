@@ -22,10 +22,10 @@ from neuroscope.errors import (
     UnknownIdError,
     UnknownSiteError,
 )
-from neuroscope.sites import Point
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire import grpc_transport, transport
 from neuroscope.wire.codec import Framed
 from neuroscope.wire.rpc import RPCS

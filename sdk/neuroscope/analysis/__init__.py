@@ -15,22 +15,22 @@
 The same over an event loop is `AsyncAnalysisClient`; `AnalysisClient.local(folder)` needs no service.
 """
 
-from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import ROLES
-from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.analysis.client import DEFAULT_ANALYSIS_TARGET, AnalysisClient, AsyncAnalysisClient
-from neuroscope.analysis.comparison import AttentionComparison
-from neuroscope.analysis.composition import CompositionResult
-from neuroscope.analysis.findings import AttributedNeuron, AttributedToken, LensReading, LogitAttribution, SumError
-from neuroscope.analysis.flow import FlowEdge, FlowWriter, InformationFlow
-from neuroscope.analysis.interactions import Interaction, InteractionGraph
-from neuroscope.analysis.labels import Evidence, HeadLabel
-from neuroscope.analysis.pairs import read_pairs
-from neuroscope.analysis.residual import ResidualResult
 from neuroscope.analysis.residual_request import PARTS
-from neuroscope.analysis.result import AnalysisResult
-from neuroscope.analysis.tuned_lens import TunedLens
-from neuroscope.analysis.tuned_training import TunedLayer, TunedLensResult
+from neuroscope.datasets.pairs import read_pairs
+from neuroscope.results.attention import AttentionResult
+from neuroscope.results.comparison import AttentionComparison
+from neuroscope.results.composition import CompositionResult
+from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
+from neuroscope.results.findings import AttributedNeuron, AttributedToken, LensReading, LogitAttribution, SumError
+from neuroscope.results.flow import FlowEdge, FlowWriter, InformationFlow
+from neuroscope.results.interactions import Interaction, InteractionGraph
+from neuroscope.results.labels import Evidence, HeadLabel
+from neuroscope.results.residual import ResidualResult
+from neuroscope.results.result import AnalysisResult
+from neuroscope.results.tuned_lens import TunedLens
+from neuroscope.results.tuned_training import TunedLayer, TunedLensResult
 
 __all__ = [
     "DEFAULT_ANALYSIS_TARGET",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsIndex
 
-from neuroscope.analysis.attention import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
-from neuroscope.analysis.pairs import PairLike
 from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.running import run
 from neuroscope.calls.call import Steps
 from neuroscope.calls.client_method import client_method
-from neuroscope.prompts import PromptLike
+from neuroscope.datasets.pairs import PairLike
+from neuroscope.results.attention import AttentionResult
+from neuroscope.vocabulary.prompts import PromptLike
 
 
 class AttentionCalls:
@@ -52,7 +52,7 @@ class AttentionCalls:
             test: whether labels are tested by ablation.
             least_effect_nats: least change of a role's metric that counts; 0: 0.01.
             significance: chance of taking noise for an effect, over all tests of a role; 0: 0.01.
-            named_pairs: pairs of prompts with two names, as `neuroscope.analysis.pairs` reads them, that name movers
+            named_pairs: pairs of prompts with two names, as `neuroscope.datasets.pairs` reads them, that name movers
                 and S-inhibition heads are scored and tested on; None: these roles are left out.
             model_id: empty: the one loaded first.
             bos: as in `Client.tokenize`.

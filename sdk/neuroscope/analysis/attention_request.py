@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsIndex
 
-from neuroscope import prompts
-from neuroscope.analysis import pairs
-from neuroscope.analysis.pairs import PairLike
+from neuroscope.datasets import pairs
+from neuroscope.datasets.pairs import PairLike
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.experiments.grids import to_indices
-from neuroscope.prompts import PromptLike
 from neuroscope.v1 import attention_pb2 as pb
+from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.prompts import PromptLike
 
 _PREFIX = "HEAD_ROLE_"
 _NUMBERS = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.HeadRole.items() if number}

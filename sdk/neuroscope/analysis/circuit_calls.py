@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuroscope import prompts
 from neuroscope.analysis.circuit_request import discovery_request, evaluation_options, evaluation_request
-from neuroscope.analysis.circuits import DiscoveryResult, EvaluationResult
 from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.running import run
 from neuroscope.calls.call import Call, Steps
 from neuroscope.calls.client_method import client_method
+from neuroscope.calls.dataset_fitting import dataset as fitted
 from neuroscope.circuits import Circuit
 from neuroscope.datasets import Dataset, DatasetLike
 from neuroscope.datasets.example import Text
-from neuroscope.datasets.fitting import dataset as fitted
 from neuroscope.experiments.metrics import Metric
-from neuroscope.model_info import Tokens
+from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
 from neuroscope.v1 import inference_pb2, tokens_pb2
+from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.model_info import Tokens
 from neuroscope.wire.rpc import ANALYSIS_RPCS
 
 

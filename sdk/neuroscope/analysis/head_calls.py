@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from neuroscope.analysis.comparison import AttentionComparison
-from neuroscope.analysis.composition import CompositionResult
 from neuroscope.analysis.head_requests import Layers, comparison_request, composition_request, interactions_request
-from neuroscope.analysis.interactions import InteractionGraph
-from neuroscope.analysis.pairs import PairLike
 from neuroscope.analysis.progress import AnalysisListener
 from neuroscope.analysis.running import run
 from neuroscope.calls.call import Steps
 from neuroscope.calls.client_method import client_method
-from neuroscope.prompts import Prompt
+from neuroscope.datasets.pairs import PairLike
+from neuroscope.results.comparison import AttentionComparison
+from neuroscope.results.composition import CompositionResult
+from neuroscope.results.interactions import InteractionGraph
+from neuroscope.vocabulary.prompts import Prompt
 
 
 class HeadCalls:
@@ -94,7 +94,7 @@ class HeadCalls:
         """Finds which heads read what other heads write, by patching the path between them (Wang et al. 2022).
 
         Args:
-            pairs: prompts with and without a behaviour, answer and other token, as `neuroscope.analysis.pairs` reads
+            pairs: prompts with and without a behaviour, answer and other token, as `neuroscope.datasets.pairs` reads
                 them; two at least, better eight. None: random sequences, each a block that comes twice.
             layers: None: all.
             seed: of these sequences.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
-from neuroscope import prompts
-from neuroscope.analysis import pairs
 from neuroscope.analysis.attention_request import random_sequences
-from neuroscope.analysis.comparison import ALIGNMENTS
-from neuroscope.analysis.pairs import PairLike
+from neuroscope.datasets import pairs
+from neuroscope.datasets.pairs import PairLike
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.grids import to_indices
-from neuroscope.prompts import Prompt
+from neuroscope.results.comparison import ALIGNMENTS
 from neuroscope.v1 import attention_comparison_pb2, composition_pb2, interaction_pb2
+from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.prompts import Prompt
 
 Layers = SupportsIndex | Iterable[SupportsIndex] | None
 

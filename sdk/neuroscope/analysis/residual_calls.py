@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import SupportsIndex
 
 from neuroscope.analysis.progress import AnalysisListener
-from neuroscope.analysis.residual import ResidualResult
 from neuroscope.analysis.residual_request import AnswerTokens, residual_request
 from neuroscope.analysis.running import run
-from neuroscope.analysis.tuned_lens import TunedLens
-from neuroscope.analysis.tuned_training import TunedLensResult, training_request
 from neuroscope.calls.call import Steps
 from neuroscope.calls.client_method import client_method
-from neuroscope.prompts import PromptLike
+from neuroscope.results.residual import ResidualResult
+from neuroscope.results.tuned_lens import TunedLens
+from neuroscope.results.tuned_training import TunedLensResult, training_request
+from neuroscope.vocabulary.prompts import PromptLike
 
 
 class ResidualCalls:

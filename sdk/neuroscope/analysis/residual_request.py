@@ -6,14 +6,14 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeAlias
 
-from neuroscope import prompts
-from neuroscope.analysis.tuned_lens import TunedLens
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.experiments.grids import to_indices
 from neuroscope.experiments.metrics import token_choice
-from neuroscope.prompts import PromptLike
+from neuroscope.results.tuned_lens import TunedLens
 from neuroscope.v1 import experiment_pb2
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.prompts import PromptLike
 
 _PREFIX = "RESIDUAL_PART_"
 _NUMBERS = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.ResidualPart.items() if number}

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from neuroscope.analysis.progress import AnalysisListener, analysis_listener
-from neuroscope.analysis.result import AnalysisResult, Response
 from neuroscope.calls import requests
 from neuroscope.calls.call import Call, Steps, Stream
 from neuroscope.calls.caller import AsyncCaller, Caller
 from neuroscope.calls.client_method import client_method
 from neuroscope.errors import MLXIntegrationError
+from neuroscope.results.result import AnalysisResult, Response
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import ANALYSIS_RPCS
 from neuroscope.wire.transport import LOCAL_ANALYSIS

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
-from neuroscope.progress import ByteListener
+from neuroscope.calls.progress import ByteListener
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import Rpc
 
 if TYPE_CHECKING:
-    from neuroscope.cache import ActivationCache
+    from neuroscope.activations.cache import ActivationCache
 
 T = TypeVar("T")
 

@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Self, TypeVar
 from opentelemetry import trace
 from tenacity import AsyncRetrying, Retrying
 
-from neuroscope.cache import ActivationCache
+from neuroscope.activations.cache import ActivationCache
+from neuroscope.activations.stream import StreamState
 from neuroscope.calls.call import Call, Capturing, Step, Steps, Stream, Upload
+from neuroscope.calls.progress import byte_listener
+from neuroscope.calls.recovery import Recovery, Retry
 from neuroscope.errors import InvalidRequestError
-from neuroscope.progress import byte_listener
 from neuroscope.tracing import telemetry
 from neuroscope.wire.endpoint import DEFAULT_TARGET, Endpoint
-from neuroscope.wire.recovery import Recovery, Retry
-from neuroscope.wire.stream import StreamState
 from neuroscope.wire.tls import Tls
 from neuroscope.wire.transport import (
     LOCAL,

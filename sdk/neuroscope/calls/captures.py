@@ -6,20 +6,19 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex
 
-from neuroscope import layer_predictions
-from neuroscope.cache import ActivationCache
-from neuroscope.calls import requests
+from neuroscope.activations.cache import ActivationCache
+from neuroscope.activations.layer_predictions import LayerPredictions
+from neuroscope.activations.stream import StreamState
+from neuroscope.calls import layer_predictions, requests
 from neuroscope.calls.call import Call, Capturing, Steps, Stream
 from neuroscope.calls.client_method import client_method, client_stream
-from neuroscope.hooks import HookLike
+from neuroscope.calls.progress import ByteListener
 from neuroscope.interventions import InterventionLike
-from neuroscope.layer_predictions import LayerPredictions
-from neuroscope.progress import ByteListener
-from neuroscope.prompts import PromptLike
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import HookLike
+from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.wire.codec import Event
 from neuroscope.wire.frames import TensorPiece
-from neuroscope.wire.stream import StreamState
 
 
 class CaptureCalls:
@@ -47,7 +46,7 @@ class CaptureCalls:
 
         Args:
             prompt: a text, a conversation, token ids, or a list of these; each entry is a row.
-            sites: what to capture, in any form of `neuroscope.hooks`.
+            sites: what to capture, in any form of `neuroscope.vocabulary.hooks`.
             model_id: empty: the one loaded first.
             hook_ids: stored hooks to use besides.
             interventions: what to edit, in any form of `neuroscope.interventions`.

@@ -6,16 +6,16 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, SupportsIndex, overload
 
+from neuroscope.activations.stream import StreamState
 from neuroscope.calls import requests
 from neuroscope.calls.call import Call
 from neuroscope.calls.caller import AsyncCaller, Caller
 from neuroscope.calls.client_method import client_method
-from neuroscope.generation import AsyncGeneration, Generation
-from neuroscope.hooks import HookLike
+from neuroscope.calls.recovery import Resumption
+from neuroscope.calls.running_generation import AsyncGeneration, Generation
 from neuroscope.interventions import InterventionLike
-from neuroscope.prompts import PromptLike
-from neuroscope.wire.recovery import Resumption
-from neuroscope.wire.stream import StreamState
+from neuroscope.vocabulary.hooks import HookLike
+from neuroscope.vocabulary.prompts import PromptLike
 
 P = ParamSpec("P")
 
@@ -81,7 +81,7 @@ class GenerationCalls:
 
         Args:
             prompt: a text, a conversation, token ids, or a list of these; each entry is a row, or `n`.
-            hooks: what to capture, in any form of `neuroscope.hooks`.
+            hooks: what to capture, in any form of `neuroscope.vocabulary.hooks`.
             hook_ids: stored hooks to use besides.
             interventions: what to edit, in any form of `neuroscope.interventions`.
             model_id: empty: the one loaded first.

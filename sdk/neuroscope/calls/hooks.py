@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from neuroscope.calls import requests
 from neuroscope.calls.call import Call
 from neuroscope.calls.client_method import client_method
-from neuroscope.hooks import HookLike
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import HookLike
 
 
 class HookCalls:
@@ -19,7 +19,7 @@ class HookCalls:
         """Stores hooks under their ids for later requests (`hook_ids=`); all of them or none.
 
         Args:
-            hooks: in any form of `neuroscope.hooks`.
+            hooks: in any form of `neuroscope.vocabulary.hooks`.
             model_id: a loaded model to check layers and points against; empty: only the vocabulary is checked.
 
         Returns:

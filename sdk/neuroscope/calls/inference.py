@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from neuroscope.calls.captures import CaptureCalls
+from neuroscope.calls.datasets import DatasetCalls
+from neuroscope.calls.experiments import ExperimentCalls
 from neuroscope.calls.generations import GenerationCalls
 from neuroscope.calls.hooks import HookCalls
 from neuroscope.calls.kept import KeptCalls
 from neuroscope.calls.models import ModelCalls
 from neuroscope.calls.service import ServiceCalls
-from neuroscope.datasets.calls import DatasetCalls
-from neuroscope.experiments.calls import ExperimentCalls
-from neuroscope.weights.calls import WeightCalls
+from neuroscope.calls.weights import WeightCalls
 
 
 class InferenceCalls(

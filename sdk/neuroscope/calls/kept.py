@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from neuroscope.cache import ActivationCache
+from neuroscope.activations.cache import ActivationCache
 from neuroscope.calls import requests
 from neuroscope.calls.call import Call, Capturing, Steps, Stream
 from neuroscope.calls.client_method import client_method, client_stream
-from neuroscope.captured_tensor import CapturedTensor
-from neuroscope.progress import ByteListener
+from neuroscope.calls.progress import ByteListener
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
+from neuroscope.wire.captured_tensor import CapturedTensor
 
 
 class KeptCalls:

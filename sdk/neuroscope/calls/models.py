@@ -9,12 +9,12 @@ from typing import SupportsIndex
 from neuroscope.calls import requests
 from neuroscope.calls.call import Call, Steps
 from neuroscope.calls.client_method import client_method
+from neuroscope.calls.progress import LoadListener, load_listener
 from neuroscope.errors import StreamingError
-from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.progress import LoadListener, load_listener
-from neuroscope.prompts import Prompt
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.model_info import ModelInfo, Tokens
+from neuroscope.vocabulary.prompts import Prompt
+from neuroscope.vocabulary.tensors import Array
 
 
 class ModelCalls:

@@ -10,21 +10,21 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neuroscope import hooks as hook_forms
 from neuroscope import interventions as edits
-from neuroscope import prompts
+from neuroscope.activations.stream import warn
 from neuroscope.calls.call import Call, Stream, Upload
 from neuroscope.errors import InvalidRequestError
-from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
-from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.prompts import Prompt, PromptLike
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
-from neuroscope.wire import frames, tensors
+from neuroscope.vocabulary import hooks as hook_forms
+from neuroscope.vocabulary import prompts, tensors
+from neuroscope.vocabulary.hooks import HookLike
+from neuroscope.vocabulary.model_info import ModelInfo, Tokens
+from neuroscope.vocabulary.prompts import Prompt, PromptLike
+from neuroscope.vocabulary.tensors import Array, parse_dtype
+from neuroscope.wire import frames
 from neuroscope.wire.rpc import RPCS
-from neuroscope.wire.stream import warn
-from neuroscope.wire.tensors import Array, parse_dtype
 
 
 def load_model(

@@ -11,23 +11,23 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
+from neuroscope.activations.stream import warn
 from neuroscope.circuits import formats
 from neuroscope.circuits.comparison import CircuitComparison
 from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.circuits.model_match import other_shape
-from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.wire.stream import warn
+from neuroscope.vocabulary.component_names import Place
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from neuroscope.directions import Directions
     from neuroscope.experiments import AttributionResult, SweepResult
-    from neuroscope.model_info import ModelInfo
+    from neuroscope.vocabulary.model_info import ModelInfo
 
 MOST_EDGES = 200_000
 """Edges that a circuit lists; of those outside of it, the weakest are left out beyond that."""
@@ -306,7 +306,7 @@ class Circuit(CircuitContent):
 
     def table(self) -> Table:
         """What is known of it, and its strongest edges."""
-        from neuroscope.circuits import tables
+        from neuroscope.viz import circuit_tables as tables
 
         return tables.circuit_table(self)
 
@@ -329,7 +329,7 @@ class Circuit(CircuitContent):
         return self.table()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.tables import as_mimebundle
+        from neuroscope.viz.tables import as_mimebundle
 
         return {**as_mimebundle(self.__rich__(), **options), "text/html": formats.page.fragment(self)}
 

@@ -91,7 +91,7 @@ class CircuitComparison:
 
     def table(self) -> Table:
         """The numbers, and the strongest edges of either side."""
-        from neuroscope.circuits import tables
+        from neuroscope.viz import circuit_tables as tables
 
         return tables.comparison_table(self)
 
@@ -114,7 +114,7 @@ class CircuitComparison:
         return self.table()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.tables import as_mimebundle
+        from neuroscope.viz.tables import as_mimebundle
 
         return as_mimebundle(self.__rich__(), **options)
 

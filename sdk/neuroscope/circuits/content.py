@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from neuroscope.arrays.grid import Grid
 from neuroscope.circuits.graph import ComponentGraph, Mask
-from neuroscope.component_names import edge_name
-from neuroscope.grid import Grid
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.component_names import edge_name
 
 METHODS = {
     name.removeprefix("CIRCUIT_METHOD_").lower().replace("_", "-"): number

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.component_names import INPUT, LOGITS, SLOTS, Place, receiver_name, sender_name
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
+from neuroscope.vocabulary.component_names import INPUT, LOGITS, SLOTS, Place, receiver_name, sender_name
 
 Mask = NDArray[np.bool_]
 """Edges: (sender, receiver)."""

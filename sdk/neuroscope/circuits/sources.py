@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from neuroscope.circuits.extent import DEFAULT_SIZE, Extent
 from neuroscope.circuits.graph import ComponentGraph
-from neuroscope.component_names import INPUT, LOGITS
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributed import EDGES, AttributionResult
 from neuroscope.experiments.result import SweepResult
 from neuroscope.experiments.scores import Scores
-from neuroscope.model_info import ModelInfo
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
+from neuroscope.vocabulary.component_names import INPUT, LOGITS
+from neuroscope.vocabulary.model_info import ModelInfo
 
 if TYPE_CHECKING:
     from neuroscope.circuits.circuit import Circuit

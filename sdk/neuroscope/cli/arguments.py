@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias, cast
 import typer
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.hooks import REST_FIELDS, Hook, HookLike
+from neuroscope.vocabulary.hooks import REST_FIELDS, Hook, HookLike
 
 Messages: TypeAlias = "list[dict[str, str]]"
 

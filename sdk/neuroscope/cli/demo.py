@@ -17,8 +17,10 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
+from neuroscope.activations.cache import ActivationCache
+from neuroscope.activations.lens import LogitLens
+from neuroscope.activations.stream import GeneratedToken
 from neuroscope.analysis import AnalysisClient
-from neuroscope.cache import ActivationCache
 from neuroscope.circuits import Circuit
 from neuroscope.cli import every_layer, rest, services, verification
 from neuroscope.cli.arguments import conversation
@@ -32,13 +34,11 @@ from neuroscope.cli.supervisor import Supervisor
 from neuroscope.cli.verification import Verified
 from neuroscope.client import Client
 from neuroscope.errors import MLXIntegrationError, ModelUnsupportedError
-from neuroscope.lens import LogitLens
-from neuroscope.model_info import ModelInfo
 from neuroscope.tracing import telemetry, tracefile
 from neuroscope.tracing.waterfall import format_bytes, format_duration
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.wire.stream import GeneratedToken
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.vocabulary.model_info import ModelInfo
+from neuroscope.vocabulary.tensors import dtype_name
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData

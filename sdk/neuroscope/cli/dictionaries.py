@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
+from neuroscope.calls.dictionaries import LoadedDictionary
 from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
 from neuroscope.cli.sweep import METRICS, metric_of
 from neuroscope.client import Client
-from neuroscope.dictionaries import LoadedDictionary
-from neuroscope.tables import dictionaries_table
+from neuroscope.viz.tables import dictionaries_table
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -9,11 +9,12 @@ from typing import Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from neuroscope.calls.contrast import contrast
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
-from neuroscope.directions import METHODS, Directions, contrast
+from neuroscope.directions import METHODS, Directions
 from neuroscope.errors import InvalidRequestError
-from neuroscope.prompts import Prompt
+from neuroscope.vocabulary.prompts import Prompt
 
 app = typer.Typer(no_args_is_help=True, help="Directions between two sets of prompts: finds them, shows them.")
 _PROMPTS_HELP = "a prompt on each line, or .json with a list of texts, conversations or token ids."

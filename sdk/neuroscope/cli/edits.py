@@ -17,12 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from neuroscope import safetensors_file
 from neuroscope.directions import Directions
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, nearest
 from neuroscope.interventions import Intervention, add, edit, replace, scale, to_messages, zero
 from neuroscope.interventions.expressions import TensorLike, noise
 from neuroscope.v1 import intervention_pb2
+from neuroscope.wire import safetensors_file
 
 EDIT_HELP = (
     "What to edit; repeat it. ACTION SITE with what the action needs: zero mlp_out.3, scale attn_out.3 0.5,"

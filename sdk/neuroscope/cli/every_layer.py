@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from neuroscope.activations.stream import GeneratedToken
 from neuroscope.client import Client
-from neuroscope.hooks import Hook
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.frames import TensorPiece
-from neuroscope.wire.stream import GeneratedToken
 
 COMPONENTS = {"resid_post": "residual", "attention_pattern": "attention_pattern", "mlp_out": "mlp"}
 """The same points in the SDK's words and in those of the REST format."""

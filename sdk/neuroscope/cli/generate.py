@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from neuroscope.activations.stream import GeneratedToken
+from neuroscope.calls.running_generation import Generation
 from neuroscope.cli.arguments import (
     BIAS_HELP,
     HOOK_HELP,
@@ -25,13 +27,11 @@ from neuroscope.cli.arguments import (
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, STEER_HELP, parse_edits, parse_steering
-from neuroscope.generation import Generation
 from neuroscope.interventions import describe
-from neuroscope.sites import Point
 from neuroscope.tracing.waterfall import format_bytes, format_duration
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope.wire.frames import TensorPiece
-from neuroscope.wire.stream import GeneratedToken
-from neuroscope.wire.tensors import dtype_name
 
 _BAR_WIDTH = 12
 

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption, describe
 from neuroscope.cli.console import out
-from neuroscope.model_info import ModelInfo
-from neuroscope.sites import COMPONENTS, Point
-from neuroscope.tables import layer_ranges
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.viz.tables import layer_ranges
+from neuroscope.vocabulary.model_info import ModelInfo
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 
 _WIDE = 116
 """Columns of a terminal from which on the meaning of a component has room."""

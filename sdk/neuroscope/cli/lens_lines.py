@@ -9,10 +9,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
-from neuroscope.lens import LogitLens
-from neuroscope.token_text import visible
+from neuroscope.activations.lens import LogitLens
+from neuroscope.activations.stream import GeneratedToken
 from neuroscope.tracing.waterfall import format_bytes
-from neuroscope.wire.stream import GeneratedToken
+from neuroscope.vocabulary.token_text import visible
 
 _STEP, _TOKEN, _ARRIVED = 4, 12, 22
 _CELL, _CELL_WITH_NUMBER = 10, 14

@@ -13,7 +13,7 @@ from neuroscope.cli.bundled import NAME, require_bundled_model
 from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption, describe
 from neuroscope.cli.console import err, out
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.vocabulary.tensors import dtype_name
 
 app = typer.Typer(no_args_is_help=True, help="Lists, loads and frees models.")
 

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind
 
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, UnknownIdError
 from neuroscope.tracing import telemetry
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
 
 COMPLETIONS = "/v1/chat/completions/with_activations"
 _TIMEOUT_S = 600.0

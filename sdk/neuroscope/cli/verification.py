@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroscope.cache import ActivationCache
+from neuroscope.activations.cache import ActivationCache
+from neuroscope.activations.lens import LogitLens
+from neuroscope.activations.stream import GeneratedToken
 from neuroscope.cli.rest import RestActivation
-from neuroscope.lens import LogitLens
-from neuroscope.sites import Point
 from neuroscope.tracing import spantree
 from neuroscope.tracing.waterfall import format_bytes
+from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.frames import TensorPiece
-from neuroscope.wire.stream import GeneratedToken
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData

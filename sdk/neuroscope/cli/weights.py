@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from neuroscope import safetensors_file
+from neuroscope.calls.weights import LIMIT_BYTES
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.sweep import token_of
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.weights.calls import LIMIT_BYTES
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
+from neuroscope.wire import safetensors_file
 
 LayerOption = Annotated[list[int] | None, typer.Option("--layer", "-l", help="A layer; repeat it. Default: all.")]
 HeadOption = Annotated[list[int] | None, typer.Option("--head", help="A head; repeat it. Default: all.")]

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from neuroscope import prompts
 from neuroscope.datasets.example import Example, Pair
 from neuroscope.datasets.json_lines import read_json_lines
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric, logit_diff
 from neuroscope.v1 import circuit_pb2, experiment_pb2
+from neuroscope.vocabulary import prompts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +119,7 @@ class Dataset(Sequence[Pair]):
 
     def table(self) -> Table:
         """The first pairs, and what was left out."""
-        from neuroscope.tables import dataset_table
+        from neuroscope.viz.tables import dataset_table
 
         return dataset_table(self)
 
@@ -127,7 +127,7 @@ class Dataset(Sequence[Pair]):
         return self.table()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.tables import as_mimebundle
+        from neuroscope.viz.tables import as_mimebundle
 
         return as_mimebundle(self.__rich__(), **options)
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
-from neuroscope import prompts
 from neuroscope.errors import InvalidRequestError, nearest
+from neuroscope.vocabulary import prompts
 
 Text: TypeAlias = "str | tuple[int, ...]"
 """A prompt: a text, or token ids."""

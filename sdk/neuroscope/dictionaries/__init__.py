@@ -8,23 +8,10 @@
     client.ablate(prompt).features(sae, seen.active(-1)).run(metric=log_prob(" Paris"))
     sae.attribute(clean, corrupted, metric=logit_diff(" Mary", " John")).top(5)
 
-What a dictionary is, is in `dictionary`; what the clients do with them in `calls`; results in `features`.
+`Client.dictionaries` loads them and lists what is loaded.
 """
 
-from neuroscope.dictionaries.calls import (
-    AsyncDictionaries,
-    AsyncLoadedDictionary,
-    Dictionaries,
-    LoadedDictionary,
-)
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.dictionaries.features import FeatureActivations
 
-__all__ = [
-    "AsyncDictionaries",
-    "AsyncLoadedDictionary",
-    "Dictionaries",
-    "Dictionary",
-    "FeatureActivations",
-    "LoadedDictionary",
-]
+__all__ = ["Dictionary", "FeatureActivations"]

@@ -6,15 +6,15 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeAlias
 
-from neuroscope import selection
 from neuroscope.errors import InvalidRequestError
-from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention
-from neuroscope.selection import Positions, Steps
-from neuroscope.sites import Point
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.v1 import intervention_pb2
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.vocabulary import selection
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.selection import Positions, Steps
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import dtype_name
 
 FeatureIndices: TypeAlias = "SupportsIndex | Iterable[SupportsIndex]"
 

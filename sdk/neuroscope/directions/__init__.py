@@ -10,12 +10,11 @@
     found.save("sentiment.safetensors")
     Directions.load("sentiment.safetensors")["resid_post.5"]
 
-Methods are in `finding`, what makes directions of a service's answers in `contrast`, files in `directions`.
+Methods are in `finding`, `neuroscope.contrast` finds directions with a client, files are in `directions`.
 """
 
-from neuroscope.directions.contrast import contrast, contrast_async
 from neuroscope.directions.direction import Direction
 from neuroscope.directions.directions import Directions
 from neuroscope.directions.finding import METHODS
 
-__all__ = ["METHODS", "Direction", "Directions", "contrast", "contrast_async"]
+__all__ = ["METHODS", "Direction", "Directions"]

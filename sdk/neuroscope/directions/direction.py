@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from neuroscope.directions.finding import UNTRIED, Separation
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import Intervention, add, edit
-from neuroscope.selection import Steps
-from neuroscope.sites import Point
+from neuroscope.vocabulary.selection import Steps
+from neuroscope.vocabulary.sites import Point
 
 
 @dataclass(frozen=True, slots=True, eq=False)

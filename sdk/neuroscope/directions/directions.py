@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from neuroscope import safetensors_file, sites
 from neuroscope.directions.direction import Direction
 from neuroscope.directions.finding import Separation
 from neuroscope.errors import DataConversionError, UnknownSiteError, nearest
-from neuroscope.sites import Point
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import Array
+from neuroscope.wire import safetensors_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +66,7 @@ class Directions(Mapping[str, Direction]):
 
     def table(self) -> Table:
         """How well each direction tells the sets apart, and how long it is."""
-        from neuroscope.tables import directions_table
+        from neuroscope.viz.tables import directions_table
 
         return directions_table(self)
 

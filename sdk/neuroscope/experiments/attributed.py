@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from neuroscope.component_names import receiver_name, sender_name
+from neuroscope.activations.stream import warn
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution, features_of
 from neuroscope.experiments.baselines import Baselines
@@ -17,9 +17,9 @@ from neuroscope.experiments.named_scores import NamedScores, numbered
 from neuroscope.experiments.scores import Scores
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.vocabulary.component_names import receiver_name, sender_name
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import FrameReader
-from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -151,7 +151,7 @@ class AttributionResult(NamedScores):
 
     def table(self) -> Table:
         """What was scored, and how."""
-        from neuroscope.experiments import tables
+        from neuroscope.viz import sweep_tables as tables
 
         return tables.attribution_table(self)
 

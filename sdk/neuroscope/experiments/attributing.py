@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from neuroscope import prompts, sites
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric
 from neuroscope.experiments.stored import StoredRequest
-from neuroscope.prompts import PromptLike
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.vocabulary import prompts, sites
+from neuroscope.vocabulary.prompts import PromptLike
 
 METHODS = ("attribution-patching", "gradient-x-activation", "eap", "eap-ig", "integrated-gradients")
 _RUNS = {"": pb.SWEPT_RUN_UNSPECIFIED, "clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED}

@@ -18,14 +18,11 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.calls.call import Call
-from neuroscope.circuits.graph import ComponentGraph
-from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.paths import PARTS
 from neuroscope.v1 import circuit_pb2, site_pb2
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.wire.rpc import RPCS
+from neuroscope.vocabulary.component_names import Place
 
 Edge: TypeAlias = "str | tuple[str, str]"
 """a3.h5->m9, or both of its ends."""
@@ -76,15 +73,6 @@ def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.E
             ]
         ),
     )
-
-
-def edge_graph(model_id: str) -> Call[ComponentGraph]:
-    """Asks for the graph of a model."""
-
-    def result(answer: pb.GetEdgeGraphResponse) -> ComponentGraph:
-        return ComponentGraph.of_plan(answer.senders, answer.receivers)
-
-    return Call("edge_graph", RPCS["GetEdgeGraph"], pb.GetEdgeGraphRequest(model_id=model_id), result)
 
 
 def to_sender(name: str) -> pb.EdgeSender:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, SupportsIndex, TypeVar
 
-from neuroscope import interventions, prompts, sites
+from neuroscope import interventions
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.edges import EdgeSets, to_edge_grid
@@ -22,9 +22,10 @@ from neuroscope.experiments.grids import EACH, Axis, Value, ValueLike, other_run
 from neuroscope.experiments.metrics import Metric
 from neuroscope.experiments.paths import Positions, Receivers, to_receivers, to_senders
 from neuroscope.interventions import InterventionLike
-from neuroscope.prompts import PromptLike
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
+from neuroscope.vocabulary import prompts, sites
+from neuroscope.vocabulary.prompts import PromptLike
 
 Layers = SupportsIndex | Iterable[SupportsIndex] | None
 Where = Literal["pre", "mid", "post"]

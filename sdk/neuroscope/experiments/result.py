@@ -10,6 +10,7 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
+from neuroscope.activations.stream import warn
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import features_of
 from neuroscope.experiments.baselines import Baselines
@@ -18,7 +19,6 @@ from neuroscope.experiments.named_scores import NamedScores, listed, numbered, u
 from neuroscope.experiments.scores import Scores, Texts
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.wire.codec import Event
-from neuroscope.wire.stream import warn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,7 +138,7 @@ class SweepResult(NamedScores):
 
     def table(self) -> Table:
         """What was swept, and how."""
-        from neuroscope.experiments import tables
+        from neuroscope.viz import sweep_tables as tables
 
         return tables.result_table(self)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.arrays.grid import Floats, Grid
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import Criterion, CriterionLike
 from neuroscope.experiments.criteria import criterion as to_criterion
-from neuroscope.grid import Floats, Grid
 from neuroscope.v1 import experiment_pb2 as pb
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Scores(Grid):
 
     def table(self) -> Table:
         """The strongest cells, or all of a line, as a table of rich."""
-        from neuroscope.experiments import tables
+        from neuroscope.viz import sweep_tables as tables
 
         return tables.scores_table(self)
 

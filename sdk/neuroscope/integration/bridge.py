@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neuroscope import sites
 from neuroscope.errors import InvalidRequestError, UnknownSiteError
 from neuroscope.rest.captured import CapturedActivation
 from neuroscope.rest.neuroscope_data import NeuroScopeData
-from neuroscope.sites import COMPONENTS, REST_NAMES
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.sites import COMPONENTS, REST_NAMES
 
 CIRCUIT_COMPONENTS = ("residual", "attention", "mlp")
 ATTENTION_COMPONENTS = ("attention", "attention_scores", "query", "key", "value")

@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 from neuroscope.interventions.expressions import Expression, SelectedActivation, noise
 from neuroscope.interventions.form import Form, Uint32, parsed
 from neuroscope.interventions.intervention import to_product
-from neuroscope.strict import INVALID, Text
-from neuroscope.tensor_forms import TensorForm, TensorOrNumber, to_expression
+from neuroscope.interventions.tensor_json import TensorForm, TensorOrNumber, to_expression
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary.strict_model import INVALID, Text
 
 ACTIONS = ("zero", "scale", "add", "replace", "noise", "project_out", "clamp", "mean", "features")
 _CHANGES = ("value", "factor", "added")

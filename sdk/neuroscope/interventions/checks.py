@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import xxhash
 
-from neuroscope import selection, sites
 from neuroscope.errors import ChecksumError, DataConversionError, InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire import tensors
+from neuroscope.vocabulary import selection, sites, tensors
 
 MAX_DEPTH = 40
 """Nested operations in one expression; protobuf reads no message that is nested much deeper."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import describe as describe_shape
+from neuroscope.vocabulary.tensors import describe as describe_shape
 
 _SIGNS = {
     pb.BINARY_OPERATOR_ADD: (" + ", 1),

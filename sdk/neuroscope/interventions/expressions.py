@@ -29,7 +29,7 @@ from neuroscope.interventions import expression_text
 from neuroscope.interventions.checks import MAX_DEPTH, TOO_DEEP
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire import tensors
+from neuroscope.vocabulary import tensors
 
 Operand: TypeAlias = "Expression | float | ArrayLike"
 """What can stand beside an expression: another one, a number, or an array."""

@@ -14,10 +14,10 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import checks
 from neuroscope.interventions.expressions import Expression, SelectedActivation
 from neuroscope.interventions.intervention import to_site
-from neuroscope.selection import to_selector
-from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary.selection import to_selector
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
 
 _Message = TypeVar("_Message", bound=Message)
 _Int32 = Annotated[int, Field(ge=-MAX_INT32 - 1, le=MAX_INT32)]

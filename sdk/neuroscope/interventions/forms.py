@@ -35,8 +35,8 @@ from neuroscope.interventions.actions import (
     Zero,
 )
 from neuroscope.interventions.form import parsed
-from neuroscope.strict import INVALID, path, place, reason
 from neuroscope.v1 import intervention_pb2 as pb
+from neuroscope.vocabulary.strict_model import INVALID, path, place, reason
 
 
 class Exact(RootModel[dict[str, Any]]):

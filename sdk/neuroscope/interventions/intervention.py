@@ -27,7 +27,6 @@ from typing import Any, SupportsIndex, TypeAlias, cast, overload
 
 from google.protobuf import json_format
 
-from neuroscope import selection, sites
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import checks, expression_text
 from neuroscope.interventions.expressions import (
@@ -38,9 +37,10 @@ from neuroscope.interventions.expressions import (
     tensor,
     to_expression,
 )
-from neuroscope.selection import Positions, Steps
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary import selection, sites
+from neuroscope.vocabulary.selection import Positions, Steps
 
 Function: TypeAlias = Callable[[SelectedActivation], Operand]
 Value: TypeAlias = "Function | Operand"

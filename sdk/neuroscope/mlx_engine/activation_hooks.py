@@ -10,9 +10,9 @@ from typing import Any
 from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError, nearest
 from neuroscope.rest import ActivationHookSpec, CapturedActivation, DataFormat, DataSerializer
 from neuroscope.rest.hook_manager import HookSpecLike
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope.wire.frames import TensorPiece
-from neuroscope.wire.tensors import dtype_name
 
 __all__ = [
     "ActivationHookManager",

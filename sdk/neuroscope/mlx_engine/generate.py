@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
+from neuroscope.activations.stream import GeneratedToken
+from neuroscope.calls.progress import LoadListener
 from neuroscope.errors import IdTakenError, InvalidRequestError, NotImplementedByEngineError
 from neuroscope.interventions import InterventionLike
 from neuroscope.mlx_engine import engine
@@ -18,10 +20,8 @@ from neuroscope.mlx_engine.activation_hooks import (
     to_spec,
 )
 from neuroscope.mlx_engine.model_kit import ModelKit
-from neuroscope.progress import LoadListener
-from neuroscope.prompts import Prompt
 from neuroscope.rest.hook_manager import HookSpecLike
-from neuroscope.wire.stream import GeneratedToken
+from neuroscope.vocabulary.prompts import Prompt
 
 # Parameters of mlx-engine's generator that this engine does not have: each with the values that ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from neuroscope import sites
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.mlx_engine import engine
@@ -15,8 +14,9 @@ from neuroscope.mlx_engine.activation_hooks import (
     CapturedActivation,
     to_spec,
 )
-from neuroscope.model_info import ModelInfo
 from neuroscope.rest.hook_manager import HookSpecLike
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.model_info import ModelInfo
 
 
 class ModelKit:

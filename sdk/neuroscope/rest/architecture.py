@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import xxhash
 
 from neuroscope.errors import ChecksumError, InvalidRequestError
 from neuroscope.rest.gateway import Gateway
-from neuroscope.wire.tensors import Array, numpy_dtype, parse_dtype
+from neuroscope.vocabulary.tensors import Array, numpy_dtype, parse_dtype
 
 _CAPTURES = "/v1/activations/captures"
 

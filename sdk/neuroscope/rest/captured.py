@@ -11,12 +11,12 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 
-from neuroscope import sites, torch_arrays
 from neuroscope.errors import DataConversionError
 from neuroscope.rest.hook_spec import point_of
-from neuroscope.sites import Point
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array, numpy_dtype, parse_dtype
+from neuroscope.vocabulary import sites, torch_arrays
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import Array, numpy_dtype, parse_dtype
 
 
 @dataclass(slots=True)

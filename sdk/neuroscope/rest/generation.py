@@ -10,7 +10,7 @@ from neuroscope.errors import UnknownSiteError
 from neuroscope.rest.captured import CapturedActivation, join
 from neuroscope.rest.hook_spec import point_of
 from neuroscope.rest.neuroscope_data import NeuroScopeData
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 
 _METADATA = ("id", "created", "model", "capture_id")
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neuroscope import sites
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnknownSiteError
-from neuroscope.hooks import from_rest
 from neuroscope.rest.architecture import ModelArchitecture
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2, site_pb2
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.hooks import from_rest
+from neuroscope.vocabulary.sites import Point
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from neuroscope import torch_arrays
 from neuroscope.errors import DataConversionError
 from neuroscope.rest.captured import CapturedActivation
-from neuroscope.wire.tensors import Array, check_finite
+from neuroscope.vocabulary import torch_arrays
+from neuroscope.vocabulary.tensors import Array, check_finite
 
 
 class DataFormat(StrEnum):

@@ -11,8 +11,8 @@ from neuroscope.viz import html_figure
 from neuroscope.viz.head_maps import Scale, around_0, draw_map, figure_of
 
 if TYPE_CHECKING:
-    from neuroscope.analysis.attention import AttentionResult
-    from neuroscope.grid import Grid
+    from neuroscope.arrays.grid import Grid
+    from neuroscope.results.attention import AttentionResult
 
 _UNBOUNDED = ("entropy", "distance")
 _SCORE = "_score"

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.cache import ActivationCache
-from neuroscope.lens import LogitLens
-from neuroscope.token_text import shortened, visible
+from neuroscope.activations.cache import ActivationCache
+from neuroscope.activations.lens import LogitLens
+from neuroscope.vocabulary.token_text import shortened, visible
 
 MAX_POSITIONS = 26
 """Positions that are drawn, the last ones."""

@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.analysis.comparison import DIVERGENCES
+from neuroscope.results.comparison import DIVERGENCES
 from neuroscope.viz import html_figure
 from neuroscope.viz.head_maps import Scale, around_0, draw_map, figure_of
 
 if TYPE_CHECKING:
-    from neuroscope.analysis.comparison import AttentionComparison
+    from neuroscope.results.comparison import AttentionComparison
 
 _MOST = {"jensen_shannon": math.log(2), "total_variation": 1.0}
 

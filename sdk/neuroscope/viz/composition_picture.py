@@ -13,7 +13,7 @@ from neuroscope.viz import html_figure
 from neuroscope.viz.head_maps import around_0
 
 if TYPE_CHECKING:
-    from neuroscope.analysis.composition import CompositionResult
+    from neuroscope.results.composition import CompositionResult
 
 _CELL = 0.09  # inches
 

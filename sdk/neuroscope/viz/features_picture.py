@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.token_text import shortened, visible
+from neuroscope.vocabulary.token_text import shortened, visible
 
 if TYPE_CHECKING:
     from neuroscope.dictionaries.features import FeatureActivations

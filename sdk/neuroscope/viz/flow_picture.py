@@ -10,11 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from neuroscope.analysis.flow import height, node_of
+from neuroscope.results.flow import height, node_of
 from neuroscope.viz import html_figure
 
 if TYPE_CHECKING:
-    from neuroscope.analysis.flow import InformationFlow
+    from neuroscope.results.flow import InformationFlow
 
 _LABEL = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 _SKIP, _RAISES, _LOWERS = "#d1495b", "#3b6fb6", "#9a9a9a"

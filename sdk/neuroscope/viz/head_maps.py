@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from neuroscope.grid import Grid
+from neuroscope.arrays.grid import Grid
 
 _ACROSS = 4
 _CELL = 0.26  # inches

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from neuroscope.viz import html_figure
 
 if TYPE_CHECKING:
-    from neuroscope.analysis.interactions import InteractionGraph
+    from neuroscope.results.interactions import InteractionGraph
 
 _COLOURS = {"q": "#3b6fb6", "k": "#e8930c", "v": "#0fa394", "logits": "#6b7380"}
 _WIDEST = 4.0  # points

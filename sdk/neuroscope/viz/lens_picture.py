@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.token_text import shortened, visible
+from neuroscope.vocabulary.token_text import shortened, visible
 
 if TYPE_CHECKING:
-    from neuroscope.layer_predictions import LayerPredictions
+    from neuroscope.activations.layer_predictions import LayerPredictions
 
 _CELL_WIDTH, _CELL_HEIGHT = 0.72, 0.3  # inches
 _CHARACTERS = 9

@@ -15,11 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.token_text import shortened, visible
 from neuroscope.viz import html_figure
+from neuroscope.vocabulary.token_text import shortened, visible
 
 if TYPE_CHECKING:
-    from neuroscope.cache import ActivationCache
+    from neuroscope.activations.cache import ActivationCache
 
 _ACROSS = 3
 _CELL = 0.19  # inches

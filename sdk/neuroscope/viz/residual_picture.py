@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.token_text import shortened, visible
 from neuroscope.viz import flow_picture, html_figure
+from neuroscope.vocabulary.token_text import shortened, visible
 
 if TYPE_CHECKING:
-    from neuroscope.analysis.residual import ResidualResult
+    from neuroscope.results.residual import ResidualResult
 
 Panel: TypeAlias = "tuple[float, float, Callable[[Any], None]]"
 """Width and height in inches, and what draws it into axes."""

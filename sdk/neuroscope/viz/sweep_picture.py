@@ -12,7 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.token_text import shortened, visible
+from neuroscope.vocabulary.token_text import shortened, visible
 
 if TYPE_CHECKING:
     from neuroscope.experiments.scores import Scores

@@ -11,8 +11,8 @@ Activations are multiplied from the left: x @ weights.W_in[5] + weights.b_in[5].
 between these matrices and the model's activations: rotary embedding, norms, scales.
 """
 
-from neuroscope.weights.factored import FactoredMatrix
-from neuroscope.weights.named_array import NamedArray
+from neuroscope.arrays.factored import FactoredMatrix
+from neuroscope.arrays.named_array import NamedArray
 from neuroscope.weights.names import GROUPS, WEIGHTS, WeightName
 from neuroscope.weights.weights import Weights
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from google.protobuf import json_format
 
-from neuroscope import safetensors_file
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.vocabulary.tensors import Array
 from neuroscope.weights.places import Place, file_name, place_of
-from neuroscope.wire.tensors import Array
+from neuroscope.wire import safetensors_file
 
 FORMAT = 1
 _KEY = "neuroscope_weights"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.vocabulary.tensors import dtype_name
 
 Place = tuple[str, int | None]
 """A weight and its layer; None: it belongs to none."""

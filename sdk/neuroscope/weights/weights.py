@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.arrays.factored import FactoredMatrix
+from neuroscope.arrays.named_array import NamedArray
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.vocabulary.tensors import Array, numpy_dtype
 from neuroscope.weights import file as weights_file
-from neuroscope.weights.factored import FactoredMatrix
-from neuroscope.weights.named_array import NamedArray
 from neuroscope.weights.names import OF_KEY_VALUE_HEADS
 from neuroscope.weights.places import Place, axis_name, place_of
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import FrameReader
-from neuroscope.wire.tensors import Array, numpy_dtype
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -253,7 +253,7 @@ class Weights:
 
     def table(self) -> Table:
         """Names, layers, shapes and sizes, and norms where they were asked for."""
-        from neuroscope.weights.table import weights_table
+        from neuroscope.viz.weights_table import weights_table
 
         return weights_table(self)
 

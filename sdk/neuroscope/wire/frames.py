@@ -15,8 +15,8 @@ import xxhash
 
 from neuroscope.errors import ChecksumError, StreamingError
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.tensors import Array, numpy_dtype
 from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
-from neuroscope.wire.tensors import Array, numpy_dtype
 
 PACKED_BYTES = 512 * 1024
 """Tensors up to this travel together, in frames near this size; larger ones alone."""

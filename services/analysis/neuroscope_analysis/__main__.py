@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from neuroscope.serving import program
 from neuroscope_analysis.server import NAME, serve
 from neuroscope_analysis.settings import AnalysisSettings
+from neuroscope_serving import program
 
 
 def main() -> int:

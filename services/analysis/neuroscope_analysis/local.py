@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from neuroscope.aio import AsyncClient
-from neuroscope.serving.local import AsyncInProcessTransport, InProcessTransport
 from neuroscope_analysis.service import AnalysisService
 from neuroscope_analysis.settings import AnalysisSettings
+from neuroscope_serving.local import AsyncInProcessTransport, InProcessTransport
 
 
 class AsyncLocalTransport(AsyncInProcessTransport):

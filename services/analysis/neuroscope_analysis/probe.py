@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from neuroscope.serving import probe
 from neuroscope_analysis.settings import DEFAULT_PORT
+from neuroscope_serving import probe
 
 if __name__ == "__main__":
     sys.exit(probe.main(sys.argv[1:], "NEUROSCOPE_ANALYSIS_", DEFAULT_PORT))

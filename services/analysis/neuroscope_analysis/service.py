@@ -9,8 +9,6 @@ from typing import Any
 from google.protobuf.message import Message
 
 from neuroscope.aio import AsyncClient
-from neuroscope.serving.admission import Admission
-from neuroscope.serving.spans import Metadata, server_span
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import ANALYSIS_RPCS, Rpc
 from neuroscope.wire.transport import AsyncGrpcTransport
@@ -22,6 +20,8 @@ from neuroscope_analysis.servicers.tokens import TokensServicer
 from neuroscope_analysis.servicers.traces import TelemetryServicer
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_analysis.upstream import Upstream
+from neuroscope_serving.admission import Admission
+from neuroscope_serving.spans import Metadata, server_span
 
 IN_PROCESS = "in process"
 """The client of whoever calls without a transport."""

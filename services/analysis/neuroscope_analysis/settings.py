@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from neuroscope.serving.settings import ServingSettings
-from neuroscope.serving.upstream import UpstreamSettings
+from neuroscope_serving.settings import ServingSettings
+from neuroscope_serving.upstream import UpstreamSettings
 
 DEFAULT_PORT = 50052
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
+from neuroscope.activations.projected import Projected
 from neuroscope.aio import AsyncClient
+from neuroscope.calls.layer_predictions import TEXTS_AT_ONCE
 from neuroscope.circuits import ComponentGraph
 from neuroscope.errors import (
     ChecksumError,
@@ -24,12 +26,10 @@ from neuroscope.errors import (
 )
 from neuroscope.experiments import AttributionResult, Experiment, SweepResult
 from neuroscope.experiments.attributing import Attribution
-from neuroscope.hooks import HookLike
 from neuroscope.interventions import InterventionLike
-from neuroscope.layer_predictions import TEXTS_AT_ONCE
-from neuroscope.model_info import ModelInfo, Tokens
-from neuroscope.projected import Projected
 from neuroscope.v1 import experiment_pb2, inference_pb2, site_pb2
+from neuroscope.vocabulary.hooks import HookLike
+from neuroscope.vocabulary.model_info import ModelInfo, Tokens
 from neuroscope.weights import Weights
 from neuroscope.wire.frames import TensorPiece
 

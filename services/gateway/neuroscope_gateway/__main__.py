@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.malloc import keep_large_blocks
 from neuroscope.tracing import telemetry
 from neuroscope_gateway import server
 from neuroscope_gateway.settings import GatewaySettings
+from neuroscope_serving.malloc import keep_large_blocks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

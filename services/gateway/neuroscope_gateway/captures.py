@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from neuroscope.captured_tensor import CapturedTensor
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.reductions import NAMES
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.vocabulary.reductions import NAMES
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import dtype_name
+from neuroscope.wire.captured_tensor import CapturedTensor
 from neuroscope_gateway import byte_ranges, tensor_bytes
 from neuroscope_gateway.byte_ranges import BEYOND, ByteRange
 from neuroscope_gateway.connection import while_connected

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 
 from neuroscope.dictionaries import Dictionary, FeatureActivations
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.schemas import dictionaries as schemas
 from neuroscope_gateway.service import ERRORS, Client

@@ -8,9 +8,9 @@ from typing import Any
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
-from neuroscope.hooks import Hook
-from neuroscope.reductions import NAMES
 from neuroscope.v1 import inference_pb2
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.reductions import NAMES
 from neuroscope.wire.frames import TensorPiece
 from neuroscope_gateway.logprobs import LEAST
 from neuroscope_gateway.requested import tell

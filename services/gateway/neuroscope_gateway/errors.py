@@ -20,8 +20,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from neuroscope import strict
 from neuroscope.errors import MLXIntegrationError, UnauthenticatedError
+from neuroscope.vocabulary import strict_model as strict
 from neuroscope_gateway.json import JsonResponse
 from neuroscope_gateway.schemas.neutral import UNSUPPORTED
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from neuroscope.activations.stream import GeneratedToken
 from neuroscope.errors import DataConversionError
-from neuroscope.wire.stream import GeneratedToken
 
 LEAST = -9999.0
 """What OpenAI writes for a probability of zero, whose logarithm JSON cannot carry."""

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.model_info import ModelInfo
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.vocabulary.model_info import ModelInfo
+from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.schemas import models as schemas
 from neuroscope_gateway.service import ERRORS, Client

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from neuroscope import sites
 from neuroscope.errors import MLXIntegrationError, UnknownSiteError
-from neuroscope.hooks import from_rest
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.hooks import from_rest
 from neuroscope_gateway.schemas.hooks import ActivationHook, HookedFeatures
 
 _INDEXED = re.compile(r"(hooks|hook_ids)\[(\d+)\](.*)")

@@ -11,7 +11,7 @@ import numpy as np
 from starlette.responses import Response, StreamingResponse
 
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array, dtype_name, numpy_dtype
+from neuroscope.vocabulary.tensors import Array, dtype_name, numpy_dtype
 from neuroscope_gateway import errors
 from neuroscope_gateway.byte_ranges import ByteRange, Sent
 from neuroscope_gateway.json import JsonResponse

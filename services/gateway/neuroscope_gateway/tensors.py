@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 
 from neuroscope.errors import DataConversionError
-from neuroscope.reductions import NAMES
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.reductions import NAMES
+from neuroscope.vocabulary.tensors import Array, dtype_name
 from neuroscope.wire.frames import TensorPiece
-from neuroscope.wire.tensors import Array, dtype_name
 from neuroscope_gateway.requested import Named
 from neuroscope_gateway.schemas.chat import Form
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import orjson
 
+from neuroscope.activations.stream import GeneratedToken
 from neuroscope.aio import AsyncClient
+from neuroscope.calls.running_generation import AsyncGeneration
 from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
-from neuroscope.generation import AsyncGeneration
-from neuroscope.prompts import PromptLike
 from neuroscope.v1 import inference_pb2
+from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.wire.frames import TensorPiece
-from neuroscope.wire.stream import GeneratedToken
 from neuroscope_gateway import logprobs, tensors
 from neuroscope_gateway.requested import Named, RequestedHooks, param_of, tell
 from neuroscope_gateway.requested_edits import RequestedInterventions

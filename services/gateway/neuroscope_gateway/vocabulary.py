@@ -9,11 +9,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from neuroscope.activations.projected import Projected, Reference, VectorsLike
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import DataConversionError, MLXIntegrationError
 from neuroscope.interventions.expressions import to_reference
-from neuroscope.projected import Projected, Reference, VectorsLike
-from neuroscope.tensor_forms import TensorForm, to_expression
+from neuroscope.interventions.tensor_json import TensorForm, to_expression
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.experiments import param_of
 from neuroscope_gateway.json import JsonResponse

@@ -12,14 +12,14 @@ import xxhash
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
+from neuroscope.calls.weights import reading
 from neuroscope.errors import DataConversionError, InvalidRequestError, MLXIntegrationError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
-from neuroscope.weights.calls import reading
+from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope.weights.names import WEIGHTS, resolve
-from neuroscope.weights.weight_bytes import WeightBytes
 from neuroscope.weights.weights import Weights
-from neuroscope.wire.tensors import dtype_name
+from neuroscope.wire.weight_bytes import WeightBytes
 from neuroscope_gateway import byte_ranges, tensor_bytes
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.json import JsonResponse

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from neuroscope.serving import program
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_serving import program
 
 
 async def _serve(settings: InferenceSettings) -> None:

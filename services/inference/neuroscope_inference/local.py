@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from neuroscope.errors import InvalidRequestError, nearest
-from neuroscope.serving.local import AsyncInProcessTransport, InProcessTransport
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_serving.local import AsyncInProcessTransport, InProcessTransport
 
 
 class AsyncLocalTransport(AsyncInProcessTransport):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from neuroscope.serving import probe
+from neuroscope_serving import probe
 
 if __name__ == "__main__":
     sys.exit(probe.main(sys.argv[1:], "NEUROSCOPE_INFERENCE_", 50051))

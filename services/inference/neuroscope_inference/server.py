@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from neuroscope.serving import server
 from neuroscope.tracing import telemetry
 from neuroscope.wire.rpc import RPCS
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
+from neuroscope_serving import server
 
 NAME = "neuroscope-inference"
 
 
 async def serve(settings: InferenceSettings) -> None:
-    """Serves until SIGTERM or SIGINT. Errors are those of `neuroscope.serving.server.serve`."""
+    """Serves until SIGTERM or SIGINT. Errors are those of `neuroscope_serving.server.serve`."""
     await server.serve(NAME, settings, RPCS, _made)
 
 

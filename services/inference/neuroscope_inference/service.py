@@ -10,8 +10,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from neuroscope.serving.admission import Admission
-from neuroscope.serving.spans import Metadata, server_span
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import RPCS, Rpc
@@ -36,6 +34,8 @@ from neuroscope_inference.spool.spool import Spool
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
 from neuroscope_inference.workload import Workload
+from neuroscope_serving.admission import Admission
+from neuroscope_serving.spans import Metadata, server_span
 
 _log = logging.getLogger(__name__)
 

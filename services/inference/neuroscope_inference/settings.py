@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from neuroscope.serving.settings import ServingSettings, split
+from neuroscope_serving.settings import ServingSettings, split
 
 
 class InferenceSettings(ServingSettings):

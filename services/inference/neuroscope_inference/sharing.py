@@ -23,12 +23,12 @@ from pathlib import Path
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
-from neuroscope.serving.admission import is_on_this_host
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import SLICE_BYTES
 from neuroscope.wire.shared_memory import ANY, LEAST_BYTES, METADATA_KEY, SMALLEST_BYTES, SharedMemory
+from neuroscope_serving.admission import is_on_this_host
 
 _log = logging.getLogger(__name__)
 _SLICE_KEY = contexts.create_key("neuroscope-slice-bytes")

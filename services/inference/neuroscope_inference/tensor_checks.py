@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array, numpy_dtype
+from neuroscope.vocabulary.tensors import Array, numpy_dtype
 
 MAX_AXES = 16
 _MAX_BYTES = 2**62  # of a shape alone, so that no later product leaves 64 bits

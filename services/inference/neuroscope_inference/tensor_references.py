@@ -8,7 +8,7 @@ import xxhash
 
 from neuroscope.errors import ChecksumError, InvalidRequestError, NotImplementedByEngineError
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.tensor_checks import array_of
 from neuroscope_inference.tensor_store import TensorStore
 

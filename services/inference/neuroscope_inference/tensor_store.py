@@ -15,7 +15,7 @@ import xxhash
 
 from neuroscope.errors import InvalidRequestError, ResourceExhaustedError, UnknownIdError, nearest
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array, dtype_name
+from neuroscope.vocabulary.tensors import Array, dtype_name
 from neuroscope_inference.tensor_checks import array_of
 
 MAX_TIME_TO_LIVE_S = 30 * 24 * 3600

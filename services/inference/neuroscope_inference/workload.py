@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 import mlx.core as mx
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from neuroscope.serving.admission import Admission
 from neuroscope.v1 import telemetry_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.sharing import Sharing
+from neuroscope_serving.admission import Admission
 
 _GAUGES = {
     "streams": "{stream}",

@@ -11,8 +11,8 @@ import xxhash
 
 from neuroscope.v1 import dictionary_pb2, experiment_pb2, intervention_pb2, site_pb2, tensor_pb2
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary import tensors as tensors_of
 from neuroscope.wire import frames
-from neuroscope.wire import tensors as tensors_of
 from neuroscope.wire.codec import encode
 
 IDS = [1, 50, 60, 70]

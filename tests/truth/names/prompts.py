@@ -16,7 +16,7 @@ THIRD_NAME = 7
 
 
 def named_pairs(count: int, seed: int = 1) -> list[dict[str, Any]]:
-    """So many pairs, in either order of the names, as `neuroscope.analysis.pairs` reads them."""
+    """So many pairs, in either order of the names, as `neuroscope.datasets.pairs` reads them."""
     random = np.random.default_rng(seed)
     return [_pair(random) for _ in range(count)]
 

@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from neuroscope.circuits.formats import dot, graphml, lazarus, mermaid, mib, page
+from neuroscope.circuits.formats import dot, graphml, lazarus, mermaid, mib
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.viz import circuit_page as page
 
 if TYPE_CHECKING:
     from neuroscope.circuits.circuit import Circuit

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from neuroscope.circuits.layers import rows_of, strengths, written_label
-from neuroscope.component_names import Place
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.component_names import Place
 
 if TYPE_CHECKING:
     from neuroscope.circuits.circuit import Circuit

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 
-from neuroscope.component_names import Place
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.component_names import Place
 
 if TYPE_CHECKING:
     from neuroscope.circuits.circuit import Circuit

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.circuits.graph import ComponentGraph
-from neuroscope.component_names import LOGITS, Place
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.component_names import LOGITS, Place
 
 if TYPE_CHECKING:
     from neuroscope.circuits.circuit import Circuit

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.experiments import logit_diff
-from neuroscope.hooks import Hook
 from neuroscope.v1 import attention_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis import paths
 from neuroscope_analysis.attention.confirmation import Candidate, Head

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from neuroscope.hooks import Hook
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.attention.patterns import PatternChunk
 from neuroscope_analysis.upstream import InspectedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
-from neuroscope.model_info import Tokens
 from neuroscope.v1 import attention_pb2 as pb
+from neuroscope.vocabulary.model_info import Tokens
 from neuroscope_analysis import bounds
 from neuroscope_analysis.attention import circuits, name_heads, named_pairs
 from neuroscope_analysis.attention.named_pairs import NamedPair

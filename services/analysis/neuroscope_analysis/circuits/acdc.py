@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.circuits.graph import ComponentGraph, Mask
-from neuroscope.component_names import LOGITS
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.component_names import LOGITS
 from neuroscope_analysis.circuits.outbox import Outbox
 from neuroscope_analysis.circuits.runs import PairRuns
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.circuits.graph import ComponentGraph
-from neuroscope.component_names import INPUT, Place
 from neuroscope.experiments.paths import to_receivers, to_senders
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, site_pb2
+from neuroscope.vocabulary.component_names import INPUT, Place
 from neuroscope_analysis.circuits.outbox import Outbox
 from neuroscope_analysis.circuits.request import Discovery
 from neuroscope_analysis.circuits.runs import OTHER_RUN, PairRuns, Values

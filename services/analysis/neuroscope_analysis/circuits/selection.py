@@ -8,8 +8,8 @@ import numpy as np
 
 from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
-from neuroscope.component_names import INPUT
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.component_names import INPUT
 from neuroscope_analysis.circuits.evaluation import faithfulness
 from neuroscope_analysis.circuits.runs import PairRuns
 from neuroscope_analysis.circuits.scoring import Scored

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from neuroscope.model_info import Tokens
 from neuroscope.v1 import attention_comparison_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.model_info import Tokens
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays
 from neuroscope_analysis.attention.patterns import Positions

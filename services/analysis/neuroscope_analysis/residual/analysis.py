@@ -8,9 +8,9 @@ from contextlib import aclosing
 
 import numpy as np
 
-from neuroscope.hooks import Hook
 from neuroscope.v1 import progress_pb2
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.residual import ablation, routing
 from neuroscope_analysis.residual import plan as plans

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuroscope.hooks import Hook
-from neuroscope.projected import Projected
+from neuroscope.activations.projected import Projected
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope_analysis.residual.chunks import Chunk, Floats, Positions
 from neuroscope_analysis.residual.components import ENTERS, STREAM
 

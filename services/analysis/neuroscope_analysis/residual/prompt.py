@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import numpy as np
 
-from neuroscope.hooks import Hook
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.residual import lens
 from neuroscope_analysis.residual.attribution import Asked, Attribution

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
-from neuroscope.model_info import Tokens
 from neuroscope.v1 import experiment_pb2, inference_pb2
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.vocabulary.model_info import Tokens
 from neuroscope_analysis.residual import end, routing, writers
 from neuroscope_analysis.residual.attribution import Asked
 from neuroscope_analysis.residual.components import Components

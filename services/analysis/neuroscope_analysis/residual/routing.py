@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from neuroscope.hooks import Hook
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope_analysis.residual.chunks import WHOLE, Chunk, Floats
 from neuroscope_analysis.residual.writers import LayerHeads, head_counts
 

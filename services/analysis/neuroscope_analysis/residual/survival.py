@@ -17,8 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
-from neuroscope.hooks import Hook
 from neuroscope.interventions import Intervention, edit
+from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
 from neuroscope_analysis.residual.components import ATTENTION, ENTERS, MLP

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import tuned_lens_pb2 as pb
-from neuroscope.wire.tensors import from_message
+from neuroscope.vocabulary.tensors import from_message
 from neuroscope_analysis.upstream import InspectedModel
 
 Floats = NDArray[np.float32]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from opentelemetry.context import Context
 
-from neuroscope.serving.admission import Admission
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import telemetry_pb2 as pb
+from neuroscope_serving.admission import Admission
 
 
 class TelemetryServicer:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
-from neuroscope.model_info import Tokens
 from neuroscope.v1 import tuned_lens_pb2 as pb
+from neuroscope.vocabulary.model_info import Tokens
 from neuroscope_analysis.residual import end
 from neuroscope_analysis.residual.tuned import marks
 from neuroscope_analysis.settings import AnalysisSettings

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuroscope.hooks import Hook
-from neuroscope.model_info import Tokens
 from neuroscope.v1 import progress_pb2, tensor_pb2
 from neuroscope.v1 import tuned_lens_pb2 as pb
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.model_info import Tokens
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.arrays import NamedArrays, PlannedArray
 from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats

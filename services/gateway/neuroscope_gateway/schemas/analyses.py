@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from neuroscope.analysis import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
-from neuroscope.strict import Strict, Text
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.schemas.axes import Index
 from neuroscope_gateway.schemas.prompts import Prompt, TokenId
 

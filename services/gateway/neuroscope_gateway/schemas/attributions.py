@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributing import Attribution, attribution
 from neuroscope.experiments.metrics import Metric as MetricForm
-from neuroscope.strict import Strict, Text
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.schemas.metrics import Metric
 from neuroscope_gateway.schemas.prompt_pairs import PromptPair
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from neuroscope.strict import MAX_INT32, Strict
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.vocabulary.strict_model import MAX_INT32, Strict
 
 Index = Annotated[int, Field(ge=-MAX_INT32, le=MAX_INT32)]
 Indices = Annotated[list[Index], Field(min_length=1, max_length=100_000)]

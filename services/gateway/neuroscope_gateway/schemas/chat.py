@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from neuroscope.prompts import PromptLike
-from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
 from neuroscope_gateway.schemas.answers import Usage
 from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from neuroscope.analysis.circuit_request import evaluation_options
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric as MetricForm
-from neuroscope.strict import Strict, Text
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.schemas.metrics import Metric
 from neuroscope_gateway.schemas.prompts import Prompt, Seed, Token
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope.prompts import PromptLike
-from neuroscope.strict import INVALID, MAX_INT32, Text
+from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
 from neuroscope_gateway.schemas.answers import Usage
 from neuroscope_gateway.schemas.generation import ChoicesRequest
 from neuroscope_gateway.schemas.neutral import Only

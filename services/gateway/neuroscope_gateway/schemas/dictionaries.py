@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.strict import MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import MAX_INT32, Strict, Text
 
 
 class LoadDictionaryRequest(Strict):

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from neuroscope.experiments.patching import EDITED, METHODS
-from neuroscope.strict import Strict, Text
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.schemas.grids import Cell, EdgeGrid, Grid, PathGrid
 from neuroscope_gateway.schemas.metrics import Metric
 from neuroscope_gateway.schemas.prompt_pairs import PromptPair

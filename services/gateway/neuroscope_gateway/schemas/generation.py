@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from neuroscope.interventions.forms import InterventionForm
-from neuroscope.prompts import PromptLike
-from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
 from neuroscope_gateway.schemas.interventions import EXAMPLES
 
 MAX_CHOICES = 128

@@ -10,9 +10,9 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.edges import of_named, to_edge_grid
 from neuroscope.experiments.paths import to_receivers, to_senders
 from neuroscope.interventions.forms import InterventionForm
-from neuroscope.strict import Strict, Text
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.schemas.axes import Axis, Indices, axis_message
 from neuroscope_gateway.schemas.prompt_pairs import edit_messages
 from neuroscope_gateway.schemas.swept_values import Value, value_message

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from neuroscope.analysis import AttentionComparison, CompositionResult, InteractionGraph
 from neuroscope.analysis.head_requests import comparison_request, composition_request, interactions_request
-from neuroscope.strict import Text
+from neuroscope.vocabulary.strict_model import Text
 from neuroscope_gateway.schemas.analyses import MAX_UINT32, AnsweredPair, NamedValues, Presented
 from neuroscope_gateway.schemas.axes import Index
 from neuroscope_gateway.schemas.prompts import Prompt, TokenId

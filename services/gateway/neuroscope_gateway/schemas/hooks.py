@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
 
 
 def _form_of_hook(value: Any) -> str:

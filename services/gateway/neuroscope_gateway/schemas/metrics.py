@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from neuroscope.strict import Strict
-from neuroscope.tensor_forms import TensorForm, to_expression
+from neuroscope.interventions.tensor_json import TensorForm, to_expression
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.vocabulary.strict_model import Strict
 from neuroscope_gateway.schemas.axes import Index
 from neuroscope_gateway.schemas.prompts import Token, token_message
 

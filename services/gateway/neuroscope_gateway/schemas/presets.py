@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from neuroscope.hooks import from_rest
-from neuroscope.model_info import ModelInfo
+from neuroscope.vocabulary.hooks import from_rest
+from neuroscope.vocabulary.model_info import ModelInfo
 from neuroscope_gateway.schemas.chat import ActivationCompletionRequest
 from neuroscope_gateway.schemas.hooks import ActivationHook
 

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.interventions.forms import InterventionForm
-from neuroscope.strict import Strict, Text
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.requested_edits import RequestedInterventions
 from neuroscope_gateway.schemas.prompts import Prompt, Seed, prompt_message
 

@@ -6,9 +6,9 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from neuroscope.strict import Text
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
+from neuroscope.vocabulary.strict_model import Text
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 
 from neuroscope.analysis import ResidualResult, TunedLens, TunedLensResult
 from neuroscope.analysis.residual_request import residual_request
-from neuroscope.analysis.tuned_training import training_request
-from neuroscope.strict import Strict, Text
-from neuroscope.tensor_forms import EncodedTensor
+from neuroscope.interventions.tensor_json import EncodedTensor
+from neuroscope.results.tuned_training import training_request
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.schemas.analyses import NamedValues, Presented
 from neuroscope_gateway.schemas.axes import Index
 from neuroscope_gateway.schemas.prompts import Prompt, Token

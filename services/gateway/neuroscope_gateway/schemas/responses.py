@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from neuroscope.prompts import PromptLike
-from neuroscope.strict import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
 from neuroscope_gateway.schemas.generation import GenerationRequest, Metadata
 from neuroscope_gateway.schemas.neutral import Only
 

@@ -8,10 +8,10 @@ from google.protobuf import json_format
 from pydantic import Field
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.strict import Strict
-from neuroscope.tensor_forms import TensorForm, to_expression
+from neuroscope.interventions.tensor_json import TensorForm, to_expression
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope.vocabulary.strict_model import Strict
 from neuroscope_gateway.schemas.prompts import Seed
 
 

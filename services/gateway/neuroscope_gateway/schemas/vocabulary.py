@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.strict import Strict, Text
-from neuroscope.tensor_forms import TensorForm
+from neuroscope.interventions.tensor_json import TensorForm
+from neuroscope.vocabulary.strict_model import Strict, Text
 from neuroscope_gateway.schemas.prompts import Token
 
 

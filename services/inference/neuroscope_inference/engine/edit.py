@@ -13,8 +13,8 @@ from neuroscope.errors import (
     MLXIntegrationError,
     UnavailableSiteError,
 )
-from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.expression import Compiler, Frame, Part, Resolve, Value

@@ -12,8 +12,8 @@ from neuroscope.errors import (
     InvalidRequestError,
     MLXIntegrationError,
 )
-from neuroscope.sites import Point, resolve
 from neuroscope.v1 import intervention_pb2
+from neuroscope.vocabulary.sites import Point, resolve
 from neuroscope_inference.engine.edit import ATTENTION, Edit, Outcome
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel

@@ -22,7 +22,6 @@ from typing import Any, TypeVar, cast
 import mlx.core as mx
 
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, ResourceExhaustedError
-from neuroscope.malloc import give_back_free_blocks
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.decoder import Decoder, Seat
 from neuroscope_inference.engine.loading import LoadRequest, load
@@ -33,6 +32,7 @@ from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.stream import Stream
 from neuroscope_inference.engine.tally import Tally
+from neuroscope_serving.malloc import give_back_free_blocks
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -16,10 +16,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, InvalidRequestError, UnavailableSiteError
-from neuroscope.sites import Point
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.dictionaries.changes import Changes
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 

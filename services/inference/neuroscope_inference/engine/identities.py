@@ -14,7 +14,7 @@ from types import TracebackType
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.layout import Block, Layout
 from neuroscope_inference.engine.projections import ORDERS, HeadColumns

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope.sites import COMPONENTS, Point
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine import manual_attention
 from neuroscope_inference.engine.attention import AttentionPoints, dispatch_everywhere
 from neuroscope_inference.engine.family import FAMILIES, GENERIC, Family

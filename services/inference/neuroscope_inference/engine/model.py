@@ -12,9 +12,9 @@ from jinja2.exceptions import TemplateError
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from neuroscope.errors import ContextLengthError, InvalidRequestError, UnavailableSiteError
-from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import experiment_pb2
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine import caches, swapping
 from neuroscope_inference.engine.abilities import Abilities
 from neuroscope_inference.engine.arrays import wire_dtype

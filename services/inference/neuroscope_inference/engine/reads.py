@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import COMPONENTS, Point, resolve
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.sites import COMPONENTS, Point, resolve
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.arrays import cast_dtype, wire_dtype
 from neuroscope_inference.engine.attention import key_positions
 from neuroscope_inference.engine.model import LoadedModel

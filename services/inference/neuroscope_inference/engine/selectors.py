@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from neuroscope.errors import InvalidRequestError, UnknownSiteError
-from neuroscope.sites import Point
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.layout import PointState
 
 

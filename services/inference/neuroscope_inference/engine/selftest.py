@@ -15,8 +15,8 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from neuroscope.errors import ModelUnsupportedError
-from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine import identities
 from neuroscope_inference.engine.identities import Identity, Seen
 from neuroscope_inference.engine.layout import Layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.model import LoadedModel
 

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.layout import Layout
 from neuroscope_inference.engine.tap import Tap

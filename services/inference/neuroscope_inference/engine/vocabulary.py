@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, InvalidRequestError, UnavailableSiteError
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.arrays import of_numpy, wire_dtype
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import dictionary_pb2 as pb
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.dictionaries.loading import Checked, check
 from neuroscope_inference.engine.dictionaries.weights import open_folder
 from neuroscope_inference.engine.engine import Engine

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from opentelemetry.context import Context
 
 from neuroscope.errors import IdTakenError, UnknownIdError, nearest
-from neuroscope.sites import resolve
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.sites import resolve
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model import LoadedModel
 

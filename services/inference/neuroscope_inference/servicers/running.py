@@ -14,9 +14,9 @@ from neuroscope.errors import HookNeverFiredError, InvalidRequestError, Unavaila
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
+from neuroscope.vocabulary.tensors import Array
 from neuroscope.wire.codec import Event
 from neuroscope.wire.frames import SLICE_BYTES, FramePacker, Outgoing
-from neuroscope.wire.tensors import Array
 from neuroscope_inference.engine.caches import (
     DEFAULT_GROUP_SIZE,
     GROUP_SIZES,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from neuroscope.activation import Activation
+from neuroscope.activations.activation import Activation
 from neuroscope.errors import InvalidRequestError, StreamingError, UnknownIdError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.tensors import Array
 from neuroscope.wire.codec import Framed, decoder
 from neuroscope.wire.frames import FrameReader
-from neuroscope.wire.tensors import Array
 from neuroscope_inference.spool.entry import Entry
 from neuroscope_inference.spool.records import Kind
 from neuroscope_inference.spool.spool import Spool

@@ -8,8 +8,8 @@ from functools import partial
 
 import mlx.core as mx
 
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.nodes import INPUT
 from neuroscope_inference.engine.attributions.reading import HeadMatrix, Projection, Reading
 from neuroscope_inference.engine.head_matrices import NoMatrices, output_matrix, projections_of

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.nodes import check_has_gradient
 from neuroscope_inference.engine.attributions.probes import Passed
 from neuroscope_inference.engine.model import LoadedModel

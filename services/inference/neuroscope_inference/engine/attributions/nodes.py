@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
-from neuroscope.sites import COMPONENTS, Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine.attributions.probes import Passed
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.model import LoadedModel

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
 from neuroscope_inference.engine.attributions.nodes import INPUT

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
-from neuroscope import sites
 from neuroscope.errors import ModelCorruptError, ModelUnsupportedError, nearest
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary import sites
 
 Architecture = pb.DictionaryArchitecture
 _PLAIN = {

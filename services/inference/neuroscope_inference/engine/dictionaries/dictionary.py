@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Point
 from neuroscope.v1 import dictionary_pb2 as pb
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.dictionaries.configuration import CONSTANT_NORM, LAYER_NORM
 from neuroscope_inference.engine.tap import PointIndex
 

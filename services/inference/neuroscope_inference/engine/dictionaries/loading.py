@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, InvalidRequestError, UnknownSiteError
-from neuroscope.sites import COMPONENTS, Point, resolve
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
-from neuroscope.wire.tensors import Array, numpy_dtype, parse_dtype
+from neuroscope.vocabulary.sites import COMPONENTS, Point, resolve
+from neuroscope.vocabulary.tensors import Array, numpy_dtype, parse_dtype
 from neuroscope_inference.engine.arrays import cast_dtype, of_numpy
 from neuroscope_inference.engine.dictionaries import configuration as configurations
 from neuroscope_inference.engine.dictionaries import weights as files

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope import safetensors_file
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError
 from neuroscope.v1 import dictionary_pb2 as pb
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
+from neuroscope.wire import safetensors_file
 from neuroscope_inference.engine.dictionaries.configuration import Configuration
 
 CONFIGURATION, WEIGHTS = "cfg.json", "sae_weights.safetensors"

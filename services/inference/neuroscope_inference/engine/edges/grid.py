@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
+from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.attributions.nodes import INPUT
 from neuroscope_inference.engine.edges.model_graph import check_edges, graph_of

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.component_names import receiver_name, sender_name
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Point, resolve
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.vocabulary.component_names import receiver_name, sender_name
+from neuroscope.vocabulary.sites import Point, resolve
 from neuroscope_inference.engine.attributions.graph import Graph
 
 Mask = NDArray[np.bool_]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
-from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
+from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
-from neuroscope.sites import COMPONENTS, Point, resolve
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import COMPONENTS, Point, resolve
 from neuroscope_inference.engine.layout import Layout
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.writing import mlp_stream

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.edit import Outcome

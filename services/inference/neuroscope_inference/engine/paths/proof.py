@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
 from neuroscope_inference.engine.attributions.probes import Passes
 from neuroscope_inference.engine.attributions.proof import differs, probe_tokens, unread

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.reductions.base import Reduction, Shape
 from neuroscope_inference.engine.reductions.features import Features

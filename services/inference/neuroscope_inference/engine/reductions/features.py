@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary, flat
 from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
 from neuroscope_inference.engine.reductions.top_k import largest

@@ -8,8 +8,8 @@ from dataclasses import replace
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Point
 from neuroscope.v1 import inference_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
 from neuroscope_inference.engine.reductions.top_k import largest
 

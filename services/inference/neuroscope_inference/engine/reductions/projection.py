@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 
 from neuroscope.errors import DataConversionError, InvalidRequestError
-from neuroscope.sites import Point
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.arrays import of_numpy
 from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Point
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
 
 _NO_INDEX = -1

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve

@@ -10,10 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
-from neuroscope.sites import COMPONENTS, Component, Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.sites import COMPONENTS, Component, Point
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.tap import PointIndex, RowEdit

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Point, resolve
 from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary.sites import Point, resolve
 from neuroscope_inference.engine.model import LoadedModel
 
 

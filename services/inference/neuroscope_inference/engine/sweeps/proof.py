@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from neuroscope.sites import Point
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.identities import relative_error, tolerance_of

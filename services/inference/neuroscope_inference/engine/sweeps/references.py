@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
-from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.end import EndReader

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.tensors import Array
+from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.edges.grid import EdgeGrid
 from neuroscope_inference.engine.expression import Resolve
 from neuroscope_inference.engine.model import LoadedModel

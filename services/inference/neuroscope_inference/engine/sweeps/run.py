@@ -9,8 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from neuroscope.sites import COMPONENTS
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.forward import longest_chunk

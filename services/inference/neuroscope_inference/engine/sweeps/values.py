@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.sites import Component
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, tensor_pb2
+from neuroscope.vocabulary.sites import Component
 from neuroscope_inference.engine.sweeps.cells import asks_rows
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, FIRST_REFERENCE, Pair
 

@@ -15,9 +15,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from neuroscope.sites import Point
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.vocabulary.sites import Point
 from neuroscope.weights.names import OPTIONAL, WEIGHTS
 from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.head_matrices import HeadProjection, NoMatrices, output_matrix, projections_of

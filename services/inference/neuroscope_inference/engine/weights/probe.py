@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope.sites import Point
+from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.identities import normed_heads, relative_error, tolerance_of, unit_heads

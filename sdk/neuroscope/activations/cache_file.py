@@ -1,0 +1,150 @@
+"""Caches in safetensors files, which any tool of the field opens.
+
+Tensors are named `component.layer`, with `.row` behind it where rows have different lengths, and have the axes of the
+cache; bfloat16 stays bfloat16. The file's metadata has one entry, `neuroscope`, a JSON object:
+
+    {"format": 1, "model_id", "token_ids": [[...]], "tensors": {name: {"hook_id", "component", "layer", "is_input",
+     "layer_name", "reduced", "axes", "rows": [...], "positions": [...], "checksums": [...], "xxh3_64"}}}
+
+For each row `positions` is a list, or {"start", "stop"} where they follow each other, and `checksums` is what the
+manifest says. `xxh3_64` is that of the tensor's bytes in the file. Checksums are decimal texts: a number of JSON is
+exact only up to 2^53.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from neuroscope.errors import ChecksumError, DataConversionError
+from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.sites import Point
+from neuroscope.vocabulary.tensors import Array, parse_dtype
+from neuroscope.wire import safetensors_file
+
+if TYPE_CHECKING:
+    from neuroscope.activations.activation import Activation
+    from neuroscope.activations.cache import ActivationCache
+
+FORMAT = 1
+_KEY = "neuroscope"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDigest:
+    """The checksum of one tensor of a plan in one row, as a file holds it."""
+
+    checksum: int
+
+
+def save(cache: ActivationCache, path: Path) -> None:
+    """Writes a cache."""
+    from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
+
+    arrays: dict[str, Array] = {}
+    tensors: dict[str, dict[str, Any]] = {}
+    for name, activation in cache.by_name().items():
+        for full_name, rows in _groups(name, activation):
+            arrays[full_name] = np.ascontiguousarray(np.concatenate([activation.row(row) for row in rows]))
+            tensors[full_name] = {
+                "hook_id": activation.hook_id,
+                "component": activation.point.component,
+                "layer": activation.point.layer,
+                "is_input": activation.point.is_input,
+                "layer_name": activation.layer_name,
+                "reduced": activation.reduced,
+                "axes": [tensor_pb2.Axis.Name(axis) for axis in activation.axes],
+                "rows": rows,
+                "positions": [_packed(activation.positions(row)) for row in rows],
+                "checksums": [str(cache.checksum(activation, row)) for row in rows],
+                "xxh3_64": str(_hash(arrays[full_name])),
+            }
+    description = {"format": FORMAT, "model_id": cache.model_id, "token_ids": cache.token_ids, "tensors": tensors}
+    save_file(arrays, path, metadata={_KEY: json.dumps(description)})
+
+
+def load(path: Path) -> ActivationCache:
+    """Reads a cache.
+
+    Raises:
+        DataConversionError: the file is not one of these.
+        ChecksumError: a tensor's bytes were changed.
+    """
+    try:
+        description, arrays = _read(path.read_bytes())
+        if description["format"] != FORMAT:
+            raise ValueError(f"it has format {description['format']}, this version reads {FORMAT}")
+        return _cache(description, arrays)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise DataConversionError(f"{path} was not written by ActivationCache.save, or is damaged: {error}") from None
+
+
+def _cache(description: dict[str, Any], arrays: dict[str, Array]) -> ActivationCache:
+    from neuroscope.activations.cache import ActivationCache
+
+    specs: dict[tuple[str, Point, str], tensor_pb2.TensorSpec] = {}
+    digests: dict[tuple[int, int], StoredDigest] = {}
+    found: list[tuple[int, int, Array, Sequence[int]]] = []
+    for name, tensor in description["tensors"].items():
+        array = arrays[name]
+        if str(_hash(array)) != tensor["xxh3_64"]:
+            raise ChecksumError(f"the bytes of {name!r} were changed since they were saved")
+        point = Point(tensor["component"], tensor["layer"], tensor["is_input"])
+        key = tensor["hook_id"], point, tensor.get("reduced", "")
+        spec = specs.setdefault(key, _spec(len(specs), point, tensor, array))
+        for index, row in enumerate(tensor["rows"]):
+            digests[spec.plan_index, row] = StoredDigest(int(tensor["checksums"][index]))
+            found.append((spec.plan_index, row, array[index : index + 1], _unpacked(tensor["positions"][index])))
+    cache = ActivationCache()
+    cache.begin(description["model_id"], description["token_ids"])
+    cache.expect(list(specs.values()), digests)
+    for plan_index, row, array, positions in found:
+        cache.put(plan_index, row, array, positions)
+    return cache
+
+
+def _groups(name: str, activation: Activation) -> Iterator[tuple[str, list[int]]]:
+    """The rows that make one array: all, or each for itself where they have different lengths."""
+    rows = activation.rows
+    if len({activation.row(row).shape for row in rows}) == 1:
+        yield name, rows
+    else:
+        yield from ((f"{name}.{row}", [row]) for row in rows)
+
+
+def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The description and the tensors, which are views of the file's bytes."""
+    arrays, metadata = safetensors_file.read(data)
+    return json.loads(metadata[_KEY]), arrays
+
+
+def _spec(index: int, point: Point, tensor: dict[str, Any], array: Array) -> tensor_pb2.TensorSpec:
+    return tensor_pb2.TensorSpec(
+        plan_index=index,
+        hook_id=tensor["hook_id"],
+        site=point.to_message(),
+        layer_name=tensor["layer_name"],
+        dtype=parse_dtype(array.dtype.name),
+        axes=[tensor_pb2.Axis.Value(axis) for axis in tensor["axes"]],
+        reduced=tensor_pb2.Reduced.Value(f"REDUCED_{(tensor.get('reduced') or 'unspecified').upper()}"),
+    )
+
+
+def _packed(positions: list[int]) -> list[int] | dict[str, int]:
+    if positions and positions == list(range(positions[0], positions[-1] + 1)):
+        return {"start": positions[0], "stop": positions[-1] + 1}
+    return positions
+
+
+def _unpacked(positions: list[int] | dict[str, int]) -> Sequence[int]:
+    return range(positions["start"], positions["stop"]) if isinstance(positions, dict) else positions
+
+
+def _hash(array: Array) -> int:
+    return xxhash.xxh3_64_intdigest(array.reshape(-1).view(np.uint8).data)

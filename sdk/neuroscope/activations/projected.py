@@ -1,0 +1,227 @@
+"""What vectors predict: given vectors through the model's own final norm and unembedding, as the service computed it.
+
+The logit lens (nostalgebraist 2020) of vectors from anywhere: rows of W_out, directions, residual streams of a file.
+
+    seen = client.project(weights.W_out[3][:100], norm=False, top_k=5)
+    seen.top_token_ids[7]                          the likeliest tokens of the eighth vector
+    seen.texts[int(seen.top_token_ids[7, 0])]
+    seen.table()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from neuroscope.errors import InvalidRequestError, StreamingError
+from neuroscope.experiments.metrics import token_choice
+from neuroscope.interventions.expressions import to_reference
+from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary import tensors
+from neuroscope.vocabulary.tensors import Array
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
+Reference: TypeAlias = "int | np.integer[Any] | VectorsLike | None"
+"""What distributions are compared with: a row of the vectors, another vector, or one for each of them."""
+VectorsLike: TypeAlias = "ArrayLike | tensor_pb2.TensorReference"
+"""An array, what numpy makes one of, a torch tensor, the id of an upload, or a reference."""
+_TOP, _TOP_IDS = tensor_pb2.REDUCED_LENS_TOP_K, tensor_pb2.REDUCED_LENS_TOP_K_TOKENS
+_ASKED, _RANK = tensor_pb2.REDUCED_LENS_LOG_PROBABILITY, tensor_pb2.REDUCED_LENS_RANK
+_KL, _NORMALIZER = tensor_pb2.REDUCED_LENS_KL, tensor_pb2.REDUCED_LENS_LOG_NORMALIZER
+_ENTROPY = tensor_pb2.REDUCED_LENS_ENTROPY
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projected:
+    """What vectors predict; axes are those of the vectors without the last, then what the name says."""
+
+    model_id: str
+    asked: tuple[int, ...]
+    """Ids of the tokens that were asked for."""
+    top_token_ids: Int32Array
+    """(..., k), likeliest first."""
+    top_log_probabilities: Float32Array
+    """(..., k), natural."""
+    log_probabilities: Float32Array
+    """(..., tokens asked for), natural."""
+    ranks: Int32Array
+    """(..., tokens asked for): how many tokens are likelier."""
+    kl: Float32Array | None
+    """(...): KL(reference || vector) in nats; None: there was no reference."""
+    log_normalizers: Float32Array
+    """(...): what is subtracted from logits to make them log-probabilities."""
+    entropies: Float32Array
+    """(...): of the distributions, in nats."""
+    texts: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Text of every token id in here."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the vectors, without their last axis."""
+        return self.log_normalizers.shape
+
+    @property
+    def top_probabilities(self) -> Float32Array:
+        """(..., k), likeliest first."""
+        return np.exp(self.top_log_probabilities)
+
+    @property
+    def top_logits(self) -> Float32Array:
+        """(..., k), likeliest first."""
+        return self.top_log_probabilities + self.log_normalizers[..., None]
+
+    @property
+    def logits(self) -> Float32Array:
+        """(..., tokens asked for)."""
+        return self.log_probabilities + self.log_normalizers[..., None]
+
+    def table(self) -> Table:
+        """The likeliest tokens of each vector, ranks of those that were asked for, divergence."""
+        from neuroscope.viz.tables import projected_table
+
+        return projected_table(self)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+
+def to_request(
+    vectors: VectorsLike,
+    *,
+    top_k: int,
+    tokens: Sequence[str | SupportsIndex],
+    norm: bool,
+    reference: Reference,
+    model_id: str,
+) -> pb.ProjectToVocabularyRequest:
+    """A projection as the contract carries it.
+
+    Raises:
+        InvalidRequestError: top_k or a token makes no sense.
+        DataConversionError: the reference is no vector.
+    """
+    if top_k < 0:
+        raise InvalidRequestError(f"so many likeliest tokens there are not: {top_k}", field="top_k")
+    request = pb.ProjectToVocabularyRequest(
+        model_id=model_id,
+        vectors=to_reference(vectors_of(vectors)),
+        without_norm=not norm,
+        top_k=top_k,
+        tokens=[token_choice(token, f"tokens[{index}]") for index, token in enumerate(tokens)],
+    )
+    if reference is None:
+        return request
+    if isinstance(reference, (int, np.integer)):
+        if not 0 <= reference < 2**32:
+            raise InvalidRequestError(f"rows of vectors are counted from 0, not {reference}", field="reference")
+        request.reference_row = int(cast("int", reference))
+    else:
+        vector: Any = reference
+        request.reference_vector.CopyFrom(to_reference(vectors_of(vector)))
+    return request
+
+
+class Projecting:
+    """Takes the stream of a projection in."""
+
+    def __init__(self) -> None:
+        self.plan: pb.ProjectionPlan | None = None
+        self.end: pb.ProjectionEnd | None = None
+        self._reader: FrameReader | None = None
+        self._pieces: dict[int, list[NDArray[Any]]] = {}
+
+    def feed(self, event: Event) -> None:
+        """Takes in an event of the stream.
+
+        Raises:
+            StreamingError, ChecksumError: it is none of a projection, or came damaged.
+        """
+        if isinstance(event, Framed):
+            if self._reader is None:
+                raise StreamingError("results came before the plan")
+            for piece in self._reader.read(event):
+                self._pieces.setdefault(piece.spec.reduced, []).append(np.array(piece.array[0]))
+            return
+        if not isinstance(event, pb.ProjectToVocabularyResponse):
+            raise StreamingError("this is no stream of a projection")
+        if event.HasField("plan"):
+            self.plan, self._reader = event.plan, FrameReader(event.plan.tensors)
+        elif event.HasField("end"):
+            self.end = event.end
+
+    def shown_token_ids(self) -> list[int]:
+        """Every token id that the results show.
+
+        Raises:
+            StreamingError: the stream ended too early.
+        """
+        plan = self._finished()
+        found = self._joined(_TOP_IDS)
+        return sorted({*map(int, np.unique(found)), *plan.token_ids} if found is not None else {*plan.token_ids})
+
+    def result(self, texts: Mapping[int, str]) -> Projected:
+        """The results, once the stream has ended.
+
+        Raises:
+            StreamingError: it ended too early.
+        """
+        plan = self._finished()
+        shape = tuple(plan.shape)
+        none, asked = (*shape, 0), tuple(plan.token_ids)
+
+        def found(reduced: tensor_pb2.Reduced.ValueType, otherwise: Any) -> Any:
+            joined = self._joined(reduced)
+            return otherwise if joined is None else joined.reshape((*shape, *joined.shape[1:]))
+
+        return Projected(
+            model_id=plan.model_id,
+            asked=asked,
+            top_token_ids=found(_TOP_IDS, np.zeros(none, np.int32)),
+            top_log_probabilities=found(_TOP, np.zeros(none, np.float32)),
+            log_probabilities=found(_ASKED, np.zeros(none, np.float32)),
+            ranks=found(_RANK, np.zeros(none, np.int32)),
+            kl=found(_KL, None),
+            log_normalizers=found(_NORMALIZER, np.zeros(shape, np.float32)),
+            entropies=found(_ENTROPY, np.full(shape, np.nan, np.float32)),
+            texts=texts,
+        )
+
+    def _joined(self, reduced: tensor_pb2.Reduced.ValueType) -> NDArray[Any] | None:
+        pieces = self._pieces.get(reduced)
+        return None if pieces is None else np.concatenate(pieces)
+
+    def _finished(self) -> pb.ProjectionPlan:
+        if self.plan is None or self.end is None:
+            raise StreamingError("the projection ended before its last message")
+        return self.plan
+
+
+INLINE_BYTES = 2**20
+"""Vectors above this are uploaded before they are projected."""
+UPLOAD_TTL_S = 600.0
+"""So long the service keeps them."""
+
+
+def vectors_of(vectors: VectorsLike) -> Array | tensor_pb2.TensorReference:
+    """Vectors as requests carry them: where they are, or an array that fits into a request or is to be uploaded.
+
+    Raises:
+        DataConversionError: they hold no numbers, or some that are not finite.
+    """
+    if isinstance(vectors, str):
+        return tensor_pb2.TensorReference(tensor_id=vectors)
+    if isinstance(vectors, tensor_pb2.TensorReference):
+        return vectors
+    array = tensors.to_array(vectors, field="vectors")
+    return array.astype(np.float32) if array.dtype.kind in "iu" else array

@@ -1,0 +1,1 @@
+"""Arrays whose axes have names."""

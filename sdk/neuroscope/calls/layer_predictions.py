@@ -1,0 +1,133 @@
+"""The logit lens over one prompt, as steps that either client can follow."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from neuroscope.activations.cache import ActivationCache
+from neuroscope.activations.layer_predictions import LayerPredictions
+from neuroscope.calls import requests
+from neuroscope.calls.call import Capturing, Steps
+from neuroscope.errors import InvalidRequestError
+from neuroscope.interventions import InterventionLike
+from neuroscope.vocabulary.hooks import Hook
+from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.sites import Point
+
+TEXTS_AT_ONCE = 128
+"""Tokens whose texts are asked for in one call."""
+
+
+def steps(
+    prompt: PromptLike,
+    *,
+    top_k: int,
+    tokens: Sequence[str | SupportsIndex],
+    positions: Any,
+    model_id: str,
+    interventions: Sequence[InterventionLike],
+    bos: bool | None,
+) -> Steps[LayerPredictions]:
+    """The calls of `Client.logit_lens`, whose arguments these are: token ids, one capture, texts of tokens."""
+    asked: list[int] = []
+    for token in tokens:
+        if isinstance(token, str):
+            found = yield from requests.tokenize(token, model_id=model_id, bos=False)
+            asked.append(single_token(token, found.ids, found.tokens))
+        else:
+            asked.append(operator.index(token))
+    captured = requests.capture(
+        prompt,
+        hooks(top_k, asked, positions),
+        model_id=model_id,
+        hook_ids=(),
+        interventions=interventions,
+        bos=bos,
+        stop_at_layer=None,
+        chunk_budget_bytes=0,
+    )
+    cache = yield from Capturing(captured)
+    texts = yield from texts_of(shown_token_ids(cache, asked), model_id)
+    return of_cache(cache, asked, texts)
+
+
+def texts_of(token_ids: Sequence[int], model_id: str) -> Steps[dict[int, str]]:
+    """The calls that find the texts of tokens, by id."""
+    texts: dict[int, str] = {}
+    for first in range(0, len(token_ids), TEXTS_AT_ONCE):
+        some = token_ids[first : first + TEXTS_AT_ONCE]
+        spelt = yield from requests.tokenize(some, model_id=model_id, bos=None)
+        texts |= zip(some, spelt.tokens, strict=True)
+    return texts
+
+
+def hooks(top_k: int, token_ids: Sequence[int], positions: Any) -> list[Hook]:
+    """The hooks that the lens reads by.
+
+    Raises:
+        InvalidRequestError: top_k is less than 1.
+    """
+    if top_k < 1:
+        raise InvalidRequestError(f"a lens shows at least the likeliest token, not {top_k}", field="top_k")
+    reduce = {"lens": {"top_k": top_k, "token_ids": list(token_ids), "kl": True}}
+    return [
+        Hook("resid_pre", 0, positions=positions, reduce=reduce),
+        Hook("resid_post", positions=positions, reduce=reduce),
+    ]
+
+
+def single_token(text: str, ids: Sequence[int], texts: Sequence[str]) -> int:
+    """The id of a text that is one token.
+
+    Raises:
+        InvalidRequestError: it is several; says which.
+    """
+    if len(ids) != 1:
+        parts = ", ".join(map(repr, texts))
+        raise InvalidRequestError(f"{text!r} is not one token but {len(ids)}: {parts}", field="tokens")
+    return ids[0]
+
+
+def shown_token_ids(cache: ActivationCache, asked: Sequence[int]) -> list[int]:
+    """Every token id that the results show."""
+    found = [array for name, array in cache.items() if str(name).split(":")[-1].startswith("lens_top_k_tokens")]
+    shown = np.unique(np.concatenate([array.reshape(-1) for array in found]))
+    return sorted({*map(int, shown), *asked, *cache.token_ids[0]})
+
+
+def of_cache(cache: ActivationCache, asked: Sequence[int], texts: Mapping[int, str]) -> LayerPredictions:
+    """The results of a capture with `hooks`.
+
+    Raises:
+        InvalidRequestError: the capture has several prompts.
+    """
+    if len(cache.token_ids) != 1:
+        raise InvalidRequestError(f"a lens looks at one prompt, not {len(cache.token_ids)}", field="prompt")
+    points = sorted({point for point in cache.points if point.layer is not None}, key=_height)
+    positions = [int(position) for position in cache.positions(f"{points[0]}:lens_top_k")]
+
+    def stacked(name: str) -> Any:
+        return np.stack([cache[f"{point}:{name}"][0] for point in points])
+
+    count = (len(points), len(positions), 0)
+    return LayerPredictions(
+        model_id=cache.model_id,
+        points=tuple(points),
+        positions=tuple(positions),
+        token_ids=tuple(cache.token_ids[0][position] for position in positions),
+        asked=tuple(asked),
+        top_token_ids=stacked("lens_top_k_tokens"),
+        top_log_probabilities=stacked("lens_top_k"),
+        log_probabilities=stacked("lens_log_probability") if asked else np.zeros(count, np.float32),
+        ranks=stacked("lens_rank") if asked else np.zeros(count, np.int32),
+        kl=stacked("lens_kl"),
+        texts=texts,
+    )
+
+
+def _height(point: Point) -> tuple[int, bool]:
+    return (point.layer or 0), point.component != "resid_pre"

@@ -1,0 +1,80 @@
+"""Pairs of prompts with an answer, from what users have: mappings, tuples, objects with such attributes, JSON lines.
+
+    {"clean": "When Mary and John went to the store, John gave a drink to",
+     "corrupted": "When Mary and John went to the store, Tom gave a drink to", "answer": " Mary", "other": " John"}
+
+Prompts are texts or token ids, answers texts of one token or ids. Named pairs may say where the names stand, too:
+`answer_position` and `repeated_position`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from neuroscope.datasets.example import FIELDS, check_names
+from neuroscope.datasets.json_lines import read_json_lines
+from neuroscope.experiments.metrics import token_choice
+from neuroscope.v1 import answered_pair_pb2, attention_pb2
+from neuroscope.vocabulary import prompts
+
+PairLike: TypeAlias = "Mapping[str, Any] | Sequence[Any] | Any"
+"""A mapping with clean, corrupted, answer and other; these four in this order; or an object with such attributes."""
+
+_POSITIONS = ("answer_position", "repeated_position")
+
+
+def answered_pairs(
+    pairs: Iterable[PairLike] | None, bos: bool | None, field: str = "pairs"
+) -> list[answered_pair_pb2.AnsweredPair]:
+    """Messages of pairs.
+
+    Raises:
+        InvalidRequestError: one has another form; names it.
+    """
+    return [
+        _pair(_fields(each, f"{field}[{index}]"), bos, f"{field}[{index}]") for index, each in enumerate(pairs or ())
+    ]
+
+
+def named_pairs(pairs: Iterable[PairLike] | None, bos: bool | None) -> list[attention_pb2.NamedPair]:
+    """Messages of pairs with two names, as `answered_pairs`."""
+    found: list[attention_pb2.NamedPair] = []
+    for index, each in enumerate(pairs or ()):
+        field = f"named_pairs[{index}]"
+        fields = _fields(each, field)
+        found.append(
+            attention_pb2.NamedPair(pair=_pair(fields, bos, field), **{name: fields.get(name) for name in _POSITIONS})
+        )
+    return found
+
+
+def read_pairs(path: str | Path) -> list[dict[str, Any]]:
+    """The pairs of a file of JSON lines.
+
+    Raises:
+        InvalidRequestError: as `neuroscope.datasets.json_lines.read_json_lines`.
+    """
+    return read_json_lines(path, _fields, "pairs")
+
+
+def _fields(pair: Any, field: str) -> dict[str, Any]:
+    fields: dict[str, Any]
+    if isinstance(pair, Mapping):
+        fields = dict(cast("Mapping[str, Any]", pair))
+    elif isinstance(pair, Sequence) and not isinstance(pair, str):
+        fields = dict(zip(FIELDS, cast("Sequence[Any]", pair), strict=False))
+    else:
+        fields = {name: getattr(pair, name) for name in (*FIELDS, *_POSITIONS) if hasattr(pair, name)}
+    check_names(fields, field, optional=_POSITIONS)
+    return fields
+
+
+def _pair(fields: Mapping[str, Any], bos: bool | None, field: str) -> answered_pair_pb2.AnsweredPair:
+    return answered_pair_pb2.AnsweredPair(
+        clean=prompts.to_message(fields["clean"], bos),
+        corrupted=prompts.to_message(fields["corrupted"], bos),
+        answer=token_choice(fields["answer"], f"{field}.answer"),
+        other=token_choice(fields["other"], f"{field}.other"),
+    )

@@ -1,0 +1,114 @@
+"""What an analysis of attention found: statistics and scores of all heads with named axes, and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroscope.analysis.attention_request import role_name
+from neuroscope.arrays.grid import Grid
+from neuroscope.errors import InvalidRequestError
+from neuroscope.results.labels import HeadLabel
+from neuroscope.results.result import AnalysisResult
+from neuroscope.v1 import attention_pb2 as pb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class AttentionResult(
+    AnalysisResult[pb.AnalyzeAttentionRequest, pb.AttentionPlan, pb.AnalyzeAttentionResponse, pb.AttentionResult]
+):
+    """Heads of a model. It is filled as the stream comes, so it holds what there is when a call breaks off.
+
+    `result["entropy"]` is an array over layer and head, of several prompts over prompt, layer and head;
+    `result["induction_score"]` one over layer and head, of random sequences, `result["name_mover_score"]` of named
+    pairs and `result["direct_effect"]` of what heads write to the logits there. `names` lists them: statistics of the
+    prompts, then scores of roles.
+
+    Args:
+        request: what was asked for.
+    """
+
+    rpc = "AnalyzeAttention"
+    noun = "an analysis of attention"
+    request_type = pb.AnalyzeAttentionRequest
+    response_type = pb.AnalyzeAttentionResponse
+
+    def __init__(self, request: pb.AnalyzeAttentionRequest) -> None:
+        super().__init__(request)
+        self.labels: list[HeadLabel] = []
+        """Roles of heads, role by role, highest score first; those that are not confirmed too."""
+
+    def _take(self, response: pb.AnalyzeAttentionResponse) -> None:
+        if response.partial.HasField("label"):
+            self.labels.append(HeadLabel.from_message(response.partial.label))
+
+    def _close(self, end: pb.AttentionResult) -> None:
+        self.labels = [HeadLabel.from_message(label) for label in end.labels]
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles that were scored."""
+        return [role_name(role.role) for role in self._planned().roles]
+
+    def __getitem__(self, name: str) -> Grid:
+        rows, values = self._stacked(name)
+        plan = self._planned()
+        coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
+        if len(plan.prompts) > 1 and name not in self._of_roles():
+            return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
+        return Grid(name, values[0], ("layer", "head"), coords)
+
+    def _of_roles(self) -> set[str]:
+        """Names of arrays that are of no prompt."""
+        return {f"{role}_score" for role in self.roles} | {"direct_effect"}
+
+    def __iter__(self) -> Iterator[Grid]:
+        return (self[name] for name in self.names)
+
+    def heads(self, role: str, *, confirmed: bool = True) -> list[tuple[int, int]]:
+        """Layer and head of those with a role, highest score first.
+
+        Args:
+            role: its name.
+            confirmed: only those that a causal test confirms.
+
+        Raises:
+            InvalidRequestError: the role was not scored.
+        """
+        if role not in self.roles:
+            raise InvalidRequestError(f"{role!r} was not scored", field="role", valid=self.roles)
+        return [
+            (label.layer, label.head)
+            for label in self.labels
+            if label.role == role and (label.is_confirmed or not confirmed)
+        ]
+
+    def table(self) -> Table:
+        """The labels with their evidence; without roles, the heads' statistics."""
+        from neuroscope.viz import attention_tables as tables
+
+        return tables.attention_table(self)
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "AttentionResult(not begun)"
+        confirmed = sum(label.is_confirmed for label in self.labels)
+        return (
+            f"AttentionResult({self.plan.model_id}: {len(self.plan.layers)} layers x {self.plan.head_count} heads, "
+            f"{len(self.plan.prompts)} prompts, {len(self.labels)} labels, {confirmed} confirmed"
+            f"{'' if self.end else ', not complete'})"
+        )
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure: a heat map of every statistic and score, labels marked (filled where confirmed).
+
+        Args:
+            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+
+        Raises:
+            InvalidRequestError: matplotlib is not installed (the extra `viz`).
+        """
+        return self._drawn("attention_picture", path)

@@ -1,0 +1,107 @@
+"""What a comparison of two prompts found: how far each head's patterns are from each other, and its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroscope.arrays.grid import Grid
+from neuroscope.results.result import AnalysisResult
+from neuroscope.v1 import attention_comparison_pb2 as pb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DIVERGENCES = ("jensen_shannon", "total_variation")
+ALIGNMENTS = {
+    "auto": pb.ALIGNMENT_UNSPECIFIED,
+    "positions": pb.ALIGNMENT_POSITIONS,
+    "tokens": pb.ALIGNMENT_TOKENS,
+}
+
+
+class AttentionComparison(
+    AnalysisResult[
+        pb.CompareAttentionRequest,
+        pb.AttentionComparisonPlan,
+        pb.CompareAttentionResponse,
+        pb.AttentionComparisonResult,
+    ]
+):
+    """Heads on two prompts.
+
+    `result["jensen_shannon"]` and `result["total_variation"]` are arrays over layer and head, `result["entropy"]` and
+    other statistics over prompt (0, 1), layer and head.
+
+    Args:
+        request: what was asked for.
+    """
+
+    rpc = "CompareAttention"
+    noun = "a comparison of attention"
+    request_type = pb.CompareAttentionRequest
+    response_type = pb.CompareAttentionResponse
+
+    def _take(self, response: pb.CompareAttentionResponse) -> None:
+        """There are arrays alone."""
+
+    def _close(self, end: pb.AttentionComparisonResult) -> None:
+        """There are arrays alone."""
+
+    @property
+    def alignment(self) -> list[tuple[int, int]]:
+        """Positions of the first prompt, each with that of the second one that it was compared with."""
+        plan = self._planned()
+        return list(zip(plan.first_positions, plan.second_positions, strict=True))
+
+    def __getitem__(self, name: str) -> Grid:
+        rows, values = self._stacked(name)
+        plan = self._planned()
+        coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
+        if name in DIVERGENCES:
+            return Grid(name, values[0], ("layer", "head"), coords)
+        return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
+
+    def __iter__(self) -> Iterator[Grid]:
+        return (self[name] for name in self.names)
+
+    def difference(self, statistic: str) -> Grid:
+        """A statistic of the second prompt less that of the first one (layer, head)."""
+        both = self[statistic]
+        first, second = both.sel(prompt=0), both.sel(prompt=1)
+        return Grid(f"{statistic} difference", second.values - first.values, first.dims, first.coords)
+
+    def most_changed(self, count: int = 10, by: str = "jensen_shannon") -> list[tuple[tuple[int, int], float]]:
+        """Layer and head of those whose patterns are farthest from each other, with the divergence.
+
+        Args:
+            count: at most so many.
+            by: jensen_shannon (nats) or total_variation.
+        """
+        return [((place["layer"], place["head"]), value) for place, value in self[by].top(count)]
+
+    def table(self) -> Table:
+        """The heads that changed most, and how their statistics did."""
+        from neuroscope.viz import attention_tables as tables
+
+        return tables.comparison_table(self)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure: heat maps of both divergences and of the differences of all statistics.
+
+        Args:
+            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+
+        Raises:
+            InvalidRequestError: matplotlib is not installed (the extra `viz`).
+        """
+        return self._drawn("comparison_picture", path)
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "AttentionComparison(not begun)"
+        return (
+            f"AttentionComparison({self.plan.model_id}: {len(self.plan.layers)} layers x {self.plan.head_count} heads, "
+            f"{len(self.plan.first_positions)} aligned positions{'' if self.end else ', not complete'})"
+        )

@@ -1,0 +1,128 @@
+"""What a measurement of composition found: how much each head can read of what each earlier one writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscope.arrays.grid import Grid
+from neuroscope.errors import InvalidRequestError
+from neuroscope.results.result import AnalysisResult
+from neuroscope.v1 import composition_pb2 as pb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Head = tuple[int, int]
+"""Layer and head."""
+KINDS = ("q", "k", "v")
+_DIMS = ("writer_layer", "writer_head", "reader_layer", "reader_head")
+_OF = {pb.COMPOSITION_KIND_Q: "q", pb.COMPOSITION_KIND_K: "k", pb.COMPOSITION_KIND_V: "v"}
+
+
+class CompositionResult(
+    AnalysisResult[
+        pb.MeasureCompositionRequest, pb.CompositionPlan, pb.MeasureCompositionResponse, pb.CompositionResult
+    ]
+):
+    """Composition of heads.
+
+    `result["k_composition"]` is an array over writer_layer, writer_head, reader_layer and reader_head; NaN where the
+    writer is in no earlier layer. A score is 1 where everything that the writer writes lies where the reader reads
+    most; what two random heads of the same shapes score is `baseline(kind)`.
+
+    Args:
+        request: what was asked for.
+    """
+
+    rpc = "MeasureComposition"
+    noun = "a measurement of composition"
+    request_type = pb.MeasureCompositionRequest
+    response_type = pb.MeasureCompositionResponse
+
+    def _take(self, response: pb.MeasureCompositionResponse) -> None:
+        """There are arrays alone."""
+
+    def _close(self, end: pb.CompositionResult) -> None:
+        """There are arrays alone."""
+
+    def __getitem__(self, name: str) -> Grid:
+        _, values = self._stacked(name)
+        plan = self._planned()
+        layers, heads = list(plan.layers), list(range(plan.head_count))
+        return Grid(name, values[0], _DIMS, dict(zip(_DIMS, (layers, heads) * 2, strict=True)))
+
+    def __iter__(self) -> Iterator[Grid]:
+        return (self[name] for name in self.names)
+
+    def baseline(self, kind: str) -> tuple[float, float]:
+        """Mean and standard deviation of what random heads score: of q, k or v.
+
+        Raises:
+            InvalidRequestError: there is no such kind, or the measurement is not complete.
+        """
+        self._check(kind)
+        found = {_OF[each.kind]: each for each in (self.end.baselines if self.end else ())}
+        if kind not in found:
+            raise InvalidRequestError("the measurement is not complete: it has no baseline", field="result")
+        return found[kind].mean, found[kind].standard_deviation
+
+    def excess(self, kind: str) -> Grid:
+        """Scores of q, k or v less what random heads score in the mean."""
+        self._check(kind)
+        grid = self[f"{kind}_composition"]
+        return replace(grid, name=f"{kind}_excess", values=(grid.values - self.baseline(kind)[0]).astype(np.float32))
+
+    def top(self, count: int = 10, kinds: str = "qkv") -> list[tuple[str, Head, Head, float]]:
+        """The strongest pairs, by their excess over random heads in standard deviations of these.
+
+        Args:
+            count: at most so many.
+            kinds: of which kinds.
+
+        Returns:
+            kind, writer, reader, score.
+        """
+        found: list[tuple[float, tuple[str, Head, Head, float]]] = []
+        for kind in kinds:
+            mean, deviation = self.baseline(kind)
+            grid = self[f"{kind}_composition"]
+            for place, score in grid.top(count):
+                writer = (place["writer_layer"], place["writer_head"])
+                reader = (place["reader_layer"], place["reader_head"])
+                if not np.isnan(score):
+                    found.append(((score - mean) / deviation, (kind, writer, reader, score)))
+        return [entry for _, entry in sorted(found, key=lambda each: -each[0])[:count]]
+
+    def table(self) -> Table:
+        """The strongest pairs."""
+        from neuroscope.viz import attention_tables as tables
+
+        return tables.composition_table(self)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure: a heat map of readers and writers for each kind, random heads subtracted.
+
+        Args:
+            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+
+        Raises:
+            InvalidRequestError: matplotlib is not installed (the extra `viz`).
+        """
+        return self._drawn("composition_picture", path)
+
+    def _check(self, kind: str) -> None:
+        if kind not in KINDS:
+            raise InvalidRequestError(f"there is no composition {kind!r}", field="kind", valid=KINDS)
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "CompositionResult(not begun)"
+        return (
+            f"CompositionResult({self.plan.model_id}: {len(self.plan.layers)} layers x {self.plan.head_count} heads"
+            f"{'' if self.end else ', not complete'})"
+        )

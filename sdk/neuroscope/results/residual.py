@@ -1,0 +1,246 @@
+"""What an analysis of the residual stream found: arrays with named axes, attributed logits, lenses, routes, flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscope.analysis.residual_request import part_name
+from neuroscope.arrays.grid import Grid
+from neuroscope.errors import InvalidRequestError, StreamingError, nearest
+from neuroscope.results.findings import LensReading, LogitAttribution, SumError
+from neuroscope.results.flow import InformationFlow
+from neuroscope.results.result import AnalysisResult
+from neuroscope.v1 import residual_pb2 as pb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_DIMS = {
+    "norm": ("component", "position"),
+    "share": ("component", "position"),
+    "cosine": ("component", "position"),
+    "stream_norm": ("point", "position"),
+    "stream_cosine": ("point", "position"),
+    "drift": ("layer", "position"),
+    "head_norm": ("layer", "head"),
+    "head_share": ("layer", "head"),
+    "head_cosine": ("layer", "head"),
+    "direct": ("component",),
+    "direct_head": ("layer", "head"),
+    "direct_head_bias": ("layer",),
+    "routing": ("layer", "query", "key"),
+    "routing_head": ("layer", "head", "query", "key"),
+    "ablated_attention": ("layer",),
+    "ablated_mlp": ("layer",),
+}
+_OF_LENS = {"tokens": ("point", "position", "rank"), "probability": ("point", "position", "rank")}
+_LENSES = ("lens", "tuned")
+
+
+class ResidualResult(
+    AnalysisResult[pb.AnalyzeResidualStreamRequest, pb.ResidualPlan, pb.AnalyzeResidualStreamResponse, pb.ResidualEnd]
+):
+    """The residual stream on some prompts. It is filled as the stream comes, so it holds what there is when a call
+    breaks off.
+
+    `result["share"]` is an array over component and position; of several prompts of one length over prompt, component
+    and position. Of prompts of different lengths `result.array("share", 1)` has each. `names` lists them.
+
+    Args:
+        request: what was asked for.
+    """
+
+    rpc = "AnalyzeResidualStream"
+    noun = "an analysis of the residual stream"
+    request_type = pb.AnalyzeResidualStreamRequest
+    response_type = pb.AnalyzeResidualStreamResponse
+
+    def __init__(self, request: pb.AnalyzeResidualStreamRequest) -> None:
+        super().__init__(request)
+        self.errors: dict[int, SumError] = {}
+        """By prompt, how far the sum of all that is written is from the stream."""
+        self.attributions: dict[int, LogitAttribution] = {}
+        """By prompt."""
+        self.lenses: dict[int, LensReading] = {}
+        """By prompt."""
+        self.flows: dict[int, InformationFlow] = {}
+        """By prompt."""
+        self.metrics: dict[int, float] = {}
+        """By prompt, what ablation is measured by, of the run as it is."""
+
+    def _take(self, response: pb.AnalyzeResidualStreamResponse) -> None:
+        self._find(response.partial)
+
+    def _close(self, end: pb.ResidualEnd) -> None:
+        for finding in end.findings:
+            self._find(finding)
+
+    def _find(self, finding: pb.ResidualPartial) -> None:
+        match finding.WhichOneof("finding"):
+            case "sum":
+                heads = finding.sum.head_error if finding.sum.HasField("head_error") else None
+                self.errors[finding.sum.prompt] = SumError(finding.sum.error, heads)
+            case "attribution":
+                told = finding.attribution
+                self.attributions[told.prompt] = LogitAttribution.from_message(told)
+            case "lens":
+                self.lenses[finding.lens.prompt] = LensReading.from_message(finding.lens)
+            case "flow":
+                self.flows[finding.flow.prompt] = InformationFlow.from_message(finding.flow)
+            case "ablated":
+                self.metrics[finding.ablated.prompt] = finding.ablated.metric
+            case _:
+                pass
+
+    @property
+    def parts(self) -> list[str]:
+        """What was asked for."""
+        return [part_name(part) for part in self._planned().parts]
+
+    @property
+    def components(self) -> list[str]:
+        """What writes, in order: embed, a0, m0, ..."""
+        return list(self._planned().components)
+
+    @property
+    def tokens(self) -> list[list[str]]:
+        """Of each prompt, the texts of its tokens."""
+        return [list(prompt.texts) for prompt in self._planned().prompts]
+
+    def array(self, name: str, prompt: int = 0) -> Grid:
+        """An array of one prompt.
+
+        Raises:
+            InvalidRequestError: the result has nothing of the name.
+            StreamingError: it has not come.
+        """
+        plan = self._planned()
+        if name not in self.names:
+            close = nearest(name, self.names)
+            raise InvalidRequestError(
+                f"the result has nothing of the name {name!r}; nearest: {', '.join(close)}", field="name", valid=close
+            )
+        if not 0 <= prompt < len(plan.prompts):
+            raise InvalidRequestError(f"there are {len(plan.prompts)} prompts, and no prompt {prompt}", field="prompt")
+        values = self._tensors.get((self.names.index(name), prompt))
+        if values is None:
+            raise StreamingError(f"{name} of prompt {prompt} has not come")
+        dims = dims_of(name)
+        named = {
+            "component": self.components,
+            "head": list(range(plan.head_count)),
+            "query": list(plan.prompts[prompt].queries),
+        }
+        coords = {dim: named.get(dim, list(range(extent))) for dim, extent in zip(dims, values.shape, strict=True)}
+        return Grid(name, values, dims, coords)
+
+    def __getitem__(self, name: str) -> Grid:
+        count = len(self._planned().prompts)
+        arrays = [self.array(name, prompt) for prompt in range(count)]
+        if count == 1:
+            return arrays[0]
+        first = arrays[0]
+        if any(array.shape != first.shape or array.coords != first.coords for array in arrays):
+            raise InvalidRequestError(
+                f"prompts have {name} in different shapes: take them one by one, array({name!r}, prompt)", field="name"
+            )
+        values = np.stack([array.values for array in arrays])
+        return Grid(name, values, ("prompt", *first.dims), {"prompt": list(range(count)), **first.coords})
+
+    def __iter__(self) -> Iterator[Grid]:
+        return (self[name] for name in self.names)
+
+    def routes(self, threshold: float = 0.1, prompt: int = 0) -> list[tuple[int, int, int, float]]:
+        """Routes as (layer, query, key, norm), strongest first.
+
+        Args:
+            threshold: the least norm, as a share of the prompt's largest.
+            prompt: which.
+        """
+        grid = self.array("routing", prompt)
+        queries, values = grid.coords["query"], np.nan_to_num(grid.values)
+        least = threshold * max(float(values.max()), 1e-30)
+        found = [
+            (int(layer), int(queries[query]), int(key), float(values[layer, query, key]))
+            for layer, query, key in np.argwhere(values >= least)
+        ]
+        return sorted(found, key=lambda route: -route[3])
+
+    def rollout(self, prompt: int = 0) -> Grid:
+        """How much of each position's last stream comes from each position's first, along routes and the stream itself.
+
+        Abnar & Zuidema 2020 (arXiv:2005.00928), with norms of what is moved in the place of attention weights, and the
+        norm of the stream in that of the residual connection. It needs routes of all queries, and contributions.
+
+        Raises:
+            InvalidRequestError: not all queries were asked for.
+        """
+        routes, stream = self.array("routing", prompt), self.array("stream_norm", prompt).values
+        length = stream.shape[1]
+        if list(routes.coords["query"]) != list(range(length)):
+            raise InvalidRequestError("a rollout needs the routes of every query", field="queries")
+        rolled = np.eye(length)
+        for layer, moved in enumerate(np.nan_to_num(routes.values.astype(np.float64))):
+            mixed = moved + np.diag(stream[layer])
+            rolled = mixed / mixed.sum(axis=1, keepdims=True) @ rolled
+        positions = list(range(length))
+        coords = {"query": positions, "key": positions}
+        return Grid("rollout", rolled.astype(np.float32), ("query", "key"), coords)
+
+    def table(self) -> Table:
+        """Components with what they write, what that does to the answer, and what ablating them does."""
+        from neuroscope.viz import residual_tables
+
+        return residual_tables.residual_table(self)
+
+    def lens_table(self, prompt: int = 0, position: int | None = None, lens: str = "lens") -> Table:
+        """The likeliest tokens of every point at one position.
+
+        Args:
+            prompt: which.
+            position: from the beginning; None: that of the answer.
+            lens: lens or tuned.
+        """
+        from neuroscope.viz import residual_tables
+
+        return residual_tables.lens_table(self, prompt, position, lens)
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "ResidualResult(not begun)"
+        return (
+            f"ResidualResult({self.plan.model_id}: {', '.join(self.parts)} of {len(self.plan.prompts)} prompts, "
+            f"{self.plan.layer_count} layers{'' if self.end else ', not complete'})"
+        )
+
+    def plot(self, path: str | Path | None = None, *, part: str | None = None, prompt: int = 0) -> Any:
+        """A matplotlib figure: heat maps of contributions, curves through the layers, tables of lenses, routes, the
+        flow.
+
+        Args:
+            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+            part: of the analysis; None: all that there are.
+            prompt: which.
+
+        Raises:
+            InvalidRequestError: matplotlib is not installed (the extra `viz`), or the result lacks the part.
+        """
+        try:
+            from neuroscope.viz import residual_picture
+        except ImportError:
+            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
+        return residual_picture.draw(self, path, part=part, prompt=prompt)
+
+
+def dims_of(name: str) -> tuple[str, ...]:
+    """The axes of an array."""
+    if name in _DIMS:
+        return _DIMS[name]
+    lens, _, what = name.partition("_")
+    if lens not in _LENSES:
+        raise StreamingError(f"an array {name} is not known")
+    return _OF_LENS.get(what, ("point", "position"))

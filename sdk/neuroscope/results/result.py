@@ -1,0 +1,215 @@
+"""What every analysis has: a plan, arrays, an end; filled as the stream comes, and kept as JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+import numpy as np
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from neuroscope.activations.stream import warn
+from neuroscope.errors import InvalidRequestError, StreamingError, nearest
+from neuroscope.experiments.named_scores import listed, unlisted
+from neuroscope.experiments.stored import read_object
+from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.frames import FrameReader
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Request = TypeVar("Request", bound=Message)
+Plan = TypeVar("Plan", bound=Message)
+Response = TypeVar("Response", bound=Message)
+End = TypeVar("End", bound=Message)
+
+
+class AnalysisResult(ABC, Generic[Request, Plan, Response, End]):
+    """A result that holds what there is when a call breaks off.
+
+    Its responses are a `oneof event` of `plan` (with the `arrays` to come and `warnings`), `progress`, `partial`,
+    `result` and the two frames of tensors.
+
+    Args:
+        request: what was asked for.
+    """
+
+    rpc: ClassVar[str]
+    """The call."""
+    noun: ClassVar[str]
+    """For errors: "an analysis of ..."."""
+    request_type: ClassVar[type[Message]]
+    response_type: ClassVar[type[Message]]
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.plan: Plan | None = None
+        """What the service said that it would do."""
+        self.end: End | None = None
+        """What it said at the end; None: it has not come to it."""
+        self._reader: FrameReader | None = None
+        self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}  # by entry of the plan and row
+
+    # Taking it in.
+
+    def feed(self, event: Event) -> Response | None:
+        """Takes in an event of the stream; gives it back if it is a message.
+
+        Raises:
+            StreamingError, ChecksumError: it is none of such an analysis, or came damaged.
+        """
+        if isinstance(event, Framed):
+            if self._reader is None:
+                raise StreamingError("arrays came before the plan")
+            for piece in self._reader.read(event):
+                self._tensors[piece.spec.plan_index, piece.row] = np.array(piece.array[0], np.float32)
+            return None
+        if not isinstance(event, self.response_type):
+            raise StreamingError(f"this is no stream of {self.noun}")
+        response: Any = event
+        match response.WhichOneof("event"):
+            case "plan":
+                self._begin(response.plan)
+                warn(response.plan.warnings)
+            case "partial":
+                self._take(response)
+            case "result":
+                self.end = response.result
+                self._close(response.result)
+            case _:
+                pass
+        return cast("Response", event)
+
+    def finish(self) -> Self:
+        """The result, once the stream has ended.
+
+        Raises:
+            StreamingError: it ended too early.
+        """
+        if self.end is None:
+            raise StreamingError("the analysis ended before its last message")
+        return self
+
+    def _begin(self, plan: Plan) -> None:
+        self.plan = plan
+        self._reader = FrameReader(cast("Any", plan).arrays)
+
+    @abstractmethod
+    def _take(self, response: Response) -> None:
+        """Takes in something that was found on the way."""
+
+    @abstractmethod
+    def _close(self, end: End) -> None:
+        """Takes in the last message."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        return [spec.hook_id for spec in cast("Any", self._planned()).arrays.tensors]
+
+    def _planned(self) -> Plan:
+        if self.plan is None:
+            raise InvalidRequestError("the analysis has not begun: it has no arrays", field="result")
+        return self.plan
+
+    def _stacked(self, name: str) -> tuple[list[int], NDArray[np.float32]]:
+        """Rows of an array that have come, and their values (row, ...).
+
+        Raises:
+            InvalidRequestError: there is none of that name.
+            StreamingError: none has come.
+        """
+        if name not in self.names:
+            close = nearest(name, self.names)
+            raise InvalidRequestError(
+                f"the result has nothing of the name {name!r}; nearest: {', '.join(close)}", field="name", valid=close
+            )
+        index = self.names.index(name)
+        rows = sorted(row for of, row in self._tensors if of == index)
+        if not rows:
+            raise StreamingError(f"{name} has not come")
+        return rows, np.stack([self._tensors[index, row] for row in rows])
+
+    # Looking at it.
+
+    @abstractmethod
+    def table(self) -> Any:
+        """A table of rich."""
+
+    def _drawn(self, picture: str, path: str | Path | None) -> Any:
+        """What a module of `neuroscope.viz` draws of it."""
+        try:
+            module: Any = importlib.import_module(f"neuroscope.viz.{picture}")
+        except ImportError:
+            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
+        return module.draw(self, path)
+
+    def __rich__(self) -> Any:
+        return self.table()
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        from neuroscope.viz.tables import as_mimebundle
+
+        return as_mimebundle(self.__rich__(), **options)
+
+    # Keeping it.
+
+    def to_json(self) -> dict[str, Any]:
+        """Request, plan, result and arrays; float32 survives to the last bit, NaN is null."""
+        empty: Any = self.response_type()
+        return {
+            "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
+            "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
+            "result": json_format.MessageToDict(self.end or empty.result, preserving_proto_field_name=True),
+            "arrays": [
+                {
+                    "plan_index": index,
+                    "row": row,
+                    "shape": list(tensor.shape),
+                    "values": listed(tensor.reshape(-1)),
+                }
+                for (index, row), tensor in sorted(self._tensors.items())
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """From the form of `to_json`.
+
+        Raises:
+            InvalidRequestError: a part is missing or malformed.
+        """
+        try:
+            response: Any = cls.response_type()
+            result = cls(cast("Any", json_format.ParseDict(value["request"], cls.request_type())))
+            json_format.ParseDict(value["plan"], response.plan)
+            result._begin(response.plan)
+            json_format.ParseDict(value["result"], response.result)
+            result.end = response.result
+            result._close(response.result)
+            result._tensors = {
+                (int(each["plan_index"]), int(each["row"])): unlisted(each["values"]).reshape(each["shape"])
+                for each in cast("list[dict[str, Any]]", value["arrays"])
+            }
+        except (IndexError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
+            raise InvalidRequestError(f"this is not {cls.noun}: {error!r}", field="result") from None
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as a JSON file."""
+        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads the file of `save`.
+
+        Raises:
+            InvalidRequestError: it holds something else.
+        """
+        return cls.from_json(read_object(path))

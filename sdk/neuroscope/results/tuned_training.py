@@ -1,0 +1,147 @@
+"""The training of a tuned lens: how well it does on held-out texts, and the lens."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from neuroscope.errors import InvalidRequestError, StreamingError
+from neuroscope.results.result import AnalysisResult
+from neuroscope.results.tuned_lens import TunedLens
+from neuroscope.v1 import tuned_lens_pb2 as pb
+from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.prompts import PromptLike
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+OBJECTIVES = {
+    "auto": pb.TUNED_LENS_OBJECTIVE_UNSPECIFIED,
+    "ridge": pb.TUNED_LENS_OBJECTIVE_RIDGE,
+    "kl": pb.TUNED_LENS_OBJECTIVE_KL,
+}
+"""How translators are found."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunedLayer:
+    """One translator, on held-out tokens: mean KL(model || lens) in nats."""
+
+    point: int
+    """0: the stream before the first layer, 1: that behind it."""
+    held_out_kl_before: float
+    """Of the logit lens."""
+    held_out_kl_after: float
+    """Of the tuned lens."""
+    held_out_kl_ridge: float
+    """Of the ridge's translator."""
+    iterations: int
+    """Steps of L-BFGS; 0: the ridge's translator is kept."""
+
+
+class TunedLensResult(
+    AnalysisResult[pb.TrainTunedLensRequest, pb.TunedLensPlan, pb.TrainTunedLensResponse, pb.TunedLensEnd]
+):
+    """A training. `result.lens` is the lens, which is saved and loaded by itself.
+
+    Args:
+        request: what was asked for.
+    """
+
+    rpc = "TrainTunedLens"
+    noun = "a training of a tuned lens"
+    request_type = pb.TrainTunedLensRequest
+    response_type = pb.TrainTunedLensResponse
+
+    def __init__(self, request: pb.TrainTunedLensRequest) -> None:
+        super().__init__(request)
+        self.layers: list[TunedLayer] = []
+        """From the embedding up."""
+
+    def _take(self, response: pb.TrainTunedLensResponse) -> None:
+        self.layers.append(_layer(response.partial))
+
+    def _close(self, end: pb.TunedLensEnd) -> None:
+        self.layers = [_layer(each) for each in end.layers]
+
+    @property
+    def lens(self) -> TunedLens:
+        """The lens, as far as it has come.
+
+        Raises:
+            StreamingError: no translator has come.
+        """
+        plan = self._planned()
+        weight, bias = self.names.index("weight"), self.names.index("bias")
+        points = sorted(row for index, row in self._tensors if index == bias)
+        if not points:
+            raise StreamingError("no translator has come")
+        objective = {number: name for name, number in OBJECTIVES.items()}[plan.objective]
+        return TunedLens(
+            plan.model_id,
+            {mark.name: mark.norm for mark in plan.marks},
+            {point: self._tensors[weight, point] for point in points},
+            {point: self._tensors[bias, point] for point in points},
+            {
+                "objective": objective,
+                "ridge": plan.ridge,
+                "texts_sha256": plan.texts_sha256,
+                "training_token_count": plan.training_token_count,
+                "held_out_token_count": plan.held_out_token_count,
+                "held_out_kl": {
+                    str(each.point): {"before": each.held_out_kl_before, "after": each.held_out_kl_after}
+                    for each in self.layers
+                },
+            },
+        )
+
+    def table(self) -> Table:
+        """A line for each translator."""
+        from neuroscope.viz import residual_tables
+
+        return residual_tables.training_table(self)
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "TunedLensResult(not begun)"
+        return (
+            f"TunedLensResult({self.plan.model_id}: {len(self.layers)} of {self.plan.point_count} translators, "
+            f"{self.plan.training_token_count} tokens{'' if self.end else ', not complete'})"
+        )
+
+
+def _layer(told: pb.TunedLayer) -> TunedLayer:
+    return TunedLayer(
+        told.point, told.held_out_kl_before, told.held_out_kl_after, told.held_out_kl_ridge, told.iterations
+    )
+
+
+def training_request(
+    texts: PromptLike,
+    *,
+    objective: str,
+    ridge: float,
+    held_out_share: float,
+    max_iterations: Any,
+    model_id: str,
+    bos: bool | None,
+) -> pb.TrainTunedLensRequest:
+    """The request; arguments are those of `AnalysisClient.train_tuned_lens`.
+
+    Raises:
+        InvalidRequestError: a name or a form is none.
+    """
+    if objective not in OBJECTIVES:
+        raise InvalidRequestError(f"there is no objective {objective!r}", field="objective", valid=tuple(OBJECTIVES))
+    steps = operator.index(max_iterations)
+    if not 0 <= steps < 2**32:
+        raise InvalidRequestError(f"steps are counted from 0, not {steps}", field="max_iterations")
+    return pb.TrainTunedLensRequest(
+        model_id=model_id,
+        texts=prompts.to_messages(texts, bos),
+        objective=OBJECTIVES[objective],
+        ridge=ridge,
+        held_out_share=held_out_share,
+        max_iterations=steps,
+    )

@@ -1,0 +1,101 @@
+"""Tables of rich for analyses. Imported only when something is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from neuroscope.results.attention import AttentionResult
+    from neuroscope.results.comparison import AttentionComparison
+    from neuroscope.results.composition import CompositionResult
+    from neuroscope.results.interactions import InteractionGraph
+    from neuroscope.results.labels import Evidence, HeadLabel
+
+_BY_PATHS = ("name_mover", "s_inhibition")
+_COLOURS = {"confirmed": "green", "unconfirmed": "yellow", "not tested": "dim"}
+
+
+def attention_table(result: AttentionResult) -> Table:
+    """A line for each label; without roles, a line for each statistic."""
+    table = _table(result)
+    if result.plan is None:
+        return table
+    if not result.plan.roles:
+        for column in ("statistic", "mean", "least", "most"):
+            table.add_column(column, justify="left" if column == "statistic" else "right")
+        for array in result:
+            values = array.values[~np.isnan(array.values)]
+            table.add_row(array.name, *(f"{value:.3f}" for value in (values.mean(), values.min(), values.max())))
+        return table
+    probes = ["ablated", "restored"] if any(role not in _BY_PATHS for role in result.roles) else []
+    probes += ["patched"] if any(role in _BY_PATHS for role in result.roles) else []
+    for column in ("role", "head", "score", "verdict", *probes):
+        table.add_column(column, justify="left" if column in ("role", "verdict") else "right", no_wrap=True)
+    for label in result.labels:
+        verdict = Text(label.verdict, _COLOURS[label.verdict])
+        effects = {each.probe: _effect(each) for each in label.evidence}
+        told = [effects.get(probe, "") for probe in probes]
+        table.add_row(_role(label), f"{label.layer}.{label.head}", f"{label.score:.2f}", verdict, *told)
+    return table
+
+
+def comparison_table(result: AttentionComparison, count: int = 12) -> Table:
+    """A line for each of the heads that changed most."""
+    table = _table(result)
+    if result.plan is None or result.end is None:
+        return table
+    statistics = ("entropy", "distance", "first_token")
+    for column in ("head", "JS", "TV", *(name.replace("_", " ") for name in statistics)):
+        table.add_column(column, justify="right", no_wrap=True)
+    variation, both = result["total_variation"], {name: result[name] for name in statistics}
+    for (layer, head), divergence in result.most_changed(count):
+        heads = (grid.sel(layer=layer, head=head).values for grid in both.values())
+        told = [f"{first:.2f} → {second:.2f}" for first, second in heads]
+        row = f"{variation.sel(layer=layer, head=head).values:.3f}"
+        table.add_row(f"{layer}.{head}", f"{divergence:.3f}", row, *told)
+    return table
+
+
+def composition_table(result: CompositionResult, count: int = 12) -> Table:
+    """A line for each of the strongest pairs."""
+    table = _table(result)
+    if result.plan is None or result.end is None:
+        return table
+    for column in ("kind", "writer", "reader", "score", "random heads", "deviations"):
+        table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
+    for kind, writer, reader, score in result.top(count):
+        mean, deviation = result.baseline(kind)
+        told = (f"{score:.3f}", f"{mean:.3f} ± {deviation:.3f}", f"{(score - mean) / deviation:+.1f}")
+        table.add_row(kind.upper(), *(f"{layer}.{head}" for layer, head in (writer, reader)), *told)
+    return table
+
+
+def interactions_table(result: InteractionGraph, count: int = 40) -> Table:
+    """A line for each interaction."""
+    table = _table(result)
+    for column in ("writer", "reader", "effect", "± error", "p"):
+        table.add_column(column, justify="left" if column == "reader" else "right", no_wrap=True)
+    for each in result.interactions[:count]:
+        told = (f"{each.effect:+.3f}", f"{each.standard_error:.3f}", f"{each.p_value:.1e}")
+        table.add_row(f"a{each.sender[0]}.h{each.sender[1]}", each.reader, *told)
+    return table
+
+
+def _table(result: object) -> Table:
+    return Table(title=f"{result!r}", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+
+
+def _role(label: HeadLabel) -> str:
+    name = label.role.replace("_", " ")
+    return name if label.offset is None else f"{name} ({-label.offset})"
+
+
+def _effect(evidence: Evidence) -> str:
+    """The effect and what it had to exceed, in nats."""
+    sign = ">" if evidence.is_passed else "≤"
+    return f"{evidence.effect_nats:+.3f} {sign} {evidence.bound_nats:.3f}"

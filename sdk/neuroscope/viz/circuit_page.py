@@ -1,0 +1,100 @@
+"""A page to look around in, which needs nothing else: the graph as SVG, its strongest edges, what is known of each."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+
+from google.protobuf import json_format
+
+from neuroscope.circuits.layers import places, strengths, written_label
+from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.vocabulary.component_names import Place
+
+if TYPE_CHECKING:
+    from neuroscope.circuits.circuit import Circuit
+
+_KINDS = {
+    pb.CIRCUIT_NODE_KIND_INPUT: "input",
+    pb.CIRCUIT_NODE_KIND_HEAD: "head",
+    pb.CIRCUIT_NODE_KIND_MLP: "mlp",
+    pb.CIRCUIT_NODE_KIND_LOGITS: "logits",
+    pb.CIRCUIT_NODE_KIND_DIRECTION: "direction",
+}
+
+
+def write(circuit: Circuit) -> str:
+    """The page."""
+    return _document(circuit.name or "Circuit", fragment(circuit))
+
+
+def fragment(circuit: Circuit) -> str:
+    """What a notebook shows: the page without its head."""
+    data = json.dumps(_data(circuit), ensure_ascii=False).replace("</", "<\\/")
+    folder = files("neuroscope.circuits") / "formats"
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        f"<div class='ns-circuit'><style>{style}</style><script type='application/json'>{data}</script>"
+        f"<div class='ns-view'></div><script>{script}</script></div>"
+    )
+
+
+def _data(circuit: Circuit) -> dict[str, Any]:
+    where, strong, scores = places(circuit), strengths(circuit), circuit.node_scores
+    edges: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "from": edge.sender,
+            "to": reader,
+            "slot": "" if edge.receiver in circuit.all_nodes else Place.of(edge.receiver).slot,
+            "score": edge.score if edge.HasField("score") else None,
+            "strength": strong[name],
+            "removal": edge.removal_effect if edge.HasField("removal_effect") else None,
+        }
+        for name, edge in circuit.edges.items()
+        for reader in circuit.readers(edge.receiver)
+        if reader in where
+    ]
+    nodes: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "label": written_label(node),
+            "kind": _KINDS.get(node.kind, "other"),
+            "score": scores.get(name),
+            "x": where[name][0],
+            "y": where[name][1],
+            "metadata": dict(node.metadata),
+        }
+        for name, node in circuit.nodes.items()
+    ]
+    ranked = sorted(circuit.edges, key=lambda name: strong[name])
+    measured = circuit.evaluation
+    return {
+        "title": circuit.summary,
+        "nodes": nodes,
+        "edges": sorted(edges, key=lambda edge: edge["strength"]),
+        "ranks": {name: rank for rank, name in enumerate(ranked)},
+        "facts": circuit.facts,
+        "provenance": _flat(json_format.MessageToDict(circuit.provenance, preserving_proto_field_name=True)),
+        "curve": [] if measured is None else [[point.size, point.faithfulness] for point in measured.curve],
+    }
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Fields by their paths; of long lists how many there are."""
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for key, each in cast("dict[str, Any]", value).items():
+            found |= _flat(each, f"{path}.{key}" if path else key)
+        return found
+    return {path: f"{len(cast('list[Any]', value))} entries" if isinstance(value, list) else value}
+
+
+def _document(title: str, body: str) -> str:
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='viewport' content='width=device-width'><title>{escape(title)}</title></head>"
+        f"<body style='margin:1rem;background:white'>{body}</body></html>\n"
+    )

@@ -1,0 +1,1 @@
+"""Names that the contract and its users share: sites, hooks, prompts, selections, reductions, element types."""

@@ -1,0 +1,118 @@
+"""What a server says about a model, and about the tokens of a prompt, in a form to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from neuroscope.errors import UnavailableSiteError
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.v1 import site_pb2
+from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.sites import Point
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens(Sequence[int]):
+    """Token ids of a prompt: a sequence of the ids, which the clients take as a prompt again."""
+
+    ids: list[int]
+    """The ids, as the model reads them."""
+    tokens: list[str]
+    """The text of each id by itself."""
+    warnings: tuple[str, ...] = ()
+    """What looked wrong to the server, such as a doubled beginning-of-sequence token."""
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return self.ids[index]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+
+class ModelInfo:
+    """A loaded model: its shape, every hookable point, and why the others are not there.
+
+    Attributes:
+        model: layers, widths, vocabulary, dtype (`neuroscope.v1.Model`).
+        points: every point of the vocabulary for every layer (`neuroscope.v1.HookPoint`).
+        self_test: what the self-test at load proved.
+    """
+
+    def __init__(self, response: pb.GetModelResponse) -> None:
+        self.model = response.model
+        self.points = list(response.points)
+        self.self_test = response.self_test
+        self._by_point = {Point.from_message(point.site): point for point in self.points}
+
+    @property
+    def model_id(self) -> str:
+        """Name in requests."""
+        return self.model.model_id
+
+    def point(self, component: str, layer: int | None = None) -> pb.HookPoint:
+        """One point, in any spelling that the clients take.
+
+        Args:
+            component: such as resid_post, residual, resid_post.5 or blocks.5.hook_resid_post.
+            layer: from 0, negative from the end; None where the name carries it, or for layer 0 of them all.
+
+        Raises:
+            UnknownSiteError: the name or the layer resolves to nothing.
+            UnavailableSiteError: this model knows nothing of the point.
+        """
+        site = sites.parse(component)
+        if layer is not None:
+            site.layer = layer
+        resolved = sites.resolve(site, self.model.num_layers)[0]
+        if resolved not in self._by_point:
+            raise UnavailableSiteError(f"{self.model.model_id} says nothing of {resolved}")
+        return self._by_point[resolved]
+
+    def available(self, component: str, layer: int | None = None) -> bool:
+        """Whether a point can be captured; without a layer: in any layer. Arguments and errors are those of `point`."""
+        site = sites.parse(component)
+        if layer is not None:
+            site.layer = layer
+        points = sites.resolve(site, self.model.num_layers)
+        return any(point in self._by_point and self._by_point[point].available for point in points)
+
+    def why_not(self, site: site_pb2.Site) -> str:
+        """Why not all points of a site can be captured; empty where they can.
+
+        Raises:
+            UnknownSiteError: a name or the layer resolves to nothing.
+        """
+        for point in sites.resolve(site, self.model.num_layers):
+            described = self._by_point.get(point)
+            if described is None:
+                return f"this model has no {point}"
+            if not described.available:
+                return described.reason
+        return ""
+
+    def __rich__(self) -> Table:
+        from neuroscope.viz.tables import model_table
+
+        return model_table(self)
+
+    def __repr__(self) -> str:
+        from neuroscope.viz.tables import as_text
+
+        return as_text(self.__rich__())
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        from neuroscope.viz.tables import as_mimebundle
+
+        return as_mimebundle(self.__rich__(), **options)
