@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError, nearest
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.inference_client import RemoteModel
 
 
-def chosen(given: Sequence[int], model: InspectedModel, there: Sequence[int], what: str) -> list[int]:
+def select_layers(given: Sequence[int], model: RemoteModel, there: Sequence[int], what: str) -> list[int]:
     """The layers that are asked for, from 0; all that there are where none is.
 
     Args:
@@ -40,7 +40,7 @@ def chosen(given: Sequence[int], model: InspectedModel, there: Sequence[int], wh
     return found or list(there)
 
 
-def with_component(given: Sequence[int], model: InspectedModel, component: str, what: str) -> list[int]:
+def layers_with_component(given: Sequence[int], model: RemoteModel, component: str, what: str) -> list[int]:
     """The layers that are asked for, of those in which a component can be captured.
 
     Raises:
@@ -53,4 +53,4 @@ def with_component(given: Sequence[int], model: InspectedModel, component: str, 
             f"{model.model_id} has no {what}: {'; '.join(sorted(reasons)) or 'no layer has attention'}",
             field="model_id",
         )
-    return chosen(given, model, there, what)
+    return select_layers(given, model, there, what)

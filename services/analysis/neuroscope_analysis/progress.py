@@ -7,7 +7,7 @@ import time
 from neuroscope.v1 import progress_pb2 as pb
 
 
-class Clock:
+class ProgressTimer:
     """Counts from the plan of an analysis on."""
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from neuroscope.aio import AsyncClient
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import ANALYSIS_RPCS, Rpc
 from neuroscope.wire.transport import AsyncGrpcTransport
+from neuroscope_analysis.inference_client import InferenceClient
 from neuroscope_analysis.servicers.attention import AttentionServicer
 from neuroscope_analysis.servicers.circuits import CircuitServicer
 from neuroscope_analysis.servicers.heads import HeadsServicer
@@ -19,11 +20,10 @@ from neuroscope_analysis.servicers.residual import ResidualServicer
 from neuroscope_analysis.servicers.tokens import TokensServicer
 from neuroscope_analysis.servicers.traces import TelemetryServicer
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_analysis.upstream import Upstream
 from neuroscope_serving.admission import Admission
 from neuroscope_serving.spans import Metadata, server_span
 
-IN_PROCESS = "in process"
+IN_PROCESS_CLIENT = "in process"
 """The client of whoever calls without a transport."""
 
 
@@ -39,15 +39,15 @@ class AnalysisService:
     """
 
     def __init__(self, settings: AnalysisSettings, client: AsyncClient | None = None) -> None:
-        self._client = client or AsyncClient(transport=AsyncGrpcTransport(settings.upstream()))
+        self._client = client or AsyncClient(transport=AsyncGrpcTransport(settings.inference_endpoint()))
         self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
-        upstream = Upstream(self._client, settings.inference if client is None else "this process")
+        inference = InferenceClient(self._client, settings.inference if client is None else "this process")
         servicers = (
-            AttentionServicer(upstream, settings),
-            HeadsServicer(upstream, settings),
-            ResidualServicer(upstream, settings),
-            TokensServicer(upstream),
-            CircuitServicer(upstream, settings),
+            AttentionServicer(inference, settings),
+            HeadsServicer(inference, settings),
+            ResidualServicer(inference, settings),
+            TokensServicer(inference),
+            CircuitServicer(inference, settings),
             TelemetryServicer(self._admission),
         )
         self._methods: dict[str, Callable[..., Any]] = {
@@ -63,7 +63,7 @@ class AnalysisService:
             return await self._methods[rpc.method](request, context)
 
     async def stream(
-        self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS
+        self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS_CLIENT
     ) -> AsyncGenerator[Event, None]:
         """Answers a call that returns a stream; a client has a limited number of them."""
         with server_span(rpc, metadata) as context, self._admission.admit(client):

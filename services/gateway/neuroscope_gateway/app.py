@@ -12,19 +12,21 @@ from starlette.middleware import Middleware
 from neuroscope.aio import AsyncClient
 from neuroscope.analysis import AsyncAnalysisClient
 from neuroscope.wire.transport import AsyncGrpcTransport
-from neuroscope_gateway import (
+from neuroscope_gateway import errors, openapi_document
+from neuroscope_gateway.errors import ServerErrorMiddleware
+from neuroscope_gateway.middleware.api_keys import ApiKeyMiddleware, ConcurrencyLimitMiddleware
+from neuroscope_gateway.middleware.security import SecurityMiddleware
+from neuroscope_gateway.middleware.tracing import TracingMiddleware
+from neuroscope_gateway.routes import (
     activations,
-    analyses,
+    attention,
     attributions,
     captures,
     chat,
     circuits,
     completions,
     dictionaries,
-    document,
     edge_graph,
-    errors,
-    experiments,
     heads,
     health,
     hooks,
@@ -33,15 +35,12 @@ from neuroscope_gateway import (
     reference,
     residual,
     responses,
+    sweeps,
     traces,
     vocabulary,
     weights,
 )
-from neuroscope_gateway.admission import Admission, Keys
-from neuroscope_gateway.errors import FaultGuard
-from neuroscope_gateway.security import Guard
 from neuroscope_gateway.settings import GatewaySettings
-from neuroscope_gateway.tracing import Tracing
 
 ROUTERS = (
     health.router,
@@ -54,10 +53,10 @@ ROUTERS = (
     hooks.router,
     presets.router,
     dictionaries.router,
-    experiments.router,
+    sweeps.router,
     attributions.router,
     edge_graph.router,
-    analyses.router,
+    attention.router,
     circuits.router,
     heads.router,
     residual.router,
@@ -79,7 +78,7 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         neuroscope.errors.InvalidRequestError: the settings of the inference service do not fit together.
     """
     chosen = settings or GatewaySettings()
-    endpoint, analysis = chosen.upstream(), chosen.endpoint(chosen.analysis, "analysis")
+    endpoint, analysis = chosen.inference_endpoint(), chosen.endpoint_of(chosen.analysis, "analysis")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -99,17 +98,17 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         lifespan=lifespan,
         separate_input_output_schemas=False,  # one name for a request, also where an answer holds one
         middleware=[
-            Middleware(Tracing),
+            Middleware(TracingMiddleware),
             Middleware(
-                Guard,
+                SecurityMiddleware,
                 hosts=chosen.hosts(),
                 origins=chosen.allowed_origins,
                 max_body_bytes=chosen.max_body_bytes,
                 body_timeout_s=chosen.body_timeout_seconds,
             ),
-            Middleware(Keys, keys=chosen.api_keys),
-            Middleware(Admission, max_requests=chosen.max_concurrent_requests),
-            Middleware(FaultGuard),
+            Middleware(ApiKeyMiddleware, keys=chosen.api_keys),
+            Middleware(ConcurrencyLimitMiddleware, max_requests=chosen.max_concurrent_requests),
+            Middleware(ServerErrorMiddleware),
         ],
         # FastAPI's pages run scripts of a public server, which would read activations as this gateway's own page;
         # `reference` has a page without scripts.
@@ -118,8 +117,8 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         redirect_slashes=False,
     )
     app.state.settings = chosen
-    errors.install(app)
+    errors.add_exception_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
-    document.install(app, has_keys=bool(chosen.api_keys))
+    openapi_document.set_openapi(app, has_keys=bool(chosen.api_keys))
     return app

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from neuroscope_serving.upstream import UpstreamSettings, target
+from neuroscope_serving.inference_client import InferenceClientSettings, check_target
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LOOPBACK_ORIGINS = tuple(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in LOOPBACK_HOSTS)
@@ -30,7 +30,7 @@ def _split(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
-class GatewaySettings(UpstreamSettings):
+class GatewaySettings(InferenceClientSettings):
     """Every field is a flag (`--max-body-bytes`) and a variable (`NEUROSCOPE_GATEWAY_MAX_BODY_BYTES`)."""
 
     model_config = SettingsConfigDict(
@@ -66,7 +66,7 @@ class GatewaySettings(UpstreamSettings):
     @field_validator("analysis")
     @classmethod
     def _analysis_is_target(cls, value: str) -> str:
-        return target(value)
+        return check_target(value)
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> GatewaySettings:

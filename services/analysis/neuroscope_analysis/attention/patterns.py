@@ -11,7 +11,7 @@ from neuroscope.wire.frames import TensorPiece
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
-Wanted = NDArray[np.bool_]
+PatternMask = NDArray[np.bool_]
 NO_KEY = -1
 
 
@@ -52,17 +52,17 @@ class PatternChunk:
         return np.where(column >= 0, found, 0).astype(np.float32)
 
 
-def previous_tokens(tokens: Positions, queries: Positions, keys: Positions) -> Wanted:
+def previous_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
     """The token before, as TransformerLens' `previous_token_head`."""
     return keys[None, :] == queries[:, None] - 1
 
 
-def duplicate_tokens(tokens: Positions, queries: Positions, keys: Positions) -> Wanted:
+def duplicate_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
     """Earlier occurrences of the same token, as TransformerLens' `duplicate_token_head`."""
     return (tokens[keys][None, :] == tokens[queries][:, None]) & (keys[None, :] < queries[:, None])
 
 
-def induction_tokens(tokens: Positions, queries: Positions, keys: Positions) -> Wanted:
+def induction_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
     """Tokens behind earlier occurrences of the same token, as TransformerLens' `induction_head`."""
     return duplicate_tokens(tokens, queries, np.maximum(keys - 1, 0)) & (keys > 0)
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import LOGITS
-from neuroscope_analysis.circuits.outbox import Outbox
-from neuroscope_analysis.circuits.runs import PairRuns
+from neuroscope_analysis.circuits.event_queue import EventQueue
+from neuroscope_analysis.circuits.pair_runs import PairRuns
 
-_FEWEST, _MOST = 8, 128
+_MIN_BATCH, _MAX_BATCH = 8, 128
 """Tests of a batch: after a guess that was wrong, and at most."""
 Edge = tuple[int, int]
 
@@ -44,9 +44,9 @@ class Acdc:
     """
 
     def __init__(
-        self, graph: ComponentGraph, runs: PairRuns, threshold: float, outbox: Outbox, *, may_fall: bool
+        self, graph: ComponentGraph, runs: PairRuns, threshold: float, events: EventQueue, *, may_fall: bool
     ) -> None:
-        self._graph, self._runs, self._outbox = graph, runs, outbox
+        self._graph, self._runs, self._events = graph, runs, events
         self._threshold, self._may_fall = threshold, may_fall
         self.kept: Mask = graph.mask.copy()
         self.scores: NDArray[np.float64] = np.full(graph.mask.shape, np.nan)
@@ -61,14 +61,14 @@ class Acdc:
 
     async def run(self) -> None:
         """Decides every edge."""
-        current, place, size, guess = float(self._runs.clean.mean()), 0, _FEWEST, False
+        current, place, size, guess = float(self._runs.clean.mean()), 0, _MIN_BATCH, False
         while True:
-            places, sets = self._guessed(place, size, stays=guess)
+            places, sets = self._speculate(place, size, stays=guess)
             if not places:
                 break
             changed = self._graph.mask & ~np.stack(sets)
-            values = (await self._runs.changed(changed, "")).mean(axis=0)
-            size = min(2 * size, _MOST)
+            values = (await self._runs.patch_edges(changed, "")).mean(axis=0)
+            size = min(2 * size, _MAX_BATCH)
             told = pb.CircuitEdges()
             for at, kept, value in zip(places, sets, values.tolist(), strict=True):
                 edge, change, place = self._order[at], value - current, at + 1
@@ -81,12 +81,12 @@ class Acdc:
                 else:
                     current = value
                 if stays != guess:
-                    guess, size = stays, _FEWEST
+                    guess, size = stays, _MIN_BATCH
                     break
-            await self._outbox.partial(pb.CircuitPartial(edges=told))
-            await self._outbox.progress("taking edges out", place, len(self._order))
+            await self._events.partial(pb.CircuitPartial(edges=told))
+            await self._events.progress("taking edges out", place, len(self._order))
 
-    def _guessed(self, first: int, size: int, *, stays: bool) -> tuple[list[int], list[Mask]]:
+    def _speculate(self, first: int, size: int, *, stays: bool) -> tuple[list[int], list[Mask]]:
         """The next tests, if all of their edges stay, or go: where they are in the order, and what each leaves.
 
         Where none is left to test, what is untested goes.

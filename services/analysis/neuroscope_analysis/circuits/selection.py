@@ -10,11 +10,11 @@ from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import INPUT
-from neuroscope_analysis.circuits.evaluation import faithfulness
-from neuroscope_analysis.circuits.runs import PairRuns
-from neuroscope_analysis.circuits.scoring import Scored
+from neuroscope_analysis.circuits.evaluator import faithfulness
+from neuroscope_analysis.circuits.pair_runs import PairRuns
+from neuroscope_analysis.circuits.scoring import Scores
 
-_SIZES_OF_A_ROUND = 8
+_SIZES_PER_ROUND = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Ranking:
     """
 
     graph: ComponentGraph
-    scored: Scored
+    scores: Scores
     of_nodes: bool
     keeps_dangling: bool
 
@@ -38,36 +38,36 @@ class Ranking:
         """How many edges or nodes there are."""
         return len(self.graph.senders) if self.of_nodes else self.graph.edge_count
 
-    def of(self, extent: Extent) -> Mask:
+    def strongest(self, extent: Extent) -> Mask:
         """The strongest ones, as edges."""
         if self.of_nodes:
-            assert self.scored.nodes is not None
-            scores = dict(zip(self.graph.senders, self.scored.nodes.tolist(), strict=True))
+            assert self.scores.nodes is not None
+            scores = dict(zip(self.graph.senders, self.scores.nodes.tolist(), strict=True))
             chosen = self.graph.between([INPUT, *extent.nodes(scores, self.count)])
         else:
-            assert self.scored.edges is not None
-            chosen = extent.edges(self.graph, self.scored.edges, self.count)
+            assert self.scores.edges is not None
+            chosen = extent.edges(self.graph, self.scores.edges, self.count)
         return chosen if self.keeps_dangling else self.graph.live(chosen)
 
-    def at(self, size: float) -> Mask:
+    def of_size(self, size: float) -> Mask:
         """So large a share of all."""
-        return self.graph.mask if size == 1 else self.of(Extent(size=size))
+        return self.graph.mask if size == 1 else self.strongest(Extent(size=size))
 
 
-async def chosen(ranking: Ranking, search: pb.CircuitSearch, runs: PairRuns) -> Mask:
+async def select_edges(ranking: Ranking, search: pb.CircuitSearch, runs: PairRuns) -> Mask:
     """The edges that a search asks for."""
     match search.WhichOneof("extent"):
         case "count":
-            return ranking.of(Extent(count=search.count))
+            return ranking.strongest(Extent(count=search.count))
         case "threshold":
-            return ranking.of(Extent(threshold=search.threshold))
+            return ranking.strongest(Extent(threshold=search.threshold))
         case "faithfulness":
-            return await _faithful(ranking, search.faithfulness, runs)
+            return await _smallest_faithful(ranking, search.faithfulness, runs)
         case _:
-            return ranking.of(Extent(size=search.size))
+            return ranking.strongest(Extent(size=search.size))
 
 
-async def _faithful(ranking: Ranking, least: float, runs: PairRuns) -> Mask:
+async def _smallest_faithful(ranking: Ranking, least: float, runs: PairRuns) -> Mask:
     """The smallest circuit that is so faithful, several sizes between too few and enough at a time.
 
     Faithfulness is taken to grow with size; where it does not, a smaller circuit may do as well.
@@ -75,11 +75,11 @@ async def _faithful(ranking: Ranking, least: float, runs: PairRuns) -> Mask:
     graph = ranking.graph
     below, enough = 0, ranking.count
     while enough - below > 1:
-        sizes = np.unique(np.linspace(below, enough, _SIZES_OF_A_ROUND + 2).round().astype(int))[1:-1]
-        circuits = [ranking.of(Extent(count=int(size))) for size in sizes]
-        values = await runs.changed([graph.mask & ~circuit for circuit in circuits], "trying sizes")
+        sizes = np.unique(np.linspace(below, enough, _SIZES_PER_ROUND + 2).round().astype(int))[1:-1]
+        circuits = [ranking.strongest(Extent(count=int(size))) for size in sizes]
+        values = await runs.patch_edges([graph.mask & ~circuit for circuit in circuits], "trying sizes")
         found = [faithfulness(runs, values[:, index]) for index in range(len(sizes))]
         first = next((index for index, value in enumerate(found) if value >= least), len(sizes))
         enough = int(sizes[first]) if first < len(sizes) else enough
         below = int(sizes[first - 1]) if first else below
-    return ranking.of(Extent(count=enough))
+    return ranking.strongest(Extent(count=enough))

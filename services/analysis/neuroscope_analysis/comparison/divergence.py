@@ -49,7 +49,7 @@ class AlignedRows:
         rows[:, :, -1] = np.maximum(1 - rows.sum(axis=2), 0)
         self._rows[layer, :heads, into] = rows.swapaxes(0, 1)
 
-    def of(self, layer: int) -> Floats:
+    def layer_rows(self, layer: int) -> Floats:
         """The rows of a layer (head, query, place)."""
         return self._rows[layer, : self._heads[layer]]
 

@@ -16,48 +16,46 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.weights import Weights
 from neuroscope.wire.codec import Event
 from neuroscope_analysis import layers as of_layers
-from neuroscope_analysis.arrays import NamedArrays
-from neuroscope_analysis.composition.scores import KINDS, LayerHeads, baselines, composition
-from neuroscope_analysis.progress import Clock
+from neuroscope_analysis.composition.scores import KINDS, HeadFactors, composition_scores, random_baselines
+from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.progress import ProgressTimer
+from neuroscope_analysis.result_arrays import ResultArrays
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_analysis.upstream import InspectedModel
 
 _MATRICES = ("W_Q", "W_K", "W_V", "W_O")
-_RANDOM_PAIRS, _MOST_RANDOM_PAIRS = 64, 4096
+_RANDOM_PAIRS, _MAX_RANDOM_PAIRS = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
-class CompositionWork:
+class CompositionJob:
     """What is to be done."""
 
-    model: InspectedModel
+    model: RemoteModel
     layers: list[int]
-    heads: int
+    head_count: int
     seed: int
     random_pairs: int
     warnings: list[str]
 
 
-async def checked(
-    request: pb.MeasureCompositionRequest, model: InspectedModel, settings: AnalysisSettings
-) -> CompositionWork:
-    """The work of a request.
+async def validate(
+    request: pb.MeasureCompositionRequest, model: RemoteModel, settings: AnalysisSettings
+) -> CompositionJob:
+    """Checks a request against its model.
 
     Raises:
         InvalidRequestError, UnavailableSiteError: names the field.
     """
     count = request.random_pairs or _RANDOM_PAIRS
-    if not 2 <= count <= _MOST_RANDOM_PAIRS:
-        raise InvalidRequestError(
-            f"there are 2 to {_MOST_RANDOM_PAIRS} random pairs, not {count}", field="random_pairs"
-        )
+    if not 2 <= count <= _MAX_RANDOM_PAIRS:
+        raise InvalidRequestError(f"there are 2 to {_MAX_RANDOM_PAIRS} random pairs, not {count}", field="random_pairs")
     try:
         plan = await model.weights(*_MATRICES, "norms", content="plan")
     except UnavailableSiteError as error:
         raise UnavailableSiteError(f"composition is of weights: {error.message}", field="model_id") from None
     places = set(plan.places)
     there = [layer for layer in range(plan.plan.layer_count) if {(name, layer) for name in _MATRICES} <= places]
-    layers = of_layers.chosen(request.layers, model, there, "matrices of heads")
+    layers = of_layers.select_layers(request.layers, model, there, "matrices of heads")
     if len(layers) < 2:
         raise InvalidRequestError("heads compose with heads of other layers: two at least", field="layers")
     taken = await model.weights(*_MATRICES, layers=layers, content="plan")
@@ -68,63 +66,63 @@ async def checked(
             field="layers",
         )
     heads = model.info.model.num_heads
-    return CompositionWork(model, sorted(layers), heads, request.seed, count, _left_out(plan, layers))
+    return CompositionJob(model, sorted(layers), heads, request.seed, count, _warnings(plan, layers))
 
 
 class CompositionMeasurement:
     """Runs one measurement."""
 
-    def __init__(self, work: CompositionWork) -> None:
-        self._work = work
-        self._shape = (len(work.layers), work.heads) * 2
+    def __init__(self, job: CompositionJob) -> None:
+        self._job = job
+        self._shape = (len(job.layers), job.head_count) * 2
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD) * 2
-        self._arrays = NamedArrays.alike(list(KINDS), "head_output", axes, self._shape)
-        self._clock = Clock()
+        self._arrays = ResultArrays.of_shape(list(KINDS), "head_output", axes, self._shape)
+        self._timer = ProgressTimer()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The plan, then the arrays, then the result."""
-        work = self._work
+        job = self._job
         yield pb.MeasureCompositionResponse(
             plan=pb.CompositionPlan(
-                model_id=work.model.model_id,
-                layers=work.layers,
-                head_count=work.heads,
+                model_id=job.model.model_id,
+                layers=job.layers,
+                head_count=job.head_count,
                 arrays=self._arrays.plan,
-                warnings=work.warnings,
+                warnings=job.warnings,
             )
         )
         found = {name: np.full(self._shape, np.nan, np.float32) for name in KINDS}
-        known: list[LayerHeads] = []
-        async with aclosing(self._arrays.filled(self._score(known, found), lambda: found)) as scored:
+        known: list[HeadFactors] = []
+        async with aclosing(self._arrays.stream(self._score(known, found), lambda: found)) as scored:
             async for event in scored:
                 yield event
         d_head, width = known[-1].written.shape[1:]
-        drawn = await asyncio.to_thread(lambda: list(baselines(width, d_head, work.random_pairs, work.seed)))
+        drawn = await asyncio.to_thread(lambda: list(random_baselines(width, d_head, job.random_pairs, job.seed)))
         yield pb.MeasureCompositionResponse(
             result=pb.CompositionResult(
-                baselines=drawn, call_count=work.model.call_count, elapsed_seconds=self._clock.elapsed_s()
+                baselines=drawn, call_count=job.model.call_count, elapsed_seconds=self._timer.elapsed_s()
             )
         )
 
     async def _score(
-        self, known: list[LayerHeads], found: dict[str, NDArray[np.float32]]
+        self, known: list[HeadFactors], found: dict[str, NDArray[np.float32]]
     ) -> AsyncGenerator[Event, None]:
         """Scores of every layer with those before it."""
-        work = self._work
-        for place, layer in enumerate(work.layers):
+        job = self._job
+        for place, layer in enumerate(job.layers):
             yield pb.MeasureCompositionResponse(
-                progress=self._clock.progress("reading weights", place, len(work.layers))
+                progress=self._timer.progress("reading weights", place, len(job.layers))
             )
-            weights = await work.model.weights(*_MATRICES, "norms", layers=[layer])
-            heads = await asyncio.to_thread(LayerHeads.of, weights, layer)
+            weights = await job.model.weights(*_MATRICES, "norms", layers=[layer])
+            heads = await asyncio.to_thread(HeadFactors.from_weights, weights, layer)
             for before, writers in enumerate(known):
                 for name, scores in found.items():
-                    block = await asyncio.to_thread(composition, writers, heads, name)
+                    block = await asyncio.to_thread(composition_scores, writers, heads, name)
                     scores[before, : block.shape[0], place, : block.shape[1]] = block
             known.append(heads)
 
 
-def _left_out(plan: Weights, layers: list[int]) -> list[str]:
+def _warnings(plan: Weights, layers: list[int]) -> list[str]:
     """What weights alone do not say on this model."""
     facts = [plan.layer(layer) for layer in layers]
     found: list[str] = []

@@ -29,11 +29,11 @@ KINDS = {
     "v_composition": pb.COMPOSITION_KIND_V,
 }
 """Arrays of the result, and what they are."""
-_NOTHING = 1e-30
+_MIN_NORM = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
-class LayerHeads:
+class HeadFactors:
     """The heads of one layer, as writers and as readers.
 
     Args:
@@ -45,7 +45,7 @@ class LayerHeads:
     read: dict[str, Matrix]
 
     @classmethod
-    def of(cls, weights: Weights, layer: int) -> LayerHeads:
+    def from_weights(cls, weights: Weights, layer: int) -> HeadFactors:
         """Those of a layer whose W_Q, W_K, W_V, W_O and norms have been read."""
         queries, values, outputs = (weights.of(name, layer).astype(np.float64) for name in ("W_Q", "W_V", "W_O"))
         keys = weights.of("W_K", layer).astype(np.float64)
@@ -59,23 +59,23 @@ class LayerHeads:
             outputs = outputs - outputs.mean(axis=2, keepdims=True)
         if "ln1_post.w" in weights.names:
             outputs = outputs * weights.of("ln1_post.w", layer).astype(np.float64)
-        return cls.made(queries, keys, values, outputs)
+        return cls.from_matrices(queries, keys, values, outputs)
 
     @classmethod
-    def made(cls, queries: Matrix, keys: Matrix, values: Matrix, outputs: Matrix) -> LayerHeads:
+    def from_matrices(cls, queries: Matrix, keys: Matrix, values: Matrix, outputs: Matrix) -> HeadFactors:
         """Of matrices: queries, keys and values (head, d_model, d_head), outputs (head, d_head, d_model)."""
         of_outputs = outputs.swapaxes(1, 2)
         return cls(
-            _triangle(values) @ outputs,
+            _qr_triangle(values) @ outputs,
             {
-                "q_composition": queries @ _triangle(keys).swapaxes(1, 2),
-                "k_composition": keys @ _triangle(queries).swapaxes(1, 2),
-                "v_composition": values @ _triangle(of_outputs).swapaxes(1, 2),
+                "q_composition": queries @ _qr_triangle(keys).swapaxes(1, 2),
+                "k_composition": keys @ _qr_triangle(queries).swapaxes(1, 2),
+                "v_composition": values @ _qr_triangle(of_outputs).swapaxes(1, 2),
             },
         )
 
 
-def composition(writers: LayerHeads, readers: LayerHeads, kind: str) -> Matrix:
+def composition_scores(writers: HeadFactors, readers: HeadFactors, kind: str) -> Matrix:
     """The scores of every head of a layer with every one of a later layer (writer, reader)."""
     read = readers.read[kind]
     rows, inner, width = writers.written.shape
@@ -83,10 +83,10 @@ def composition(writers: LayerHeads, readers: LayerHeads, kind: str) -> Matrix:
     product = writers.written.reshape(rows * inner, width) @ read.swapaxes(0, 1).reshape(width, columns * outer)
     norms = np.sqrt(np.square(product).reshape(rows, inner, columns, outer).sum(axis=(1, 3)))
     sizes = np.linalg.norm(writers.written, axis=(1, 2))[:, None] * np.linalg.norm(read, axis=(1, 2))[None, :]
-    return np.where(sizes > _NOTHING, norms / np.maximum(sizes, _NOTHING), 0.0)
+    return np.where(sizes > _MIN_NORM, norms / np.maximum(sizes, _MIN_NORM), 0.0)
 
 
-def baselines(width: int, d_head: int, count: int, seed: int) -> Iterable[pb.CompositionBaseline]:
+def random_baselines(width: int, d_head: int, count: int, seed: int) -> Iterable[pb.CompositionBaseline]:
     """What heads score whose factors are drawn from a normal distribution.
 
     Args:
@@ -97,17 +97,17 @@ def baselines(width: int, d_head: int, count: int, seed: int) -> Iterable[pb.Com
     """
     random = np.random.default_rng(seed)
 
-    def drawn() -> LayerHeads:
+    def drawn() -> HeadFactors:
         shapes = [(1, width, d_head)] * 3 + [(1, d_head, width)]
-        return LayerHeads.made(*(random.standard_normal(shape) for shape in shapes))
+        return HeadFactors.from_matrices(*(random.standard_normal(shape) for shape in shapes))
 
     pairs = [(drawn(), drawn()) for _ in range(count)]
     for name, kind in KINDS.items():
-        scores = np.array([composition(writer, reader, name)[0, 0] for writer, reader in pairs])
+        scores = np.array([composition_scores(writer, reader, name)[0, 0] for writer, reader in pairs])
         yield pb.CompositionBaseline(kind=kind, mean=scores.mean(), standard_deviation=scores.std(ddof=1))
 
 
-def _triangle(matrix: Matrix) -> Matrix:
+def _qr_triangle(matrix: Matrix) -> Matrix:
     """Of each head (head, d_model, d_head): the triangle of its QR decomposition (head, d_head, d_head)."""
     return np.asarray(np.linalg.qr(matrix, mode="r"), np.float64)
 

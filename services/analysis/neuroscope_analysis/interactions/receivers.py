@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neuroscope.v1 import interaction_pb2 as pb
-from neuroscope_analysis.paths import Head
+from neuroscope_analysis.head_paths import Head
 
 PARTS = {"q": pb.RECEIVER_PART_Q, "k": pb.RECEIVER_PART_K, "v": pb.RECEIVER_PART_V}
 
@@ -35,7 +35,7 @@ class Receiver:
 LOGITS = Receiver(pb.RECEIVER_PART_LOGITS, None)
 
 
-def stages(heads: Sequence[Head], heads_count: int, key_value_heads: int) -> Iterator[list[Receiver]]:
+def receivers_by_layer(heads: Sequence[Head], heads_count: int, key_value_heads: int) -> Iterator[list[Receiver]]:
     """What reads, layer by layer, and the logits at last.
 
     Args:

@@ -12,15 +12,15 @@ import numpy as np
 
 from neuroscope.experiments import Metric, log_prob, logit_diff, mean
 from neuroscope.v1 import inference_pb2
-from neuroscope_analysis.residual.attribution import Asked
-from neuroscope_analysis.residual.chunks import Floats
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.residual.activation_chunks import Floats
+from neuroscope_analysis.residual.attribution import LogitTarget
 
 EFFECTS = {"attn_out": "ablated_attention", "mlp_out": "ablated_mlp"}
 """Names of arrays by the component that is ablated."""
 
 
-def metric_of(asked: Sequence[Asked], position: int) -> Metric:
+def answer_metric(asked: Sequence[LogitTarget], position: int) -> Metric:
     """The difference of two logits, or the log-probability of one answer.
 
     Args:
@@ -33,18 +33,18 @@ def metric_of(asked: Sequence[Asked], position: int) -> Metric:
     return metric.at(position)
 
 
-def metric_name(asked: Asked) -> str:
+def metric_name(asked: LogitTarget) -> str:
     """In words."""
     return (
         "the answer's log-probability, in nats" if asked.other is None else "the answer's logit less that of the other"
     )
 
 
-async def effects(
-    model: InspectedModel,
+async def ablation_effects(
+    model: RemoteModel,
     prompts: Sequence[Sequence[int]],
     references: Sequence[inference_pb2.Prompt],
-    asked: Sequence[Asked],
+    asked: Sequence[LogitTarget],
     position: int,
 ) -> tuple[list[dict[str, Floats]], list[float]]:
     """For each prompt, by array name, the effect of each layer (layer,), NaN where there is none; and the metric.
@@ -63,7 +63,7 @@ async def effects(
     for component, of_component in layers.items():
         if of_component:
             ablation = ablation.site(component, layers=of_component)
-    result = await model.sweep(ablation.scored_by(metric_of(asked, position)), "ablating layers")
+    result = await model.sweep(ablation.scored_by(answer_metric(asked, position)), "ablating layers")
     found = [{name: np.full(count, np.nan, np.float32) for name in EFFECTS.values()} for _ in prompts]
     plain = np.zeros(len(prompts), np.float32)
     for component, of_component in layers.items():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neuroscope.errors import UnavailableSiteError
-from neuroscope_analysis.residual.chunks import Chunk, Floats
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats
 
-STREAM, ENTERS, EMBEDDING = "resid_post", "resid_pre", "embedding"
-ATTENTION, MLP = "attn_contrib", "mlp_contrib"
-_LETTERS = {ATTENTION: "a", MLP: "m"}
+RESID_POST, RESID_PRE, EMBEDDING = "resid_post", "resid_pre", "embedding"
+ATTN_CONTRIB, MLP_CONTRIB = "attn_contrib", "mlp_contrib"
+_LETTERS = {ATTN_CONTRIB: "a", MLP_CONTRIB: "m"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +50,21 @@ class Components:
     embedding_scale: float | None
 
     @classmethod
-    async def of(cls, model: InspectedModel) -> Components:
+    async def from_model(cls, model: RemoteModel) -> Components:
         """Those of a model.
 
         Raises:
             UnavailableSiteError: what some layer writes cannot be captured; says why.
         """
         count = model.info.model.num_layers
-        there = {name: set(model.layers(name)) for name in (ATTENTION, MLP, STREAM, ENTERS)}
+        there = {name: set(model.layers(name)) for name in (ATTN_CONTRIB, MLP_CONTRIB, RESID_POST, RESID_PRE)}
         for layer in range(count):
-            for name in (STREAM, ENTERS):
+            for name in (RESID_POST, RESID_PRE):
                 if layer not in there[name]:
                     raise _unavailable(model, name, layer)
-            if layer not in there[ATTENTION] | there[MLP]:
-                raise _unavailable(model, ATTENTION, layer)
-        for name in (ATTENTION, MLP):
+            if layer not in there[ATTN_CONTRIB] | there[MLP_CONTRIB]:
+                raise _unavailable(model, ATTN_CONTRIB, layer)
+        for name in (ATTN_CONTRIB, MLP_CONTRIB):
             for layer in range(count):
                 # A layer may lack one of both; one that has it, and cannot show it, has no sum.
                 if layer not in there[name] and "self-test" in _reason(model, name, layer):
@@ -72,7 +72,12 @@ class Components:
         plan = (await model.weights("embedding", content="plan")).plan
         has_positions = any(spec.hook_id == "W_pos" for spec in plan.tensors.tensors)
         first = [EMBED, POSITION] if has_positions else [EMBED]
-        layers = [Component(name, layer) for layer in range(count) for name in (ATTENTION, MLP) if layer in there[name]]
+        layers = [
+            Component(name, layer)
+            for layer in range(count)
+            for name in (ATTN_CONTRIB, MLP_CONTRIB)
+            if layer in there[name]
+        ]
         return cls([*first, *layers], count, (plan.embedding_scale or 1.0) if has_positions else None)
 
     @property
@@ -80,25 +85,25 @@ class Components:
         """In order."""
         return [each.name for each in self.written]
 
-    def of_chunk(self, chunk: Chunk) -> list[Floats]:
+    def written_in(self, chunk: ActivationChunk) -> list[Floats]:
         """What each wrote (position, d_model), in order; embeddings and contributions are in the chunk."""
-        enters = chunk.of(ENTERS, 0)
+        enters = chunk.array(RESID_PRE, 0)
         if self.embedding_scale is None:
             first = [enters]
         else:
-            tokens = chunk.of(EMBEDDING) * self.embedding_scale
+            tokens = chunk.array(EMBEDDING) * self.embedding_scale
             first = [tokens, enters - tokens]
-        return [*first, *(chunk.of(each.component, each.layer) for each in self.written if each.layer >= 0)]
+        return [*first, *(chunk.array(each.component, each.layer) for each in self.written if each.layer >= 0)]
 
 
-def _unavailable(model: InspectedModel, component: str, layer: int) -> UnavailableSiteError:
+def _unavailable(model: RemoteModel, component: str, layer: int) -> UnavailableSiteError:
     reason = _reason(model, component, layer)
     return UnavailableSiteError(
         f"the residual stream of {model.model_id} is not known: {component}.{layer}: {reason}", field="model_id"
     )
 
 
-def _reason(model: InspectedModel, component: str, layer: int) -> str:
+def _reason(model: RemoteModel, component: str, layer: int) -> str:
     reasons = [
         point.reason
         for point in model.info.points

@@ -21,27 +21,27 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.experiments import Metric
 from neuroscope.experiments.patching import Patching
 from neuroscope.v1 import residual_pb2 as pb
-from neuroscope_analysis.residual.components import MLP, Components
-from neuroscope_analysis.residual.nodes import Reader, Writer, layers_between, readers_of
-from neuroscope_analysis.residual.survival import Followed, follow
-from neuroscope_analysis.residual.writers import LayerHeads
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.residual.components import MLP_CONTRIB, Components
+from neuroscope_analysis.residual.graph_nodes import Reader, Writer, layers_between, readers_of
+from neuroscope_analysis.residual.head_weights import HeadWeights
+from neuroscope_analysis.residual.write_traces import WriteTrace, trace_writes
 
-_LEAST_EFFECT, _TOLERANCE, _MAX_WRITERS = 0.05, 0.1, 64
-_NO_DIFFERENCE = 1e-4
+_DEFAULT_LEAST_EFFECT, _DEFAULT_TOLERANCE, _DEFAULT_MAX_WRITERS = 0.05, 0.1, 64
+_MIN_RELATIVE_DIFFERENCE = 1e-4
 """Runs that score alike up to this have no difference that anything could carry."""
-_NOTHING = 1e-5
+_MIN_RELATIVE_NORM = 1e-5
 """Writes that differ by less than this share of the largest difference carry nothing."""
 _ROW_BYTES = 64 * 2**20
 """Activations of writers that are followed together, of all layers."""
 _CLEAN_BYTES = 128 * 2**20
 """Activations of the clean run, of all layers, that are held at a time; longer prompts are run once for each part."""
-_MOST_ROWS = 16
+_MAX_ROWS = 16
 """Writers that are followed together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FlowLimits:
     """What counts.
 
     Args:
@@ -55,7 +55,7 @@ class Limits:
     max_writers: int
 
     @classmethod
-    def of(cls, search: pb.FlowSearch) -> Limits:
+    def from_request(cls, search: pb.FlowSearch) -> FlowLimits:
         """Those of a request.
 
         Raises:
@@ -66,12 +66,14 @@ class Limits:
             if not 0 <= value < 1:
                 raise InvalidRequestError(f"{name} is a share from 0 to below 1, not {value:g}", field=f"flow.{name}")
         return cls(
-            search.least_effect or _LEAST_EFFECT, search.tolerance or _TOLERANCE, search.max_writers or _MAX_WRITERS
+            search.least_effect or _DEFAULT_LEAST_EFFECT,
+            search.tolerance or _DEFAULT_TOLERANCE,
+            search.max_writers or _DEFAULT_MAX_WRITERS,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class FlowSearch:
     """Finds the flow of information.
 
     Args:
@@ -82,45 +84,45 @@ class Flow:
         chunk_budget_bytes: activations of one chunk of the prompts.
     """
 
-    model: InspectedModel
+    model: RemoteModel
     components: Components
-    heads: Mapping[int, LayerHeads]
-    limits: Limits
+    heads: Mapping[int, HeadWeights]
+    limits: FlowLimits
     chunk_budget_bytes: int
 
-    async def found(
+    async def search(
         self, prompt: int, pair: tuple[Sequence[int], Sequence[int]], metric: Metric
     ) -> AsyncGenerator[pb.InformationFlow | tuple[str, int, int], None]:
         """Progress (stage, done, count), then the flow of one pair."""
         yield "effects of writers", 0, 1
         effects, clean, corrupted = await self._effects(pair, metric)
         flow = pb.InformationFlow(prompt=prompt, clean=clean, corrupted=corrupted)
-        if abs(clean - corrupted) <= _NO_DIFFERENCE * max(1.0, abs(clean)):
+        if abs(clean - corrupted) <= _MIN_RELATIVE_DIFFERENCE * max(1.0, abs(clean)):
             yield flow
             return
         ranked = sorted(effects, key=lambda writer: -abs(effects[writer]))
         yield "following writes", 0, len(ranked)
-        followed = await follow(
+        followed = await trace_writes(
             self.model,
             pair,
             ranked,
             self.heads,
             [(each.component, each.layer) for each in self.components.written if each.layer >= 0],
-            rows=max(1, min(_MOST_ROWS, _ROW_BYTES // (len(pair[0]) * self._position_bytes()))),
+            rows=max(1, min(_MAX_ROWS, _ROW_BYTES // (len(pair[0]) * self._position_bytes()))),
             positions=max(1, _CLEAN_BYTES // self._position_bytes()),
             chunk_budget_bytes=self.chunk_budget_bytes,
         )
         largest = max(each.norm for each in followed)
-        carrying = [each for each in followed if each.norm > _NOTHING * largest][: self.limits.max_writers]
+        carrying = [each for each in followed if each.norm > _MIN_RELATIVE_NORM * largest][: self.limits.max_writers]
         readers = self._readers()
         direct: dict[tuple[Writer, Reader], float] = {}
-        groups: dict[int, list[Followed]] = defaultdict(list)
+        groups: dict[int, list[WriteTrace]] = defaultdict(list)
         for each in carrying:
             groups[each.writer.order].append(each)
         for done, (order, group) in enumerate(sorted(groups.items())):
             yield "patching paths", done, len(groups)
             reached = [reader for reader in readers if reader.order > order]
-            direct |= await self._direct([each.writer for each in group], reached, pair, metric)
+            direct |= await self._direct_effects([each.writer for each in group], reached, pair, metric)
         count = self.components.layer_count
         for each in carrying:
             flow.writers.add(
@@ -157,7 +159,7 @@ class Flow:
                 found[Writer(2 * layer + 1)] = effect / spread
         return found, clean, corrupted
 
-    async def _direct(
+    async def _direct_effects(
         self,
         writers: Sequence[Writer],
         readers: Sequence[Reader],
@@ -185,7 +187,7 @@ class Flow:
             for r, reader in enumerate(readers)
         }
 
-    def _edges(self, each: Followed, direct: Mapping[Reader, float]) -> list[pb.FlowEdge]:
+    def _edges(self, each: WriteTrace, direct: Mapping[Reader, float]) -> list[pb.FlowEdge]:
         limits, found = self.limits, list[pb.FlowEdge]()
         for reader, effect in direct.items():
             if abs(effect) < limits.least_effect:
@@ -214,7 +216,7 @@ class Flow:
         return self.model.client.patch(clean, corrupted, into="clean", model_id=self.model.model_id)
 
     def _mlps(self) -> list[int]:
-        return [each.layer for each in self.components.written if each.component == MLP]
+        return [each.layer for each in self.components.written if each.component == MLP_CONTRIB]
 
     def _readers(self) -> list[Reader]:
         heads = {layer: len(each.output) for layer, each in self.heads.items()}

@@ -16,12 +16,12 @@ import numpy as np
 from neuroscope.activations.projected import Projected
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
-from neuroscope_analysis.residual.chunks import Chunk, Floats, Positions
-from neuroscope_analysis.residual.components import ENTERS, STREAM
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats, Positions
+from neuroscope_analysis.residual.components import RESID_POST, RESID_PRE
 
 LOGIT_LENS, TUNED_LENS = "lens", "tuned"
-OF_RANKS = ("tokens", "probability")
-OF_POSITIONS = ("kl", "entropy", "answer_rank", "answer_probability")
+RANK_ARRAYS = ("tokens", "probability")
+POSITION_ARRAYS = ("kl", "entropy", "answer_rank", "answer_probability")
 _REDUCED = {
     "tokens": tensor_pb2.REDUCED_LENS_TOP_K_TOKENS,
     "probability": tensor_pb2.REDUCED_LENS_TOP_K,
@@ -30,21 +30,21 @@ _REDUCED = {
     "answer_rank": tensor_pb2.REDUCED_LENS_RANK,
     "answer_probability": tensor_pb2.REDUCED_LENS_LOG_PROBABILITY,
 }
-_LOGARITHMS = ("probability", "answer_probability")
+_LOG_PROBABILITIES = ("probability", "answer_probability")
 
 
 def hooks(top_k: int, answer: int) -> list[Hook]:
     """What the logit lens captures."""
     reduce = {"lens": {"top_k": top_k, "token_ids": [answer], "kl": True, "entropy": True}}
-    return [Hook(ENTERS, 0, hook_id="lens_enters", reduce=reduce), Hook(STREAM, hook_id="lens", reduce=reduce)]
+    return [Hook(RESID_PRE, 0, hook_id="lens_enters", reduce=reduce), Hook(RESID_POST, hook_id="lens", reduce=reduce)]
 
 
 def stream_points(layer_count: int) -> list[tuple[str, int]]:
     """Where the stream is seen: before the first layer, then behind each."""
-    return [(ENTERS, 0), *((STREAM, layer) for layer in range(layer_count))]
+    return [(RESID_PRE, 0), *((RESID_POST, layer) for layer in range(layer_count))]
 
 
-class LensSums:
+class LensReadings:
     """What one lens sees of one prompt.
 
     Args:
@@ -58,19 +58,19 @@ class LensSums:
         self._points = stream_points(layer_count)
         shape = (layer_count + 1, length)
         self.answer = answer
-        self.arrays: dict[str, Floats] = {name: np.full((*shape, top_k), np.nan, np.float32) for name in OF_RANKS}
-        self.arrays |= {name: np.full(shape, np.nan, np.float32) for name in OF_POSITIONS}
+        self.arrays: dict[str, Floats] = {name: np.full((*shape, top_k), np.nan, np.float32) for name in RANK_ARRAYS}
+        self.arrays |= {name: np.full(shape, np.nan, np.float32) for name in POSITION_ARRAYS}
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: ActivationChunk) -> None:
         """Takes in what the service saw of the stream itself."""
         for point, (component, layer) in enumerate(self._points):
             for name, reduced in _REDUCED.items():
-                values = chunk.of(component, layer, reduced)
+                values = chunk.array(component, layer, reduced)
                 at = chunk.positions(component, layer, reduced)
                 found = values[:, 0] if name.startswith("answer") else values
-                self.arrays[name][point, at] = np.exp(found) if name in _LOGARITHMS else found
+                self.arrays[name][point, at] = np.exp(found) if name in _LOG_PROBABILITIES else found
 
-    def put(self, point: int, at: Positions, seen: Projected) -> None:
+    def add_projected(self, point: int, at: Positions, seen: Projected) -> None:
         """Takes in what the service saw of translated streams."""
         assert seen.kl is not None
         found = {
@@ -84,7 +84,7 @@ class LensSums:
         for name, values in found.items():
             self.arrays[name][point, at] = values
 
-    def named(self, lens: str) -> dict[str, Floats]:
+    def named_arrays(self, lens: str) -> dict[str, Floats]:
         """The arrays by the names of results."""
         return {f"{lens}_{name}": values for name, values in self.arrays.items()}
 

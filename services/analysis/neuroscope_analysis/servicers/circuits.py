@@ -9,26 +9,26 @@ from opentelemetry.context import Context
 
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.wire.codec import Event
-from neuroscope_analysis.circuits.discovery import CircuitDiscovery, CircuitEvaluating
-from neuroscope_analysis.circuits.request import discovery, evaluation
+from neuroscope_analysis.circuits.discovery import CircuitDiscovery, CircuitEvaluation
+from neuroscope_analysis.circuits.request import validate_discovery, validate_evaluation
+from neuroscope_analysis.inference_client import InferenceClient
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_analysis.upstream import Upstream
 
 
 class CircuitServicer:
     """Finds and evaluates circuits."""
 
-    def __init__(self, upstream: Upstream, settings: AnalysisSettings) -> None:
-        self._upstream = upstream
+    def __init__(self, inference: InferenceClient, settings: AnalysisSettings) -> None:
+        self._inference = inference
         self._settings = settings
 
     async def DiscoverCircuit(
         self, request: pb.DiscoverCircuitRequest, context: Context
     ) -> AsyncGenerator[Event, None]:
         """Checks the whole request, then streams plan, what is found, scores and result."""
-        model = await self._upstream.model(request.model_id, context)
-        work = await discovery(request, model, self._settings)
-        async with aclosing(CircuitDiscovery(work).events()) as events:
+        model = await self._inference.model(request.model_id, context)
+        job = await validate_discovery(request, model, self._settings)
+        async with aclosing(CircuitDiscovery(job).events()) as events:
             async for event in events:
                 yield event
 
@@ -36,8 +36,8 @@ class CircuitServicer:
         self, request: pb.EvaluateCircuitRequest, context: Context
     ) -> AsyncGenerator[Event, None]:
         """Checks the whole request, then streams plan, what is measured and result."""
-        model = await self._upstream.model(request.model_id, context)
-        asked, options = await evaluation(request, model, self._settings)
-        async with aclosing(CircuitEvaluating(asked, options, request.circuit).events()) as events:
+        model = await self._inference.model(request.model_id, context)
+        asked, options = await validate_evaluation(request, model, self._settings)
+        async with aclosing(CircuitEvaluation(asked, options, request.circuit).events()) as events:
             async for event in events:
                 yield event

@@ -15,21 +15,21 @@ from neuroscope.v1 import tuned_lens_pb2 as pb
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.vocabulary.model_info import Tokens
 from neuroscope.wire.codec import Event
-from neuroscope_analysis.arrays import NamedArrays, PlannedArray
-from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
-from neuroscope_analysis.residual.components import STREAM
-from neuroscope_analysis.residual.end import ModelEnd
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, ChunkAssembler, Floats
+from neuroscope_analysis.residual.components import RESID_POST
 from neuroscope_analysis.residual.lens import stream_points
-from neuroscope_analysis.tuned_lens.descent import Descent
-from neuroscope_analysis.tuned_lens.request import KL, TrainingWork
-from neuroscope_analysis.tuned_lens.sums import StreamMoments
+from neuroscope_analysis.residual.lm_head import LMHead
+from neuroscope_analysis.result_arrays import ArraySpec, ResultArrays
+from neuroscope_analysis.tuned_lens.kl_optimizer import KLOptimizer
+from neuroscope_analysis.tuned_lens.regression_sums import RegressionSums
+from neuroscope_analysis.tuned_lens.request import KL, TrainingJob
 
 WEIGHT, BIAS = "weight", "bias"
 _PROJECTED_BYTES = 8 * 2**20
 
 
 @dataclass(slots=True)
-class _Found:
+class _FittedTranslator:
     """Of one point.
 
     Args:
@@ -49,20 +49,20 @@ class TunedLensTraining:
     """Runs one training.
 
     Args:
-        work: what is to be done.
+        job: the validated request.
         chunk_budget_bytes: activations of one chunk of a text.
     """
 
-    def __init__(self, work: TrainingWork, chunk_budget_bytes: int) -> None:
-        self._work = work
+    def __init__(self, job: TrainingJob, chunk_budget_bytes: int) -> None:
+        self._job = job
         self._chunk_budget_bytes = chunk_budget_bytes
-        self._places = stream_points(work.point_count)
-        width = work.model.info.model.d_model
+        self._places = stream_points(job.point_count)
+        width = job.model.info.model.d_model
         d_model = tensor_pb2.AXIS_D_MODEL
-        self._arrays = NamedArrays(
+        self._arrays = ResultArrays(
             [
-                PlannedArray(WEIGHT, STREAM, (d_model, d_model), (width, width)),
-                PlannedArray(BIAS, STREAM, (d_model,), (width,)),
+                ArraySpec(WEIGHT, RESID_POST, (d_model, d_model), (width, width)),
+                ArraySpec(BIAS, RESID_POST, (d_model,), (width,)),
             ]
         )
         self._began_s = time.monotonic()
@@ -71,12 +71,12 @@ class TunedLensTraining:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The plan, then translators as they are found, then the result."""
-        work, model = self._work, self._work.model
+        job, model = self._job, self._job.model
         yield pb.TrainTunedLensResponse(plan=self._plan())
-        end = await ModelEnd.read(model) if work.objective == KL else None
+        end = await LMHead.read(model) if job.objective == KL else None
         try:
-            for first in range(0, work.point_count, work.points_at_once):
-                points = range(first, min(first + work.points_at_once, work.point_count))
+            for first in range(0, job.point_count, job.points_per_pass):
+                points = range(first, min(first + job.points_per_pass, job.point_count))
                 async for event in self._train(list(points), end):
                     yield event
         finally:
@@ -90,30 +90,30 @@ class TunedLensTraining:
             )
         )
 
-    async def _train(self, points: Sequence[int], end: ModelEnd | None) -> AsyncGenerator[Event, None]:
+    async def _train(self, points: Sequence[int], end: LMHead | None) -> AsyncGenerator[Event, None]:
         """Translators of some points."""
-        work = self._work
-        width = work.model.info.model.d_model
-        moments = StreamMoments(points, work.point_count, width, work.sample)
-        for index, tokens in enumerate(work.training):
-            yield self._progress("reading texts", index, len(work.training))
-            await self._read(tokens, points, ChunkReader.in_thread(moments.add))
-        found: dict[int, _Found] = {}
+        job = self._job
+        width = job.model.info.model.d_model
+        moments = RegressionSums(points, job.point_count, width, job.sample)
+        for index, tokens in enumerate(job.training):
+            yield self._progress("reading texts", index, len(job.training))
+            await self._capture_text(tokens, points, ChunkAssembler.in_thread(moments.add))
+        found: dict[int, _FittedTranslator] = {}
         for index, point in enumerate(points):
             yield self._progress("fitting translators", index, len(points))
-            ridge = await asyncio.to_thread(moments.ridge, point, work.ridge)
-            found[point] = _Found(ridge, ridge)
+            ridge = await asyncio.to_thread(moments.ridge, point, job.ridge)
+            found[point] = _FittedTranslator(ridge, ridge)
             if end is not None:
-                descent = Descent(end, work.ridge, work.iterations, self._stop)
+                descent = KLOptimizer(end, job.ridge, job.iterations, self._stop)
                 sample, final = (
                     array[: moments.sample_count] for array in (moments.sample[point], moments.sample_final)
                 )
-                weight, bias, steps = await asyncio.to_thread(descent.minimised, sample, final, *ridge)
-                found[point] = _Found(ridge, (weight, bias), steps)
-        for index, tokens in enumerate(work.held_out):
-            yield self._progress("testing translators", index, len(work.held_out))
-            await self._read(tokens, points, ChunkReader(self._tester(found)))
-        held_out = sum(map(len, work.held_out))
+                weight, bias, steps = await asyncio.to_thread(descent.minimize, sample, final, *ridge)
+                found[point] = _FittedTranslator(ridge, (weight, bias), steps)
+        for index, tokens in enumerate(job.held_out):
+            yield self._progress("testing translators", index, len(job.held_out))
+            await self._capture_text(tokens, points, ChunkAssembler(self._kl_consumer(found)))
+        held_out = sum(map(len, job.held_out))
         for point, each in found.items():
             before, after, ridge_after = (total / held_out for total in each.divergences)
             layer = pb.TunedLayer(
@@ -128,26 +128,26 @@ class TunedLensTraining:
                 yield frame
             yield pb.TrainTunedLensResponse(partial=layer)
 
-    async def _read(self, tokens: Tokens, points: Sequence[int], reader: ChunkReader) -> None:
-        last = self._work.point_count
+    async def _capture_text(self, tokens: Tokens, points: Sequence[int], reader: ChunkAssembler) -> None:
+        last = self._job.point_count
         places = [self._places[point] for point in (*points, last)]
-        await self._work.model.read(
+        await self._job.model.capture(
             tokens.ids,
             [Hook(component, layer, dtype="float32") for component, layer in places],
-            lambda: reader.begin().add,
+            lambda: reader.reset().add,
             chunk_budget_bytes=self._chunk_budget_bytes,
             what="reading texts",
         )
         await reader.finish()
 
-    def _tester(self, found: dict[int, _Found]) -> Callable[[Chunk], Awaitable[None]]:
+    def _kl_consumer(self, found: dict[int, _FittedTranslator]) -> Callable[[ActivationChunk], Awaitable[None]]:
         """Adds up divergences of chunks."""
 
-        async def use(chunk: Chunk) -> None:
-            final = chunk.of(*self._places[-1])
+        async def use(chunk: ActivationChunk) -> None:
+            final = chunk.array(*self._places[-1])
             some = max(1, _PROJECTED_BYTES // final[:1].nbytes)
             for point, each in found.items():
-                stream = chunk.of(*self._places[point])
+                stream = chunk.array(*self._places[point])
                 is_ridge = each.kept is each.ridge
                 maps = [None, each.kept, *([] if is_ridge else [each.ridge])]
                 sums = [await self._divergence(stream, final, one, some) for one in maps]
@@ -162,7 +162,7 @@ class TunedLensTraining:
         for first in range(0, len(stream), some):
             part = stream[first : first + some]
             translated = part if one is None else part + part @ one[0] + one[1]
-            seen = await self._work.model.project(
+            seen = await self._job.model.project(
                 np.ascontiguousarray(translated, np.float32),
                 "testing translators",
                 top_k=0,
@@ -173,22 +173,22 @@ class TunedLensTraining:
         return total
 
     def _plan(self) -> pb.TunedLensPlan:
-        work = self._work
+        job = self._job
         return pb.TunedLensPlan(
-            model_id=work.model.model_id,
+            model_id=job.model.model_id,
             arrays=self._arrays.plan,
-            point_count=work.point_count,
-            training_token_count=sum(map(len, work.training)),
-            held_out_token_count=sum(map(len, work.held_out)),
-            objective=work.objective,
-            marks=work.marks,
-            ridge=work.ridge,
-            texts_sha256=work.texts_sha256,
+            point_count=job.point_count,
+            training_token_count=sum(map(len, job.training)),
+            held_out_token_count=sum(map(len, job.held_out)),
+            objective=job.objective,
+            marks=job.marks,
+            ridge=job.ridge,
+            texts_sha256=job.texts_sha256,
             warnings=list(
                 dict.fromkeys(
                     [
-                        *work.warnings,
-                        *(warning for tokens in (*work.training, *work.held_out) for warning in tokens.warnings),
+                        *job.warnings,
+                        *(warning for tokens in (*job.training, *job.held_out) for warning in tokens.warnings),
                     ]
                 )
             ),

@@ -9,12 +9,12 @@ from pydantic import BaseModel, Field
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributing import Attribution, attribution
 from neuroscope.experiments.metrics import Metric as MetricForm
-from neuroscope.vocabulary.strict_model import Strict, Text
+from neuroscope.vocabulary.strict_model import StrictModel, Text
 from neuroscope_gateway.schemas.metrics import Metric
 from neuroscope_gateway.schemas.prompt_pairs import PromptPair
 
 
-class AttributionRequest(Strict):
+class AttributionRequest(StrictModel):
     """An attribution."""
 
     model: Text | None = None
@@ -63,7 +63,7 @@ class AttributionRequest(Strict):
         )
 
 
-class AttributedScores(BaseModel):
+class AttributionScores(BaseModel):
     """Scores along named axes: the change of the metric, were an activation that of the other run."""
 
     name: str
@@ -76,7 +76,7 @@ class AttributedScores(BaseModel):
     """Nested lists, an axis a level; null where a sender does not reach a receiver."""
 
 
-class AttributedPair(BaseModel):
+class PairCompleteness(BaseModel):
     """How much of a pair's change integrated gradients account for."""
 
     pair: int
@@ -84,7 +84,7 @@ class AttributedPair(BaseModel):
     change: float
 
 
-class Attributed(BaseModel):
+class AttributionResponse(BaseModel):
     """What an attribution found."""
 
     object: Literal["attribution"] = "attribution"
@@ -97,8 +97,8 @@ class Attributed(BaseModel):
     """The metric of each pair's clean run, not normalised."""
     corrupted: list[float | None]
     """That of the corrupted run, or of a zero baseline."""
-    scores: list[AttributedScores]
-    completeness: list[AttributedPair]
+    scores: list[AttributionScores]
+    completeness: list[PairCompleteness]
     """Of integrated gradients."""
     elapsed_seconds: float
     forward_passes: float

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 
-class KeptRow(BaseModel):
+class CapturedRow(BaseModel):
     """What of a tensor one row has."""
 
     row: int
@@ -16,7 +16,7 @@ class KeptRow(BaseModel):
     length_bytes: int
 
 
-class KeptTensor(BaseModel):
+class CapturedTensor(BaseModel):
     """A tensor of a kept stream; it has values for every step and row that its hook saw."""
 
     tensor: int
@@ -30,7 +30,7 @@ class KeptTensor(BaseModel):
     axes: list[str]
     reduced: str
     """What of the tensor this is, such as `norm`; empty: the tensor itself."""
-    rows: list[KeptRow]
+    rows: list[CapturedRow]
 
 
 class Capture(BaseModel):
@@ -43,7 +43,7 @@ class Capture(BaseModel):
     """When it is removed, Unix time in seconds."""
     prompt_tokens: int
     completion_tokens: int
-    tensors: list[KeptTensor]
+    tensors: list[CapturedTensor]
 
 
 class CaptureList(BaseModel):

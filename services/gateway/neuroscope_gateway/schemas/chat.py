@@ -10,18 +10,18 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
 from neuroscope_gateway.schemas.answers import Usage
 from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope_gateway.schemas.unsupported import Unsupported
 
-Form = Literal["list", "base64", "metadata"]
+ActivationFormat = Literal["list", "base64", "metadata"]
 CAPTURE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
 _MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
 
 
-def _content(value: Any) -> Any:
+def _joined_text(value: Any) -> Any:
     """Text parts as one text."""
     if not isinstance(value, list):
         return value
@@ -42,22 +42,22 @@ class TextPart(TypedDict):
     text: str
 
 
-class ChatMessage(Strict):
+class ChatMessage(StrictModel):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     """Who speaks; developer is read as system."""
-    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[Text, BeforeValidator(_joined_text, json_schema_input_type=str | list[TextPart])]
     """The text, or a list of text parts."""
-    name: Annotated[Any, Only()] = None
-    refusal: Annotated[Any, Only()] = None
-    audio: Annotated[Any, Only()] = None
-    annotations: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only()] = None
-    tool_calls: Annotated[Any, Only([])] = None
+    name: Annotated[Any, Unsupported()] = None
+    refusal: Annotated[Any, Unsupported()] = None
+    audio: Annotated[Any, Unsupported()] = None
+    annotations: Annotated[Any, Unsupported([])] = None
+    function_call: Annotated[Any, Unsupported()] = None
+    tool_calls: Annotated[Any, Unsupported([])] = None
 
     @property
-    def speaker(self) -> str:
+    def template_role(self) -> str:
         """The role as chat templates know it."""
         return "system" if self.role == "developer" else self.role
 
@@ -84,20 +84,20 @@ class ChatCompletionRequest(ChoicesRequest):
     parallel_tool_calls: bool | None = None
 
     # With an effect that the engine does not have.
-    store: Annotated[Any, Only(False)] = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    modalities: Annotated[Any, Only(["text"])] = None
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    functions: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only("none", "auto")] = None
-    audio: Annotated[Any, Only()] = None
-    reasoning_effort: Annotated[Any, Only()] = None
-    verbosity: Annotated[Any, Only("medium")] = None
-    web_search_options: Annotated[Any, Only()] = None
+    store: Annotated[Any, Unsupported(False)] = None
+    response_format: Annotated[Any, Unsupported({"type": "text"})] = None
+    modalities: Annotated[Any, Unsupported(["text"])] = None
+    tools: Annotated[Any, Unsupported([])] = None
+    tool_choice: Annotated[Any, Unsupported("none", "auto")] = None
+    functions: Annotated[Any, Unsupported([])] = None
+    function_call: Annotated[Any, Unsupported("none", "auto")] = None
+    audio: Annotated[Any, Unsupported()] = None
+    reasoning_effort: Annotated[Any, Unsupported()] = None
+    verbosity: Annotated[Any, Unsupported("medium")] = None
+    web_search_options: Annotated[Any, Unsupported()] = None
 
     @model_validator(mode="after")
-    def _agree(self) -> ChatCompletionRequest:
+    def _check_consistency(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
             raise PydanticCustomError(INVALID, "This needs logprobs: true", {"param": "top_logprobs"})
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
@@ -108,7 +108,7 @@ class ChatCompletionRequest(ChoicesRequest):
     @property
     def prompts(self) -> PromptLike:
         """The conversation."""
-        return [{"role": message.speaker, "content": message.content} for message in self.messages]
+        return [{"role": message.template_role, "content": message.content} for message in self.messages]
 
     @property
     def limit(self) -> tuple[str, int | None]:
@@ -133,7 +133,7 @@ class ActivationCompletionRequest(ChatCompletionRequest):
 
     activation_hooks: list[HookOrId] | None = None
     """What to capture: hook objects, and ids of registered hooks."""
-    activation_format: Form | None = "list"
+    activation_format: ActivationFormat | None = "list"
     """How values are written: nested lists of numbers, base64 of their bytes (little-endian, row-major, of `dtype`), or
     not at all, with a `url` that has them."""
     capture_id: Annotated[Text, Field(pattern=CAPTURE_ID)] | None = None
@@ -141,7 +141,7 @@ class ActivationCompletionRequest(ChatCompletionRequest):
     kept in any case, under the completion's id unless this names another."""
 
     @property
-    def form(self) -> Form:
+    def format(self) -> ActivationFormat:
         """How values are written."""
         return self.activation_format or "list"
 
@@ -161,7 +161,7 @@ class TokenLogprob(BaseModel):
     bytes: list[int] | None
 
 
-class ChosenLogprob(TokenLogprob):
+class GeneratedTokenLogprob(TokenLogprob):
     """A generated token."""
 
     top_logprobs: list[TokenLogprob]
@@ -170,7 +170,7 @@ class ChosenLogprob(TokenLogprob):
 class Logprobs(BaseModel):
     """Log-probabilities of the generated tokens."""
 
-    content: list[ChosenLogprob]
+    content: list[GeneratedTokenLogprob]
     refusal: None = None
 
 

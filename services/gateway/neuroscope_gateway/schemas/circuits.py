@@ -10,20 +10,20 @@ from neuroscope.analysis.circuit_request import evaluation_options
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.vocabulary.strict_model import Strict, Text
+from neuroscope.vocabulary.strict_model import StrictModel, Text
 from neuroscope_gateway.schemas.metrics import Metric
 from neuroscope_gateway.schemas.prompts import Prompt, Seed, Token
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Format = Literal["json", "mib", "lazarus", "graphml", "dot", "mermaid", "html", "svg", "png", "pdf"]
-Method = Literal[
+Fraction = Annotated[float, Field(gt=0, le=1)]
+CircuitFormat = Literal["json", "mib", "lazarus", "graphml", "dot", "mermaid", "html", "svg", "png", "pdf"]
+CircuitMethod = Literal[
     "activation-patching", "edge-patching", "path-patching", "attribution-patching", "eap", "eap-ig", "acdc"
 ]
-Name = Literal["ioi", "greater-than", "induction", "copying", "docstring", "facts", "arithmetic"]
+DatasetName = Literal["ioi", "greater-than", "induction", "copying", "docstring", "facts", "arithmetic"]
 _PAIRS = 4096
 
 
-class AnsweredPair(Strict):
+class AnsweredPair(StrictModel):
     """Two prompts of as many tokens, and the tokens that tell them apart."""
 
     clean: Prompt
@@ -36,12 +36,12 @@ class AnsweredPair(Strict):
     """What comes after the corrupted one, or is wrong after the clean one."""
 
 
-class CircuitPrompts(Strict):
+class CircuitRequest(StrictModel):
     """What searches and evaluations have in common."""
 
     model: Text | None = None
     """Id of a loaded model; absent: the one loaded first."""
-    dataset: Name | None = None
+    dataset: DatasetName | None = None
     """A dataset of the literature."""
     pairs: Annotated[list[AnsweredPair], Field(min_length=1, max_length=_PAIRS)] | None = None
     """Pairs of your own, in its place."""
@@ -55,7 +55,7 @@ class CircuitPrompts(Strict):
     """How runs are scored; absent: the answer's logit minus that of the other token, at the last position."""
     curve: bool = False
     """Faithfulness of the strongest edges at several sizes, with CPR and CMD."""
-    curve_sizes: list[Share] = Field([], max_length=64)
+    curve_sizes: list[Fraction] = Field([], max_length=64)
     """Which, as shares of the edges; absent: those of MIB."""
     completeness: bool = True
     """Measures what is outside of the circuit."""
@@ -63,12 +63,12 @@ class CircuitPrompts(Strict):
     """Measures the circuit without each of its edges."""
     minimality_bound: Annotated[float, Field(ge=0)] = 0.0
     """Loss of faithfulness from which an edge is needed; 0: 0.01."""
-    format: Format | None = None
+    format: CircuitFormat | None = None
     """Answers with the circuit in a format, not with JSON about it; not with `stream`."""
     stream: bool = False
     """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
 
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         """Refuses what does not go together.
 
         Raises:
@@ -80,16 +80,16 @@ class CircuitPrompts(Strict):
             raise InvalidRequestError("format is of a whole answer, not of a stream", field="format")
 
     @property
-    def wanted(self) -> Any:
+    def dataset_source(self) -> Any:
         """The dataset as the SDK takes it."""
         return self.dataset if self.pairs is None else [pair.model_dump() for pair in self.pairs]
 
     @property
-    def scored_by(self) -> MetricForm | None:
+    def sdk_metric(self) -> MetricForm | None:
         """The metric as the SDK takes it."""
         return None if self.metric is None else MetricForm(self.metric.to_message())
 
-    def options(self, *, skip: bool = False) -> pb.EvaluationOptions:
+    def evaluation_options(self, *, skip: bool = False) -> pb.EvaluationOptions:
         """What is measured."""
         return evaluation_options(
             skip=skip,
@@ -101,18 +101,18 @@ class CircuitPrompts(Strict):
         )
 
 
-class DiscoveryRequest(CircuitPrompts):
+class DiscoveryRequest(CircuitRequest):
     """A search for a circuit."""
 
-    method: Method = "eap-ig"
+    method: CircuitMethod = "eap-ig"
     """How edges, or nodes, are scored."""
-    size: Share | None = None
+    size: Fraction | None = None
     """Share of the graph's edges that the circuit has; of the four the default is a size of 0.2."""
     count: Annotated[int, Field(ge=1, lt=2**32)] | None = None
     """So many of them."""
     threshold: Annotated[float, Field(ge=0)] | None = None
     """Those whose score's magnitude is at least this; of acdc, its threshold."""
-    faithfulness: Share | None = None
+    faithfulness: Fraction | None = None
     """As few as are needed for this."""
     granularity: Literal["edges", "nodes"] | None = None
     """Absent: what the method scores."""
@@ -134,23 +134,23 @@ class DiscoveryRequest(CircuitPrompts):
     """Of the circuit; empty: made of dataset and method."""
 
 
-class EvaluationRequest(CircuitPrompts):
+class EvaluationRequest(CircuitRequest):
     """An evaluation of a circuit."""
 
     circuit: dict[str, Any]
     """The circuit: as a search answered it, or in the JSON layouts of MIB or chuk-lazarus."""
 
 
-class ExportRequest(Strict):
+class ExportRequest(StrictModel):
     """A circuit in another format."""
 
     circuit: dict[str, Any]
     """As a search answered it, or in the JSON layouts of MIB or chuk-lazarus."""
-    format: Format = "json"
+    format: CircuitFormat = "json"
     """What it is to be."""
 
 
-class FoundCircuit(BaseModel):
+class DiscoveredCircuit(BaseModel):
     """What a search found."""
 
     object: Literal["circuit_discovery"] = "circuit_discovery"

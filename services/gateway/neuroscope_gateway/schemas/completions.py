@@ -12,7 +12,7 @@ from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
 from neuroscope_gateway.schemas.answers import Usage
 from neuroscope_gateway.schemas.generation import ChoicesRequest
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope_gateway.schemas.unsupported import Unsupported
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -20,7 +20,7 @@ MAX_PROMPTS = 256
 _PROMPT = re.compile(r"prompts\[(\d+)\]")
 
 
-def _form_of_prompt(value: Any) -> str:
+def _prompt_tag(value: Any) -> str:
     if not isinstance(value, list):
         return "<text>"
     first = next(iter(cast("list[Any]", value)), None)
@@ -31,19 +31,19 @@ def _form_of_prompt(value: Any) -> str:
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
 TextPrompt = Annotated[Text, Field(min_length=1)]
-AnyPrompt = Annotated[
+CompletionPrompt = Annotated[
     Annotated[TextPrompt, Tag("<text>")]
     | Annotated[list[TextPrompt], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
     | Annotated[TokenIds, Tag("<ids>")]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<lists>")],
-    Discriminator(_form_of_prompt),
+    Discriminator(_prompt_tag),
 ]
 
 
 class CompletionRequest(ChoicesRequest):
     """A text completion as OpenAI's clients ask for it, with what `GenerationRequest` has besides."""
 
-    prompt: AnyPrompt = Field(examples=["The capital of France is", [464, 3139], ["Once", "Twice"]])
+    prompt: CompletionPrompt = Field(examples=["The capital of France is", [464, 3139], ["Once", "Twice"]])
     """A text, token ids, or a list of texts or of lists of token ids; each has `n` choices, in this order."""
     max_tokens: int | None = Field(default=None, ge=0, le=MAX_INT32)
     """Most tokens to generate; absent: 16. 0, with echo: the prompt alone."""
@@ -53,11 +53,11 @@ class CompletionRequest(ChoicesRequest):
     """Log-probabilities of the tokens of the text and of so many likeliest alternatives."""
 
     # With an effect that the engine does not have.
-    suffix: Annotated[Any, Only()] = None
-    best_of: Annotated[Any, Only(1)] = None
+    suffix: Annotated[Any, Unsupported()] = None
+    best_of: Annotated[Any, Unsupported(1)] = None
 
     @model_validator(mode="after")
-    def _agree(self) -> CompletionRequest:
+    def _check_consistency(self) -> CompletionRequest:
         if self.max_tokens == 0 and not self.echo:
             raise PydanticCustomError(INVALID, "0 needs echo: true", {"param": "max_tokens"})
         return self
@@ -74,7 +74,7 @@ class CompletionRequest(ChoicesRequest):
         return "max_tokens", max(1, asked)  # the first token is there with the prompt; it is left out where 0 are asked
 
     @property
-    def is_echo_alone(self) -> bool:
+    def is_echo_only(self) -> bool:
         """Whether nothing is to follow the prompt."""
         return self.max_tokens == 0
 
@@ -84,7 +84,7 @@ class CompletionRequest(ChoicesRequest):
         return self.logprobs
 
     @property
-    def rows(self) -> list[str | list[int]]:
+    def prompt_list(self) -> list[str | list[int]]:
         """The prompts one by one."""
         if isinstance(self.prompt, str):
             return [self.prompt]

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.vocabulary.strict_model import MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import MAX_INT32, StrictModel, Text
 
 
-class LoadDictionaryRequest(Strict):
+class LoadDictionaryRequest(StrictModel):
     """A dictionary to load."""
 
     path: Text = Field(min_length=1)
@@ -67,7 +67,7 @@ class DeletedDictionary(BaseModel):
     deleted: Literal[True] = True
 
 
-class FeaturesRequest(Strict):
+class FeaturesRequest(StrictModel):
     """A prompt whose features are wanted."""
 
     prompt: Text | Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
@@ -99,7 +99,7 @@ class PositionFeatures(BaseModel):
     """Most active first."""
 
 
-class Features(BaseModel):
+class FeatureActivations(BaseModel):
     """The most active features at each position of a prompt."""
 
     object: Literal["features"] = "features"

@@ -10,29 +10,29 @@ from pydantic_core import PydanticCustomError
 
 from neuroscope.interventions.forms import InterventionForm
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
-from neuroscope_gateway.schemas.interventions import EXAMPLES
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
+from neuroscope_gateway.examples.interventions import EXAMPLES
 
 MAX_CHOICES = 128
 _UINT64 = 2**64
 
 
-def texts(value: Any) -> Any:
+def to_text_list(value: Any) -> Any:
     """One text as a list of it."""
     return [value] if isinstance(value, str) else value
 
 
 StopTexts = Annotated[
     list[Annotated[Text, Field(min_length=1)]] | None,
-    BeforeValidator(texts, json_schema_input_type=str | list[str] | None),
+    BeforeValidator(to_text_list, json_schema_input_type=str | list[str] | None),
 ]
 Metadata = dict[Text, Text]
 """Texts by name, as OpenAI has them; numbers of any size would not come back as they were sent."""
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
-Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictModel):
     """Options of a streamed answer."""
 
     include_usage: bool | None = False
@@ -41,7 +41,7 @@ class StreamOptions(Strict):
     """Accepted; nothing is padded."""
 
 
-class GenerationRequest(Strict):
+class GenerationRequest(StrictModel):
     """How text is generated: OpenAI's parameters, and top_k, min_p, repetition_penalty, kv_bits, interventions."""
 
     model: Text | None = None
@@ -67,7 +67,7 @@ class GenerationRequest(Strict):
     """How many of the row's last tokens, prompt and generated, the penalties look at; 0: all."""
     penalize_generated_only: bool | None = None
     """The penalties look at generated tokens alone."""
-    logit_bias: dict[TokenId, Bias] | None = Field(default=None, examples=[{"42": -100}])
+    logit_bias: dict[TokenId, LogitBias] | None = Field(default=None, examples=[{"42": -100}])
     """What is added to the logits of tokens, by token id, before the penalties."""
     kv_bits: int | None = Field(default=None, ge=2, le=8)
     """Keeps keys and values in so many bits: 2, 3, 4, 5, 6 or 8; absent: as they are."""
@@ -83,16 +83,16 @@ class GenerationRequest(Strict):
 
     @property
     @abstractmethod
-    def limit(self) -> tuple[str, int | None]:
+    def max_tokens_param(self) -> tuple[str, int | None]:
         """Most tokens to generate, under the name that was used."""
 
     @property
-    def choices(self) -> int:
+    def choice_count(self) -> int:
         """Answers for each prompt."""
         return 1
 
     @property
-    def alternatives(self) -> int | None:
+    def top_logprob_count(self) -> int | None:
         """Likeliest alternatives wanted for each token; None where no probability is."""
         return None
 
@@ -109,14 +109,14 @@ class GenerationRequest(Strict):
         """The arguments of `AsyncClient.generate`; what the request leaves out keeps the client's default."""
         wanted = {
             "model_id": self.model,
-            "max_tokens": self.limit[1],
+            "max_tokens": self.max_tokens_param[1],
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "min_p": self.min_p,
             "seed": None if self.seed is None else self.seed % _UINT64,
             "stop": self.stop_texts,
-            "n": self.choices,
+            "n": self.choice_count,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
@@ -126,7 +126,7 @@ class GenerationRequest(Strict):
             "kv_bits": self.kv_bits,
             "kv_group_size": self.kv_group_size,
             # One at least, because the alternatives carry the tokens' texts.
-            "top_logprobs": None if self.alternatives is None else max(1, self.alternatives),
+            "top_logprobs": None if self.top_logprob_count is None else max(1, self.top_logprob_count),
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
@@ -158,7 +158,7 @@ class ChoicesRequest(GenerationRequest):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @model_validator(mode="after")
-    def _streams(self) -> ChoicesRequest:
+    def _check_stream_options(self) -> ChoicesRequest:
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError(INVALID, "This needs stream: true", {"param": "stream_options"})
         return self

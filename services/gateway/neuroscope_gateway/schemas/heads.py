@@ -9,14 +9,14 @@ from pydantic import BaseModel, Field
 from neuroscope.analysis import AttentionComparison, CompositionResult, InteractionGraph
 from neuroscope.analysis.head_requests import comparison_request, composition_request, interactions_request
 from neuroscope.vocabulary.strict_model import Text
-from neuroscope_gateway.schemas.analyses import MAX_UINT32, AnsweredPair, NamedValues, Presented
-from neuroscope_gateway.schemas.axes import Index
+from neuroscope_gateway.schemas.attention import MAX_UINT32, AnalysisRequestBase, AnsweredPair, NamedArray
 from neuroscope_gateway.schemas.prompts import Prompt, TokenId
+from neuroscope_gateway.schemas.sweep_axes import Index
 
 Layers = Annotated[list[Index], Field(min_length=1, max_length=1024)] | None
 
 
-class ComparisonRequest(Presented):
+class ComparisonRequest(AnalysisRequestBase):
     """A comparison of two prompts."""
 
     model: Text | None = None
@@ -45,7 +45,7 @@ class ComparisonRequest(Presented):
         )
 
 
-class CompositionRequest(Presented):
+class CompositionRequest(AnalysisRequestBase):
     """A measurement of composition."""
 
     model: Text | None = None
@@ -66,7 +66,7 @@ class CompositionRequest(Presented):
         )
 
 
-class InteractionsRequest(Presented):
+class InteractionsRequest(AnalysisRequestBase):
     """A search for interactions of heads."""
 
     model: Text | None = None
@@ -110,14 +110,14 @@ class InteractionsRequest(Presented):
         )
 
 
-class ComparedAttention(BaseModel):
+class AttentionComparisonResponse(BaseModel):
     """How far each head's patterns are from each other on two prompts."""
 
     object: Literal["attention_comparison"] = "attention_comparison"
     model: str
     alignment: list[tuple[int, int]]
     """Positions of the first prompt, each with that of the second one."""
-    arrays: list[NamedValues]
+    arrays: list[NamedArray]
     """jensen_shannon (nats) and total_variation by layer and head, then statistics of both prompts."""
     elapsed_seconds: float
 
@@ -130,12 +130,12 @@ class CompositionBaseline(BaseModel):
     standard_deviation: float
 
 
-class Composition(BaseModel):
+class CompositionResponse(BaseModel):
     """How much each head can read of what each earlier one writes."""
 
     object: Literal["composition"] = "composition"
     model: str
-    arrays: list[NamedValues]
+    arrays: list[NamedArray]
     """q_composition, k_composition and v_composition by layer and head of writer and reader."""
     baselines: list[CompositionBaseline]
     warnings: list[str]
@@ -143,7 +143,7 @@ class Composition(BaseModel):
     elapsed_seconds: float
 
 
-class Interaction(BaseModel):
+class HeadInteraction(BaseModel):
     """A head, what reads its output, and the effect of that."""
 
     sender: tuple[int, int]
@@ -157,16 +157,16 @@ class Interaction(BaseModel):
     p_value: float
 
 
-class Interactions(BaseModel):
+class InteractionsResponse(BaseModel):
     """Which heads read what other heads write."""
 
     object: Literal["head_interactions"] = "head_interactions"
     model: str
     metric: str
     """What is scored."""
-    interactions: list[Interaction]
+    interactions: list[HeadInteraction]
     """Those that are more than noise, strongest first."""
-    arrays: list[NamedValues]
+    arrays: list[NamedArray]
     """Every effect that was tried; null where none was."""
     tested_count: int
     """Paths that were tried."""

@@ -7,20 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, RootModel, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
 
 
-def _form_of_hook(value: Any) -> str:
+def _hook_tag(value: Any) -> str:
     return "<id>" if isinstance(value, str) else "<hook>"
 
 
-def _form_of_registration(value: Any) -> str:
+def _registration_tag(value: Any) -> str:
     if isinstance(value, list):
         return "<list>"
     return "<hooks>" if isinstance(value, dict) and "hooks" in value else "<hook>"
 
 
-class HookedFeatures(Strict):
+class FeatureReduction(StrictModel):
     """Features of a dictionary in place of an activation."""
 
     dictionary_id: Text = Field(min_length=1)
@@ -36,7 +36,7 @@ class HookedFeatures(Strict):
     """The squared norms of the reconstruction's error and of what is reconstructed."""
 
 
-class ActivationHook(Strict):
+class ActivationHook(StrictModel):
     """What to capture."""
 
     layer_name: Text | None = Field(default=None, examples=["transformer.h.5"])
@@ -51,11 +51,11 @@ class ActivationHook(Strict):
     """Captures what the component reads."""
     capture_output: bool | None = True
     """Captures what the component writes."""
-    features: HookedFeatures | None = Field(default=None, exclude_if=lambda value: value is None)
+    features: FeatureReduction | None = Field(default=None, exclude_if=lambda value: value is None)
     """Features of a dictionary, where it reads."""
 
     @model_validator(mode="after")
-    def _captures(self) -> ActivationHook:
+    def _check_sides(self) -> ActivationHook:
         if not self.component and self.features is None:
             raise PydanticCustomError(INVALID, "A hook names a component, or features", {"param": "component"})
         if self.capture_output is False and not self.capture_input:
@@ -64,12 +64,10 @@ class ActivationHook(Strict):
         return self
 
 
-HookOrId = Annotated[
-    Annotated[ActivationHook, Tag("<hook>")] | Annotated[Text, Tag("<id>")], Discriminator(_form_of_hook)
-]
+HookOrId = Annotated[Annotated[ActivationHook, Tag("<hook>")] | Annotated[Text, Tag("<id>")], Discriminator(_hook_tag)]
 
 
-class HookList(Strict):
+class RegisterHooksBody(StrictModel):
     """Hooks to register."""
 
     hooks: list[ActivationHook] = Field(min_length=1)
@@ -80,37 +78,37 @@ class HookList(Strict):
 class RegisterHooksRequest(
     RootModel[
         Annotated[
-            Annotated[HookList, Tag("<hooks>")]
+            Annotated[RegisterHooksBody, Tag("<hooks>")]
             | Annotated[list[ActivationHook], Field(min_length=1), Tag("<list>")]
             | Annotated[ActivationHook, Tag("<hook>")],
-            Discriminator(_form_of_registration),
+            Discriminator(_registration_tag),
         ]
     ]
 ):
     """`{"hooks": [...]}`, a list of hooks, or one hook."""
 
 
-class ClearHooksRequest(Strict):
+class ClearHooksRequest(StrictModel):
     """Hooks to remove."""
 
     hook_ids: list[Text] | None = None
     """The ids; absent: all."""
 
 
-class RegisteredHooks(BaseModel):
+class RegisterHooksResponse(BaseModel):
     """Ids of the hooks, in the order of the request."""
 
     registered_hooks: list[str]
 
 
-class HookListing(BaseModel):
+class HookList(BaseModel):
     """The registered hooks."""
 
     object: Literal["list"] = "list"
     hooks: list[ActivationHook]
 
 
-class ClearedHooks(BaseModel):
+class ClearHooksResponse(BaseModel):
     """What was removed."""
 
     status: Literal["hooks cleared"] = "hooks cleared"

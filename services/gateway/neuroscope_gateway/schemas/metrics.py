@@ -8,12 +8,12 @@ from pydantic import Field
 
 from neuroscope.interventions.tensor_json import TensorForm, to_expression
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.vocabulary.strict_model import Strict
-from neuroscope_gateway.schemas.axes import Index
+from neuroscope.vocabulary.strict_model import StrictModel
 from neuroscope_gateway.schemas.prompts import Token, token_message
+from neuroscope_gateway.schemas.sweep_axes import Index
 
 
-class Scored(Strict):
+class BaseMetric(StrictModel):
     """What is measured of a run."""
 
     kind: Literal[
@@ -40,14 +40,14 @@ class Scored(Strict):
         return message
 
 
-class WeightedMetric(Strict):
+class WeightedMetric(StrictModel):
     """A term of a sum."""
 
     weight: float = 1.0
-    metric: Scored
+    metric: BaseMetric
 
 
-class Metric(Scored):
+class Metric(BaseMetric):
     """How a run is scored."""
 
     terms: list[WeightedMetric] = Field([], max_length=64)

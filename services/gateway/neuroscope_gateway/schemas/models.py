@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.vocabulary.strict_model import MAX_INT32, Strict, Text
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope.vocabulary.strict_model import MAX_INT32, StrictModel, Text
+from neuroscope_gateway.schemas.unsupported import Unsupported
 
 
-class LoadModelRequest(Strict):
+class LoadModelRequest(StrictModel):
     """A model to load."""
 
     model_path: Text = Field(min_length=1)
@@ -23,8 +23,8 @@ class LoadModelRequest(Strict):
     """Of mlx-engine's clients; without effect, since no key is ever dropped."""
 
     # Of mlx-engine's clients, with an effect that the engine does not have.
-    trust_remote_code: Annotated[Any, Only(False)] = None
-    vocab_only: Annotated[Any, Only(False)] = None
+    trust_remote_code: Annotated[Any, Unsupported(False)] = None
+    vocab_only: Annotated[Any, Unsupported(False)] = None
 
 
 class Model(BaseModel):

@@ -10,12 +10,12 @@ from neuroscope.errors import MLXIntegrationError
 from neuroscope.interventions.forms import InterventionForm
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2
-from neuroscope.vocabulary.strict_model import Strict, Text
-from neuroscope_gateway.requested_edits import RequestedInterventions
+from neuroscope.vocabulary.strict_model import StrictModel, Text
 from neuroscope_gateway.schemas.prompts import Prompt, Seed, prompt_message
+from neuroscope_gateway.schemas.request_interventions import RequestInterventions
 
 
-class SubjectNoise(Strict):
+class SubjectNoise(StrictModel):
     """Noise at the embeddings of a subject's tokens (Meng et al. 2022)."""
 
     subject: Annotated[Text, Field(min_length=1)]
@@ -29,7 +29,7 @@ class SubjectNoise(Strict):
         return pb.SubjectNoise(subject=self.subject, seed=self.seed, standard_deviation=self.standard_deviation)
 
 
-class PromptPair(Strict):
+class PromptPair(StrictModel):
     """Two prompts that differ in what the metric asks for."""
 
     clean: Prompt
@@ -50,19 +50,19 @@ class PromptPair(Strict):
         return pb.PromptPair(
             clean=prompt_message(self.clean),
             corrupted=None if self.corrupted is None else prompt_message(self.corrupted),
-            corruptions=edit_messages(self.corruptions, f"{path}.corruptions"),
+            corruptions=intervention_messages(self.corruptions, f"{path}.corruptions"),
             noise=None if self.noise is None else self.noise.to_message(),
         )
 
 
-def edit_messages(forms: list[Any], path: str) -> list[intervention_pb2.Intervention]:
+def intervention_messages(forms: list[Any], path: str) -> list[intervention_pb2.Intervention]:
     """Edits as the contract carries them.
 
     Raises:
         MLXIntegrationError: one cannot be meant; names it below the path.
     """
     try:
-        return RequestedInterventions(forms).messages
+        return RequestInterventions(forms).messages
     except MLXIntegrationError as error:
         error.field = error.field.replace("interventions", path, 1)
         raise

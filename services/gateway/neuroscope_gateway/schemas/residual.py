@@ -14,17 +14,17 @@ from neuroscope.analysis import ResidualResult, TunedLens, TunedLensResult
 from neuroscope.analysis.residual_request import residual_request
 from neuroscope.interventions.tensor_json import EncodedTensor
 from neuroscope.results.tuned_training import training_request
-from neuroscope.vocabulary.strict_model import Strict, Text
-from neuroscope_gateway.schemas.analyses import NamedValues, Presented
-from neuroscope_gateway.schemas.axes import Index
+from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.schemas.attention import AnalysisRequestBase, NamedArray
 from neuroscope_gateway.schemas.prompts import Prompt, Token
+from neuroscope_gateway.schemas.sweep_axes import Index
 
 Part = Literal["contributions", "attribution", "lens", "routing", "ablation", "flow"]
 _Count = Annotated[int, Field(ge=0, le=2**32 - 1)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
+_OpenFraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Translator(Strict):
+class Translator(StrictModel):
     """The map of one point's stream to the last one's: x + x @ weight + bias."""
 
     point: Annotated[int, Field(ge=0, lt=2**31)]
@@ -35,7 +35,7 @@ class Translator(Strict):
     """float32 (d_model)."""
 
 
-class TunedLensForm(Strict):
+class TunedLensFile(StrictModel):
     """A tuned lens, as its training answers it."""
 
     model: Text
@@ -57,7 +57,7 @@ class TunedLensForm(Strict):
         )
 
     @classmethod
-    def from_lens(cls, lens: TunedLens) -> TunedLensForm:
+    def from_lens(cls, lens: TunedLens) -> TunedLensFile:
         """As JSON."""
         return cls(
             model=lens.model_id,
@@ -74,14 +74,14 @@ def _encoded(array: NDArray[np.float32]) -> EncodedTensor:
     return EncodedTensor(dtype="float32", shape=list(array.shape), data=b64encode(array.tobytes()).decode())
 
 
-class Neuron(Strict):
+class Neuron(StrictModel):
     """A neuron of an MLP."""
 
     layer: Index
     neuron: Index
 
 
-class ResidualRequest(Presented):
+class ResidualRequest(AnalysisRequestBase):
     """An analysis of the residual stream."""
 
     model: Text | None = None
@@ -98,7 +98,7 @@ class ResidualRequest(Presented):
     """Where the answer is predicted, negative from the end."""
     top_k: _Count = 0
     """Likeliest tokens of lenses; 0: 5."""
-    tuned_lens: TunedLensForm | None = None
+    tuned_lens: TunedLensFile | None = None
     """Beside the logit lens."""
     strongest_neurons: _Count = 0
     """So many neurons whose direct effects are told."""
@@ -112,9 +112,9 @@ class ResidualRequest(Presented):
     """Whose mean takes the place of what is ablated; absent: the prompts'."""
     corrupted: list[Prompt] = Field([], max_length=256)
     """For each prompt one of its length with another answer."""
-    least_effect: _Share = 0.0
+    least_effect: _OpenFraction = 0.0
     """Of an edge of the flow, as a share of the difference of both runs; 0: 0.05."""
-    tolerance: _Share = 0.0
+    tolerance: _OpenFraction = 0.0
     """Of what may happen to a write between, for an edge to skip layers; 0: 0.1."""
     max_writers: _Count = 0
     """Whose paths are followed; 0: 64."""
@@ -145,7 +145,7 @@ class ResidualRequest(Presented):
         )
 
 
-class AttributedToken(BaseModel):
+class TokenAttribution(BaseModel):
     """A token, and what the sum of all direct contributions says of it."""
 
     token_id: int
@@ -158,7 +158,7 @@ class AttributedToken(BaseModel):
     """What of the sum no component contributes."""
 
 
-class AttributedNeuron(BaseModel):
+class NeuronAttribution(BaseModel):
     """A neuron's direct contribution."""
 
     layer: int
@@ -171,24 +171,24 @@ class LogitAttribution(BaseModel):
     """Direct logit attribution, the final norm frozen at what it divides by in the run."""
 
     position: int
-    answer: AttributedToken
-    other: AttributedToken | None
+    answer: TokenAttribution
+    other: TokenAttribution | None
     norm_scale: float
     """What the final norm divides by."""
     logit_scale: float
     softcap: float | None
     """Logits go through it after the sum."""
-    neurons: list[AttributedNeuron]
+    neurons: list[NeuronAttribution]
 
 
-class SumError(BaseModel):
+class ReconstructionError(BaseModel):
     """How far the sum of all that is written is from the stream, as a share of its norm."""
 
     components: float
     heads: float | None
 
 
-class LensReading(BaseModel):
+class LensSummary(BaseModel):
     """What lenses see of the answer."""
 
     answer_id: int
@@ -199,7 +199,7 @@ class LensReading(BaseModel):
     """By token id, of all tokens that are among the likeliest somewhere."""
 
 
-class Rewriting(BaseModel):
+class Rewriter(BaseModel):
     """A component that changes what another wrote."""
 
     name: str
@@ -215,7 +215,7 @@ class FlowWriter(BaseModel):
     written_norm: float
     survival: list[float]
     """What is left of its write before each layer, then at the end."""
-    rewriters: list[Rewriting]
+    rewriters: list[Rewriter]
 
 
 class FlowEdge(BaseModel):
@@ -241,23 +241,23 @@ class InformationFlow(BaseModel):
     edges: list[FlowEdge]
 
 
-class AnalyzedPrompt(BaseModel):
+class PromptAnalysis(BaseModel):
     """What was found of one prompt; parts that were not asked for are null."""
 
     token_ids: list[int]
     tokens: list[str]
     position: int
     """Where the answer is predicted."""
-    arrays: list[NamedValues]
-    error: SumError | None
+    arrays: list[NamedArray]
+    error: ReconstructionError | None
     attribution: LogitAttribution | None
-    lens: LensReading | None
+    lens: LensSummary | None
     metric: float | None
     """What ablation is measured by, of the run as it is."""
     flow: InformationFlow | None
 
 
-class ResidualAnalysis(BaseModel):
+class ResidualAnalysisResponse(BaseModel):
     """What an analysis of the residual stream found."""
 
     object: Literal["residual_analysis"] = "residual_analysis"
@@ -265,7 +265,7 @@ class ResidualAnalysis(BaseModel):
     parts: list[str]
     components: list[str]
     """What writes, in order."""
-    prompts: list[AnalyzedPrompt]
+    prompts: list[PromptAnalysis]
     notes: list[str]
     """What is said about the numbers."""
     warnings: list[str]
@@ -274,7 +274,7 @@ class ResidualAnalysis(BaseModel):
     elapsed_seconds: float
 
 
-class TuningRequest(Presented):
+class TunedLensRequest(AnalysisRequestBase):
     """A training of a tuned lens."""
 
     model: Text | None = None
@@ -285,7 +285,7 @@ class TuningRequest(Presented):
     """ridge: regression; kl: L-BFGS on the divergence of predictions; auto: kl where it is affordable."""
     ridge: Annotated[float, Field(ge=0)] = 0.0
     """Penalty on a translator's weight, as a share of the mean square of what it reads; 0: 0.001."""
-    held_out_share: _Share = 0.0
+    held_out_share: _OpenFraction = 0.0
     """Of the texts; 0: 0.2."""
     max_iterations: Annotated[int, Field(ge=0, le=1000)] = 0
     """Of L-BFGS, for each layer; 0: 50."""
@@ -318,11 +318,11 @@ class TunedLayer(BaseModel):
     """Of L-BFGS; 0: the ridge's translator is kept."""
 
 
-class TrainedLens(BaseModel):
+class TunedLensResponse(BaseModel):
     """A tuned lens that was trained."""
 
     object: Literal["tuned_lens"] = "tuned_lens"
-    lens: TunedLensForm
+    lens: TunedLensFile
     """As `tuned_lens` of a request takes it."""
     layers: list[TunedLayer]
     token_count: int
@@ -330,6 +330,6 @@ class TrainedLens(BaseModel):
     elapsed_seconds: float
 
 
-def rewritings(found: Mapping[str, Any]) -> dict[str, Any]:
+def flow_writer_fields(found: Mapping[str, Any]) -> dict[str, Any]:
     """A writer with its rewriters as objects."""
     return {**found, "rewriters": [{"name": name, "share": share} for name, share in found["rewriters"]]}

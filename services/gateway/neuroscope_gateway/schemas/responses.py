@@ -9,14 +9,14 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
 from neuroscope_gateway.schemas.generation import GenerationRequest, Metadata
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope_gateway.schemas.unsupported import Unsupported
 
 _PARTS = ("input_text", "output_text")
 
 
-def _content(value: Any) -> Any:
+def _joined_text(value: Any) -> Any:
     """Text parts as one text; what an answer's parts have besides is dropped."""
     if not isinstance(value, list):
         return value
@@ -30,7 +30,7 @@ def _content(value: Any) -> Any:
     return "".join(texts)
 
 
-def _form_of_input(value: Any) -> str:
+def _input_tag(value: Any) -> str:
     return "<messages>" if isinstance(value, list) else "<text>"
 
 
@@ -41,12 +41,12 @@ class InputPart(TypedDict):
     text: str
 
 
-class InputMessage(Strict):
+class InputMessage(StrictModel):
     """One message, of the user or of an earlier answer."""
 
     role: Literal["system", "developer", "user", "assistant"]
     """Who speaks; developer is read as system."""
-    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=str | list[InputPart])]
+    content: Annotated[Text, BeforeValidator(_joined_text, json_schema_input_type=str | list[InputPart])]
     """The text, or a list of text parts."""
     type: Literal["message"] = "message"
     id: Text | None = None
@@ -55,7 +55,7 @@ class InputMessage(Strict):
     """Of an earlier answer; without effect."""
 
     @property
-    def speaker(self) -> str:
+    def template_role(self) -> str:
         """The role as chat templates know it."""
         return "system" if self.role == "developer" else self.role
 
@@ -66,7 +66,7 @@ class ResponseRequest(GenerationRequest):
     input: Annotated[
         Annotated[Text, Field(min_length=1), Tag("<text>")]
         | Annotated[list[InputMessage], Field(min_length=1), Tag("<messages>")],
-        Discriminator(_form_of_input),
+        Discriminator(_input_tag),
     ] = Field(examples=["What is the capital of France?"])
     """What the user says, or the messages of a conversation."""
     instructions: Text | None = None
@@ -84,27 +84,27 @@ class ResponseRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
 
     # With an effect that this service does not have.
-    background: Annotated[Any, Only(False)] = None
-    conversation: Annotated[Any, Only()] = None
-    include: Annotated[Any, Only([])] = None
-    max_tool_calls: Annotated[Any, Only()] = None
-    previous_response_id: Annotated[Any, Only()] = None
-    prompt: Annotated[Any, Only()] = None
-    reasoning: Annotated[Any, Only({})] = None
-    store: Annotated[Any, Only(False)] = None
-    stream_options: Annotated[Any, Only({})] = None
-    text: Annotated[Any, Only({}, {"format": {"type": "text"}})] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    tools: Annotated[Any, Only([])] = None
-    top_logprobs: Annotated[Any, Only(0)] = None
-    truncation: Annotated[Any, Only("disabled")] = None
+    background: Annotated[Any, Unsupported(False)] = None
+    conversation: Annotated[Any, Unsupported()] = None
+    include: Annotated[Any, Unsupported([])] = None
+    max_tool_calls: Annotated[Any, Unsupported()] = None
+    previous_response_id: Annotated[Any, Unsupported()] = None
+    prompt: Annotated[Any, Unsupported()] = None
+    reasoning: Annotated[Any, Unsupported({})] = None
+    store: Annotated[Any, Unsupported(False)] = None
+    stream_options: Annotated[Any, Unsupported({})] = None
+    text: Annotated[Any, Unsupported({}, {"format": {"type": "text"}})] = None
+    tool_choice: Annotated[Any, Unsupported("none", "auto")] = None
+    tools: Annotated[Any, Unsupported([])] = None
+    top_logprobs: Annotated[Any, Unsupported(0)] = None
+    truncation: Annotated[Any, Unsupported("disabled")] = None
 
     @property
     def prompts(self) -> PromptLike:
         """The conversation."""
         said = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         first = [] if self.instructions is None else [InputMessage(role="system", content=self.instructions)]
-        return [{"role": message.speaker, "content": message.content} for message in [*first, *said]]
+        return [{"role": message.template_role, "content": message.content} for message in [*first, *said]]
 
     @property
     def limit(self) -> tuple[str, int | None]:

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from neuroscope.interventions.tensor_json import TensorForm
-from neuroscope.vocabulary.strict_model import Strict, Text
+from neuroscope.vocabulary.strict_model import StrictModel, Text
 from neuroscope_gateway.schemas.prompts import Token
 
 
-class VocabularyRequest(Strict):
+class VocabularyRequest(StrictModel):
     """Vectors through the model's own final norm and unembedding."""
 
     model: Text | None = None

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-WeightForm = Literal["binary", "list", "base64"]
+WeightFormat = Literal["binary", "list", "base64"]
 
 
-class WeightMeasures(BaseModel):
+class WeightSummary(BaseModel):
     """What is said of a weight in place of its values."""
 
     norm: float
@@ -20,7 +20,7 @@ class WeightMeasures(BaseModel):
     """Largest magnitude."""
 
 
-class WeightEntry(BaseModel):
+class WeightInfo(BaseModel):
     """A weight of one layer."""
 
     name: str
@@ -37,10 +37,10 @@ class WeightEntry(BaseModel):
     heads: list[int]
     """Along the head axis; key/value heads of keys and values."""
     experts: list[int]
-    measures: WeightMeasures | None = None
+    measures: WeightSummary | None = None
 
 
-class WeightLayer(BaseModel):
+class WeightLayerInfo(BaseModel):
     """What a layer does with its weights."""
 
     layer: int
@@ -58,8 +58,8 @@ class WeightList(BaseModel):
 
     object: Literal["list"] = "list"
     model: str
-    data: list[WeightEntry]
-    layers: list[WeightLayer]
+    data: list[WeightInfo]
+    layers: list[WeightLayerInfo]
     embedding_scale: float
     logit_scale: float
     logit_softcap: float | None
@@ -70,7 +70,7 @@ class WeightList(BaseModel):
     """Why the model lacks the other weights that there are names for."""
 
 
-class WeightValues(WeightEntry):
+class WeightValues(WeightInfo):
     """A weight in JSON."""
 
     object: Literal["weight"] = "weight"

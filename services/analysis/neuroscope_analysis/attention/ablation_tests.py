@@ -1,0 +1,149 @@
+"""Whether heads that have a role's pattern have an effect, on the random sequences that gave their scores.
+
+Each head is ablated alone, and all heads of the role are ablated but for it: where several heads do the same, each can
+be spared, and the first test alone would find none of them (McGrath et al. 2023, arXiv:2307.15771). An effect is the
+mean over the sequences of what that changes of the role's metric, in nats; what it must exceed is in `bounds`, effects
+of heads without the role where the metric is the role's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from neuroscope.experiments import Metric, cross_entropy, kl_divergence
+from neuroscope.interventions import Intervention, edit
+from neuroscope.v1 import attention_pb2 as pb
+from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
+from neuroscope_analysis.attention.roles import Role, RoleMetric
+from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.significance import (
+    DEFAULT_LEAST_EFFECT,
+    DEFAULT_SIGNIFICANCE,
+    EffectThreshold,
+    MetricChanges,
+    robust_upper_bound,
+)
+
+Head: TypeAlias = "tuple[int, int]"
+"""Layer and head."""
+Heads: TypeAlias = "frozenset[Head]"
+_MAX_OTHERS = 48
+"""Heads without the role that are ablated at most."""
+_MIN_OTHERS = 5
+"""Of fewer heads there is no distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A head whose score reaches a role's threshold."""
+
+    head: Head
+    score: float
+    offset: int | None = None
+    """Of a positional head."""
+
+
+class AblationTests:
+    """Tests labels.
+
+    Args:
+        model: what runs.
+        sequences: the prompts.
+        wanted: what counts as an effect.
+    """
+
+    def __init__(self, model: RemoteModel, sequences: RepeatedSequences, wanted: pb.CausalTest) -> None:
+        self._model = model
+        self._sequences = sequences
+        self._least = wanted.least_effect_nats or DEFAULT_LEAST_EFFECT
+        self._significance = wanted.significance or DEFAULT_SIGNIFICANCE
+        self._effects: dict[tuple[RoleMetric, bool, Heads], MetricChanges] = {}
+
+    async def labels(
+        self, role: Role, threshold: float, candidates: Sequence[Candidate], others: Sequence[Head]
+    ) -> AsyncGenerator[pb.HeadLabel, None]:
+        """The labels of a role, each with what its tests say.
+
+        Args:
+            role: the role.
+            threshold: what the scores reached.
+            candidates: heads that reached it.
+            others: heads that did not.
+        """
+        if not candidates:
+            return
+        compared = _sample(others) if role.compares_with_others and len(others) >= _MIN_OTHERS else []
+        group = frozenset(candidate.head for candidate in candidates)
+        alone = {head: frozenset({head}) for head in (*group, *compared)}
+        spared = {head: group - {head} for head in group} if len(group) > 1 else {}
+        changes = await self._ablation_effects(role, [*alone.values(), group, *spared.values()])
+        beyond = robust_upper_bound([changes[alone[head]].mean() for head in compared])
+        tests = len(alone) - len(compared) + len(spared)
+        bounds = EffectThreshold(self._least, self._significance / tests, beyond, len(compared))
+        for candidate in candidates:
+            head = candidate.head
+            evidence = [bounds.evidence(pb.CAUSAL_PROBE_ABLATED, changes[alone[head]])]
+            if head in spared:
+                restored = changes[group] - changes[spared[head]]
+                evidence.append(bounds.evidence(pb.CAUSAL_PROBE_RESTORED, restored))
+            is_confirmed = any(each.is_passed for each in evidence)
+            yield pb.HeadLabel(
+                layer=head[0],
+                head=head[1],
+                role=role.role,
+                score=candidate.score,
+                threshold=threshold,
+                verdict=pb.CAUSAL_VERDICT_CONFIRMED if is_confirmed else pb.CAUSAL_VERDICT_UNCONFIRMED,
+                evidence=evidence,
+                offset=candidate.offset,
+            )
+
+    async def _ablation_effects(self, role: Role, wanted: Sequence[Heads]) -> dict[Heads, MetricChanges]:
+        """What ablating each group of heads changes; groups that were ablated before are not ablated again."""
+        known = {heads: self._effects.get((role.metric, role.zero_ablated, heads)) for heads in wanted}
+        missing = [heads for heads, changes in known.items() if changes is None]
+        if missing:
+            ablation = self._model.client.ablate(self._sequences.ids, model_id=self._model.model_id)
+            if not role.zero_ablated:
+                ablation = ablation.references(self._sequences.references)
+            for number, heads in enumerate(missing):
+                ablation = ablation.cell(*self._interventions(role, heads), name=str(number))
+            what = f"ablating heads that look like {role.name}"
+            result = await self._model.sweep(ablation.scored_by(self._metric(role.metric)), what)
+            effects = np.asarray(result["cells"].effects().values, np.float64).reshape(-1, len(missing))
+            for number, heads in enumerate(missing):
+                self._effects[role.metric, role.zero_ablated, heads] = effects[:, number]
+        return {heads: self._effects[role.metric, role.zero_ablated, heads] for heads in wanted}
+
+    def _interventions(self, role: Role, heads: Heads) -> list[Intervention]:
+        by_layer: dict[int, list[int]] = {}
+        for layer, head in sorted(heads):
+            by_layer.setdefault(layer, []).append(head)
+        mean_row = 3 + len(self._sequences.references)  # of a sweep's cells: the references' mean at each position
+        return [
+            edit("head_output", layer, 0.0, heads=of_layer)
+            if role.zero_ablated
+            else edit("head_output", layer, lambda act: act.row(mean_row), heads=of_layer)
+            for layer, of_layer in by_layer.items()
+        ]
+
+    def _metric(self, measure: RoleMetric) -> Metric:
+        match measure:
+            case RoleMetric.REPETITION:
+                return cross_entropy().at(*self._sequences.predictable)
+            case RoleMetric.REPEATED_OUTPUT:
+                return kl_divergence().at(*self._sequences.second_block)
+            case RoleMetric.OUTPUT:
+                return kl_divergence().at(*range(self._sequences.length))
+            case RoleMetric.LOGIT_DIFFERENCE:
+                raise AssertionError("named pairs have a test of their own")
+
+
+def _sample(others: Sequence[Head]) -> list[Head]:
+    """Heads without the role, evenly over the layers."""
+    step = max(1, -(-len(others) // _MAX_OTHERS))
+    return list(others)[::step]

@@ -1,0 +1,1 @@
+"""What is common to HTTP answers: JSON, bytes, streams of events, disconnects."""

@@ -1,0 +1,107 @@
+"""A tensor as bytes over HTTP: whole, or the bytes of a Range (RFC 9110, section 14)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from starlette.responses import Response, StreamingResponse
+
+from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.tensors import Array, dtype_name, numpy_dtype
+from neuroscope_gateway import errors
+from neuroscope_gateway.http.byte_ranges import ByteRange, ContentRange
+from neuroscope_gateway.http.json_response import JsonResponse
+
+BINARY = "application/octet-stream"
+_BYTES: dict[str, Any] = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
+_HEADERS = {
+    name: {"description": told, "schema": {"type": "string"}}
+    for name, told in {
+        "X-NeuroScope-Dtype": "element type, little-endian: float32, float16, bfloat16, int32, ...",
+        "X-NeuroScope-Shape": "extents, outermost first, separated by commas",
+        "X-NeuroScope-Axes": "meaning of each axis",
+        "ETag": "changes with the tensor's content",
+    }.items()
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole tensor, row-major", "content": _BYTES, "headers": _HEADERS},
+    206: {"description": "The bytes of `Range`", "content": _BYTES, "headers": _HEADERS},
+}
+"""For OpenAPI."""
+
+
+def tensor_headers(
+    dtype: tensor_pb2.DataType.ValueType,
+    shape: Iterable[int],
+    axes: Iterable[tensor_pb2.Axis.ValueType],
+    etag: str,
+) -> dict[str, str]:
+    """What is said of a tensor beside its bytes."""
+    return {
+        "Accept-Ranges": "bytes",
+        "ETag": etag,
+        "X-NeuroScope-Dtype": dtype_name(dtype),
+        "X-NeuroScope-Shape": ",".join(map(str, shape)),
+        "X-NeuroScope-Axes": ",".join(map(axis_name, axes)),
+    }
+
+
+async def tensor_response(
+    parts: AsyncGenerator[memoryview, None],
+    response_headers: dict[str, str],
+    sent: ContentRange,
+    part: ByteRange | None,
+    wanted: str,
+) -> Response:
+    """The answer of a stream that has begun.
+
+    Args:
+        parts: the bytes that are sent, and no others.
+        told: of `headers`.
+        sent: which bytes they are.
+        part: the range that was understood; None: the whole tensor.
+        wanted: the Range header.
+    """
+    response_headers = response_headers | {"Content-Length": str(sent.count)}
+    if part is None:
+        return StreamingResponse(_to_bytes(parts), HTTPStatus.OK, response_headers, BINARY)
+    if not sent.count:
+        await parts.aclose()
+        message = f"The tensor has {sent.total} bytes, and none of them in {wanted!r}."
+        body = errors.error_json(message, param="Range", code="range_not_satisfiable")
+        beyond = {"Content-Range": f"bytes */{sent.total}"}
+        return JsonResponse(body, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=beyond)
+    response_headers["Content-Range"] = f"bytes {sent.first}-{sent.first + sent.count - 1}/{sent.total}"
+    return StreamingResponse(_to_bytes(parts), HTTPStatus.PARTIAL_CONTENT, response_headers, BINARY)
+
+
+async def slice_stream(parts: AsyncGenerator[memoryview, None], sent: ContentRange) -> AsyncGenerator[memoryview, None]:
+    """The bytes that are sent, of a stream of all of them; it is left as soon as they have come."""
+    offset, end = 0, sent.first + sent.count
+    async with aclosing(parts):
+        async for part in parts:
+            if kept := part[max(sent.first - offset, 0) : max(end - offset, 0)]:
+                yield kept
+            offset += part.nbytes
+            if offset >= end and sent.count < sent.total:
+                return
+
+
+def to_array(data: bytes, dtype: tensor_pb2.DataType.ValueType, shape: Iterable[int]) -> Array:
+    """The tensor that bytes are."""
+    return np.frombuffer(data, numpy_dtype(dtype)).reshape(tuple(shape))
+
+
+def axis_name(axis: tensor_pb2.Axis.ValueType) -> str:
+    """`key_position` of AXIS_KEY_POSITION."""
+    return tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower()
+
+
+async def _to_bytes(parts: AsyncGenerator[memoryview, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
+        async for part in parts:
+            yield bytes(part)

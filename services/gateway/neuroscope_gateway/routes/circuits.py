@@ -1,0 +1,178 @@
+"""POST /v1/analysis/circuits...: circuits found, evaluated and written in other formats."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import APIRouter, Request
+from google.protobuf import json_format
+from starlette.responses import Response
+
+from neuroscope.analysis import AsyncAnalysisClient, DiscoveryResult, EvaluationResult
+from neuroscope.analysis.circuit_request import discovery_request, evaluation_request
+from neuroscope.circuits import Circuit
+from neuroscope.datasets import Dataset
+from neuroscope.errors import MLXIntegrationError
+from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
+from neuroscope_gateway.examples.circuits import FILE
+from neuroscope_gateway.http.disconnect import cancel_on_disconnect
+from neuroscope_gateway.http.event_stream import SSE_CONTENT
+from neuroscope_gateway.routes.attention import result_response
+from neuroscope_gateway.schemas import circuits as schemas
+
+router = APIRouter(prefix="/v1/analysis/circuits", tags=["analysis"], responses=ERROR_RESPONSES)
+_MEDIA_TYPES = {
+    "json": "application/json",
+    "mib": "application/json",
+    "lazarus": "application/json",
+    "graphml": "application/graphml+xml",
+    "dot": "text/vnd.graphviz",
+    "mermaid": "text/plain",
+    "html": "text/html",
+    "svg": "image/svg+xml",
+    "png": "image/png",
+    "pdf": "application/pdf",
+}
+_FILE_CONTENT: dict[str, Any] = {
+    media: {"schema": {"type": "string"}, "example": FILE}
+    for media in _MEDIA_TYPES.values()
+    if media != "application/json"
+}
+_OBJECT_CONTENT: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+_PARAM_NAMES = {"model_id": "model", "dataset": "dataset", "count": "pair_count", "edited_run": "into"}
+
+
+@router.post(
+    "",
+    response_model=schemas.DiscoveredCircuit,
+    responses={200: {"description": "The circuit", "content": {**SSE_CONTENT, **_FILE_CONTENT}}},
+)
+async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, client: AnalysisDep) -> Response:
+    """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need.
+
+    With `stream` events are plan, progress, baseline, edges, evaluation and point as they come, result, or error; with
+    `format` the answer is the circuit in that format. Leaving cancels it.
+    """
+    pairs = await _fitted_dataset(client, body, request)
+    wanted = discovery_request(
+        pairs,
+        metric=body.sdk_metric,
+        method=body.method,
+        size=body.size,
+        count=body.count,
+        threshold=body.threshold,
+        faithfulness=body.faithfulness,
+        granularity=body.granularity or "",
+        steps=body.steps,
+        into=body.into or "",
+        prune=body.prune,
+        test=body.test,
+        significance=body.significance,
+        least_effect=body.least_effect,
+        evaluation=body.evaluation_options(skip=not body.evaluate),
+        name=body.name,
+        model_id=body.model or "",
+    )
+    result = DiscoveryResult(wanted)
+
+    def found(result: DiscoveryResult) -> dict[str, Any]:
+        plan, end = result.plan, result.end
+        assert plan is not None
+        assert end is not None
+        return schemas.DiscoveredCircuit(
+            model=plan.model.model_id,
+            is_found=result.is_found,
+            reason=result.reason,
+            circuit=result.circuit.to_json(),
+            dropped=pairs.dropped,
+            warnings=list(plan.warnings),
+            token_count=end.token_count,
+        ).model_dump()
+
+    answered = await result_response(
+        client, result, _circuit_event, found, _circuit_param, request, streams=body.stream
+    )
+    return answered if body.format is None else _circuit_file(result.circuit, body.format)
+
+
+@router.post(
+    "/evaluate",
+    response_model=schemas.EvaluatedCircuit,
+    responses={200: {"description": "The circuit, evaluated", "content": {**SSE_CONTENT, **_FILE_CONTENT}}},
+)
+async def evaluate_circuit(body: schemas.EvaluationRequest, request: Request, client: AnalysisDep) -> Response:
+    """Measures how well a circuit does on pairs of prompts; edges outside of it carry what the other run has.
+
+    Events and formats are those of a search.
+    """
+    circuit = Circuit.from_json(body.circuit)
+    pairs = await _fitted_dataset(client, body, request)
+    wanted = evaluation_request(
+        circuit, pairs, metric=body.sdk_metric, evaluation=body.evaluation_options(), model_id=body.model or ""
+    )
+    result = EvaluationResult(wanted)
+
+    def found(result: EvaluationResult) -> dict[str, Any]:
+        plan, end = result.plan, result.end
+        assert plan is not None
+        assert end is not None
+        return schemas.EvaluatedCircuit(
+            model=plan.model.model_id,
+            circuit=result.circuit.to_json(),
+            dropped=pairs.dropped,
+            warnings=list(plan.warnings),
+            token_count=end.token_count,
+            elapsed_seconds=end.elapsed_seconds,
+        ).model_dump()
+
+    answered = await result_response(
+        client, result, _circuit_event, found, _circuit_param, request, streams=body.stream
+    )
+    return answered if body.format is None else _circuit_file(result.circuit, body.format)
+
+
+@router.post(
+    "/export",
+    response_class=Response,
+    responses={200: {"description": "The circuit", "content": {**_OBJECT_CONTENT, **_FILE_CONTENT}}},
+)
+async def export_circuit(body: schemas.ExportRequest) -> Response:
+    """Writes a circuit in another format: JSON of MIB or chuk-lazarus, GraphML, DOT, Mermaid, a page, a picture."""
+    return _circuit_file(Circuit.from_json(body.circuit), body.format)
+
+
+async def _fitted_dataset(client: AsyncAnalysisClient, body: schemas.CircuitRequest, request: Request) -> Dataset:
+    """The dataset that a request names, fitted to the model's tokenizer."""
+    body.check_consistency()
+    asked = client.dataset(
+        body.dataset_source, count=body.pair_count, seed=body.seed, drop=body.drop, model_id=body.model or ""
+    )
+    try:
+        return await cancel_on_disconnect(request.receive, asked)
+    except MLXIntegrationError as error:
+        field = error.field.replace("dataset", "pairs", 1) if body.pairs is not None else error.field
+        error.field = _circuit_param(field)
+        raise
+
+
+def _circuit_event(event: Any) -> dict[str, Any]:
+    """An event that is neither progress nor the end, in protobuf's JSON."""
+    if event.HasField("plan"):
+        told = json_format.MessageToDict(event.plan, preserving_proto_field_name=True)
+        model = told.pop("model", {}).get("model_id", "")
+        return {"type": "plan", "model": model, **{name: value for name, value in told.items() if name != "arrays"}}
+    finding = event.partial.WhichOneof("finding") or ""
+    told = json_format.MessageToDict(getattr(event.partial, finding), preserving_proto_field_name=True)
+    return {"type": finding, **told}
+
+
+def _circuit_file(circuit: Circuit, format: str) -> Response:
+    return Response(circuit.to_bytes(format), media_type=_MEDIA_TYPES[format])
+
+
+def _circuit_param(field: str) -> str:
+    """The parameter of the request that a field of the contract comes from."""
+    field = re.sub(r"^(pairs\[\d+\]\.\w+).*$", r"\1", field)
+    field = re.sub(r"^(search|evaluation)\.(effect_test\.)?", "", field)
+    return _PARAM_NAMES.get(field, field)

@@ -1,0 +1,181 @@
+"""Analyses as JSON: what is asked for, and what is answered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
+
+from neuroscope.analysis import AttentionResult
+from neuroscope.analysis.attention_request import attention_request
+from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.schemas.prompts import Prompt, TokenId
+from neuroscope_gateway.schemas.sweep_axes import Index
+
+Role = Literal[
+    "previous_token",
+    "duplicate_token",
+    "induction",
+    "first_token_sink",
+    "positional",
+    "uniform",
+    "copying",
+    "suppression",
+    "name_mover",
+    "s_inhibition",
+]
+MAX_UINT32 = 2**32 - 1
+
+
+class AnsweredPair(StrictModel):
+    """Two equally long prompts, what the clean one goes on with, and the token that this is compared with."""
+
+    clean: Prompt
+    """The prompt with the behaviour."""
+    corrupted: Prompt
+    """The prompt that differs in what the answer depends on."""
+    answer: Text | TokenId
+    """A text of one token, or its id."""
+    other: Text | TokenId
+    """Likewise."""
+
+
+class NamedPair(AnsweredPair):
+    """A pair with two names: the answer stands once in the clean prompt, the other name twice or more often."""
+
+    answer_position: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
+    """Where the answer stands; absent: its only occurrence."""
+    repeated_position: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
+    """Where the other name stands again; absent: its last occurrence of several."""
+
+
+class AnalysisRequestBase(StrictModel):
+    """How an analysis is answered; as JSON where nothing else is said."""
+
+    stream: bool = False
+    """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
+    format: Literal["png", "svg", "pdf", "html"] | None = None
+    """Answers with a picture; not with `stream`."""
+
+    @field_validator("format")
+    @classmethod
+    def _whole(cls, format: str | None, info: ValidationInfo) -> str | None:
+        if format is not None and info.data.get("stream"):
+            raise ValueError("a picture is one of a whole answer, not of a stream")
+        return format
+
+
+class AttentionRequest(AnalysisRequestBase):
+    """An analysis of attention heads."""
+
+    model: Text | None = None
+    """Id of a loaded model; absent: the one loaded first."""
+    prompts: list[Prompt] = Field([], max_length=256)
+    """Prompts whose patterns are described: texts or lists of token ids; absent: roles alone are scored."""
+    layers: Annotated[list[Index], Field(min_length=1, max_length=1024)] | None = None
+    """Layers, negative ones from the end; absent: all that have attention patterns."""
+    roles: list[Role] | None = None
+    """Roles that are scored; absent: all; an empty list: none."""
+    thresholds: dict[Role, Annotated[float, Field(gt=0, le=1)]] = Field({})
+    """Scores from which a head gets a label, in place of the defaults."""
+    seed: Annotated[int, Field(ge=0, le=MAX_UINT32)] = 0
+    """Of the random sequences that roles are scored and tested on."""
+    sequences: Annotated[int, Field(ge=0, le=256)] = 0
+    """How many; 0: 16."""
+    block_length: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Tokens of a block, which comes twice in a sequence; 0: 24, or what the model allows."""
+    token_ids: list[TokenId] = Field([], max_length=65536)
+    """Tokens that sequences are drawn from; absent: the vocabulary without special tokens."""
+    test: bool = True
+    """Whether labels are tested by ablation."""
+    least_effect_nats: Annotated[float, Field(ge=0)] = 0.0
+    """Least change of a role's metric that counts; 0: 0.01."""
+    significance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance of taking noise for an effect, over all tests of a role; 0: 0.01."""
+    named_pairs: list[NamedPair] = Field([], max_length=256)
+    """Pairs with two names that name movers and S-inhibition heads are scored and tested on; absent: they are not."""
+
+    def to_result(self) -> AttentionResult:
+        """The empty result of the request as the SDK writes it."""
+        return AttentionResult(
+            attention_request(
+                [*self.prompts] or None,
+                layers=self.layers,
+                roles=self.roles,
+                thresholds={**self.thresholds},
+                seed=self.seed,
+                sequences=self.sequences,
+                block_length=self.block_length,
+                token_ids=self.token_ids,
+                test=self.test,
+                least_effect_nats=self.least_effect_nats,
+                significance=self.significance,
+                named_pairs=[pair.model_dump() for pair in self.named_pairs],
+                model_id=self.model or "",
+                bos=None,
+            )
+        )
+
+
+class NamedArray(BaseModel):
+    """Numbers along named axes."""
+
+    name: str
+    dims: list[str]
+    """Axes of the values, such as prompt (where there are several), layer, head."""
+    coords: dict[str, list[int | str]]
+    """By axis, what its indices stand for."""
+    values: list[Any]
+    """Nested lists, an axis a level; null where a layer has no such head."""
+
+
+class CausalEvidence(BaseModel):
+    """One causal test of a label; effects are changes of the role's metric, in nats."""
+
+    probe: Literal["ablated", "restored", "patched"]
+    """The head alone was taken out, all heads of the label but it, or what it writes for certain readers."""
+    effect_nats: float
+    standard_error_nats: float
+    bound_nats: float
+    """What the effect had to exceed."""
+    bound: str
+    """What that is."""
+    is_passed: bool
+
+
+class HeadLabel(BaseModel):
+    """A role that a head's pattern has."""
+
+    layer: int
+    head: int
+    role: str
+    score: float
+    threshold: float
+    verdict: Literal["confirmed", "unconfirmed", "not tested"]
+    evidence: list[CausalEvidence]
+    reason: str
+    """Why there is no evidence; empty where there is."""
+    offset: int | None
+    """Of a positional head, the distance to what it attends to."""
+
+
+class RoleDefinition(BaseModel):
+    """How a role is scored and tested."""
+
+    role: str
+    threshold: float
+    definition: str
+    causal_test: str
+
+
+class AttentionAnalysis(BaseModel):
+    """What an analysis of attention found."""
+
+    object: Literal["attention_analysis"] = "attention_analysis"
+    model: str
+    arrays: list[NamedArray]
+    """Statistics of the prompts, then a score for each role."""
+    roles: list[RoleDefinition]
+    labels: list[HeadLabel]
+    token_count: int
+    elapsed_seconds: float

@@ -1,0 +1,49 @@
+"""The interventions of a request, as they go to the inference service, and what its errors about them mean here.
+
+An error about `interventions[2].value.clamp.maximum` is told as `interventions[2].maximum`, as the user wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from neuroscope.errors import MLXIntegrationError
+from neuroscope.v1 import intervention_pb2
+
+_INDEXED = re.compile(r"interventions\[(\d+)\](.*)")
+
+
+class RequestInterventions:
+    """Interventions in the order of the request.
+
+    Attributes:
+        messages: as the contract carries them.
+
+    Args:
+        forms: what the request has, of any of the types of `neuroscope.interventions.forms.InterventionForm`.
+
+    Raises:
+        MLXIntegrationError: one of them cannot be meant; `field` is its REST parameter.
+    """
+
+    def __init__(self, interventions: Sequence[Any] = ()) -> None:
+        self._interventions = interventions
+        self.messages: list[intervention_pb2.Intervention] = []
+        for index, form in enumerate(interventions):
+            try:
+                self.messages.append(form.to_message())
+            except MLXIntegrationError as error:
+                error.field = self._path(index, error.field)
+                raise
+
+    def param(self, field: str) -> str | None:
+        """The REST path of a field of the inference request that lies in its interventions; None if it does not."""
+        match = _INDEXED.fullmatch(field)
+        if match is None or int(match[1]) >= len(self._interventions):
+            return None
+        return self._path(int(match[1]), match[2])
+
+    def _path(self, index: int, field: str) -> str:
+        return f"interventions[{index}].{self._interventions[index].param(field)}".rstrip(".")
