@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 
 # On the CPU mlx.compile runs g++ for about two seconds per new kernel; read when mlx is imported, so set before it.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
@@ -83,3 +84,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=4,
         help="times that the inference service is killed while it keeps streams",
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line names what was not run, and why."""
+    reasons = Counter(
+        str(report.longrepr[2]).removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")
+    )
+    if reasons:
+        terminalreporter.line("not run: " + ", ".join(f"{count} ({reason})" for reason, count in reasons.items()))

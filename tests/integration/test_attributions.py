@@ -139,9 +139,9 @@ def test_the_planted_circuit_in_a_running_service(tmp_path: Path) -> None:
 
 def test_the_command(inference: Service, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, "attribute"]
-    prompts = ["one two three", "one six three", "-a", "#7", "-o", "#9"]
+    prompts = ["one two three", "one six three", "-a", "#7", "--other", "#9"]
     kept = tmp_path / "result.json"
-    pictures = ["--save", str(kept), "--plot", str(tmp_path / "p.png"), "-s", "head_output:head", "-s", "mlp_out"]
+    pictures = ["--save", str(kept), "--save", str(tmp_path / "p.png"), "-s", "head_output:head", "-s", "mlp_out"]
     shown = subprocess.run([*command, *prompts, *pictures], capture_output=True, text=True, check=True)
     assert "head_output" in shown.stdout
     assert (tmp_path / "p-head_output.png").exists()

@@ -316,7 +316,7 @@ def neuroscope(*arguments: object) -> Result:
 @pytest.mark.usefixtures("_warnings_as_before")
 def test_the_shell_finds_shows_exports_and_compares(service: Service, found: DiscoveryResult, tmp_path: Path) -> None:
     first, second, page = tmp_path / "first.json", tmp_path / "second.graphml", tmp_path / "first.html"
-    search = ("analyze", "circuit", "--target", service.target, "-m", MODEL, "-d", "facts", "--pairs", 6)
+    search = ("analyze", "circuit", "--target", service.target, "-m", MODEL, "-d", "facts", "--pair-count", 6)
     run = neuroscope(*search, "--size", 0.2, "--save", first, "--save", page)
     assert run.exit_code == 0, run.stderr
     assert "faithfulness" in run.stdout
@@ -340,7 +340,7 @@ def test_the_shell_finds_shows_exports_and_compares(service: Service, found: Dis
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("analyze", "circuit", "--save", "x.xyz"), "none of the endings"),
+        (("analyze", "circuit", "--save", "x.xyz"), "cannot be written: this command writes"),
         (("analyze", "circuit", "--evaluate", "nowhere.json"), "cannot be read"),
         (("circuit", "show", "nowhere.json"), "cannot be read"),
     ],

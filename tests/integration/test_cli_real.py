@@ -58,7 +58,7 @@ def commands_with(text: str) -> list[str]:
 def demo(tmp_path_factory: pytest.TempPathFactory, bundled_model_dir: Path) -> tuple[Path, str]:
     """One run of the demo with the bundled model: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "output"
-    run = neuroscope("demo", "-o", folder)
+    run = neuroscope("demo", "--output", folder)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder, run.stdout
 
@@ -123,7 +123,7 @@ def test_the_demos_trace_is_one_tree_over_all_services(demo: tuple[Path, str]):
 
 
 def test_a_demo_without_a_lens_says_so(gpt2_dir: Path, tmp_path: Path):
-    run = neuroscope("demo", "--model", gpt2_dir, "-o", tmp_path / "out", "--max-tokens", 3)
+    run = neuroscope("demo", "--model", gpt2_dir, "--output", tmp_path / "out", "--max-tokens", 3)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "no logit lens" in run.stdout
     assert "no circuit: the clean runs score" in run.stdout  # it cannot copy
@@ -132,7 +132,7 @@ def test_a_demo_without_a_lens_says_so(gpt2_dir: Path, tmp_path: Path):
 
 def test_a_demo_whose_model_is_missing_fails_and_leaves_nothing(tmp_path: Path):
     missing = tmp_path / "nowhere"
-    run = neuroscope("demo", "--model", missing, "-o", tmp_path / "out")
+    run = neuroscope("demo", "--model", missing, "--output", tmp_path / "out")
     assert run.returncode == 1
     assert run.stderr.startswith("error: neuroscope-inference did not start")
     assert "Traceback" not in run.stdout + run.stderr
@@ -312,7 +312,7 @@ def test_keys_in_fewer_bits_than_the_model_allows(inference: Service):
 
 def test_the_lens_of_a_prompt(inference: Service, tmp_path: Path):
     file = tmp_path / "lens.png"
-    run = neuroscope("lens", "hello there", "--token", "7", "--save", file, "--target", inference.target)
+    run = neuroscope("lens", "hello there", "--rank", "7", "--save", file, "--target", inference.target)
     assert run.returncode == 0, run.stderr
     assert "resid_post.3" in run.stdout
     assert "KL" in run.stdout

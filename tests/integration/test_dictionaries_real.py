@@ -206,7 +206,7 @@ def test_the_commands(inference: Service, client: Client, tmp_path: Path) -> Non
     assert picture.exists()
     rows = json.loads(run("dictionaries", "features", "shell", PROMPT, "--top", "2", "--json"))
     assert {"position", "token", "feature", "value"} == set(rows[0])
-    shown = run("dictionaries", "attribute", "shell", CLEAN, CORRUPTED, "-a", " Mary", "-o", " John", "--top", "3")
+    shown = run("dictionaries", "attribute", "shell", CLEAN, CORRUPTED, "-a", " Mary", "--other", " John", "--top", "3")
     assert shown.count("feature ") == 3
     plain = run("generate", PROMPT, "--max-tokens", "4")
     clamped = run("generate", PROMPT, "--max-tokens", "4", "--edit", f"clamp_feature shell {rows[-1]['feature']} 40")

@@ -160,7 +160,7 @@ def test_the_shell(here: ResidualResult, service: Service, tmp_path: Path) -> No
     shown = _shell(*train)
     assert "KL before" in shown
     saves = [argument for path in pictures for argument in ("--save", str(path))]
-    asked = [CLEAN, "-a", " Mary", "-o", " John", "-c", CORRUPTED, "-p", "attribution", "-p", "lens", "-p", "flow"]
+    asked = [CLEAN, "-a", " Mary", "--other", " John", "-c", CORRUPTED, "-p", "attribution", "-p", "lens", "-p", "flow"]
     shown = _shell("analyze", "residual", *asked, "--tuned-lens", str(lens), *saves, *common)
     assert "Tuned lens" in shown
     assert "Flow of information" in shown

@@ -174,7 +174,7 @@ def test_the_command_line_finds_shows_and_steers(client: Client, service: Servic
     (tmp_path / "negative.json").write_text(json.dumps(TEXTS))
     file, picture = tmp_path / "d.safetensors", tmp_path / "d.png"
     sets = ["--positive", tmp_path / "positive.txt", "--negative", tmp_path / "negative.json"]
-    done = neuroscope(service, "directions", "find", *sets, "-o", file, "--plot", picture)
+    done = neuroscope(service, "directions", "find", *sets, "-o", file, "--save", picture)
     assert done.returncode == 0, done.stderr
     assert "12 of 12" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")

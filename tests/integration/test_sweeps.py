@@ -271,10 +271,10 @@ def test_the_call_is_part_of_the_contract() -> None:
 
 def test_the_command(inference: Service, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, "sweep"]
-    prompts = ["one two three", "one six three", "-a", "#7", "-o", "#9", "-s", "heads", "-s", "mlp_out"]
+    prompts = ["one two three", "one six three", "-a", "#7", "--other", "#9", "-s", "heads", "-s", "mlp_out"]
     kept = tmp_path / "result.json"
     shown = subprocess.run(
-        [*command, *prompts, "--save", str(kept), "--plot", str(tmp_path / "p.png"), "--positions=-1"],
+        [*command, *prompts, "--save", str(kept), "--save", str(tmp_path / "p.png"), "--positions=-1"],
         capture_output=True,
         text=True,
         check=True,
@@ -554,7 +554,7 @@ def test_edits_corrupt_the_clean_prompt(client: Client) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--subject", "Mary", "--samples", "2", "-s", "mlps", "--window", "3", "-a", "#7", "-o", "#9"],
+        ["--subject", "Mary", "--samples", "2", "-s", "mlps", "--window", "3", "-a", "#7", "--other", "#9"],
         ["--sender", "mlps", "--receiver", "logits", "--metric", "kl_divergence"],
         ["--generate", "3", "--criterion", "function_call", "-s", "heads"],
     ],

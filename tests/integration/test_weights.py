@@ -304,7 +304,7 @@ def test_the_commands(inference: Service, weights: Weights, tmp_path: Path) -> N
     assert np.array_equal(load_file(file)["W_Q.1"], weights.W_Q[1])
     vectors = tmp_path / "vectors.safetensors"
     save_file({"a": weights.W_E[:2].copy(), "b": weights.W_E[5:6].copy()}, vectors)
-    seen = command(inference, "project", str(vectors), "--tensor", "a", "--token", "#7", "--reference", "0")
+    seen = command(inference, "project", str(vectors), "--tensor", "a", "--rank", "#7", "--reference", "0")
     assert "KL, nats" in seen.stdout, seen.stderr
     several = command(inference, "project", str(vectors))
     assert several.returncode == 1

@@ -8,6 +8,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -154,14 +156,29 @@ def test_it_works_outside_of_the_main_thread():
 
 
 SUPERVISING = textwrap.dedent("""
-    import sys
+    import signal, sys
     from neuroscope.cli.process import Service
     from neuroscope.cli.supervisor import Supervisor
+    signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
     with Supervisor(grace_s=3) as supervisor:
-        supervisor.start(Service("dummy", [sys.executable, "-c", sys.argv[1]]))
+        supervisor.start(Service("dummy", [sys.executable, "-c", sys.argv[2]]))
         print("pid", supervisor.process_ids()["dummy"], flush=True)
         supervisor.wait()
 """)
+
+
+@contextmanager
+def supervising(hangups: str = "SIG_DFL") -> Generator[tuple[subprocess.Popen[str], int]]:
+    """A process with a supervisor, which begins with this disposition of SIGHUP, and the process id of its service."""
+    command = [sys.executable, "-c", SUPERVISING, hangups, f"{READY}\n{SLEEP}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as started:
+        try:
+            assert started.stdout is not None
+            match = re.fullmatch(r"pid (\d+)\n", started.stdout.readline())
+            assert match is not None
+            yield started, int(match[1])
+        finally:
+            started.kill()
 
 
 @pytest.mark.parametrize(
@@ -171,14 +188,19 @@ SUPERVISING = textwrap.dedent("""
 def test_a_supervising_process_that_is_told_to_end_or_is_killed_leaves_nothing_running(
     number: signal.Signals, exit_code: int
 ):
-    command = [sys.executable, "-c", SUPERVISING, f"{READY}\n{SLEEP}"]
-    supervising = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert supervising.stdout is not None
-    with supervising.stdout:
-        match = re.fullmatch(r"pid (\d+)\n", supervising.stdout.readline())
-        assert match is not None
-        process_id = int(match[1])
-        assert alive(process_id)
-        supervising.send_signal(number)
-        assert supervising.wait(20) == exit_code
-    eventually(lambda: not alive(process_id))
+    with supervising() as (process, service_id):
+        assert alive(service_id)
+        process.send_signal(number)
+        assert process.wait(20) == exit_code
+    eventually(lambda: not alive(service_id))
+
+
+def test_under_nohup_it_outlives_its_terminal():
+    with supervising("SIG_IGN") as (process, service_id):
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        assert alive(service_id)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    eventually(lambda: not alive(service_id))

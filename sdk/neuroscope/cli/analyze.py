@@ -11,7 +11,7 @@ import typer
 
 from neuroscope.analysis import ROLES, AnalysisResult, read_pairs
 from neuroscope.cli import circuits, residual
-from neuroscope.cli.arguments import read_prompt
+from neuroscope.cli.arguments import LayersOption, parse_layers, read_prompt
 from neuroscope.cli.connection import (
     AnalysisTargetOption,
     Connection,
@@ -19,12 +19,12 @@ from neuroscope.cli.connection import (
     ModelOption,
     TraceOption,
 )
-from neuroscope.cli.console import err, out
+from neuroscope.cli.console import out
+from neuroscope.cli.saving import RESULT
 from neuroscope.errors import InvalidRequestError
 
 app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, circuits, the residual stream.")
 
-LayersOption = Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
 SequencesOption = Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")]
 PairsOption = Annotated[
@@ -35,12 +35,8 @@ PairsOption = Annotated[
         help="Pairs of prompts, a line for each: {clean, corrupted, answer, other}.",
     ),
 ]
-SaveOption = Annotated[
-    list[Path] | None,
-    typer.Option("--save", metavar="FILE", help="A picture (.png, .svg, .pdf, .html) or the result (.json)."),
-]
+SaveOption = Annotated[list[Path] | None, RESULT.option("the result or a picture of it")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")]
-_ENDINGS = (".png", ".svg", ".pdf", ".html", ".htm", ".json")
 
 
 app.command("circuit")(circuits.find)
@@ -76,12 +72,12 @@ def attention(
 
     With --pairs name movers and S-inhibition heads, too; with --compare how two prompts differ.
     """
-    _check(save)
+    RESULT.check(save)
     prompts = [read_prompt(text) for text in prompt or ()]
     named = read_pairs(pairs) if pairs else None
     connection = Connection.of(context, None, local, trace)
     common: dict[str, Any] = {
-        "layers": _layers(layers),
+        "layers": parse_layers(layers),
         "model_id": "" if connection.local else model,
         "progress": not as_json,
     }
@@ -116,11 +112,11 @@ def composition(
     trace: TraceOption = None,
 ) -> None:
     """Says by their weights how much each head can read of what each earlier one writes."""
-    _check(save)
+    RESULT.check(save)
     connection = Connection.of(context, None, local, trace)
     with connection.open_analysis("analyze composition", target, model) as client:
         found = client.measure_composition(
-            layers=_layers(layers), seed=seed, model_id="" if connection.local else model, progress=not as_json
+            layers=parse_layers(layers), seed=seed, model_id="" if connection.local else model, progress=not as_json
         )
     _show(found, save, as_json=as_json)
 
@@ -146,13 +142,13 @@ def interactions(
 
     On the pairs of --pairs, or on random sequences, each a block that comes twice.
     """
-    _check(save)
+    RESULT.check(save)
     given = read_pairs(pairs) if pairs else None
     connection = Connection.of(context, None, local, trace)
     with connection.open_analysis("analyze interactions", target, model) as client:
         found = client.map_interactions(
             given,
-            layers=_layers(layers),
+            layers=parse_layers(layers),
             seed=seed,
             sequences=sequences,
             every_head=every_head,
@@ -162,29 +158,10 @@ def interactions(
     _show(found, save, as_json=as_json)
 
 
-def _check(save: Sequence[Path] | None) -> None:
-    """Before anything runs."""
-    for path in save or ():
-        if path.suffix.lower() not in _ENDINGS:
-            raise InvalidRequestError(f"{path} has none of the endings {', '.join(_ENDINGS)}", field="--save")
-
-
 def _show(found: Any, save: Sequence[Path] | None, *, as_json: bool) -> None:
     """Prints a result, and writes it where it is wanted."""
     if as_json:
         out.print_json(json.dumps(found.to_json()))
     else:
         out.print(found.table())
-    for path in save or ():
-        if path.suffix.lower() == ".json":
-            found.save(path)
-        else:
-            found.plot(path)
-        err.print(f"saved: {path}", style="dim", soft_wrap=True)
-
-
-def _layers(text: str) -> list[int] | None:
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError:
-        raise InvalidRequestError(f"{text!r} are no numbers such as 0,3,-1", field="--layers") from None
+    RESULT.write(found, save)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -24,7 +25,12 @@ KvBitsOption = Annotated[
     int | None, typer.Option(help="Keeps keys and values in so many bits: 2, 3, 4, 5, 6 or 8; by default as they are.")
 ]
 KvGroupSizeOption = Annotated[int, typer.Option(help="Numbers that share a scale: 32, 64 or 128.")]
+LayersOption = Annotated[
+    str, typer.Option("--layers", "-l", help="A list such as 0,3,-1, or ranges such as 4-7; by default every layer.")
+]
+HeadsOption = Annotated[str, typer.Option("--heads", help="A list such as 0,3, or ranges such as 4-7; by default all.")]
 BIAS_HELP = "Added to a token's logit: ID:BIAS, such as 42:-100; repeat it."
+_RANGE = re.compile(r"(-?\d+)(?:-(\d+))?")
 _HOOK_FIELDS = tuple(field.name for field in fields(Hook))
 
 
@@ -59,6 +65,31 @@ def parse_hooks(values: Sequence[str], option: str = "--hook") -> list[HookLike]
         else:
             hooks.extend(name.strip() for name in value.split(",") if name.strip())
     return hooks
+
+
+def parse_layers(text: str) -> list[int] | None:
+    """The layers of `--layers`; None: every layer.
+
+    Raises:
+        InvalidRequestError: as `parse_numbers`.
+    """
+    return parse_numbers(text, "--layers")
+
+
+def parse_numbers(text: str, option: str) -> list[int] | None:
+    """Numbers and ranges of an option, such as 0,4-7,-1; None where nothing is given.
+
+    Raises:
+        InvalidRequestError: it is no such list.
+    """
+    numbers: list[int] = []
+    for part in text.split(",") if text else ():
+        match = _RANGE.fullmatch(part.strip())
+        chosen = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
+        if not chosen:
+            raise InvalidRequestError(f"{text!r} is not a list such as 0,3,-1 or 4-7", field=option)
+        numbers += chosen
+    return numbers if text else None
 
 
 def parse_bias(values: Sequence[str], option: str = "--logit-bias") -> dict[int, float]:

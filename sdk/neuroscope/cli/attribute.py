@@ -10,10 +10,18 @@ import typer
 
 from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
-from neuroscope.cli.console import err, out
-from neuroscope.cli.sweep import METRICS, metric_of
+from neuroscope.cli.console import out
+from neuroscope.cli.saving import Saver, pictures
+from neuroscope.cli.sweep import METRICS, draw_each, metric_of
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope.experiments.attributing import METHODS, Attribution, attribution
+
+_SAVER: Saver[AttributionResult] = Saver(
+    {
+        ".json": AttributionResult.save,
+        **pictures(lambda result, path: draw_each({name: result[name] for name in result.names}, path)),
+    }
+)
 
 
 def attribute(
@@ -23,7 +31,7 @@ def attribute(
         str, typer.Argument(metavar="[CORRUPTED]", help="The prompt without it, with as many tokens.")
     ] = "",
     answer: Annotated[str, typer.Option("--answer", "-a", help="The right token, its leading space included.")] = "",
-    other: Annotated[str, typer.Option("--other", "-o", help="The wrong one, for logit_diff.")] = "",
+    other: Annotated[str, typer.Option("--other", help="The wrong one, for logit_diff.")] = "",
     by: Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")] = METHODS[0],
     steps: Annotated[int, typer.Option(min=0, help="Inputs that gradients are averaged over; 0: the default.")] = 0,
     site: Annotated[
@@ -38,10 +46,7 @@ def attribute(
     experiment: Annotated[
         Path | None, typer.Option("--experiment", metavar="FILE", help="An attribution in JSON, in place of all that.")
     ] = None,
-    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Keeps the result as JSON.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Pictures: FILE for one, FILE-NAME for several.")
-    ] = None,
+    save: Annotated[list[Path] | None, _SAVER.option("the result or pictures (FILE-NAME of several)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")] = False,
     model: ModelOption = "",
     target: TargetOption = None,
@@ -49,6 +54,7 @@ def attribute(
     trace: TraceOption = None,
 ) -> None:
     """Scores heads, MLPs, edges or inputs by the gradient of a metric, in the time of a few forward passes."""
+    _SAVER.check(save)
     connection = Connection.of(context, target, local, trace)
     with connection.open("attribute") as client:
         if experiment is not None:
@@ -68,19 +74,8 @@ def attribute(
                 bos=None,
             )
         result = client.attribute(wanted, progress=not as_json)
-    _show(result, save, plot, as_json=as_json)
-
-
-def _show(result: AttributionResult, save: Path | None, plot: Path | None, *, as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps(result.to_json()))
     else:
         out.print(result.table())
-    if save is not None:
-        result.save(save)
-        err.print(f"saved: {save}", style="dim", soft_wrap=True)
-    if plot is not None:
-        for name in result.names:
-            path = plot if len(result) == 1 else plot.with_stem(f"{plot.stem}-{name.replace('#', '-')}")
-            result[name].plot(path)
-            err.print(f"saved: {path}", style="dim", soft_wrap=True)
+    _SAVER.write(result, save)

@@ -11,6 +11,7 @@ import typer
 from neuroscope.cli.arguments import HOOK_HELP, KvBitsOption, KvGroupSizeOption, conversation, parse_hooks, read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
+from neuroscope.cli.saving import CACHE
 from neuroscope.tracing.waterfall import format_bytes, format_duration
 
 
@@ -18,9 +19,7 @@ def capture(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")],
     site: Annotated[list[str], typer.Option("--site", "-s", metavar="SITE", help=HOOK_HELP)],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Saves the tensors as safetensors.")
-    ] = None,
+    save: Annotated[list[Path] | None, CACHE.option("what was captured")] = None,
     chat: Annotated[bool, typer.Option("--chat/--raw", help="As a chat message, or as it is.")] = False,
     stop_at_layer: Annotated[int | None, typer.Option(min=0, help="Runs only the layers before this one.")] = None,
     estimate: Annotated[
@@ -34,6 +33,7 @@ def capture(
     trace: TraceOption = None,
 ) -> None:
     """Runs a prompt once and shows, or saves, what was captured."""
+    CACHE.check(save)
     text = read_prompt(prompt)
     sites = parse_hooks(site, "--site")
     connection = Connection.of(context, target, local, trace)
@@ -55,6 +55,4 @@ def capture(
     out.print(cache)
     told = f"{len(cache.token_ids[0])} tokens, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"
     err.print(told, style="dim", soft_wrap=True)
-    if output is not None:
-        cache.save(output)
-        err.print(f"saved: {output}", style="dim", soft_wrap=True)
+    CACHE.write(cache, save)

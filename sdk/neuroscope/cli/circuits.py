@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from neuroscope.analysis.circuit_request import GRANULARITIES
-from neuroscope.circuits import METHODS, Circuit
-from neuroscope.circuits.formats import FORMATS, checked, of_path
+from neuroscope.circuits import METHODS, Circuit, CircuitComparison
+from neuroscope.circuits.formats import ENDINGS, FORMATS, checked
 from neuroscope.cli.connection import (
     AnalysisTargetOption,
     Connection,
@@ -20,6 +20,7 @@ from neuroscope.cli.connection import (
     TraceOption,
 )
 from neuroscope.cli.console import err, out
+from neuroscope.cli.saving import Saver, pictures
 from neuroscope.datasets import NAMED
 
 app = typer.Typer(
@@ -28,14 +29,9 @@ app = typer.Typer(
 )
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A circuit: JSON (ours, MIB's, lazarus'), GraphML.")]
-SaveOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--save",
-        metavar="FILE",
-        help="Writes the circuit; the ending says how: .json .graphml .dot .mmd .html .png .svg .pdf. Repeat it.",
-    ),
-]
+_CIRCUIT: Saver[Circuit] = Saver(dict.fromkeys(ENDINGS, Circuit.save))
+_COMPARISON: Saver[CircuitComparison] = Saver(pictures(CircuitComparison.plot, ".html", ".htm"))
+SaveOption = Annotated[list[Path] | None, _CIRCUIT.option("the circuit")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints JSON.")]
 
 
@@ -52,7 +48,7 @@ def find(
     granularity: Annotated[str, typer.Option(help=f"{' or '.join(filter(None, GRANULARITIES))}.")] = "",
     steps: Annotated[int, typer.Option(min=0, help="Of eap-ig, inputs between both runs; 0: 5.")] = 0,
     into: Annotated[str, typer.Option(help="The run that is edited to score: clean or corrupted.")] = "",
-    pairs: Annotated[int | None, typer.Option(help="Pairs of the dataset; 64 of a named one.")] = None,
+    pair_count: Annotated[int | None, typer.Option(help="Pairs of the dataset; 64 of a named one.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of a named dataset's generator.")] = 0,
     drop: Annotated[bool, typer.Option("--drop", help="Leaves out pairs of a file that do not fit.")] = False,
     curve: Annotated[bool, typer.Option("--curve", help="Faithfulness at MIB's sizes, with CPR and CMD.")] = False,
@@ -72,13 +68,12 @@ def find(
     trace: TraceOption = None,
 ) -> None:
     """Finds the circuit of a behaviour, and measures how well it does without the rest of the model."""
-    for path in save or ():
-        of_path(path)
+    _CIRCUIT.check(save)
     given = None if evaluate is None else Circuit.load(evaluate)
     connection = Connection.of(context, None, local, trace)
     with connection.open_analysis("analyze circuit", target, model) as client:
         model_id = "" if connection.local else model
-        chosen = client.dataset(dataset, count=pairs, seed=seed, drop=drop, model_id=model_id)
+        chosen = client.dataset(dataset, count=pair_count, seed=seed, drop=drop, model_id=model_id)
         if chosen.dropped and not as_json:
             left_out = ", ".join(f"{number} {reason}" for reason, number in chosen.dropped.items())
             err.print(f"{len(chosen)} pairs; left out: {left_out}", style="dim", soft_wrap=True)
@@ -114,7 +109,7 @@ def find(
         out.print(circuit.table())
         if reason:
             out.print(f"no effect: {reason}", style="yellow", soft_wrap=True)
-    _save(circuit, save)
+    _CIRCUIT.write(circuit, save)
 
 
 @app.command()
@@ -125,7 +120,7 @@ def show(file: FileArgument, save: SaveOption = None, as_json: JsonOption = Fals
         out.print_json(json.dumps(circuit.to_json()))
     else:
         out.print(circuit.table())
-    _save(circuit, save)
+    _CIRCUIT.write(circuit, save)
 
 
 @app.command()
@@ -156,8 +151,8 @@ def graph(
 @app.command()
 def export(
     file: FileArgument,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; by default standard output.")
+    save: Annotated[
+        Path | None, typer.Option("--save", "-o", metavar="FILE", help="Where to; by default standard output.")
     ] = None,
     format: Annotated[
         str, typer.Option("--format", "-f", help=f"{', '.join(FORMATS)}; by default by the ending.")
@@ -165,9 +160,9 @@ def export(
 ) -> None:
     """Writes a circuit in another format."""
     circuit = Circuit.load(file)
-    if output is not None:
-        circuit.save(output, format)
-        err.print(f"saved: {output}", style="dim", soft_wrap=True)
+    if save is not None:
+        circuit.save(save, format)
+        err.print(f"saved: {save}", style="dim", soft_wrap=True)
         return
     chosen = checked(format or "json")
     out.print(circuit.to_text(chosen), markup=False, highlight=False, soft_wrap=True, end="")
@@ -177,23 +172,14 @@ def export(
 def compare(
     first: FileArgument,
     second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another circuit of the same model's graph.")],
-    save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE", help="Both in one picture: .png, .svg, .pdf, .html.")
-    ] = None,
+    save: Annotated[list[Path] | None, _COMPARISON.option("a picture of both")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compares two circuits: shared nodes and edges, those of one alone, correlation of their scores."""
+    _COMPARISON.check(save)
     comparison = Circuit.load(first).compare(Circuit.load(second))
     if as_json:
         out.print_json(json.dumps(comparison.to_json()))
     else:
         out.print(comparison.table())
-    if save is not None:
-        comparison.plot(save)
-        err.print(f"saved: {save}", style="dim", soft_wrap=True)
-
-
-def _save(circuit: Circuit, paths: list[Path] | None) -> None:
-    for path in paths or ():
-        circuit.save(path)
-        err.print(f"saved: {path}", style="dim", soft_wrap=True)
+    _COMPARISON.write(comparison, save)

@@ -176,6 +176,17 @@ class Connection:
             return client.load_model(model or require_bundled_model()).model_id
 
 
+def chosen_model(argument: str, option: str) -> str:
+    """The model that a command's argument or its `--model` names; empty: neither.
+
+    Raises:
+        InvalidRequestError: they name two models.
+    """
+    if argument and option and argument != option:
+        raise InvalidRequestError(f"two models are named: {argument} and {option}", field="--model")
+    return argument or option
+
+
 def complete_trace(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> TracesData:
     """A trace of this process and of others; waits a moment for spans that are just ending.
 

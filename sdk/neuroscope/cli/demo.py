@@ -48,7 +48,7 @@ QUESTION = "What is the capital of France?"
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where tensors, picture and trace go.")
+        Path, typer.Option("--output", metavar="FOLDER", help="Where tensors, picture and trace go.")
     ] = Path("demo-output"),
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="PATH", help="Folder or hub id; by default the bundled model.")

@@ -13,14 +13,17 @@ from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
+from neuroscope.cli.saving import Saver, pictures
 from neuroscope.cli.sweep import METRICS, metric_of
 from neuroscope.client import Client
+from neuroscope.dictionaries import FeatureActivations
 from neuroscope.viz.tables import dictionaries_table
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Sparse autoencoders and transcoders in SAELens' layout: loads them, shows which features are active and why.",
 )
+_SAVER: Saver[FeatureActivations] = Saver(pictures(FeatureActivations.plot))
 _NAME = typer.Argument(metavar="DICTIONARY", help="A loaded one, or a folder at the service, which is loaded first.")
 
 
@@ -29,7 +32,7 @@ def load(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="FOLDER", help="With cfg.json and sae_weights.safetensors.")],
     name: Annotated[str, typer.Option("--name", help="For later requests; by default the last part of the path.")] = "",
-    site: Annotated[str, typer.Option("--site", help="Where it reads; by default as its cfg.json says.")] = "",
+    site: Annotated[str, typer.Option("--site", "-s", help="Where it reads; by default as its cfg.json says.")] = "",
     output_site: Annotated[str, typer.Option("--output-site", help="Where a transcoder writes; likewise.")] = "",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16; by default that of its file.")] = "",
     model: ModelOption = "",
@@ -79,7 +82,7 @@ def features(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")],
     top: Annotated[int, typer.Option(min=1, help="Features at each position.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Prints a row for every active feature as JSON.")] = False,
-    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="A picture: .png, .svg or .pdf.")] = None,
+    save: Annotated[list[Path] | None, _SAVER.option("a picture")] = None,
     edit: Annotated[list[str] | None, typer.Option("--edit", metavar="EDIT", help=EDIT_HELP)] = None,
     edits: Annotated[Path | None, typer.Option("--edits", metavar="FILE", help=EDITS_HELP)] = None,
     model: ModelOption = "",
@@ -88,6 +91,7 @@ def features(
     trace: TraceOption = None,
 ) -> None:
     """Shows the most active features at each position of a prompt."""
+    _SAVER.check(save)
     text, interventions = read_prompt(prompt), parse_edits(edit or (), edits)
     connection = Connection.of(context, target, local, trace)
     with connection.open("dictionaries") as client:
@@ -97,9 +101,7 @@ def features(
         out.print_json(json.dumps(list(seen.records())))
     else:
         out.print(seen.table(top))
-    if save is not None:
-        seen.plot(save)
-        err.print(f"saved: {save}", style="dim", soft_wrap=True)
+    _SAVER.write(seen, save)
 
 
 @app.command()
@@ -111,7 +113,7 @@ def attribute(
         str, typer.Argument(metavar="[CORRUPTED]", help="The prompt without it; none: feature x gradient.")
     ] = "",
     answer: Annotated[str, typer.Option("--answer", "-a", help="The right token, its leading space included.")] = "",
-    other: Annotated[str, typer.Option("--other", "-o", help="The wrong one, for logit_diff.")] = "",
+    other: Annotated[str, typer.Option("--other", help="The wrong one, for logit_diff.")] = "",
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "logit_diff",
     top: Annotated[int, typer.Option(min=1, help="Features that are shown.")] = 20,
     model: ModelOption = "",

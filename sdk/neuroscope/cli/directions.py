@@ -10,13 +10,16 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from neuroscope.calls.contrast import contrast
+from neuroscope.cli.arguments import LayersOption, parse_layers
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
+from neuroscope.cli.saving import Saver, pictures
 from neuroscope.directions import METHODS, Directions
 from neuroscope.errors import InvalidRequestError
 from neuroscope.vocabulary.prompts import Prompt
 
 app = typer.Typer(no_args_is_help=True, help="Directions between two sets of prompts: finds them, shows them.")
+_SAVER: Saver[Directions] = Saver({".safetensors": Directions.save, **pictures(Directions.plot)})
 _PROMPTS_HELP = "a prompt on each line, or .json with a list of texts, conversations or token ids."
 
 
@@ -25,23 +28,21 @@ def find(
     context: typer.Context,
     positive: Annotated[Path, typer.Option("--positive", metavar="FILE", help=f"Prompts: {_PROMPTS_HELP}")],
     negative: Annotated[Path, typer.Option("--negative", metavar="FILE", help="Prompts without what those have.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to: .safetensors.")],
-    site: Annotated[str, typer.Option("--site", help="A component whose output has no heads.")] = "resid_post",
-    layer: Annotated[list[int] | None, typer.Option("--layer", help="Repeat it; by default every layer.")] = None,
+    save: Annotated[list[Path], _SAVER.option("the directions or a picture of them")],
+    site: Annotated[str, typer.Option("--site", "-s", help="A component whose output has no heads.")] = "resid_post",
+    layers: LayersOption = "",
     method: Annotated[str, typer.Option(help=f"How: {', '.join(METHODS)}.")] = "mean_difference",
     position: Annotated[int, typer.Option(help="Of each prompt; negative from its end.")] = -1,
     mean_position: Annotated[
         bool, typer.Option("--mean-position", help="The mean over all positions instead.")
     ] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="A picture too: .png, .svg or .pdf.")
-    ] = None,
     model: ModelOption = "",
     target: TargetOption = None,
     local: LocalOption = False,
     trace: TraceOption = None,
 ) -> None:
     """Finds the directions between two sets of prompts, and says how well they tell these apart."""
+    _SAVER.check(save)
     positives, negatives = read_prompts(positive, "--positive"), read_prompts(negative, "--negative")
     connection = Connection.of(context, target, local, trace)
     columns = TextColumn("reading prompts"), BarColumn(), MofNCompleteColumn()
@@ -52,18 +53,14 @@ def find(
             positives,
             negatives,
             site,
-            layers=layer,
+            layers=parse_layers(layers),
             method=method,
             position=None if mean_position else position,
             model_id=connection.model_id(client, model),
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
-    found.save(output)
     out.print(found.table())
-    err.print(f"saved: {output}", style="dim", soft_wrap=True)
-    if plot is not None:
-        found.plot(plot)
-        err.print(f"saved: {plot}", style="dim", soft_wrap=True)
+    _SAVER.write(found, save)
 
 
 @app.command()

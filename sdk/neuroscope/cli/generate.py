@@ -27,6 +27,7 @@ from neuroscope.cli.arguments import (
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, STEER_HELP, parse_edits, parse_steering
+from neuroscope.cli.saving import CACHE
 from neuroscope.interventions import describe
 from neuroscope.tracing.waterfall import format_bytes, format_duration
 from neuroscope.vocabulary.sites import Point
@@ -51,9 +52,7 @@ def generate(
     edit: Annotated[list[str] | None, typer.Option("--edit", metavar="EDIT", help=EDIT_HELP)] = None,
     edits: Annotated[Path | None, typer.Option("--edits", metavar="FILE", help=EDITS_HELP)] = None,
     steer: Annotated[list[str] | None, typer.Option("--steer", metavar="DIRECTION", help=STEER_HELP)] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Saves what was captured as safetensors.")
-    ] = None,
+    save: Annotated[list[Path] | None, CACHE.option("what was captured")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Smallest set of tokens of this probability.")] = 1.0,
@@ -78,6 +77,7 @@ def generate(
     trace: TraceOption = None,
 ) -> None:
     """Generates text; with hooks, shows for each token what was captured while it was computed; with edits, edited."""
+    CACHE.check(save)
     text = read_prompt(prompt)
     hooks = parse_hooks(hook or [])
     interventions = [*parse_edits(edit or (), edits), *parse_steering(steer or ())]
@@ -106,7 +106,7 @@ def generate(
             logit_bias=parse_bias(logit_bias or ()),
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
-            keep=output is not None or not as_json,
+            keep=bool(save) or not as_json,
         )
         with generation:
             if as_json:
@@ -121,9 +121,7 @@ def generate(
             for intervention in interventions:
                 err.print(f"edit: {describe(intervention)}", style="dim", soft_wrap=True, markup=False, highlight=False)
             _print_summary(generation)
-        if output is not None:
-            generation.cache.save(output)
-            err.print(f"saved: {output}", style="dim", soft_wrap=True)
+        CACHE.write(generation.cache, save)
 
 
 def _print_text(generation: Generation) -> None:

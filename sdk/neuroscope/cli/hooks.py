@@ -10,7 +10,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption, describe
+from neuroscope.cli.connection import (
+    Connection,
+    LocalOption,
+    ModelOption,
+    TargetOption,
+    TraceOption,
+    chosen_model,
+    describe,
+)
 from neuroscope.cli.console import out
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
@@ -25,6 +33,7 @@ _WIDE = 116
 def hooks(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="By default the one loaded first.")] = "",
+    named: ModelOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
     target: TargetOption = None,
     local: LocalOption = False,
@@ -33,7 +42,7 @@ def hooks(
     """Shows a model's hook points by layer, and why the others are not there."""
     connection = Connection.of(context, target, local, trace)
     with connection.open("hooks") as client:
-        info = client.model(connection.model_id(client, model))
+        info = client.model(connection.model_id(client, chosen_model(model, named)))
     if as_json:
         out.print_json(data=[_as_dict(point) for point in info.points])
     else:

@@ -10,8 +10,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from neuroscope.cli.bundled import NAME, require_bundled_model
-from neuroscope.cli.connection import Connection, LocalOption, TargetOption, TraceOption, describe
+from neuroscope.cli.connection import (
+    Connection,
+    LocalOption,
+    ModelOption,
+    TargetOption,
+    TraceOption,
+    chosen_model,
+    describe,
+)
 from neuroscope.cli.console import err, out
+from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.tensors import dtype_name
 
@@ -75,20 +84,25 @@ def load(
 @app.command()
 def unload(
     context: typer.Context,
-    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a loaded model.")],
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a loaded model.")] = "",
+    named: ModelOption = "",
     target: TargetOption = None,
     trace: TraceOption = None,
 ) -> None:
     """Frees a model."""
+    chosen = chosen_model(model_id, named)
+    if not chosen:
+        raise InvalidRequestError("unload needs the id of a model", field="MODEL")
     with Connection.of(context, target, trace=trace).open("models unload") as client:
-        client.unload_model(model_id)
-    out.print(f"[green]✓[/] {model_id} is gone")
+        client.unload_model(chosen)
+    out.print(f"[green]✓[/] {chosen} is unloaded")
 
 
 @app.command()
 def info(
     context: typer.Context,
     model_id: Annotated[str, typer.Argument(metavar="[MODEL]", help="By default the one loaded first.")] = "",
+    named: ModelOption = "",
     as_json: JsonOption = False,
     target: TargetOption = None,
     local: LocalOption = False,
@@ -97,7 +111,7 @@ def info(
     """Describes a model: shape, tokens, self-test. `neuroscope hooks` lists its points."""
     connection = Connection.of(context, target, local, trace)
     with connection.open("models info") as client:
-        found = client.model(connection.model_id(client, model_id))
+        found = client.model(connection.model_id(client, chosen_model(model_id, named)))
     model = found.model
     if as_json:
         out.print_json(data=_as_dict(model) | {"self_test": _as_dict(found.self_test)})

@@ -11,11 +11,11 @@ import typer
 from neuroscope.analysis import PARTS, TunedLens
 from neuroscope.cli.arguments import read_prompt
 from neuroscope.cli.connection import AnalysisTargetOption, Connection, LocalOption, ModelOption, TraceOption
-from neuroscope.cli.console import err, out
+from neuroscope.cli.console import out
+from neuroscope.cli.saving import RESULT, Saver
 from neuroscope.errors import InvalidRequestError
 
-_ENDINGS = (".png", ".svg", ".pdf", ".html", ".htm", ".json")
-_LENS_ENDING = ".safetensors"
+_LENS: Saver[TunedLens] = Saver({".safetensors": TunedLens.save})
 
 
 def residual(
@@ -27,7 +27,7 @@ def residual(
     answer: Annotated[
         list[str] | None, typer.Option("--answer", "-a", help="What is predicted; by default what the model says.")
     ] = None,
-    other: Annotated[list[str] | None, typer.Option("--other", "-o", help="What it is compared with.")] = None,
+    other: Annotated[list[str] | None, typer.Option("--other", help="What it is compared with.")] = None,
     position: Annotated[int, typer.Option(help="Where the answer is predicted, negative from the end.")] = -1,
     corrupted: Annotated[
         list[str] | None,
@@ -38,10 +38,7 @@ def residual(
     tuned_lens: Annotated[
         Path | None, typer.Option("--tuned-lens", metavar="FILE", help="A lens that `analyze tuned-lens` saved.")
     ] = None,
-    save: Annotated[
-        list[Path] | None,
-        typer.Option("--save", metavar="FILE", help="A picture (.png, .svg, .pdf, .html) or the result (.json)."),
-    ] = None,
+    save: Annotated[list[Path] | None, RESULT.option("the result or a picture of it")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")] = False,
     model: ModelOption = "",
     target: AnalysisTargetOption = None,
@@ -49,9 +46,7 @@ def residual(
     trace: TraceOption = None,
 ) -> None:
     """Describes the residual stream: what is written into it, what that does to the answer, who reads it."""
-    for path in save or ():
-        if path.suffix.lower() not in _ENDINGS:
-            raise InvalidRequestError(f"{path} has none of the endings {', '.join(_ENDINGS)}", field="--save")
+    RESULT.check(save)
     lens = None if tuned_lens is None else TunedLens.load(tuned_lens)
     connection = Connection.of(context, None, local, trace)
     with connection.open_analysis("analyze residual", target, model) as client:
@@ -78,18 +73,13 @@ def residual(
                 out.print(found.lens_table(index, lens="tuned"))
         for flow in found.flows.values():
             out.print(flow.table())
-    for path in save or ():
-        if path.suffix.lower() == ".json":
-            found.save(path)
-        else:
-            found.plot(path)
-        err.print(f"saved: {path}", style="dim", soft_wrap=True)
+    RESULT.write(found, save)
 
 
 def tuned_lens(
     context: typer.Context,
     texts: Annotated[Path, typer.Argument(metavar="FILE", help="Texts, one a line.")],
-    save: Annotated[Path, typer.Option("--save", metavar="FILE", help="The lens, a .safetensors file.")],
+    save: Annotated[list[Path], _LENS.option("the lens")],
     objective: Annotated[str, typer.Option(help="auto, ridge or kl.")] = "auto",
     ridge: Annotated[float, typer.Option(min=0, help="Penalty on translators; 0: 0.001.")] = 0.0,
     held_out_share: Annotated[float, typer.Option(min=0, help="Of the texts; 0: 0.2.")] = 0.0,
@@ -100,8 +90,7 @@ def tuned_lens(
     trace: TraceOption = None,
 ) -> None:
     """Trains a tuned lens: for each layer a map of its stream to the last one's, tested on held-out texts."""
-    if save.suffix.lower() != _LENS_ENDING:
-        raise InvalidRequestError(f"a lens is saved as {_LENS_ENDING}, not as {save}", field="--save")
+    _LENS.check(save)
     lines = [line for line in _read(texts).splitlines() if line.strip()]
     connection = Connection.of(context, None, local, trace)
     with connection.open_analysis("analyze tuned-lens", target, model) as client:
@@ -115,8 +104,7 @@ def tuned_lens(
             progress=True,
         )
     out.print(found.table())
-    found.lens.save(save)
-    err.print(f"saved: {save}", style="dim", soft_wrap=True)
+    _LENS.write(found.lens, save)
 
 
 def _read(path: Path) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from neuroscope.cli.arguments import read_prompt
+from neuroscope.cli.arguments import LayersOption, parse_layers, parse_numbers, read_prompt
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
+from neuroscope.cli.saving import Saver, pictures
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.experiments import EACH, Criterion, Experiment, Metric, Scores, SweepResult
@@ -22,6 +24,9 @@ _SWEPT = ("residual", "attention", "mlps", "heads")
 _ANSWERED = {"log_prob": metric_forms.log_prob, "prob": metric_forms.prob, "rank": metric_forms.rank}
 _PLAIN = {"kl_divergence": metric_forms.kl_divergence, "cross_entropy": metric_forms.cross_entropy}
 METRICS = ("logit_diff", *_ANSWERED, *_PLAIN)
+_SAVER: Saver[tuple[SweepResult, Criterion | None]] = Saver(
+    {".json": lambda saved, path: saved[0].save(path), **pictures(lambda drawn, path: _draw(drawn, path))}
+)
 
 
 def sweep(
@@ -31,11 +36,11 @@ def sweep(
         str, typer.Argument(metavar="[CORRUPTED]", help="The prompt without it; left out: the clean run is ablated.")
     ] = "",
     answer: Annotated[str, typer.Option("--answer", "-a", help="The right token, its leading space included.")] = "",
-    other: Annotated[str, typer.Option("--other", "-o", help="The wrong one, for logit_diff.")] = "",
+    other: Annotated[str, typer.Option("--other", help="The wrong one, for logit_diff.")] = "",
     swept: Annotated[
         list[str] | None,
         typer.Option(
-            "--sweep",
+            "--site",
             "-s",
             help=f"What is swept; repeat it: {', '.join(_SWEPT)}, or any component. By default residual and heads, or "
             "paths alone where they are named.",
@@ -57,7 +62,7 @@ def sweep(
     positions: Annotated[
         str, typer.Option(help="each, all (together), or a list such as 0,3,-1. By default each, and for heads all.")
     ] = "",
-    layers: Annotated[str, typer.Option(help="A list such as 0,3,-1; by default every layer.")] = "",
+    layers: LayersOption = "",
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}; by default logit_diff.")] = "",
     into: Annotated[str, typer.Option(help="The run that is edited: corrupted or clean.")] = "corrupted",
     value: Annotated[float, typer.Option(help="What ablation puts there.")] = 0.0,
@@ -79,11 +84,8 @@ def sweep(
         Path | None, typer.Option("--experiment", metavar="FILE", help="An experiment in JSON, in place of all that.")
     ] = None,
     save: Annotated[
-        Path | None,
-        typer.Option("--save", metavar="FILE", help="Keeps the result as JSON; one that was interrupted goes on."),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Pictures: FILE for one grid, FILE-NAME for several.")
+        list[Path] | None,
+        _SAVER.option("the result, which an interrupted command continues, or pictures (FILE-NAME of several grids)"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")] = False,
     model: ModelOption = "",
@@ -92,6 +94,7 @@ def sweep(
     trace: TraceOption = None,
 ) -> None:
     """Patches or ablates every layer, head and position, and shows what each does to a metric."""
+    _SAVER.check(save)
     judged = to_criterion(criterion) if criterion else None
     if judged is not None and not generate and experiment is None:
         raise InvalidRequestError("a criterion is of generated texts: --generate N", field="--criterion")
@@ -110,7 +113,7 @@ def sweep(
                 swept or ([] if senders or receivers else ["residual", "heads"]),
                 (senders, receivers),
                 _listed(positions, "--positions"),
-                _listed(layers, "--layers"),
+                parse_layers(layers),
                 metric_of(metric, answer, other, normalise=normalise),
                 _begin(corrupted, subject, into, value, samples),
                 window,
@@ -118,15 +121,17 @@ def sweep(
                 model_id,
                 generate,
             )
-        result = _begun(wanted, save)
+        kept = next((path for path in save or () if path.suffix.lower() == ".json"), None)
+        result = _begun(wanted, kept)
         try:
             client.sweep(wanted, progress=not as_json, result=result)
         except (MLXIntegrationError, KeyboardInterrupt):
-            if save is not None and result.plan is not None:
-                result.save(save)
-                err.print(f"interrupted; the same command goes on with {save}", style="dim", soft_wrap=True)
+            if kept is not None and result.plan is not None:
+                result.save(kept)
+                err.print(f"interrupted; the same command continues {kept}", style="dim", soft_wrap=True)
             raise
-    _show(result, save, plot, judged, as_json=as_json)
+    _show(result, judged, as_json=as_json)
+    _SAVER.write((result, judged), save)
 
 
 def _written(
@@ -146,7 +151,7 @@ def _written(
     call, how = begin
     patching: Any = getattr(client, call)(clean, model_id=model_id, **how)
     for name in swept:
-        chosen: dict[str, Any] = {"layers": None if layers == EACH else layers, "window": window}
+        chosen: dict[str, Any] = {"layers": layers, "window": window}
         if positions is not None:
             chosen["positions"] = None if positions == "all" else positions
         if name in _SWEPT:
@@ -203,27 +208,20 @@ def _listed(text: str, option: str) -> Any:
     """None where nothing was said, each, all, or whole numbers."""
     if not text:
         return None
-    if text in (EACH, "all"):
-        return text
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InvalidRequestError(f"{text!r} is neither each, all, nor numbers such as 0,3,-1", field=option) from None
+    return text if text in (EACH, "all") else parse_numbers(text, option)
 
 
-def _begun(wanted: Experiment, save: Path | None) -> SweepResult:
+def _begun(wanted: Experiment, kept: Path | None) -> SweepResult:
     """A result to fill: what an earlier run of the same experiment left in the file."""
-    if save is None or not save.exists():
+    if kept is None or not kept.exists():
         return SweepResult(wanted)
-    found = SweepResult.load(save)
+    found = SweepResult.load(kept)
     if found.experiment != wanted:
-        raise InvalidRequestError(f"{save} holds the result of another experiment", field="--save")
+        raise InvalidRequestError(f"{kept} holds the result of another experiment", field="--save")
     return found
 
 
-def _show(
-    result: SweepResult, save: Path | None, plot: Path | None, judged: Criterion | None, *, as_json: bool
-) -> None:
+def _show(result: SweepResult, judged: Criterion | None, *, as_json: bool) -> None:
     if as_json:
         told = result.to_json()
         if judged is not None:
@@ -235,14 +233,22 @@ def _show(
             out.print(_shown(result[name]).table())
             if judged is not None:
                 out.print(_shown(result[name].by(judged)).table())
-    if save is not None:
-        result.save(save)
-        err.print(f"saved: {save}", style="dim", soft_wrap=True)
-    if plot is not None:
-        for name in result.names:
-            path = plot if len(result) == 1 else plot.with_stem(f"{plot.stem}-{name.replace('#', '-')}")
-            _shown(result[name] if judged is None else result[name].by(judged)).plot(path)
-            err.print(f"saved: {path}", style="dim", soft_wrap=True)
+
+
+def _draw(drawn: tuple[SweepResult, Criterion | None], path: Path) -> list[Path]:
+    """A picture for each grid, of what a criterion says where there is one."""
+    result, judged = drawn
+    scores = {name: result[name] if judged is None else result[name].by(judged) for name in result.names}
+    return draw_each({name: _shown(each) for name, each in scores.items()}, path)
+
+
+def draw_each(scores: Mapping[str, Scores], path: Path) -> list[Path]:
+    """A picture for each grid: `path` for one, its name with that of the grid for several. Gives the files."""
+    paths: list[Path] = []
+    for name, each in scores.items():
+        paths.append(path if len(scores) == 1 else path.with_stem(f"{path.stem}-{name.replace('#', '-')}"))
+        each.plot(paths[-1])
+    return paths
 
 
 def _shown(scores: Scores) -> Scores:

@@ -9,15 +9,17 @@ import numpy as np
 import typer
 
 from neuroscope.calls.weights import LIMIT_BYTES
+from neuroscope.cli.arguments import HeadsOption, LayersOption, parse_layers, parse_numbers
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
-from neuroscope.cli.console import err, out
+from neuroscope.cli.console import out
+from neuroscope.cli.saving import Saver
 from neuroscope.cli.sweep import token_of
 from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.vocabulary.tensors import Array
+from neuroscope.weights import Weights
 from neuroscope.wire import safetensors_file
 
-LayerOption = Annotated[list[int] | None, typer.Option("--layer", "-l", help="A layer; repeat it. Default: all.")]
-HeadOption = Annotated[list[int] | None, typer.Option("--head", help="A head; repeat it. Default: all.")]
+_SAVER: Saver[Weights] = Saver({".safetensors": Weights.save})
 
 
 def weights(
@@ -28,12 +30,10 @@ def weights(
             metavar="[NAME]...", help="W_Q, ln1.w, ..., or groups: attention, qk, ov, mlp, ... Default: all."
         ),
     ] = None,
-    layer: LayerOption = None,
-    head: HeadOption = None,
+    layers: LayersOption = "",
+    heads: HeadsOption = "",
     norms: Annotated[bool, typer.Option("--norms", help="Norm, mean and deviation of each.")] = False,
-    save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE", help="Writes the values: .safetensors.")
-    ] = None,
+    save: Annotated[list[Path] | None, _SAVER.option("the values")] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16; empty: the model's own.")] = "",
     limit_gb: Annotated[float, typer.Option(min=0, help="Saves no more than that.")] = LIMIT_BYTES / 1e9,
     model: ModelOption = "",
@@ -42,21 +42,25 @@ def weights(
     trace: TraceOption = None,
 ) -> None:
     """Shows the model's weights by name, oriented as x @ W, and saves them."""
+    _SAVER.check(save)
     connection = Connection.of(context, target, local, trace)
     with connection.open("weights") as client:
-        chosen: dict[str, Any] = {"layers": layer or (), "heads": head or (), "dtype": dtype}
+        chosen: dict[str, Any] = {
+            "layers": parse_layers(layers) or (),
+            "heads": parse_numbers(heads, "--heads") or (),
+            "dtype": dtype,
+        }
         model_id = connection.model_id(client, model)
         content = "summaries" if norms else "plan"
         found = client.weights(*names or (), **chosen, content=content, model_id=model_id)
         out.print(found.table())
         for note in found.notes:
             out.print(f"- {note}", style="dim", highlight=False)
-        if save is not None:
+        if save:
             values = client.weights(
                 *names or (), **chosen, limit_bytes=int(limit_gb * 1e9), model_id=model_id, progress=True
             )
-            values.save(save)
-            err.print(f"saved: {save}", style="dim", soft_wrap=True)
+            _SAVER.write(values, save)
 
 
 def project(
@@ -65,7 +69,8 @@ def project(
     tensor: Annotated[str, typer.Option("--tensor", help="Which tensor of the file; default: the only one.")] = "",
     top_k: Annotated[int, typer.Option(min=0, help="Likeliest tokens that are shown.")] = 5,
     token: Annotated[
-        list[str] | None, typer.Option("--token", help="A token whose rank is shown, #42 by its id; repeat it.")
+        list[str] | None,
+        typer.Option("--rank", metavar="TOKEN", help="A token whose rank is shown, #42 by its id; repeat it."),
     ] = None,
     no_norm: Annotated[
         bool, typer.Option("--no-norm", help="Without the final norm, for directions that are no residual stream.")

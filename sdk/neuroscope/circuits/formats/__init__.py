@@ -42,7 +42,7 @@ TEXTS: Mapping[str, Callable[[Circuit], str]] = {
 PICTURES = ("png", "svg", "pdf")
 """Formats of matplotlib."""
 FORMATS = (*TEXTS, *PICTURES)
-_ENDINGS = {".gv": "dot", ".mmd": "mermaid", ".md": "mermaid", ".htm": "html"} | {f".{name}": name for name in FORMATS}
+ENDINGS = {".gv": "dot", ".mmd": "mermaid", ".md": "mermaid", ".htm": "html"} | {f".{name}": name for name in FORMATS}
 _READABLE = "json (ours, mib, lazarus), graphml"
 
 
@@ -55,11 +55,11 @@ def of_path(path: str | Path, format: str = "") -> str:
     if format:
         return checked(format)
     ending = Path(path).suffix.lower()
-    if ending not in _ENDINGS:
+    if ending not in ENDINGS:
         raise InvalidRequestError(
-            f"{path} has none of the endings {', '.join(_ENDINGS)}; say which format it is to be", field="format"
+            f"{path} has none of the endings {', '.join(ENDINGS)}; say which format it is to be", field="format"
         )
-    return _ENDINGS[ending]
+    return ENDINGS[ending]
 
 
 def checked(format: str) -> str:
