@@ -31,11 +31,11 @@ class Runs:
 
     def __init__(self, measure: Measure, clean: Sequence[float] = (0.0,), corrupted: Sequence[float] = (1.0,)) -> None:
         self.clean, self.corrupted = np.array(clean), np.array(corrupted)
-        self.gap = float((self.clean - self.corrupted).mean())
+        self.metric_gap = float((self.clean - self.corrupted).mean())
         self.sweeps: list[int] = []
         self._measure = measure
 
-    async def changed(self, sets: Sequence[Mask] | NDArray[np.bool_], stage: str) -> NDArray[np.float64]:
+    async def patch_edges(self, sets: Sequence[Mask] | NDArray[np.bool_], stage: str) -> NDArray[np.float64]:
         self.sweeps.append(len(sets))
         return np.array([[self._measure(changed) for changed in sets]] * len(self.clean))
 
@@ -91,16 +91,16 @@ def measures(seed: int) -> Measure:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("may_fall", [True, False], ids=["divergence", "any metric"])
 def test_guesses_do_not_change_what_acdc_decides(seed: int, may_fall: bool) -> None:
-    measure, outbox = measures(seed), Silent()
+    measure, events = measures(seed), Silent()
     runs = Runs(measure)
-    acdc = Acdc(GRAPH, cast("PairRuns", runs), 0.05, outbox, may_fall=may_fall)
+    acdc = Acdc(GRAPH, cast("PairRuns", runs), 0.05, events, may_fall=may_fall)
     asyncio.run(acdc.run())
     expected = one_by_one(measure, 0.05, may_fall=may_fall)
     np.testing.assert_array_equal(acdc.kept, expected)
     assert 0 < expected.sum() < GRAPH.edge_count
     tests = int(np.isfinite(acdc.scores).sum())
     assert len(runs.sweeps) < tests * 0.7, "tests run together"
-    edges = [edge for event in outbox.sent for edge in event.partial.edges.edges]
+    edges = [edge for event in events.sent for edge in event.partial.edges.edges]
     assert len(edges) == tests
     assert {(edge.sender, edge.receiver) for edge in edges if edge.in_circuit} <= set(GRAPH.names(expected))
 

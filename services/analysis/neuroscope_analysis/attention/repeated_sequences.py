@@ -46,8 +46,8 @@ class RepeatedSequences:
         most = min(len(tokens), room)
         if wanted.block_length and not _MIN_BLOCK_LENGTH <= wanted.block_length <= most:
             raise InvalidRequestError(
-                f"block_length is {_MIN_BLOCK_LENGTH} to {most} on this model, not {wanted.block_length}: each token occurs once, "
-                "and two blocks must fit the context",
+                f"a block has {_MIN_BLOCK_LENGTH} to {most} tokens on this model, not {wanted.block_length}: tokens "
+                "do not repeat within a block, and two blocks must fit the context",
                 field="sequences.block_length",
             )
         block = wanted.block_length or min(_DEFAULT_BLOCK_LENGTH, most)

@@ -106,7 +106,7 @@ async def prompt_echoes(request: CompletionRequest, client: AsyncClient) -> list
 async def _prompt_echo(prompt: str | list[int], request: CompletionRequest, client: AsyncClient) -> PromptEcho:
     model = request.model or ""
     text = prompt if isinstance(prompt, str) else await client.detokenize(prompt, model_id=model)
-    if request.alternatives is None:
+    if request.top_logprob_count is None:
         return PromptEcho(text)
     read = await client.tokenize(prompt, model_id=model)
     return PromptEcho(text, list(read.ids), list(read.tokens))

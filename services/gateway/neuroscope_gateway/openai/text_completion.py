@@ -28,11 +28,11 @@ class ChoiceState:
 
     Args:
         echo: what stands in front of it.
-        alternatives: likeliest alternatives of each token; None where no probability is wanted.
+        top_logprob_count: likeliest alternatives of each token; None where no probability is wanted.
     """
 
     echo: PromptEcho
-    alternatives: int | None
+    top_logprob_count: int | None
     length: int = field(init=False)
     finish_reason: str = "stop"
 
@@ -49,13 +49,13 @@ class ChoiceState:
     def _logprobs(self, delta: TokenDelta, offset: int) -> dict[str, Any] | None:
         """The `logprobs` of a token; None where none is wanted or the token is no part of the text."""
         entry = delta.logprob
-        if self.alternatives is None or entry is None:
+        if self.top_logprob_count is None or entry is None:
             return None
         likeliest = {top["token"]: top["logprob"] for top in entry["top_logprobs"]}
         return {
             "tokens": [entry["token"]],
             "token_logprobs": [entry["logprob"]],
-            "top_logprobs": [likeliest | {entry["token"]: entry["logprob"]}] if self.alternatives else None,
+            "top_logprobs": [likeliest | {entry["token"]: entry["logprob"]}] if self.top_logprob_count else None,
             "text_offset": [offset],
         }
 
@@ -76,13 +76,15 @@ class TextCompletionWriter:
         self._generation = generation
         self._request = request
         self._client = client
-        self._choices = [ChoiceState(echo, request.alternatives) for echo in echoes for _ in range(request.choices)]
+        self._choices = [
+            ChoiceState(echo, request.top_logprob_count) for echo in echoes for _ in range(request.choice_count)
+        ]
         self._echo_logprobs: dict[int, dict[str, Any]] = {}  # by the first row of a prompt
 
     async def completion(self) -> dict[str, Any]:
         """The `text_completion` object, once the turn has ended."""
         texts: list[list[str]] = [[] for _ in self._choices]
-        logprobs = [_empty_logprobs(self._request.alternatives) for _ in self._choices]
+        logprobs = [_empty_logprobs(self._request.top_logprob_count) for _ in self._choices]
         async with aclosing(self._deltas()) as parts:
             async for part in parts:
                 texts[part.row].append(part.text)
@@ -93,7 +95,7 @@ class TextCompletionWriter:
             {
                 "index": index,
                 "text": "".join(texts[index]),
-                "logprobs": None if self._request.alternatives is None else logprobs[index],
+                "logprobs": None if self._request.top_logprob_count is None else logprobs[index],
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in enumerate(self._choices)
@@ -134,10 +136,10 @@ class TextCompletionWriter:
     async def _echo(self, delta: TokenDelta) -> TextDelta:
         """The echo of a row; the same for all rows of a prompt."""
         echo = self._choices[delta.row].echo
-        first = delta.row - delta.row % self._request.choices
+        first = delta.row - delta.row % self._request.choice_count
         if first not in self._echo_logprobs:
             pieces = delta.gateway_captures.get(hook_id(first), ())
-            count = self._request.alternatives or 0
+            count = self._request.top_logprob_count or 0
             self._echo_logprobs[first] = await echo.logprobs(pieces, count, self._client, self._generation.model)
         return TextDelta(delta.row, echo.text, self._echo_logprobs[first])
 

@@ -31,7 +31,7 @@ async def create_completion(body: CompletionRequest, request: Request, client: I
     shown = await prompt_echoes(body, client)
     prompts = [echo.token_ids for echo in shown]
     reads = [
-        echo.hook(range(index * body.choices, (index + 1) * body.choices), body.alternatives or 0)
+        echo.hook(range(index * body.choice_count, (index + 1) * body.choice_count), body.top_logprob_count or 0)
         for index, echo in enumerate(shown)
         if len(echo.token_ids) > 1
     ]

@@ -111,14 +111,14 @@ class ChatCompletionRequest(ChoicesRequest):
         return [{"role": message.template_role, "content": message.content} for message in self.messages]
 
     @property
-    def limit(self) -> tuple[str, int | None]:
+    def max_tokens_param(self) -> tuple[str, int | None]:
         """Most tokens to generate, under the name that was used."""
         if self.max_tokens is None:
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
 
     @property
-    def alternatives(self) -> int | None:
+    def top_logprob_count(self) -> int | None:
         """Likeliest alternatives wanted for each token; None where no probability is."""
         return (self.top_logprobs or 0) if self.logprobs else None
 

@@ -68,7 +68,7 @@ class CompletionRequest(ChoicesRequest):
         return self.prompt
 
     @property
-    def limit(self) -> tuple[str, int | None]:
+    def max_tokens_param(self) -> tuple[str, int | None]:
         """Most tokens to generate."""
         asked = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
         return "max_tokens", max(1, asked)  # the first token is there with the prompt; it is left out where 0 are asked
@@ -79,7 +79,7 @@ class CompletionRequest(ChoicesRequest):
         return self.max_tokens == 0
 
     @property
-    def alternatives(self) -> int | None:
+    def top_logprob_count(self) -> int | None:
         """Likeliest alternatives wanted for each token; None where no probability is."""
         return self.logprobs
 

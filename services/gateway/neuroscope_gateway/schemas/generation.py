@@ -143,7 +143,7 @@ class ChoicesRequest(GenerationRequest):
     """Accepted, without effect."""
 
     @property
-    def choices(self) -> int:
+    def choice_count(self) -> int:
         """Answers for each prompt."""
         return self.n or 1
 

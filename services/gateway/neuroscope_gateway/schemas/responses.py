@@ -107,7 +107,7 @@ class ResponseRequest(GenerationRequest):
         return [{"role": message.template_role, "content": message.content} for message in [*first, *said]]
 
     @property
-    def limit(self) -> tuple[str, int | None]:
+    def max_tokens_param(self) -> tuple[str, int | None]:
         """Most tokens to generate."""
         return "max_output_tokens", self.max_output_tokens
 
