@@ -131,3 +131,10 @@ def _text(value: Any) -> str:
     from neuroscope.viz.tables import as_text
 
     return as_text(value.table())
+
+
+def test_the_page_of_a_circuit_shows_no_enum_names(values: dict[str, Any]):
+    page = values["circuit"].to_text("html")
+    assert not ENUM.search(page)
+    assert not MILLISECONDS.search(page)
+    assert '"search.method": "eap-ig"' in page
