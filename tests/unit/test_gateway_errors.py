@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from neuroscope import errors as tree
-from neuroscope_gateway import errors
 from neuroscope_gateway.app import create_app
 from neuroscope_gateway.generation.request_hooks import RequestHooks, rest_param
+from neuroscope_gateway.http import errors
 from neuroscope_gateway.schemas.chat import ChatCompletionRequest
 from neuroscope_gateway.schemas.hooks import ActivationHook
 from neuroscope_gateway.settings import GatewaySettings

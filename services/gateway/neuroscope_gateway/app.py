@@ -12,11 +12,13 @@ from starlette.middleware import Middleware
 from neuroscope.aio import AsyncClient
 from neuroscope.analysis import AsyncAnalysisClient
 from neuroscope.wire.transport import AsyncGrpcTransport
-from neuroscope_gateway import errors, openapi_document
-from neuroscope_gateway.errors import ServerErrorMiddleware
-from neuroscope_gateway.middleware.api_keys import ApiKeyMiddleware, ConcurrencyLimitMiddleware
-from neuroscope_gateway.middleware.security import SecurityMiddleware
+from neuroscope_gateway import exception_handlers, openapi_document
+from neuroscope_gateway.middleware.api_keys import ApiKeyMiddleware
+from neuroscope_gateway.middleware.body_limit import BodyLimitMiddleware
+from neuroscope_gateway.middleware.concurrency_limit import ConcurrencyLimitMiddleware
+from neuroscope_gateway.middleware.server_errors import ServerErrorMiddleware
 from neuroscope_gateway.middleware.tracing import TracingMiddleware
+from neuroscope_gateway.middleware.trusted_origins import TrustedOriginMiddleware
 from neuroscope_gateway.routes import (
     activations,
     attention,
@@ -99,13 +101,8 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         separate_input_output_schemas=False,  # one name for a request, also where an answer holds one
         middleware=[
             Middleware(TracingMiddleware),
-            Middleware(
-                SecurityMiddleware,
-                hosts=chosen.hosts(),
-                origins=chosen.allowed_origins,
-                max_body_bytes=chosen.max_body_bytes,
-                body_timeout_s=chosen.body_timeout_seconds,
-            ),
+            Middleware(TrustedOriginMiddleware, hosts=chosen.hosts(), origins=chosen.allowed_origins),
+            Middleware(BodyLimitMiddleware, max_bytes=chosen.max_body_bytes, timeout_s=chosen.body_timeout_seconds),
             Middleware(ApiKeyMiddleware, keys=chosen.api_keys),
             Middleware(ConcurrencyLimitMiddleware, max_requests=chosen.max_concurrent_requests),
             Middleware(ServerErrorMiddleware),
@@ -117,7 +114,7 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         redirect_slashes=False,
     )
     app.state.settings = chosen
-    errors.add_exception_handlers(app)
+    exception_handlers.add_exception_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
     openapi_document.set_openapi(app, has_keys=bool(chosen.api_keys))

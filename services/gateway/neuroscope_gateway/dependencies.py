@@ -1,4 +1,4 @@
-"""How a route reaches the inference service, and the answers that every route may give."""
+"""What routes depend on: the clients of the services, the model of a request, and the error responses in OpenAPI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from fastapi import Depends, Request
 
 from neuroscope.aio import AsyncClient
 from neuroscope.analysis import AsyncAnalysisClient
-from neuroscope_gateway.schemas.answers import ErrorResponse
+from neuroscope.vocabulary.model_info import ModelInfo
+from neuroscope_gateway.rest_params import rest_params
+from neuroscope_gateway.schemas.errors import ErrorResponse
 
 
 def _inference_client(request: Request) -> AsyncClient:
@@ -16,7 +18,7 @@ def _inference_client(request: Request) -> AsyncClient:
 
 
 InferenceDep = Annotated[AsyncClient, Depends(_inference_client)]
-"""The client of the inference service, as a parameter of a route."""
+"""The client of the inference service."""
 
 
 def _analysis_client(request: Request) -> AsyncAnalysisClient:
@@ -24,10 +26,20 @@ def _analysis_client(request: Request) -> AsyncAnalysisClient:
 
 
 AnalysisDep = Annotated[AsyncAnalysisClient, Depends(_analysis_client)]
-"""The client of the analysis service, as a parameter of a route."""
+"""The client of the analysis service."""
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorResponse, "description": "A mistake in the request"},
+    "4XX": {"model": ErrorResponse, "description": "An error in the request"},
     "5XX": {"model": ErrorResponse, "description": "The service cannot be reached, or failed"},
 }
-"""Errors, for OpenAPI."""
+"""The OpenAPI `responses` of errors."""
+
+
+async def get_model_info(client: AsyncClient, model_id: str) -> ModelInfo:
+    """The shape and the hook points of a loaded model; an empty id is the model that was loaded first.
+
+    Raises:
+        ModelNotFoundError: there is no such model; `field` is `model`.
+    """
+    with rest_params(lambda _: "model"):
+        return await client.model(model_id)

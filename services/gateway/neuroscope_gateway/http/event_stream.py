@@ -1,26 +1,23 @@
-"""Streamed answers: Server-Sent Events as OpenAI sends them, and newline-delimited JSON.
+"""Streams of JSON objects: Server-Sent Events as OpenAI sends them, and newline-delimited JSON.
 
-An error after the first byte has no status left to be told by, so it comes as an object of its own, and the stream ends
-there: SSE without [DONE], NDJSON without a line that has a finish_reason.
+The status is sent before the first object, so a later error is sent as the last object: SSE ends without [DONE], NDJSON
+without a line that has a finish_reason.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
-from opentelemetry import trace
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope_gateway import errors
-from neuroscope_gateway.generation.text_generation import TextGeneration
+from neuroscope_gateway.http import errors
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
-from neuroscope_gateway.http.json_response import JsonResponse, dumps
+from neuroscope_gateway.http.json_response import dumps
 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
@@ -34,72 +31,46 @@ SSE_CONTENT: dict[str, Any] = {
         }
     }
 }
-"""Server-Sent Events, for OpenAPI."""
+"""The OpenAPI `content` of Server-Sent Events."""
+NDJSON_CONTENT: dict[str, Any] = {NDJSON: {"schema": {"type": "string"}}}
+"""The OpenAPI `content` of newline-delimited JSON."""
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 KEEPALIVE_S = 15.0
-"""A comment is sent when a stream has been silent this long, as in a long prefill, so that proxies keep it open."""
+"""A silent stream sends a comment this often, so that proxies keep it open during a long prefill."""
 _KEEPALIVE = b": keepalive\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 
-async def generation_response(
-    request: Request, generation: TextGeneration, answer: Coroutine[Any, Any, dict[str, Any]]
-) -> Response:
-    """Runs a turn to its end and answers with one JSON object."""
-
-    async def run() -> dict[str, Any]:
-        await generation.start()
-        return await answer
-
-    try:
-        return JsonResponse(await cancel_on_disconnect(request.receive, run()))
-    finally:
-        answer.close()
-        await generation.close()
+Objects: TypeAlias = AsyncGenerator[dict[str, Any], None]
 
 
-async def generation_stream_response(
-    request: Request, generation: TextGeneration, frames: AsyncGenerator[bytes, None], media_type: str
-) -> Response:
-    """Begins a turn, so that a refusal still has its HTTP status, and answers with its frames."""
-    try:
-        await cancel_on_disconnect(request.receive, generation.start())
-    except BaseException:
-        await generation.close()
-        raise
-    return GenerationStreamingResponse(generation, frames, media_type)
+async def stream_response(
+    request: Request, objects: Objects, frames: Callable[[Objects], AsyncGenerator[bytes, None]], media_type: str
+) -> StreamingResponse:
+    """Streams objects; waits for the first one, so that an error before it keeps its HTTP status.
+
+    Args:
+        request: its disconnect closes the objects.
+        objects: JSON objects.
+        frames: encodes them: `ndjson_lines`, or one of the SSE encodings.
+        media_type: of the frames.
+    """
+    first = await cancel_on_disconnect(request.receive, anext(objects))
+    return StreamingResponse(frames(_prepend(first, objects)), media_type=media_type, headers=STREAM_HEADERS)
 
 
-class GenerationStreamingResponse(Response):
-    """Sends frames as they come, watches for the client to leave, and closes the turn whatever happens."""
-
-    def __init__(self, generation: TextGeneration, frames: AsyncGenerator[bytes, None], media_type: str) -> None:
-        super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._generation = generation
-        self._frames = frames
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers the request."""
-        try:
-            await cancel_on_disconnect(receive, self._send(send))
-        except ClientDisconnect:
-            trace.get_current_span().set_status(trace.StatusCode.ERROR, "client disconnected")
-        finally:
-            await self._generation.close()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._frames) as frames:
-            async for frame in frames:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def _prepend(first: dict[str, Any], rest: Objects) -> Objects:
+    async with aclosing(rest):
+        yield first
+        async for each in rest:
+            yield each
 
 
-async def sse_events(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    """Objects as Server-Sent Events, [DONE] at their end."""
+async def sse_events(objects: Objects) -> AsyncGenerator[bytes, None]:
+    """Objects as Server-Sent Events that end with [DONE]."""
     failed = False
-    async with aclosing(_with_error(objects)) as told:
-        async for item in _with_keepalives(told):
+    async with aclosing(_with_error(objects)) as items:
+        async for item in _with_keepalives(items):
             if item is None:
                 yield _KEEPALIVE
                 continue
@@ -110,33 +81,33 @@ async def sse_events(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGene
 
 
 async def named_sse_events(
-    objects: AsyncGenerator[dict[str, Any], None], failed: Callable[[dict[str, Any]], dict[str, Any]]
+    objects: Objects, error_event: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
     """Objects as Server-Sent Events that are named by their `type`; nothing marks their end.
 
     Args:
         objects: events, each with a `type`.
-        failed: makes an event of an error's JSON.
+        error_event: makes an event of an error's JSON.
     """
-    async with aclosing(_with_error(objects)) as told:
-        async for item in _with_keepalives(told):
+    async with aclosing(_with_error(objects)) as items:
+        async for item in _with_keepalives(items):
             if item is None:
                 yield _KEEPALIVE
                 continue
             value, is_error = item
-            event = failed(value) if is_error else value
+            event = error_event(value) if is_error else value
             yield b"event: " + str(event["type"]).encode() + b"\ndata: " + dumps(event) + b"\n\n"
 
 
-async def ndjson_lines(objects: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+async def ndjson_lines(objects: Objects) -> AsyncGenerator[bytes, None]:
     """Objects as lines."""
-    async with aclosing(_with_error(objects)) as told:
-        async for value, _ in told:
+    async with aclosing(_with_error(objects)) as items:
+        async for value, _ in items:
             yield dumps(value) + b"\n"
 
 
 async def _with_error(
-    objects: AsyncGenerator[dict[str, Any], None],
+    objects: Objects,
 ) -> AsyncGenerator[tuple[dict[str, Any], bool], None]:
     """Every object with False; an error, if one comes, as the last object with True."""
     try:

@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array, dtype_name, numpy_dtype
-from neuroscope_gateway import errors
+from neuroscope_gateway.http import errors
 from neuroscope_gateway.http.byte_ranges import ByteRange, ContentRange
 from neuroscope_gateway.http.json_response import JsonResponse
 

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
+from neuroscope_gateway.generation.generation_response import generation_response, generation_stream_response
 from neuroscope_gateway.generation.request_hooks import RequestHooks
 from neuroscope_gateway.generation.text_generation import TextGeneration
-from neuroscope_gateway.http.event_stream import NDJSON, generation_response, generation_stream_response, ndjson_lines
+from neuroscope_gateway.http.event_stream import NDJSON, ndjson_lines
 from neuroscope_gateway.openai.chat_completion import activation_lines, chat_completion_with_activations
 from neuroscope_gateway.schemas.chat import ActivationCompletion, ActivationCompletionRequest
 

@@ -8,17 +8,19 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from neuroscope.aio import AsyncClient
-from neuroscope.errors import MLXIntegrationError
 from neuroscope.experiments.attributed import AttributionResult
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
-from neuroscope_gateway.http.event_stream import NDJSON, ndjson_lines
+from neuroscope_gateway.http.event_stream import NDJSON, NDJSON_CONTENT, ndjson_lines, stream_response
 from neuroscope_gateway.http.json_response import JsonResponse
-from neuroscope_gateway.routes.sweeps import event_json, experiment_param, prepend, to_nested_lists
+from neuroscope_gateway.http.message_json import event_json
+from neuroscope_gateway.rest_params import rest_params
+from neuroscope_gateway.routes.experiment_params import experiment_param
 from neuroscope_gateway.schemas import attributions as schemas
+from neuroscope_gateway.schemas.arrays import NamedArray
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERROR_RESPONSES)
 
@@ -26,17 +28,14 @@ router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERR
 @router.post(
     "/attributions",
     response_model=schemas.AttributionResponse,
-    responses={200: {"description": "The scores", "content": {NDJSON: {"schema": {"type": "string"}}}}},
+    responses={200: {"description": "The scores", "content": NDJSON_CONTENT}},
 )
 async def attribute(body: schemas.AttributionRequest, request: Request, client: InferenceDep) -> Response:
     """Runs an attribution; answers with all scores or, with `stream`, a line for every event. Leaving cancels it."""
     result = AttributionResult(body.to_attribution())
     if not body.stream:
         return JsonResponse(await cancel_on_disconnect(request.receive, _attribution_json(client, result, body.method)))
-    events = _events(client, result, body.method)
-    first = await cancel_on_disconnect(request.receive, anext(events))  # so that a refusal still has its status
-    lines = ndjson_lines(prepend(first, events))
-    return StreamingResponse(lines, media_type=NDJSON, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    return await stream_response(request, _events(client, result, body.method), ndjson_lines, NDJSON)
 
 
 async def _attribution_json(client: AsyncClient, result: AttributionResult, method: str) -> dict[str, Any]:
@@ -48,15 +47,16 @@ async def _attribution_json(client: AsyncClient, result: AttributionResult, meth
 
 async def _events(client: AsyncClient, result: AttributionResult, method: str) -> AsyncGenerator[dict[str, Any], None]:
     """The events of an attribution as JSON, then its scores; the result is filled on the way."""
-    try:
+    with rest_params(_attribution_param):
         async with aclosing(client.attribution_events(result)) as events:
             async for event in events:
                 yield event_json(event)
-    except MLXIntegrationError as error:
-        error.field = re.sub(r"^nodes\.sites(\[\d+\])(\..*)?$", r"sites\1", experiment_param(error.field))
-        raise
     result.finish()
     yield {"type": "scores", **_result_json(result, method)}
+
+
+def _attribution_param(field: str) -> str:
+    return re.sub(r"^nodes\.sites(\[\d+\])(\..*)?$", r"sites\1", experiment_param(field))
 
 
 def _result_json(result: AttributionResult, method: str) -> dict[str, Any]:
@@ -71,15 +71,7 @@ def _result_json(result: AttributionResult, method: str) -> dict[str, Any]:
         steps=plan.steps,
         clean=baselines["clean"],
         corrupted=baselines["corrupted"],
-        scores=[
-            schemas.AttributionScores(
-                name=name,
-                dims=list(result[name].dims),
-                coords={dim: list(values) for dim, values in result[name].coords.items()},
-                values=to_nested_lists(result[name].values),
-            )
-            for name in result.names
-        ],
+        scores=[NamedArray.of(name, result[name]) for name in result.names],
         completeness=[
             schemas.PairCompleteness(pair=total.pair, attributed=total.attributed, change=total.change)
             for total in result.completeness

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from neuroscope.errors import MLXIntegrationError
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.reductions import NAMES
 from neuroscope.vocabulary.sites import Point
@@ -20,6 +18,7 @@ from neuroscope_gateway.http import byte_ranges, tensor_response
 from neuroscope_gateway.http.byte_ranges import PAST_END, ByteRange
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
 from neuroscope_gateway.http.tensor_response import axis_name
+from neuroscope_gateway.rest_params import rest_params
 from neuroscope_gateway.schemas import captures as schemas
 
 router = APIRouter(prefix="/v1/activations/captures", tags=["captures"], responses=ERROR_RESPONSES)
@@ -76,7 +75,7 @@ async def get_captured_tensor(
             length_bytes=part.length_bytes,
         )
         try:
-            with _rest_params():
+            with rest_params(_rest_param):
                 await cancel_on_disconnect(request.receive, _first_part(parts))
         except BaseException:
             await parts.aclose()
@@ -107,15 +106,9 @@ def _etag(state: CapturedTensor) -> str:
     return f'"{_header(state).xxh3_64:016x}"'
 
 
-@contextmanager
-def _rest_params() -> Generator[None]:
-    """Errors about `tensor.captured.plan_index` speak of `tensor`."""
-    try:
-        yield
-    except MLXIntegrationError as error:
-        name = error.field.rpartition(".")[2]
-        error.field = "tensor" if name == "plan_index" else name
-        raise
+def _rest_param(field: str) -> str:
+    name = field.rpartition(".")[2]  # of `tensor.captured.plan_index`
+    return "tensor" if name == "plan_index" else name
 
 
 def _capture_info(record: inference_pb2.CaptureRecord) -> schemas.Capture:

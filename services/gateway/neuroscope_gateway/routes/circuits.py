@@ -6,19 +6,19 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request
-from google.protobuf import json_format
 from starlette.responses import Response
 
 from neuroscope.analysis import AsyncAnalysisClient, DiscoveryResult, EvaluationResult
 from neuroscope.analysis.circuit_request import discovery_request, evaluation_request
 from neuroscope.circuits import Circuit
 from neuroscope.datasets import Dataset
-from neuroscope.errors import MLXIntegrationError
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
 from neuroscope_gateway.examples.circuits import FILE
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
 from neuroscope_gateway.http.event_stream import SSE_CONTENT
-from neuroscope_gateway.routes.attention import result_response
+from neuroscope_gateway.http.message_json import message_json
+from neuroscope_gateway.rest_params import rest_params
+from neuroscope_gateway.routes.analysis_response import AnalysisJson, analysis_response
 from neuroscope_gateway.schemas import circuits as schemas
 
 router = APIRouter(prefix="/v1/analysis/circuits", tags=["analysis"], responses=ERROR_RESPONSES)
@@ -76,7 +76,7 @@ async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, cli
     )
     result = DiscoveryResult(wanted)
 
-    def found(result: DiscoveryResult) -> dict[str, Any]:
+    def result_json(result: DiscoveryResult) -> dict[str, Any]:
         plan, end = result.plan, result.end
         assert plan is not None
         assert end is not None
@@ -90,10 +90,10 @@ async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, cli
             token_count=end.token_count,
         ).model_dump()
 
-    answered = await result_response(
-        client, result, _circuit_event, found, _circuit_param, request, streams=body.stream
+    response = await analysis_response(
+        client, result, AnalysisJson(_circuit_event, result_json, _circuit_param), request, stream=body.stream
     )
-    return answered if body.format is None else _circuit_file(result.circuit, body.format)
+    return response if body.format is None else _circuit_file(result.circuit, body.format)
 
 
 @router.post(
@@ -113,7 +113,7 @@ async def evaluate_circuit(body: schemas.EvaluationRequest, request: Request, cl
     )
     result = EvaluationResult(wanted)
 
-    def found(result: EvaluationResult) -> dict[str, Any]:
+    def result_json(result: EvaluationResult) -> dict[str, Any]:
         plan, end = result.plan, result.end
         assert plan is not None
         assert end is not None
@@ -126,10 +126,10 @@ async def evaluate_circuit(body: schemas.EvaluationRequest, request: Request, cl
             elapsed_seconds=end.elapsed_seconds,
         ).model_dump()
 
-    answered = await result_response(
-        client, result, _circuit_event, found, _circuit_param, request, streams=body.stream
+    response = await analysis_response(
+        client, result, AnalysisJson(_circuit_event, result_json, _circuit_param), request, stream=body.stream
     )
-    return answered if body.format is None else _circuit_file(result.circuit, body.format)
+    return response if body.format is None else _circuit_file(result.circuit, body.format)
 
 
 @router.post(
@@ -145,26 +145,26 @@ async def export_circuit(body: schemas.ExportRequest) -> Response:
 async def _fitted_dataset(client: AsyncAnalysisClient, body: schemas.CircuitRequest, request: Request) -> Dataset:
     """The dataset that a request names, fitted to the model's tokenizer."""
     body.check_consistency()
-    asked = client.dataset(
+    dataset = client.dataset(
         body.dataset_source, count=body.pair_count, seed=body.seed, drop=body.drop, model_id=body.model or ""
     )
-    try:
-        return await cancel_on_disconnect(request.receive, asked)
-    except MLXIntegrationError as error:
-        field = error.field.replace("dataset", "pairs", 1) if body.pairs is not None else error.field
-        error.field = _circuit_param(field)
-        raise
+
+    def rest_param(field: str) -> str:
+        return _circuit_param(field if body.pairs is None else field.replace("dataset", "pairs", 1))
+
+    with rest_params(rest_param):
+        return await cancel_on_disconnect(request.receive, dataset)
 
 
 def _circuit_event(event: Any) -> dict[str, Any]:
-    """An event that is neither progress nor the end, in protobuf's JSON."""
+    """An event that is neither progress nor the result."""
     if event.HasField("plan"):
-        told = json_format.MessageToDict(event.plan, preserving_proto_field_name=True)
-        model = told.pop("model", {}).get("model_id", "")
-        return {"type": "plan", "model": model, **{name: value for name, value in told.items() if name != "arrays"}}
-    finding = event.partial.WhichOneof("finding") or ""
-    told = json_format.MessageToDict(getattr(event.partial, finding), preserving_proto_field_name=True)
-    return {"type": finding, **told}
+        plan = message_json(event.plan)
+        model = plan.pop("model", {}).get("model_id", "")
+        plan.pop("arrays", None)
+        return {"type": "plan", "model": model, **plan}
+    kind = event.partial.WhichOneof("finding") or ""
+    return {"type": kind, **message_json(getattr(event.partial, kind))}
 
 
 def _circuit_file(circuit: Circuit, format: str) -> Response:

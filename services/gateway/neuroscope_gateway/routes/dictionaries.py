@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from neuroscope.dictionaries import Dictionary, FeatureActivations
-from neuroscope.errors import MLXIntegrationError
 from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
+from neuroscope_gateway.rest_params import rest_params
 from neuroscope_gateway.schemas import dictionaries as schemas
 
 router = APIRouter(prefix="/v1/dictionaries", tags=["dictionaries"], responses=ERROR_RESPONSES)
@@ -22,7 +20,7 @@ router = APIRouter(prefix="/v1/dictionaries", tags=["dictionaries"], responses=E
 @router.get("")
 async def list_dictionaries(client: InferenceDep, model: str = "") -> schemas.DictionaryList:
     """Lists the loaded dictionaries, of one model or of all."""
-    with _rest_params():
+    with rest_params(_rest_param):
         return schemas.DictionaryList(data=[_dictionary_info(found) for found in await client.dictionaries.list(model)])
 
 
@@ -39,7 +37,7 @@ async def load_dictionary(
         output_site=body.output_site,
         dtype=body.dtype or "",
     )
-    with _rest_params():
+    with rest_params(_rest_param):
         return _dictionary_info(await cancel_on_disconnect(request.receive, work))
 
 
@@ -62,22 +60,16 @@ async def read_features(
 ) -> schemas.FeatureActivations:
     """Says which features are active at each position of a prompt."""
     dictionary = await client.dictionaries.get(dictionary_id)
-    with _rest_params():
+    with rest_params(_rest_param):
         return _feature_activations(
             await cancel_on_disconnect(request.receive, dictionary.features(body.prompt, top=body.top))
         )
 
 
-@contextmanager
-def _rest_params() -> Generator[None]:
-    """Errors speak of the parameters of these routes."""
-    try:
-        yield
-    except MLXIntegrationError as error:
-        if error.field.startswith("prompts"):
-            error.field = "prompt"
-        error.field = {"model_id": "model"}.get(error.field, error.field).removesuffix(".component")
-        raise
+def _rest_param(field: str) -> str:
+    if field.startswith("prompts"):
+        return "prompt"
+    return "model" if field == "model_id" else field.removesuffix(".component")
 
 
 def _dictionary_info(found: Dictionary) -> schemas.Dictionary:

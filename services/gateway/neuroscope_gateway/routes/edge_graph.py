@@ -7,10 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from neuroscope.aio import AsyncClient
-from neuroscope.errors import UnavailableSiteError
-from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
+from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep, get_model_info
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
-from neuroscope_gateway.routes.models import get_model_info
+from neuroscope_gateway.rest_params import rest_params
 from neuroscope_gateway.schemas import edge_graph as schemas
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERROR_RESPONSES)
@@ -28,11 +27,8 @@ async def get_edge_graph(
 
 async def _graph(client: AsyncClient, model: str) -> schemas.EdgeGraph:
     model_id = (await get_model_info(client, model)).model_id
-    try:
+    with rest_params(lambda _: "model"):
         graph = await client.edge_graph(model_id=model_id)
-    except UnavailableSiteError as error:
-        error.field = "model"
-        raise
     return schemas.EdgeGraph(
         model=model_id,
         senders=list(graph.senders),

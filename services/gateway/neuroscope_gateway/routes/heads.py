@@ -11,8 +11,10 @@ from starlette.responses import Response
 from neuroscope.analysis import AttentionComparison, CompositionResult, Interaction, InteractionGraph
 from neuroscope.v1 import attention_comparison_pb2, composition_pb2, interaction_pb2
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
-from neuroscope_gateway.routes.attention import ANALYSIS_CONTENT, analysis_response, array_values, attention_param
+from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response
+from neuroscope_gateway.routes.attention import attention_param
 from neuroscope_gateway.schemas import heads as schemas
+from neuroscope_gateway.schemas.arrays import NamedArray
 
 router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERROR_RESPONSES)
 
@@ -24,7 +26,8 @@ router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERROR_RES
 )
 async def compare_attention(body: schemas.ComparisonRequest, request: Request, client: AnalysisDep) -> Response:
     """Compares the attention patterns of two prompts, head by head. Leaving cancels it."""
-    return await analysis_response(client, body, _plan_event, _comparison_json, attention_param, request)
+    json = AnalysisJson(_plan_event, _comparison_json, attention_param)
+    return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
 
 @router.post(
@@ -34,7 +37,8 @@ async def compare_attention(body: schemas.ComparisonRequest, request: Request, c
 )
 async def measure_composition(body: schemas.CompositionRequest, request: Request, client: AnalysisDep) -> Response:
     """Says by their weights how much each head can read of what each earlier one writes. Leaving cancels it."""
-    return await analysis_response(client, body, _plan_event, _composition_json, attention_param, request)
+    json = AnalysisJson(_plan_event, _composition_json, attention_param)
+    return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
 
 @router.post(
@@ -47,7 +51,8 @@ async def map_interactions(body: schemas.InteractionsRequest, request: Request, 
 
     With `stream` events are plan, progress, tried with the paths of a layer, result, or error.
     """
-    return await analysis_response(client, body, _interaction_event, _interactions_json, attention_param, request)
+    json = AnalysisJson(_interaction_event, _interactions_json, attention_param)
+    return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
 
 def _plan_event(
@@ -72,7 +77,7 @@ def _comparison_json(result: AttentionComparison) -> dict[str, Any]:
     return schemas.AttentionComparisonResponse(
         model=result.plan.model_id,
         alignment=result.alignment,
-        arrays=[array_values(array) for array in result],
+        arrays=[NamedArray.of(array.name, array) for array in result],
         elapsed_seconds=result.end.elapsed_seconds,
     ).model_dump()
 
@@ -86,7 +91,7 @@ def _composition_json(result: CompositionResult) -> dict[str, Any]:
         baselines.append(schemas.CompositionBaseline(kind=kind, mean=mean, standard_deviation=deviation))
     return schemas.CompositionResponse(
         model=result.plan.model_id,
-        arrays=[array_values(array) for array in result],
+        arrays=[NamedArray.of(array.name, array) for array in result],
         baselines=baselines,
         warnings=list(result.plan.warnings),
         elapsed_seconds=result.end.elapsed_seconds,
@@ -100,7 +105,7 @@ def _interactions_json(result: InteractionGraph) -> dict[str, Any]:
         model=result.plan.model_id,
         metric=result.plan.metric,
         interactions=[schemas.HeadInteraction(**asdict(each)) for each in result.interactions],
-        arrays=[array_values(array) for array in result],
+        arrays=[NamedArray.of(array.name, array) for array in result],
         tested_count=result.end.tested_count,
         screened_count=result.end.screened_count,
         elapsed_seconds=result.end.elapsed_seconds,

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError
-from neuroscope_gateway import errors
 from neuroscope_gateway.dependencies import InferenceDep
+from neuroscope_gateway.http import errors
 from neuroscope_gateway.http.json_response import JsonResponse
-from neuroscope_gateway.schemas.answers import ErrorResponse, Health, Workload
+from neuroscope_gateway.schemas.errors import ErrorResponse
+from neuroscope_gateway.schemas.health import Health, Workload
 
 router = APIRouter(tags=["health"])
 

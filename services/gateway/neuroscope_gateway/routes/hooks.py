@@ -7,9 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
+from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep, get_model_info
 from neuroscope_gateway.generation.request_hooks import RequestHooks, rename_param, rest_param, to_rest_hooks
-from neuroscope_gateway.routes.models import get_model_info
 from neuroscope_gateway.schemas.hooks import (
     ActivationHook,
     ClearHooksRequest,

@@ -6,14 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from neuroscope.aio import AsyncClient
-from neuroscope.errors import MLXIntegrationError
 from neuroscope.v1 import inference_pb2, site_pb2, tensor_pb2
-from neuroscope.vocabulary.model_info import ModelInfo
 from neuroscope.vocabulary.tensors import dtype_name
-from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
+from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep, get_model_info
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
 from neuroscope_gateway.http.tensor_response import axis_name
+from neuroscope_gateway.rest_params import rest_params
 from neuroscope_gateway.schemas import models as schemas
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERROR_RESPONSES)
@@ -53,25 +51,9 @@ async def get_model(model_id: str, client: InferenceDep) -> schemas.ModelDetail:
 @router.delete("/{model_id:path}")
 async def delete_model(model_id: str, client: InferenceDep) -> schemas.DeletedModel:
     """Frees a loaded model. What runs on it ends with 503; its files stay where they are."""
-    try:
+    with rest_params(lambda _: "model"):
         await client.unload_model(model_id)
-    except MLXIntegrationError as error:
-        error.field = "model"
-        raise
     return schemas.DeletedModel(id=model_id)
-
-
-async def get_model_info(client: AsyncClient, model_id: str) -> ModelInfo:
-    """What the service knows of a model; empty: of the one that was loaded first.
-
-    Raises:
-        ModelNotFoundError: no model has that name; its field is `model`.
-    """
-    try:
-        return await client.model(model_id)
-    except MLXIntegrationError as error:
-        error.field = "model"
-        raise
 
 
 def _model_fields(model: inference_pb2.Model) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
-from neuroscope_gateway.routes.models import get_model_info
+from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep, get_model_info
 from neuroscope_gateway.schemas.presets import Preset, PresetList, PresetName, preset_list
 
 router = APIRouter(prefix="/v1/activations/presets", tags=["presets"], responses=ERROR_RESPONSES)

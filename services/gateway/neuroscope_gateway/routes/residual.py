@@ -14,8 +14,9 @@ from neuroscope.analysis.residual_request import part_name
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.v1 import tuned_lens_pb2
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
-from neuroscope_gateway.routes.attention import ANALYSIS_CONTENT, analysis_response, array_values
+from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response
 from neuroscope_gateway.schemas import residual as schemas
+from neuroscope_gateway.schemas.arrays import NamedArray
 
 router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERROR_RESPONSES)
 _PARAM_NAMES = {"model_id": "model", "neurons.strongest": "strongest_neurons"}
@@ -42,7 +43,8 @@ async def analyze_residual_stream(body: schemas.ResidualRequest, request: Reques
     With `stream` events are plan, progress, sum, attribution, lens, routed, ablated and flow as they come, result, or
     error.
     """
-    return await analysis_response(client, body, _residual_event, _residual_json, _residual_param, request)
+    json = AnalysisJson(_residual_event, _residual_json, _residual_param)
+    return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
 
 @router.post(
@@ -55,7 +57,8 @@ async def train_tuned_lens(body: schemas.TunedLensRequest, request: Request, cli
 
     With `stream` events are plan, progress, layer as they come, result, or error.
     """
-    return await analysis_response(client, body, _layer_event, _tuned_lens_json, _residual_param, request)
+    json = AnalysisJson(_layer_event, _tuned_lens_json, _residual_param)
+    return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
 
 def _residual_event(event: pb.AnalyzeResidualStreamResponse) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def _prompt_analysis(result: ResidualResult, index: int) -> schemas.PromptAnalys
         token_ids=list(read.ids),
         tokens=list(read.texts),
         position=read.position,
-        arrays=[array_values(result.array(name, index)) for name in result.names],
+        arrays=[NamedArray.of(name, result.array(name, index)) for name in result.names],
         error=None if error is None else schemas.ReconstructionError(**asdict(error)),
         attribution=None if attribution is None else schemas.LogitAttribution(**asdict(attribution)),
         lens=None if lens is None else _lens_reading(lens),

@@ -6,14 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
+from neuroscope_gateway.generation.generation_response import generation_response, generation_stream_response
 from neuroscope_gateway.generation.text_generation import TextGeneration
-from neuroscope_gateway.http.event_stream import (
-    SSE,
-    SSE_CONTENT,
-    generation_response,
-    generation_stream_response,
-    named_sse_events,
-)
+from neuroscope_gateway.http.event_stream import SSE, SSE_CONTENT, named_sse_events
 from neuroscope_gateway.openai.response import ResponseWriter
 from neuroscope_gateway.schemas.responses import ResponseObject, ResponseRequest
 

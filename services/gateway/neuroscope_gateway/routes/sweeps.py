@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from google.protobuf import json_format
-from numpy.typing import NDArray
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from neuroscope.aio import AsyncClient
-from neuroscope.errors import InvalidRequestError, MLXIntegrationError
+from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments import Criterion, Experiment, Scores, SweepResult
 from neuroscope.experiments import criterion as to_criterion
 from neuroscope.experiments.patching import METHODS
-from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
-from neuroscope_gateway.http.event_stream import NDJSON, ndjson_lines
+from neuroscope_gateway.http.event_stream import NDJSON, NDJSON_CONTENT, ndjson_lines, stream_response
 from neuroscope_gateway.http.json_response import JsonResponse
+from neuroscope_gateway.http.message_json import event_json
+from neuroscope_gateway.rest_params import rest_params
+from neuroscope_gateway.routes.experiment_params import experiment_param
 from neuroscope_gateway.schemas import sweeps as schemas
+from neuroscope_gateway.schemas.arrays import to_nested_lists
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERROR_RESPONSES)
 _METHOD_NAMES = {number: name for name, number in METHODS.items()}
@@ -32,7 +32,7 @@ _METHOD_NAMES = {number: name for name, number in METHODS.items()}
 @router.post(
     "/sweeps",
     response_model=schemas.SweepResponse,
-    responses={200: {"description": "The values", "content": {NDJSON: {"schema": {"type": "string"}}}}},
+    responses={200: {"description": "The values", "content": NDJSON_CONTENT}},
 )
 async def run_sweep(body: schemas.SweepRequest, request: Request, client: InferenceDep) -> Response:
     """Runs a sweep; answers with all values or, with `stream`, a line for every event. Leaving cancels it."""
@@ -40,10 +40,7 @@ async def run_sweep(body: schemas.SweepRequest, request: Request, client: Infere
     result = SweepResult(Experiment(body.to_message()))
     if not body.stream:
         return JsonResponse(await cancel_on_disconnect(request.receive, _sweep_json(client, result, criterion)))
-    events = _events(client, result)
-    first = await cancel_on_disconnect(request.receive, anext(events))  # so that a refusal still has its status
-    lines = ndjson_lines(prepend(first, events))
-    return StreamingResponse(lines, media_type=NDJSON, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    return await stream_response(request, _events(client, result), ndjson_lines, NDJSON)
 
 
 def _criterion(body: schemas.SweepRequest) -> Criterion | None:
@@ -88,11 +85,9 @@ async def _sweep_json(client: AsyncClient, result: SweepResult, criterion: Crite
 
 
 def _grid_values(name: str, scores: Scores, criterion: Criterion | None) -> schemas.GridValues:
-    return schemas.GridValues(
-        name=name,
-        dims=list(scores.dims),
-        coords={dim: list(values) for dim, values in scores.coords.items()},
-        values=to_nested_lists(scores.values),
+    return schemas.GridValues.of(
+        name,
+        scores,
         texts=None if scores.texts is None else np.array(scores.texts).tolist(),
         scores=None if criterion is None else to_nested_lists(scores.by(criterion).values),
     )
@@ -104,51 +99,8 @@ def _run_texts(result: SweepResult, run: str) -> list[Any] | None:
 
 
 async def _events(client: AsyncClient, result: SweepResult) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of a sweep as JSON; the result is filled on the way."""
-    try:
+    """The events of a sweep as JSON, while they fill the result."""
+    with rest_params(experiment_param):
         async with aclosing(client.sweep_events(result)) as events:
             async for event in events:
                 yield event_json(event)
-    except MLXIntegrationError as error:
-        error.field = experiment_param(error.field)
-        raise
-
-
-async def prepend(
-    first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], None]
-) -> AsyncGenerator[dict[str, Any], None]:
-    """The first event and the rest."""
-    async with aclosing(rest):
-        yield first
-        async for event in rest:
-            yield event
-
-
-def event_json(event: pb.RunSweepResponse | pb.AttributeResponse) -> dict[str, Any]:
-    """An event of an experiment as a line of JSON."""
-    kind = event.WhichOneof("event") or ""
-    message = getattr(event, kind)
-    told = json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return {"type": kind, **told}
-
-
-def experiment_param(field: str) -> str:
-    """The parameter of the request that a field of the contract comes from."""
-    field = re.sub(r"^metric\.weighted_sum\.", "metric.", field)
-    field = re.sub(r"^(metric(?:\.terms\[\d+\]\.metric)?)\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"\1.\2\3", field)
-    field = re.sub(r"^metric\.\w+\.(answers|others)(\[\d+\])?(\.\w+)?$", r"metric.\1\2", field)
-    field = re.sub(r"^(paths\[\d+\]\.(senders|receivers)).*$", r"\1", field)
-    field = re.sub(r"^(edges\[\d+\])\.cells\.cells\[", r"\1.cells[", field)
-    field = re.sub(r"^generation\.sampling\.", "generation.", field)
-    field = re.sub(r"^(metric)\.projection\.", r"\1.", field)
-    field = re.sub(r"^(grids\[\d+\])\.site(\.\w+)?$", r"\1.component", field)
-    return re.sub(r"^limits\.", "", field).replace(".token_ids.ids", "").removesuffix(".text")
-
-
-def to_nested_lists(values: NDArray[np.float32]) -> list[Any]:
-    """Nested lists; null where there is no number."""
-    found = np.atleast_1d(values).astype(object)
-    found[np.isnan(np.atleast_1d(values))] = None
-    return found.tolist()

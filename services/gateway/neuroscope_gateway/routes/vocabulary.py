@@ -11,13 +11,14 @@ from starlette.responses import Response
 
 from neuroscope.activations.projected import Projected, Reference, VectorsLike
 from neuroscope.aio import AsyncClient
-from neuroscope.errors import DataConversionError, MLXIntegrationError
+from neuroscope.errors import DataConversionError
 from neuroscope.interventions.expressions import to_reference
 from neuroscope.interventions.tensor_json import TensorForm, to_expression
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
 from neuroscope_gateway.http.json_response import JsonResponse
-from neuroscope_gateway.routes.sweeps import experiment_param
+from neuroscope_gateway.rest_params import rest_params
+from neuroscope_gateway.routes.experiment_params import experiment_param
 from neuroscope_gateway.schemas import vocabulary as schemas
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERROR_RESPONSES)
@@ -34,7 +35,7 @@ async def _project_json(client: AsyncClient, body: schemas.VocabularyRequest) ->
     if body.reference is not None:
         is_row = isinstance(body.reference, int)
         reference = body.reference if is_row else _to_vectors(body.reference, "reference")  # type: ignore[arg-type]
-    try:
+    with rest_params(_rest_param):
         seen = await client.project(
             _to_vectors(body.vectors, "vectors"),
             top_k=body.top_k,
@@ -43,10 +44,6 @@ async def _project_json(client: AsyncClient, body: schemas.VocabularyRequest) ->
             reference=reference,
             model_id=body.model or "",
         )
-    except MLXIntegrationError as error:
-        names = {"reference_row": "reference", "reference_vector": "reference", "model_id": "model"}
-        error.field = names.get(error.field, experiment_param(error.field).removesuffix(".id"))
-        raise
     finite = [seen.top_log_probabilities, seen.log_probabilities, seen.log_normalizers, seen.kl]
     if not all(np.isfinite(array).all() for array in finite if array is not None):
         raise DataConversionError("the model's logits of these vectors are not finite", field="vectors")
@@ -60,11 +57,13 @@ def _to_vectors(form: TensorForm, field: str) -> VectorsLike:
     Raises:
         DataConversionError: they are no array of finite numbers.
     """
-    try:
+    with rest_params(lambda _: field):
         return form if isinstance(form, list) else to_reference(to_expression(form))
-    except MLXIntegrationError as error:
-        error.field = field
-        raise
+
+
+def _rest_param(field: str) -> str:
+    names = {"reference_row": "reference", "reference_vector": "reference", "model_id": "model"}
+    return names.get(field, experiment_param(field).removesuffix(".id"))
 
 
 def _predictions(seen: Projected) -> Iterator[schemas.Prediction]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,24 +12,25 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from neuroscope.calls.weights import reading
-from neuroscope.errors import DataConversionError, InvalidRequestError, MLXIntegrationError
+from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope.weights.names import WEIGHTS, resolve
 from neuroscope.weights.weights import Weights
 from neuroscope.wire.weight_bytes import WeightBytes
-from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
+from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep, get_model_info
 from neuroscope_gateway.http import byte_ranges, tensor_response
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
 from neuroscope_gateway.http.json_response import JsonResponse
 from neuroscope_gateway.http.tensor_json import array_json
 from neuroscope_gateway.http.tensor_response import axis_name
-from neuroscope_gateway.routes.models import get_model_info
+from neuroscope_gateway.rest_params import rest_params
 from neuroscope_gateway.schemas import weights as schemas
 
 router = APIRouter(prefix="/v1/experiments/weights", tags=["experiments"], responses=ERROR_RESPONSES)
 
+_PARAMS = {"names[0]": "weight", "layers[0]": "layer", "model_id": "model"}
 _Index = Annotated[int, Query(ge=-(2**31), lt=2**31)]
 _Model = Annotated[str, Query(description="Absent: the one loaded first")]
 _Indices = Annotated[list[_Index], Query(max_length=4096)]
@@ -56,7 +56,7 @@ async def list_weights(
         async for _ in client.weight_events(weights, wanted):
             pass
 
-    with _rest_params():
+    with rest_params(_PARAMS):
         await cancel_on_disconnect(request.receive, read())
     return _weight_list(weights.finish())
 
@@ -91,7 +91,7 @@ async def get_weight(
     state = WeightBytes()
     parts = client.weight_bytes(state, ask)
     try:
-        with _rest_params():
+        with rest_params(_PARAMS):
             loaded = (await cancel_on_disconnect(request.receive, get_model_info(client, model))).model
             await cancel_on_disconnect(request.receive, _first_part(parts))
     except BaseException:
@@ -201,13 +201,3 @@ def _weight_info(
         experts=list(weight.experts),
         measures=measures,
     )
-
-
-@contextmanager
-def _rest_params() -> Generator[None]:
-    """Errors about `names[0]` of one weight speak of `weight`, those about `layers[0]` of `layer`."""
-    try:
-        yield
-    except MLXIntegrationError as error:
-        error.field = {"names[0]": "weight", "layers[0]": "layer", "model_id": "model"}.get(error.field, error.field)
-        raise

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field
 
 from neuroscope.analysis import AttentionResult
 from neuroscope.analysis.attention_request import attention_request
-from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope.vocabulary.strict_model import Text
+from neuroscope_gateway.schemas.analysis_request import MAX_UINT32, AnalysisRequest, AnsweredPair, Layers
+from neuroscope_gateway.schemas.arrays import NamedArray
 from neuroscope_gateway.schemas.prompts import Prompt, TokenId
-from neuroscope_gateway.schemas.sweep_axes import Index
 
 Role = Literal[
     "previous_token",
@@ -24,20 +25,6 @@ Role = Literal[
     "name_mover",
     "s_inhibition",
 ]
-MAX_UINT32 = 2**32 - 1
-
-
-class AnsweredPair(StrictModel):
-    """Two equally long prompts, what the clean one goes on with, and the token that this is compared with."""
-
-    clean: Prompt
-    """The prompt with the behaviour."""
-    corrupted: Prompt
-    """The prompt that differs in what the answer depends on."""
-    answer: Text | TokenId
-    """A text of one token, or its id."""
-    other: Text | TokenId
-    """Likewise."""
 
 
 class NamedPair(AnsweredPair):
@@ -49,30 +36,14 @@ class NamedPair(AnsweredPair):
     """Where the other name stands again; absent: its last occurrence of several."""
 
 
-class AnalysisRequestBase(StrictModel):
-    """How an analysis is answered; as JSON where nothing else is said."""
-
-    stream: bool = False
-    """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
-    format: Literal["png", "svg", "pdf", "html"] | None = None
-    """Answers with a picture; not with `stream`."""
-
-    @field_validator("format")
-    @classmethod
-    def _whole(cls, format: str | None, info: ValidationInfo) -> str | None:
-        if format is not None and info.data.get("stream"):
-            raise ValueError("a picture is one of a whole answer, not of a stream")
-        return format
-
-
-class AttentionRequest(AnalysisRequestBase):
+class AttentionRequest(AnalysisRequest):
     """An analysis of attention heads."""
 
     model: Text | None = None
     """Id of a loaded model; absent: the one loaded first."""
     prompts: list[Prompt] = Field([], max_length=256)
     """Prompts whose patterns are described: texts or lists of token ids; absent: roles alone are scored."""
-    layers: Annotated[list[Index], Field(min_length=1, max_length=1024)] | None = None
+    layers: Layers = None
     """Layers, negative ones from the end; absent: all that have attention patterns."""
     roles: list[Role] | None = None
     """Roles that are scored; absent: all; an empty list: none."""
@@ -115,18 +86,6 @@ class AttentionRequest(AnalysisRequestBase):
                 bos=None,
             )
         )
-
-
-class NamedArray(BaseModel):
-    """Numbers along named axes."""
-
-    name: str
-    dims: list[str]
-    """Axes of the values, such as prompt (where there are several), layer, head."""
-    coords: dict[str, list[int | str]]
-    """By axis, what its indices stand for."""
-    values: list[Any]
-    """Nested lists, an axis a level; null where a layer has no such head."""
 
 
 class CausalEvidence(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -10,6 +10,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributing import Attribution, attribution
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.schemas.arrays import NamedArray
 from neuroscope_gateway.schemas.metrics import Metric
 from neuroscope_gateway.schemas.prompt_pairs import PromptPair
 
@@ -63,19 +64,6 @@ class AttributionRequest(StrictModel):
         )
 
 
-class AttributionScores(BaseModel):
-    """Scores along named axes: the change of the metric, were an activation that of the other run."""
-
-    name: str
-    """The component, edges or inputs."""
-    dims: list[str]
-    """Axes of the values: pair (where there are several), layer, position, head, unit, sender, receiver."""
-    coords: dict[str, list[int | str]]
-    """By axis, what its indices stand for."""
-    values: list[Any]
-    """Nested lists, an axis a level; null where a sender does not reach a receiver."""
-
-
 class PairCompleteness(BaseModel):
     """How much of a pair's change integrated gradients account for."""
 
@@ -97,7 +85,7 @@ class AttributionResponse(BaseModel):
     """The metric of each pair's clean run, not normalised."""
     corrupted: list[float | None]
     """That of the corrupted run, or of a zero baseline."""
-    scores: list[AttributionScores]
+    scores: list[NamedArray]
     completeness: list[PairCompleteness]
     """Of integrated gradients."""
     elapsed_seconds: float

@@ -11,10 +11,10 @@ from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
-from neuroscope_gateway.schemas.answers import Usage
 from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId
 from neuroscope_gateway.schemas.unsupported import Unsupported
+from neuroscope_gateway.schemas.usage import Usage
 
 ActivationFormat = Literal["list", "base64", "metadata"]
 CAPTURE_ID = r"^[A-Za-z0-9._:-]{1,128}$"

@@ -11,8 +11,9 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.schemas.analysis_request import AnsweredPair
 from neuroscope_gateway.schemas.metrics import Metric
-from neuroscope_gateway.schemas.prompts import Prompt, Seed, Token
+from neuroscope_gateway.schemas.prompts import Seed
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 CircuitFormat = Literal["json", "mib", "lazarus", "graphml", "dot", "mermaid", "html", "svg", "png", "pdf"]
@@ -21,19 +22,6 @@ CircuitMethod = Literal[
 ]
 DatasetName = Literal["ioi", "greater-than", "induction", "copying", "docstring", "facts", "arithmetic"]
 _PAIRS = 4096
-
-
-class AnsweredPair(StrictModel):
-    """Two prompts of as many tokens, and the tokens that tell them apart."""
-
-    clean: Prompt
-    """The prompt with the behaviour: a text or token ids."""
-    corrupted: Prompt
-    """The prompt without it."""
-    answer: Token
-    """What comes after the clean prompt, its leading space included; of token ids, an id."""
-    other: Token
-    """What comes after the corrupted one, or is wrong after the clean one."""
 
 
 class CircuitRequest(StrictModel):

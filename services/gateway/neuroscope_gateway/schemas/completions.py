@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
-from neuroscope_gateway.schemas.answers import Usage
 from neuroscope_gateway.schemas.generation import ChoicesRequest
 from neuroscope_gateway.schemas.unsupported import Unsupported
+from neuroscope_gateway.schemas.usage import Usage
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""

@@ -9,14 +9,12 @@ from pydantic import BaseModel, Field
 from neuroscope.analysis import AttentionComparison, CompositionResult, InteractionGraph
 from neuroscope.analysis.head_requests import comparison_request, composition_request, interactions_request
 from neuroscope.vocabulary.strict_model import Text
-from neuroscope_gateway.schemas.attention import MAX_UINT32, AnalysisRequestBase, AnsweredPair, NamedArray
+from neuroscope_gateway.schemas.analysis_request import MAX_UINT32, AnalysisRequest, AnsweredPair, Layers
+from neuroscope_gateway.schemas.arrays import NamedArray
 from neuroscope_gateway.schemas.prompts import Prompt, TokenId
-from neuroscope_gateway.schemas.sweep_axes import Index
-
-Layers = Annotated[list[Index], Field(min_length=1, max_length=1024)] | None
 
 
-class ComparisonRequest(AnalysisRequestBase):
+class ComparisonRequest(AnalysisRequest):
     """A comparison of two prompts."""
 
     model: Text | None = None
@@ -45,7 +43,7 @@ class ComparisonRequest(AnalysisRequestBase):
         )
 
 
-class CompositionRequest(AnalysisRequestBase):
+class CompositionRequest(AnalysisRequest):
     """A measurement of composition."""
 
     model: Text | None = None
@@ -66,7 +64,7 @@ class CompositionRequest(AnalysisRequestBase):
         )
 
 
-class InteractionsRequest(AnalysisRequestBase):
+class InteractionsRequest(AnalysisRequest):
     """A search for interactions of heads."""
 
     model: Text | None = None

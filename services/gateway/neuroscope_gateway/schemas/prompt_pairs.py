@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from neuroscope.errors import MLXIntegrationError
 from neuroscope.interventions.forms import InterventionForm
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2
 from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.rest_params import rest_params
 from neuroscope_gateway.schemas.prompts import Prompt, Seed, prompt_message
 from neuroscope_gateway.schemas.request_interventions import RequestInterventions
 
@@ -61,8 +61,5 @@ def intervention_messages(forms: list[Any], path: str) -> list[intervention_pb2.
     Raises:
         MLXIntegrationError: one cannot be meant; names it below the path.
     """
-    try:
+    with rest_params(lambda field: field.replace("interventions", path, 1)):
         return RequestInterventions(forms).messages
-    except MLXIntegrationError as error:
-        error.field = error.field.replace("interventions", path, 1)
-        raise

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from neuroscope.errors import MLXIntegrationError
 from neuroscope.v1 import intervention_pb2
+from neuroscope_gateway.rest_params import rest_params
 
 _INDEXED = re.compile(r"interventions\[(\d+)\](.*)")
 
@@ -32,11 +33,8 @@ class RequestInterventions:
         self._interventions = interventions
         self.messages: list[intervention_pb2.Intervention] = []
         for index, form in enumerate(interventions):
-            try:
+            with rest_params(partial(self._path, index)):
                 self.messages.append(form.to_message())
-            except MLXIntegrationError as error:
-                error.field = self._path(index, error.field)
-                raise
 
     def param(self, field: str) -> str | None:
         """The REST path of a field of the inference request that lies in its interventions; None if it does not."""

@@ -15,7 +15,8 @@ from neuroscope.analysis.residual_request import residual_request
 from neuroscope.interventions.tensor_json import EncodedTensor
 from neuroscope.results.tuned_training import training_request
 from neuroscope.vocabulary.strict_model import StrictModel, Text
-from neuroscope_gateway.schemas.attention import AnalysisRequestBase, NamedArray
+from neuroscope_gateway.schemas.analysis_request import AnalysisRequest
+from neuroscope_gateway.schemas.arrays import NamedArray
 from neuroscope_gateway.schemas.prompts import Prompt, Token
 from neuroscope_gateway.schemas.sweep_axes import Index
 
@@ -81,7 +82,7 @@ class Neuron(StrictModel):
     neuron: Index
 
 
-class ResidualRequest(AnalysisRequestBase):
+class ResidualRequest(AnalysisRequest):
     """An analysis of the residual stream."""
 
     model: Text | None = None
@@ -274,7 +275,7 @@ class ResidualAnalysisResponse(BaseModel):
     elapsed_seconds: float
 
 
-class TunedLensRequest(AnalysisRequestBase):
+class TunedLensRequest(AnalysisRequest):
     """A training of a tuned lens."""
 
     model: Text | None = None

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.edges import of_named, to_edge_grid
 from neuroscope.experiments.paths import to_receivers, to_senders
 from neuroscope.interventions.forms import InterventionForm
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2
 from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.rest_params import below, rest_params
 from neuroscope_gateway.schemas.prompt_pairs import intervention_messages
 from neuroscope_gateway.schemas.sweep_axes import Axis, Indices, axis_message
 from neuroscope_gateway.schemas.sweep_values import SweepValue, value_message
@@ -83,12 +83,9 @@ class PathGrid(StrictModel):
         Raises:
             InvalidRequestError: a name means nothing.
         """
-        try:
+        with rest_params(below(path)):
             senders = to_senders(self.senders, self.sender_positions)
             receivers = to_receivers(self.receivers, self.receiver_positions)
-        except InvalidRequestError as error:
-            error.field = f"{path}.{error.field}"
-            raise
         value = value_message(self.value, f"{path}.value")
         return pb.PathGrid(senders=senders, receivers=receivers, value=value, recompute_mlps=self.recompute_mlps)
 
@@ -120,11 +117,8 @@ class EdgeGrid(StrictModel):
         value = value_message(self.value, f"{path}.value")
         if self.cells is None:
             return to_edge_grid(None, value)
-        try:
+        with rest_params(below(path)):
             return of_named([(cell.name, cell.edges) for cell in self.cells], value)
-        except InvalidRequestError as error:
-            error.field = f"{path}.{error.field}"
-            raise
 
 
 class SweepCell(StrictModel):

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 from google.protobuf import json_format
 from pydantic import Field
 
-from neuroscope.errors import InvalidRequestError, MLXIntegrationError
+from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions.tensor_json import TensorForm, to_expression
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2
 from neuroscope.vocabulary.strict_model import StrictModel
+from neuroscope_gateway.rest_params import rest_params
 from neuroscope_gateway.schemas.prompts import Seed
 
 
@@ -98,8 +99,5 @@ def value_message(value: Any, path: str) -> pb.SweepValue:
         case float():
             return pb.SweepValue(constant=value)
         case _:
-            try:
+            with rest_params(lambda _: path):
                 return value.to_message()
-            except MLXIntegrationError as error:
-                error.field = path
-                raise

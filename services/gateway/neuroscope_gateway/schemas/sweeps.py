@@ -10,6 +10,7 @@ from neuroscope.experiments.patching import EDITED, METHODS
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.schemas.arrays import NamedArray
 from neuroscope_gateway.schemas.metrics import Metric
 from neuroscope_gateway.schemas.prompt_pairs import PromptPair
 from neuroscope_gateway.schemas.prompts import Prompt, Seed, prompt_message
@@ -108,17 +109,9 @@ class SweepRequest(StrictModel):
         )
 
 
-class GridValues(BaseModel):
-    """The values of a grid."""
+class GridValues(NamedArray):
+    """The values of a grid; the name is the component, with #2 for a second grid of it."""
 
-    name: str
-    """The component; a second grid of it ends with #2."""
-    dims: list[str]
-    """Axes of the values: pair (where there are several), layer, head, position, unit, sender, receiver, edge, cell."""
-    coords: dict[str, list[int | str]]
-    """By axis, what its indices stand for."""
-    values: list[Any]
-    """Nested lists, an axis a level; null where a patch has not been run."""
     texts: list[Any] | None = None
     """What runs went on with, in the same way, where the sweep generated."""
     scores: list[Any] | None = None

@@ -1,12 +1,11 @@
-"""Every error as OpenAI's clients read it: {"error": {"message", "type", "param", "code"}}.
+"""Exception handlers of the application.
 
-The statuses are those of `neuroscope.errors`; what HTTP adds is here: unknown routes, wrong methods, bodies that are no
-JSON or too large, fields that fail validation, and the guard that turns a fault of ours into a 500 with a log entry.
+`neuroscope.errors` has the HTTP status of each error of the services. Errors of HTTP itself are here: unknown routes,
+wrong methods, bodies that are not JSON or too large, and fields that fail validation.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -18,91 +17,35 @@ from opentelemetry import trace
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neuroscope.errors import MLXIntegrationError, UnauthenticatedError
-from neuroscope.vocabulary import strict_model as strict
+from neuroscope.vocabulary.strict_model import error_location, error_reason, param_path
+from neuroscope_gateway.http.errors import RETRY_AFTER_SECONDS, error_json, exception_json
 from neuroscope_gateway.http.json_response import JsonResponse
 from neuroscope_gateway.schemas.unsupported import UNSUPPORTED_PARAMETER
 
-logger = logging.getLogger(__name__)
-
-INVALID_REQUEST = "invalid_request_error"
 CLIENT_CLOSED_REQUEST = 499
-RETRY_AFTER_SECONDS = "1"
-"""When a client may ask again after 429 and 503: streams end within seconds, and a service that drains is replaced."""
 _RETRYABLE = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _VALIDATION_CODES = {
     UNSUPPORTED_PARAMETER: UNSUPPORTED_PARAMETER,
     "extra_forbidden": "unknown_parameter",
     "missing": "missing_parameter",
 }
-_TOKEN_REFUSED = "The inference service refuses the gateway's token; see the gateway's setting inference_token."
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}
 
 
-def error_json(message: str, *, kind: str = INVALID_REQUEST, param: str | None = None, code: str) -> dict[str, Any]:
-    """The JSON of an error that the gateway itself found."""
-    return {"error": {"message": _printable(message), "type": kind, "param": param and _printable(param), "code": code}}
-
-
-def exception_json(error: MLXIntegrationError) -> dict[str, Any]:
-    """The JSON of an error of the tree; also notes it in the request's span."""
-    trace.get_current_span().set_status(trace.StatusCode.ERROR, error.code())
-    if isinstance(error, UnauthenticatedError):
-        return error_json(_TOKEN_REFUSED, kind="server_error", code="inference_unauthenticated")
-    details = error.to_openai()["error"]
-    return error_json(details["message"], kind=details["type"], param=details["param"], code=details["code"])
-
-
-def internal_error_json(error: BaseException) -> dict[str, Any]:
-    """The JSON of a fault of ours, which goes to the log in full and to the client without its inside."""
-    logger.error("a request failed", exc_info=error)
-    span = trace.get_current_span()
-    span.record_exception(error)
-    span.set_status(trace.StatusCode.ERROR, type(error).__name__)
-    return error_json("The gateway failed; its log says more.", kind="server_error", code="internal")
-
-
 def add_exception_handlers(app: FastAPI) -> None:
-    """Registers the handlers of an application."""
+    """Registers the handlers."""
     app.add_exception_handler(MLXIntegrationError, _neuroscope_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _disconnected)
 
 
-class ServerErrorMiddleware:
-    """Middleware: answers 500 in JSON where nothing else handled an exception and no answer has begun."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs a request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def tracking(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, tracking)
-        except Exception as error:
-            answer = JsonResponse(internal_error_json(error), HTTPStatus.INTERNAL_SERVER_ERROR)
-            if started:  # the status is out; the connection breaks off, which the client sees
-                raise
-            await answer(scope, receive, send)
-
-
 def _neuroscope_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MLXIntegrationError)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if error.http_status in _RETRYABLE else None
-    # A token that inference refuses is the gateway's own: nothing that its caller sends would help.
+    # The refused token is the gateway's own; its client cannot fix that.
     status = HTTPStatus.BAD_GATEWAY if isinstance(error, UnauthenticatedError) else error.http_status
     return JsonResponse(exception_json(error), status, headers=headers)
 
@@ -117,7 +60,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed_methods(request))
         message = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}."
-    elif status == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body that raised something other than a JSON error
+    elif status == HTTPStatus.BAD_REQUEST:  # FastAPI raises it for a body that is not UTF-8
         message = "The body is not JSON in UTF-8."
     code = _CODES.get(status, "invalid_json")
     return JsonResponse(error_json(message, code=code), status, headers=headers)
@@ -127,22 +70,22 @@ def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found: Sequence[Mapping[str, Any]] = error.errors()
     first = found[0]
-    kind, where = str(first["type"]), strict.error_location(first)
+    kind, where = str(first["type"]), error_location(first)
     if kind == "json_invalid":
         message = f"The body is not JSON: {first['ctx']['error']} at character {where[-1]}."
         return JsonResponse(error_json(message, code="invalid_json"), HTTPStatus.BAD_REQUEST)
     if where == ("body",):
         return JsonResponse(error_json(_body_message(request, first), code="invalid_request"), HTTPStatus.BAD_REQUEST)
-    param = strict.param_path(where[1:])
+    param = param_path(where[1:])
     code = _VALIDATION_CODES.get(kind, "invalid_request")
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     return JsonResponse(
-        error_json(f"{param}: {strict.error_reason(first)}{more}", param=param, code=code), HTTPStatus.BAD_REQUEST
+        error_json(f"{param}: {error_reason(first)}{more}", param=param, code=code), HTTPStatus.BAD_REQUEST
     )
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """The methods that the routes of a path take together; Starlette names those of the first route only."""
+    """The methods of all routes of a path; Starlette names those of the first route only."""
     found: set[str] = set()
     for path, operations in request.app.openapi()["paths"].items():
         pattern = re.sub(r"\\{\w+\\}", ".+", re.escape(path))
@@ -163,7 +106,3 @@ def _body_message(request: Request, error: Mapping[str, Any]) -> str:
 def _disconnected(request: Request, error: Exception) -> Response:
     trace.get_current_span().set_status(trace.StatusCode.ERROR, "client disconnected")
     return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-def _printable(text: str) -> str:
-    return text.encode(errors="replace").decode()

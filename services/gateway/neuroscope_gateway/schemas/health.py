@@ -1,4 +1,4 @@
-"""Answers, and parts of them, that belong to no resource: health, usage, errors."""
+"""The state of the gateway and of the inference service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 class Workload(BaseModel):
-    """What the inference service is busy with; counts are since its start."""
+    """The load of the inference service; counts since its start."""
 
     streams: int
     decoding_rows: int
@@ -24,7 +24,7 @@ class Workload(BaseModel):
 
 
 class Health(BaseModel):
-    """State of the gateway and of the inference service behind it."""
+    """The state of the gateway and of its inference service."""
 
     status: Literal["healthy", "unavailable"]
     service: Literal["neuroscope-gateway"] = "neuroscope-gateway"
@@ -32,26 +32,3 @@ class Health(BaseModel):
     inference: str
     models: list[str]
     workload: Workload | None = None
-
-
-class Usage(BaseModel):
-    """Tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ErrorBody(BaseModel):
-    """What is wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(BaseModel):
-    """Every error."""
-
-    error: ErrorBody
