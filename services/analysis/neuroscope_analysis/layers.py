@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError, nearest
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 
 
 def select_layers(given: Sequence[int], model: RemoteModel, there: Sequence[int], what: str) -> list[int]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
 
 from google.protobuf.message import Message
 
 from neuroscope.aio import AsyncClient
 from neuroscope.wire.codec import Event
-from neuroscope.wire.rpc import ANALYSIS_RPCS, Rpc
+from neuroscope.wire.rpc import Rpc
 from neuroscope.wire.transport import AsyncGrpcTransport
 from neuroscope_analysis.inference_client import InferenceClient
-from neuroscope_analysis.servicers.attention import AttentionServicer
-from neuroscope_analysis.servicers.circuits import CircuitServicer
-from neuroscope_analysis.servicers.heads import HeadsServicer
-from neuroscope_analysis.servicers.residual import ResidualServicer
+from neuroscope_analysis.servicers.analyses import AnalysesServicer
 from neuroscope_analysis.servicers.tokens import TokensServicer
 from neuroscope_analysis.servicers.traces import TelemetryServicer
 from neuroscope_analysis.settings import AnalysisSettings
@@ -41,17 +37,14 @@ class AnalysisService:
     def __init__(self, settings: AnalysisSettings, client: AsyncClient | None = None) -> None:
         self._client = client or AsyncClient(transport=AsyncGrpcTransport(settings.inference_endpoint()))
         self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
-        inference = InferenceClient(self._client, settings.inference if client is None else "this process")
-        servicers = (
-            AttentionServicer(inference, settings),
-            HeadsServicer(inference, settings),
-            ResidualServicer(inference, settings),
-            TokensServicer(inference),
-            CircuitServicer(inference, settings),
-            TelemetryServicer(self._admission),
-        )
-        self._methods: dict[str, Callable[..., Any]] = {
-            name: getattr(servicer, name) for servicer in servicers for name in ANALYSIS_RPCS if hasattr(servicer, name)
+        target = settings.inference if client is None else "this process"
+        inference = InferenceClient(self._client, target, settings.chunk_budget_bytes)
+        self._analyses = AnalysesServicer(inference, settings)
+        tokens, telemetry = TokensServicer(inference), TelemetryServicer(self._admission)
+        self._unary: dict[str, Callable[..., Awaitable[Message]]] = {
+            "TokenizePrompts": tokens.TokenizePrompts,
+            "GetTrace": telemetry.GetTrace,
+            "GetWorkload": telemetry.GetWorkload,
         }
 
     async def prepare(self) -> None:
@@ -60,14 +53,14 @@ class AnalysisService:
     async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
         """Answers a call that returns one message."""
         with server_span(rpc, metadata) as context:
-            return await self._methods[rpc.method](request, context)
+            return await self._unary[rpc.method](request, context)
 
     async def stream(
         self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS_CLIENT
     ) -> AsyncGenerator[Event, None]:
         """Answers a call that returns a stream; a client has a limited number of them."""
         with server_span(rpc, metadata) as context, self._admission.admit(client):
-            async with aclosing(self._methods[rpc.method](request, context)) as events:
+            async with aclosing(self._analyses.stream(rpc.method, request, context)) as events:
                 async for event in events:
                     yield event
 

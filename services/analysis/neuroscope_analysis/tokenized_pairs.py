@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import answered_pair_pb2, inference_pb2
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from neuroscope.interventions import Intervention, edit
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
 from neuroscope_analysis.attention.roles import Role, RoleMetric
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.significance import (
     DEFAULT_LEAST_EFFECT,
     DEFAULT_SIGNIFICANCE,

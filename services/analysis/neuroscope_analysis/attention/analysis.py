@@ -34,12 +34,10 @@ class AttentionAnalysis:
 
     Args:
         job: the validated request.
-        chunk_budget_bytes: patterns of one chunk of a prompt.
     """
 
-    def __init__(self, job: AttentionJob, chunk_budget_bytes: int) -> None:
+    def __init__(self, job: AttentionJob) -> None:
         self._job = job
-        self._chunk_budget_bytes = chunk_budget_bytes
         names = [*(STATISTICS if job.prompts else ()), *(role.array_name for role in job.roles)]
         if self._tests_name_heads():
             names.append(DIRECT_EFFECT)
@@ -160,7 +158,6 @@ class AttentionAnalysis:
             job.named_pairs,
             job.layers,
             job.head_count,
-            self._chunk_budget_bytes,
             job.causal_test,
             job.why_paths_not_tested,
         )
@@ -190,8 +187,8 @@ class AttentionAnalysis:
 
     async def _accumulate(self, ids: Sequence[int], make: Callable[[], AccumulatorT], what: str) -> AccumulatorT:
         """The sums over the patterns of one prompt."""
-        job, budget = self._job, self._chunk_budget_bytes
-        return await accumulate_patterns(job.model, ids, job.layers, make, chunk_budget_bytes=budget, what=what)
+        job = self._job
+        return await accumulate_patterns(job.model, ids, job.layers, make, what=what)
 
     def _split_by_threshold(
         self, role: Role, scores: Floats, threshold: float, distances: NDArray[np.int64] | None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.weights import WEIGHTS, Weights
 from neuroscope_analysis.attention.patterns import Floats
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 
 COPYING_WEIGHTS = ("W_E", "W_U", "W_V", "W_O")
 _NORMS = "norms"

@@ -26,7 +26,7 @@ from neuroscope_analysis.attention.named_pairs import NamedPair
 from neuroscope_analysis.attention.pattern_capture import ATTENTION_PATTERN
 from neuroscope_analysis.attention.patterns import Floats, PatternChunk
 from neuroscope_analysis.attention.roles import Role
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.significance import (
     DEFAULT_LEAST_EFFECT,
     DEFAULT_SIGNIFICANCE,
@@ -48,7 +48,6 @@ class NameHeadAnalysis:
         pairs: two at least.
         layers: whose heads.
         heads: the most heads of a layer.
-        chunk_budget_bytes: activations of one chunk of a prompt.
         wanted: what counts as an effect.
         why_not: why labels are not tested; empty: they are.
     """
@@ -59,14 +58,12 @@ class NameHeadAnalysis:
         pairs: Sequence[NamedPair],
         layers: Sequence[int],
         heads: int,
-        chunk_budget_bytes: int,
         wanted: pb.CausalTest,
         why_not: str,
     ) -> None:
         self._model = model
         self._pairs = pairs
         self._layers = layers
-        self._chunk_budget_bytes = chunk_budget_bytes
         self._wanted = wanted
         self._why_not = why_not
         shape = (len(layers), heads)
@@ -95,8 +92,7 @@ class NameHeadAnalysis:
                 self._add_pattern(index, self._layers.index(layer), PatternChunk.of(piece))
 
         what = f"reading pair {index + 1} of {len(self._pairs)}"
-        budget = self._chunk_budget_bytes
-        await self._model.capture(pair.ids, hooks, fresh, chunk_budget_bytes=budget, what=what)
+        await self._model.capture(pair.ids, hooks, fresh, what=what)
         for layer, pieces in values.items():
             self._values[layer].append(np.concatenate(pieces)[places.index(pair.answer_position)])
 

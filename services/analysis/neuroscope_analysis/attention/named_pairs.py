@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_analysis import tokenized_pairs
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.tokenized_pairs import TokenizedPair
 
 FIELD = "named_pairs"

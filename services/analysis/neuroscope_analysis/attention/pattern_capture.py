@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.frames import TensorPiece
 from neuroscope_analysis.attention.patterns import PatternChunk
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 
 ATTENTION_PATTERN = "attention_pattern"
 
@@ -31,7 +31,6 @@ async def accumulate_patterns(
     layers: Sequence[int],
     new_accumulator: Callable[[], AccumulatorT],
     *,
-    chunk_budget_bytes: int,
     what: str,
     queries: Sequence[int] | None = None,
 ) -> AccumulatorT:
@@ -42,7 +41,6 @@ async def accumulate_patterns(
         ids: the prompt.
         layers: whose patterns.
         make: makes what takes them, anew where bytes were changed on the way.
-        chunk_budget_bytes: patterns of one chunk.
         what: for errors.
         queries: positions of the queries that are wanted; None: all.
     """
@@ -58,5 +56,5 @@ async def accumulate_patterns(
         await asyncio.to_thread(sums.add, places[piece.spec.site.layer], PatternChunk.of(piece))
 
     hooks = [Hook(ATTENTION_PATTERN, layer, positions=queries, dtype="float32") for layer in layers]
-    await model.capture(ids, hooks, fresh, chunk_budget_bytes=chunk_budget_bytes, what=what)
+    await model.capture(ids, hooks, fresh, what=what)
     return sums

@@ -13,8 +13,8 @@ from neuroscope_analysis.attention.named_pairs import NamedPair
 from neuroscope_analysis.attention.pattern_capture import ATTENTION_PATTERN
 from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
 from neuroscope_analysis.attention.roles import ROLES, Role, role_name
-from neuroscope_analysis.inference_client import RemoteModel
 from neuroscope_analysis.layers import layers_with_component
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.settings import AnalysisSettings
 
 HEAD_OUTPUT = "head_output"

@@ -1,4 +1,4 @@
-"""A search for a circuit, and an evaluation of one, from their requests to their results."""
+"""A search for a circuit, from its request to its result."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from neuroscope import __version__
 from neuroscope.circuits import Circuit
 from neuroscope.circuits.graph import Mask
-from neuroscope.circuits.model_match import other_weights
 from neuroscope.circuits.sources import circuit_model
-from neuroscope.experiments.edges import to_receiver, to_sender
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.v1 import experiment_pb2, tensor_pb2
+from neuroscope.v1 import tensor_pb2
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.circuits.acdc import Acdc
 from neuroscope_analysis.circuits.effect_test import least_effect, run_difference, share_prompts
-from neuroscope_analysis.circuits.evaluator import CircuitEvaluator
+from neuroscope_analysis.circuits.evaluator import CircuitEvaluator, write_removal_effects
 from neuroscope_analysis.circuits.event_queue import EventQueue
 from neuroscope_analysis.circuits.pair_runs import PairRuns
-from neuroscope_analysis.circuits.request import GRADIENT_METHODS, CircuitTask, DiscoveryJob
+from neuroscope_analysis.circuits.plan import plan_message
+from neuroscope_analysis.circuits.request import GRADIENT_METHODS, DiscoveryJob
 from neuroscope_analysis.circuits.scoring import Scores, compute_scores, node_scores
 from neuroscope_analysis.circuits.selection import Ranking, select_edges
 from neuroscope_analysis.result_arrays import ResultArrays
@@ -178,81 +177,3 @@ class CircuitDiscovery:
         write_removal_effects(circuit, found.losses or {})
         verdict = pb.DISCOVERY_VERDICT_NO_EFFECT if found.reason else pb.DISCOVERY_VERDICT_FOUND
         return pb.DiscoveryResult(circuit=circuit, verdict=verdict, reason=found.reason, token_count=runs.token_count)
-
-
-class CircuitEvaluation:
-    """Runs one evaluation.
-
-    Args:
-        asked: on which prompts.
-        options: what is measured, with its defaults filled in.
-        circuit: of the request.
-    """
-
-    def __init__(self, asked: CircuitTask, options: pb.EvaluationOptions, circuit: pb.Circuit) -> None:
-        self._task, self._options, self._circuit = asked, options, circuit
-        self._events = EventQueue(pb.EvaluateCircuitResponse)
-        self._runs = PairRuns(asked, self._events)
-
-    def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
-        return self._events.events(self._run)
-
-    async def _run(self) -> None:
-        asked, runs, graph = self._task, self._runs, self._task.graph
-        await runs.run_unedited()
-        plan = plan_message(asked, runs, self._options)
-        if other := other_weights(self._circuit.model, plan.model):
-            plan.warnings.append(f"the circuit was found on another checkpoint: {other}")
-        await self._events.plan(plan)
-        for baseline in runs.baseline_messages():
-            await self._events.partial(baseline)
-        edges = [edge for edge in self._circuit.edges if edge.in_circuit]
-        mask = graph.marked((edge.sender, edge.receiver) for edge in edges)
-        scores = np.full(graph.mask.shape, np.nan)
-        for edge in self._circuit.edges:
-            if edge.HasField("score"):
-                scores[graph.rows[edge.sender], graph.columns[edge.receiver]] = edge.score
-        keeps = self._circuit.provenance.search.keep_dangling
-        ranking = Ranking(graph, Scores(edges=scores), of_nodes=False, keeps_dangling=keeps)
-        measuring = CircuitEvaluator(graph, runs, self._options, asked.dataset, self._events)
-        found, losses = await measuring.evaluate(mask, ranking.of_size)
-        circuit = pb.Circuit()
-        circuit.CopyFrom(self._circuit)
-        circuit.evaluation.CopyFrom(found)
-        write_removal_effects(circuit, losses)
-        await self._events.send(
-            pb.EvaluateCircuitResponse(
-                result=pb.EvaluationResult(
-                    circuit=circuit,
-                    token_count=runs.token_count,
-                    call_count=asked.model.call_count,
-                    elapsed_seconds=self._events.elapsed_s,
-                )
-            )
-        )
-
-
-def plan_message(asked: CircuitTask, runs: PairRuns, options: pb.EvaluationOptions) -> pb.CircuitPlan:
-    """What both say before they begin."""
-    return pb.CircuitPlan(
-        model=circuit_model(asked.model.info),
-        senders=map(to_sender, asked.graph.senders),
-        receivers=[
-            experiment_pb2.EdgeReceiver(
-                site=read.site, head=read.head if read.HasField("head") else None, sender_count=count
-            )
-            for read, count in zip(map(to_receiver, asked.graph.receivers), asked.graph.sender_counts, strict=True)
-        ],
-        edge_count=asked.graph.edge_count,
-        evaluation=options,
-        pairs=runs.tokens,
-        warnings=runs.warnings,
-    )
-
-
-def write_removal_effects(circuit: pb.Circuit, losses: dict[tuple[str, str], float]) -> None:
-    """Writes what each edge is worth into a circuit."""
-    for edge in circuit.edges:
-        if (loss := losses.get((edge.sender, edge.receiver))) is not None and edge.in_circuit:
-            edge.removal_effect = loss

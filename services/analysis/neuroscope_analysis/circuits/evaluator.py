@@ -132,3 +132,10 @@ def trapezoid_area(sizes: Sequence[float], heights: Sequence[float]) -> float:
     """Under a line through points, between the first size and the last."""
     points = list(zip(sizes, heights, strict=True))
     return sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(points))
+
+
+def write_removal_effects(circuit: pb.Circuit, losses: dict[tuple[str, str], float]) -> None:
+    """Writes the effect of removing each edge into a circuit."""
+    for edge in circuit.edges:
+        if (loss := losses.get((edge.sender, edge.receiver))) is not None and edge.in_circuit:
+            edge.removal_effect = loss

@@ -1,56 +1,54 @@
-"""Events of a stream that one task makes while another sends them."""
+"""A queue between the task that runs an analysis and the stream that sends its events."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
 
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.v1 import progress_pb2
 from neuroscope.wire.codec import Event
+from neuroscope_analysis.progress import ProgressTimer
 
 _MAX_QUEUED = 16
 Response: TypeAlias = "type[pb.DiscoverCircuitResponse] | type[pb.EvaluateCircuitResponse]"
 
 
 class EventQueue:
-    """What the task of one analysis tells. A slow reader slows the task.
+    """Events of one analysis; a full queue makes the task wait for the reader.
 
     Args:
-        response: the messages of the stream.
+        response: the message type of the stream.
     """
 
     def __init__(self, response: Response) -> None:
         self._response = response
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_MAX_QUEUED)
-        self._began_s = time.monotonic()
+        self._timer = ProgressTimer()
 
     @property
     def elapsed_s(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self._began_s
+        """Seconds since the start."""
+        return self._timer.elapsed_s()
 
     async def send(self, event: Event) -> None:
         """Sends a message or a frame."""
         await self._queue.put(event)
 
     async def plan(self, plan: pb.CircuitPlan) -> None:
-        """Says what is about to be done."""
+        """Sends the plan."""
         await self.send(self._response(plan=plan))
 
     async def progress(self, stage: str, done: int, count: int) -> None:
-        """Says how far it is."""
-        told = progress_pb2.AnalysisProgress(stage=stage, done=done, count=count, elapsed_seconds=self.elapsed_s)
-        await self.send(self._response(progress=told))
+        """Sends progress."""
+        await self.send(self._response(progress=self._timer.progress(stage, done, count)))
 
     async def partial(self, partial: pb.CircuitPartial) -> None:
-        """Says what has been found."""
+        """Sends a partial result."""
         await self.send(self._response(partial=partial))
 
     async def events(self, work: Callable[[], Awaitable[None]]) -> AsyncGenerator[Event, None]:
-        """What the work sends, while it runs; it is cancelled with whoever reads."""
+        """Runs `work` and yields what it sends; closing the generator cancels it."""
 
         async def run() -> None:
             try:

@@ -14,7 +14,7 @@ from neuroscope.circuits.sources import circuit_model
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.settings import AnalysisSettings
 
 NODE_METHODS = (pb.CIRCUIT_METHOD_ACTIVATION_PATCHING, pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING)
@@ -71,6 +71,21 @@ class DiscoveryJob:
         return self.search.method in NODE_METHODS
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluationJob:
+    """The validated request of an evaluation.
+
+    Args:
+        task: the prompts and their metric.
+        options: what is measured, with defaults filled in.
+        circuit: the circuit to evaluate.
+    """
+
+    task: CircuitTask
+    options: pb.EvaluationOptions
+    circuit: pb.Circuit
+
+
 async def validate_discovery(
     request: pb.DiscoverCircuitRequest, model: RemoteModel, settings: AnalysisSettings
 ) -> DiscoveryJob:
@@ -99,8 +114,8 @@ async def validate_discovery(
 
 async def validate_evaluation(
     request: pb.EvaluateCircuitRequest, model: RemoteModel, settings: AnalysisSettings
-) -> tuple[CircuitTask, pb.EvaluationOptions]:
-    """An evaluation of the request's circuit.
+) -> EvaluationJob:
+    """Checks a request against its model.
 
     Raises:
         InvalidRequestError, UnavailableSiteError: names the field.
@@ -126,7 +141,8 @@ async def validate_evaluation(
                 f"{edge.sender}->{edge.receiver} is no edge of {model.model_id}", field=f"circuit.edges[{index}]"
             )
     dataset = _dataset(request.dataset, len(request.pairs))
-    return CircuitTask(model, graph, request.pairs, request.metric, dataset), options
+    task = CircuitTask(model, graph, request.pairs, request.metric, dataset)
+    return EvaluationJob(task, options, request.circuit)
 
 
 def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:

@@ -13,45 +13,18 @@ from dataclasses import dataclass
 
 from neuroscope.v1 import attention_comparison_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.vocabulary.model_info import Tokens
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.attention.pattern_capture import ATTENTION_PATTERN, AccumulatorT, accumulate_patterns
 from neuroscope_analysis.attention.patterns import Positions
 from neuroscope_analysis.attention.statistics import STATISTICS, PromptStatistics
-from neuroscope_analysis.comparison.alignment import Alignment, align
 from neuroscope_analysis.comparison.divergence import DIVERGENCES, AlignedRows, Divergences
-from neuroscope_analysis.inference_client import RemoteModel
-from neuroscope_analysis.layers import layers_with_component
+from neuroscope_analysis.comparison.request import ComparisonJob
 from neuroscope_analysis.progress import ProgressTimer
 from neuroscope_analysis.result_arrays import ResultArrays
 from neuroscope_analysis.tokenized_pairs import token_ids_message
 
 _HELD_CHUNKS = 4
 _FLOAT_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonJob:
-    """What is to be done."""
-
-    model: RemoteModel
-    prompts: tuple[Tokens, Tokens]
-    layers: list[int]
-    head_count: int
-    alignment: Alignment
-
-
-async def validate(request: pb.CompareAttentionRequest, model: RemoteModel) -> ComparisonJob:
-    """Checks a request against its model.
-
-    Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
-    """
-    layers = layers_with_component(request.layers, model, ATTENTION_PATTERN, "attention patterns")
-    first = await model.tokenize_prompt(request.first, "first")
-    second = await model.tokenize_prompt(request.second, "second")
-    aligned = align(first.ids, second.ids, request.alignment)
-    return ComparisonJob(model, (first, second), layers, model.info.model.num_heads, aligned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +41,10 @@ class AttentionComparison:
 
     Args:
         job: the validated request.
-        chunk_budget_bytes: patterns of one chunk of a prompt.
     """
 
-    def __init__(self, job: ComparisonJob, chunk_budget_bytes: int) -> None:
+    def __init__(self, job: ComparisonJob) -> None:
         self._job = job
-        self._chunk_budget_bytes = chunk_budget_bytes
         shape = (len(job.layers), job.head_count)
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD)
         self._arrays = ResultArrays.of_shape((*DIVERGENCES, *STATISTICS), ATTENTION_PATTERN, axes, shape)
@@ -120,7 +91,7 @@ class AttentionComparison:
         job = self._job
         count = len(job.alignment.first)
         of_query = job.head_count * (count + 1) * _FLOAT_BYTES
-        room = _HELD_CHUNKS * self._chunk_budget_bytes
+        room = _HELD_CHUNKS * job.model.chunk_budget_bytes
         together = room // (of_query * count)
         if together:
             for start in range(0, len(job.layers), together):
@@ -167,7 +138,6 @@ class AttentionComparison:
             ids,
             layers,
             make,
-            chunk_budget_bytes=self._chunk_budget_bytes,
             what="comparing patterns",
             queries=queries,
         )

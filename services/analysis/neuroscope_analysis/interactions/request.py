@@ -11,8 +11,8 @@ from neuroscope_analysis import significance, tokenized_pairs
 from neuroscope_analysis.attention.name_movers import why_no_paths
 from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
 from neuroscope_analysis.attention.request import HEAD_OUTPUT
-from neuroscope_analysis.inference_client import RemoteModel
 from neuroscope_analysis.layers import layers_with_component
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_analysis.significance import DEFAULT_LEAST_EFFECT, DEFAULT_SIGNIFICANCE
 

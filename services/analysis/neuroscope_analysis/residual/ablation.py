@@ -12,7 +12,7 @@ import numpy as np
 
 from neuroscope.experiments import Metric, log_prob, logit_diff, mean
 from neuroscope.v1 import inference_pb2
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual.activation_chunks import Floats
 from neuroscope_analysis.residual.attribution import LogitTarget
 

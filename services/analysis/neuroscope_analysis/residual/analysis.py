@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import numpy as np
 
-from neuroscope.v1 import progress_pb2
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.codec import Event
+from neuroscope_analysis.progress import ProgressTimer
 from neuroscope_analysis.residual import ablation, routing
 from neuroscope_analysis.residual import plan as plans
 from neuroscope_analysis.residual.activation_chunks import ActivationChunk, ChunkAssembler
@@ -39,14 +38,12 @@ class ResidualAnalysis:
 
     Args:
         job: the validated request.
-        chunk_budget_bytes: activations of one chunk of a prompt.
     """
 
-    def __init__(self, job: ResidualJob, chunk_budget_bytes: int) -> None:
+    def __init__(self, job: ResidualJob) -> None:
         self._job = job
-        self._chunk_budget_bytes = chunk_budget_bytes
         self._arrays = plans.result_arrays(job)
-        self._began_s = time.monotonic()
+        self._timer = ProgressTimer()
         self._targets: list[LogitTarget] = []
         self._heads: Mapping[int, HeadWeights] = {}
         self._findings: list[pb.ResidualPartial] = []
@@ -76,7 +73,7 @@ class ResidualAnalysis:
             result=pb.ResidualEnd(
                 token_count=model.token_count,
                 call_count=model.call_count,
-                elapsed_seconds=self._elapsed_s(),
+                elapsed_seconds=self._timer.elapsed_s(),
                 findings=self._findings,
             )
         )
@@ -96,7 +93,6 @@ class ResidualAnalysis:
             job.prompts[prompt].ids,
             [Hook("logits", positions=[job.positions[prompt]], dtype="float32")],
             lambda: reader.reset().add,
-            chunk_budget_bytes=self._chunk_budget_bytes,
             what="finding what the model finds likeliest",
         )
         await reader.finish()
@@ -115,7 +111,7 @@ class ResidualAnalysis:
         for index in range(count):
             yield self._progress("reading prompts", index, count)
             reading = PromptAnalysis(job, index, self._targets[index], self._heads, end, neurons)
-            await reading.run(self._chunk_budget_bytes, f"reading prompt {index + 1} of {count}")
+            await reading.run(f"reading prompt {index + 1} of {count}")
             for frame in self._arrays.frames(reading.arrays(), index):
                 yield frame
             async for partial in reading.partials():
@@ -144,7 +140,6 @@ class ResidualAnalysis:
             self._job.prompts[prompt].ids,
             routing.hooks(layers, self._job.queries[prompt], self._heads),
             lambda: reader.reset().add,
-            chunk_budget_bytes=self._chunk_budget_bytes,
             what=f"reading routes of prompt {prompt + 1}",
         )
         await reader.finish()
@@ -169,7 +164,7 @@ class ResidualAnalysis:
     async def _flow(self) -> AsyncGenerator[Event, None]:
         """The flow of information of every pair."""
         job = self._job
-        flow = FlowSearch(job.model, job.components, self._heads, job.limits, self._chunk_budget_bytes)
+        flow = FlowSearch(job.model, job.components, self._heads, job.limits)
         for index, (clean, corrupted) in enumerate(zip(job.prompts, job.corrupted, strict=True)):
             metric = ablation.answer_metric([self._targets[index]], job.position)
             async with aclosing(flow.search(index, (clean.ids, corrupted.ids), metric)) as steps:
@@ -184,11 +179,4 @@ class ResidualAnalysis:
         return pb.AnalyzeResidualStreamResponse(partial=finding)
 
     def _progress(self, stage: str, done: int, count: int) -> pb.AnalyzeResidualStreamResponse:
-        return pb.AnalyzeResidualStreamResponse(
-            progress=progress_pb2.AnalysisProgress(
-                stage=stage, done=done, count=count, elapsed_seconds=self._elapsed_s()
-            )
-        )
-
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._began_s
+        return pb.AnalyzeResidualStreamResponse(progress=self._timer.progress(stage, done, count))

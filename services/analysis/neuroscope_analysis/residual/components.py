@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neuroscope.errors import UnavailableSiteError
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats
 
 RESID_POST, RESID_PRE, EMBEDDING = "resid_post", "resid_pre", "embedding"

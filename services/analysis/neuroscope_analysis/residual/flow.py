@@ -21,7 +21,7 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.experiments import Metric
 from neuroscope.experiments.patching import Patching
 from neuroscope.v1 import residual_pb2 as pb
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual.components import MLP_CONTRIB, Components
 from neuroscope_analysis.residual.graph_nodes import Reader, Writer, layers_between, readers_of
 from neuroscope_analysis.residual.head_weights import HeadWeights
@@ -81,14 +81,12 @@ class FlowSearch:
         components: of the model.
         heads: by layer.
         limits: what counts.
-        chunk_budget_bytes: activations of one chunk of the prompts.
     """
 
     model: RemoteModel
     components: Components
     heads: Mapping[int, HeadWeights]
     limits: FlowLimits
-    chunk_budget_bytes: int
 
     async def search(
         self, prompt: int, pair: tuple[Sequence[int], Sequence[int]], metric: Metric
@@ -110,7 +108,6 @@ class FlowSearch:
             [(each.component, each.layer) for each in self.components.written if each.layer >= 0],
             rows=max(1, min(_MAX_ROWS, _ROW_BYTES // (len(pair[0]) * self._position_bytes()))),
             positions=max(1, _CLEAN_BYTES // self._position_bytes()),
-            chunk_budget_bytes=self.chunk_budget_bytes,
         )
         largest = max(each.norm for each in followed)
         carrying = [each for each in followed if each.norm > _MIN_RELATIVE_NORM * largest][: self.limits.max_writers]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.weights import Weights
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual.frozen_norm import FrozenNorm
 
 Doubles = NDArray[np.float64]

@@ -49,7 +49,7 @@ class PromptAnalysis:
         self._heads, self._end, self._neurons = heads, end, neurons
         self._reset()
 
-    async def run(self, chunk_budget_bytes: int, what: str) -> None:
+    async def run(self, what: str) -> None:
         """Reads it."""
         reader = ChunkAssembler(self._consume)
 
@@ -61,7 +61,6 @@ class PromptAnalysis:
             self._job.prompts[self._prompt].ids,
             self._hooks(),
             fresh,
-            chunk_budget_bytes=chunk_budget_bytes,
             what=what,
         )
         await reader.finish()

@@ -9,7 +9,7 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError, Unavaila
 from neuroscope.v1 import experiment_pb2, inference_pb2
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual import head_weights, lm_head, routing
 from neuroscope_analysis.residual.attribution import LogitTarget
 from neuroscope_analysis.residual.components import Components

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import tuned_lens_pb2 as pb
 from neuroscope.vocabulary.tensors import from_message
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 
 Floats = NDArray[np.float32]
 MARKED_WEIGHTS = ("W_E", "W_U", "final_norm.w")

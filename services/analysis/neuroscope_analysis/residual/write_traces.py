@@ -20,7 +20,7 @@ import numpy as np
 from neuroscope.interventions import Intervention, edit
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.frames import TensorPiece
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual.activation_chunks import ActivationChunk, ChunkAssembler, Floats
 from neuroscope_analysis.residual.components import ATTN_CONTRIB, MLP_CONTRIB, RESID_PRE
 from neuroscope_analysis.residual.graph_nodes import Writer
@@ -81,7 +81,6 @@ async def trace_writes(
     *,
     rows: int,
     positions: int,
-    chunk_budget_bytes: int,
 ) -> list[WriteTrace]:
     """Follows what writers write.
 
@@ -93,7 +92,6 @@ async def trace_writes(
         components: attention and MLPs of the layers.
         rows: how many writers run together.
         positions: whose activations of the clean run are held at a time.
-        chunk_budget_bytes: activations of one chunk of the prompts.
     """
     found: list[WriteTrace] = []
     places = [
@@ -114,7 +112,6 @@ async def trace_writes(
                 [list(pair[0]), list(pair[1]), *(list(pair[0]) for _ in some)],
                 [Hook(component, layer, positions=chosen, dtype="float32") for component, layer in places],
                 partial(_new_consumer, sums, reader),
-                chunk_budget_bytes=chunk_budget_bytes,
                 what="following what components write",
                 interventions=[_patch_writer(each.writer, _FIRST_EDITED + row) for row, each in enumerate(some)],
             )

@@ -11,7 +11,7 @@ import numpy as np
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import tuned_lens_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
-from neuroscope_analysis.inference_client import RemoteModel
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual import lm_head
 from neuroscope_analysis.residual.translators import weight_marks
 from neuroscope_analysis.settings import AnalysisSettings

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuroscope.v1 import progress_pb2, tensor_pb2
+from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import tuned_lens_pb2 as pb
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.vocabulary.model_info import Tokens
 from neuroscope.wire.codec import Event
+from neuroscope_analysis.progress import ProgressTimer
 from neuroscope_analysis.residual.activation_chunks import ActivationChunk, ChunkAssembler, Floats
 from neuroscope_analysis.residual.components import RESID_POST
 from neuroscope_analysis.residual.lens import stream_points
@@ -50,12 +50,10 @@ class TunedLensTraining:
 
     Args:
         job: the validated request.
-        chunk_budget_bytes: activations of one chunk of a text.
     """
 
-    def __init__(self, job: TrainingJob, chunk_budget_bytes: int) -> None:
+    def __init__(self, job: TrainingJob) -> None:
         self._job = job
-        self._chunk_budget_bytes = chunk_budget_bytes
         self._places = stream_points(job.point_count)
         width = job.model.info.model.d_model
         d_model = tensor_pb2.AXIS_D_MODEL
@@ -65,7 +63,7 @@ class TunedLensTraining:
                 ArraySpec(BIAS, RESID_POST, (d_model,), (width,)),
             ]
         )
-        self._began_s = time.monotonic()
+        self._timer = ProgressTimer()
         self._layers: list[pb.TunedLayer] = []
         self._stop = threading.Event()
 
@@ -86,7 +84,7 @@ class TunedLensTraining:
                 layers=self._layers,
                 token_count=model.token_count,
                 call_count=model.call_count,
-                elapsed_seconds=self._elapsed_s(),
+                elapsed_seconds=self._timer.elapsed_s(),
             )
         )
 
@@ -135,7 +133,6 @@ class TunedLensTraining:
             tokens.ids,
             [Hook(component, layer, dtype="float32") for component, layer in places],
             lambda: reader.reset().add,
-            chunk_budget_bytes=self._chunk_budget_bytes,
             what="reading texts",
         )
         await reader.finish()
@@ -195,11 +192,4 @@ class TunedLensTraining:
         )
 
     def _progress(self, stage: str, done: int, count: int) -> pb.TrainTunedLensResponse:
-        return pb.TrainTunedLensResponse(
-            progress=progress_pb2.AnalysisProgress(
-                stage=stage, done=done, count=count, elapsed_seconds=self._elapsed_s()
-            )
-        )
-
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._began_s
+        return pb.TrainTunedLensResponse(progress=self._timer.progress(stage, done, count))
