@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
+from neuroscope.display import Displayable, show
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2
@@ -41,7 +42,7 @@ class Tokens(Sequence[int]):
         return iter(self.ids)
 
 
-class ModelInfo:
+class ModelInfo(Displayable):
     """A loaded model: its shape, every hookable point, and why the others are not there.
 
     Attributes:
@@ -102,17 +103,9 @@ class ModelInfo:
                 return described.reason
         return ""
 
-    def __rich__(self) -> Table:
-        from neuroscope.viz.tables import model_table
-
-        return model_table(self)
+    def table(self) -> Table:
+        """The points by component: where they are, what their axes mean, and why the others are not there."""
+        return show(self, "table")
 
     def __repr__(self) -> str:
-        from neuroscope.viz.tables import as_text
-
-        return as_text(self.__rich__())
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
+        return show(self, "text")
