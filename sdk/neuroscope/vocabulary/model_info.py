@@ -16,6 +16,9 @@ from neuroscope.vocabulary.sites import Point
 if TYPE_CHECKING:
     from rich.table import Table
 
+_TOKENS_SHOWN = 12
+"""Tokens in the text form of a prompt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens(Sequence[int]):
@@ -27,6 +30,11 @@ class Tokens(Sequence[int]):
     """The text of each id by itself."""
     warnings: tuple[str, ...] = ()
     """What looked wrong to the server, such as a doubled beginning-of-sequence token."""
+
+    def __repr__(self) -> str:
+        more = f", ... {len(self.tokens)} in all" if len(self.tokens) > _TOKENS_SHOWN else ""
+        pairs = zip(self.ids[:_TOKENS_SHOWN], self.tokens[:_TOKENS_SHOWN], strict=True)
+        return f"Tokens({', '.join(f'{token_id} {text!r}' for token_id, text in pairs)}{more})"
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -104,8 +112,12 @@ class ModelInfo(Displayable):
         return ""
 
     def table(self) -> Table:
-        """The points by component: where they are, what their axes mean, and why the others are not there."""
+        """The points by component: layers, axes, dtype, module, and why the others are not available."""
         return show(self, "table")
 
     def __repr__(self) -> str:
-        return show(self, "text")
+        available = sum(point.available for point in self.points)
+        return (
+            f"ModelInfo({self.model.model_id}: {self.model.architecture}, {self.model.num_layers} layers, "
+            f"{available} of {len(self.points)} points available; table() shows them)"
+        )
