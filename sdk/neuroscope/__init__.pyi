@@ -63,4 +63,5 @@ from neuroscope.vocabulary.model_info import (
 )
 from neuroscope.wire.tls import Tls as Tls
 
+__all__: list[str]
 __version__: str
