@@ -55,6 +55,10 @@ class LayerPredictions:
     texts: Mapping[int, str]
     """Text of every token id in here."""
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.points)} points, {len(self.positions)} positions, top {self.top_token_ids.shape[2]}"
+        return f"LayerPredictions({self.model_id}: {sizes}; table() and plot() show them)"
+
     def emergence(self, token: int = 0) -> list[Point | None]:
         """For every position the first point from which on a token stays the likeliest; None: it is not, in the end.
 

@@ -66,6 +66,11 @@ class Projected:
     texts: Mapping[int, str] = field(default_factory=dict[int, str])
     """Text of every token id in here."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Projected({self.model_id}: vectors {self.shape}, top {self.top_token_ids.shape[-1]}; table() shows them)"
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the vectors, without their last axis."""

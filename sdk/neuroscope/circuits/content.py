@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import edge_name
 
+T = TypeVar("T")
+_PARTS_SHOWN = 6
 METHODS = {
     name.removeprefix("CIRCUIT_METHOD_").lower().replace("_", "-"): number
     for name, number in pb.CircuitMethod.items()
@@ -24,6 +26,14 @@ eap-ig, acdc."""
 def method_name(method: pb.CircuitMethod.ValueType) -> str:
     """Such as eap-ig; empty where it is not stated."""
     return next((name for name, number in METHODS.items() if number == method), "")
+
+
+class NamedParts(dict[str, T]):
+    """Nodes or edges of a circuit by name."""
+
+    def __repr__(self) -> str:
+        first = ", ".join(list(self)[:_PARTS_SHOWN])
+        return f"<{len(self)} by name: {first}{', ...' if len(self) > _PARTS_SHOWN else ''}>"
 
 
 class CircuitContent:
@@ -57,24 +67,24 @@ class CircuitContent:
         return self.message.evaluation if self.message.HasField("evaluation") else None
 
     @cached_property
-    def all_nodes(self) -> dict[str, pb.CircuitNode]:
+    def all_nodes(self) -> NamedParts[pb.CircuitNode]:
         """Every node of the graph by name, in the order in which they write."""
-        return {node.name: node for node in self.message.nodes}
+        return NamedParts((node.name, node) for node in self.message.nodes)
 
     @cached_property
-    def all_edges(self) -> dict[str, pb.CircuitEdge]:
+    def all_edges(self) -> NamedParts[pb.CircuitEdge]:
         """Every edge that is listed, by name: input->a0.h0<q>."""
-        return {edge_name(edge): edge for edge in self.message.edges}
+        return NamedParts((edge_name(edge), edge) for edge in self.message.edges)
 
     @cached_property
-    def nodes(self) -> dict[str, pb.CircuitNode]:
+    def nodes(self) -> NamedParts[pb.CircuitNode]:
         """The circuit's nodes by name."""
-        return {name: node for name, node in self.all_nodes.items() if node.in_circuit}
+        return NamedParts((name, node) for name, node in self.all_nodes.items() if node.in_circuit)
 
     @cached_property
-    def edges(self) -> dict[str, pb.CircuitEdge]:
+    def edges(self) -> NamedParts[pb.CircuitEdge]:
         """The circuit's edges by name."""
-        return {name: edge for name, edge in self.all_edges.items() if edge.in_circuit}
+        return NamedParts((name, edge) for name, edge in self.all_edges.items() if edge.in_circuit)
 
     @property
     def heads(self) -> list[tuple[int, int]]:

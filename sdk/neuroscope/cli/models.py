@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from neuroscope.cli.connection import (
 from neuroscope.cli.console import err, out
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.message_text import plain
 from neuroscope.vocabulary.tensors import dtype_name
 
 app = typer.Typer(no_args_is_help=True, help="Lists, loads and frees models.")
@@ -78,7 +78,7 @@ def load(
         model = client.load_model(path, model_id=model_id, revision=revision, adapter_path=adapter, progress=True)
         self_test = client.model(model.model_id).self_test
     out.print(f"[green]✓[/] [bold]{describe(model)}[/]")
-    out.print(_proof(self_test))
+    out.print(_self_test_table(self_test))
 
 
 @app.command()
@@ -134,7 +134,7 @@ def info(
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
-    out.print(_proof(found.self_test))
+    out.print(_self_test_table(found.self_test))
 
 
 def _heads(model: pb.Model) -> str:
@@ -144,7 +144,7 @@ def _heads(model: pb.Model) -> str:
     return f"{model.num_heads}" + (f" / {model.num_kv_heads} kv" if shared else "")
 
 
-def _proof(test: pb.SelfTest) -> Table:
+def _self_test_table(test: pb.SelfTest) -> Table:
     """What the self-test proved, one line for each identity."""
     table = Table(
         box=SIMPLE_HEAD, title=f"self-test: {test.token_count} tokens, {test.duration_ms:.0f} ms", title_justify="left"
@@ -161,4 +161,4 @@ def _proof(test: pb.SelfTest) -> Table:
 
 
 def _as_dict(message: pb.Model | pb.SelfTest) -> dict[str, object]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return plain(message, defaults=True)

@@ -44,6 +44,12 @@ class FeatureActivations:
     squared_mean: float
     """Squared norm of the mean of what is reconstructed, over these positions."""
 
+    def __repr__(self) -> str:
+        return (
+            f"FeatureActivations({self.dictionary.dictionary_id}: {len(self.positions)} positions, "
+            f"top {self.values.shape[1]}, FVU {self.fvu:.3f}; table() and plot() show them)"
+        )
+
     @property
     def dims(self) -> tuple[str, str]:
         """Names of the axes of values and indices."""

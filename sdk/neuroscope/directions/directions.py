@@ -57,6 +57,10 @@ class Directions(Mapping[str, Direction]):
     def __len__(self) -> int:
         return len(self._found)
 
+    def __repr__(self) -> str:
+        names = list(self._found)
+        return f"Directions({len(names)} points, {names[0]} to {names[-1]}; table() and plot() show them)"
+
     @property
     def best(self) -> Direction:
         """The one that tells the sets apart best; of several, the one in the middle of them."""

@@ -58,6 +58,9 @@ class HeadLabel:
     offset: int | None
     """Of a positional head, the distance to what it attends to."""
 
+    def __repr__(self) -> str:
+        return f"HeadLabel(layer {self.layer} head {self.head}: {self.role} {self.score:.3f}, {self.verdict})"
+
     @property
     def is_confirmed(self) -> bool:
         """Whether the head has an effect, and not the pattern alone."""

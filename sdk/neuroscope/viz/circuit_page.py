@@ -7,11 +7,10 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from google.protobuf import json_format
-
 from neuroscope.circuits.layers import places, strengths, written_label
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
+from neuroscope.vocabulary.message_text import plain
 
 if TYPE_CHECKING:
     from neuroscope.circuits.circuit import Circuit
@@ -77,7 +76,7 @@ def _data(circuit: Circuit) -> dict[str, Any]:
         "edges": sorted(edges, key=lambda edge: edge["strength"]),
         "ranks": {name: rank for rank, name in enumerate(ranked)},
         "facts": circuit.facts,
-        "provenance": _flat(json_format.MessageToDict(circuit.provenance, preserving_proto_field_name=True)),
+        "provenance": _flat(plain(circuit.provenance)),
         "curve": [] if measured is None else [[point.size, point.faithfulness] for point in measured.curve],
     }
 

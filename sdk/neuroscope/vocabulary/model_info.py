@@ -15,6 +15,9 @@ from neuroscope.vocabulary.sites import Point
 if TYPE_CHECKING:
     from rich.table import Table
 
+_TOKENS_SHOWN = 12
+"""Tokens in the text form of a prompt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens(Sequence[int]):
@@ -26,6 +29,11 @@ class Tokens(Sequence[int]):
     """The text of each id by itself."""
     warnings: tuple[str, ...] = ()
     """What looked wrong to the server, such as a doubled beginning-of-sequence token."""
+
+    def __repr__(self) -> str:
+        more = f", ... {len(self.tokens)} in all" if len(self.tokens) > _TOKENS_SHOWN else ""
+        pairs = zip(self.ids[:_TOKENS_SHOWN], self.tokens[:_TOKENS_SHOWN], strict=True)
+        return f"Tokens({', '.join(f'{token_id} {text!r}' for token_id, text in pairs)}{more})"
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -108,9 +116,15 @@ class ModelInfo:
         return model_table(self)
 
     def __repr__(self) -> str:
-        from neuroscope.viz.tables import as_text
+        available = sum(point.available for point in self.points)
+        return (
+            f"ModelInfo({self.model.model_id}: {self.model.architecture}, {self.model.num_layers} layers, "
+            f"{available} of {len(self.points)} points available; table() shows them)"
+        )
 
-        return as_text(self.__rich__())
+    def table(self) -> Table:
+        """The points by component: layers, axes, dtype, module, and why the others are not available."""
+        return self.__rich__()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
         from neuroscope.viz.tables import as_mimebundle
