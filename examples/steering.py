@@ -1,4 +1,4 @@
-"""Interventions: steer by a direction, patch from another prompt, ablate a head, change the edits of a running generation.
+"""Interventions: steer by a direction, patch from another prompt, ablate a head, steer a running generation.
 
     neuroscope up                        # in another terminal
     python examples/steering.py
@@ -28,7 +28,7 @@ with Client(os.environ.get("NEUROSCOPE_TARGET", "127.0.0.1:50051")) as client:
     print("plain:  ", client.generate(prompt, model_id=model_id).wait().text)
     print("steered:", client.generate(prompt, model_id=model_id, interventions=[towards_italy]).wait().text)
 
-    # Patching: give the second John (position 10) the residual stream of Mary in the other row of the request.
+    # Patching: give the second John (position 10) the residual stream that Mary has there in the other row.
     story = "When Mary and John went to the store, {} gave a drink to"
     rows = [story.format("John"), story.format("Mary")]
     patched = edit("resid_post", 1, lambda act: act.replace(act.row(1)), positions=10, steps=0, rows=[0])
@@ -36,7 +36,7 @@ with Client(os.environ.get("NEUROSCOPE_TARGET", "127.0.0.1:50051")) as client:
     print("plain:  ", client.generate(rows, model_id=model_id).wait().texts)
     print("patched:", client.generate(rows, model_id=model_id, interventions=[patched]).wait().texts)
 
-    # Ablation: zero the head of the last layer that copies the name of the receiver.
+    # Ablation: zero the head of the last layer that copies the other name.
     without_head = zero("attention", 3, heads=[6])
     print(without_head)
     print("ablated:", client.generate(rows[0], model_id=model_id, interventions=[without_head]).wait().text)
