@@ -41,7 +41,7 @@ def _fields(descriptor: Descriptor, expanded: Iterable[str], prefix: str = "") -
     for field in cast("Iterable[FieldDescriptor]", descriptor.fields):
         path = f"{prefix}{field.name}"
         if path in expanded:
-            yield from _fields(field.message_type, expanded, f"{path}.")
+            yield from _fields(cast("Descriptor", field.message_type), expanded, f"{path}.")
         else:
             yield path, field
 
@@ -95,7 +95,11 @@ def _values(schema: dict[str, Any], definitions: dict[str, Any]) -> set[str] | N
 
 def _expected(contract: Contract) -> dict[str, list[FieldDescriptor]]:
     """The fields of the messages by their names in the schema."""
-    paths = [pair for message in contract.messages for pair in _fields(message.DESCRIPTOR, contract.expanded)]
+    paths = [
+        pair
+        for message in contract.messages
+        for pair in _fields(cast("Descriptor", message.DESCRIPTOR), contract.expanded)
+    ]
     known = {path for path, _ in paths}
     for name in ("renamed", "left_out"):
         assert known >= set(getattr(contract, name)), f"{name} names no field of the message"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
+from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
 from neuroscope_analysis import significance
@@ -12,7 +13,7 @@ from neuroscope_analysis.attention import copying_scores, name_movers, named_pai
 from neuroscope_analysis.attention.named_pairs import NamedPair
 from neuroscope_analysis.attention.pattern_capture import ATTENTION_PATTERN
 from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
-from neuroscope_analysis.attention.roles import ROLES, Role, role_name
+from neuroscope_analysis.attention.roles import ROLES, Role
 from neuroscope_analysis.layers import layers_with_component
 from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.settings import AnalysisSettings

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from neuroscope.analysis import AttentionResult, HeadLabel
-from neuroscope.analysis.attention_request import role_name
+from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
 from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response
