@@ -1,4 +1,4 @@
-"""Sweeps of paths between heads, by the names that they have in sweeps."""
+"""Paths between heads, by their names in sweeps."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _SENDER = re.compile(r"a(\d+)\.h(\d+)")
 
 
 def sender_name(head: Head) -> str:
-    """What a head writes."""
+    """The name of a head as a sender."""
     return f"a{head[0]}.h{head[1]}"
 
 
 def query_name(head: Head) -> str:
-    """What a head's queries read."""
+    """The name of a head's queries as a receiver."""
     return f"{sender_name(head)}<q>"
 
 
 def path_effects(result: SweepResult) -> list[dict[Head, MetricChanges]]:
-    """What of the metric each sender's path lost, pair by pair (pair,); a table for each receiver, in their order."""
+    """The loss of the metric for each sender (pair,); one table for each receiver."""
     scores = result["paths"]
     values = np.asarray(scores.values, np.float64).reshape(len(scores.unedited), *scores.shape[-2:])
     changes = np.asarray(scores.unedited, np.float64)[:, None, None] - values  # (pair, sender, receiver)

@@ -1,4 +1,4 @@
-"""The inference service as one analysis uses it: calls counted and traced, and its failures told as they are."""
+"""A model of the inference service: calls are counted, traced, and retried after checksum errors."""
 
 from __future__ import annotations
 
@@ -34,16 +34,18 @@ from neuroscope.wire.frames import TensorPiece
 
 T = TypeVar("T")
 _CHECKSUM_RETRIES = 1
-"""How often tensors whose bytes were changed on the way are asked for again."""
+"""Retries after a checksum error."""
 
 
 class RemoteModel:
-    """One model, as one analysis sees it.
+    """A model of the inference service, for one analysis.
 
     Attributes:
-        info: its shape and its points.
-        call_count: calls made so far.
-        token_count: tokens read so far by captures.
+        client: the SDK's client, for building experiments.
+        info: shape and hook points.
+        chunk_budget_bytes: bytes of activations in one chunk of a prompt.
+        call_count: number of calls so far.
+        token_count: number of captured tokens so far.
     """
 
     def __init__(
@@ -59,11 +61,11 @@ class RemoteModel:
 
     @property
     def model_id(self) -> str:
-        """Its name."""
+        """The id of the model."""
         return self.info.model_id
 
     def layers(self, component: str) -> list[int]:
-        """Layers in which what a component writes can be captured."""
+        """Layers in which the output of a component can be captured."""
         return [
             point.site.layer
             for point in self.info.points
@@ -74,27 +76,27 @@ class RemoteModel:
         ]
 
     async def tokenize_prompts(self, prompts: Sequence[inference_pb2.Prompt], name: str = "prompts") -> list[Tokens]:
-        """The tokens of prompts, each no longer than the model's context.
+        """Tokenizes prompts.
 
         Args:
-            prompts: of the request.
-            name: of their field.
+            prompts: prompts of the request.
+            name: name of their field.
 
         Raises:
-            InvalidRequestError, ContextLengthError: names the prompt.
+            InvalidRequestError, ContextLengthError: a prompt is invalid or longer than the context.
         """
         return [await self.tokenize_prompt(prompt, f"{name}[{index}]", 1) for index, prompt in enumerate(prompts)]
 
     async def tokenize_prompt(self, prompt: inference_pb2.Prompt, field: str, least: int = 2) -> Tokens:
-        """The tokens of a prompt, no more than the model's context.
+        """Tokenizes a prompt.
 
         Args:
-            prompt: of a request.
-            field: its path there.
-            least: so many at least.
+            prompt: a prompt of the request.
+            field: its path.
+            least: minimum number of tokens.
 
         Raises:
-            InvalidRequestError, ContextLengthError: names the field.
+            InvalidRequestError, ContextLengthError: the prompt is invalid, or shorter or longer than allowed.
         """
         tokens = await self.tokenize_text(prompt, field)
         longest = self.info.model.context_length
@@ -107,10 +109,10 @@ class RemoteModel:
         return tokens
 
     async def token_id(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
-        """The id of a token that is named by it or by its text.
+        """The id of a token that is given by id or text.
 
         Raises:
-            InvalidRequestError: it is none of the model's, or several.
+            InvalidRequestError: the id is not in the vocabulary, or the text is not one token.
         """
         match choice.WhichOneof("token"):
             case "id":
@@ -133,16 +135,16 @@ class RemoteModel:
                 raise InvalidRequestError("a token is named by its id or its text", field=field)
 
     async def tokenize_text(self, prompt: inference_pb2.Prompt, field: str) -> Tokens:
-        """The tokens of one prompt or text.
+        """Tokenizes a prompt of any length.
 
         Raises:
-            InvalidRequestError: names the field.
+            InvalidRequestError: the prompt is invalid.
         """
         with self._call("reading the prompts", "prompt", field):
             return await self._count_call(self.client.tokenize(prompt, model_id=self.model_id))
 
     async def token_texts(self, token_ids: Iterable[int]) -> dict[int, str]:
-        """The text of each token by itself."""
+        """The text of each token."""
         wanted, found = sorted(set(token_ids)), dict[int, str]()
         for first in range(0, len(wanted), TEXTS_AT_ONCE):
             some = wanted[first : first + TEXTS_AT_ONCE]
@@ -152,7 +154,7 @@ class RemoteModel:
         return found
 
     async def project(self, vectors: NDArray[np.float32], what: str, **wanted: Any) -> Projected:
-        """Vectors through the model's own end; further arguments are those of `Client.project`."""
+        """Projects vectors to the vocabulary; further arguments are those of `Client.project`."""
         return await self._retry_on_checksum_error(
             what, lambda: self.client.project(vectors, model_id=self.model_id, **wanted)
         )
@@ -166,13 +168,13 @@ class RemoteModel:
         what: str,
         interventions: Sequence[InterventionLike] = (),
     ) -> None:
-        """Captures activations of one prompt, or of several, and hands them on piece by piece; nothing is kept.
+        """Captures activations and passes them on piece by piece.
 
         Args:
-            ids: the prompt, or prompts.
-            sites: what is captured.
-            fresh: makes what takes the pieces; made anew when bytes were changed on the way and are captured again.
-            what: for errors.
+            prompts: one prompt or several, as token ids.
+            sites: hooks.
+            new_consumer: makes a consumer of pieces; again when the capture is repeated after a checksum error.
+            what: what the analysis is doing, for errors.
             interventions: edits of the run.
         """
         prompt: list[int] | list[list[int]] = [*prompts]  # type: ignore[assignment]
@@ -194,10 +196,10 @@ class RemoteModel:
         self.token_count += sum(1 if isinstance(each, int) else len(each) for each in prompt)
 
     async def weights(self, *names: str, layers: Sequence[int] = (), content: str = "values") -> Weights:
-        """Weights by name, or their plan.
+        """Reads weights by name, or their plan.
 
         Raises:
-            UnavailableSiteError: the model does not have one of them.
+            UnavailableSiteError: the model lacks one of them.
         """
         return await self._retry_on_checksum_error(
             "reading weights",
@@ -205,14 +207,14 @@ class RemoteModel:
         )
 
     async def sweep(self, experiment: Experiment, what: str) -> SweepResult:
-        """Runs an experiment."""
+        """Runs a sweep."""
         with self._call(what, "", ""):
             return await self._count_call(self.client.sweep(experiment))
 
     async def sweep_events(
         self, result: SweepResult, what: str
     ) -> AsyncGenerator[experiment_pb2.RunSweepResponse, None]:
-        """Runs what a result still lacks; every event as it comes, once the result holds it."""
+        """Runs the missing part of a sweep and yields its events; the result is updated first."""
         self.call_count += 1
         with self._call(what, "", ""):
             async with aclosing(self.client.sweep_events(result)) as events:
@@ -225,9 +227,9 @@ class RemoteModel:
         """Runs an attribution.
 
         Args:
-            attribution: what is asked for.
-            what: for errors.
-            tell: hears how far it is.
+            attribution: the attribution.
+            what: what the analysis is doing, for errors.
+            tell: receives progress.
         """
 
         async def asked() -> AttributionResult:
@@ -241,16 +243,16 @@ class RemoteModel:
         return await self._retry_on_checksum_error(what, asked)
 
     async def edge_graph(self) -> ComponentGraph:
-        """What writes the residual stream, what reads it, and the edges between them.
+        """The graph of the model.
 
         Raises:
-            UnavailableSiteError: what the model's heads write does not add up; says why.
+            UnavailableSiteError: the outputs of heads do not sum to that of attention.
         """
         with self._call("asking for the graph", "", ""):
             return await self._count_call(self.client.edge_graph(model_id=self.model_id))
 
     async def _retry_on_checksum_error(self, what: str, ask: Callable[[], Awaitable[T]]) -> T:
-        """What a call that sends tensors answers; it is made again where their bytes were changed on the way."""
+        """Makes a call that returns tensors, and repeats it after a checksum error."""
         attempts = 0
         while True:
             try:
@@ -281,7 +283,7 @@ class RemoteModel:
 
 @contextmanager
 def use_context(context: Context) -> Generator[None]:
-    """Makes a span's context current for calls that are awaited within one task."""
+    """Makes a trace context current."""
     token = contexts.attach(context)
     try:
         yield
@@ -291,7 +293,7 @@ def use_context(context: Context) -> Generator[None]:
 
 @contextmanager
 def _report_disconnect(target: str, what: str) -> Generator[None]:
-    """Tells a service that went away as that, with what was being done."""
+    """Reports a lost connection with what the analysis was doing."""
     try:
         yield
     except ChecksumError:

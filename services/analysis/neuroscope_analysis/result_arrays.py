@@ -1,4 +1,4 @@
-"""The arrays of a result on their way to the client: a plan of named ones, then frames."""
+"""The arrays of a result: their plan, then frames."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from neuroscope.wire.frames import FramePacker, Outgoing
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """An array that will be sent, float32.
+    """The specification of a float32 array.
 
     Args:
-        name: of the array.
-        component: what it is about.
-        axes: of the array.
-        shape: of the array; -1 where it differs from row to row.
+        name: its name.
+        component: the component that it describes.
+        axes: its axes.
+        shape: its shape; -1 for extents that differ between rows.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ArraySpec:
 
 
 class ResultArrays:
-    """Arrays known by name, in the order of the plan."""
+    """Named arrays in the order of the plan."""
 
     def __init__(self, arrays: Sequence[ArraySpec]) -> None:
         self._indices = {array.name: index for index, array in enumerate(arrays)}
@@ -60,11 +60,11 @@ class ResultArrays:
         axes: Sequence[tensor_pb2.Axis.ValueType],
         shape: Sequence[int],
     ) -> ResultArrays:
-        """Arrays of one shape."""
+        """Arrays with the same shape."""
         return cls([ArraySpec(name, component, tuple(axes), tuple(shape)) for name in names])
 
     def frames(self, arrays: Mapping[str, NDArray[np.floating]], row: int = 0) -> Iterator[Event]:
-        """Some of the arrays, of one row."""
+        """The frames of some arrays of one row."""
         outgoing = [
             Outgoing(
                 self._indices[name],
@@ -80,11 +80,11 @@ class ResultArrays:
     async def stream(
         self, work: AsyncGenerator[Event, None], arrays: Callable[[], Mapping[str, NDArray[np.floating]]]
     ) -> AsyncGenerator[Event, None]:
-        """What work tells while it fills arrays, then the arrays; where it breaks off, as far as they are filled.
+        """The events of work that fills arrays, then the arrays; also after an error, as far as they are filled.
 
         Args:
             work: its events.
-            found: the arrays, NaN where they are not filled.
+            arrays: returns the arrays, with NaN for missing values.
         """
         try:
             async with aclosing(work) as events:

@@ -1,4 +1,4 @@
-"""The analysis service without a transport: every call of the contract by name, traced."""
+"""The analysis service without a transport: dispatches and traces every call of the contract."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from neuroscope_serving.admission import Admission
 from neuroscope_serving.spans import Metadata, server_span
 
 IN_PROCESS_CLIENT = "in process"
-"""The client of whoever calls without a transport."""
+"""The client name of in-process callers."""
 
 
 class AnalysisService:
-    """Answers calls; errors are those of `neuroscope.errors`.
+    """Handles calls; errors are those of `neuroscope.errors`.
 
     Args:
-        settings: of the service.
-        client: of the inference service; None: one of the settings. It is closed with this service.
+        settings: settings of the service.
+        client: client of the inference service; None: made from the settings. It is closed with the service.
 
     Raises:
-        neuroscope.errors.InvalidRequestError: the settings of the inference service do not fit together.
+        neuroscope.errors.InvalidRequestError: the settings of the inference service are inconsistent.
     """
 
     def __init__(self, settings: AnalysisSettings, client: AsyncClient | None = None) -> None:
@@ -48,22 +48,22 @@ class AnalysisService:
         }
 
     async def prepare(self) -> None:
-        """Nothing: the inference service is asked when a call needs it."""
+        """Does nothing: calls connect to the inference service when they need it."""
 
     async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
-        """Answers a call that returns one message."""
+        """Handles a unary call."""
         with server_span(rpc, metadata) as context:
             return await self._unary[rpc.method](request, context)
 
     async def stream(
         self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS_CLIENT
     ) -> AsyncGenerator[Event, None]:
-        """Answers a call that returns a stream; a client has a limited number of them."""
+        """Handles a streaming call; the number of streams of a client is limited."""
         with server_span(rpc, metadata) as context, self._admission.admit(client):
             async with aclosing(self._analyses.stream(rpc.method, request, context)) as events:
                 async for event in events:
                     yield event
 
     async def close(self) -> None:
-        """Ends calls of the inference service."""
+        """Closes the client of the inference service."""
         await self._client.close()

@@ -1,4 +1,4 @@
-"""Configuration of the analysis service: environment variables, flags and defaults from one list."""
+"""Settings of the analysis service: environment variables, flags and defaults."""
 
 from __future__ import annotations
 

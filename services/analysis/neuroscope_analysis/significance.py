@@ -1,10 +1,10 @@
-"""What an effect must exceed to be more than noise.
+"""Significance of effects.
 
-An effect is the mean of a change over sequences or pairs. It counts if it exceeds all of
+An effect is the mean of a change over sequences or pairs. It is significant if it exceeds all of
 
-    the least effect            what a request calls something
-    noise                       t * standard error, at the significance over all tests together (Bonferroni)
-    heads without the role      median + 3 robust standard deviations of their effects, where these are told apart by it
+    minimum effect              of the request
+    noise                       t * standard error, at the significance level over all tests (Bonferroni)
+    heads without the role      median + 3 robust standard deviations of their effects, for metrics specific to the role
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import attention_pb2 as pb
 
 MetricChanges = NDArray[np.float64]
-"""Of a metric, by sequence or pair."""
+"""Changes of a metric by sequence or pair."""
 DEFAULT_LEAST_EFFECT, DEFAULT_SIGNIFICANCE = 0.01, 0.01
 _ROBUST_DEVIATIONS = 3.0
 _MAD_TO_DEVIATION = 1.4826
 
 
 def check_ranges(least_effect: float, significance: float, least_field: str, significance_field: str) -> None:
-    """Holds both to their ranges.
+    """Checks minimum effect and significance level.
 
     Raises:
-        InvalidRequestError: names the field.
+        InvalidRequestError: one is out of range.
     """
     if not math.isfinite(least_effect) or least_effect < 0:
         raise InvalidRequestError("an effect is a number of nats from 0", field=least_field)
@@ -41,24 +41,24 @@ def check_ranges(least_effect: float, significance: float, least_field: str, sig
 
 
 def standard_error(changes: MetricChanges) -> MetricChanges:
-    """Of the mean along the first axis."""
+    """The standard error of the mean along the first axis."""
     return changes.std(axis=0, ddof=1) / math.sqrt(len(changes))
 
 
 def t_quantile(count: int, significance: float) -> float:
-    """How many standard errors the mean of so many changes exceeds by chance, so rarely."""
+    """The t quantile of a one-sided test of the mean of `count` changes."""
     return float(cast("Any", special).stdtrit(count - 1, 1 - significance))
 
 
 def p_values(effects: MetricChanges, errors: MetricChanges, count: int) -> MetricChanges:
-    """Chances of so large means of so many changes where there is no effect, by two-sided t-tests (test,)."""
+    """p-values of two-sided t-tests of means of `count` changes (test,)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(errors > 0, np.abs(effects) / errors, np.where(effects == 0, 0.0, np.inf))
     return 2 * np.asarray(cast("Any", special).stdtr(count - 1, -t), np.float64)
 
 
 def benjamini_hochberg(chances: MetricChanges, rate: float) -> NDArray[np.bool_]:
-    """Which tests are discoveries, so that this share of them is false in expectation (Benjamini & Hochberg 1995)."""
+    """The discoveries among tests at a false-discovery rate (Benjamini & Hochberg 1995)."""
     order = np.argsort(chances)
     passed = chances[order] <= rate * np.arange(1, len(chances) + 1) / max(len(chances), 1)
     found = np.zeros(len(chances), np.bool_)
@@ -69,13 +69,13 @@ def benjamini_hochberg(chances: MetricChanges, rate: float) -> NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class EffectThreshold:
-    """What an effect must exceed."""
+    """The threshold of an effect."""
 
     least_effect: float
     significance: float
-    """Of one test."""
+    """The significance level of one test."""
     others_bound: float
-    """What effects of heads without the role rarely exceed."""
+    """The bound from effects of heads without the role."""
     other_count: int
 
     def evidence(self, probe: pb.CausalProbe.ValueType, changes: MetricChanges) -> pb.CausalEvidence:
@@ -99,7 +99,7 @@ class EffectThreshold:
 
 
 def robust_upper_bound(effects: Sequence[float]) -> float:
-    """What an effect of the same distribution rarely exceeds; 0 where there is no distribution."""
+    """A robust upper bound of a distribution of effects; 0 if it is empty."""
     if not effects:
         return 0.0
     middle = float(np.median(effects))

@@ -1,4 +1,4 @@
-"""Pairs of prompts with an answer, as a model reads them."""
+"""Tokenized pairs of prompts with answers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class TokenizedPair:
 async def tokenize_pairs(
     pairs: Sequence[answered_pair_pb2.AnsweredPair], model: RemoteModel, fields: Sequence[str], max_pairs: int
 ) -> list[TokenizedPair]:
-    """The tokens of pairs; there are two at least.
+    """Tokenizes at least two pairs.
 
     Args:
-        pairs: of a request.
-        model: what reads them.
+        pairs: pairs of the request.
+        model: the model.
         fields: their paths in the request.
-        most: the setting max_prompts.
+        max_pairs: the setting max_prompts.
 
     Raises:
-        InvalidRequestError, ContextLengthError: names the field.
+        InvalidRequestError, ContextLengthError: a pair is invalid.
     """
     if len(pairs) < 2:
         raise InvalidRequestError("one pair has no noise to be told apart from: give two at least", field=fields[0])
@@ -59,5 +59,5 @@ async def tokenize_pairs(
 
 
 def token_ids_message(ids: Sequence[int]) -> inference_pb2.TokenIds:
-    """Token ids as the contract carries them."""
+    """Token ids as a message of the contract."""
     return inference_pb2.TokenIds(ids=ids)

@@ -1,4 +1,4 @@
-"""The application: routes, guards, and the connection to the inference service."""
+"""The application: routes, middleware, and the clients of the services."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
     """The gateway as an ASGI application.
 
     Args:
-        settings: absent: from the environment.
-        client: of the inference service; absent: one of `settings.inference`, opened and closed with the application.
+        settings: default: from the environment.
+        client: client of the inference service; default: made from the settings, and closed with the application.
 
     Raises:
-        neuroscope.errors.InvalidRequestError: the settings of the inference service do not fit together.
+        neuroscope.errors.InvalidRequestError: the settings of the inference service are inconsistent.
     """
     chosen = settings or GatewaySettings()
     endpoint, analysis = chosen.inference_endpoint(), chosen.endpoint_of(chosen.analysis, "analysis")
@@ -98,7 +98,7 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         summary="Chat completions with activations.",
         version=version("neuroscope-mlx"),
         lifespan=lifespan,
-        separate_input_output_schemas=False,  # one name for a request, also where an answer holds one
+        separate_input_output_schemas=False,  # requests have the same name as input and as output
         middleware=[
             Middleware(TracingMiddleware),
             Middleware(TrustedOriginMiddleware, hosts=chosen.hosts(), origins=chosen.allowed_origins),
@@ -107,8 +107,8 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
             Middleware(ConcurrencyLimitMiddleware, max_requests=chosen.max_concurrent_requests),
             Middleware(ServerErrorMiddleware),
         ],
-        # FastAPI's pages run scripts of a public server, which would read activations as this gateway's own page;
-        # `reference` has a page without scripts.
+        # FastAPI's pages load scripts from a CDN, which could then read activations from this origin;
+        # `routes.reference` has no scripts.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

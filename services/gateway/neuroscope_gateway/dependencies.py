@@ -1,4 +1,4 @@
-"""What routes depend on: the clients of the services, the model of a request, and the error responses in OpenAPI."""
+"""Dependencies of routes: clients of the services, the model of a request, error responses."""
 
 from __future__ import annotations
 

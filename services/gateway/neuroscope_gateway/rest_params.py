@@ -1,4 +1,4 @@
-"""Errors of the services name fields of the contract; a REST client must read the name of its own parameter."""
+"""Names of parameters in errors: services name fields of the contract, REST clients need their own parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the gateway, from the command line and from NEUROSCOPE_GATEWAY_* variables."""
+"""Settings of the gateway, from the command line and NEUROSCOPE_GATEWAY_* variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
 
 
 def _split(value: Any) -> Any:
-    """Names separated by commas, or given one by one, as a flat list."""
+    """Splits comma-separated names."""
     match value:
         case str():
             return tuple(name for part in value.split(",") if (name := part.strip()))
@@ -69,16 +69,16 @@ class GatewaySettings(InferenceClientSettings):
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> GatewaySettings:
-        """The settings of a command line, then of the environment, then the defaults.
+        """Parses a command line; the environment and defaults fill the rest.
 
         Raises:
-            pydantic.ValidationError: a value does not fit.
-            SystemExit: a flag is unknown, or is --help.
+            pydantic.ValidationError: a value is invalid.
+            SystemExit: a flag is unknown, or --help.
         """
         return cls(_cli_parse_args=list(arguments))  # pyright: ignore[reportCallIssue]  # pydantic-settings' own argument
 
     def hosts(self) -> frozenset[str]:
-        """The host names under which it answers: those allowed, and the address it was told to listen on."""
+        """The accepted host names: the allowed ones and the address to listen on."""
         names = {name.lower() for name in self.allowed_hosts}
         if self.host not in WILDCARD_ADDRESSES:
             names.add(f"[{self.host}]" if ":" in self.host else self.host.lower())

@@ -1,9 +1,9 @@
-"""Whether heads that have a role's pattern have an effect, on the random sequences that gave their scores.
+"""Causal tests of labels by ablation, on the random sequences that scored them.
 
-Each head is ablated alone, and all heads of the role are ablated but for it: where several heads do the same, each can
-be spared, and the first test alone would find none of them (McGrath et al. 2023, arXiv:2307.15771). An effect is the
-mean over the sequences of what that changes of the role's metric, in nats; what it must exceed is in `bounds`, effects
-of heads without the role where the metric is the role's own.
+Two tests for each head: it is ablated alone (ablated), and all heads of the role except it are ablated (restored). The
+second test finds redundant heads, which the first one misses (McGrath et al. 2023, arXiv:2307.15771). The effect is the
+mean change of the role's metric over the sequences, in nats; `significance` has its threshold. Where the metric is
+specific to the role, the effect must also exceed that of heads without the role.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Head: TypeAlias = "tuple[int, int]"
 """Layer and head."""
 Heads: TypeAlias = "frozenset[Head]"
 _MAX_OTHERS = 48
-"""Heads without the role that are ablated at most."""
+"""Maximum number of ablated heads without the role."""
 _MIN_OTHERS = 5
-"""Of fewer heads there is no distribution."""
+"""Minimum number of heads for a distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class Candidate:
     head: Head
     score: float
     offset: int | None = None
-    """Of a positional head."""
+    """The distance of a positional head."""
 
 
 class AblationTests:
     """Tests labels.
 
     Args:
-        model: what runs.
+        model: the model.
         sequences: the prompts.
-        wanted: what counts as an effect.
+        wanted: minimum effect and significance.
     """
 
     def __init__(self, model: RemoteModel, sequences: RepeatedSequences, wanted: pb.CausalTest) -> None:
@@ -66,13 +66,13 @@ class AblationTests:
     async def labels(
         self, role: Role, threshold: float, candidates: Sequence[Candidate], others: Sequence[Head]
     ) -> AsyncGenerator[pb.HeadLabel, None]:
-        """The labels of a role, each with what its tests say.
+        """The labels of a role with the evidence of their tests.
 
         Args:
             role: the role.
-            threshold: what the scores reached.
-            candidates: heads that reached it.
-            others: heads that did not.
+            threshold: the minimum score.
+            candidates: heads that reach it.
+            others: heads that do not.
         """
         if not candidates:
             return
@@ -103,7 +103,7 @@ class AblationTests:
             )
 
     async def _ablation_effects(self, role: Role, wanted: Sequence[Heads]) -> dict[Heads, MetricChanges]:
-        """What ablating each group of heads changes; groups that were ablated before are not ablated again."""
+        """The change of the metric when each group of heads is ablated; results are cached."""
         known = {heads: self._effects.get((role.metric, role.zero_ablated, heads)) for heads in wanted}
         missing = [heads for heads, changes in known.items() if changes is None]
         if missing:
@@ -123,7 +123,7 @@ class AblationTests:
         by_layer: dict[int, list[int]] = {}
         for layer, head in sorted(heads):
             by_layer.setdefault(layer, []).append(head)
-        mean_row = 3 + len(self._sequences.references)  # of a sweep's cells: the references' mean at each position
+        mean_row = 3 + len(self._sequences.references)  # the row of a sweep with the references' mean at each position
         return [
             edit("head_output", layer, 0.0, heads=of_layer)
             if role.zero_ablated
@@ -144,6 +144,6 @@ class AblationTests:
 
 
 def _sample(others: Sequence[Head]) -> list[Head]:
-    """Heads without the role, evenly over the layers."""
+    """Heads without the role, evenly spaced over the layers."""
     step = max(1, -(-len(others) // _MAX_OTHERS))
     return list(others)[::step]

@@ -1,4 +1,4 @@
-"""An analysis of attention from its request to its result, as the events of its stream."""
+"""The run of an attention analysis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from neuroscope_analysis.progress import ProgressTimer
 from neuroscope_analysis.result_arrays import ResultArrays
 
 DIRECT_EFFECT = "direct_effect"
-"""What each head's path to the logits is worth on named pairs."""
+"""The effect of each head's path to the logits on named pairs."""
 
 
 class AttentionAnalysis:
@@ -47,7 +47,7 @@ class AttentionAnalysis:
         self._labels: list[pb.HeadLabel] = []
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
+        """The plan, partial results and the result."""
         yield pb.AnalyzeAttentionResponse(plan=self._plan())
         async with aclosing(self._prompt_statistics()) as described:
             async for event in described:
@@ -101,7 +101,7 @@ class AttentionAnalysis:
         return bool(self._job.named_pairs) and not self._job.why_paths_not_tested
 
     async def _prompt_statistics(self) -> AsyncGenerator[Event, None]:
-        """Statistics of every prompt."""
+        """Statistics of each prompt."""
         job = self._job
         count = len(job.prompts)
         for index, tokens in enumerate(job.prompts):
@@ -117,7 +117,7 @@ class AttentionAnalysis:
             yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(prompt=done))
 
     async def _role_scores(self, sequences: RepeatedSequences) -> AsyncGenerator[Event, None]:
-        """Scores and labels of every role."""
+        """Scores and labels of roles on random sequences."""
         job, shape = self._job, (len(self._job.layers), self._job.head_count)
         count = len(sequences.ids)
         total: SequenceScores | None = None
@@ -151,7 +151,7 @@ class AttentionAnalysis:
                 yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(label=label))
 
     async def _name_head_scores(self) -> AsyncGenerator[Event, None]:
-        """Scores and labels of the roles that named pairs tell."""
+        """Scores and labels of roles on named pairs."""
         job, count = self._job, len(self._job.named_pairs)
         heads = NameHeadAnalysis(
             job.model,
@@ -186,14 +186,14 @@ class AttentionAnalysis:
                 yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(label=label))
 
     async def _accumulate(self, ids: Sequence[int], make: Callable[[], AccumulatorT], what: str) -> AccumulatorT:
-        """The sums over the patterns of one prompt."""
+        """Accumulates the patterns of one prompt."""
         job = self._job
         return await accumulate_patterns(job.model, ids, job.layers, make, what=what)
 
     def _split_by_threshold(
         self, role: Role, scores: Floats, threshold: float, distances: NDArray[np.int64] | None
     ) -> tuple[list[Candidate], list[Head]]:
-        """Heads that reach the threshold, strongest first, and those that do not."""
+        """Heads that reach the threshold, highest score first, and the other heads."""
         candidates: list[Candidate] = []
         others: list[Head] = []
         for place, layer in enumerate(self._job.layers):

@@ -1,8 +1,8 @@
-"""Whether heads copy what they attend to, by the eigenvalues of their OV circuits from token to token.
+"""Copying scores of heads: the eigenvalues of their OV circuits from token to token.
 
-Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", with the gains of the norm before attention and
-of the last norm; what norms divide by has no sign, and their centring is left out. The circuit, vocabulary squared, has
-the eigenvalues of W_O (W_U W_E) W_V, which is as wide as a head.
+Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". The gains of the norm before attention and of
+the final norm are included; their divisors have no sign, and their centring is ignored. The circuit (vocabulary x
+vocabulary) has the eigenvalues of W_O (W_U W_E) W_V, which is (d_head, d_head).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuroscope_analysis.remote_model import RemoteModel
 COPYING_WEIGHTS = ("W_E", "W_U", "W_V", "W_O")
 _NORMS = "norms"
 _NOTHING = 1e-9
-"""A circuit of less than this share of what its factors could make is none."""
+"""A circuit with less than this share of the product of its factors' norms counts as zero."""
 
 Matrix = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ Matrix = NDArray[np.float64]
 async def why_unavailable(
     model: RemoteModel, layers: Sequence[int], budget_bytes: int, names: Sequence[str] = COPYING_WEIGHTS
 ) -> str:
-    """Why the heads' weights cannot be read; empty where they can."""
+    """Why the weights cannot be read; empty if they can."""
     try:
         plan = await model.weights(*names, layers=layers, content="plan")
     except UnavailableSiteError as error:
@@ -47,12 +47,12 @@ async def why_unavailable(
 
 
 async def copying_scores(model: RemoteModel, layers: Sequence[int], heads: int) -> Floats:
-    """Sum of eigenvalues over sum of magnitudes (layer, head): 1 copies, -1 suppresses, 0 does neither.
+    """The sum of the eigenvalues over the sum of their magnitudes (layer, head): 1 copies, -1 suppresses.
 
     Args:
-        model: what has the heads.
-        layers: which.
-        heads: the most heads of a layer; NaN where a layer has fewer.
+        model: the model.
+        layers: the layers.
+        heads: maximum number of heads of a layer; NaN for missing heads.
     """
     between = await asyncio.to_thread(_tokens_to_logits, await model.weights("W_E", "W_U", "final_norm.w"))
     found = np.full((len(layers), heads), np.nan, np.float32)
@@ -64,7 +64,7 @@ async def copying_scores(model: RemoteModel, layers: Sequence[int], heads: int) 
 
 
 def _tokens_to_logits(weights: Weights) -> Matrix:
-    """W_U W_E (d_model, d_model), the last norm's gain between."""
+    """W_U W_E (d_model, d_model), with the gain of the final norm."""
     embedding, unembedding = weights.of("W_E"), weights.of("W_U")
     gain = weights.of("final_norm.w").astype(np.float64)
     return gain[:, None] * (unembedding @ embedding).astype(np.float64)
@@ -79,7 +79,7 @@ def _layer_scores(weights: Weights, layer: int, between: Matrix) -> list[float]:
 
 
 def _score(output: Matrix, between: Matrix, value: Matrix) -> float:
-    """Of one head: output (d_head, d_model), value (d_model, d_head)."""
+    """The score of one head: output (d_head, d_model), value (d_model, d_head)."""
     eigenvalues = np.linalg.eigvals(output @ between @ value)
     size = float(np.abs(eigenvalues).sum())
     most = float(np.linalg.norm(output) * np.linalg.norm(between) * np.linalg.norm(value))

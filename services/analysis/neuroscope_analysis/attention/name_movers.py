@@ -1,10 +1,9 @@
 """Name movers and S-inhibition heads (Wang et al. 2022, arXiv:2211.00593), by patterns, weights and paths.
 
-A name mover attends from the end to the name that is the answer and copies it: its score is the mean weight there,
-times the share of pairs in which what the head makes of a name has this name among its five likeliest tokens (the
-paper's copy score; the state that is copied is that which the head itself reads). An S-inhibition head attends from
-the end to the name that came twice. A head's path is patched: to the logits, and to the queries of confirmed name
-movers at the end.
+A name mover attends from the last position to the answer and copies it. Its score is the mean attention weight there
+times the copy score: the share of pairs in which the head's output for the answer has it among its top five tokens.
+An S-inhibition head attends from the last position to the repeated name. The causal tests patch the head's path to the
+logits, and to the queries of confirmed name movers at the last position.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ class NameHeadAnalysis:
     """Scores and tests both roles.
 
     Args:
-        model: what runs.
-        pairs: two at least.
-        layers: whose heads.
-        heads: the most heads of a layer.
-        wanted: what counts as an effect.
-        why_not: why labels are not tested; empty: they are.
+        model: the model.
+        pairs: at least two pairs.
+        layers: the layers.
+        heads: maximum number of heads of a layer.
+        wanted: minimum effect and significance.
+        why_not: why labels are not tested; empty if they are.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class NameHeadAnalysis:
         self._name_movers: list[Head] = []
 
     async def read(self, index: int) -> None:
-        """Reads the patterns and values of one pair's clean prompt."""
+        """Captures patterns and values on the clean prompt of one pair."""
         pair = self._pairs[index]
         places = sorted({pair.answer_position, pair.repeated_position})
         hooks = [Hook(ATTENTION_PATTERN, layer, positions=[-1], dtype="float32") for layer in self._layers]
@@ -103,7 +102,7 @@ class NameHeadAnalysis:
             self._weights[name][index, place, : len(weights)] = weights
 
     async def scores(self) -> dict[pb.HeadRole.ValueType, Floats]:
-        """By role (layer, head), once all pairs have been read."""
+        """Scores by role (layer, head), after all pairs have been read."""
         moved = self._weights["answer"].mean(axis=0) * await self._copy_scores()
         return {
             pb.HEAD_ROLE_NAME_MOVER: moved.astype(np.float32),
@@ -111,7 +110,7 @@ class NameHeadAnalysis:
         }
 
     async def _copy_scores(self) -> NDArray[np.float64]:
-        """The share of pairs in which what a head makes of the answer has it among five (layer, head)."""
+        """The share of pairs in which a head's output for the answer has it among its top five tokens (layer, head)."""
         found = np.full(self._shape, np.nan)
         answers = np.array([pair.tokens.answer for pair in self._pairs])
         for place, layer in enumerate(self._layers):
@@ -129,7 +128,7 @@ class NameHeadAnalysis:
         return found
 
     async def direct_effects(self) -> MetricChanges:
-        """What of the logit difference is lost by each head's path to the logits (pair, layer, head); NaN: no path."""
+        """The loss of logit difference when each head's path to the logits is patched (pair, layer, head)."""
         return self._to_array(await self._path_effects("logits", "patching paths to the logits"))
 
     async def labels(
@@ -140,14 +139,14 @@ class NameHeadAnalysis:
         others: Sequence[Head],
         direct: MetricChanges,
     ) -> AsyncGenerator[pb.HeadLabel, None]:
-        """The labels of a role; those of name movers come first.
+        """The labels of a role; call it for name movers first.
 
         Args:
             role: the role.
-            threshold: what the scores reached.
-            candidates: heads that reached it.
-            others: heads that did not.
-            direct: effects on the logits.
+            threshold: the minimum score.
+            candidates: heads that reach it.
+            others: heads that do not.
+            direct: effects of paths to the logits.
         """
         if not candidates:
             return
@@ -200,7 +199,7 @@ class NameHeadAnalysis:
     async def _path_effects(
         self, receivers: head_paths.Receivers, what: str, positions: Sequence[int] | None = None
     ) -> dict[Head, MetricChanges]:
-        """What of the logit difference is lost by patching each head's path (pair,)."""
+        """The loss of logit difference when each head's path is patched (pair,)."""
         tokens = [pair.tokens for pair in self._pairs]
         patching = self._model.client.patch(
             [pair.clean for pair in tokens],
@@ -225,7 +224,7 @@ class NameHeadAnalysis:
 
 
 async def why_no_paths(model: RemoteModel, layers: Sequence[int]) -> str:
-    """Why paths cannot be patched on a model; empty where they can."""
+    """Why paths cannot be patched on a model; empty if they can."""
     ids = [model.info.model.vocab_size - 1] * 2
     patching = model.client.patch([ids], [ids], into="clean", model_id=model.model_id)
     experiment = patching.paths(f"a{layers[0]}", "logits").scored_by(logit_diff(0, 1))

@@ -1,4 +1,4 @@
-"""Pairs of prompts with two names, as those of indirect object identification: where the names stand."""
+"""Pairs of prompts with two names, as in indirect object identification (IOI)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class NamedPair:
 
     tokens: TokenizedPair
     answer_position: int
-    """Where the answer stands in the clean prompt: IO."""
+    """Position of the answer in the clean prompt: IO."""
     repeated_position: int
-    """Where the other name stands again: S2."""
+    """Position of the second occurrence of the other name: S2."""
 
     @property
     def ids(self) -> list[int]:
@@ -30,7 +30,7 @@ class NamedPair:
         return self.tokens.clean
 
     def to_message(self) -> pb.NamedPairTokens:
-        """As the plan has it."""
+        """This pair as a message of the plan."""
         return pb.NamedPairTokens(
             clean=tokenized_pairs.token_ids_message(self.tokens.clean),
             corrupted=tokenized_pairs.token_ids_message(self.tokens.corrupted),
@@ -42,10 +42,10 @@ class NamedPair:
 
 
 async def resolve_named_pairs(given: Sequence[pb.NamedPair], model: RemoteModel, most: int) -> list[NamedPair]:
-    """The named pairs of a request.
+    """The named pairs of a request with their positions.
 
     Raises:
-        InvalidRequestError, ContextLengthError: names the field.
+        InvalidRequestError, ContextLengthError: a pair is invalid.
     """
     fields = [f"{FIELD}[{index}].pair" for index in range(len(given))]
     tokens = await tokenized_pairs.tokenize_pairs([each.pair for each in given], model, fields, most)

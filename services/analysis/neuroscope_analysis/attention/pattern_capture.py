@@ -1,4 +1,4 @@
-"""Attention patterns of one prompt, chunk by chunk, as something takes them."""
+"""Capture of attention patterns, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ATTENTION_PATTERN = "attention_pattern"
 
 
 class PatternAccumulator(Protocol):
-    """What takes chunks of a layer, by its index among the layers."""
+    """Accumulates chunks of attention patterns."""
 
     def add(self, layer: int, chunk: PatternChunk) -> None:
-        """Takes one."""
+        """Adds a chunk; `layer` is an index into the layers."""
         ...
 
 
@@ -34,15 +34,15 @@ async def accumulate_patterns(
     what: str,
     queries: Sequence[int] | None = None,
 ) -> AccumulatorT:
-    """What a prompt's patterns add up to.
+    """Captures the patterns of a prompt and accumulates them.
 
     Args:
-        model: what runs.
+        model: the model.
         ids: the prompt.
-        layers: whose patterns.
-        make: makes what takes them, anew where bytes were changed on the way.
+        layers: the layers.
+        make: makes an accumulator; again when the capture is repeated after a checksum error.
         what: for errors.
-        queries: positions of the queries that are wanted; None: all.
+        queries: query positions; None: all.
     """
     places = {layer: index for index, layer in enumerate(layers)}
     sums = new_accumulator()

@@ -1,4 +1,4 @@
-"""One chunk of attention patterns, and which keys a query of it is expected to attend to."""
+"""Chunks of attention patterns, and the detection patterns of head roles."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NO_KEY = -1
 
 @dataclass(frozen=True, slots=True)
 class PatternChunk:
-    """Weights of some queries of one layer.
+    """Attention weights of some queries of one layer.
 
     Args:
-        weights: float32 (head, query, key); rows sum to 1, or to less where a learnt sink takes the rest.
+        weights: float32 (head, query, key); rows sum to 1, or to less if an attention sink takes the rest.
         queries: positions of the queries (query,).
         keys: positions of the keys (key,); NO_KEY is an empty slot of a rotating cache.
     """
@@ -39,7 +39,7 @@ class PatternChunk:
         return cls(weights, np.asarray(queries, np.int64), np.asarray(keys, np.int64))
 
     def at(self, keys: Positions) -> Floats:
-        """The weights at one key for each query (head, query); 0 where the chunk does not have the key.
+        """The weights at one key for each query (head, query); 0 if the chunk does not have the key.
 
         Args:
             keys: positions (query,); NO_KEY: none.
@@ -53,19 +53,19 @@ class PatternChunk:
 
 
 def previous_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
-    """The token before, as TransformerLens' `previous_token_head`."""
+    """The previous token, as in TransformerLens' `previous_token_head`."""
     return keys[None, :] == queries[:, None] - 1
 
 
 def duplicate_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
-    """Earlier occurrences of the same token, as TransformerLens' `duplicate_token_head`."""
+    """Earlier occurrences of the same token, as in TransformerLens' `duplicate_token_head`."""
     return (tokens[keys][None, :] == tokens[queries][:, None]) & (keys[None, :] < queries[:, None])
 
 
 def induction_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
-    """Tokens behind earlier occurrences of the same token, as TransformerLens' `induction_head`."""
+    """Tokens after earlier occurrences of the same token, as in TransformerLens' `induction_head`."""
     return duplicate_tokens(tokens, queries, np.maximum(keys - 1, 0)) & (keys > 0)
 
 
 DETECTORS = {"previous_token": previous_tokens, "duplicate_token": duplicate_tokens, "induction": induction_tokens}
-"""Detection patterns of TransformerLens' head_detector, by name: of tokens, queries and keys (query, key)."""
+"""Detection patterns of TransformerLens' head_detector by name; functions of tokens, queries and keys (query, key)."""

@@ -1,4 +1,4 @@
-"""Sequences of random tokens in which every block comes twice, as Olsson et al. (2022, arXiv:2209.11895) made them."""
+"""Repeated random sequences (Olsson et al. 2022, arXiv:2209.11895)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MIN_BLOCK_LENGTH, _MAX_COUNT, _MAX_BLOCK_LENGTH = 4, 256, 4096
 
 @dataclass(frozen=True, slots=True)
 class RepeatedSequences:
-    """Random sequences of one length.
+    """Random sequences of one length, each a prefix and a block that occurs twice.
 
     Args:
-        ids: token ids of each.
-        references: as many others, that stand for what is usual.
-        prefix: tokens in front of the first block: the beginning-of-sequence token, or none.
-        block: tokens of a block.
+        ids: token ids of each sequence.
+        references: as many other sequences, for mean ablation.
+        prefix_length: 1 for a beginning-of-sequence token, else 0.
+        block_length: tokens of a block.
     """
 
     ids: list[list[int]]
@@ -34,10 +34,10 @@ class RepeatedSequences:
 
     @classmethod
     def draw(cls, wanted: pb.RandomSequences, model: inference_pb2.Model) -> RepeatedSequences:
-        """The sequences that a request asks for.
+        """Draws the sequences of a request.
 
         Raises:
-            InvalidRequestError: a number is out of its range, or there are too few tokens.
+            InvalidRequestError: a number is out of range, or there are too few tokens.
         """
         tokens = _candidate_tokens(wanted, model)
         has_bos = model.HasField("bos_token_id")
@@ -67,7 +67,7 @@ class RepeatedSequences:
 
     @property
     def length(self) -> int:
-        """Tokens of a sequence."""
+        """Number of tokens of a sequence."""
         return self.prefix_length + 2 * self.block_length
 
     @property
@@ -77,11 +77,12 @@ class RepeatedSequences:
 
     @property
     def predictable(self) -> range:
-        """Positions whose next token has been seen behind the same token."""
+        """Positions whose next token an induction head can predict."""
         return range(self.prefix_length + self.block_length, self.length - 1)
 
     def first_block_keys(self, queries: Positions, offset: int = 0) -> Positions:
-        """For queries in the second block the position of the same token in the first one, and so far behind it."""
+        """For queries in the second block the position of the same token in the first block plus the offset, else
+        NO_KEY."""
         return np.where(queries >= self.prefix_length + self.block_length, queries - self.block_length + offset, NO_KEY)
 
 

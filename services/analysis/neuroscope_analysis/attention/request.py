@@ -1,4 +1,4 @@
-"""A request for an analysis of attention, checked against its model before anything runs."""
+"""Validation of requests for attention analyses."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ HEAD_OUTPUT = "head_output"
 
 @dataclass(frozen=True, slots=True)
 class AttentionJob:
-    """What is to be done."""
+    """A validated request."""
 
     model: RemoteModel
     prompts: list[Tokens]
     layers: list[int]
     head_count: int
-    """The most heads of a layer."""
+    """Maximum number of heads of a layer."""
     roles: list[Role]
     thresholds: dict[pb.HeadRole.ValueType, float]
     sequences: RepeatedSequences | None
-    """None: no roles are scored on them."""
+    """None: no role is scored on random sequences."""
     named_pairs: list[NamedPair]
-    """None: neither are name movers and S-inhibition heads."""
+    """Empty: name movers and S-inhibition heads are not scored."""
     causal_test: pb.CausalTest
     why_not_tested: str = ""
-    """Why labels are not tested; empty: they are."""
+    """Why labels are not tested; empty if they are."""
     why_paths_not_tested: str = ""
-    """Why labels of named pairs are not."""
+    """Why labels of named pairs are not tested."""
     warnings: tuple[str, ...] = ()
-    """What was left out."""
+    """What is skipped."""
 
 
 async def validate(request: pb.AnalyzeAttentionRequest, model: RemoteModel, settings: AnalysisSettings) -> AttentionJob:
-    """Checks a request against its model.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     roles = _roles(request)
     if not request.prompts and not roles:

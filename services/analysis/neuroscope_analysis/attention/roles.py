@@ -1,8 +1,7 @@
-"""The roles of heads: what each score is, whose definition it follows, from where on it is a label, and how that is
-tested.
+"""The roles of heads: definitions of their scores, thresholds of labels, and causal tests.
 
-A pattern is no cause. A head that attends to the token before may write what nobody reads (Jain & Wallace 2019), so a
-label is given as confirmed only where ablating the head changes the role's metric.
+An attention pattern is not evidence of an effect (Jain & Wallace 2019): later components may ignore the head's output.
+A label is therefore confirmed only if ablating the head changes the role's metric.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from neuroscope.v1 import attention_pb2 as pb
 
 
 class RoleMetric(StrEnum):
-    """What an ablated head changes."""
+    """The metrics of causal tests."""
 
     REPETITION = "cross-entropy of the second block, whose tokens an induction circuit predicts"
     REPEATED_OUTPUT = "KL divergence of the predictions in the second block from those of the whole model"
@@ -29,30 +28,30 @@ class Role:
 
     role: pb.HeadRole.ValueType
     threshold: float
-    """Score from which a head gets the label."""
+    """Minimum score of a label."""
     definition: str
-    """What the score is, and its source."""
+    """Definition of the score, with its source."""
     metric: RoleMetric
     """The metric of the causal test."""
     compares_with_others: bool
-    """Whether the effect must also stand out from those of heads without the role: where the metric is the role's own.
-    Any head that does anything changes the output."""
+    """Whether the effect must also exceed the effects of heads without the role. False for metrics of the whole
+    output, which every head changes."""
     uses_weights: bool = False
-    """Scored by the head's weights and not by its patterns."""
+    """Scored by weights instead of patterns."""
     zero_ablated: bool = False
-    """Ablated by zeros in place of the mean over other sequences, which would leave a constant output as it is."""
+    """Zero-ablated: mean ablation does not change a constant output."""
 
     path_receiver: str = ""
-    """Of a role that named pairs tell: who reads the path that is patched."""
+    """For roles of named pairs: the receiver of the patched path."""
 
     @property
     def name(self) -> str:
-        """Such as previous_token."""
+        """The name, such as previous_token."""
         return role_name(self.role)
 
     @property
     def array_name(self) -> str:
-        """The name of its scores among the arrays."""
+        """The name of its array of scores."""
         return f"{self.name}_score"
 
     @property

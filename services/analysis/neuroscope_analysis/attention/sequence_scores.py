@@ -1,4 +1,4 @@
-"""Scores of roles on random sequences, summed up chunk by chunk; definitions are in `roles`."""
+"""Scores of roles on random sequences, accumulated chunk by chunk; `roles` has the definitions."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _MEAN_WEIGHTS = {
 
 
 class SequenceScores:
-    """Sums over one random sequence, or over several that were absorbed.
+    """Sums over one random sequence, or over several after `merge`.
 
     Args:
-        sequences: what the sequence is one of.
-        index: which.
-        layers: how many layers.
-        heads: the most heads of a layer.
+        sequences: all sequences.
+        index: index of this sequence.
+        layers: number of layers.
+        heads: maximum number of heads of a layer.
     """
 
     def __init__(self, sequences: RepeatedSequences, index: int, layers: int, heads: int) -> None:
         self._sequences = sequences
         self._sums = {name: np.zeros((layers, heads)) for name in _MEAN_WEIGHTS.values()}
         self._counts = {name: np.zeros(layers) for name in _MEAN_WEIGHTS.values()}
-        # Of positional heads: 1 is a previous-token head's, and few queries have a far one before them.
+        # distances of positional heads: 1 belongs to previous-token heads, and few queries have distant keys
         self._offsets = np.array([0, *range(2, 1 + min(_MAX_OFFSET, sequences.length // 4))])
         self._peaks = np.zeros((len(self._offsets), layers, heads))
         self._peak_counts = np.zeros((len(self._offsets), layers))
         self._statistics = PromptStatistics(sequences.ids[index], layers, heads)
 
     def add(self, layer: int, chunk: PatternChunk) -> None:
-        """Counts a chunk of a layer in; `layer` is its index among the layers."""
+        """Adds a chunk; `layer` is an index into the layers."""
         queries, blocks = chunk.queries, self._sequences
         for name, keys in (
             ("previous", queries - 1),
@@ -58,7 +58,7 @@ class SequenceScores:
         self._statistics.add(layer, chunk)
 
     def merge(self, other: SequenceScores) -> None:
-        """Adds those of another sequence."""
+        """Adds the sums of another sequence."""
         for name in self._sums:
             self._sums[name] += other._sums[name]
             self._counts[name] += other._counts[name]
@@ -67,7 +67,7 @@ class SequenceScores:
         self._statistics.merge(other._statistics)
 
     def scores(self) -> dict[pb.HeadRole.ValueType, Floats]:
-        """By role (layer, head); NaN where a layer has no such head."""
+        """Scores by role (layer, head); NaN for missing heads."""
         shares = self._shares()
         found = {
             pb.HEAD_ROLE_FIRST_TOKEN_SINK: self._statistics.array("first_token"),
@@ -80,7 +80,7 @@ class SequenceScores:
         return {role: np.where(missing, np.float32(np.nan), values) for role, values in found.items()}
 
     def peak_distances(self) -> NDArray[np.int64]:
-        """By head, the distance at which its largest weights lie most often (layer, head)."""
+        """The most frequent distance of each head's largest weight (layer, head)."""
         return self._offsets[self._shares().argmax(axis=0)]
 
     def _shares(self) -> NDArray[np.float64]:

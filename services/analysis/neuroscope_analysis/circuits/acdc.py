@@ -1,13 +1,12 @@
-"""ACDC (Conmy et al. 2023, arXiv:2304.14997): edges are taken out one after the other, from the logits back.
+"""ACDC (Conmy et al. 2023, arXiv:2304.14997): edges are removed one by one, from the logits backwards.
 
-Receivers come in the reverse of the order in which they read, their senders in the reverse of that in which they write.
-An edge is taken out, for good, where that changes the mean metric of the pairs by less than the threshold, all edges
-that went before being out; what is out carries what the sender writes in the corrupted run. The divergence from the
-clean run, the metric of the paper, may also fall by more. Edges into a node whose own edges are all out reach nothing,
-and go untested.
+Receivers are visited in reverse reading order, their senders in reverse writing order. An edge is removed if that
+changes the mean metric of the pairs by less than the threshold, given the edges removed before; a removed edge carries
+the sender's output of the corrupted run. A divergence from the clean run (the paper's metric) may decrease by any
+amount. Edges into a node without outgoing edges are removed without a test.
 
-Each test depends on those before it. So a batch of tests is run on the guess that its edges meet the fate of the last
-one: up to the first that does not, results are those of one test after the other; what comes behind is run again.
+Each test depends on the previous ones. A batch therefore speculates that all its edges share the fate of the last
+tested edge. Results are valid up to the first edge that does not; the rest is run again.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from neuroscope_analysis.circuits.event_queue import EventQueue
 from neuroscope_analysis.circuits.pair_runs import PairRuns
 
 _MIN_BATCH, _MAX_BATCH = 8, 128
-"""Tests of a batch: after a guess that was wrong, and at most."""
+"""Batch size after a wrong guess, and maximum batch size."""
 Edge = tuple[int, int]
 
 
@@ -32,15 +31,15 @@ class Acdc:
     """One search.
 
     Args:
-        graph: of the model.
-        runs: of the pairs.
+        graph: the graph of the model.
+        runs: runs of the pairs.
         threshold: tau, in units of the metric.
-        may_fall: whether the metric may fall by any amount: a divergence.
-        outbox: hears of what is decided.
+        events: receives decisions.
+        may_fall: the metric is a divergence, which may decrease by any amount.
 
     Attributes:
-        kept: edges that are in (sender, receiver).
-        scores: the change of the metric as each edge was taken out; NaN where it was not tested.
+        kept: the kept edges (sender, receiver).
+        scores: the change of the metric when each edge was removed; NaN if it was not tested.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Acdc:
         ]
 
     async def run(self) -> None:
-        """Decides every edge."""
+        """Decides all edges."""
         current, place, size, guess = float(self._runs.clean.mean()), 0, _MIN_BATCH, False
         while True:
             places, sets = self._speculate(place, size, stays=guess)
@@ -87,9 +86,9 @@ class Acdc:
             await self._events.progress("taking edges out", place, len(self._order))
 
     def _speculate(self, first: int, size: int, *, stays: bool) -> tuple[list[int], list[Mask]]:
-        """The next tests, if all of their edges stay, or go: where they are in the order, and what each leaves.
+        """The next tests, if all their edges stay (or all go): indices into the order, and the kept edges of each.
 
-        Where none is left to test, what is untested goes.
+        If there is none, the untested edges are removed.
         """
         kept = self.kept.copy()
         places: list[int] = []
@@ -109,6 +108,6 @@ class Acdc:
         return places, sets
 
     def _is_read(self, column: int, kept: Mask) -> bool:
-        """Whether something reads what a receiver's node writes."""
+        """Whether the node of a receiver has outgoing edges."""
         writers = self._writers[column]
         return not writers or bool(kept[writers].any())

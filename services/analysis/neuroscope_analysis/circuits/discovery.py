@@ -28,7 +28,7 @@ from neuroscope_analysis.circuits.selection import Ranking, select_edges
 from neuroscope_analysis.result_arrays import ResultArrays
 
 _ACDC_SHARE = 0.01
-"""Of the change between the runs: the threshold of ACDC where the request states none."""
+"""Default threshold of ACDC, as a share of the metric's difference between the runs."""
 _ROUTER_WARNING = (
     "experts are chosen by a router: gradients hold the choice fixed, and do not see what a change of it does"
 )
@@ -37,14 +37,14 @@ EDGE_SCORE, NODE_SCORE = "edge_score", "node_score"
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a search ends with."""
+    """The outcome of a search."""
 
     mask: Mask
     scores: Scores | None = None
     evaluation: pb.CircuitEvaluation | None = None
     losses: dict[tuple[str, str], float] | None = None
     reason: str = ""
-    """Why there is nothing; empty where there is."""
+    """Why nothing was found; otherwise empty."""
 
 
 class CircuitDiscovery:
@@ -66,7 +66,7 @@ class CircuitDiscovery:
             self._arrays = ResultArrays.of_shape([EDGE_SCORE], "", axes, shape)
 
     def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
+        """The plan, partial results and the result."""
         return self._events.events(self._run)
 
     async def _run(self) -> None:
@@ -134,12 +134,12 @@ class CircuitDiscovery:
         return Ranking(self._job.task.graph, scores, by_node, search.keep_dangling)
 
     async def _send_scores(self, scores: Scores | None) -> None:
-        """Sends the scores, before they are made use of: an inference service that dies later does not take them."""
+        """Sends the scores before the evaluation, so that a later failure does not lose them."""
         for frame in self._arrays.frames(self._score_arrays(scores)):
             await self._events.send(frame)
 
     def _score_arrays(self, scores: Scores | None) -> dict[str, NDArray[np.float64]]:
-        """The arrays; NaN where nothing was scored."""
+        """The arrays of scores; NaN if nothing was scored."""
         shape = self._job.task.graph.mask.shape
         if self._job.scores_nodes:
             known = None if scores is None else scores.nodes

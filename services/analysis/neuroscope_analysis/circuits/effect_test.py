@@ -1,19 +1,19 @@
-"""Whether the prompts make a difference: what the metric's change over the pairs is held against.
+"""The significance test of a search: does the metric differ between clean and corrupted runs?
 
-A circuit explains the change of the metric between the clean and the corrupted runs. Its mean over the pairs counts if
-its magnitude exceeds both
+A circuit explains the difference of the metric between both runs. The mean difference over the pairs counts if its
+magnitude exceeds both
 
-    the least effect    what the request calls something, or what rounding can do
-    noise               t * standard error over the pairs, at the search's significance, two-sided (Student 1908)
+    minimum effect      of the request, or the rounding error
+    noise               t * standard error over the pairs, two-sided (Student 1908)
 
-The test is made once a search, before anything is scored, on pairs that nothing has been chosen by; so the chance of a
-circuit where there is none is at most the significance, however many edges there are. One pair has no standard error.
+The test runs once, before anything is scored. The false-positive rate of a search is therefore at most the significance
+level, whatever the number of edges. A single pair has no standard error.
 
-Pairs that share a prompt are no independent evidence: on noise, 64 pairs of 8 prompts would pass 28 times in 100 at a
-significance of .001. So the standard error adds the products of what such pairs deviate by (Fafchamps & Gubert 2007,
-doi:10.1016/j.jdeveco.2006.05.005; never below the usual one), and t has the freedom of so many pairs as would be
-independent (Kish 1965): n^2 / the number of ordered pairs of pairs that share one, each with itself among them. It has
-at least one degree of freedom.
+Pairs that share a prompt are not independent: on noise, 64 pairs of 8 prompts would pass 28 % of the time at a
+significance of .001. The standard error is therefore that for dyadic data (Fafchamps & Gubert 2007,
+doi:10.1016/j.jdeveco.2006.05.005; never below the usual one), and t has the degrees of freedom of the effective sample
+size (Kish 1965): n^2 over the number of ordered pairs of pairs that share a prompt, including each with itself; at
+least one.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from neuroscope.v1 import experiment_pb2
 from neuroscope_analysis.circuits.pair_runs import Values
 
 _ROUNDING = 1e-4
-"""Of the largest metric: what recomputing in another batch can do, in float32."""
+"""Rounding error in float32 when another batch recomputes a run, relative to the largest metric."""
 SharedPrompts = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class RunDifference:
-    """The change of the metric between the runs, and what it must exceed.
+    """The difference of the metric between clean and corrupted runs, and its thresholds.
 
     Args:
-        mean: over the pairs.
-        least: the least effect.
-        noise: over the pairs; 0 of one pair.
-        pairs: how many.
-        independent: as many as would tell as much and share no prompt.
-        significance: of the test.
+        mean: the mean difference over the pairs.
+        least_effect: minimum effect.
+        noise: the noise threshold; 0 for one pair.
+        pairs: number of pairs.
+        independent: effective number of independent pairs.
+        significance: significance level.
     """
 
     mean: float
@@ -57,7 +57,7 @@ class RunDifference:
 
     @property
     def why_no_effect(self) -> str:
-        """Why there is nothing to find; empty where there is."""
+        """Why there is no significant effect; empty if there is one."""
         told = f"the clean runs score {self.mean:.4g} more than the corrupted ones"
         if abs(self.mean) <= self.least_effect:
             return f"{told}, and the least effect is {self.least_effect:.4g}"
@@ -73,12 +73,12 @@ class RunDifference:
 def run_difference(
     clean: Values, corrupted: Values, test: pb.EffectTest, shared: SharedPrompts | None = None
 ) -> RunDifference:
-    """The change of the metric, by pair, held against noise.
+    """Tests the difference of the metric against noise.
 
     Args:
-        clean: of the clean runs (pairs,).
-        corrupted: of the corrupted ones.
-        test: of the search.
+        clean: metric of the clean runs (pairs,).
+        corrupted: metric of the corrupted runs (pairs,).
+        test: minimum effect and significance level.
         shared: whether two pairs share a prompt (pairs, pairs); None: none do.
     """
     changes, pairs = clean - corrupted, len(clean)
@@ -95,9 +95,9 @@ def run_difference(
 
 
 def share_prompts(pairs: Sequence[experiment_pb2.PairTokens]) -> SharedPrompts:
-    """Whether a pair's clean prompt is in another pair, too, clean or corrupted (pairs, pairs).
+    """Whether the clean prompt of a pair also occurs in another pair (pairs, pairs).
 
-    One corrupted prompt that many clean ones are held against makes no pair depend on another.
+    A common corrupted prompt does not make pairs dependent.
     """
     clean = [tuple(pair.clean.ids) for pair in pairs]
     both = [{prompt, tuple(pair.corrupted.ids)} for prompt, pair in zip(clean, pairs, strict=True)]
@@ -106,6 +106,6 @@ def share_prompts(pairs: Sequence[experiment_pb2.PairTokens]) -> SharedPrompts:
 
 
 def least_effect(clean: Values, corrupted: Values, test: pb.EffectTest) -> float:
-    """What a change of the metric must exceed to be more than rounding, or what the request calls something."""
+    """The minimum effect of the request, or the rounding error if that is larger."""
     rounding = _ROUNDING * float(max(np.abs(clean).max(), np.abs(corrupted).max(), 1e-12))
     return max(test.least_effect, rounding)

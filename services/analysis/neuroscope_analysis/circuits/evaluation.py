@@ -31,7 +31,7 @@ class CircuitEvaluation:
         self._runs = PairRuns(job.task, self._events)
 
     def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
+        """The plan, partial results and the result."""
         return self._events.events(self._run)
 
     async def _run(self) -> None:

@@ -1,14 +1,14 @@
-"""How well a circuit does: every edge outside of it carries what it carries in the corrupted run.
+"""Metrics of circuits. Every edge outside the circuit carries its activation of the corrupted run.
 
 With m the mean metric over the pairs, C the circuit and M the whole graph,
 
     faithfulness   f(C) = (m(C) - m(corrupted)) / (m(clean) - m(corrupted))
     completeness   1 - f(M without C)
     minimality     the share of edges e of C with f(C) - f(C without e) above a bound
-    CPR            the area under f(C_k) over the sizes k, by trapezoids
-    CMD            the area between f(C_k) and 1, likewise
+    CPR            the area under f(C_k) over the sizes k, by the trapezoidal rule
+    CMD            the area between f(C_k) and 1
 
-where C_k are the strongest k of the edges (Mueller et al. 2025, arXiv:2504.13151, at their sizes by default).
+where C_k are the strongest k edges (Mueller et al. 2025, arXiv:2504.13151; their sizes by default).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from neuroscope_analysis.circuits.pair_runs import PairRuns, Values
 
 
 def faithfulness(runs: PairRuns, values: Values) -> float:
-    """Of runs with these metrics (pairs,)."""
+    """The faithfulness of runs with these metrics (pairs,)."""
     return float((values - runs.corrupted).mean() / runs.metric_gap)
 
 
 def standard_error(runs: PairRuns, values: Values) -> float:
-    """Of the faithfulness, a ratio of means over the pairs, to first order (pairs,)."""
+    """The standard error of the faithfulness, a ratio of means, to first order."""
     gaps, recovered = runs.clean - runs.corrupted, values - runs.corrupted
     rest = recovered - faithfulness(runs, values) * gaps
     return float(rest.std(ddof=1) / np.sqrt(len(rest)) / abs(gaps.mean()))
@@ -40,11 +40,11 @@ class CircuitEvaluator:
     """Measures circuits of one graph.
 
     Args:
-        graph: of the model.
-        runs: of the pairs.
-        options: what is measured, with its defaults filled in.
-        dataset: the pairs.
-        outbox: hears what has been measured.
+        graph: the graph of the model.
+        runs: runs of the pairs.
+        options: what is measured, with defaults filled in.
+        dataset: the origin of the pairs.
+        events: receives partial results.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class CircuitEvaluator:
     async def evaluate(
         self, circuit: Mask, at: Callable[[float], Mask]
     ) -> tuple[pb.CircuitEvaluation, dict[tuple[str, str], float]]:
-        """What is measured of a circuit, and the loss of faithfulness without each of its edges.
+        """Measures a circuit; also returns the loss of faithfulness without each of its edges.
 
         Args:
             circuit: its edges (sender, receiver).
-            at: the circuit of a share of the graph.
+            at: returns the circuit with a share of the graph's edges.
         """
         graph, runs, options = self._graph, self._runs, self._options
         sets = [graph.mask & ~circuit]
@@ -98,7 +98,7 @@ class CircuitEvaluator:
         return found, losses
 
     async def _removal_effects(self, circuit: Mask, whole: float) -> dict[tuple[str, str], float]:
-        """Of faithfulness, without each edge."""
+        """The loss of faithfulness without each edge."""
         edges = np.argwhere(circuit)
 
         def without(number: int) -> Mask:
@@ -123,13 +123,13 @@ class CircuitEvaluator:
             found.curve.append(point)
             await self._events.partial(pb.CircuitPartial(point=point))
         if sizes[-1] < 1:
-            return  # a part of the curve has a part of the area, which nobody could compare
+            return  # areas are comparable over the full range of sizes only
         found.cpr = trapezoid_area(sizes, [point.faithfulness for point in found.curve])
         found.cmd = trapezoid_area(sizes, [abs(1 - point.faithfulness) for point in found.curve])
 
 
 def trapezoid_area(sizes: Sequence[float], heights: Sequence[float]) -> float:
-    """Under a line through points, between the first size and the last."""
+    """The area under a curve by the trapezoidal rule."""
     points = list(zip(sizes, heights, strict=True))
     return sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(points))
 

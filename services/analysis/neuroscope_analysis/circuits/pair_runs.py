@@ -1,4 +1,4 @@
-"""The metric of runs of the pairs, with any edges changed."""
+"""Runs of the pairs with patched edges."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from neuroscope_analysis.circuits.request import CircuitTask
 Values = NDArray[np.float64]
 OTHER_RUN = experiment_pb2.SweepValue(other_run=experiment_pb2.OtherRun())
 _CELLS_BYTES = 32 * 1024 * 1024
-"""Masks of the cells of one sweep."""
+"""Maximum memory of the masks of one sweep."""
 _MAX_PATCHES = 50_000
-"""Of one sweep."""
+"""Maximum patches of one sweep."""
 _MAX_REPORTED = 1024
-"""Sets whose metric is told at a time."""
+"""Maximum edge sets of one report."""
 
 
 class PairRuns:
     """Runs the pairs of a request.
 
     Args:
-        asked: the pairs.
-        outbox: hears how far sweeps are.
+        task: the pairs and their metric.
+        events: receives progress.
 
     Attributes:
-        clean, corrupted: the metric of the unedited runs, by pair, once `begin` has run.
-        tokens: the pairs as the model reads them.
-        warnings: what looks wrong with them.
-        forward_passes: that would have taken as long as all so far.
+        clean, corrupted: the metric of the unedited runs (pairs,), after `run_unedited`.
+        tokens: the tokenized pairs.
+        warnings: warnings about the pairs.
+        forward_passes: the cost of all runs so far, in forward passes.
         token_count: tokens read so far.
     """
 
@@ -53,14 +53,14 @@ class PairRuns:
 
     @property
     def metric_gap(self) -> float:
-        """By how much the metric of the clean runs is above that of the corrupted ones, the mean over the pairs."""
+        """The mean difference of the metric between clean and corrupted runs."""
         return float((self.clean - self.corrupted).mean())
 
     async def run_unedited(self) -> None:
-        """Makes the unedited runs; refuses what the inference service refuses.
+        """Runs the pairs without edits.
 
         Raises:
-            InvalidRequestError, ContextLengthError, DataConversionError: names the field.
+            InvalidRequestError, ContextLengthError, DataConversionError: the inference service rejects the pairs.
         """
         graph = self._task.graph
         request = self._request(experiment_pb2.SWEPT_RUN_CLEAN)
@@ -77,12 +77,12 @@ class PairRuns:
         stage: str,
         run: experiment_pb2.SweptRun.ValueType = experiment_pb2.SWEPT_RUN_CLEAN,
     ) -> Values:
-        """The metric with the edges of each set changed (pairs, sets).
+        """The metric with the edges of each set patched (pairs, sets).
 
         Args:
-            sets: matrices (sender, receiver), at most a few hundred.
-            stage: what is being done, for progress; empty: nothing is told.
-            run: the run that is edited; changed edges carry what the other one writes.
+            sets: masks (sender, receiver), at most a few hundred.
+            stage: the stage for progress; empty: no progress.
+            run: the run that is patched; patched edges carry the activations of the other run.
         """
         return await self.patch_edge_batches(len(sets), lambda index: sets[index], stage, run)
 
@@ -94,14 +94,14 @@ class PairRuns:
         run: experiment_pb2.SweptRun.ValueType = experiment_pb2.SWEPT_RUN_CLEAN,
         tell: Callable[[range, Values], Awaitable[None]] | None = None,
     ) -> Values:
-        """The same of any number of sets, each made when it is needed.
+        """The same for any number of sets, each made when it is needed.
 
         Args:
-            count: of the sets.
-            make: makes one, by its number.
-            stage: as in `changed`.
-            run: likewise.
-            tell: hears of some at a time: their numbers, and the metric (pairs, some).
+            count: number of sets.
+            make: returns the set of an index.
+            stage: as in `patch_edges`.
+            run: as in `patch_edges`.
+            tell: receives the indices of a batch and its metric (pairs, batch).
         """
         pairs = len(self._task.pairs)
         most = max(1, min(_CELLS_BYTES // self._task.graph.mask.size, _MAX_PATCHES // pairs))
@@ -120,13 +120,13 @@ class PairRuns:
     async def patch_paths(
         self, grids: Sequence[experiment_pb2.PathGrid], run: experiment_pb2.SweptRun.ValueType, stage: str
     ) -> SweepResult:
-        """Paths."""
+        """Patches paths."""
         request = self._request(run)
         request.paths.extend(grids)
         return await self._sweep(request, stage, 0, 0)
 
     async def attribute(self, how: str, run: experiment_pb2.SweptRun.ValueType, **fields: Any) -> AttributionResult:
-        """What gradients say, of every pair."""
+        """Gradient-based attribution of each pair."""
         asked = self._task
         request = experiment_pb2.AttributeRequest(
             model_id=asked.model.model_id,
@@ -148,15 +148,15 @@ class PairRuns:
         return result
 
     def by_pair(self, values: NDArray[np.floating]) -> Values:
-        """Values whose first axis is left out where there is one pair, with it."""
+        """Values with a pair axis, which results of one pair do not have."""
         return np.asarray(values, np.float64).reshape(len(self._task.pairs), -1)
 
     def unedited(self, run: experiment_pb2.SweptRun.ValueType) -> Values:
-        """The metric of one of the two runs, by pair."""
+        """The metric of one of the unedited runs (pairs,)."""
         return self.clean if run == experiment_pb2.SWEPT_RUN_CLEAN else self.corrupted
 
     def baseline_messages(self) -> list[circuit_pb2.CircuitPartial]:
-        """What is told of the unedited runs."""
+        """The metrics of the unedited runs as messages."""
         return [
             circuit_pb2.CircuitPartial(
                 baseline=experiment_pb2.PairBaseline(pair=pair, clean=clean, corrupted=corrupted)
@@ -186,6 +186,6 @@ class PairRuns:
         return result
 
     def _tokens(self, result: SweepResult | None = None) -> int:
-        """Of the clean prompts."""
+        """The number of tokens of the clean prompts."""
         pairs = self.tokens if result is None or result.plan is None else result.plan.pairs
         return sum(len(pair.clean.ids) for pair in pairs)

@@ -1,4 +1,4 @@
-"""Requests for circuits, checked before anything runs."""
+"""Validation of requests for circuits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GRADIENT_METHODS = (
     pb.CIRCUIT_METHOD_EAP_IG,
 )
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the edges (Mueller et al. 2025, arXiv:2504.13151)."""
+"""Circuit sizes as shares of the edges (Mueller et al. 2025, arXiv:2504.13151)."""
 DEFAULT_SIGNIFICANCE = 0.001
 _DEFAULT_STEPS = 5
 _DEFAULT_MINIMALITY_BOUND = 0.01
@@ -32,14 +32,14 @@ _DEFAULT_MINIMALITY_BOUND = 0.01
 
 @dataclass(frozen=True, slots=True)
 class CircuitTask:
-    """The prompts of a request, and how they are scored.
+    """The task of a circuit: pairs of prompts and their metric.
 
     Args:
-        model: what runs.
-        graph: of the model.
+        model: the model.
+        graph: the graph of the model.
         pairs: clean and corrupted prompts.
         metric: how runs are scored.
-        dataset: where the pairs come from.
+        dataset: the origin of the pairs.
     """
 
     model: RemoteModel
@@ -51,13 +51,13 @@ class CircuitTask:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryJob:
-    """What is searched for.
+    """The validated request of a search.
 
     Args:
-        asked: on which prompts.
-        search: with its defaults filled in, but for the threshold of ACDC, which goes by the metric.
-        evaluation: with its defaults filled in.
-        name: of the circuit.
+        task: the prompts and their metric.
+        search: the search with defaults filled in, except the threshold of ACDC, which depends on the metric.
+        evaluation: what is measured, with defaults filled in.
+        name: the name of the circuit.
     """
 
     task: CircuitTask
@@ -89,10 +89,10 @@ class EvaluationJob:
 async def validate_discovery(
     request: pb.DiscoverCircuitRequest, model: RemoteModel, settings: AnalysisSettings
 ) -> DiscoveryJob:
-    """A search.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError: names the field.
+        InvalidRequestError, UnavailableSiteError: `field` is the offending field.
     """
     search = _search(request.search)
     if search.method in GRADIENT_METHODS and request.metric.WhichOneof("kind") == "rank":
@@ -115,10 +115,10 @@ async def validate_discovery(
 async def validate_evaluation(
     request: pb.EvaluateCircuitRequest, model: RemoteModel, settings: AnalysisSettings
 ) -> EvaluationJob:
-    """Checks a request against its model.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError: names the field.
+        InvalidRequestError, UnavailableSiteError: `field` is the offending field.
     """
     options = _evaluation(request.evaluation)
     if options.skip:

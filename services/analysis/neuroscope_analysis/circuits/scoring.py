@@ -1,6 +1,6 @@
-"""What each edge or node is worth: the change of the metric, were what it carries that of the other run.
+"""Scores of edges or nodes: the change of the metric when they carry the activation of the other run.
 
-Patching runs the model for each of them, gradients say of all at once what that would give to first order.
+Patching runs the model for each of them; gradients approximate all of them to first order.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from neuroscope_analysis.circuits.request import DiscoveryJob
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores in units of the metric, the mean over the pairs; NaN where there is none.
+    """Scores in units of the metric, averaged over the pairs; NaN for missing ones.
 
     Args:
-        edges: (sender, receiver); None where nodes are scored.
-        nodes: (sender,); None where edges are scored.
+        edges: (sender, receiver); None if nodes are scored.
+        nodes: (sender,); None if edges are scored.
     """
 
     edges: NDArray[np.float64] | None = None
@@ -44,7 +44,7 @@ class Scores:
 
 
 async def compute_scores(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> Scores:
-    """Scores of all edges or nodes, but by ACDC, which scores as it goes; edges that are patched are told at once."""
+    """Scores all edges or nodes, by any method except ACDC; reports patched edges as they come."""
     search = job.search
     match search.method:
         case pb.CIRCUIT_METHOD_ACTIVATION_PATCHING:
@@ -63,7 +63,7 @@ async def compute_scores(job: DiscoveryJob, runs: PairRuns, events: EventQueue) 
 
 
 async def _patched_edges(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> NDArray[np.float64]:
-    """Each edge alone."""
+    """Patches each edge alone."""
     graph, run = job.task.graph, job.search.edited_run
     edges, found = np.argwhere(graph.mask), np.full(graph.mask.shape, np.nan)
 
@@ -84,7 +84,7 @@ async def _patched_edges(job: DiscoveryJob, runs: PairRuns, events: EventQueue) 
 async def _send_scores(
     graph: ComponentGraph, scores: NDArray[np.float64], edges: NDArray[np.int64], events: EventQueue
 ) -> None:
-    """Tells scores of edges (edge, 2), rows and columns of the scores."""
+    """Sends the scores of edges (edge, 2), which index rows and columns."""
     told = pb.CircuitEdges()
     for row, column in edges.tolist():
         score = float(scores[row, column])
@@ -93,7 +93,7 @@ async def _send_scores(
 
 
 async def _patched_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float64]:
-    """Each node's output, for all that read it: all of its edges."""
+    """Patches the output of each node for all its receivers."""
     graph, run = job.task.graph, job.search.edited_run
     rows = np.eye(len(graph.senders), dtype=bool)[:, :, None] & graph.mask[None]
     values = await runs.patch_edges(rows, "patching nodes", run)
@@ -101,7 +101,7 @@ async def _patched_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float6
 
 
 async def _patched_paths(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> NDArray[np.float64]:
-    """Paths from each sender to each receiver, directly or through the MLPs between (Wang et al. 2022)."""
+    """Patches paths from each sender to each receiver, directly or through MLPs (Wang et al. 2022)."""
     graph, run = job.task.graph, job.search.edited_run
     found = np.full(graph.mask.shape, np.nan)
     readers = sorted(range(len(graph.receivers)), key=lambda column: graph.sender_counts[column])
@@ -121,7 +121,7 @@ async def _patched_paths(job: DiscoveryJob, runs: PairRuns, events: EventQueue) 
 
 
 async def _attributed_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float64]:
-    """Each node's output, to first order."""
+    """Approximates patching of each node's output to first order."""
     graph, run = job.task.graph, job.search.edited_run
     places = [Place.of(sender) for sender in graph.senders]
     heads = sorted({place.layer for place in places if place.head is not None and place.layer is not None})
@@ -152,10 +152,10 @@ def _sender(component: str, layer: int, head: int) -> str:
 
 
 def _mean_over_pairs(runs: PairRuns, values: NDArray[np.float32], shape: tuple[int, ...]) -> Values:
-    """Over the pairs."""
+    """The mean over the pairs."""
     return runs.by_pair(values).mean(axis=0).reshape(shape)
 
 
 def node_scores(graph: ComponentGraph, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores of nodes from those of the edges that leave them."""
+    """The score of a node: the sum over its outgoing edges."""
     return np.nansum(np.where(graph.mask, edges, np.nan), axis=1)

@@ -1,4 +1,4 @@
-"""Which edges are kept: the strongest by their scores, so many as the search asks for."""
+"""Selection of edges by their scores."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SIZES_PER_ROUND = 8
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Edges or nodes by their scores.
+    """Edges or nodes ranked by score.
 
     Args:
-        graph: of the model.
-        scored: their scores.
-        of_nodes: whether nodes are chosen, each with all edges between them.
-        keeps_dangling: whether edges stay that no path leads through from input to logits.
+        graph: the graph of the model.
+        scores: the scores.
+        of_nodes: ranks nodes; a circuit has all edges between its nodes.
+        keeps_dangling: keeps edges that are on no path from input to logits.
     """
 
     graph: ComponentGraph
@@ -35,11 +35,11 @@ class Ranking:
 
     @property
     def count(self) -> int:
-        """How many edges or nodes there are."""
+        """Number of edges or nodes."""
         return len(self.graph.senders) if self.of_nodes else self.graph.edge_count
 
     def strongest(self, extent: Extent) -> Mask:
-        """The strongest ones, as edges."""
+        """The edges of the strongest ones."""
         if self.of_nodes:
             assert self.scores.nodes is not None
             scores = dict(zip(self.graph.senders, self.scores.nodes.tolist(), strict=True))
@@ -50,12 +50,12 @@ class Ranking:
         return chosen if self.keeps_dangling else self.graph.live(chosen)
 
     def of_size(self, size: float) -> Mask:
-        """So large a share of all."""
+        """The edges of a share of all."""
         return self.graph.mask if size == 1 else self.strongest(Extent(size=size))
 
 
 async def select_edges(ranking: Ranking, search: pb.CircuitSearch, runs: PairRuns) -> Mask:
-    """The edges that a search asks for."""
+    """The edges of a search."""
     match search.WhichOneof("extent"):
         case "count":
             return ranking.strongest(Extent(count=search.count))
@@ -68,9 +68,9 @@ async def select_edges(ranking: Ranking, search: pb.CircuitSearch, runs: PairRun
 
 
 async def _smallest_faithful(ranking: Ranking, least: float, runs: PairRuns) -> Mask:
-    """The smallest circuit that is so faithful, several sizes between too few and enough at a time.
+    """The smallest circuit with a minimum faithfulness, by a search that tries several sizes at a time.
 
-    Faithfulness is taken to grow with size; where it does not, a smaller circuit may do as well.
+    It assumes that faithfulness grows with size; otherwise a smaller circuit may exist.
     """
     graph = ranking.graph
     below, enough = 0, ranking.count

@@ -1,7 +1,7 @@
-"""A comparison of attention patterns, from its request to its result, as the events of its stream.
+"""The run of a comparison of attention patterns.
 
-Rows of the first prompt are held while those of the second come, a few layers or, of long prompts, a few queries at a
-time: as many as fit a few chunks.
+Rows of the first prompt are kept until those of the second arrive: a few layers at a time, or a few queries of long
+prompts, as many as fit in a few chunks.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What is held at a time: all layers with all queries, some layers, or some queries of a layer."""
+    """The rows in memory at a time: layers with all queries, or some queries of one layer."""
 
     layers: Sequence[int]
     queries: slice
-    """Of the aligned ones."""
+    """A slice of the aligned queries."""
 
 
 class AttentionComparison:
@@ -52,7 +52,7 @@ class AttentionComparison:
         self._timer = ProgressTimer()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then the arrays, then the result."""
+        """The plan, the arrays and the result."""
         job = self._job
         yield pb.CompareAttentionResponse(plan=self._plan())
         async with aclosing(self._arrays.stream(self._read(), self._divergences.arrays)) as read:
@@ -103,14 +103,14 @@ class AttentionComparison:
                 yield _Batch([layer], slice(start, start + queries))
 
     async def _read(self) -> AsyncGenerator[Event, None]:
-        """Divergences of every part."""
+        """Computes divergences batch by batch."""
         parts = list(self._batches())
         for index, part in enumerate(parts):
             yield pb.CompareAttentionResponse(progress=self._timer.progress("reading prompts", index, len(parts)))
             await self._compare(part)
 
     async def _compare(self, part: _Batch) -> None:
-        """Reads the same part of both prompts and counts it in."""
+        """Captures a batch of both prompts and adds its divergences."""
         job, alignment = self._job, self._job.alignment
         both: list[AlignedRows] = []
         for tokens, places in zip(job.prompts, (alignment.first, alignment.second), strict=True):

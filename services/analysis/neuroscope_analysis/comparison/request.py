@@ -1,4 +1,4 @@
-"""A request for a comparison of attention, validated against its model before anything runs."""
+"""Validation of requests for comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroscope_analysis.settings import AnalysisSettings
 
 @dataclass(frozen=True, slots=True)
 class ComparisonJob:
-    """What is to be done."""
+    """A validated request."""
 
     model: RemoteModel
     prompts: tuple[Tokens, Tokens]
@@ -27,10 +27,10 @@ class ComparisonJob:
 async def validate(
     request: pb.CompareAttentionRequest, model: RemoteModel, settings: AnalysisSettings
 ) -> ComparisonJob:
-    """Checks a request against its model.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     layers = layers_with_component(request.layers, model, ATTENTION_PATTERN, "attention patterns")
     first = await model.tokenize_prompt(request.first, "first")

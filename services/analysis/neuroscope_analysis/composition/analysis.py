@@ -1,4 +1,4 @@
-"""A measurement of composition, from its request to its result, as the events of its stream."""
+"""The run of a measurement of composition."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CompositionMeasurement:
         self._timer = ProgressTimer()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then the arrays, then the result."""
+        """The plan, the arrays and the result."""
         job = self._job
         yield pb.MeasureCompositionResponse(
             plan=pb.CompositionPlan(
@@ -56,7 +56,7 @@ class CompositionMeasurement:
     async def _score(
         self, known: list[HeadFactors], found: dict[str, NDArray[np.float32]]
     ) -> AsyncGenerator[Event, None]:
-        """Scores of every layer with those before it."""
+        """Scores each layer with all earlier layers."""
         job = self._job
         for place, layer in enumerate(job.layers):
             yield pb.MeasureCompositionResponse(

@@ -1,4 +1,4 @@
-"""A request for a measurement of composition, validated against its model before anything runs."""
+"""Validation of requests for composition scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RANDOM_PAIRS, _MAX_RANDOM_PAIRS = 64, 4096
 
 @dataclass(frozen=True, slots=True)
 class CompositionJob:
-    """What is to be done."""
+    """A validated request."""
 
     model: RemoteModel
     layers: list[int]
@@ -30,10 +30,10 @@ class CompositionJob:
 async def validate(
     request: pb.MeasureCompositionRequest, model: RemoteModel, settings: AnalysisSettings
 ) -> CompositionJob:
-    """Checks a request against its model.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError: names the field.
+        InvalidRequestError, UnavailableSiteError: `field` is the offending field.
     """
     count = request.random_pairs or _RANDOM_PAIRS
     if not 2 <= count <= _MAX_RANDOM_PAIRS:
@@ -59,7 +59,7 @@ async def validate(
 
 
 def _warnings(plan: Weights, layers: list[int]) -> list[str]:
-    """What weights alone do not say on this model."""
+    """What composition scores do not account for on this model."""
     facts = [plan.layer(layer) for layer in layers]
     found: list[str] = []
     if any(fact.is_rotary for fact in facts):

@@ -1,14 +1,13 @@
-"""How much a head can read of what an earlier one writes (Elhage et al. 2021, "A Mathematical Framework ...").
+"""Composition scores of heads (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
 
-    Q    |W_OV^1 W_QK^2|   / (|W_OV^1| |W_QK^2|)      Frobenius norms; activations are multiplied from the left
+    Q    |W_OV^1 W_QK^2|   / (|W_OV^1| |W_QK^2|)      Frobenius norms; activations are row vectors
     K    |W_OV^1 W_QK^2^T| / (|W_OV^1| |W_QK^2|)
     V    |W_OV^1 W_OV^2|   / (|W_OV^1| |W_OV^2|)
 
-Heads are thin: W_OV = W_V W_O and W_QK = W_Q W_K^T are never multiplied out. A Frobenius norm does not change with a
-rotation, so that a factor that meets nothing else is as good as the triangle of its QR decomposition, which is as wide
-as a head. The gain of the norm that the reader reads through is in its matrices, and so is its centring, where it has
-one: then what a writer adds to all of the stream alike is left out. The gain of a norm behind attention is in the
-writer's.
+The low-rank products W_OV = W_V W_O and W_QK = W_Q W_K^T are never formed. The Frobenius norm is invariant under
+rotation, so an outer factor is replaced by the R of its QR decomposition (d_head, d_head). The reader's matrices
+include the gain of its input norm and, for LayerNorm, its centring. The writer's include the gain of a norm after
+attention.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ KINDS = {
     "k_composition": pb.COMPOSITION_KIND_K,
     "v_composition": pb.COMPOSITION_KIND_V,
 }
-"""Arrays of the result, and what they are."""
+"""Arrays of the result by kind."""
 _MIN_NORM = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
 class HeadFactors:
-    """The heads of one layer, as writers and as readers.
+    """Factors of the heads of one layer, as writers and as readers.
 
     Args:
-        written: what a head writes into the stream (head, d_head, d_model), of the Frobenius norm of its W_OV.
-        read: by array, what a head reads of the stream (head, d_model, d_head), likewise of W_QK or W_OV.
+        written: (head, d_head, d_model), with the Frobenius norm of W_OV.
+        read: by array (head, d_model, d_head), with the Frobenius norm of W_QK or W_OV.
     """
 
     written: Matrix
@@ -46,7 +45,7 @@ class HeadFactors:
 
     @classmethod
     def from_weights(cls, weights: Weights, layer: int) -> HeadFactors:
-        """Those of a layer whose W_Q, W_K, W_V, W_O and norms have been read."""
+        """The factors of a layer; `weights` has its W_Q, W_K, W_V, W_O and norms."""
         queries, values, outputs = (weights.of(name, layer).astype(np.float64) for name in ("W_Q", "W_V", "W_O"))
         keys = weights.of("W_K", layer).astype(np.float64)
         shared = [weights.key_value_head(head) for head in range(len(queries))]
@@ -63,7 +62,7 @@ class HeadFactors:
 
     @classmethod
     def from_matrices(cls, queries: Matrix, keys: Matrix, values: Matrix, outputs: Matrix) -> HeadFactors:
-        """Of matrices: queries, keys and values (head, d_model, d_head), outputs (head, d_head, d_model)."""
+        """The factors of queries, keys and values (head, d_model, d_head) and outputs (head, d_head, d_model)."""
         of_outputs = outputs.swapaxes(1, 2)
         return cls(
             _qr_triangle(values) @ outputs,
@@ -76,7 +75,7 @@ class HeadFactors:
 
 
 def composition_scores(writers: HeadFactors, readers: HeadFactors, kind: str) -> Matrix:
-    """The scores of every head of a layer with every one of a later layer (writer, reader)."""
+    """Scores of all heads of a layer with all heads of a later layer (writer, reader)."""
     read = readers.read[kind]
     rows, inner, width = writers.written.shape
     columns, _, outer = read.shape
@@ -87,13 +86,13 @@ def composition_scores(writers: HeadFactors, readers: HeadFactors, kind: str) ->
 
 
 def random_baselines(width: int, d_head: int, count: int, seed: int) -> Iterable[pb.CompositionBaseline]:
-    """What heads score whose factors are drawn from a normal distribution.
+    """Scores of heads with normally distributed random factors.
 
     Args:
-        width: of the residual stream.
-        d_head: of a head.
-        count: pairs that are drawn.
-        seed: of the draws.
+        width: d_model.
+        d_head: d_head.
+        count: number of random pairs.
+        seed: seed of the draws.
     """
     random = np.random.default_rng(seed)
 
@@ -108,7 +107,7 @@ def random_baselines(width: int, d_head: int, count: int, seed: int) -> Iterable
 
 
 def _qr_triangle(matrix: Matrix) -> Matrix:
-    """Of each head (head, d_model, d_head): the triangle of its QR decomposition (head, d_head, d_head)."""
+    """The R of the QR decomposition of each head (head, d_head, d_head)."""
     return np.asarray(np.linalg.qr(matrix, mode="r"), np.float64)
 
 

@@ -1,8 +1,8 @@
-"""A search for interactions of heads, from its request to its result, as the events of its stream.
+"""The run of a search for interactions between heads.
 
-What a head writes is replaced by what it writes in the corrupted run, for the queries, keys or values of one later head
-alone; everything behind that one is computed again (path patching: Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill
-et al. 2023, arXiv:2304.05969). Heads that have no effect when all that they write is replaced are left out first.
+Path patching (Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969): the output of a head
+is replaced by that of the corrupted run for the queries, keys or values of one later head only; everything after that
+head is recomputed. Heads whose whole output has no effect are skipped.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class InteractionMap:
         self._kept_count = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
+        """The plan, partial results and the result."""
         job = self._job
         yield pb.MapInteractionsResponse(
             plan=pb.InteractionPlan(
@@ -85,7 +85,7 @@ class InteractionMap:
         )
 
     async def _search(self) -> AsyncGenerator[Event, None]:
-        """Effects of heads, then of the paths between those that have one."""
+        """Patches heads, then the paths between heads with an effect."""
         job = self._job
         yield self._progress("patching heads", 0, 1)
         heads = await self._heads_with_effect()
@@ -98,7 +98,7 @@ class InteractionMap:
             yield pb.MapInteractionsResponse(partial=pb.InteractionPartial(tried=tried))
 
     async def _heads_with_effect(self) -> list[Head]:
-        """Heads whose whole output matters, in the order of their layers; it fills in what it does."""
+        """Heads whose whole output has an effect, by layer; also stores the effects."""
         job = self._job
         written = self._patching().heads(layers=job.layers)
         scores = (await job.model.sweep(written.scored_by(job.metric), "patching heads"))[HEAD_OUTPUT]
@@ -113,7 +113,7 @@ class InteractionMap:
         ]
 
     async def _patch_paths(self, heads: Sequence[Head], receivers: Sequence[Receiver]) -> list[pb.HeadInteraction]:
-        """Patches the paths of all heads that come before some receivers."""
+        """Patches the paths from all earlier heads to some receivers."""
         job = self._job
         senders = [head for head in heads if receivers[0].is_reached_by(head)]
         if not senders:
@@ -129,7 +129,7 @@ class InteractionMap:
         ]
 
     def _interaction(self, sender: Head, receiver: Receiver, lost: MetricChanges) -> pb.HeadInteraction:
-        """The effect of a path; it fills it in."""
+        """The effect of a path as a message; also stores it."""
         effect, error = float(lost.mean()), float(standard_error(lost))
         place: tuple[int, ...] = (self._places[sender[0]], sender[1])
         if receiver.head is not None:
@@ -147,7 +147,7 @@ class InteractionMap:
         )
 
     def _significant(self) -> list[pb.HeadInteraction]:
-        """Those that are more than noise, strongest first."""
+        """Significant interactions, strongest first."""
         chances = np.array([each.p_value for each in self._tested])
         found = [
             each

@@ -1,4 +1,4 @@
-"""A request for interactions of heads, checked against its model before anything runs."""
+"""Validation of requests for interactions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from neuroscope_analysis.significance import DEFAULT_LEAST_EFFECT, DEFAULT_SIGNI
 
 @dataclass(frozen=True, slots=True)
 class InteractionJob:
-    """What is to be done."""
+    """A validated request."""
 
     model: RemoteModel
     clean: list[list[int]]
     corrupted: list[list[int]]
     metric: Metric
     sign: int
-    """What the metric's loss is multiplied with: -1 where less of it is better."""
+    """-1 if a lower metric is better, else 1."""
     metric_description: str
     layers: list[int]
     head_count: int
@@ -39,10 +39,10 @@ class InteractionJob:
 async def validate(
     request: pb.MapInteractionsRequest, model: RemoteModel, settings: AnalysisSettings
 ) -> InteractionJob:
-    """Checks a request against its model.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     significance.check_ranges(
         request.least_effect, request.false_discovery_rate, "least_effect", "false_discovery_rate"

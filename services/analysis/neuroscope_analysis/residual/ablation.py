@@ -1,7 +1,7 @@
-"""What the attention and the MLP of each layer are worth to the answer: the metric as it is less that with their mean.
+"""Mean ablation of the attention and the MLP of each layer.
 
-Mean ablation: what a layer's attention or MLP writes is replaced, at every position, by its mean over the reference
-prompts and their positions.
+The output is replaced at every position by its mean over the reference prompts and their positions. The effect is the
+metric of the unablated run minus that of the ablated one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from neuroscope_analysis.residual.activation_chunks import Floats
 from neuroscope_analysis.residual.attribution import LogitTarget
 
 EFFECTS = {"attn_out": "ablated_attention", "mlp_out": "ablated_mlp"}
-"""Names of arrays by the component that is ablated."""
+"""Names of arrays by ablated component."""
 
 
 def answer_metric(asked: Sequence[LogitTarget], position: int) -> Metric:
-    """The difference of two logits, or the log-probability of one answer.
+    """The logit difference of two tokens, or the log-probability of one.
 
     Args:
-        asked: of each prompt.
-        position: as the request names it.
+        targets: the target of each prompt.
+        position: the position of the request.
     """
     answers = [each.answer for each in asked]
     others = [each.other for each in asked if each.other is not None]
@@ -34,7 +34,7 @@ def answer_metric(asked: Sequence[LogitTarget], position: int) -> Metric:
 
 
 def metric_name(asked: LogitTarget) -> str:
-    """In words."""
+    """The metric in words."""
     return (
         "the answer's log-probability, in nats" if asked.other is None else "the answer's logit less that of the other"
     )
@@ -47,14 +47,14 @@ async def ablation_effects(
     asked: Sequence[LogitTarget],
     position: int,
 ) -> tuple[list[dict[str, Floats]], list[float]]:
-    """For each prompt, by array name, the effect of each layer (layer,), NaN where there is none; and the metric.
+    """Effects by array name (layer,) for each prompt, NaN for missing components; and the metric of each prompt.
 
     Args:
-        model: what runs.
+        model: the model.
         prompts: token ids.
-        references: whose mean is taken; none: the prompts.
-        asked: of each prompt.
-        position: as the request names it.
+        references: prompts for the mean; empty: `prompts`.
+        targets: the target of each prompt.
+        position: the position of the request.
     """
     count = model.info.model.num_layers
     layers = {component: model.layers(component) for component in EFFECTS}

@@ -1,4 +1,4 @@
-"""Pieces of a capture joined again: everything that was captured at the same positions of a prompt."""
+"""Chunks of a capture: all activations at the same positions of a prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroscope.wire.frames import TensorPiece
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 ActivationKey = tuple[str, int, tensor_pb2.Reduced.ValueType]
-"""Component, layer (-1: of none) and what of it."""
+"""Component, layer (-1: none) and reduction."""
 UNREDUCED = tensor_pb2.REDUCED_UNSPECIFIED
 
 
@@ -24,8 +24,8 @@ class ActivationChunk:
     """Activations of some positions of one row.
 
     Args:
-        pieces: by place; without the batch axis they are (position, ...), patterns (head, query, key).
-        row: of the capture.
+        pieces: pieces by key; without the batch axis they are (position, ...), patterns (head, query, key).
+        row: row of the capture.
     """
 
     pieces: Mapping[ActivationKey, TensorPiece]
@@ -35,13 +35,13 @@ class ActivationChunk:
         return (*place, UNREDUCED) in self.pieces
 
     def array(self, component: str, layer: int = -1, reduced: tensor_pb2.Reduced.ValueType = UNREDUCED) -> Floats:
-        """What was captured there."""
+        """The activation, without the batch axis."""
         return np.asarray(self.pieces[component, layer, reduced].array[0], np.float32)
 
     def positions(
         self, component: str, layer: int = -1, reduced: tensor_pb2.Reduced.ValueType = UNREDUCED
     ) -> Positions:
-        """The positions of that, from the beginning of the prompt."""
+        """The positions of the activation in the prompt."""
         piece = self.pieces[component, layer, reduced]
         axis = list(piece.spec.axes).index(tensor_pb2.AXIS_POSITION)
         return np.asarray(
@@ -51,10 +51,10 @@ class ActivationChunk:
 
 @dataclass(slots=True)
 class ChunkAssembler:
-    """Holds the pieces of one chunk of a row until the next one begins.
+    """Assembles pieces to chunks.
 
     Args:
-        use: what is done with a whole chunk.
+        consume: receives each complete chunk.
     """
 
     consume: Callable[[ActivationChunk], Awaitable[None]]
@@ -62,7 +62,7 @@ class ChunkAssembler:
     _pieces: dict[ActivationKey, TensorPiece] = field(default_factory=dict[ActivationKey, TensorPiece])
 
     async def add(self, piece: TensorPiece) -> None:
-        """Takes in a piece; rows come one after another, and all of a chunk before anything of the next."""
+        """Adds a piece. Rows come one after another, and chunks of a row one after another."""
         site = piece.spec.site
         place = (site.component, site.layer if site.HasField("layer") else -1, piece.spec.reduced)
         if piece.row != self._row or place in self._pieces:
@@ -70,19 +70,19 @@ class ChunkAssembler:
         self._row, self._pieces[place] = piece.row, piece
 
     async def finish(self) -> None:
-        """Hands out what there is; after the last piece."""
+        """Passes on the last chunk; call it after the last piece."""
         if self._pieces:
             chunk, self._pieces = ActivationChunk(self._pieces, self._row), {}
             await self.consume(chunk)
 
     def reset(self) -> ChunkAssembler:
-        """Forgets what there is: a capture begins, or begins anew."""
+        """Drops all pieces, at the start of a capture."""
         self._pieces.clear()
         return self
 
     @classmethod
     def in_thread(cls, add: Callable[[ActivationChunk], None]) -> ChunkAssembler:
-        """One whose chunks are worked on in a thread."""
+        """An assembler whose chunks are processed in a thread."""
 
         async def use(chunk: ActivationChunk) -> None:
             await asyncio.to_thread(add, chunk)

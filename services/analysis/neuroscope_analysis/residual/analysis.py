@@ -1,4 +1,4 @@
-"""An analysis of the residual stream from its request to its result, as the events of its stream."""
+"""The run of an analysis of the residual stream."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from neuroscope_analysis.residual.request import (
 )
 
 _GRAM_BYTES = 64 * 2**20
-"""What routing holds of the values of the layers that it looks at together."""
+"""Maximum memory of the Gram matrices of routing."""
 
 
 class ResidualAnalysis:
@@ -49,7 +49,7 @@ class ResidualAnalysis:
         self._findings: list[pb.ResidualPartial] = []
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
+        """The plan, partial results and the result."""
         job, model = self._job, self._job.model
         yield pb.AnalyzeResidualStreamResponse(plan=plans.plan_message(job, self._arrays))
         for index in range(len(job.prompts)):
@@ -79,7 +79,7 @@ class ResidualAnalysis:
         )
 
     async def _most_likely_token(self, prompt: int) -> int | None:
-        """What the model finds likeliest at the position, where no answer is named."""
+        """The model's top token at the position, if the request names no answer."""
         job = self._job
         if not job.needs_model_answer(prompt):
             return None
@@ -99,7 +99,7 @@ class ResidualAnalysis:
         return found[-1]
 
     async def _analyze_prompts(self) -> AsyncGenerator[Event, None]:
-        """Contributions, attribution and lenses of every prompt, in one reading of each."""
+        """Contributions, attribution and lenses of each prompt, from one capture."""
         job, count = self._job, len(self._job.prompts)
         end = await LMHead.read(job.model) if ATTRIBUTION in job.parts else None
         neurons: dict[int, tuple[Doubles, PostNorm]] = {}
@@ -118,7 +118,7 @@ class ResidualAnalysis:
                 yield self._partial(partial)
 
     async def _routing(self) -> AsyncGenerator[Event, None]:
-        """Routes of every prompt, some layers at a time."""
+        """Routing of each prompt, a group of layers at a time."""
         job, count = self._job, len(self._job.prompts)
         for index, tokens in enumerate(job.prompts):
             of_layer = 4 * len(tokens) * max(len(each.output) for each in self._heads.values()) ** 2
@@ -145,7 +145,7 @@ class ResidualAnalysis:
         await reader.finish()
 
     async def _ablation(self) -> AsyncGenerator[Event, None]:
-        """Effects of ablating layers, of all prompts in one sweep."""
+        """Ablation effects of all prompts, from one sweep."""
         job = self._job
         yield self._progress("ablating layers", 0, 1)
         found, metrics = await ablation.ablation_effects(
@@ -162,7 +162,7 @@ class ResidualAnalysis:
             yield self._partial(pb.ResidualPartial(ablated=ablated))
 
     async def _flow(self) -> AsyncGenerator[Event, None]:
-        """The flow of information of every pair."""
+        """The information flow of each pair."""
         job = self._job
         flow = FlowSearch(job.model, job.components, self._heads, job.limits)
         for index, (clean, corrupted) in enumerate(zip(job.prompts, job.corrupted, strict=True)):

@@ -1,8 +1,7 @@
-"""Direct logit attribution of one prompt at one position: what each component adds to a logit, or to a difference.
+"""Direct logit attribution of one prompt at one position.
 
-Elhage et al. 2021; TransformerLens' `logit_attrs`. The final norm is frozen at what it divides by in the run, its mean
-is subtracted from every component, its bias and that of the unembedding are constants. The sum is the logit before the
-softcap.
+Elhage et al. 2021; TransformerLens' `logit_attrs`. The final norm is frozen: each component is centred and divided by
+the scale of the run; the biases of norm and unembedding are constants. The sum is the logit before the softcap.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ COMPONENTS, HEADS, BIASES = "direct", "direct_head", "direct_head_bias"
 
 @dataclass(frozen=True, slots=True)
 class LogitTarget:
-    """What is asked of a prompt.
+    """The logit, or logit difference, that is attributed.
 
     Args:
-        position: where the answer is predicted.
-        answer: its token.
-        other: what it is compared with; None: nothing.
+        position: the position that predicts the answer.
+        answer: token id of the answer.
+        other: token id to compare with; None: none.
     """
 
     position: int
@@ -39,21 +38,21 @@ class LogitTarget:
 
     @property
     def tokens(self) -> list[int]:
-        """The answer, and the other one."""
+        """The answer and the other token, if any."""
         return [self.answer] if self.other is None else [self.answer, self.other]
 
 
 @dataclass(slots=True)
 class DirectLogitAttribution:
-    """Of one prompt.
+    """The attribution of one prompt.
 
     Args:
-        asked: which logit.
-        components: what writes.
-        heads: by layer; empty: they are left out.
-        end: of the model.
-        neurons: by layer, what each neuron writes along the logits of all prompts, and what stands behind it.
-        prompt: which of these.
+        target: the logit or logit difference.
+        components: components that write.
+        heads: heads by layer; empty: no heads.
+        end: final norm and unembedding.
+        neurons: by layer, each neuron's write along the targets of all prompts, and its post norm.
+        prompt: index of the prompt.
     """
 
     target: LogitTarget
@@ -64,19 +63,19 @@ class DirectLogitAttribution:
     prompt: int
     arrays: dict[str, Floats] = field(default_factory=dict[str, Floats])
     divisor: float = 0.0
-    """What the final norm divides by."""
+    """The divisor of the final norm."""
     sums: list[float] = field(default_factory=list[float])
-    """Of all components and constants, for each token."""
+    """The sum of contributions and constants for each token."""
     activations: dict[int, Doubles] = field(default_factory=dict[int, Doubles])
-    """Of neurons, by layer (d_mlp,)."""
+    """Activations of neurons by layer (d_mlp,)."""
     neuron_logits: dict[int, Doubles] = field(default_factory=dict[int, Doubles])
 
     def direction(self) -> Doubles:
-        """What raises the logit, or the difference, before the norm divides (d_model,)."""
+        """The direction of the target in the residual stream, before the divisor (d_model,)."""
         return logit_direction(self.end, self.target)
 
     def add(self, chunk: ActivationChunk) -> None:
-        """Looks at the position, if the chunk has it."""
+        """Attributes the target, if the chunk has its position."""
         last = self.components.layer_count - 1
         (found,) = np.nonzero(chunk.positions(RESID_POST, last) == self.target.position)
         if not found.size:
@@ -119,12 +118,12 @@ class DirectLogitAttribution:
     def to_message(
         self, logits: Sequence[float], texts: Mapping[int, str], neurons: Sequence[pb.AttributedNeuron]
     ) -> pb.LogitAttribution:
-        """The message.
+        """The attribution as a message.
 
         Args:
-            logits: the model's, of the tokens.
-            texts: of the tokens.
-            neurons: those that were asked for.
+            logits: the model's logits of the tokens.
+            texts: texts of the tokens.
+            neurons: requested neurons.
         """
         tokens = [
             pb.AttributedToken(
@@ -144,7 +143,7 @@ class DirectLogitAttribution:
         )
 
     def selected_neurons(self, strongest: int, named: Sequence[tuple[int, int]]) -> list[pb.AttributedNeuron]:
-        """Neurons by name and the strongest ones, strongest first."""
+        """The named neurons and the strongest ones, strongest first."""
         places = dict.fromkeys(named)
         if strongest:
             for layer, logits in self.neuron_logits.items():
@@ -164,6 +163,6 @@ class DirectLogitAttribution:
 
 
 def logit_direction(end: LMHead, asked: LogitTarget) -> Doubles:
-    """What raises a logit, or a difference of two, before the final norm divides (d_model,)."""
+    """The direction of a logit, or of a difference, in the residual stream, before the divisor (d_model,)."""
     direction = end.direction(asked.answer)
     return direction if asked.other is None else direction - end.direction(asked.other)

@@ -1,4 +1,4 @@
-"""What writes into the residual stream of a model, in the order in which it writes."""
+"""The components that write to the residual stream, in order."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LETTERS = {ATTN_CONTRIB: "a", MLP_CONTRIB: "m"}
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """Something that writes.
+    """A component that writes.
 
     Args:
-        component: that of the contract.
-        layer: -1: of none.
+        component: name in the contract.
+        layer: -1: no layer.
     """
 
     component: str
@@ -27,7 +27,7 @@ class Component:
 
     @property
     def name(self) -> str:
-        """embed, pos, a0, m0."""
+        """The name: embed, pos, a0, m0."""
         return self.component if self.layer < 0 else f"{_LETTERS[self.component]}{self.layer}"
 
 
@@ -36,13 +36,12 @@ EMBED, POSITION = Component("embed"), Component("pos")
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """All that writes.
+    """All components that write.
 
     Args:
-        written: in order; attention and MLP of each layer, as far as there are both.
-        layer_count: of the model.
-        embedding_scale: what token embeddings are multiplied with, where positions have embeddings of their own; None:
-            they have none.
+        written: embeddings, then attention and MLP of each layer.
+        layer_count: number of layers of the model.
+        embedding_scale: scale of token embeddings, if there are position embeddings; else None.
     """
 
     written: list[Component]
@@ -51,10 +50,10 @@ class Components:
 
     @classmethod
     async def from_model(cls, model: RemoteModel) -> Components:
-        """Those of a model.
+        """The components of a model.
 
         Raises:
-            UnavailableSiteError: what some layer writes cannot be captured; says why.
+            UnavailableSiteError: the output of a layer cannot be captured.
         """
         count = model.info.model.num_layers
         there = {name: set(model.layers(name)) for name in (ATTN_CONTRIB, MLP_CONTRIB, RESID_POST, RESID_PRE)}
@@ -66,7 +65,7 @@ class Components:
                 raise _unavailable(model, ATTN_CONTRIB, layer)
         for name in (ATTN_CONTRIB, MLP_CONTRIB):
             for layer in range(count):
-                # A layer may lack one of both; one that has it, and cannot show it, has no sum.
+                # a layer may lack attention or MLP, but the output of an existing one must be captured
                 if layer not in there[name] and "self-test" in _reason(model, name, layer):
                     raise _unavailable(model, name, layer)
         plan = (await model.weights("embedding", content="plan")).plan
@@ -82,11 +81,11 @@ class Components:
 
     @property
     def names(self) -> list[str]:
-        """In order."""
+        """Names in order."""
         return [each.name for each in self.written]
 
     def written_in(self, chunk: ActivationChunk) -> list[Floats]:
-        """What each wrote (position, d_model), in order; embeddings and contributions are in the chunk."""
+        """The output of each component (position, d_model), in order."""
         enters = chunk.array(RESID_PRE, 0)
         if self.embedding_scale is None:
             first = [enters]

@@ -1,13 +1,12 @@
-"""Norms, shares and cosines of what components write into the stream of one prompt, position by position.
+"""Contributions of components to the residual stream r of the last layer, position by position.
 
     norm      |c|
-    share     c . r / |r|^2, r the last stream: shares of all components sum to 1
+    share     c . r / |r|^2; the shares of all components sum to 1
     cosine    c . r / (|c| |r|)
-    stream    the same norm and cosine of the stream before the first layer and behind each
-    drift     1 - cosine of the streams before and behind a layer
+    stream    norm and cosine of the residual stream before the first layer and after each layer
+    drift     1 - cosine between the residual streams before and after a layer
 
-Of heads they are means over positions. Sums are made in float64; that of all components is held against the last
-stream.
+Values of heads are means over positions. Sums are in float64; the sum of all components is compared with r.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ DRIFT = "drift"
 HEAD_ARRAYS = ("head_norm", "head_share", "head_cosine")
 _TINY = 1e-30
 _CHECKED_POSITIONS = 16
-"""Heads are held against what attention writes at so many positions of a chunk, at least: the sum is not cheap."""
+"""Number of positions of a chunk at which the sum of heads is compared with the output of attention."""
 
 
 class ContributionStatistics:
-    """Of one prompt.
+    """Contributions of one prompt.
 
     Args:
-        components: what writes.
-        heads: by layer; empty: heads are left out.
-        length: tokens of the prompt.
+        components: components that write.
+        heads: heads by layer; empty: no heads.
+        length: number of tokens.
     """
 
     def __init__(self, components: Components, heads: Mapping[int, HeadWeights], length: int) -> None:
@@ -50,13 +49,13 @@ class ContributionStatistics:
         self._head_sums = {name: np.full((layers, max_head_count(heads)), np.nan) for name in HEAD_ARRAYS}
         self._length = length
         self.error = 0.0
-        """Largest difference between the sum and the last stream, as a share of the stream's norm."""
+        """Maximum error of the sum of components, relative to the norm of the residual stream."""
         self.head_error = 0.0
-        """Largest difference between heads and their bias, and what attention writes, as a share of its norm; of some
-        positions of each chunk."""
+        """Maximum error of the sum of heads, relative to the norm of attention's output; at some positions of each
+        chunk."""
 
     def add(self, chunk: ActivationChunk) -> None:
-        """Counts the positions of a chunk in."""
+        """Adds a chunk."""
         components = self._components
         at = chunk.positions(RESID_POST, components.layer_count - 1)
         final = chunk.array(RESID_POST, components.layer_count - 1).astype(np.float64)
@@ -115,6 +114,6 @@ class ContributionStatistics:
         return heads.post_norm.divisor(chunk.array("attn_out", layer))
 
     def result_arrays(self) -> dict[str, Floats]:
-        """The arrays by name; NaN where a layer has no such head."""
+        """The arrays by name; NaN for missing heads."""
         heads = {name: (sums / self._length).astype(np.float32) for name, sums in self._head_sums.items()}
         return self.arrays | (heads if self._heads else {})

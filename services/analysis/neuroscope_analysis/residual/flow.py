@@ -1,13 +1,12 @@
-"""Which components read what others wrote, and which of these paths skip layers: by path patching, with what lies
-between.
+"""Information flow between components by path patching, and the edges that skip layers.
 
-Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). An edge's effect is that of its
-direct path alone: the writer's output becomes that of the corrupted run for one reader, everything between keeps what
-it has, and what lies behind the reader is computed anew. An edge skips layers if
+Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). The effect of an edge is that of its
+direct path: one reader reads the writer's output of the corrupted run, components in between keep their activations,
+everything after the reader is recomputed. An edge skips layers if
 
-    at least one whole layer lies between
-    the write arrives as it was: `survival` says so, and tells an edge whose information is erased between
-    nothing between reads it: no other direct path of the writer, to a reader between, has an effect of its own
+    at least one whole layer is in between
+    the write arrives unchanged (`survival`)
+    no component in between reads it: no other direct path of the writer to an earlier reader has an effect
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ from neuroscope_analysis.residual.write_traces import WriteTrace, trace_writes
 
 _DEFAULT_LEAST_EFFECT, _DEFAULT_TOLERANCE, _DEFAULT_MAX_WRITERS = 0.05, 0.1, 64
 _MIN_RELATIVE_DIFFERENCE = 1e-4
-"""Runs that score alike up to this have no difference that anything could carry."""
+"""Minimum relative difference of the metric between both runs."""
 _MIN_RELATIVE_NORM = 1e-5
-"""Writes that differ by less than this share of the largest difference carry nothing."""
+"""Minimum difference of a write, relative to the largest one."""
 _ROW_BYTES = 64 * 2**20
-"""Activations of writers that are followed together, of all layers."""
+"""Memory of the activations of one batch of writers."""
 _CLEAN_BYTES = 128 * 2**20
-"""Activations of the clean run, of all layers, that are held at a time; longer prompts are run once for each part."""
+"""Memory of the activations of the clean run; longer prompts run once for each window of positions."""
 _MAX_ROWS = 16
-"""Writers that are followed together."""
+"""Maximum writers of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """What counts.
+    """Limits of the search.
 
     Args:
-        least_effect: of an edge, as a share of the difference between both runs.
-        tolerance: of what may happen to a write between.
-        max_writers: whose paths are followed.
+        least_effect: minimum effect of an edge, as a share of the difference between both runs.
+        tolerance: tolerated change of a write in between.
+        max_writers: maximum number of writers whose paths are patched.
     """
 
     least_effect: float
@@ -56,10 +55,10 @@ class FlowLimits:
 
     @classmethod
     def from_request(cls, search: pb.FlowSearch) -> FlowLimits:
-        """Those of a request.
+        """The limits of a request.
 
         Raises:
-            InvalidRequestError: one is out of its range.
+            InvalidRequestError: a limit is out of range.
         """
         for name in ("least_effect", "tolerance"):
             value: float = getattr(search, name)
@@ -74,13 +73,13 @@ class FlowLimits:
 
 @dataclass(frozen=True, slots=True)
 class FlowSearch:
-    """Finds the flow of information.
+    """Searches the information flow.
 
     Args:
-        model: what runs.
-        components: of the model.
-        heads: by layer.
-        limits: what counts.
+        model: the model.
+        components: components that write.
+        heads: heads by layer.
+        limits: limits of the search.
     """
 
     model: RemoteModel
@@ -138,7 +137,8 @@ class FlowSearch:
     async def _effects(
         self, pair: tuple[Sequence[int], Sequence[int]], metric: Metric
     ) -> tuple[dict[Writer, float], float, float]:
-        """Of replacing each writer's output, as shares of the difference between both runs; and their metrics."""
+        """Effects of patching each writer's output, as shares of the difference between both runs; and the metrics
+        of both."""
         patching = self._patching(pair).heads(layers=sorted(self.heads)).site("resid_pre", layers=[0])
         mlps = self._mlps()
         if mlps:
@@ -222,6 +222,6 @@ class FlowSearch:
         return readers_of(heads, mlps, self.model.info.model.num_kv_heads, self.components.layer_count)
 
     def _position_bytes(self) -> int:
-        """Activations of a position, of all layers."""
+        """Bytes of the activations at one position in all layers."""
         model = self.model.info.model
         return len(self.components.written) * (model.d_model * 2 + model.num_heads * model.d_head) * 4

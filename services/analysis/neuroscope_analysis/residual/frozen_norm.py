@@ -1,4 +1,4 @@
-"""A norm that is frozen at what it divides by in a run: then it is linear in what it reads."""
+"""A norm with a frozen divisor, which makes it linear."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class FrozenNorm:
-    """(x - mean) / divisor * gain + shift, the mean where it is centred.
+    """(x - mean) / divisor * gain + shift; the mean is subtracted by LayerNorm only.
 
     Args:
         gain: (d_model,).
         shift: (d_model,).
-        is_centred: a LayerNorm and no RMSNorm.
+        is_centred: a LayerNorm; false for RMSNorm.
         epsilon: added to the mean square.
     """
 
@@ -30,13 +30,13 @@ class FrozenNorm:
 
     @classmethod
     def from_weights(cls, weights: Weights, name: str, layer: int | None, width: int) -> FrozenNorm:
-        """A norm of weights that were read with their plan.
+        """A norm of a model.
 
         Args:
-            weights: with `name.w` and `name.b`, as far as the model has them.
+            weights: with `name.w` and `name.b`, if the model has them.
             name: such as final_norm.
-            layer: None for the final one.
-            width: of the stream.
+            layer: None for the final norm.
+            width: d_model.
         """
         places = weights.places
         gain = weights.of(f"{name}.w", layer) if (f"{name}.w", layer) in places else np.ones(width)
@@ -50,19 +50,19 @@ class FrozenNorm:
         return cls(gain.astype(np.float64), shift.astype(np.float64), is_centred, epsilon)
 
     def divisor(self, x: NDArray[np.floating]) -> Doubles:
-        """What it divides vectors (..., d_model) by (...)."""
+        """The divisor of vectors (..., d_model): (...)."""
         read = x.astype(np.float64)
         if self.is_centred:
             read = read - read.mean(axis=-1, keepdims=True)
         return np.sqrt(np.square(read).mean(axis=-1) + self.epsilon)
 
     def apply_transpose(self, read: Doubles) -> Doubles:
-        """The direction before the norm of a direction (..., d_model) that is read behind it, but for the divisor."""
+        """Maps a direction (..., d_model) after the norm to the direction before it, without the divisor."""
         found = read * self.gain
         return found - found.mean(axis=-1, keepdims=True) if self.is_centred else found
 
     def apply(self, written: NDArray[np.floating]) -> Doubles:
-        """What becomes of vectors (..., d_model) that are parts of what it reads, but for divisor and shift."""
+        """Applies the norm to vectors (..., d_model), without divisor and shift."""
         found = written.astype(np.float64)
         if self.is_centred:
             found = found - found.mean(axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
-"""Names of what writes and what reads, and the order in which they do: the inference service's names of paths.
+"""Writers and readers of the residual stream, by their names in paths and their order.
 
-The attention of layer l is 2 l in the order, its MLP 2 l + 1, what enters the first block -1, the logits twice the
-number of layers.
+The order of the attention of layer l is 2 l, of its MLP 2 l + 1, of the input -1, of the logits twice the number of
+layers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """What writes.
+    """A writer.
 
     Args:
-        order: when.
-        head: of attention; None: an MLP, or the input.
+        order: its order.
+        head: head of attention; None for an MLP or the input.
     """
 
     order: int
@@ -24,12 +24,12 @@ class Writer:
 
     @property
     def layer(self) -> int:
-        """-1: the input."""
+        """The layer; -1 for the input."""
         return self.order // 2 if self.order >= 0 else -1
 
     @property
     def name(self) -> str:
-        """input, a0.h3, m0."""
+        """The name: input, a0.h3, m0."""
         if self.order < 0:
             return "input"
         return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}"
@@ -37,10 +37,10 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What reads.
+    """A reader.
 
     Args:
-        order: when.
+        order: its order.
         name: a1.h0<q>, m1, logits.
     """
 
@@ -49,20 +49,20 @@ class Reader:
 
     @property
     def layer(self) -> int:
-        """That of the logits is the number of layers."""
+        """The layer; the number of layers for the logits."""
         return self.order // 2
 
 
 def readers_of(
     attention: Mapping[int, int], mlps: Mapping[int, bool], key_value_heads: int, layer_count: int
 ) -> list[Reader]:
-    """All that read, in their order.
+    """All readers, in order.
 
     Args:
-        attention: heads by layer.
-        mlps: by layer that has one, whether it reads beside the attention and not behind it.
-        key_value_heads: of a layer.
-        layer_count: of the model.
+        attention: number of heads by layer.
+        mlps: layers with an MLP; true if it runs in parallel with attention.
+        key_value_heads: number of key/value heads of a layer.
+        layer_count: number of layers of the model.
     """
     found: list[Reader] = []
     for layer in range(layer_count):
@@ -77,5 +77,5 @@ def readers_of(
 
 
 def layers_between(writer: Writer, reader: Reader) -> int:
-    """Whole layers between both."""
+    """The number of whole layers in between."""
     return max(0, reader.layer - writer.layer - 1)

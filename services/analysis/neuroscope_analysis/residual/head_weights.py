@@ -1,7 +1,7 @@
-"""What heads, and neurons, write into the residual stream: their output matrices, and what stands behind them.
+"""The output weights of heads and neurons, and the norms after attention and MLP.
 
-A norm behind attention or MLP (gemma2, gemma3, olmo2) is frozen at what it divides by in the run; then what attention
-writes is the sum of what its heads write, and of biases.
+A norm after attention or MLP (gemma2, gemma3, olmo2) is frozen at its divisor in the run, so that the output of
+attention is the sum over heads and biases.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NORMS = "norms"
 
 @dataclass(frozen=True, slots=True)
 class PostNorm:
-    """What becomes of an output before it is in the stream.
+    """Norm and scale between an output and the residual stream.
 
     Args:
-        norm: frozen; None: there is none.
-        scale: the output is multiplied with.
+        norm: the frozen norm, or None.
+        scale: scale of the output.
     """
 
     norm: FrozenNorm | None
@@ -38,34 +38,35 @@ class PostNorm:
 
     @classmethod
     def from_weights(cls, weights: Weights, name: str, layer: int, width: int) -> PostNorm:
-        """Behind the attention (`ln1_post`) or the MLP (`ln2_post`) of a layer."""
+        """The post norm of the attention (`ln1_post`) or the MLP (`ln2_post`) of a layer."""
         scales = {each.layer: each.contribution_scale for each in weights.plan.layers}
         norm = FrozenNorm.from_weights(weights, name, layer, width) if (f"{name}.w", layer) in weights.places else None
         return cls(norm, scales.get(layer, 1.0) or 1.0)
 
     def apply(self, written: Floats) -> Floats:
-        """Outputs (..., d_model) in the stream, but for the norm's divisor and shift."""
+        """Applies norm and scale to outputs (..., d_model), without divisor and shift."""
         found = written if self.norm is None else self.norm.apply(written)
         return (found * self.scale).astype(np.float32)
 
     def divisor(self, output: Floats) -> Doubles:
-        """What the norm divides the whole output (..., d_model) by (...); 1 where there is none."""
+        """The divisor of the norm for an output (..., d_model): (...); 1 without a norm."""
         return np.ones(output.shape[:-1]) if self.norm is None else self.norm.divisor(output)
 
     @property
     def shift(self) -> Doubles | float:
-        """What the norm adds."""
+        """The shift of the norm."""
         return 0.0 if self.norm is None else self.norm.shift * self.scale
 
 
 @dataclass(frozen=True, slots=True)
 class HeadWeights:
-    """What the heads of one layer write: z @ output / divisor; with `bias` / divisor and `shift` that is all of it.
+    """The output weights of the heads of one layer. The output of attention is the sum over heads of z @ output /
+    divisor, plus bias / divisor, plus the shift of the post norm.
 
     Args:
         output: (head, d_head, d_model).
         bias: (d_model,).
-        behind: what stands between this and the stream.
+        post_norm: norm and scale after attention.
     """
 
     output: Floats
@@ -74,17 +75,17 @@ class HeadWeights:
 
     @property
     def gram(self) -> Floats:
-        """Dot products of the rows of each head's matrix (head, d_head, d_head): norms of what it writes."""
+        """The Gram matrix of each head's output weights (head, d_head, d_head)."""
         return np.einsum("hid,hjd->hij", self.output, self.output, optimize=True)
 
     def dot(self, directions: Floats) -> Floats:
-        """What each entry of each head's output writes along directions (n, d_model): (n, head, d_head)."""
+        """Dot products of each head's output weights with directions (n, d_model): (n, head, d_head)."""
         heads, width, d_model = self.output.shape
         return (directions @ self.output.reshape(-1, d_model).T).reshape(-1, heads, width)
 
 
 async def why_heads_unavailable(model: RemoteModel, budget_bytes: int) -> str:
-    """Why heads are not told apart; empty where they are."""
+    """Why heads cannot be separated; empty if they can."""
     layers = model.layers(HEAD_OUTPUT)
     if not layers:
         return "no layer has heads whose outputs can be read"
@@ -103,7 +104,7 @@ async def why_heads_unavailable(model: RemoteModel, budget_bytes: int) -> str:
 
 
 async def read_heads(model: RemoteModel) -> dict[int, HeadWeights]:
-    """The heads of every layer that has them."""
+    """Reads the output weights of heads in all layers."""
     found: dict[int, HeadWeights] = {}
     width = model.info.model.d_model
     for layer in model.layers(HEAD_OUTPUT):
@@ -119,7 +120,7 @@ def _heads_of(weights: Weights, layer: int, width: int) -> HeadWeights:
 
 
 async def neuron_directions(model: RemoteModel, layer: int, directions: Doubles) -> tuple[Doubles, PostNorm]:
-    """What each neuron of a layer writes along directions (n, d_model), but for a norm's divisor: (d_mlp, n)."""
+    """Dot products of each neuron's output weights with directions (n, d_model), without divisor: (d_mlp, n)."""
     weights = await model.weights("mlp", _NORMS, layers=[layer])
     behind = PostNorm.from_weights(weights, "ln2_post", layer, directions.shape[1])
     back = directions if behind.norm is None else behind.norm.apply_transpose(directions)
@@ -128,5 +129,5 @@ async def neuron_directions(model: RemoteModel, layer: int, directions: Doubles)
 
 
 def max_head_count(heads: Mapping[int, HeadWeights]) -> int:
-    """The most heads of a layer."""
+    """Maximum number of heads of a layer."""
     return max((len(each.output) for each in heads.values()), default=0)

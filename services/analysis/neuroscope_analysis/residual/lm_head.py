@@ -1,10 +1,10 @@
-"""The end of a model: final norm and unembedding, as directions in the residual stream.
+"""The LM head: final norm and unembedding, as directions in the residual stream.
 
-With the final norm frozen at what it divides by in a run, a token's logit is linear in the stream (Elhage et al. 2021,
-A Mathematical Framework for Transformer Circuits; TransformerLens' `logit_attrs`):
+With a frozen final norm a logit is linear in the residual stream (Elhage et al. 2021, "A Mathematical Framework for
+Transformer Circuits"; TransformerLens' `logit_attrs`):
 
     logit = softcap(sum over components of component . direction / divisor + constant)
-    direction = logit_scale * centred(gain * W_U[:, token])       centred where the norm subtracts the mean
+    direction = logit_scale * centred(gain * W_U[:, token])       centred for LayerNorm only
     constant = logit_scale * (bias . W_U[:, token] + b_U[token])
 """
 
@@ -25,7 +25,7 @@ _GROUP = "unembedding"
 
 
 async def why_unavailable(model: RemoteModel, budget_bytes: int) -> str:
-    """Why logits cannot be attributed; empty where they can."""
+    """Why logits cannot be attributed; empty if they can."""
     try:
         plan = await model.weights(_GROUP, content="plan")
     except UnavailableSiteError as error:
@@ -47,9 +47,9 @@ class LMHead:
     Args:
         norm: the final norm.
         unembedding: float32 (d_model, vocabulary).
-        bias: of the unembedding (vocabulary,); None: it has none.
-        logit_scale: what logits are multiplied with.
-        softcap: cap(y) = softcap tanh(y / softcap) is applied last; None: it is not.
+        bias: bias of the unembedding (vocabulary,), or None.
+        logit_scale: scale of the logits.
+        softcap: softcap tanh(y / softcap) is applied last; None: no softcap.
     """
 
     norm: FrozenNorm
@@ -60,7 +60,7 @@ class LMHead:
 
     @classmethod
     async def read(cls, model: RemoteModel) -> LMHead:
-        """That of a model whose weights fit the budget."""
+        """Reads the LM head of a model."""
         weights = await model.weights(_GROUP)
         plan = weights.plan
         return cls(
@@ -72,16 +72,16 @@ class LMHead:
         )
 
     def direction(self, token: int) -> Doubles:
-        """What of the stream raises a token's logit, before the norm divides (d_model,)."""
+        """The direction of a token's logit in the residual stream, before the divisor (d_model,)."""
         return self.logit_scale * self.norm.apply_transpose(self.unembedding[:, token].astype(np.float64))
 
     def constant(self, token: int) -> float:
-        """What of a token's logit no component contributes."""
+        """The part of a token's logit from biases."""
         found = float(self.norm.shift @ self.unembedding[:, token].astype(np.float64))
         return self.logit_scale * (found + (0.0 if self.bias is None else float(self.bias[token])))
 
     def capped(self, logit: float) -> float:
-        """A logit as the model gives it."""
+        """The logit after the softcap."""
         return logit if self.softcap is None else float(self.softcap * np.tanh(logit / self.softcap))
 
 

@@ -1,4 +1,4 @@
-"""What an analysis of the residual stream says it will do: arrays, components, notes on the numbers."""
+"""The plan of an analysis of the residual stream: arrays, components, notes."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _NOTES = {
 
 
 def result_arrays(job: ResidualJob) -> ResultArrays:
-    """The arrays that will be sent."""
+    """The arrays of the result."""
     return ResultArrays(list(_arrays(job)))
 
 
 def plan_message(job: ResidualJob, arrays: ResultArrays) -> pb.ResidualPlan:
-    """The message."""
+    """The plan as a message."""
     behind = [*(warning for tokens in (*job.prompts, *job.corrupted) for warning in tokens.warnings)]
     return pb.ResidualPlan(
         model_id=job.model.model_id,

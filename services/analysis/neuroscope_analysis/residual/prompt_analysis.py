@@ -1,4 +1,4 @@
-"""One prompt, read once: contributions, attribution and lenses, summed up chunk by chunk."""
+"""The analysis of one prompt from one capture: contributions, attribution and lenses, accumulated chunk by chunk."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from neuroscope_analysis.residual.lm_head import Doubles, LMHead
 from neuroscope_analysis.residual.request import ATTRIBUTION, CONTRIBUTIONS, LENS, ResidualJob
 
 _PROJECTED_BYTES = 8 * 2**20
-"""Translated streams of one call."""
+"""Memory of the vectors of one projection."""
 
 
 class PromptAnalysis:
-    """Reads one prompt.
+    """Analyzes one prompt.
 
     Args:
         job: the validated request.
-        prompt: which.
-        asked: of it.
-        heads: by layer; empty: they are left out.
-        end: of the model; None: logits are not attributed.
-        neurons: by layer, what each writes along the logits.
+        prompt: index of the prompt.
+        target: its target.
+        heads: heads by layer; empty: no heads.
+        end: final norm and unembedding; None: no attribution.
+        neurons: by layer, each neuron's write along the targets, and its post norm.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PromptAnalysis:
         self._reset()
 
     async def run(self, what: str) -> None:
-        """Reads it."""
+        """Captures the prompt."""
         reader = ChunkAssembler(self._consume)
 
         def fresh() -> Callable[[TensorPiece], Awaitable[None]]:
@@ -66,7 +66,7 @@ class PromptAnalysis:
         await reader.finish()
 
     def arrays(self) -> dict[str, Floats]:
-        """What was found, by name."""
+        """The arrays by name."""
         found: dict[str, Floats] = {}
         if self._contributions is not None:
             found |= self._contributions.result_arrays()
@@ -79,7 +79,7 @@ class PromptAnalysis:
         return found
 
     async def partials(self) -> AsyncGenerator[pb.ResidualPartial, None]:
-        """What was found besides arrays."""
+        """The partial results besides arrays."""
         if self._contributions is not None:
             error = self._contributions.head_error if self._heads else None
             yield pb.ResidualPartial(
@@ -172,7 +172,7 @@ class PromptAnalysis:
             self._lens.add(chunk)
 
     async def _translate(self, chunk: ActivationChunk, tuned: LensReadings) -> None:
-        """Shows translated streams through the model's end, beside what the model itself predicts."""
+        """Projects translated residual streams, with the model's own prediction as reference."""
         job = self._job
         assert job.translators is not None
         last = job.components.layer_count - 1

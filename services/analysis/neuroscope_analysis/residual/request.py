@@ -1,4 +1,4 @@
-"""A request for an analysis of the residual stream, checked against its model before anything runs."""
+"""Validation of requests for analyses of the residual stream."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _DEFAULT_PARTS = (CONTRIBUTIONS, ATTRIBUTION, LENS)
 _OF_HEADS = {ROUTING, FLOW}
 _TOP_K = 5
 _ROUTES_BYTES = 64 * 2**20
-"""Routes of one prompt may take this many bytes."""
+"""Maximum bytes of the routing of one prompt."""
 
 
 @dataclass(slots=True)
 class ResidualJob:
-    """What is to be done."""
+    """A validated request."""
 
     model: RemoteModel
     request: pb.AnalyzeResidualStreamRequest
@@ -41,17 +41,17 @@ class ResidualJob:
     prompts: list[Tokens]
     components: Components
     positions: list[int]
-    """Of each prompt, where the answer is predicted."""
+    """The position that predicts the answer, for each prompt."""
     answers: list[int | None]
-    """Of each prompt; None: what the model finds likeliest."""
+    """The answer of each prompt; None: the model's prediction."""
     others: list[int | None]
     top_k: int
     neurons: list[tuple[int, int]]
-    """By name."""
+    """Named neurons."""
     neuron_layers: list[int]
-    """Whose neurons are looked at."""
+    """Layers whose neurons are attributed."""
     queries: list[list[int]]
-    """Of each prompt, those whose routes are told."""
+    """Query positions of routing, for each prompt."""
     corrupted: list[Tokens]
     limits: FlowLimits
     translators: Translators | None
@@ -59,32 +59,32 @@ class ResidualJob:
     warnings: list[str] = field(default_factory=list[str])
 
     def needs_model_answer(self, prompt: int) -> bool:
-        """Whether the model is asked what it finds likeliest."""
+        """Whether the answer is the model's own prediction."""
         return self.answers[prompt] is None and bool(set(self.parts) - {CONTRIBUTIONS, ROUTING})
 
     def target(self, prompt: int, likeliest: int | None) -> LogitTarget:
-        """What is asked of a prompt.
+        """The target of a prompt.
 
         Args:
-            prompt: which.
-            likeliest: what the model finds likeliest, where that is needed.
+            prompt: index of the prompt.
+            likeliest: the model's prediction, if it is needed.
         """
         answer = self.answers[prompt]
         return LogitTarget(self.positions[prompt], (likeliest or 0) if answer is None else answer, self.others[prompt])
 
     @property
     def position(self) -> int:
-        """As the request names it."""
+        """The position of the request."""
         return self.request.position if self.request.HasField("position") else -1
 
 
 async def validate(
     request: pb.AnalyzeResidualStreamRequest, model: RemoteModel, settings: AnalysisSettings
 ) -> ResidualJob:
-    """Checks a request against its model.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     parts = _parts(request)
     if not request.prompts:
@@ -171,7 +171,7 @@ def _position(request: pb.AnalyzeResidualStreamRequest, prompt: int, length: int
 async def _tokens(
     choices: Sequence[experiment_pb2.TokenChoice], count: int, name: str, model: RemoteModel
 ) -> list[int | None]:
-    """A token for each prompt; None where none is named."""
+    """A token for each prompt; None if the request has none."""
     if not choices:
         return [None] * count
     if len(choices) not in (1, count):
@@ -211,7 +211,7 @@ async def _has_heads(
     settings: AnalysisSettings,
     warnings: list[str],
 ) -> bool:
-    """Whether heads are told apart; parts that need it are refused where they are not."""
+    """Whether heads can be separated; parts that need it are rejected otherwise."""
     why = await head_weights.why_heads_unavailable(model, settings.weights_budget_bytes)
     for part, needed in ((ROUTING, (routing.VALUE, routing.PATTERN)), (FLOW, ())):
         if part not in parts:
@@ -232,7 +232,7 @@ async def _has_heads(
 async def _neurons(
     request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: RemoteModel
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Neurons by name, and the layers whose neurons are looked at."""
+    """Named neurons, and the layers whose neurons are attributed."""
     if ATTRIBUTION not in parts or not request.neurons.ListFields():
         return [], []
     there = model.layers(head_weights.NEURONS)

@@ -1,11 +1,11 @@
-"""Routing from token to token: how much attention moves, by the norm of what it moves and not by its weight alone.
+"""Routing between tokens by the norm of what attention moves, not by its weight alone.
 
-Kobayashi et al. 2020, "Attention is Not Only a Weight" (arXiv:2004.10102): |sum over heads of alpha f(x)|, with f(x)
-the value of a token through the head's output matrix. A weight on a token whose value is nothing moves nothing. A norm
-behind attention is frozen at what it divides by at the query.
+Kobayashi et al. 2020, "Attention is Not Only a Weight" (arXiv:2004.10102): |sum over heads of alpha f(x)|, where f(x)
+is the value of a token multiplied by the head's output matrix. A norm after attention is frozen at its divisor at the
+query.
 
-The norm of the sum needs no vector of each pair of tokens: with the Gram matrix of what the heads would write of one
-key, G[h, k] = f_h . f_k, it is sqrt(alpha^T G alpha).
+The norm of the sum is computed without a vector for each pair of tokens: with the Gram matrix of one key,
+G[h, k] = f_h . f_k, it is sqrt(alpha^T G alpha).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KEY_BATCH = 64
 
 
 def hooks(layers: Sequence[int], queries: Sequence[int], heads: Mapping[int, HeadWeights]) -> list[Hook]:
-    """What routing captures of some layers."""
+    """The hooks of routing in some layers."""
     found: list[Hook] = []
     for layer in layers:
         found += [
@@ -37,14 +37,14 @@ def hooks(layers: Sequence[int], queries: Sequence[int], heads: Mapping[int, Hea
 
 
 class RouteNorms:
-    """Of one prompt.
+    """Routing of one prompt.
 
     Args:
-        heads: by layer.
-        layer_count: of the model.
-        queries: positions of queries that are told.
-        length: tokens of the prompt.
-        by_head: whether those of every head are told too.
+        heads: heads by layer.
+        layer_count: number of layers of the model.
+        queries: query positions.
+        length: number of tokens.
+        by_head: also by head.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class RouteNorms:
         self._grams: dict[int, Floats] = {}
 
     def add(self, chunk: ActivationChunk) -> None:
-        """Takes in values of a chunk's positions, then the patterns of its queries."""
+        """Adds a chunk: its values, then its patterns."""
         for component, layer, _ in chunk.pieces:
             if component == VALUE:
                 self._add_values(chunk, layer)
@@ -69,7 +69,7 @@ class RouteNorms:
                 self._add_patterns(chunk, layer)
 
     def clear(self) -> None:
-        """Drops what is held of values; after a capture."""
+        """Frees the Gram matrices, after a capture."""
         self._grams.clear()
 
     def _add_values(self, chunk: ActivationChunk, layer: int) -> None:

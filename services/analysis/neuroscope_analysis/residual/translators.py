@@ -1,6 +1,7 @@
-"""A tuned lens as an analysis uses it: checked against its model, and applied to streams.
+"""The translators of a tuned lens.
 
-Belrose et al. 2023 (arXiv:2303.08112): x + x @ weight + bias translates the stream behind a layer into the last one's.
+Belrose et al. 2023 (arXiv:2303.08112): x + x @ weight + bias translates the residual stream after a layer to that of
+the last layer.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from neuroscope_analysis.remote_model import RemoteModel
 
 Floats = NDArray[np.float32]
 MARKED_WEIGHTS = ("W_E", "W_U", "final_norm.w")
-"""Weights whose norms tell a model from another one."""
+"""Weights whose norms identify a model."""
 _TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Translators:
-    """Translators by point: 0 is the stream before the first layer.
+    """Translators by point; point 0 is the residual stream before the first layer.
 
     Args:
         maps: weight (d_model, d_model) and bias (d_model,).
@@ -35,10 +36,10 @@ class Translators:
 
     @classmethod
     async def from_message(cls, lens: pb.TunedLens, model: RemoteModel) -> Translators:
-        """Those of a lens.
+        """The translators of a tuned lens, validated against the model.
 
         Raises:
-            InvalidRequestError: it is that of another model, or a translator is none; names the field.
+            InvalidRequestError: the lens belongs to another model, or a translator is invalid.
         """
         described = model.info.model
         known = {mark.name: mark.norm for mark in await weight_marks(model)}
@@ -76,7 +77,7 @@ class Translators:
         return cls(maps)
 
     def translate(self, point: int, stream: Floats) -> Floats:
-        """Streams (..., d_model) of a point in the terms of the last one."""
+        """Translates residual streams (..., d_model) of a point."""
         if point not in self.maps:
             return stream
         weight, bias = self.maps[point]
@@ -84,7 +85,7 @@ class Translators:
 
 
 async def weight_marks(model: RemoteModel) -> list[pb.WeightMark]:
-    """What a model is known by."""
+    """The marks that identify a model."""
     weights = await model.weights("embedding", "unembedding", content="summaries")
     return [
         pb.WeightMark(name=name, norm=summary.norm)

@@ -1,9 +1,9 @@
-"""What becomes of a write on its way: how much of it is left in the stream, and which components change it.
+"""How much of a write survives in the residual stream, and which components rewrite it.
 
-One component's output is replaced by what it writes on the corrupted prompt, and the run is made anew. d is the
-difference that this makes of its write. What another component then writes along d, sum over positions of (its
-difference . d) / |d|^2, is what it does to the write: -1 erases it. Since the stream is the sum of what is written,
-what is left of the write at any point is 1 plus these of all components before.
+The output of one component is patched with that of the corrupted run; d is the change of its write. The effect of
+another component on this write is the change of its own output along d: the sum over positions of (change . d) / |d|^2;
+-1 erases the write. The residual stream is the sum of all writes, so the surviving share at any point is 1 plus the
+effects of all components before it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ _CLEAN, _CORRUPTED, _FIRST_EDITED = 0, 1, 2
 
 @dataclass(slots=True)
 class WriteTrace:
-    """What was found of one writer.
+    """The trace of one write.
 
     Args:
-        writer: which.
-        norm: of the difference of its write, over all positions.
-        shares: by component, in their order, what it writes along it.
-        orders: when each of them writes.
+        writer: the writer.
+        squared_norm: squared norm of the change of its write.
+        dots: dot products of other components' changes with it.
     """
 
     writer: Writer
@@ -47,22 +46,22 @@ class WriteTrace:
 
     @property
     def norm(self) -> float:
-        """Of the difference of its write, over all positions."""
+        """The norm of the change of its write, over all positions."""
         return float(np.sqrt(self.squared_norm))
 
     def share(self, order: int, name: str) -> float:
-        """What a component writes along the difference."""
+        """The effect of a component on the write, as a share."""
         return self.dots.get((order, name), 0.0) / self.squared_norm if self.squared_norm else 0.0
 
     def survival(self, order: int) -> float:
-        """What is left before a component of that order reads; 0 before it is written."""
+        """The share that survives until a component of this order reads; 0 before the write."""
         if order <= self.writer.order or not self.squared_norm:
             return 0.0
         layers = {key: dot for key, dot in self.dots.items() if ".h" not in key[1]}
         return 1.0 + sum(dot for (at, _), dot in layers.items() if self.writer.order < at < order) / self.squared_norm
 
     def rewriters(self, tolerance: float) -> list[tuple[str, float]]:
-        """Components that write along it by more than the tolerance, strongest first; heads for their attention."""
+        """Components with an effect above the tolerance, strongest first; heads instead of their attention."""
         heads = {order for order, name in self.dots if ".h" in name}
         found = [
             (name, self.share(order, name))
@@ -82,16 +81,16 @@ async def trace_writes(
     rows: int,
     positions: int,
 ) -> list[WriteTrace]:
-    """Follows what writers write.
+    """Traces writes.
 
     Args:
-        model: what runs.
-        pair: the clean prompt and the corrupted one, equally long.
-        writers: which.
-        heads: by layer.
-        components: attention and MLPs of the layers.
-        rows: how many writers run together.
-        positions: whose activations of the clean run are held at a time.
+        model: the model.
+        pair: clean and corrupted prompt, with as many tokens.
+        writers: the writers.
+        heads: heads by layer.
+        components: attention and MLPs of all layers.
+        rows: number of writers in a batch.
+        positions: number of positions in a window.
     """
     found: list[WriteTrace] = []
     places = [
@@ -127,7 +126,7 @@ def _new_consumer(sums: _TraceAccumulator, reader: ChunkAssembler) -> Callable[[
 
 
 def _patch_writer(writer: Writer, row: int) -> Intervention:
-    """The writer's output in a row becomes that of the corrupted one."""
+    """Patches the writer's output in a row with that of the corrupted run."""
     if writer.order < 0:
         return edit(RESID_PRE, 0, lambda act: act.row(_CORRUPTED), rows=[row])
     if writer.head is None:
@@ -136,40 +135,40 @@ def _patch_writer(writer: Writer, row: int) -> Intervention:
 
 
 class _Activations(Protocol):
-    """Of some positions of one run."""
+    """Activations at some positions of one run."""
 
     def array(self, component: str, layer: int) -> Floats:
-        """What passes there (position, ...)."""
+        """The activation (position, ...)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _ActivationSlice:
-    """Some positions of arrays.
+    """Activations at some positions.
 
     Args:
         arrays: by component and layer (position, ...).
-        positions: which.
+        positions: the positions.
     """
 
     arrays: Mapping[tuple[str, int], Floats]
     positions: slice
 
     def array(self, component: str, layer: int) -> Floats:
-        """What passes there (position, ...)."""
+        """The activation (position, ...)."""
         return self.arrays[component, layer][self.positions]
 
 
 class _TraceAccumulator:
-    """Dot products of differences, summed up over chunks.
+    """Accumulates dot products of changes over chunks.
 
-    Rows come one after another: the clean one first, which is held, and the edited ones chunk by chunk.
+    Rows come one after another: first the clean one, which is kept, then the patched ones chunk by chunk.
 
     Args:
-        followed: what each edited row is of.
-        heads: by layer.
-        components: attention and MLPs of the layers.
-        window: positions that are captured.
+        followed: the trace of each patched row.
+        heads: heads by layer.
+        components: attention and MLPs of all layers.
+        window: captured positions.
     """
 
     def __init__(
@@ -186,20 +185,20 @@ class _TraceAccumulator:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Drops all sums, at the start of a capture."""
         self._found = [WriteTrace(each.writer) for each in self._traces]
         self._parts: defaultdict[tuple[str, int], list[Floats]] = defaultdict(list)
         self._clean: dict[tuple[str, int], Floats] = {}
 
     def commit(self) -> None:
-        """Adds what was found to what is known."""
+        """Adds the sums to the traces."""
         for each, found in zip(self._traces, self._found, strict=True):
             each.squared_norm += found.squared_norm
             for key, dot in found.dots.items():
                 each.dots[key] = each.dots.get(key, 0.0) + dot
 
     async def consume(self, chunk: ActivationChunk) -> None:
-        """Counts a chunk of a row in."""
+        """Adds a chunk of a row."""
         if chunk.row == _CLEAN:
             for component, layer, _ in chunk.pieces:
                 self._parts[component, layer].append(chunk.array(component, layer))
@@ -230,7 +229,7 @@ class _TraceAccumulator:
                     self._count(each, (order, f"{name}.h{head}"), dot)
 
     def _written(self, writer: Writer, chunk: _Activations) -> Floats:
-        """(P, d_model)"""
+        """The write (P, d_model)."""
         if writer.order < 0:
             return chunk.array(RESID_PRE, 0)
         if writer.head is None:
@@ -239,7 +238,7 @@ class _TraceAccumulator:
         return self._outputs(writer.layer, chunk)[:, writer.head] @ heads.output[writer.head]
 
     def _outputs(self, layer: int, chunk: _Activations) -> Floats:
-        """Of heads (P, head, d_head), divided by what a norm behind attention divides by."""
+        """Outputs of heads (P, head, d_head), divided by the divisor of a norm after attention."""
         behind = self._heads[layer].post_norm
         z = chunk.array(HEAD_OUTPUT, layer)
         if behind.norm is None:

@@ -29,7 +29,7 @@ from neuroscope_analysis.tuned_lens.training import TunedLensTraining
 
 
 class Analysis(Protocol):
-    """One run."""
+    """The run of an analysis."""
 
     def events(self) -> AsyncGenerator[Event, None]:
         """The plan, progress and partial results, then the result."""

@@ -9,13 +9,13 @@ from neuroscope_analysis.inference_client import InferenceClient
 
 
 class TokensServicer:
-    """Cuts prompts into tokens."""
+    """Tokenizes prompts."""
 
     def __init__(self, inference: InferenceClient) -> None:
         self._inference = inference
 
     async def TokenizePrompts(self, request: pb.TokenizePromptsRequest, context: Context) -> pb.TokenizePromptsResponse:
-        """Asks the inference service."""
+        """Tokenizes with the inference service."""
         model = await self._inference.model(request.model_id, context)
         found = await model.tokenize_prompts(request.prompts)
         return pb.TokenizePromptsResponse(

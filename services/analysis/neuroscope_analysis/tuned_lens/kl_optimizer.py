@@ -1,7 +1,7 @@
-"""L-BFGS on KL(model || lens), with the gradient written out: translator, final norm, unembedding, softcap.
+"""L-BFGS on KL(model || lens), with an analytic gradient through translator, final norm, unembedding and softcap.
 
-Belrose et al. (2023) minimise the same by stochastic descent. Here a sample of tokens is held whole, the ridge's
-translator is where it begins, and a tenth of the sample says whether the result is better than that.
+Belrose et al. (2023) minimize the same objective by stochastic gradient descent. Here L-BFGS runs on a sample of tokens
+in memory and starts from the ridge solution; a tenth of the sample validates the result against it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _VALIDATION_SHARE = 0.1
 
 
 class Cancelled(Exception):
-    """Nobody waits for the result any more."""
+    """The caller cancelled the training."""
 
 
 @dataclass(frozen=True, slots=True)
 class KLOptimizer:
-    """Of one model.
+    """Optimizes translators of one model.
 
     Args:
-        end: of the model.
-        penalty: on the weight, as a share of the mean square of what it reads.
-        iterations: most steps.
-        stop: set when nobody waits any more.
+        end: final norm and unembedding.
+        penalty: ridge penalty relative to the mean square of the input.
+        iterations: maximum number of iterations.
+        stop: set to cancel.
     """
 
     end: LMHead
@@ -41,16 +41,16 @@ class KLOptimizer:
     stop: threading.Event
 
     def minimize(self, stream: Floats, final: Floats, weight: Floats, bias: Floats) -> tuple[Floats, Floats, int]:
-        """A better weight and bias, and the steps that were taken; as they were and 0 if there are none.
+        """Optimizes a translator; returns weight, bias and number of iterations, or the initial ones and 0.
 
         Args:
-            stream: what is translated (tokens, d_model).
-            final: the last stream of the same tokens.
-            weight: where it begins (d_model, d_model).
-            bias: (d_model,).
+            stream: residual stream to translate (tokens, d_model).
+            final: residual stream of the last layer for the same tokens.
+            weight: initial weight (d_model, d_model).
+            bias: initial bias (d_model,).
 
         Raises:
-            Stopped: nobody waits any more.
+            Cancelled: the caller cancelled the training.
         """
         split = max(1, round(len(stream) * (1 - _VALIDATION_SHARE)))
         wanted = self._log_probabilities(self._logits(final)[0])
@@ -81,7 +81,7 @@ class KLOptimizer:
         return matrix, offset, int(found.nit)
 
     def _loss(self, stream: Floats, wanted: Floats, weight: Floats, bias: Floats) -> tuple[float, list[Floats]]:
-        """Mean KL(wanted || lens), and its gradient with respect to weight and bias."""
+        """The mean KL(wanted || lens), and its gradient by weight and bias."""
         translated = (stream + stream @ weight + bias).astype(np.float32)
         logits, slopes, read, divisor = self._logits(translated)
         seen = self._log_probabilities(logits)
@@ -98,7 +98,7 @@ class KLOptimizer:
         return value, [stream.T @ of_centred, of_centred.sum(axis=0)]
 
     def _logits(self, stream: Floats) -> tuple[Floats, Floats | None, Floats, Floats]:
-        """Logits, the slope of the softcap there (None: there is none), the normed stream without gain, the divisor."""
+        """Logits, the derivative of the softcap (or None), the normalized stream without gain, the divisor."""
         norm = self.end.norm
         centred = stream - stream.mean(axis=1, keepdims=True) if norm.is_centred else stream
         divisor = np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + np.float32(norm.epsilon))

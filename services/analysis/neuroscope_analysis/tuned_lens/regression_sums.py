@@ -1,4 +1,4 @@
-"""What training holds of the streams that it reads: sums for ridge regression, and a sample of tokens for L-BFGS."""
+"""Accumulated sums for ridge regression, and a sample of tokens for L-BFGS."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TINY = 1e-12
 
 
 class RegressionSums:
-    """Sums over tokens, of some points.
+    """Sums over tokens for some points.
 
     Args:
-        points: which.
-        layer_count: of the model.
-        width: of the stream.
-        sample: tokens that are kept, drawn evenly over all; 0: none.
-        seed: of the draws.
+        points: the points.
+        layer_count: number of layers of the model.
+        width: d_model.
+        sample: size of the uniform sample of tokens; 0: none.
+        seed: seed of the sample.
     """
 
     def __init__(self, points: Sequence[int], layer_count: int, width: int, sample: int, seed: int = 0) -> None:
@@ -40,7 +40,7 @@ class RegressionSums:
         self.sample_count = 0
 
     def add(self, chunk: ActivationChunk) -> None:
-        """Counts the positions of a chunk in."""
+        """Adds a chunk."""
         final = chunk.array(RESID_POST, self._last)
         weight = 1 / np.maximum(np.sqrt(np.square(final, dtype=np.float64).mean(axis=1)), _TINY)
         slots = self._slots(len(final))
@@ -54,11 +54,11 @@ class RegressionSums:
             self.sample[point][slots[kept]] = stream[kept]
 
     def ridge(self, point: int, penalty: float) -> tuple[Floats, Floats]:
-        """The weight (d_model, d_model) and bias (d_model,) that minimise the squared error and the penalty.
+        """The ridge solution: weight (d_model, d_model) and bias (d_model,).
 
         Args:
-            point: which.
-            penalty: on the weight, as a share of the mean square of what it reads.
+            point: the point.
+            penalty: ridge penalty relative to the mean square of the input.
         """
         squares, products = self._squares[point], self._products[point]
         width = products.shape[1]
@@ -71,7 +71,7 @@ class RegressionSums:
         return found[:width].astype(np.float32), found[width].astype(np.float32)
 
     def _slots(self, count: int) -> NDArray[np.int64]:
-        """Where each token is kept, -1: it is not: a reservoir (Vitter 1985), so that each token is as likely to be."""
+        """The slot of each token in the sample, or -1: reservoir sampling (Vitter 1985)."""
         size = len(self.sample_final)
         slots = np.full(count, -1, np.int64)
         for index in range(count):

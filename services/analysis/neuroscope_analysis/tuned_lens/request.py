@@ -1,4 +1,4 @@
-"""A request for the training of a tuned lens, checked against its model before anything runs."""
+"""Validation of requests to train tuned lenses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from neuroscope_analysis.settings import AnalysisSettings
 RIDGE, KL = pb.TUNED_LENS_OBJECTIVE_RIDGE, pb.TUNED_LENS_OBJECTIVE_KL
 _DEFAULT_RIDGE, _DEFAULT_HELD_OUT_SHARE, _DEFAULT_ITERATIONS = 1e-3, 0.2, 50
 _MAX_LOGITS = 8 * 2**20
-"""So many logits are computed together in a step of L-BFGS."""
+"""Maximum number of logits of one L-BFGS iteration."""
 _SAMPLE_BYTES = 64 * 2**20
-"""Streams that are kept for L-BFGS."""
+"""Maximum memory of the sample for L-BFGS."""
 _MIN_TOKENS_PER_DIMENSION = 4
-"""So many tokens for each entry of the stream L-BFGS needs, or the ridge does better."""
+"""Minimum number of tokens for each dimension; with fewer, ridge regression is better."""
 _MAX_ITERATIONS = 1000
 
 
 @dataclass(slots=True)
 class TrainingJob:
-    """What is to be done."""
+    """A validated request."""
 
     model: RemoteModel
     training: list[Tokens]
@@ -38,7 +38,7 @@ class TrainingJob:
     ridge: float
     iterations: int
     sample: int
-    """Tokens that are kept for L-BFGS."""
+    """Size of the sample for L-BFGS, in tokens."""
     points_per_pass: int
     marks: list[pb.WeightMark]
     texts_sha256: str
@@ -46,15 +46,15 @@ class TrainingJob:
 
     @property
     def point_count(self) -> int:
-        """Points that get a translator: before the first layer, and behind each but the last."""
+        """Number of translators: before the first layer and after each layer except the last."""
         return self.model.info.model.num_layers
 
 
 async def validate(request: pb.TrainTunedLensRequest, model: RemoteModel, settings: AnalysisSettings) -> TrainingJob:
-    """Checks a request against its model.
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     if request.objective not in pb.TunedLensObjective.values():
         raise InvalidRequestError(f"there is no objective of number {request.objective}", field="objective")
@@ -108,7 +108,7 @@ async def _objective(
     sample: int,
     warnings: list[str],
 ) -> pb.TunedLensObjective.ValueType:
-    """KL where it is affordable."""
+    """The objective: KL if it is affordable."""
     if request.objective == RIDGE:
         return RIDGE
     width = model.info.model.d_model

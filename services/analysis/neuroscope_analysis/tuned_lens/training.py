@@ -1,4 +1,4 @@
-"""The training of a tuned lens from its request to its result, as the events of its stream."""
+"""The run of a tuned lens training."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _PROJECTED_BYTES = 8 * 2**20
 
 @dataclass(slots=True)
 class _FittedTranslator:
-    """Of one point.
+    """The fitted translator of one point.
 
     Args:
-        ridge: the ridge's weight and bias.
-        kept: those of the lens.
-        iterations: of L-BFGS.
-        divergences: sums over held-out tokens: as it is, with what is kept, with the ridge's.
+        ridge: weight and bias of the ridge solution.
+        kept: weight and bias of the lens.
+        iterations: L-BFGS iterations.
+        divergences: sums of KL over held-out tokens: logit lens, tuned lens, ridge solution.
     """
 
     ridge: tuple[Floats, Floats]
@@ -68,7 +68,7 @@ class TunedLensTraining:
         self._stop = threading.Event()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then translators as they are found, then the result."""
+        """The plan, the translators and the result."""
         job, model = self._job, self._job.model
         yield pb.TrainTunedLensResponse(plan=self._plan())
         end = await LMHead.read(model) if job.objective == KL else None
@@ -89,7 +89,7 @@ class TunedLensTraining:
         )
 
     async def _train(self, points: Sequence[int], end: LMHead | None) -> AsyncGenerator[Event, None]:
-        """Translators of some points."""
+        """Trains the translators of some points."""
         job = self._job
         width = job.model.info.model.d_model
         moments = RegressionSums(points, job.point_count, width, job.sample)
@@ -138,7 +138,7 @@ class TunedLensTraining:
         await reader.finish()
 
     def _kl_consumer(self, found: dict[int, _FittedTranslator]) -> Callable[[ActivationChunk], Awaitable[None]]:
-        """Adds up divergences of chunks."""
+        """Returns a consumer of chunks that accumulates held-out divergences."""
 
         async def use(chunk: ActivationChunk) -> None:
             final = chunk.array(*self._places[-1])
@@ -154,7 +154,7 @@ class TunedLensTraining:
         return use
 
     async def _divergence(self, stream: Floats, final: Floats, one: tuple[Floats, Floats] | None, some: int) -> float:
-        """Sum of KL(model || lens) over tokens."""
+        """The sum of KL(model || lens) over tokens."""
         total = 0.0
         for first in range(0, len(stream), some):
             part = stream[first : first + some]

@@ -1,4 +1,4 @@
-"""Examples of interventions. Their forms are `neuroscope.interventions.forms`, which reads the same from files."""
+"""Examples of interventions in the format of `neuroscope.interventions.forms`."""
 
 from __future__ import annotations
 

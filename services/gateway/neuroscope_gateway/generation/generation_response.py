@@ -55,7 +55,7 @@ class GenerationStreamingResponse(Response):
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers the request."""
+        """Runs the response."""
         try:
             await cancel_on_disconnect(receive, self._send(send))
         except ClientDisconnect:

@@ -1,4 +1,4 @@
-"""Log-probabilities of generated tokens in OpenAI's form."""
+"""Log-probabilities of generated tokens in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from neuroscope.activations.stream import GeneratedToken
 from neuroscope.errors import DataConversionError
 
 MIN_LOGPROB = -9999.0
-"""What OpenAI writes for a probability of zero, whose logarithm JSON cannot carry."""
+"""OpenAI's log-probability of probability zero, whose logarithm JSON cannot represent."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 TokenText = Callable[[int], Awaitable[str]]
-"""Gives the text of a token id by itself."""
+"""Returns the text of a token id."""
 
 
 async def token_logprob(token: GeneratedToken, count: int, token_text: TokenText) -> dict[str, Any] | None:
-    """The entry of a token; None for the one that only ended the text, which is no part of the answer.
+    """The log-probabilities of a token; None for a stop token, which is not part of the answer.
 
     Args:
-        token: with at least one alternative.
-        count: alternatives wanted.
-        spell: asked for a drawn token that is not among the alternatives.
+        token: a token with at least one alternative.
+        count: number of alternatives to return.
+        token_text: called for a sampled token that is not among the alternatives.
     """
     if token.finish_reason == "stop" and not token.text:
         return None
@@ -37,6 +37,6 @@ async def token_logprob(token: GeneratedToken, count: int, token_text: TokenText
 def _logprob(text: str, logprob: float) -> dict[str, Any]:
     if math.isnan(logprob):
         raise DataConversionError("the model's logits are NaN, so that tokens have no probability", field="logprobs")
-    # A token that is part of a character has no text of its own, and its bytes are not known here.
+    # a token with a part of a character has no text, and its bytes are unknown here
     spelt = None if _REPLACEMENT in text else list(text.encode())
     return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": spelt}

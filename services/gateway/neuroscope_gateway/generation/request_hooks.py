@@ -1,7 +1,7 @@
-"""The hooks of a request: how they go to the inference service, and how what comes back is named.
+"""The hooks of a request as messages of the contract, and the names of captured tensors in the response.
 
-A user who asks for `attention` gets `attention` back, not the service's own `attn_out`; and an error about
-`hooks[2].site.component` is told as `activation_hooks[1].component`, which is what the user wrote.
+A request for `attention` returns `attention`, not the service's own name `attn_out`. An error about
+`hooks[2].site.component` names `activation_hooks[1].component`, the user's own parameter.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _SITE_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorLabel:
-    """What the answer says of a captured tensor."""
+    """The names of a captured tensor in the response."""
 
     component: str
     layer_name: str
     is_input: bool
-    param: str  # REST path of the hook that asked for it
+    param: str  # REST parameter of its hook
 
 
 class RequestHooks:
-    """Hook objects and registered ids, in the order of the request.
+    """Hook objects and ids of registered hooks, in the order of the request.
 
     Attributes:
-        specs: the hook objects as messages; one that captures both sides is two.
-        hook_ids: the registered ids.
+        specs: messages of the hook objects; a hook of both sides is two messages.
+        hook_ids: ids of registered hooks.
 
     Args:
         entries: hook objects and ids.
-        name: REST name of the list; empty where the body is the list itself, or one hook.
+        list_name: REST parameter of the list; empty if the body is the list, or one hook.
         single: the body is one hook.
     """
 
@@ -69,12 +69,12 @@ class RequestHooks:
                 self._params["hooks"].extend([param] * len(specs))
 
     def add_registered(self, registered: Sequence[inference_pb2.HookSpec]) -> None:
-        """Learns what the registered ids stand for, so that their tensors are named as they were registered."""
+        """Adds the registered hooks, so that their tensors have the names of their registration."""
         params = dict(zip(self.hook_ids, self._params["hook_ids"], strict=True))
         self._registered = [(spec, params[spec.hook_id]) for spec in registered if spec.hook_id in params]
 
     def param(self, field: str) -> str | None:
-        """The REST path of a field of the inference request that lies in its hooks; None if it does not."""
+        """The REST parameter of a field of the contract in hooks; None for other fields."""
         match = _INDEXED.fullmatch(field)
         if match is None:
             return None
@@ -87,7 +87,7 @@ class RequestHooks:
         return f"{base}.{name}".strip(".")
 
     def label(self, spec: tensor_pb2.TensorSpec) -> TensorLabel:
-        """What the answer says of a tensor of the plan."""
+        """The names of a tensor of the plan."""
         wanted = sites.Point.from_message(spec.site)
         candidates = [*zip(self.specs, self._params["hooks"], strict=True), *self._registered]
         if spec.dictionary_id:
@@ -95,7 +95,7 @@ class RequestHooks:
                 (p for hook, p in candidates if hook.reduction.features.dictionary_id == spec.dictionary_id), ""
             )
             return TensorLabel(wanted.component, spec.layer_name, wanted.is_input, param)
-        for ids in ({spec.hook_id}, {""}):  # a hook without an id got one from the service
+        for ids in ({spec.hook_id}, {""}):  # the service gave an id to hooks without one
             for hook, param in candidates:
                 if hook.hook_id in ids and _includes(hook.site, wanted):
                     is_input = hook.site.side == site_pb2.SIDE_INPUT
@@ -104,7 +104,7 @@ class RequestHooks:
 
 
 def to_rest_hooks(specs: Sequence[inference_pb2.HookSpec]) -> list[ActivationHook]:
-    """Registered hooks in the REST format; the two sides of one hook are one object again."""
+    """Registered hooks in the REST format; both sides of a hook are one object."""
     sides: dict[tuple[str, str, str], set[bool]] = {}
     found: list[ActivationHook] = []
     for spec in specs:
@@ -141,13 +141,13 @@ def _feature_reduction(asked: inference_pb2.FeatureReduction) -> FeatureReductio
 def rest_param(
     field: str, hooks: RequestHooks, aliases: Mapping[str, str], prompt_param: Callable[[str], str] = str
 ) -> str:
-    """The REST parameter of a field of an inference request.
+    """The REST parameter of a field of the contract's request.
 
     Args:
-        field: path such as `prompts[0].chat.messages[1].role`, `sampling.max_tokens` or `hooks[0].site.layer`.
+        field: a path such as `prompts[0].chat.messages[1].role`, `sampling.max_tokens` or `hooks[0].site.layer`.
         hooks: the hooks of the request.
         aliases: REST names that differ from the last part of the field.
-        prompt_param: the REST name of a field of the prompts.
+        prompt_param: returns the REST parameter of a field of the prompts.
     """
     if found := hooks.param(field):
         return found
@@ -158,13 +158,13 @@ def rest_param(
 
 
 def rename_param(error: MLXIntegrationError, param: str) -> None:
-    """Makes an error speak of a REST parameter where it spoke of a field of the inference request."""
+    """Replaces the field of the contract in an error, and in its message, by a REST parameter."""
     error.message = error.message.replace(error.field, param)
     error.field = param
 
 
 def _includes(site: site_pb2.Site, wanted: sites.Point) -> bool:
-    """Whether a site, in its own spelling, is or includes a point."""
+    """Whether a site includes a hook point."""
     try:
         points = sites.resolve(site, None)
     except UnknownSiteError:

@@ -1,6 +1,6 @@
-"""One request for text: a generation of the inference service, read as deltas.
+"""One generation of the inference service, as deltas.
 
-Chat completions, text completions and responses are three ways to write down what a turn yields.
+Chat completions, text completions and responses are three formats of its deltas.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from neuroscope_gateway.schemas.request_interventions import RequestIntervention
 
 @dataclass(slots=True)
 class TokenDelta:
-    """What one token adds to an answer."""
+    """The delta of one token."""
 
     row: int
-    """The answer: prompt * n + i."""
+    """Index of the choice: prompt * n + i."""
     text: str
     finish_reason: str | None
     logprob: dict[str, Any] | None = None
     activations: dict[str, list[orjson.Fragment]] = field(default_factory=dict[str, list[orjson.Fragment]])
     gateway_captures: dict[str, list[TensorPiece]] = field(default_factory=dict[str, list[TensorPiece]])
-    """What the turn's own hooks saw, by hook id."""
+    """Captures of the gateway's own hooks, by hook id."""
 
 
 class TextGeneration:
-    """A generation for one request. Close it once it has begun, whatever happens: that cancels it if it still runs.
+    """A generation for one request. Always close it after `start`; this cancels a running generation.
 
     Args:
-        client: of the inference service.
-        request: what is asked for.
-        hooks: what the request captures.
-        prefix: of the id.
-        form: how captured values are written.
-        capture_id: where the stream is to be kept.
-        prompts: what the model reads in place of the request's prompts, one for each.
-        own_hooks: what the gateway itself reads; it comes as `Delta.read`.
+        client: client of the inference service.
+        request: the request.
+        hooks: hooks of the request.
+        prefix: prefix of the id.
+        format: encoding of captured values.
+        capture_id: id of the kept stream; None: not kept.
+        prompts: prompts that replace those of the request, one for each.
+        gateway_hooks: hooks of the gateway itself, returned as `TokenDelta.gateway_captures`.
 
     Attributes:
         id: `chatcmpl-...`, or with another prefix.
-        rows: answers that are generated.
-        capture_id: where the stream is kept; None where it is not.
+        rows: number of choices of all prompts.
+        capture_id: id of the kept stream, or None.
         created: Unix time in seconds.
-        model: the model that answers; known once the turn has begun.
+        model: id of the model; known after `start`.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class TextGeneration:
         self._aliases |= {cache: "kv_bits", f"{cache}.bits": "kv_bits", f"{cache}.group_size": "kv_group_size"}
 
     async def start(self) -> None:
-        """Waits until the service has accepted the request.
+        """Starts the generation; returns when the service has accepted it.
 
         Raises:
-            MLXIntegrationError: it has not; `field` is the REST parameter at fault.
+            MLXIntegrationError: the service rejects the request; `field` is the REST parameter.
         """
         with self._rest_params():
             if self._hooks.hook_ids:
@@ -123,7 +123,7 @@ class TextGeneration:
         """The answer, token by token.
 
         Raises:
-            MLXIntegrationError: the generation failed.
+            MLXIntegrationError: the generation fails.
         """
         with self._rest_params():
             async for token in self._started():
@@ -131,13 +131,13 @@ class TextGeneration:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens read and written, once the deltas have ended."""
+        """Token counts, after the last delta."""
         usage = self._started().usage
         read, written = usage.prompt_tokens, usage.completion_tokens
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
     async def close(self) -> None:
-        """Cancels the generation unless it has ended."""
+        """Cancels a running generation."""
         if self._generation is not None:
             await self._generation.aclose()
 
@@ -175,7 +175,7 @@ class TextGeneration:
         return named
 
     async def _token_text(self, token_id: int) -> str:
-        """The text of a token by itself."""
+        """The text of a token."""
         if token_id not in self._token_texts:
             self._token_texts[token_id] = await self._client.detokenize([token_id], model_id=self.model)
         return self._token_texts[token_id]
@@ -196,7 +196,7 @@ class TextGeneration:
 
 
 def _group_by_tensor(pieces: Sequence[TensorPiece]) -> list[list[TensorPiece]]:
-    """The pieces of each tensor."""
+    """The pieces grouped by tensor."""
     groups: dict[int, list[TensorPiece]] = {}
     for piece in pieces:
         groups.setdefault(piece.spec.plan_index, []).append(piece)

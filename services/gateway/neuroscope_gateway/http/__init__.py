@@ -1,1 +1,1 @@
-"""What is common to HTTP answers: JSON, bytes, streams of events, disconnects."""
+"""HTTP building blocks: JSON, bytes, event streams, errors, disconnects."""

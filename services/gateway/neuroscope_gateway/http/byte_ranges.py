@@ -1,4 +1,4 @@
-"""The Range header (RFC 9110, section 14): one range of bytes, or none that is understood."""
+"""The Range header (RFC 9110, section 14) with one range of bytes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 _SINGLE_RANGE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*")
 PAST_END = 2**62
-"""An offset that no tensor reaches."""
+"""An offset past the end of any tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Bytes that are wanted.
+    """A requested range of bytes.
 
     Attributes:
-        offset_bytes: the first; negative: counted from the end.
-        length_bytes: how many; 0: all from there on.
+        offset_bytes: first byte; negative: from the end.
+        length_bytes: number of bytes; 0: to the end.
     """
 
     offset_bytes: int
@@ -25,12 +25,12 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """Bytes that are sent of a tensor.
+    """The bytes of a tensor that are sent.
 
     Attributes:
-        first: the first.
-        count: how many; 0: the range has none of them.
-        total: bytes of the tensor.
+        first: first byte.
+        count: number of bytes; 0: the range is past the end.
+        total: size of the tensor.
     """
 
     first: int
@@ -39,7 +39,7 @@ class ContentRange:
 
     @classmethod
     def of(cls, part: ByteRange | None, total: int) -> ContentRange:
-        """What a range is of so many bytes; None: all of them."""
+        """Resolves a range for a size in bytes; None: all bytes."""
         if part is None:
             return cls(0, total, total)
         first = max(total + part.offset_bytes, 0) if part.offset_bytes < 0 else min(part.offset_bytes, total)
@@ -48,7 +48,7 @@ class ContentRange:
 
 
 def parse(header: str | None) -> ByteRange | None:
-    """The range of a header; None where there is none, or one that may be ignored: several, malformed, other units."""
+    """Parses a header; None without a range, and for ranges that are ignored: several, malformed, other units."""
     match = _SINGLE_RANGE.fullmatch(header or "")
     if match is None or match[0].endswith("=-"):
         return None

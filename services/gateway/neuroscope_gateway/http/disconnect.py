@@ -1,4 +1,4 @@
-"""The client's connection: work that stops at once when the client goes away."""
+"""Cancellation when the client disconnects."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of some work, which is cancelled as soon as the client disconnects.
+    """Awaits work, and cancels it when the client disconnects.
 
-    The request's body must have been read: whatever is received besides a disconnect is dropped.
+    The request body must have been read: other messages than a disconnect are dropped.
 
     Raises:
-        ClientDisconnect: the client went away first.
+        ClientDisconnect: the client disconnected first.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_wait_for_disconnect(receive))

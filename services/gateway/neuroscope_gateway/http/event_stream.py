@@ -83,11 +83,11 @@ async def sse_events(objects: Objects) -> AsyncGenerator[bytes, None]:
 async def named_sse_events(
     objects: Objects, error_event: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
-    """Objects as Server-Sent Events that are named by their `type`; nothing marks their end.
+    """Objects as Server-Sent Events named by their `type`, without an end marker.
 
     Args:
         objects: events, each with a `type`.
-        error_event: makes an event of an error's JSON.
+        error_event: makes an event from an error's JSON.
     """
     async with aclosing(_with_error(objects)) as items:
         async for item in _with_keepalives(items):
@@ -100,7 +100,7 @@ async def named_sse_events(
 
 
 async def ndjson_lines(objects: Objects) -> AsyncGenerator[bytes, None]:
-    """Objects as lines."""
+    """Objects as newline-delimited JSON."""
     async with aclosing(_with_error(objects)) as items:
         async for value, _ in items:
             yield dumps(value) + b"\n"
@@ -109,7 +109,7 @@ async def ndjson_lines(objects: Objects) -> AsyncGenerator[bytes, None]:
 async def _with_error(
     objects: Objects,
 ) -> AsyncGenerator[tuple[dict[str, Any], bool], None]:
-    """Every object with False; an error, if one comes, as the last object with True."""
+    """Objects with False; the JSON of an error as the last object with True."""
     try:
         async with aclosing(objects):
             async for value in objects:
@@ -123,7 +123,7 @@ async def _with_error(
 async def _with_keepalives(
     items: AsyncIterator[tuple[dict[str, Any], bool]],
 ) -> AsyncGenerator[tuple[dict[str, Any], bool] | None, None]:
-    """The items, and None whenever the next one has been awaited for KEEPALIVE_S."""
+    """The items, and None after each KEEPALIVE_S without an item."""
     while True:
         coming = asyncio.ensure_future(anext(items, None))
         try:

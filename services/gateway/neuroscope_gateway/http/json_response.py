@@ -1,4 +1,4 @@
-"""JSON out: orjson, and never NaN or infinity."""
+"""JSON responses by orjson, without NaN and infinity."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from starlette.responses import Response
 
 
 class JsonResponse(Response):
-    """An answer in JSON. Text that is no valid Unicode is replaced, so that even an error about it can be sent."""
+    """A JSON response."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The bytes of the answer."""
+        """The bytes of the response."""
         return dumps(content)
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON; `orjson.Fragment` goes in as it is."""
+    """Compact JSON; `orjson.Fragment` is inserted unchanged."""
     return orjson.dumps(value)

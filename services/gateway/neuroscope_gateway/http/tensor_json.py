@@ -1,8 +1,8 @@
-"""Activations as JSON: nested lists of numbers, base64 of their bytes, or what they are and where the bytes can be had.
+"""Tensors as JSON: nested lists, base64, or metadata with a URL of the bytes.
 
-In lists bfloat16 and float16 are widened to float32, which changes no value; `dtype` keeps the true name. A float32 is
-written with the fewest digits that give the same float32 again. NaN and infinity have no JSON, so a list with one is
-refused rather than altered; base64 carries them.
+Lists convert bfloat16 and float16 to float32, which changes no value; `dtype` has the original type. A float32 is
+written with the fewest digits that round-trip. JSON cannot represent NaN and infinity, so lists with them are rejected;
+base64 has them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from neuroscope_gateway.generation.request_hooks import TensorLabel
 from neuroscope_gateway.schemas.chat import ActivationFormat
 
 LEAF_BYTES = 256 * 1024
-"""Bytes of a tensor that are written in one go, some 10 ms; other requests run in between."""
-_BASE64_BYTES = 3 * 1024 * 1024  # a multiple of 3, so that the parts join
+"""Bytes that are encoded without yielding to other requests, about 10 ms."""
+_BASE64_BYTES = 3 * 1024 * 1024  # a multiple of 3, so that parts concatenate
 _NATIVE_KINDS = frozenset("fiub")
 
 
 async def activation_json(
     pieces: Sequence[TensorPiece], named: TensorLabel, *, form: ActivationFormat, choice: int | None, url: str
 ) -> list[orjson.Fragment]:
-    """What the answer says of one tensor of one step: an object for each piece of it, as metadata one for all.
+    """The JSON objects of one tensor of one step: one for each piece, or a single one with `metadata`.
 
     Args:
-        pieces: of one step and row, in the order of their positions.
-        named: how the request called the tensor.
-        form: how its values are written.
-        choice: the answer that it belongs to; None where there is one only.
-        url: where its bytes can be had, as metadata.
+        pieces: pieces of one step and row, in the order of their positions.
+        named: its names in the response.
+        form: encoding of the values.
+        choice: index of the choice; None if there is one choice.
+        url: URL of the bytes, with `metadata`.
 
     Raises:
-        DataConversionError: a list would hold NaN or infinity.
+        DataConversionError: a list contains NaN or infinity.
     """
     which: dict[str, Any] = {} if choice is None else {"choice": choice}
     if form == "metadata":
@@ -67,7 +67,7 @@ async def _piece_json(
 
 
 async def array_json(array: Array, form: str) -> bytes:
-    """The JSON of an array of finite numbers: nested lists, or as base64 a text; other requests run in between."""
+    """The JSON of an array of finite numbers: nested lists or base64. Yields to other requests."""
     if form == "base64":
         return b'"' + b"".join([part async for part in _base64(array)]) + b'"'
     parts: list[bytes] = []
@@ -79,7 +79,7 @@ async def array_json(array: Array, form: str) -> bytes:
 
 
 def _metadata(pieces: Sequence[TensorPiece], named: TensorLabel) -> dict[str, Any]:
-    """The keys of the format that say what a tensor is; its shape is that of the joined pieces."""
+    """The metadata of a tensor, with the shape of the concatenated pieces."""
     spec = pieces[0].spec
     shape = list(pieces[0].array.shape)
     if len(pieces) > 1:
@@ -96,7 +96,7 @@ def _metadata(pieces: Sequence[TensorPiece], named: TensorLabel) -> dict[str, An
 
 
 async def _base64(array: Array) -> AsyncGenerator[bytes, None]:
-    """The base64 of an array's bytes, little-endian and row-major, in parts that other requests run in between."""
+    """The base64 of an array's bytes, little-endian and row-major, in parts. Yields to other requests."""
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     for start in range(0, data.nbytes, _BASE64_BYTES):
         if start:
@@ -105,7 +105,7 @@ async def _base64(array: Array) -> AsyncGenerator[bytes, None]:
 
 
 def _to_native(array: Array) -> Array:
-    """The array in a type that orjson writes, C-contiguous."""
+    """The array as a C-contiguous type that orjson supports."""
     narrow = array.dtype.kind not in _NATIVE_KINDS or array.dtype == np.float16
     return np.ascontiguousarray(array, np.float32 if narrow else None).reshape(array.shape)
 

@@ -1,4 +1,4 @@
-"""A tensor as bytes over HTTP: whole, or the bytes of a Range (RFC 9110, section 14)."""
+"""HTTP responses with the bytes of a tensor, or with a Range of them (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole tensor, row-major", "content": _BYTES, "headers": _HEADERS},
     206: {"description": "The bytes of `Range`", "content": _BYTES, "headers": _HEADERS},
 }
-"""For OpenAPI."""
+"""The OpenAPI `responses` of tensors."""
 
 
 def tensor_headers(
@@ -40,7 +40,7 @@ def tensor_headers(
     axes: Iterable[tensor_pb2.Axis.ValueType],
     etag: str,
 ) -> dict[str, str]:
-    """What is said of a tensor beside its bytes."""
+    """The headers that describe a tensor."""
     return {
         "Accept-Ranges": "bytes",
         "ETag": etag,
@@ -57,13 +57,13 @@ async def tensor_response(
     part: ByteRange | None,
     wanted: str,
 ) -> Response:
-    """The answer of a stream that has begun.
+    """The response of a started stream.
 
     Args:
-        parts: the bytes that are sent, and no others.
-        told: of `headers`.
+        parts: exactly the bytes to send.
+        response_headers: from `tensor_headers`.
         sent: which bytes they are.
-        part: the range that was understood; None: the whole tensor.
+        part: the parsed range; None: the whole tensor.
         wanted: the Range header.
     """
     response_headers = response_headers | {"Content-Length": str(sent.count)}
@@ -80,7 +80,7 @@ async def tensor_response(
 
 
 async def slice_stream(parts: AsyncGenerator[memoryview, None], sent: ContentRange) -> AsyncGenerator[memoryview, None]:
-    """The bytes that are sent, of a stream of all of them; it is left as soon as they have come."""
+    """Slices a stream of all bytes, and closes it after the last sent byte."""
     offset, end = 0, sent.first + sent.count
     async with aclosing(parts):
         async for part in parts:
@@ -92,12 +92,12 @@ async def slice_stream(parts: AsyncGenerator[memoryview, None], sent: ContentRan
 
 
 def to_array(data: bytes, dtype: tensor_pb2.DataType.ValueType, shape: Iterable[int]) -> Array:
-    """The tensor that bytes are."""
+    """The tensor of these bytes."""
     return np.frombuffer(data, numpy_dtype(dtype)).reshape(tuple(shape))
 
 
 def axis_name(axis: tensor_pb2.Axis.ValueType) -> str:
-    """`key_position` of AXIS_KEY_POSITION."""
+    """The name of an axis: `key_position` for AXIS_KEY_POSITION."""
     return tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower()
 
 

@@ -1,4 +1,4 @@
-"""The last resort: 500 for an exception that nothing else handled."""
+"""Responses to unhandled exceptions."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class ServerErrorMiddleware:
             await self.app(scope, receive, tracking)
         except Exception as error:
             answer = JsonResponse(internal_error_json(error), HTTPStatus.INTERNAL_SERVER_ERROR)
-            if started:  # the status is out; the connection breaks off, which the client sees
+            if started:  # the status is sent; closing the connection tells the client
                 raise
             await answer(scope, receive, send)

@@ -1,4 +1,4 @@
-"""One server span for every request, from its first byte to the end of its answer, streamed ones included."""
+"""Server spans of requests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from neuroscope.tracing import telemetry
 
 
 class TracingMiddleware:
-    """Middleware: continues the caller's trace (`traceparent`) and names the request (`x-request-id`).
+    """Starts a span for each request that ends with its response, continues the caller's trace (`traceparent`), and
+    sets `x-request-id`.
 
-    The name is the trace id, so that it can be given to GET /v1/traces/{trace_id} where the trace is recorded.
+    The request id is the trace id, which `GET /v1/traces/{trace_id}` takes if the trace is recorded.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -49,11 +50,11 @@ class TracingMiddleware:
 
             try:
                 await self.app(scope, receive, sending)
-            except asyncio.CancelledError:  # the drain took too long
+            except asyncio.CancelledError:  # the shutdown timeout expired
                 span.set_status(trace.StatusCode.ERROR, "cancelled")
                 raise
             finally:
-                route = getattr(scope.get("route"), "path", None)  # known only once the router has run
+                route = getattr(scope.get("route"), "path", None)  # known after routing
                 if route is not None:
                     span.set_attribute("http.route", route)
                     span.update_name(f"{method} {route}")

@@ -80,7 +80,7 @@ class TrustedOriginMiddleware:
             _ = parts.port
         except ValueError:
             return False
-        if not parts.scheme or not parts.netloc:  # "null", of a sandboxed page or a file
+        if not parts.scheme or not parts.netloc:  # "null" is the origin of sandboxed pages and files
             return False
         return parts.netloc == host or f"{parts.scheme}://{_hostname(parts.netloc)}:*" in self.origins
 

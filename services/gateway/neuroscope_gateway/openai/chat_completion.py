@@ -1,4 +1,4 @@
-"""A turn as the JSON objects of a chat: the whole completion, or its chunks."""
+"""Chat completions in OpenAI's format: the completion, or its chunks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from neuroscope_gateway.generation.text_generation import TextGeneration, TokenD
 
 
 async def chat_completion(generation: TextGeneration, *, logprobs: bool) -> dict[str, Any]:
-    """The `chat.completion` object, once the turn has ended."""
+    """The `chat.completion` object, after the generation."""
     answer, _ = await _collect(generation, logprobs=logprobs)
     return answer
 
 
 async def chat_completion_with_activations(generation: TextGeneration, *, logprobs: bool) -> dict[str, Any]:
-    """The same with `activations`: for every hook id its tensors in step order."""
+    """The `chat.completion` object with `activations`: the tensors of each hook id in step order."""
     answer, captured = await _collect(generation, logprobs=logprobs)
     return answer | {"activations": captured} | _capture_id(generation)
 
@@ -27,7 +27,7 @@ async def chat_completion_with_activations(generation: TextGeneration, *, logpro
 async def chat_completion_chunks(
     generation: TextGeneration, *, include_usage: bool
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The `chat.completion.chunk` objects of a stream: the roles, the texts as they come, the ends, the usage."""
+    """The `chat.completion.chunk` objects of a stream: roles, texts, finish reasons, usage."""
     extra = {"usage": None} if include_usage else {}
     for row in range(generation.rows):
         yield _chunk(generation, row, {"role": "assistant", "content": ""}) | extra
@@ -44,7 +44,7 @@ async def chat_completion_chunks(
 
 
 async def activation_lines(generation: TextGeneration) -> AsyncGenerator[dict[str, Any], None]:
-    """The objects of the stream with activations: one for every token, then the end with the usage."""
+    """The objects of a stream with activations: one for each token, then the finish reasons and the usage."""
     roles = [{"role": "assistant"}] * generation.rows
     reasons = ["stop"] * generation.rows
     async with aclosing(generation.deltas()) as deltas:
@@ -66,7 +66,7 @@ def _capture_id(generation: TextGeneration) -> dict[str, str]:
 
 @dataclass(slots=True)
 class _ChoiceState:
-    """What is collected of one choice."""
+    """One choice while it grows."""
 
     texts: list[str] = field(default_factory=list[str])
     logprobs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])

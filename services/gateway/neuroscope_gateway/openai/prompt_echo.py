@@ -1,4 +1,4 @@
-"""The prompt in front of a text completion: its text, and how likely the model finds it."""
+"""The echo of text completions: the prompt and its log-probabilities."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from neuroscope_gateway.generation.logprobs import MIN_LOGPROB
 from neuroscope_gateway.generation.request_hooks import rename_param
 from neuroscope_gateway.schemas.completions import CompletionRequest
 
-_BATCH_SIZE = 128  # token ids whose texts are asked for in one call
+_BATCH_SIZE = 128  # token ids of one call
 
 
 @dataclass(slots=True)
 class PromptEcho:
-    """One prompt as it is echoed."""
+    """The echo of one prompt."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list[int])
-    """Empty where no probability is wanted."""
+    """Empty without log-probabilities."""
     tokens: list[str] = field(default_factory=list[str])
 
     def hook(self, rows: range, alternatives: int) -> inference_pb2.HookSpec:
-        """What reads the probabilities of its tokens.
+        """The hook that captures the log-probabilities of the prompt.
 
         Args:
-            rows: those of the prompt.
-            alternatives: likeliest ones of each token.
+            rows: rows of the prompt.
+            alternatives: number of alternatives for each token.
         """
         following = self.token_ids[1:]
         lens = {"top_k": alternatives, "next_token_ids": following}
@@ -50,9 +50,9 @@ class PromptEcho:
         """OpenAI's `logprobs` of the prompt.
 
         Args:
-            pieces: what `hook` read, in chunks; empty for a prompt of one token.
-            alternatives: as for `hook`.
-            client, model: asked for the texts of alternatives.
+            pieces: captures of `hook`; empty for a prompt of one token.
+            alternatives: number of alternatives for each token.
+            client, model: return the texts of alternatives.
         """
         read: dict[str, list[Any]] = {}
         for piece in pieces:
@@ -73,7 +73,7 @@ class PromptEcho:
         }
 
     def _offsets(self) -> list[int]:
-        """Where each token begins in the text; one that is no part of it, such as BOS, has no length."""
+        """The offset of each token in the text; a token that is not part of it, such as BOS, has no length."""
         offsets: list[int] = []
         place = 0
         for token in self.tokens:
@@ -84,12 +84,12 @@ class PromptEcho:
 
 
 def hook_id(first_row: int) -> str:
-    """The name of the hook that reads a prompt, by the prompt's first row."""
+    """The id of the hook of a prompt, by its first row."""
     return f"echo{first_row}"
 
 
 async def prompt_echoes(request: CompletionRequest, client: AsyncClient) -> list[PromptEcho]:
-    """The echo of every prompt of a request; empty ones where none is wanted."""
+    """The echoes of all prompts of a request; empty without `echo`."""
     if not request.echo:
         return [PromptEcho() for _ in request.prompt_list]
     found: list[PromptEcho] = []

@@ -1,4 +1,4 @@
-"""A turn as the objects of OpenAI's responses: the whole response, or the events of its stream."""
+"""OpenAI's Responses API: the response, or the events of its stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroscope_gateway.schemas.responses import ResponseRequest
 
 
 class ResponseWriter:
-    """The response of one turn as it grows."""
+    """The response of one generation while it grows."""
 
     def __init__(self, generation: TextGeneration, request: ResponseRequest) -> None:
         self._generation = generation
@@ -23,7 +23,7 @@ class ResponseWriter:
         self._sequence = 0
 
     async def response(self) -> dict[str, Any]:
-        """The `response` object, once the turn has ended."""
+        """The `response` object, after the generation."""
         async for _ in self.events():
             pass
         return self._response()
@@ -50,7 +50,7 @@ class ResponseWriter:
         yield self._event(f"response.{self._status}", response=self._response())
 
     def error_event(self, error: dict[str, Any]) -> dict[str, Any]:
-        """The event that ends a stream that failed."""
+        """The event that ends a failed stream."""
         details: dict[str, Any] = error["error"]
         return self._event("error", code=details["code"], message=details["message"], param=details["param"])
 

@@ -1,4 +1,4 @@
-"""A turn as the JSON objects of OpenAI's older route: the whole text completion, or its chunks."""
+"""Text completions in OpenAI's legacy format: the completion, or its chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroscope_gateway.schemas.completions import CompletionRequest
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What is added to the text of one choice."""
+    """The delta of one choice."""
 
     row: int
     text: str
@@ -24,11 +24,11 @@ class TextDelta:
 
 @dataclass(slots=True)
 class ChoiceState:
-    """One choice as it grows.
+    """One choice while it grows.
 
     Args:
-        echo: what stands in front of it.
-        top_logprob_count: likeliest alternatives of each token; None where no probability is wanted.
+        echo: the echo of its prompt.
+        top_logprob_count: number of alternatives for each token; None without log-probabilities.
     """
 
     echo: PromptEcho
@@ -40,14 +40,14 @@ class ChoiceState:
         self.length = len(self.echo.text)
 
     def add(self, delta: TokenDelta) -> TextDelta | None:
-        """Adds a token; None where it adds nothing to be told."""
+        """Adds a token; None if it changes nothing in the response."""
         offset, self.length = self.length, self.length + len(delta.text)
         self.finish_reason = delta.finish_reason or self.finish_reason
         logprobs = self._logprobs(delta, offset)
         return TextDelta(delta.row, delta.text, logprobs) if delta.text or logprobs is not None else None
 
     def _logprobs(self, delta: TokenDelta, offset: int) -> dict[str, Any] | None:
-        """The `logprobs` of a token; None where none is wanted or the token is no part of the text."""
+        """The `logprobs` of a token; None without log-probabilities, and for a token that is not part of the text."""
         entry = delta.logprob
         if self.top_logprob_count is None or entry is None:
             return None
@@ -61,13 +61,13 @@ class ChoiceState:
 
 
 class TextCompletionWriter:
-    """Writes down one turn.
+    """Writes text completions.
 
     Args:
-        turn: the generation.
-        request: what was asked for.
-        echoes: of its prompts, one each.
-        client: asked for the texts of alternatives in an echo.
+        generation: the generation.
+        request: the request.
+        echoes: the echo of each prompt.
+        client: returns the texts of alternatives in an echo.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class TextCompletionWriter:
         self._choices = [
             ChoiceState(echo, request.top_logprob_count) for echo in echoes for _ in range(request.choice_count)
         ]
-        self._echo_logprobs: dict[int, dict[str, Any]] = {}  # by the first row of a prompt
+        self._echo_logprobs: dict[int, dict[str, Any]] = {}  # by first row of the prompt
 
     async def completion(self) -> dict[str, Any]:
-        """The `text_completion` object, once the turn has ended."""
+        """The `text_completion` object, after the generation."""
         texts: list[list[str]] = [[] for _ in self._choices]
         logprobs = [_empty_logprobs(self._request.top_logprob_count) for _ in self._choices]
         async with aclosing(self._deltas()) as parts:
@@ -103,7 +103,7 @@ class TextCompletionWriter:
         return self._envelope() | {"choices": choices, "usage": self._usage()}
 
     async def chunks(self, *, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
-        """The `text_completion` objects of a stream: the echoes, the texts as they come, the ends, the usage."""
+        """The `text_completion` objects of a stream: echoes, texts, finish reasons, usage."""
         extra = {"usage": None} if include_usage else {}
         async with aclosing(self._deltas()) as parts:
             async for part in parts:
@@ -114,11 +114,11 @@ class TextCompletionWriter:
             yield self._envelope() | {"choices": [], "usage": self._usage()}
 
     async def _deltas(self) -> AsyncGenerator[TextDelta, None]:
-        """Echoes, each as soon as it is complete, and what tokens add."""
+        """The deltas of echoes and tokens."""
         waiting = set[int]()
         for row, choice in enumerate(self._choices):
             if choice.echo.token_ids:
-                waiting.add(row)  # for its probabilities
+                waiting.add(row)  # for its log-probabilities
             elif choice.echo.text:
                 yield TextDelta(row, choice.echo.text)
         async with aclosing(self._generation.deltas()) as deltas:
@@ -134,7 +134,7 @@ class TextCompletionWriter:
                 choice.finish_reason = "length"
 
     async def _echo(self, delta: TokenDelta) -> TextDelta:
-        """The echo of a row; the same for all rows of a prompt."""
+        """The echo of a row, computed once for each prompt."""
         echo = self._choices[delta.row].echo
         first = delta.row - delta.row % self._request.choice_count
         if first not in self._echo_logprobs:

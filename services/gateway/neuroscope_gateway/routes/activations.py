@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions/with_activations: a chat completion together with what its hooks saw."""
+"""POST /v1/chat/completions/with_activations: chat completions with activations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ router = APIRouter(tags=["activations"], responses=ERROR_RESPONSES)
 async def create_chat_completion_with_activations(
     body: ActivationCompletionRequest, request: Request, client: InferenceDep
 ) -> Response:
-    """Answers a conversation with the activations, whole or, with `stream`, as one line of JSON for every token."""
+    """Creates a chat completion with activations; with `stream`, one line of JSON for each token."""
     hooks = RequestHooks(body.activation_hooks or ())
     generation = TextGeneration(client, body, hooks, format=body.format, capture_id=body.capture_id)
     if body.stream:

@@ -1,4 +1,4 @@
-"""POST /v1/analysis/...: what the analysis service says about how a model works."""
+"""POST /v1/analysis/attention: analyses of attention heads."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _PARAM_NAMES = {"sequences.count": "sequences", "model_id": "model"}
     responses={200: {"description": "The heads", "content": ANALYSIS_CONTENT}},
 )
 async def analyze_attention(body: schemas.AttentionRequest, request: Request, client: AnalysisDep) -> Response:
-    """Describes every attention head: statistics, scores of roles, labels tested by ablation. Leaving cancels it.
+    """Analyzes attention heads: statistics, role scores, labels tested by ablation. A disconnect cancels it.
 
-    With `stream` events are plan, progress, prompt and label as they come, result, or error.
+    Events with `stream`: plan, progress, prompt, label, result or error.
     """
     return await analysis_response(client, body.to_result(), _JSON, request, stream=body.stream, format=body.format)
 
@@ -77,7 +77,7 @@ def _role_definitions(plan: pb.AttentionPlan) -> list[dict[str, Any]]:
 
 
 def attention_param(field: str) -> str:
-    """The parameter of the request that a field of the contract comes from."""
+    """The parameter of the request for a field of the contract."""
     field = re.sub(r"^(prompts\[\d+\]).*$", r"\1", field)
     field = re.sub(r"^(pairs|named_pairs)\[(\d+)\](\.pair)?", r"\1[\2]", field)
     field = re.sub(r"^thresholds\[\d+\].*$", "thresholds", field)

@@ -1,4 +1,4 @@
-"""POST /v1/experiments/attributions: what the gradient of a metric says of many places at once."""
+"""POST /v1/experiments/attributions: gradient-based attribution."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERR
     responses={200: {"description": "The scores", "content": NDJSON_CONTENT}},
 )
 async def attribute(body: schemas.AttributionRequest, request: Request, client: InferenceDep) -> Response:
-    """Runs an attribution; answers with all scores or, with `stream`, a line for every event. Leaving cancels it."""
+    """Runs an attribution; with `stream`, one line of JSON for each event. A disconnect cancels it."""
     result = AttributionResult(body.to_attribution())
     if not body.stream:
         return JsonResponse(await cancel_on_disconnect(request.receive, _attribution_json(client, result, body.method)))
@@ -46,7 +46,7 @@ async def _attribution_json(client: AsyncClient, result: AttributionResult, meth
 
 
 async def _events(client: AsyncClient, result: AttributionResult, method: str) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of an attribution as JSON, then its scores; the result is filled on the way."""
+    """The events of an attribution as JSON while they fill the result, then its scores."""
     with rest_params(_attribution_param):
         async with aclosing(client.attribution_events(result)) as events:
             async for event in events:

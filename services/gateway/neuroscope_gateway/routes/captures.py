@@ -1,4 +1,4 @@
-"""/v1/activations/captures: streams that the service keeps, and their tensors as bytes."""
+"""/v1/activations/captures: kept streams and the bytes of their tensors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def get_capture(capture_id: str, client: InferenceDep) -> schemas.Capture:
 
 @router.delete("/{capture_id}")
 async def delete_capture(capture_id: str, client: InferenceDep) -> schemas.DeletedCapture:
-    """Removes a kept stream."""
+    """Deletes a kept stream."""
     await client.delete_capture(capture_id)
     return schemas.DeletedCapture(id=capture_id)
 
@@ -60,7 +60,7 @@ async def get_captured_tensor(
     wanted: Annotated[str | None, Header(alias="Range", description="One range of bytes")] = None,
     if_range: Annotated[str | None, Header(alias="If-Range", description="Range only of this ETag")] = None,
 ) -> Response:
-    """Sends one tensor of one step (0 is the prefill) and row, whole or the bytes of `Range`."""
+    """Returns one tensor of one step (0: prefill) and row, or the bytes of `Range`."""
     part = byte_ranges.parse(wanted)
 
     async def begin(part: ByteRange) -> tuple[CapturedTensor, AsyncGenerator[memoryview, None]]:

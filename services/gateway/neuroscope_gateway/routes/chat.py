@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, as OpenAI's clients know it."""
+"""POST /v1/chat/completions: OpenAI's Chat Completions API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ router = APIRouter(tags=["chat"], responses=ERROR_RESPONSES)
     responses={200: {"description": "The completion", "content": SSE_CONTENT}},
 )
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, client: InferenceDep) -> Response:
-    """Answers a conversation, whole or, with `stream`, as Server-Sent Events."""
+    """Creates a chat completion; with `stream`, as Server-Sent Events."""
     generation = TextGeneration(client, body)
     if body.stream:
         return await generation_stream_response(

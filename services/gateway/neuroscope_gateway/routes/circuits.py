@@ -1,4 +1,4 @@
-"""POST /v1/analysis/circuits...: circuits found, evaluated and written in other formats."""
+"""POST /v1/analysis/circuits...: discovery, evaluation and export of circuits."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _PARAM_NAMES = {"model_id": "model", "dataset": "dataset", "count": "pair_count"
     responses={200: {"description": "The circuit", "content": {**SSE_CONTENT, **_FILE_CONTENT}}},
 )
 async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, client: AnalysisDep) -> Response:
-    """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need.
+    """Discovers the circuit of a behaviour from pairs of prompts. A disconnect cancels it.
 
-    With `stream` events are plan, progress, baseline, edges, evaluation and point as they come, result, or error; with
-    `format` the answer is the circuit in that format. Leaving cancels it.
+    Events with `stream`: plan, progress, baseline, edges, evaluation, point, result or error. With `format` the
+    response is the circuit in that format.
     """
     pairs = await _fitted_dataset(client, body, request)
     wanted = discovery_request(
@@ -102,9 +102,9 @@ async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, cli
     responses={200: {"description": "The circuit, evaluated", "content": {**SSE_CONTENT, **_FILE_CONTENT}}},
 )
 async def evaluate_circuit(body: schemas.EvaluationRequest, request: Request, client: AnalysisDep) -> Response:
-    """Measures how well a circuit does on pairs of prompts; edges outside of it carry what the other run has.
+    """Evaluates a circuit on pairs of prompts; edges outside it carry activations of the other run.
 
-    Events and formats are those of a search.
+    Events and formats are those of discovery.
     """
     circuit = Circuit.from_json(body.circuit)
     pairs = await _fitted_dataset(client, body, request)
@@ -138,12 +138,12 @@ async def evaluate_circuit(body: schemas.EvaluationRequest, request: Request, cl
     responses={200: {"description": "The circuit", "content": {**_OBJECT_CONTENT, **_FILE_CONTENT}}},
 )
 async def export_circuit(body: schemas.ExportRequest) -> Response:
-    """Writes a circuit in another format: JSON of MIB or chuk-lazarus, GraphML, DOT, Mermaid, a page, a picture."""
+    """Converts a circuit to another format: JSON of MIB or chuk-lazarus, GraphML, DOT, Mermaid, HTML, a picture."""
     return _circuit_file(Circuit.from_json(body.circuit), body.format)
 
 
 async def _fitted_dataset(client: AsyncAnalysisClient, body: schemas.CircuitRequest, request: Request) -> Dataset:
-    """The dataset that a request names, fitted to the model's tokenizer."""
+    """The dataset of a request, fitted to the model's tokenizer."""
     body.check_consistency()
     dataset = client.dataset(
         body.dataset_source, count=body.pair_count, seed=body.seed, drop=body.drop, model_id=body.model or ""
@@ -172,7 +172,7 @@ def _circuit_file(circuit: Circuit, format: str) -> Response:
 
 
 def _circuit_param(field: str) -> str:
-    """The parameter of the request that a field of the contract comes from."""
+    """The parameter of the request for a field of the contract."""
     field = re.sub(r"^(pairs\[\d+\]\.\w+).*$", r"\1", field)
     field = re.sub(r"^(search|evaluation)\.(effect_test\.)?", "", field)
     return _PARAM_NAMES.get(field, field)

@@ -1,4 +1,4 @@
-"""POST /v1/completions, OpenAI's older route: text and token ids in, text out."""
+"""POST /v1/completions: OpenAI's legacy Completions API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["completions"], responses=ERROR_RESPONSES)
     responses={200: {"description": "The completion", "content": SSE_CONTENT}},
 )
 async def create_completion(body: CompletionRequest, request: Request, client: InferenceDep) -> Response:
-    """Continues prompts, whole or, with `stream`, as Server-Sent Events."""
+    """Creates text completions; with `stream`, as Server-Sent Events."""
     shown = await prompt_echoes(body, client)
     prompts = [echo.token_ids for echo in shown]
     reads = [

@@ -1,4 +1,4 @@
-"""/v1/dictionaries: sparse autoencoders and transcoders of the loaded models."""
+"""/v1/dictionaries: sparse autoencoders and transcoders of loaded models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/dictionaries", tags=["dictionaries"], responses=E
 
 @router.get("")
 async def list_dictionaries(client: InferenceDep, model: str = "") -> schemas.DictionaryList:
-    """Lists the loaded dictionaries, of one model or of all."""
+    """Lists the loaded dictionaries of one model or of all."""
     with rest_params(_rest_param):
         return schemas.DictionaryList(data=[_dictionary_info(found) for found in await client.dictionaries.list(model)])
 
@@ -28,7 +28,7 @@ async def list_dictionaries(client: InferenceDep, model: str = "") -> schemas.Di
 async def load_dictionary(
     body: schemas.LoadDictionaryRequest, request: Request, client: InferenceDep
 ) -> schemas.Dictionary:
-    """Loads a dictionary in SAELens' layout; the path is one of the inference service's machine."""
+    """Loads a dictionary in SAELens' format from a path on the machine of the inference service."""
     work = client.dictionaries.load(
         body.path,
         dictionary_id=body.dictionary_id or "",
@@ -49,7 +49,7 @@ async def get_dictionary(dictionary_id: str, client: InferenceDep) -> schemas.Di
 
 @router.delete("/{dictionary_id}")
 async def delete_dictionary(dictionary_id: str, client: InferenceDep) -> schemas.DeletedDictionary:
-    """Frees a dictionary; its files stay where they are."""
+    """Unloads a dictionary; its files are kept."""
     await client.dictionaries.unload(dictionary_id)
     return schemas.DeletedDictionary(id=dictionary_id)
 
@@ -58,7 +58,7 @@ async def delete_dictionary(dictionary_id: str, client: InferenceDep) -> schemas
 async def read_features(
     dictionary_id: str, body: schemas.FeaturesRequest, request: Request, client: InferenceDep
 ) -> schemas.FeatureActivations:
-    """Says which features are active at each position of a prompt."""
+    """Returns the strongest features at each position of a prompt."""
     dictionary = await client.dictionaries.get(dictionary_id)
     with rest_params(_rest_param):
         return _feature_activations(

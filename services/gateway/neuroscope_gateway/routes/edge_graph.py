@@ -1,4 +1,4 @@
-"""GET /v1/experiments/edge_graph: the graph that attributions, sweeps of edges and circuits are of."""
+"""GET /v1/experiments/edge_graph: the graph of circuits, edge sweeps and attributions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def get_edge_graph(
     client: InferenceDep,
     model: Annotated[str, Query(description="Absent: the one loaded first")] = "",
 ) -> schemas.EdgeGraph:
-    """Names what writes the residual stream, what reads it, and so every edge: a sender reaches what reads later."""
+    """Returns senders and receivers of the residual stream; each sender has an edge to every later receiver."""
     return await cancel_on_disconnect(request.receive, _graph(client, model))
 
 

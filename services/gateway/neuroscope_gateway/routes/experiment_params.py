@@ -1,4 +1,4 @@
-"""Parameters of experiment requests by the fields of the contract that they become."""
+"""Parameters of experiment requests for fields of the contract."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RENAMES = (
 
 
 def experiment_param(field: str) -> str:
-    """The parameter of a sweep or an attribution that a field of the contract comes from."""
+    """The parameter of a sweep or an attribution for a field of the contract."""
     for pattern, replacement in _RENAMES:
         field = re.sub(pattern, replacement, field)
     return field

@@ -1,4 +1,4 @@
-"""POST /v1/analysis/attention/comparison, composition and interactions: heads beside each other."""
+"""POST /v1/analysis/attention/comparison, composition and interactions: comparing heads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERROR_RES
     responses={200: {"description": "The heads on both prompts", "content": ANALYSIS_CONTENT}},
 )
 async def compare_attention(body: schemas.ComparisonRequest, request: Request, client: AnalysisDep) -> Response:
-    """Compares the attention patterns of two prompts, head by head. Leaving cancels it."""
+    """Compares attention patterns on two prompts, head by head. A disconnect cancels it."""
     json = AnalysisJson(_plan_event, _comparison_json, attention_param)
     return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
@@ -36,7 +36,7 @@ async def compare_attention(body: schemas.ComparisonRequest, request: Request, c
     responses={200: {"description": "Scores of every two heads", "content": ANALYSIS_CONTENT}},
 )
 async def measure_composition(body: schemas.CompositionRequest, request: Request, client: AnalysisDep) -> Response:
-    """Says by their weights how much each head can read of what each earlier one writes. Leaving cancels it."""
+    """Measures composition scores of all pairs of heads from their weights. A disconnect cancels it."""
     json = AnalysisJson(_plan_event, _composition_json, attention_param)
     return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
@@ -47,9 +47,9 @@ async def measure_composition(body: schemas.CompositionRequest, request: Request
     responses={200: {"description": "Which heads read what other heads write", "content": ANALYSIS_CONTENT}},
 )
 async def map_interactions(body: schemas.InteractionsRequest, request: Request, client: AnalysisDep) -> Response:
-    """Finds which heads read what other heads write, by patching the path between them. Leaving cancels it.
+    """Finds interactions between heads by path patching. A disconnect cancels it.
 
-    With `stream` events are plan, progress, tried with the paths of a layer, result, or error.
+    Events with `stream`: plan, progress, tried (the paths of a layer), result or error.
     """
     json = AnalysisJson(_interaction_event, _interactions_json, attention_param)
     return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)

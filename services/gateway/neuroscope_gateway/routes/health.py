@@ -1,4 +1,4 @@
-"""GET /health: whether the gateway runs and the inference service behind it answers."""
+"""GET /health: the state of the gateway and its inference service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIMEOUT_S = 2.0
     responses={503: {"model": ErrorResponse, "description": "The inference service does not answer"}},
 )
 async def health(request: Request, client: InferenceDep) -> Response:
-    """Says `healthy` with status 200, or `unavailable` with status 503 and the error."""
+    """Returns `healthy` with status 200, or `unavailable` with status 503 and the error."""
     target: str = request.app.state.settings.inference
     state: dict[str, Any] = {"service": "neuroscope-gateway", "version": version("neuroscope-mlx"), "inference": target}
     try:

@@ -1,4 +1,4 @@
-"""/v1/activations/hooks: hooks that the service keeps under an id, for later requests to refer to."""
+"""/v1/activations/hooks: registered hooks, which requests refer to by id."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ALIASES = {"model_id": "model"}
 
 @router.post("")
 async def register_hooks(body: RegisterHooksRequest, client: InferenceDep) -> RegisterHooksResponse:
-    """Registers `{"hooks": [...]}`, a list of hooks or one hook: all of them or none."""
+    """Registers `{"hooks": [...]}`, a list of hooks or one hook: all or none."""
     model = ""
     match body.root:
         case RegisterHooksBody(hooks=hooks, model=model):
@@ -45,7 +45,7 @@ async def register_hooks(body: RegisterHooksRequest, client: InferenceDep) -> Re
 
 @router.get("")
 async def list_hooks(client: InferenceDep) -> HookList:
-    """Lists the registered hooks, in the order in which they were registered."""
+    """Lists the registered hooks in the order of registration."""
     return HookList(hooks=to_rest_hooks(await client.hooks()))
 
 
@@ -60,6 +60,6 @@ async def clear_hooks(
     if model:
         await get_model_info(client, model)
     ids = hook_ids if body is None or body.hook_ids is None else body.hook_ids
-    if ids is not None and not ids:  # an empty list names none, whereas to the service it would mean all
+    if ids is not None and not ids:  # an empty list means none here, but all to the service
         return ClearHooksResponse(cleared_hooks=[])
     return ClearHooksResponse(cleared_hooks=await client.clear_hooks(ids or ()))

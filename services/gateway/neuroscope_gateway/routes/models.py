@@ -1,4 +1,4 @@
-"""/v1/models: what is loaded, what can be seen in it, and loading more."""
+"""/v1/models: loaded models and their hook points."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERROR_RESPONS
 
 @router.get("")
 async def list_models(client: InferenceDep) -> schemas.ModelList:
-    """Lists the loaded models, in the order in which they were loaded."""
+    """Lists the loaded models in the order of loading."""
     models = [schemas.Model(**_model_fields(model)) for model in await client.models()]
     return schemas.ModelList(data=models, models=models)
 
 
 @router.post("/load")
 async def load_model(body: schemas.LoadModelRequest, request: Request, client: InferenceDep) -> schemas.LoadedModel:
-    """Loads a model into the inference service; answers when it is ready. The path is one of the service's machine."""
+    """Loads a model from a path on the machine of the inference service; returns when it is ready."""
     work = client.load_model(
         body.model_path,
         model_id=body.model_id or "",
@@ -39,7 +39,7 @@ async def load_model(body: schemas.LoadModelRequest, request: Request, client: I
 
 @router.get("/{model_id:path}")
 async def get_model(model_id: str, client: InferenceDep) -> schemas.ModelDetail:
-    """Describes a loaded model: every hookable point, and why the others are not there."""
+    """Describes a loaded model: its hook points, and why others are unavailable."""
     info = await get_model_info(client, model_id)
     return schemas.ModelDetail(
         **_model_fields(info.model),
@@ -50,7 +50,7 @@ async def get_model(model_id: str, client: InferenceDep) -> schemas.ModelDetail:
 
 @router.delete("/{model_id:path}")
 async def delete_model(model_id: str, client: InferenceDep) -> schemas.DeletedModel:
-    """Frees a loaded model. What runs on it ends with 503; its files stay where they are."""
+    """Unloads a model. Running requests end with 503; its files are kept."""
     with rest_params(lambda _: "model"):
         await client.unload_model(model_id)
     return schemas.DeletedModel(id=model_id)

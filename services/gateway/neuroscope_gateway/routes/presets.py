@@ -1,4 +1,4 @@
-"""/v1/activations/presets: hooks and scenarios made for a loaded model."""
+"""/v1/activations/presets: hooks and scenarios for a loaded model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ModelName = Annotated[str, Query(description="A loaded model; absent: the one th
 
 @router.get("", response_model_exclude_unset=True)
 async def list_presets(client: InferenceDep, model: ModelName = "") -> PresetList:
-    """Gives every preset for every layer of a model, and the scenarios as requests for a few of its layers."""
+    """Returns all presets for all layers, and the scenarios as example requests."""
     return preset_list(await get_model_info(client, model))
 
 
@@ -30,7 +30,7 @@ async def get_preset(
         list[Annotated[int, Query(ge=0)]] | None, Query(description="Layers, repeated; absent: all")
     ] = None,
 ) -> Preset:
-    """Gives the hooks of one preset."""
+    """Returns the hooks of one preset."""
     info = await get_model_info(client, model)
     count = info.model.num_layers
     for index, layer in enumerate(layers or ()):

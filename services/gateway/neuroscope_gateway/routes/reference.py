@@ -1,4 +1,4 @@
-"""GET /docs: the REST reference as one page, written from the OpenAPI document; no scripts, nothing from elsewhere."""
+"""GET /docs: the REST reference, a page without scripts made from the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ td { vertical-align: top; } td:first-child { white-space: nowrap; } .dim { opaci
 
 @router.get("/docs")
 async def reference(request: Request) -> HTMLResponse:
-    """The page."""
+    """The reference page."""
     return HTMLResponse(reference_page(request.app.openapi()), headers={"Content-Security-Policy": _POLICY})
 
 
 def reference_page(document: Mapping[str, Any]) -> str:
-    """The reference of an OpenAPI document, as HTML."""
+    """The reference of an OpenAPI document as HTML."""
     title = escape(f"{document['info']['title']} {document['info']['version']}: REST reference")
     return "".join(
         (
@@ -79,7 +79,7 @@ def _objects(schemas: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """A type in words, objects as links."""
+    """A type in words, with links to objects."""
     if "$ref" in schema:
         name = escape(schema["$ref"].removeprefix(_REFERENCE))
         return f"<a href='#{name}'>{name}</a>"
@@ -101,6 +101,6 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _inline_code(text: str | None) -> str:
-    """Text in which backticks mark code."""
+    """Text with backticks as code elements."""
     parts = escape(text or "", quote=False).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))

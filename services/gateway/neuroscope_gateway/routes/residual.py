@@ -1,4 +1,4 @@
-"""POST /v1/analysis/residual_stream and tuned_lens: what is written into the residual stream, and who reads it."""
+"""POST /v1/analysis/residual_stream and tuned_lens: analyses of the residual stream."""
 
 from __future__ import annotations
 
@@ -38,10 +38,9 @@ _RENAMES = (
     responses={200: {"description": "The residual stream on each prompt", "content": ANALYSIS_CONTENT}},
 )
 async def analyze_residual_stream(body: schemas.ResidualRequest, request: Request, client: AnalysisDep) -> Response:
-    """Describes the residual stream: what is written into it, logits, lenses, routes, flow. Leaving cancels it.
+    """Analyzes the residual stream: contributions, logit attribution, lenses, routing, flow. A disconnect cancels it.
 
-    With `stream` events are plan, progress, sum, attribution, lens, routed, ablated and flow as they come, result, or
-    error.
+    Events with `stream`: plan, progress, sum, attribution, lens, routed, ablated, flow, result or error.
     """
     json = AnalysisJson(_residual_event, _residual_json, _residual_param)
     return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
@@ -53,9 +52,9 @@ async def analyze_residual_stream(body: schemas.ResidualRequest, request: Reques
     responses={200: {"description": "The lens", "content": ANALYSIS_CONTENT}},
 )
 async def train_tuned_lens(body: schemas.TunedLensRequest, request: Request, client: AnalysisDep) -> Response:
-    """Trains a tuned lens on given texts (Belrose et al. 2023), for analyses of the stream. Leaving cancels it.
+    """Trains a tuned lens on texts (Belrose et al. 2023). A disconnect cancels it.
 
-    With `stream` events are plan, progress, layer as they come, result, or error.
+    Events with `stream`: plan, progress, layer, result or error.
     """
     json = AnalysisJson(_layer_event, _tuned_lens_json, _residual_param)
     return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
@@ -178,7 +177,7 @@ def _tuned_lens_json(result: TunedLensResult) -> dict[str, Any]:
 
 
 def _residual_param(field: str) -> str:
-    """The parameter of the request that a field of the contract comes from."""
+    """The parameter of the request for a field of the contract."""
     if field in _PARAM_NAMES:
         return _PARAM_NAMES[field]
     for pattern, replacement in _RENAMES:

@@ -1,4 +1,5 @@
-"""POST /v1/responses: text in, text out. Nothing is stored, so that there is nothing to get, list or delete."""
+"""POST /v1/responses: OpenAI's Responses API for text. Nothing is stored, so responses cannot be retrieved or
+deleted."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ router = APIRouter(tags=["responses"], responses=ERROR_RESPONSES)
     responses={200: {"description": "The response", "content": SSE_CONTENT}},
 )
 async def create_response(body: ResponseRequest, request: Request, client: InferenceDep) -> Response:
-    """Answers an input, whole or, with `stream`, as OpenAI's named events."""
+    """Creates a response; with `stream`, as OpenAI's named events."""
     generation = TextGeneration(client, body, prefix="resp_")
     writer = ResponseWriter(generation, body)
     if body.stream:

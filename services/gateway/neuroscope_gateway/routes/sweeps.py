@@ -1,4 +1,4 @@
-"""POST /v1/experiments/sweeps: many edited runs of a few prompts, each scored by one number."""
+"""POST /v1/experiments/sweeps: many patched runs, each scored by a metric."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _METHOD_NAMES = {number: name for name, number in METHODS.items()}
     responses={200: {"description": "The values", "content": NDJSON_CONTENT}},
 )
 async def run_sweep(body: schemas.SweepRequest, request: Request, client: InferenceDep) -> Response:
-    """Runs a sweep; answers with all values or, with `stream`, a line for every event. Leaving cancels it."""
+    """Runs a sweep; with `stream`, one line of JSON for each event. A disconnect cancels it."""
     criterion = _criterion(body)
     result = SweepResult(Experiment(body.to_message()))
     if not body.stream:
@@ -44,10 +44,10 @@ async def run_sweep(body: schemas.SweepRequest, request: Request, client: Infere
 
 
 def _criterion(body: schemas.SweepRequest) -> Criterion | None:
-    """What judges the texts.
+    """The criterion of the texts.
 
     Raises:
-        InvalidRequestError: there is no such criterion, or there are no texts.
+        InvalidRequestError: the criterion is unknown, or there are no texts.
     """
     if body.criterion is None:
         return None
@@ -56,7 +56,8 @@ def _criterion(body: schemas.SweepRequest) -> Criterion | None:
             "a criterion judges generated texts, once all are there: ask for a generation, and for no stream",
             field="criterion",
         )
-    if body.criterion.partition(":")[0] == "regex":  # one can take for ever, and this process is everybody's
+    # A regular expression can run for ever, and other requests share this process.
+    if body.criterion.partition(":")[0] == "regex":
         raise InvalidRequestError("patterns are for the client to try on the texts", field="criterion")
     return to_criterion(body.criterion)
 

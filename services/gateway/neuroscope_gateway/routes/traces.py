@@ -1,4 +1,4 @@
-"""GET /v1/traces/{trace_id}: the spans of a recent request, of the gateway and the services behind it."""
+"""GET /v1/traces/{trace_id}: the spans of a recent request in all services."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ BINARY = "application/octet-stream"
     responses={200: {"description": "TracesData", "content": {BINARY: {"schema": {"type": "string"}}}}},
 )
 async def get_trace(trace_id: TraceId, client: InferenceDep, analysis: AnalysisDep) -> Response:
-    """Answers a serialised `opentelemetry.proto.trace.v1.TracesData`.
+    """Returns a serialized `opentelemetry.proto.trace.v1.TracesData`.
 
-    A trace is recorded where the request came with a sampled `traceparent`, or a collector is configured.
+    A trace is recorded if the request has a sampled `traceparent`, or a collector is configured.
     """
     parts: list[bytes] = []
     unknown: UnknownIdError | None = None
@@ -39,6 +39,6 @@ async def get_trace(trace_id: TraceId, client: InferenceDep, analysis: AnalysisD
     except UnknownIdError:
         if unknown is not None:
             raise unknown from None
-    with suppress(UnknownIdError, NeuroScopeIntegrationError):  # it had no part in it, or does not run
+    with suppress(UnknownIdError, NeuroScopeIntegrationError):  # it took no part in the trace, or is not running
         parts.append(await analysis.trace(trace_id))
     return Response(telemetry.merge(parts).SerializeToString(), media_type=BINARY)

@@ -1,4 +1,4 @@
-"""POST /v1/experiments/vocabulary: what vectors predict."""
+"""POST /v1/experiments/vocabulary: projections of vectors to the vocabulary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERR
 
 @router.post("/vocabulary", response_model=schemas.Vocabulary)
 async def project(body: schemas.VocabularyRequest, request: Request, client: InferenceDep) -> Response:
-    """Shows vectors through the model's own final norm and unembedding: the logit lens of vectors from anywhere."""
+    """Projects vectors through the model's final norm and unembedding (logit lens)."""
     return JsonResponse(await cancel_on_disconnect(request.receive, _project_json(client, body)))
 
 
@@ -52,10 +52,10 @@ async def _project_json(client: AsyncClient, body: schemas.VocabularyRequest) ->
 
 
 def _to_vectors(form: TensorForm, field: str) -> VectorsLike:
-    """Vectors of a request as the SDK takes them; whole numbers are numbers too.
+    """The vectors of a request in the SDK's form.
 
     Raises:
-        DataConversionError: they are no array of finite numbers.
+        DataConversionError: they are not an array of finite numbers.
     """
     with rest_params(lambda _: field):
         return form if isinstance(form, list) else to_reference(to_expression(form))

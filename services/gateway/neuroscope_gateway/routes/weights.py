@@ -1,4 +1,4 @@
-"""/v1/experiments/weights: the model's weights, listed and one by one as bytes or JSON."""
+"""/v1/experiments/weights: the weights of a model, as a list or one by one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def list_weights(
     layers: _Indices = [],  # noqa: B006
     summaries: Annotated[bool, Query(description="With norm, mean and deviation of each")] = False,
 ) -> schemas.WeightList:
-    """Lists the weights: names, shapes, where numbers are from, and what stands between them and activations."""
+    """Lists the weights: names, shapes, origins, and how they relate to activations."""
     weights = Weights()
     wanted = reading(names, layers, (), (), "", "summaries" if summaries else "plan", model)
 
@@ -86,7 +86,7 @@ async def get_weight(
     wanted: Annotated[str | None, Header(alias="Range", description="One range of bytes, of binary")] = None,
     if_range: Annotated[str | None, Header(alias="If-Range", description="Range only of this ETag")] = None,
 ) -> Response:
-    """Sends one weight of one layer: (inputs, outputs), heads and experts in front."""
+    """Returns one weight of one layer: (inputs, outputs), preceded by heads and experts."""
     ask = _single_weight_request(weight, layer, heads, experts, dtype, model)
     state = WeightBytes()
     parts = client.weight_bytes(state, ask)
@@ -116,10 +116,10 @@ async def get_weight(
 def _single_weight_request(
     name: str, layer: int | None, heads: list[int], experts: list[int], dtype: str, model: str
 ) -> pb.ReadWeightsRequest:
-    """The reading of one weight.
+    """The request for one weight.
 
     Raises:
-        InvalidRequestError: it names a group, or lacks the layer.
+        InvalidRequestError: the name is a group, or the layer is missing.
     """
     if len(resolve(name, field="weight")) > 1:
         raise InvalidRequestError(f"{name} are several weights: name one of them", field="weight", valid=WEIGHTS)

@@ -1,4 +1,4 @@
-"""Analyses as JSON: what is asked for, and what is answered."""
+"""Analyses of attention heads: request and response."""
 
 from __future__ import annotations
 
@@ -28,46 +28,46 @@ Role = Literal[
 
 
 class NamedPair(AnsweredPair):
-    """A pair with two names: the answer stands once in the clean prompt, the other name twice or more often."""
+    """A pair with two names: the answer occurs once in the clean prompt, the other name at least twice."""
 
     answer_position: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
-    """Where the answer stands; absent: its only occurrence."""
+    """Position of the answer in the clean prompt; default: its only occurrence."""
     repeated_position: Annotated[int, Field(ge=0, le=MAX_UINT32)] | None = None
-    """Where the other name stands again; absent: its last occurrence of several."""
+    """Position of the repeated name; default: its last occurrence."""
 
 
 class AttentionRequest(AnalysisRequest):
     """An analysis of attention heads."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     prompts: list[Prompt] = Field([], max_length=256)
-    """Prompts whose patterns are described: texts or lists of token ids; absent: roles alone are scored."""
+    """Prompts whose patterns are described: texts or lists of token ids. Without prompts only roles are scored."""
     layers: Layers = None
-    """Layers, negative ones from the end; absent: all that have attention patterns."""
+    """Layer indices, negative from the end; default: all layers with attention patterns."""
     roles: list[Role] | None = None
-    """Roles that are scored; absent: all; an empty list: none."""
+    """Roles to score; default: all; an empty list: none."""
     thresholds: dict[Role, Annotated[float, Field(gt=0, le=1)]] = Field({})
-    """Scores from which a head gets a label, in place of the defaults."""
+    """Minimum score of a label, for roles whose default does not fit."""
     seed: Annotated[int, Field(ge=0, le=MAX_UINT32)] = 0
-    """Of the random sequences that roles are scored and tested on."""
+    """Seed of the random sequences that score and test roles."""
     sequences: Annotated[int, Field(ge=0, le=256)] = 0
-    """How many; 0: 16."""
+    """Number of random sequences; 0: 16."""
     block_length: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Tokens of a block, which comes twice in a sequence; 0: 24, or what the model allows."""
+    """Length of the block that each sequence repeats, in tokens; 0: 24, or the longest that fits the context."""
     token_ids: list[TokenId] = Field([], max_length=65536)
-    """Tokens that sequences are drawn from; absent: the vocabulary without special tokens."""
+    """Tokens to draw sequences from; default: the vocabulary without special tokens."""
     test: bool = True
-    """Whether labels are tested by ablation."""
+    """Tests labels by ablation."""
     least_effect_nats: Annotated[float, Field(ge=0)] = 0.0
-    """Least change of a role's metric that counts; 0: 0.01."""
+    """Minimum change of a role's metric that counts as an effect; 0: 0.01."""
     significance: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Chance of taking noise for an effect, over all tests of a role; 0: 0.01."""
+    """Significance level over all tests of a role; 0: 0.01."""
     named_pairs: list[NamedPair] = Field([], max_length=256)
-    """Pairs with two names that name movers and S-inhibition heads are scored and tested on; absent: they are not."""
+    """Pairs that score and test name movers and S-inhibition heads."""
 
     def to_result(self) -> AttentionResult:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         return AttentionResult(
             attention_request(
                 [*self.prompts] or None,
@@ -89,21 +89,22 @@ class AttentionRequest(AnalysisRequest):
 
 
 class CausalEvidence(BaseModel):
-    """One causal test of a label; effects are changes of the role's metric, in nats."""
+    """One causal test of a label. Effects are changes of the role's metric, in nats."""
 
     probe: Literal["ablated", "restored", "patched"]
-    """The head alone was taken out, all heads of the label but it, or what it writes for certain readers."""
+    """ablated: the head alone; restored: all heads with the label except this one; patched: its path to certain
+    readers."""
     effect_nats: float
     standard_error_nats: float
     bound_nats: float
-    """What the effect had to exceed."""
+    """The threshold of the effect."""
     bound: str
-    """What that is."""
+    """What sets the threshold."""
     is_passed: bool
 
 
 class HeadLabel(BaseModel):
-    """A role that a head's pattern has."""
+    """A head with the pattern of a role."""
 
     layer: int
     head: int
@@ -113,9 +114,9 @@ class HeadLabel(BaseModel):
     verdict: Literal["confirmed", "unconfirmed", "not tested"]
     evidence: list[CausalEvidence]
     reason: str
-    """Why there is no evidence; empty where there is."""
+    """Why the label was not tested; otherwise empty."""
     offset: int | None
-    """Of a positional head, the distance to what it attends to."""
+    """The distance at which a positional head attends."""
 
 
 class RoleDefinition(BaseModel):
@@ -128,12 +129,12 @@ class RoleDefinition(BaseModel):
 
 
 class AttentionAnalysis(BaseModel):
-    """What an analysis of attention found."""
+    """The result of an analysis of attention heads."""
 
     object: Literal["attention_analysis"] = "attention_analysis"
     model: str
     arrays: list[NamedArray]
-    """Statistics of the prompts, then a score for each role."""
+    """Statistics of the prompts, then scores of roles."""
     roles: list[RoleDefinition]
     labels: list[HeadLabel]
     token_count: int

@@ -1,4 +1,4 @@
-"""Chat completions as OpenAI's clients ask for and read them, and their activations."""
+"""Chat completions in OpenAI's format, and their activations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
 
 
 def _joined_text(value: Any) -> Any:
-    """Text parts as one text."""
+    """Joins text parts."""
     if not isinstance(value, list):
         return value
     texts: list[str] = []
@@ -36,7 +36,7 @@ def _joined_text(value: Any) -> Any:
 
 
 class TextPart(TypedDict):
-    """A part of a message."""
+    """One text part of a message."""
 
     type: Literal["text"]
     text: str
@@ -46,7 +46,7 @@ class ChatMessage(StrictModel):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    """Who speaks; developer is read as system."""
+    """The role; `developer` is read as `system`."""
     content: Annotated[Text, BeforeValidator(_joined_text, json_schema_input_type=str | list[TextPart])]
     """The text, or a list of text parts."""
     name: Annotated[Any, Unsupported()] = None
@@ -58,23 +58,23 @@ class ChatMessage(StrictModel):
 
     @property
     def template_role(self) -> str:
-        """The role as chat templates know it."""
+        """The role in chat templates."""
         return "system" if self.role == "developer" else self.role
 
 
 class ChatCompletionRequest(ChoicesRequest):
-    """A chat completion as OpenAI's clients ask for it, with what `GenerationRequest` has besides."""
+    """A chat completion: OpenAI's parameters and those of `GenerationRequest`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
-    """Most tokens to generate; absent: the server's default."""
+    """Maximum number of generated tokens; default: the service's."""
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
-    """The older name of max_completion_tokens."""
+    """The deprecated name of max_completion_tokens."""
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    """Likeliest alternatives per token; needs logprobs."""
+    """Number of most likely alternatives for each token; needs `logprobs`."""
 
-    # Without effect on the answer.
+    # Accepted and ignored.
     metadata: Metadata | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
@@ -83,7 +83,7 @@ class ChatCompletionRequest(ChoicesRequest):
     prediction: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
-    # With an effect that the engine does not have.
+    # Accepted at neutral values only.
     store: Annotated[Any, Unsupported(False)] = None
     response_format: Annotated[Any, Unsupported({"type": "text"})] = None
     modalities: Annotated[Any, Unsupported(["text"])] = None
@@ -107,42 +107,42 @@ class ChatCompletionRequest(ChoicesRequest):
 
     @property
     def prompts(self) -> PromptLike:
-        """The conversation."""
+        """The messages as a prompt of the SDK."""
         return [{"role": message.template_role, "content": message.content} for message in self.messages]
 
     @property
     def max_tokens_param(self) -> tuple[str, int | None]:
-        """Most tokens to generate, under the name that was used."""
+        """The parameter that limits generated tokens, and its value."""
         if self.max_tokens is None:
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
 
     @property
     def top_logprob_count(self) -> int | None:
-        """Likeliest alternatives wanted for each token; None where no probability is."""
+        """Number of alternatives for each token; None without log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def prompt_param(self, field: str) -> str:
-        """`messages[0].role` of `prompts[0].chat.messages[0].role`."""
+        """Turns `prompts[0].chat.messages[0].role` into `messages[0].role`."""
         match = _MESSAGE.search(field)
         return match[0] if match else "messages"
 
 
 class ActivationCompletionRequest(ChatCompletionRequest):
-    """A chat completion that captures activations on its way."""
+    """A chat completion that also captures activations."""
 
     activation_hooks: list[HookOrId] | None = None
-    """What to capture: hook objects, and ids of registered hooks."""
+    """Hooks: objects, or ids of registered hooks."""
     activation_format: ActivationFormat | None = "list"
-    """How values are written: nested lists of numbers, base64 of their bytes (little-endian, row-major, of `dtype`), or
-    not at all, with a `url` that has them."""
+    """The encoding of values: `list` (nested lists), `base64` (little-endian, row-major, in `dtype`), or `metadata`
+    (no values, but a `url` that returns them)."""
     capture_id: Annotated[Text, Field(pattern=CAPTURE_ID)] | None = None
-    """Keeps the stream under this name for a while, for `/v1/activations/captures/{capture_id}`. With `metadata` it is
-    kept in any case, under the completion's id unless this names another."""
+    """Keeps the stream under this id for `/v1/activations/captures/{capture_id}`. `metadata` always keeps it, by
+    default under the completion's id."""
 
     @property
     def format(self) -> ActivationFormat:
-        """How values are written."""
+        """The encoding of values."""
         return self.activation_format or "list"
 
 
@@ -154,7 +154,7 @@ class Message(BaseModel):
 
 
 class TokenLogprob(BaseModel):
-    """A token and the natural logarithm of its probability by the model, before bias, penalties and filters."""
+    """A token and its log-probability (natural logarithm) before bias, penalties and filters."""
 
     token: str
     logprob: float
@@ -175,7 +175,7 @@ class Logprobs(BaseModel):
 
 
 class Choice(BaseModel):
-    """A finished answer."""
+    """A finished choice."""
 
     index: int
     message: Message
@@ -195,28 +195,28 @@ class ChatCompletion(BaseModel):
 
 
 class CapturedActivation(BaseModel):
-    """One tensor of one step, or one piece of it where a prefill ran in chunks."""
+    """One tensor of one step, or one piece of it if the prefill ran in chunks."""
 
     hook_id: str
     layer_name: str
     component: str
     shape: list[int]
     dtype: str
-    """The type that was captured; bfloat16 and float16 stand in `data` as the float32 numbers of the same value."""
+    """The captured type. A `list` has the same values of bfloat16 and float16 in float32."""
     is_input: bool
     data: list[Any] | str | None
-    """Nested list of `shape`, base64, or null."""
+    """Nested lists, base64, or null."""
     reduced: str = ""
-    """What of the activation it is: top_features, top_features_indices, ...; absent: the activation itself."""
+    """The reduction, such as top_features or top_features_indices; absent: the activation itself."""
     url: str = ""
-    """As metadata: where the bytes can be had."""
+    """The path that returns the bytes, with `metadata`."""
     choice: int = 0
-    """With `n` above 1: the choice that it belongs to."""
+    """The index of the choice, if `n` is above 1."""
 
 
 class ActivationCompletion(ChatCompletion):
-    """A chat completion and what its hooks saw, in step order."""
+    """A chat completion and its activations by hook id, in step order."""
 
     capture_id: str | None = None
-    """Where the stream is kept; absent where it is not."""
+    """The id of the kept stream; absent if it is not kept."""
     activations: dict[str, list[CapturedActivation]]

@@ -1,4 +1,4 @@
-"""Hooks for common questions, and scenarios to ask them in, made for the layers and points that a loaded model has."""
+"""Presets (hooks for common questions) and scenarios (example requests), adapted to a loaded model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from neuroscope_gateway.schemas.chat import ActivationCompletionRequest
 from neuroscope_gateway.schemas.hooks import ActivationHook
 
 SCENARIO_LAYERS = 5
-"""Layers that a scenario looks at, evenly from the first to the last."""
+"""Number of layers that a scenario captures, evenly spaced."""
 
 
 class PresetName(StrEnum):
-    """A question, or a scenario."""
+    """The name of a preset."""
 
     CIRCUIT_DISCOVERY = "circuit_discovery"
     ATTENTION_ANALYSIS = "attention_analysis"
@@ -39,7 +39,7 @@ class _Site:
 
 @dataclass(frozen=True, slots=True)
 class _PresetDefinition:
-    """What a preset is for, and what it looks at: once, and in every layer."""
+    """A preset: its description, and its sites in every layer and once."""
 
     description: str
     in_layers: tuple[_Site, ...]
@@ -90,7 +90,7 @@ _PRESETS = {
 
 @dataclass(frozen=True, slots=True)
 class _ScenarioDefinition:
-    """A scenario: which preset, what is said, how it is answered."""
+    """A scenario: its preset, prompts and sampling."""
 
     description: str
     preset: PresetName
@@ -135,7 +135,7 @@ _SCENARIOS = {
 
 
 class UnavailableHook(BaseModel):
-    """What a preset would look at and this model does not have."""
+    """A hook of a preset that the model does not support."""
 
     layer_name: str
     component: str
@@ -150,12 +150,12 @@ class Preset(BaseModel):
     model: str
     layers: list[int]
     activation_hooks: list[ActivationHook]
-    """For `activation_hooks` of a request, or for registration."""
+    """Hooks for `activation_hooks` of a request, or for registration."""
     unavailable: list[UnavailableHook]
 
     @classmethod
     def of(cls, name: PresetName, info: ModelInfo, layers: Sequence[int] | None = None) -> Preset:
-        """The preset for some layers of a model; None: all."""
+        """The preset for layers of a model; None: all layers."""
         question = _PRESETS[name]
         chosen = list(range(info.model.num_layers)) if layers is None else list(dict.fromkeys(layers))
         wanted = [("transformer.wte", "", item) for item in question.once]
@@ -188,7 +188,7 @@ class Preset(BaseModel):
 
 
 class Scenario(BaseModel):
-    """Requests that show something, ready for `/v1/chat/completions/with_activations`."""
+    """Example requests for `/v1/chat/completions/with_activations`."""
 
     name: str
     description: str
@@ -206,7 +206,7 @@ class PresetList(BaseModel):
 
 
 def preset_list(info: ModelInfo) -> PresetList:
-    """Every preset for every layer, and every scenario for some."""
+    """All presets for all layers, and all scenarios for a few."""
     return PresetList(
         model=info.model_id,
         presets=[Preset.of(name, info) for name in PresetName],
@@ -215,7 +215,7 @@ def preset_list(info: ModelInfo) -> PresetList:
 
 
 def scenarios(info: ModelInfo) -> list[Scenario]:
-    """The scenarios, with hooks in a few layers of the model."""
+    """All scenarios, with hooks in a few layers."""
     layers = evenly_spaced_layers(info.model.num_layers)
     return [
         Scenario(
@@ -232,7 +232,7 @@ def scenarios(info: ModelInfo) -> list[Scenario]:
 
 
 def evenly_spaced_layers(num_layers: int) -> list[int]:
-    """At most SCENARIO_LAYERS layers, the first and the last among them."""
+    """At most SCENARIO_LAYERS layers, including the first and the last."""
     count = min(SCENARIO_LAYERS, num_layers)
     if count <= 1:
         return list(range(num_layers))

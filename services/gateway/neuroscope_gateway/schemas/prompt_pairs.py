@@ -1,4 +1,4 @@
-"""Pairs of prompts as JSON, and what corrupts one of them."""
+"""Pairs of prompts and corruptions."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from neuroscope_gateway.schemas.request_interventions import RequestIntervention
 
 
 class SubjectNoise(StrictModel):
-    """Noise at the embeddings of a subject's tokens (Meng et al. 2022)."""
+    """Gaussian noise on the embeddings of a subject's tokens (Meng et al. 2022)."""
 
     subject: Annotated[Text, Field(min_length=1)]
-    """A text that the prompt has once."""
+    """A text that occurs once in the prompt."""
     seed: Seed = 0
     standard_deviation: Annotated[float, Field(gt=0)] = 3.0
-    """In units of that of each token's own embedding."""
+    """In units of the standard deviation of each token's own embedding."""
 
     def to_message(self) -> pb.SubjectNoise:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         return pb.SubjectNoise(subject=self.subject, seed=self.seed, standard_deviation=self.standard_deviation)
 
 
 class PromptPair(StrictModel):
-    """Two prompts that differ in what the metric asks for."""
+    """A clean and a corrupted prompt."""
 
     clean: Prompt
     """The prompt with the behaviour."""
     corrupted: Prompt | None = None
-    """The prompt without it; without one the clean run is ablated, unless edits or noise corrupt it."""
+    """The prompt without it. Without a corrupted prompt, edits or noise, the clean run is ablated."""
     corruptions: list[InterventionForm] = Field([], max_length=256)
-    """Edits that make the corrupted run; of sweeps alone, and so is noise."""
+    """Edits that make the corrupted run; sweeps only."""
     noise: SubjectNoise | None = None
-    """Noise at the embeddings of a subject: causal tracing."""
+    """Noise on a subject that makes the corrupted run (causal tracing); sweeps only."""
 
     def to_message(self, path: str) -> pb.PromptPair:
-        """As the contract carries it.
+        """This object as a message of the contract.
 
         Raises:
-            MLXIntegrationError: an edit cannot be meant; names it below the path.
+            MLXIntegrationError: an edit is invalid; `field` is its path.
         """
         return pb.PromptPair(
             clean=prompt_message(self.clean),
@@ -56,10 +56,10 @@ class PromptPair(StrictModel):
 
 
 def intervention_messages(forms: list[Any], path: str) -> list[intervention_pb2.Intervention]:
-    """Edits as the contract carries them.
+    """Interventions as messages of the contract.
 
     Raises:
-        MLXIntegrationError: one cannot be meant; names it below the path.
+        MLXIntegrationError: one is invalid; `field` is its path.
     """
     with rest_params(lambda field: field.replace("interventions", path, 1)):
         return RequestInterventions(forms).messages

@@ -1,6 +1,7 @@
-"""The interventions of a request, as they go to the inference service, and what its errors about them mean here.
+"""The interventions of a request as messages of the contract.
 
-An error about `interventions[2].value.clamp.maximum` is told as `interventions[2].maximum`, as the user wrote it.
+An error of the inference service about `interventions[2].value.clamp.maximum` names `interventions[2].maximum`, the
+user's own parameter.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ class RequestInterventions:
     """Interventions in the order of the request.
 
     Attributes:
-        messages: as the contract carries them.
+        messages: the messages of the contract.
 
     Args:
-        forms: what the request has, of any of the types of `neuroscope.interventions.forms.InterventionForm`.
+        interventions: of any type in `neuroscope.interventions.forms.InterventionForm`.
 
     Raises:
-        MLXIntegrationError: one of them cannot be meant; `field` is its REST parameter.
+        MLXIntegrationError: one is invalid; `field` is its REST parameter.
     """
 
     def __init__(self, interventions: Sequence[Any] = ()) -> None:
@@ -37,7 +38,7 @@ class RequestInterventions:
                 self.messages.append(form.to_message())
 
     def param(self, field: str) -> str | None:
-        """The REST path of a field of the inference request that lies in its interventions; None if it does not."""
+        """The REST parameter of a field of the contract in `interventions`; None for other fields."""
         match = _INDEXED.fullmatch(field)
         if match is None or int(match[1]) >= len(self._interventions):
             return None

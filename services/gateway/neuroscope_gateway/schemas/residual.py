@@ -1,4 +1,4 @@
-"""Analyses of the residual stream and trainings of tuned lenses as JSON: what is asked for, and what is answered."""
+"""Analyses of the residual stream and training of tuned lenses: requests and responses."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _OpenFraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Translator(StrictModel):
-    """The map of one point's stream to the last one's: x + x @ weight + bias."""
+    """The translator of one point of the residual stream: x + x @ weight + bias."""
 
     point: Annotated[int, Field(ge=0, lt=2**31)]
-    """0: the stream before the first layer, 1: that behind it."""
+    """0: resid_pre of the first layer, 1: its resid_post."""
     weight: EncodedTensor
     """float32 (d_model, d_model)."""
     bias: EncodedTensor
@@ -37,18 +37,18 @@ class Translator(StrictModel):
 
 
 class TunedLensFile(StrictModel):
-    """A tuned lens, as its training answers it."""
+    """A tuned lens."""
 
     model: Text
     """The model that it was trained on."""
     marks: dict[str, float] = Field({})
-    """Norms of some of its weights, by which it is known again."""
+    """Norms of weights that identify the model."""
     translators: list[Translator]
     provenance: dict[str, Any] = Field({})
-    """Objective, texts, held-out divergence."""
+    """Objective, hash of the texts, held-out divergence."""
 
     def to_lens(self) -> TunedLens:
-        """As the SDK has it."""
+        """The SDK's tuned lens."""
         return TunedLens(
             self.model,
             self.marks,
@@ -59,7 +59,7 @@ class TunedLensFile(StrictModel):
 
     @classmethod
     def from_lens(cls, lens: TunedLens) -> TunedLensFile:
-        """As JSON."""
+        """The JSON of the SDK's tuned lens."""
         return cls(
             model=lens.model_id,
             marks=dict(lens.marks),
@@ -86,42 +86,42 @@ class ResidualRequest(AnalysisRequest):
     """An analysis of the residual stream."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     prompts: Annotated[list[Prompt], Field(min_length=1, max_length=256)]
     """Texts or lists of token ids."""
     parts: Annotated[list[Part], Field(min_length=1)] | None = None
-    """What is found; absent: contributions, attribution and lens, and flow where there are corrupted prompts."""
+    """Parts of the analysis; default: contributions, attribution and lens, and flow if there are corrupted prompts."""
     answers: list[Token] = Field([], max_length=256)
-    """Tokens that logits are attributed to, one for all prompts or one for each; absent: what the model says."""
+    """Tokens whose logits are attributed, one for all prompts or one for each; default: the model's prediction."""
     others: list[Token] = Field([], max_length=256)
-    """What they are compared with; absent: nothing."""
+    """Tokens to compare with; default: none."""
     position: Index = -1
-    """Where the answer is predicted, negative from the end."""
+    """Position that predicts the answer, negative from the end."""
     top_k: _Count = 0
-    """Likeliest tokens of lenses; 0: 5."""
+    """Number of top tokens of lenses; 0: 5."""
     tuned_lens: TunedLensFile | None = None
-    """Beside the logit lens."""
+    """A tuned lens, in addition to the logit lens."""
     strongest_neurons: _Count = 0
-    """So many neurons whose direct effects are told."""
+    """Number of strongest neurons to return."""
     neurons: list[Neuron] = Field([], max_length=65536)
-    """Neurons by name, in place of the strongest."""
+    """Neurons to return instead of the strongest."""
     queries: list[Index] = Field([], max_length=65536)
-    """Positions whose routes are told; absent: all, or the answer's where that is too much."""
+    """Query positions of routing; default: all, or the answer's position if that is too large."""
     by_head: bool = False
-    """Routes of every head, too."""
+    """Also returns routing by head."""
     references: list[Prompt] = Field([], max_length=256)
-    """Whose mean takes the place of what is ablated; absent: the prompts'."""
+    """Prompts for mean ablation; default: `prompts`."""
     corrupted: list[Prompt] = Field([], max_length=256)
-    """For each prompt one of its length with another answer."""
+    """A corrupted prompt for each prompt, with as many tokens."""
     least_effect: _OpenFraction = 0.0
-    """Of an edge of the flow, as a share of the difference of both runs; 0: 0.05."""
+    """Minimum effect of an edge, as a share of the difference between both runs; 0: 0.05."""
     tolerance: _OpenFraction = 0.0
-    """Of what may happen to a write between, for an edge to skip layers; 0: 0.1."""
+    """Tolerated change of a write between writer and reader of a skip edge; 0: 0.1."""
     max_writers: _Count = 0
-    """Whose paths are followed; 0: 64."""
+    """Maximum number of writers whose paths are patched; 0: 64."""
 
     def to_result(self) -> ResidualResult:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         named = [(each.layer, each.neuron) for each in self.neurons]
         return ResidualResult(
             residual_request(
@@ -147,20 +147,20 @@ class ResidualRequest(AnalysisRequest):
 
 
 class TokenAttribution(BaseModel):
-    """A token, and what the sum of all direct contributions says of it."""
+    """A token and its attributed logit."""
 
     token_id: int
     text: str
     logit: float
-    """The model's."""
+    """The model's logit."""
     sum: float
-    """The logit before the softcap, where there is one."""
+    """The sum of all contributions: the logit before a softcap."""
     constant: float
-    """What of the sum no component contributes."""
+    """The part of the sum from biases."""
 
 
 class NeuronAttribution(BaseModel):
-    """A neuron's direct contribution."""
+    """The direct contribution of a neuron."""
 
     layer: int
     neuron: int
@@ -169,53 +169,53 @@ class NeuronAttribution(BaseModel):
 
 
 class LogitAttribution(BaseModel):
-    """Direct logit attribution, the final norm frozen at what it divides by in the run."""
+    """Direct logit attribution with a frozen final norm."""
 
     position: int
     answer: TokenAttribution
     other: TokenAttribution | None
     norm_scale: float
-    """What the final norm divides by."""
+    """The scale that the final norm divides by."""
     logit_scale: float
     softcap: float | None
-    """Logits go through it after the sum."""
+    """Applied after the sum."""
     neurons: list[NeuronAttribution]
 
 
 class ReconstructionError(BaseModel):
-    """How far the sum of all that is written is from the stream, as a share of its norm."""
+    """The error of the sum of all contributions, relative to the norm of the residual stream."""
 
     components: float
     heads: float | None
 
 
 class LensSummary(BaseModel):
-    """What lenses see of the answer."""
+    """The answer in the lenses."""
 
     answer_id: int
     emergence: int | None
-    """The point from which on it stays the likeliest; 0: before the first layer."""
+    """The point from which the answer stays the top token; 0: before the first layer."""
     tuned_emergence: int | None
     texts: dict[str, str]
-    """By token id, of all tokens that are among the likeliest somewhere."""
+    """Texts of all top tokens by token id."""
 
 
 class Rewriter(BaseModel):
-    """A component that changes what another wrote."""
+    """A component that changes another's write."""
 
     name: str
     share: float
-    """-1 erases it."""
+    """Change as a share of the write; -1 erases it."""
 
 
 class FlowWriter(BaseModel):
-    """A component that carries something of the difference between both prompts."""
+    """A component that writes part of the difference between both runs."""
 
     name: str
     effect: float
     written_norm: float
     survival: list[float]
-    """What is left of its write before each layer, then at the end."""
+    """The remaining share of its write before each layer, then at the end."""
     rewriters: list[Rewriter]
 
 
@@ -234,7 +234,7 @@ class FlowEdge(BaseModel):
 
 
 class InformationFlow(BaseModel):
-    """Who reads what others wrote."""
+    """The flow of information between components."""
 
     clean: float
     corrupted: float
@@ -243,32 +243,32 @@ class InformationFlow(BaseModel):
 
 
 class PromptAnalysis(BaseModel):
-    """What was found of one prompt; parts that were not asked for are null."""
+    """The results of one prompt; parts that were not requested are null."""
 
     token_ids: list[int]
     tokens: list[str]
     position: int
-    """Where the answer is predicted."""
+    """The position that predicts the answer."""
     arrays: list[NamedArray]
     error: ReconstructionError | None
     attribution: LogitAttribution | None
     lens: LensSummary | None
     metric: float | None
-    """What ablation is measured by, of the run as it is."""
+    """The metric of the unablated run."""
     flow: InformationFlow | None
 
 
 class ResidualAnalysisResponse(BaseModel):
-    """What an analysis of the residual stream found."""
+    """The result of an analysis of the residual stream."""
 
     object: Literal["residual_analysis"] = "residual_analysis"
     model: str
     parts: list[str]
     components: list[str]
-    """What writes, in order."""
+    """The components that write, in order."""
     prompts: list[PromptAnalysis]
     notes: list[str]
-    """What is said about the numbers."""
+    """How the numbers are defined."""
     warnings: list[str]
     token_count: int
     call_count: int
@@ -276,23 +276,23 @@ class ResidualAnalysisResponse(BaseModel):
 
 
 class TunedLensRequest(AnalysisRequest):
-    """A training of a tuned lens."""
+    """A request to train a tuned lens."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     texts: Annotated[list[Prompt], Field(min_length=2, max_length=4096)]
-    """What is trained on; the last of them are held out."""
+    """Training texts; the last ones are held out."""
     objective: Literal["auto", "ridge", "kl"] = "auto"
-    """ridge: regression; kl: L-BFGS on the divergence of predictions; auto: kl where it is affordable."""
+    """`ridge`: ridge regression; `kl`: L-BFGS on the KL divergence; `auto`: kl if it is affordable."""
     ridge: Annotated[float, Field(ge=0)] = 0.0
-    """Penalty on a translator's weight, as a share of the mean square of what it reads; 0: 0.001."""
+    """Ridge penalty relative to the mean square of the input; 0: 0.001."""
     held_out_share: _OpenFraction = 0.0
-    """Of the texts; 0: 0.2."""
+    """Share of held-out texts; 0: 0.2."""
     max_iterations: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Of L-BFGS, for each layer; 0: 50."""
+    """Maximum L-BFGS iterations for each layer; 0: 50."""
 
     def to_result(self) -> TunedLensResult:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         return TunedLensResult(
             training_request(
                 [*self.texts],
@@ -307,24 +307,24 @@ class TunedLensRequest(AnalysisRequest):
 
 
 class TunedLayer(BaseModel):
-    """One translator, on held-out tokens: mean KL(model || lens) in nats."""
+    """One translator, with its mean KL(model || lens) on held-out tokens in nats."""
 
     point: int
     held_out_kl_before: float
-    """Of the logit lens."""
+    """With the logit lens."""
     held_out_kl_after: float
-    """Of the tuned lens."""
+    """With the tuned lens."""
     held_out_kl_ridge: float
     iterations: int
-    """Of L-BFGS; 0: the ridge's translator is kept."""
+    """L-BFGS iterations; 0: the ridge solution is kept."""
 
 
 class TunedLensResponse(BaseModel):
-    """A tuned lens that was trained."""
+    """The result of training a tuned lens."""
 
     object: Literal["tuned_lens"] = "tuned_lens"
     lens: TunedLensFile
-    """As `tuned_lens` of a request takes it."""
+    """For `tuned_lens` of later requests."""
     layers: list[TunedLayer]
     token_count: int
     call_count: int
@@ -332,5 +332,5 @@ class TunedLensResponse(BaseModel):
 
 
 def flow_writer_fields(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A writer with its rewriters as objects."""
+    """The fields of a writer, with its rewriters as objects."""
     return {**found, "rewriters": [{"name": name, "share": share} for name, share in found["rewriters"]]}

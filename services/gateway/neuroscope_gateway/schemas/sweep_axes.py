@@ -1,4 +1,4 @@
-"""Axes of grids as JSON: which indices are swept, one by one or together."""
+"""Axes of sweep grids: indices one by one or together."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Indices = Annotated[list[Index], Field(min_length=1, max_length=100_000)]
 
 
 class JointIndices(StrictModel):
-    """Indices that every cell selects together."""
+    """Indices that each cell patches together."""
 
     together: Indices
 
 
 Axis: TypeAlias = Literal["each"] | Indices | JointIndices
-"""A cell for each index, one for each of these, or these together in every cell."""
+"""`each`: a cell for each index; a list: a cell for each of these; an object: these together in every cell."""
 
 
 def axis_message(axis: Any) -> pb.SweepAxis | None:
-    """An axis as the contract carries it."""
+    """An axis as a message of the contract."""
     match axis:
         case None:
             return None

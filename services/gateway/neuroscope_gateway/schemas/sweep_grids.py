@@ -1,4 +1,4 @@
-"""What is swept, as JSON: grids of places, of paths and of edges, and single cells."""
+"""Grids of a sweep: of sites, paths and edges, and single cells."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ class SweepFeatures(StrictModel):
 
 
 class SweepGrid(StrictModel):
-    """Cells as a product: layers x heads x positions x units x features."""
+    """A grid of cells: layers x heads x positions x units x features."""
 
     component: Text = ""
-    """Any name of a component; one that carries its layer sweeps that layer alone. Absent with features."""
+    """A component by any name; a name with a layer sweeps that layer only. Not with `features`."""
     layers: Indices | None = None
-    """A cell for each; absent: every layer that has the component."""
+    """Layer indices, a cell for each; default: every layer with the component."""
     heads: Axis | None = None
-    """Absent: all together."""
+    """Default: all together."""
     positions: Axis | None = None
-    """Absent: all together. Negative ones count from the end."""
+    """Default: all together. Negative indices count from the end."""
     units: Axis | None = None
-    """Along the last axis: neurons, experts. Absent: all together."""
+    """Indices of the last axis, such as neurons or experts. Default: all together."""
     features: SweepFeatures | None = None
-    """Features in place of the whole activation of a component; they get a number or those of the other run."""
+    """Features of a dictionary instead of a component; the value is a number or that of the other run."""
     value: SweepValue = "other_run"
-    """What is put there."""
+    """The replacement value."""
     layer_window: Annotated[int, Field(ge=0, lt=2**31)] = 1
-    """Layers around its own that each cell edits together."""
+    """Number of layers that each cell patches together, centred on its own."""
 
     def to_message(self, path: str) -> pb.SweepGrid:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         return pb.SweepGrid(
             site=site_pb2.Site(component=self.component) if self.component or self.features is None else None,
             layers=self.layers or (),
@@ -62,26 +62,26 @@ class SweepGrid(StrictModel):
 
 
 class PathGrid(StrictModel):
-    """Direct paths, senders x receivers (Wang et al. 2022)."""
+    """A grid of direct paths: senders x receivers (Wang et al. 2022)."""
 
     senders: Annotated[list[Text], Field(min_length=1, max_length=10_000)]
-    """input, a3.h5, a3, m3; heads and mlps are those of every layer."""
+    """Senders: `input`, `a3.h5`, `a3`, `m3`; `heads` and `mlps` are those of every layer."""
     receivers: Annotated[list[Text | list[Text]], Field(min_length=1, max_length=10_000)] = Field(["logits"])
-    """a9.h6<q>, a9.h6<k>, a9.h6<v>, m9, logits; those in a list of their own read together."""
+    """Receivers: `a9.h6<q>`, `a9.h6<k>`, `a9.h6<v>`, `m9`, `logits`; an inner list is patched together."""
     sender_positions: Indices | None = None
-    """Where senders' outputs are replaced; absent: everywhere."""
+    """Positions where outputs of senders are replaced; default: all."""
     receiver_positions: Indices | None = None
-    """Where receivers read them; absent: everywhere."""
+    """Positions where receivers read them; default: all."""
     recompute_mlps: bool = False
-    """MLPs between are computed again, so that paths go through them, too."""
+    """Recomputes MLPs between sender and receiver, so that paths also go through them."""
     value: SweepValue = "other_run"
-    """What senders write instead."""
+    """The replacement of the senders' outputs."""
 
     def to_message(self, path: str) -> pb.PathGrid:
-        """As the contract carries it.
+        """This object as a message of the contract.
 
         Raises:
-            InvalidRequestError: a name means nothing.
+            InvalidRequestError: a name is unknown.
         """
         with rest_params(below(path)):
             senders = to_senders(self.senders, self.sender_positions)
@@ -94,25 +94,25 @@ class EdgeCell(StrictModel):
     """A set of edges."""
 
     name: Text = ""
-    """In results."""
+    """Name in results."""
     edges: Annotated[list[Text], Field(max_length=100_000)]
-    """Such as a0.h3->m1, input->a1.h0<q>, m1->logits; none: nothing is changed."""
+    """Edges such as `a0.h3->m1`, `input->a1.h0<q>`, `m1->logits`; an empty list patches nothing."""
 
 
 class EdgeGrid(StrictModel):
-    """Sets of edges of the model's graph, a cell each: over its changed edges a receiver reads what senders write with
-    the value, all else is computed anew."""
+    """Sets of edges of the model's graph, one cell each. Patched edges carry the value, everything else is
+    recomputed."""
 
     cells: Annotated[list[EdgeCell], Field(min_length=1, max_length=10_000)] | None = None
-    """The changed edges of each cell; absent: each edge of the graph alone."""
+    """The patched edges of each cell; default: each edge of the graph alone."""
     value: SweepValue = "other_run"
-    """What senders write over changed edges."""
+    """The value that patched edges carry."""
 
     def to_message(self, path: str) -> pb.EdgeGrid:
-        """As the contract carries it.
+        """This object as a message of the contract.
 
         Raises:
-            InvalidRequestError: a name means nothing.
+            InvalidRequestError: a name is unknown.
         """
         value = value_message(self.value, f"{path}.value")
         if self.cells is None:
@@ -122,15 +122,15 @@ class EdgeGrid(StrictModel):
 
 
 class SweepCell(StrictModel):
-    """A cell of its own: one edit or several at a time."""
+    """A single cell: one or several edits."""
 
     name: Text = ""
-    """In results."""
+    """Name in results."""
     interventions: Annotated[list[InterventionForm], Field(min_length=1, max_length=256)]
-    """The edits, as in chat requests; they select no rows and no steps."""
+    """Interventions as in chat requests, without rows and steps."""
 
     def to_message(self, path: str) -> pb.SweepCell:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         return pb.SweepCell(
             name=self.name, interventions=intervention_messages(self.interventions, f"{path}.interventions")
         )

@@ -1,4 +1,4 @@
-"""What sweeps put in the place of activations, as JSON."""
+"""Replacement values of sweeps."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from neuroscope_gateway.schemas.prompts import Seed
 
 
 class ResampleValue(StrictModel):
-    """What a reference prompt has at the same place."""
+    """The activation of a random reference prompt (resample ablation)."""
 
     resample: Seed
     """Seed of the draws."""
 
     def to_message(self) -> pb.SweepValue:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         return pb.SweepValue(resample=pb.ResampleReference(seed=self.resample))
 
 
 class NoiseValue(StrictModel):
-    """The activation with Gaussian noise."""
+    """The activation plus Gaussian noise."""
 
     noise: Annotated[float, Field(ge=0)]
-    """Its standard deviation."""
+    """The standard deviation."""
     seed: Seed = 0
     mean: float = 0.0
     unit: Literal["one", "own_deviation"] = "one"
-    """What these are measured in: numbers as they are, or the standard deviation of each position's own entries."""
+    """The unit of noise and mean: `one`, or `own_deviation`, the standard deviation of each position's own entries."""
 
     def to_message(self) -> pb.SweepValue:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         units = {"one": intervention_pb2.NOISE_UNIT_ONE, "own_deviation": intervention_pb2.NOISE_UNIT_OWN_DEVIATION}
         noise = intervention_pb2.Noise(
             seed=self.seed, standard_deviation=self.noise, mean=self.mean, unit=units[self.unit]
@@ -50,13 +50,13 @@ class ExpressionValue(StrictModel):
     """The value of an expression."""
 
     expression: dict[str, Any]
-    """An Expression of intervention.proto in protobuf's JSON."""
+    """An `Expression` of intervention.proto in protobuf's JSON."""
 
     def to_message(self) -> pb.SweepValue:
-        """As the contract carries it.
+        """This object as a message of the contract.
 
         Raises:
-            InvalidRequestError: it is none.
+            InvalidRequestError: it is not an expression.
         """
         try:
             return pb.SweepValue(expression=json_format.ParseDict(self.expression, intervention_pb2.Expression()))
@@ -65,12 +65,12 @@ class ExpressionValue(StrictModel):
 
 
 class TensorValue(StrictModel):
-    """A tensor that takes the activation's place."""
+    """A tensor that replaces the activation."""
 
     tensor: TensorForm
 
     def to_message(self) -> pb.SweepValue:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         return pb.SweepValue(expression=to_expression(self.tensor).message)
 
 
@@ -82,14 +82,14 @@ SweepValue: TypeAlias = (
     | ExpressionValue
     | TensorValue
 )
-"""What is put there: what the other run has, a mean over the references, a number, or what an object says."""
+"""The replacement: the other run's activation, a mean over the references, a number, or an object."""
 
 
 def value_message(value: Any, path: str) -> pb.SweepValue:
-    """A value as the contract carries it.
+    """A value as a message of the contract.
 
     Raises:
-        MLXIntegrationError: it cannot be meant; names it below the path.
+        MLXIntegrationError: it is invalid; `field` is its path.
     """
     match value:
         case "other_run":

@@ -1,4 +1,4 @@
-"""Sweeps as JSON: what is asked for, and what is answered."""
+"""Sweeps: request and response."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from neuroscope_gateway.schemas.sweep_grids import EdgeGrid, PathGrid, SweepCell
 
 
 class SweepGeneration(StrictModel):
-    """What runs go on with."""
+    """Sampling of the text that runs generate."""
 
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)]
-    """At most so many; an end-of-sequence token ends a run before."""
+    """Maximum number of tokens of each run."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     seed: Seed = 0
-    """The same draws for all runs."""
+    """Seed of sampling, the same for all runs."""
     stop: list[Text] = Field([], max_length=16)
-    """Texts that end a run."""
+    """Stop texts."""
     edited_tokens: Literal["generated", "prompt"] = "generated"
-    """generated: cells of all positions edit each generated token, too; prompt: the prompt's positions alone."""
+    """`generated`: cells of all positions also patch generated tokens; `prompt`: prompt positions only."""
 
     def to_message(self) -> pb.SweepGeneration:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         sampling = inference_pb2.Sampling(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
@@ -49,45 +49,45 @@ class SweepRequest(StrictModel):
     """A sweep."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     pairs: Annotated[list[PromptPair], Field(min_length=1, max_length=256)]
     """The prompts."""
     references: list[Prompt] = Field([], max_length=256)
-    """Prompts that stand for what is usual."""
+    """Reference prompts for means and resampling."""
     edited_run: Literal["clean", "corrupted"] | None = None
-    """Absent: the corrupted one, if there is one."""
+    """The run that is patched; default: the corrupted one, if there is one."""
     grids: list[SweepGrid] = Field([], max_length=64)
-    """What is swept."""
+    """Grids of sites."""
     paths: list[PathGrid] = Field([], max_length=64)
-    """Paths that are swept."""
+    """Grids of paths."""
     edges: list[EdgeGrid] = Field([], max_length=64)
-    """Sets of edges that are swept."""
+    """Grids of edges."""
     cells: list[SweepCell] = Field([], max_length=10_000)
-    """Further cells, one by one."""
+    """Single cells."""
     metric: Metric
     """How runs are scored."""
     max_patches: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """A larger sweep is refused with the estimate; 0: the service's limit."""
+    """Maximum number of patches; a larger sweep is rejected with its estimate; 0: the service's limit."""
     max_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """One that is estimated to take longer is refused; 0: no limit."""
+    """Maximum estimated duration; 0: no limit."""
     batch_bytes: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Memory of the rows that run together; 0: the service's own."""
+    """Memory of one batch; 0: the service's default."""
     done_patches: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([], max_length=1_000_000)
-    """Patches that are not run, since their values are known."""
+    """Patches to skip, because their values are known."""
     method: Literal["auto", "plain", "layers", "layers_and_positions"] = "auto"
-    """How it is run; auto: the fastest way that gives the plain way's numbers."""
+    """The implementation; `auto`: the fastest with the numbers of `plain`."""
     generation: SweepGeneration | None = None
-    """Every run goes on with text."""
+    """Generates text in every run."""
     criterion: Text | None = None
-    """Judges these texts: function_call, json, refusal, contains:TEXT."""
+    """A test of the generated texts: function_call, json, refusal, contains:TEXT."""
     stream: bool = False
-    """Answers with lines of JSON: the plan, values and progress as they come, the end."""
+    """Returns newline-delimited JSON: plan, values, progress, end."""
 
     def to_message(self) -> pb.RunSweepRequest:
-        """As the contract carries it.
+        """This request as a message of the contract.
 
         Raises:
-            MLXIntegrationError: an edit, a path or a value cannot be meant; `field` names it.
+            MLXIntegrationError: an edit, a path or a value is invalid; `field` is its path.
         """
         runs = {"clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED, None: pb.SWEPT_RUN_UNSPECIFIED}
         return pb.RunSweepRequest(
@@ -113,29 +113,29 @@ class GridValues(NamedArray):
     """The values of a grid; the name is the component, with #2 for a second grid of it."""
 
     texts: list[Any] | None = None
-    """What runs went on with, in the same way, where the sweep generated."""
+    """Generated texts in the same layout, if the sweep generates."""
     scores: list[Any] | None = None
-    """How these texts meet the criterion."""
+    """Results of the criterion on these texts."""
 
 
 class SweepResponse(BaseModel):
-    """What a sweep found."""
+    """The result of a sweep."""
 
     object: Literal["sweep"] = "sweep"
     model: str
     metric: str
     method: Literal["plain", "layers", "layers_and_positions"]
-    """How patches were run."""
+    """The implementation that ran."""
     reason: str
-    """Why not in a faster way."""
+    """Why no faster one ran."""
     clean: list[float]
-    """The metric of each pair's clean run, not normalised."""
+    """The metric of each clean run, not normalised."""
     corrupted: list[float | None]
-    """That of the corrupted run."""
+    """The metric of each corrupted run."""
     clean_texts: list[str] | None = None
-    """What each pair's clean run went on with, where the sweep generated."""
+    """The text of each clean run, if the sweep generates."""
     corrupted_texts: list[str | None] | None = None
-    """What the corrupted run went on with."""
+    """The text of each corrupted run."""
     grids: list[GridValues]
-    """Grids, paths (`paths`), sets of edges (`edges`) and single cells (`cells`)."""
+    """Grids of sites, then `paths`, `edges` and single `cells`."""
     elapsed_seconds: float

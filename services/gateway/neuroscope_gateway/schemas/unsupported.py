@@ -1,4 +1,4 @@
-"""Parameters of OpenAI's that would change the answer and that the engine does not have: accepted at neutral values."""
+"""OpenAI parameters that are not supported: accepted at neutral values only."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ UNSUPPORTED_PARAMETER = "unsupported_parameter"
 
 
 class Unsupported:
-    """A parameter without effect here, accepted only at one of its neutral values or null.
+    """A parameter that is accepted at one of its neutral values or null only.
 
-    n: Annotated[Any, Only(1)] = None
+    n: Annotated[Any, Unsupported(1)] = None
     """
 
     def __init__(self, *accepted: Any) -> None:
         self.accepted = (*accepted, None)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """What pydantic calls."""
+        """Validation."""
         return core_schema.no_info_plain_validator_function(self._check)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """What OpenAPI shows."""
+        """The JSON schema."""
         return {"enum": list(self.accepted), "description": "Not supported: accepted at these values only."}
 
     def _check(self, value: Any) -> Any:
-        # True equals 1 and False equals 0, but neither is a number of JSON.
+        # in Python True == 1 and False == 0; in JSON they are different values
         if any(value == neutral and isinstance(value, bool) is isinstance(neutral, bool) for neutral in self.accepted):
             return value
         accepted = " or ".join("null" if neutral is None else repr(neutral) for neutral in self.accepted)

@@ -1,4 +1,4 @@
-"""The weights of a model: what there is, and one of them."""
+"""The weights of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WeightFormat = Literal["binary", "list", "base64"]
 
 
 class WeightSummary(BaseModel):
-    """What is said of a weight in place of its values."""
+    """Statistics of a weight."""
 
     norm: float
     """Square root of the sum of squares."""
@@ -26,28 +26,28 @@ class WeightInfo(BaseModel):
     name: str
     """Its name in `/v1/experiments/weights/{weight}`."""
     layer: int | None
-    """Absent where it belongs to no layer."""
+    """null if it belongs to no layer."""
     shape: list[int]
     axes: list[str]
     dtype: str
     module: str
     """Path of its module in the model."""
     source: Literal["stored", "dequantized", "adapted", "effective"]
-    """Where its numbers are from."""
+    """The origin of its values."""
     heads: list[int]
-    """Along the head axis; key/value heads of keys and values."""
+    """Indices along the head axis; key/value heads for keys and values."""
     experts: list[int]
     measures: WeightSummary | None = None
 
 
 class WeightLayerInfo(BaseModel):
-    """What a layer does with its weights."""
+    """How a layer uses its weights."""
 
     layer: int
     is_rotary: bool
     has_query_norm: bool
     score_scale: float
-    """What products of queries and keys are multiplied with; 0: not known."""
+    """The scale of attention scores; 0 if unknown."""
     score_softcap: float | None
     contribution_scale: float
     activation: str
@@ -65,13 +65,13 @@ class WeightList(BaseModel):
     logit_softcap: float | None
     is_tied: bool
     notes: list[str]
-    """What stands between these matrices and the model's activations."""
+    """How these matrices relate to the model's activations."""
     missing: dict[str, str]
-    """Why the model lacks the other weights that there are names for."""
+    """Known weight names that the model does not have, with the reason."""
 
 
 class WeightValues(WeightInfo):
-    """A weight in JSON."""
+    """A weight with its values."""
 
     object: Literal["weight"] = "weight"
     data: Annotated[list[Any] | str, Field(union_mode="left_to_right")]
