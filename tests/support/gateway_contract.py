@@ -40,6 +40,7 @@ from neuroscope_gateway.schemas import (
     heads,
     health,
     hooks,
+    messages,
     metrics,
     models,
     presets,
@@ -596,7 +597,13 @@ WITHOUT_MESSAGE: Mapping[type[BaseModel], str] = {
         "fields of ActivationCompletionRequest, in OpenAI's forms",
     ),
     **dict.fromkeys(
-        (analysis_request.AnalysisRequest, circuit_schemas.CircuitRequest, metrics.BaseMetric), "a base class"
+        (
+            analysis_request.AnalysisRequest,
+            circuit_schemas.CircuitRequest,
+            messages.ConversationMessage,
+            metrics.BaseMetric,
+        ),
+        "a base class",
     ),
     **dict.fromkeys(
         (

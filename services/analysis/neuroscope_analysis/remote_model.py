@@ -123,8 +123,8 @@ class RemoteModel:
                 return choice.id
             case "text" if choice.text:
                 with self._call("reading the answers", "prompt", field):
-                    asked = self.client.tokenize(choice.text, model_id=self.model_id, bos=False)
-                    tokens = await self._count_call(asked)
+                    call = self.client.tokenize(choice.text, model_id=self.model_id, bos=False)
+                    tokens = await self._count_call(call)
                 if len(tokens) != 1:
                     parts = ", ".join(map(repr, tokens.tokens))
                     raise InvalidRequestError(
@@ -232,7 +232,7 @@ class RemoteModel:
             tell: receives progress.
         """
 
-        async def asked() -> AttributionResult:
+        async def run() -> AttributionResult:
             result = AttributionResult(attribution, warns=False)
             async with aclosing(self.client.attribution_events(result)) as events:
                 async for event in events:
@@ -240,7 +240,7 @@ class RemoteModel:
                         await tell(event.progress)
             return result.finish()
 
-        return await self._retry_on_checksum_error(what, asked)
+        return await self._retry_on_checksum_error(what, run)
 
     async def edge_graph(self) -> ComponentGraph:
         """The graph of the model.

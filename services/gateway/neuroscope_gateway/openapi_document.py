@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with examples, and with the way to send a key where keys are asked for."""
+"""The OpenAPI document: that of FastAPI with examples, and with the security scheme of API keys."""
 
 from __future__ import annotations
 

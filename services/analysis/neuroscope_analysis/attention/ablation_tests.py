@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,20 @@ class Candidate:
     score: float
     offset: int | None = None
     """The distance of a positional head."""
+
+    def label(self, role: Role, threshold: float, verdict: pb.CausalVerdict.ValueType, **fields: Any) -> pb.HeadLabel:
+        """The label of this head; `fields` are evidence or the reason why there is none."""
+        layer, head = self.head
+        return pb.HeadLabel(
+            layer=layer,
+            head=head,
+            role=role.role,
+            score=self.score,
+            threshold=threshold,
+            verdict=verdict,
+            offset=self.offset,
+            **fields,
+        )
 
 
 class AblationTests:
@@ -91,16 +105,8 @@ class AblationTests:
                 restored = changes[group] - changes[spared[head]]
                 evidence.append(bounds.evidence(pb.CAUSAL_PROBE_RESTORED, restored))
             is_confirmed = any(each.is_passed for each in evidence)
-            yield pb.HeadLabel(
-                layer=head[0],
-                head=head[1],
-                role=role.role,
-                score=candidate.score,
-                threshold=threshold,
-                verdict=pb.CAUSAL_VERDICT_CONFIRMED if is_confirmed else pb.CAUSAL_VERDICT_UNCONFIRMED,
-                evidence=evidence,
-                offset=candidate.offset,
-            )
+            verdict = pb.CAUSAL_VERDICT_CONFIRMED if is_confirmed else pb.CAUSAL_VERDICT_UNCONFIRMED
+            yield candidate.label(role, threshold, verdict, evidence=evidence)
 
     async def _ablation_effects(self, role: Role, wanted: Sequence[Heads]) -> dict[Heads, MetricChanges]:
         """The change of the metric when each group of heads is ablated; results are cached."""

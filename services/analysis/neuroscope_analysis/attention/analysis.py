@@ -225,13 +225,4 @@ async def _labels(
                 yield label
         return
     for candidate in candidates:
-        yield pb.HeadLabel(
-            layer=candidate.head[0],
-            head=candidate.head[1],
-            role=role.role,
-            score=candidate.score,
-            threshold=threshold,
-            verdict=pb.CAUSAL_VERDICT_NOT_TESTED,
-            reason=why_not,
-            offset=candidate.offset,
-        )
+        yield candidate.label(role, threshold, pb.CAUSAL_VERDICT_NOT_TESTED, reason=why_not)

@@ -157,15 +157,7 @@ class NameHeadAnalysis:
             else:
                 why_not = "no name mover was confirmed whose queries it could be tested on"
         for candidate in candidates:
-            label = pb.HeadLabel(
-                layer=candidate.head[0],
-                head=candidate.head[1],
-                role=role.role,
-                score=candidate.score,
-                threshold=threshold,
-                verdict=pb.CAUSAL_VERDICT_NOT_TESTED,
-                reason=why_not,
-            )
+            label = candidate.label(role, threshold, pb.CAUSAL_VERDICT_NOT_TESTED, reason=why_not)
             if not why_not:
                 self._test(label, candidate.head, effects, others, len(candidates))
             if label.verdict == pb.CAUSAL_VERDICT_CONFIRMED and role.role == pb.HEAD_ROLE_NAME_MOVER:

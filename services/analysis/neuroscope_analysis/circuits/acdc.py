@@ -68,13 +68,13 @@ class Acdc:
             changed = self._graph.mask & ~np.stack(sets)
             values = (await self._runs.patch_edges(changed, "")).mean(axis=0)
             size = min(2 * size, _MAX_BATCH)
-            told = pb.CircuitEdges()
+            message = pb.CircuitEdges()
             for at, kept, value in zip(places, sets, values.tolist(), strict=True):
                 edge, change, place = self._order[at], value - current, at + 1
                 self.scores[edge], self.kept = change, kept
                 stays = change >= self._threshold or (not self._may_fall and -change >= self._threshold)
                 sender, receiver = self._graph.senders[edge[0]], self._graph.receivers[edge[1]]
-                told.edges.add(sender=sender, receiver=receiver, score=change, in_circuit=stays)
+                message.edges.add(sender=sender, receiver=receiver, score=change, in_circuit=stays)
                 if stays:
                     kept[edge] = True
                 else:
@@ -82,7 +82,7 @@ class Acdc:
                 if stays != guess:
                     guess, size = stays, _MIN_BATCH
                     break
-            await self._events.partial(pb.CircuitPartial(edges=told))
+            await self._events.partial(pb.CircuitPartial(edges=message))
             await self._events.progress("taking edges out", place, len(self._order))
 
     def _speculate(self, first: int, size: int, *, stays: bool) -> tuple[list[int], list[Mask]]:

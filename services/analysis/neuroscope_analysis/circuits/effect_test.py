@@ -58,14 +58,14 @@ class RunDifference:
     @property
     def why_no_effect(self) -> str:
         """Why there is no significant effect; empty if there is one."""
-        told = f"the clean runs score {self.mean:.4g} more than the corrupted ones"
+        difference = f"the clean runs score {self.mean:.4g} more than the corrupted ones"
         if abs(self.mean) <= self.least_effect:
-            return f"{told}, and the least effect is {self.least_effect:.4g}"
+            return f"{difference}, and the least effect is {self.least_effect:.4g}"
         if abs(self.mean) <= self.noise:
             shared = f", worth {self.independent:.3g} that share no prompt," if self.independent < self.pairs else ""
             return (
-                f"{told}, and over {self.pairs} pairs{shared} noise explains {self.noise:.4g} at a significance of "
-                f"{self.significance:g}"
+                f"{difference}, and over {self.pairs} pairs{shared} noise explains {self.noise:.4g} at a significance "
+                f"of {self.significance:g}"
             )
         return ""
 

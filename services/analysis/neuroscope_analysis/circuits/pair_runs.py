@@ -42,8 +42,8 @@ class PairRuns:
         token_count: tokens read so far.
     """
 
-    def __init__(self, asked: CircuitTask, events: EventQueue) -> None:
-        self._task, self._events = asked, events
+    def __init__(self, task: CircuitTask, events: EventQueue) -> None:
+        self._task, self._events = task, events
         self.clean: Values = np.empty(0)
         self.corrupted: Values = np.empty(0)
         self.tokens: list[experiment_pb2.PairTokens] = []
@@ -127,16 +127,16 @@ class PairRuns:
 
     async def attribute(self, how: str, run: experiment_pb2.SweptRun.ValueType, **fields: Any) -> AttributionResult:
         """Gradient-based attribution of each pair."""
-        asked = self._task
+        task = self._task
         request = experiment_pb2.AttributeRequest(
-            model_id=asked.model.model_id,
-            pairs=asked.pairs,
-            metric=asked.metric,
+            model_id=task.model.model_id,
+            pairs=task.pairs,
+            metric=task.metric,
             edited_run=run,
             each_pair=True,
             **fields,
         )
-        result = await asked.model.attribute(
+        result = await task.model.attribute(
             Attribution(request),
             how,
             lambda progress: self._events.progress(how, progress.passes_done, progress.pass_count),
@@ -165,9 +165,9 @@ class PairRuns:
         ]
 
     def _request(self, run: experiment_pb2.SweptRun.ValueType) -> experiment_pb2.RunSweepRequest:
-        asked = self._task
+        task = self._task
         return experiment_pb2.RunSweepRequest(
-            model_id=asked.model.model_id, pairs=asked.pairs, metric=asked.metric, edited_run=run
+            model_id=task.model.model_id, pairs=task.pairs, metric=task.metric, edited_run=run
         )
 
     async def _sweep(

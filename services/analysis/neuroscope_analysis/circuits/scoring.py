@@ -85,11 +85,11 @@ async def _send_scores(
     graph: ComponentGraph, scores: NDArray[np.float64], edges: NDArray[np.int64], events: EventQueue
 ) -> None:
     """Sends the scores of edges (edge, 2), which index rows and columns."""
-    told = pb.CircuitEdges()
+    message = pb.CircuitEdges()
     for row, column in edges.tolist():
         score = float(scores[row, column])
-        told.edges.add(sender=graph.senders[row], receiver=graph.receivers[column], score=score)
-    await events.partial(pb.CircuitPartial(edges=told))
+        message.edges.add(sender=graph.senders[row], receiver=graph.receivers[column], score=score)
+    await events.partial(pb.CircuitPartial(edges=message))
 
 
 async def _patched_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float64]:

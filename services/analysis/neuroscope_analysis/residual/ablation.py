@@ -20,31 +20,24 @@ EFFECTS = {"attn_out": "ablated_attention", "mlp_out": "ablated_mlp"}
 """Names of arrays by ablated component."""
 
 
-def answer_metric(asked: Sequence[LogitTarget], position: int) -> Metric:
+def answer_metric(targets: Sequence[LogitTarget], position: int) -> Metric:
     """The logit difference of two tokens, or the log-probability of one.
 
     Args:
         targets: the target of each prompt.
         position: the position of the request.
     """
-    answers = [each.answer for each in asked]
-    others = [each.other for each in asked if each.other is not None]
+    answers = [each.answer for each in targets]
+    others = [each.other for each in targets if each.other is not None]
     metric = logit_diff(answers, others) if others else log_prob(answers)
     return metric.at(position)
-
-
-def metric_name(asked: LogitTarget) -> str:
-    """The metric in words."""
-    return (
-        "the answer's log-probability, in nats" if asked.other is None else "the answer's logit less that of the other"
-    )
 
 
 async def ablation_effects(
     model: RemoteModel,
     prompts: Sequence[Sequence[int]],
     references: Sequence[inference_pb2.Prompt],
-    asked: Sequence[LogitTarget],
+    targets: Sequence[LogitTarget],
     position: int,
 ) -> tuple[list[dict[str, Floats]], list[float]]:
     """Effects by array name (layer,) for each prompt, NaN for missing components; and the metric of each prompt.
@@ -63,7 +56,7 @@ async def ablation_effects(
     for component, of_component in layers.items():
         if of_component:
             ablation = ablation.site(component, layers=of_component)
-    result = await model.sweep(ablation.scored_by(answer_metric(asked, position)), "ablating layers")
+    result = await model.sweep(ablation.scored_by(answer_metric(targets, position)), "ablating layers")
     found = [{name: np.full(count, np.nan, np.float32) for name in EFFECTS.values()} for _ in prompts]
     plain = np.zeros(len(prompts), np.float32)
     for component, of_component in layers.items():

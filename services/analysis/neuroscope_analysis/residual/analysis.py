@@ -104,7 +104,7 @@ class ResidualAnalysis:
         end = await LMHead.read(job.model) if ATTRIBUTION in job.parts else None
         neurons: dict[int, tuple[Doubles, PostNorm]] = {}
         if end is not None:
-            directions = np.stack([logit_direction(end, asked) for asked in self._targets])
+            directions = np.stack([logit_direction(end, target) for target in self._targets])
             for done, layer in enumerate(job.neuron_layers):
                 yield self._progress("reading neurons", done, len(job.neuron_layers))
                 neurons[layer] = await neuron_directions(job.model, layer, directions)

@@ -162,7 +162,7 @@ class DirectLogitAttribution:
         ]
 
 
-def logit_direction(end: LMHead, asked: LogitTarget) -> Doubles:
+def logit_direction(end: LMHead, target: LogitTarget) -> Doubles:
     """The direction of a logit, or of a difference, in the residual stream, before the divisor (d_model,)."""
-    direction = end.direction(asked.answer)
-    return direction if asked.other is None else direction - end.direction(asked.other)
+    direction = end.direction(target.answer)
+    return direction if target.other is None else direction - end.direction(target.other)

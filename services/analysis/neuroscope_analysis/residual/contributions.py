@@ -104,9 +104,11 @@ class ContributionStatistics:
         whole = (z[some].reshape(-1, count * z.shape[2]) @ heads.output.reshape(-1, final.shape[1]) + heads.bias) / (
             divisor[some]
         )
-        told = chunk.array(ATTN_CONTRIB, layer)[some]
-        wrong = np.linalg.norm(whole + heads.post_norm.shift - told, axis=1)
-        self.head_error = max(self.head_error, float((wrong / np.maximum(np.linalg.norm(told, axis=1), _TINY)).max()))
+        attention = chunk.array(ATTN_CONTRIB, layer)[some]
+        wrong = np.linalg.norm(whole + heads.post_norm.shift - attention, axis=1)
+        self.head_error = max(
+            self.head_error, float((wrong / np.maximum(np.linalg.norm(attention, axis=1), _TINY)).max())
+        )
 
     def _divisor(self, chunk: ActivationChunk, layer: int, heads: HeadWeights) -> NDArray[np.float64]:
         if heads.post_norm.norm is None:

@@ -40,12 +40,12 @@ class PromptAnalysis:
         self,
         job: ResidualJob,
         prompt: int,
-        asked: LogitTarget,
+        target: LogitTarget,
         heads: Mapping[int, HeadWeights],
         end: LMHead | None,
         neurons: Mapping[int, tuple[Doubles, PostNorm]],
     ) -> None:
-        self._job, self._prompt, self._target = job, prompt, asked
+        self._job, self._prompt, self._target = job, prompt, target
         self._heads, self._end, self._neurons = heads, end, neurons
         self._reset()
 

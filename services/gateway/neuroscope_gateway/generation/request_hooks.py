@@ -127,14 +127,14 @@ def to_rest_hooks(specs: Sequence[inference_pb2.HookSpec]) -> list[ActivationHoo
     ]
 
 
-def _feature_reduction(asked: inference_pb2.FeatureReduction) -> FeatureReduction:
+def _feature_reduction(reduction: inference_pb2.FeatureReduction) -> FeatureReduction:
     return FeatureReduction(
-        dictionary_id=asked.dictionary_id,
-        top_count=asked.top_count,
-        features=list(asked.features),
-        all=asked.all,
-        l0=asked.l0,
-        error=asked.error,
+        dictionary_id=reduction.dictionary_id,
+        top_count=reduction.top_count,
+        features=list(reduction.features),
+        all=reduction.all,
+        l0=reduction.l0,
+        error=reduction.error,
     )
 
 

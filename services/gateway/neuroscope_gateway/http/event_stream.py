@@ -69,18 +69,20 @@ async def _prepend(first: dict[str, Any], rest: Objects) -> Objects:
 async def sse_events(objects: Objects) -> AsyncGenerator[bytes, None]:
     """Objects as Server-Sent Events that end with [DONE]."""
     failed = False
-    async with aclosing(_with_error(objects)) as items:
-        async for item in _with_keepalives(items):
-            if item is None:
-                yield _KEEPALIVE
-                continue
-            value, failed = item
-            yield b"data: " + dumps(value) + b"\n\n"
+
+    def encode(value: dict[str, Any], is_error: bool) -> bytes:
+        nonlocal failed
+        failed = is_error
+        return b"data: " + dumps(value) + b"\n\n"
+
+    async with aclosing(_sse(objects, encode)) as frames:
+        async for frame in frames:
+            yield frame
     if not failed:
         yield _DONE
 
 
-async def named_sse_events(
+def named_sse_events(
     objects: Objects, error_event: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
     """Objects as Server-Sent Events named by their `type`, without an end marker.
@@ -89,14 +91,19 @@ async def named_sse_events(
         objects: events, each with a `type`.
         error_event: makes an event from an error's JSON.
     """
+
+    def encode(value: dict[str, Any], is_error: bool) -> bytes:
+        event = error_event(value) if is_error else value
+        return b"event: " + str(event["type"]).encode() + b"\ndata: " + dumps(event) + b"\n\n"
+
+    return _sse(objects, encode)
+
+
+async def _sse(objects: Objects, encode: Callable[[dict[str, Any], bool], bytes]) -> AsyncGenerator[bytes, None]:
+    """Encoded objects, with comments in silent times; `encode` also gets whether the object is an error."""
     async with aclosing(_with_error(objects)) as items:
         async for item in _with_keepalives(items):
-            if item is None:
-                yield _KEEPALIVE
-                continue
-            value, is_error = item
-            event = error_event(value) if is_error else value
-            yield b"event: " + str(event["type"]).encode() + b"\ndata: " + dumps(event) + b"\n\n"
+            yield _KEEPALIVE if item is None else encode(*item)
 
 
 async def ndjson_lines(objects: Objects) -> AsyncGenerator[bytes, None]:

@@ -19,8 +19,8 @@ from neuroscope_gateway.http.json_response import JsonResponse
 BINARY = "application/octet-stream"
 _BYTES: dict[str, Any] = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
 _HEADERS = {
-    name: {"description": told, "schema": {"type": "string"}}
-    for name, told in {
+    name: {"description": description, "schema": {"type": "string"}}
+    for name, description in {
         "X-NeuroScope-Dtype": "element type, little-endian: float32, float16, bfloat16, int32, ...",
         "X-NeuroScope-Shape": "extents, outermost first, separated by commas",
         "X-NeuroScope-Axes": "meaning of each axis",

@@ -75,7 +75,7 @@ class ResponseWriter:
         }
 
     def _response(self) -> dict[str, Any]:
-        asked, ended = self._request, self._status != "in_progress"
+        request, ended = self._request, self._status != "in_progress"
         return {
             "id": self._generation.id,
             "object": "response",
@@ -86,12 +86,12 @@ class ResponseWriter:
             "usage": self._usage() if ended else None,
             "incomplete_details": {"reason": "max_output_tokens"} if self._status == "incomplete" else None,
             "error": None,
-            "instructions": asked.instructions,
-            "max_output_tokens": asked.max_output_tokens,
-            "temperature": asked.temperature or 0.0,
-            "top_p": asked.top_p or 1.0,
-            "metadata": asked.metadata or {},
-            "parallel_tool_calls": False if asked.parallel_tool_calls is None else asked.parallel_tool_calls,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
+            "temperature": request.temperature or 0.0,
+            "top_p": request.top_p or 1.0,
+            "metadata": request.metadata or {},
+            "parallel_tool_calls": False if request.parallel_tool_calls is None else request.parallel_tool_calls,
             "previous_response_id": None,
             "store": False,
             "text": {"format": {"type": "text"}},

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +28,8 @@ ANALYSIS_CONTENT: dict[str, Any] = SSE_CONTENT | {
 }
 """The OpenAPI `content` of analyses besides JSON."""
 ResultT = TypeVar("ResultT", bound=AnalysisResult[Any, Any, Any, Any])
+PlanT = TypeVar("PlanT", bound=Message)
+EndT = TypeVar("EndT", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,13 @@ class AnalysisJson(Generic[ResultT]):
     """The finished result."""
     param: Callable[[str], str]
     """The request's parameter for a field of the contract, in errors."""
+
+
+def plan_and_end(result: AnalysisResult[Any, PlanT, Any, EndT]) -> tuple[PlanT, EndT]:
+    """The plan and the end of a finished result."""
+    assert result.plan is not None
+    assert result.end is not None
+    return result.plan, result.end
 
 
 async def analysis_response(

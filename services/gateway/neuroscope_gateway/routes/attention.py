@@ -13,7 +13,7 @@ from neuroscope.analysis import AttentionResult, HeadLabel
 from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
-from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response
+from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response, plan_and_end
 from neuroscope_gateway.schemas import attention as schemas
 from neuroscope_gateway.schemas.arrays import NamedArray
 
@@ -51,9 +51,7 @@ def _attention_event(event: pb.AnalyzeAttentionResponse) -> dict[str, Any]:
 
 
 def _attention_json(result: AttentionResult) -> dict[str, Any]:
-    plan, end = result.plan, result.end
-    assert plan is not None
-    assert end is not None
+    plan, end = plan_and_end(result)
     return schemas.AttentionAnalysis(
         model=plan.model_id,
         arrays=[NamedArray.of(array.name, array) for array in result],

@@ -18,7 +18,7 @@ from neuroscope_gateway.http.disconnect import cancel_on_disconnect
 from neuroscope_gateway.http.event_stream import SSE_CONTENT
 from neuroscope_gateway.http.message_json import message_json
 from neuroscope_gateway.rest_params import rest_params
-from neuroscope_gateway.routes.analysis_response import AnalysisJson, analysis_response
+from neuroscope_gateway.routes.analysis_response import AnalysisJson, analysis_response, plan_and_end
 from neuroscope_gateway.schemas import circuits as schemas
 
 router = APIRouter(prefix="/v1/analysis/circuits", tags=["analysis"], responses=ERROR_RESPONSES)
@@ -77,9 +77,7 @@ async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, cli
     result = DiscoveryResult(wanted)
 
     def result_json(result: DiscoveryResult) -> dict[str, Any]:
-        plan, end = result.plan, result.end
-        assert plan is not None
-        assert end is not None
+        plan, end = plan_and_end(result)
         return schemas.DiscoveredCircuit(
             model=plan.model.model_id,
             is_found=result.is_found,
@@ -114,9 +112,7 @@ async def evaluate_circuit(body: schemas.EvaluationRequest, request: Request, cl
     result = EvaluationResult(wanted)
 
     def result_json(result: EvaluationResult) -> dict[str, Any]:
-        plan, end = result.plan, result.end
-        assert plan is not None
-        assert end is not None
+        plan, end = plan_and_end(result)
         return schemas.EvaluatedCircuit(
             model=plan.model.model_id,
             circuit=result.circuit.to_json(),

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from neuroscope.analysis import AttentionComparison, CompositionResult, Interaction, InteractionGraph
 from neuroscope.v1 import attention_comparison_pb2, composition_pb2, interaction_pb2
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
-from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response
+from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response, plan_and_end
 from neuroscope_gateway.routes.attention import attention_param
 from neuroscope_gateway.schemas import heads as schemas
 from neuroscope_gateway.schemas.arrays import NamedArray
@@ -72,41 +72,38 @@ def _interaction_event(event: interaction_pb2.MapInteractionsResponse) -> dict[s
 
 
 def _comparison_json(result: AttentionComparison) -> dict[str, Any]:
-    assert result.plan is not None
-    assert result.end is not None
+    plan, end = plan_and_end(result)
     return schemas.AttentionComparisonResponse(
-        model=result.plan.model_id,
+        model=plan.model_id,
         alignment=result.alignment,
         arrays=[NamedArray.of(array.name, array) for array in result],
-        elapsed_seconds=result.end.elapsed_seconds,
+        elapsed_seconds=end.elapsed_seconds,
     ).model_dump()
 
 
 def _composition_json(result: CompositionResult) -> dict[str, Any]:
-    assert result.plan is not None
-    assert result.end is not None
+    plan, end = plan_and_end(result)
     baselines: list[schemas.CompositionBaseline] = []
     for kind in ("q", "k", "v"):
         mean, deviation = result.baseline(kind)
         baselines.append(schemas.CompositionBaseline(kind=kind, mean=mean, standard_deviation=deviation))
     return schemas.CompositionResponse(
-        model=result.plan.model_id,
+        model=plan.model_id,
         arrays=[NamedArray.of(array.name, array) for array in result],
         baselines=baselines,
-        warnings=list(result.plan.warnings),
-        elapsed_seconds=result.end.elapsed_seconds,
+        warnings=list(plan.warnings),
+        elapsed_seconds=end.elapsed_seconds,
     ).model_dump()
 
 
 def _interactions_json(result: InteractionGraph) -> dict[str, Any]:
-    assert result.plan is not None
-    assert result.end is not None
+    plan, end = plan_and_end(result)
     return schemas.InteractionsResponse(
-        model=result.plan.model_id,
-        metric=result.plan.metric,
+        model=plan.model_id,
+        metric=plan.metric,
         interactions=[schemas.HeadInteraction(**asdict(each)) for each in result.interactions],
         arrays=[NamedArray.of(array.name, array) for array in result],
-        tested_count=result.end.tested_count,
-        screened_count=result.end.screened_count,
-        elapsed_seconds=result.end.elapsed_seconds,
+        tested_count=end.tested_count,
+        screened_count=end.screened_count,
+        elapsed_seconds=end.elapsed_seconds,
     ).model_dump()

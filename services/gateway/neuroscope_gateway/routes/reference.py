@@ -49,13 +49,13 @@ def _operations(paths: Mapping[str, Any]) -> Iterator[str]:
         for method, operation in operations.items():
             yield f"<h3>{escape(method.upper())} {escape(path)}</h3><p>{_inline_code(operation.get('description'))}</p>"
             for parameter in operation.get("parameters", ()):
-                kind, told = _type(parameter["schema"]), _inline_code(parameter.get("description"))
-                yield f"<p>{escape(parameter['in'])} <code>{escape(parameter['name'])}</code> {kind} {told}</p>"
+                kind, description = _type(parameter["schema"]), _inline_code(parameter.get("description"))
+                yield f"<p>{escape(parameter['in'])} <code>{escape(parameter['name'])}</code> {kind} {description}</p>"
             if body := operation.get("requestBody"):
                 yield f"<p>Takes {_media_types(body)}</p>"
             for status, response in operation["responses"].items():
-                told = _inline_code(response.get("description"))
-                yield f"<p>{escape(status)} {_media_types(response)} <span class='dim'>{told}</span></p>"
+                description = _inline_code(response.get("description"))
+                yield f"<p>{escape(status)} {_media_types(response)} <span class='dim'>{description}</span></p>"
 
 
 def _media_types(holder: Mapping[str, Any]) -> str:
@@ -73,8 +73,8 @@ def _objects(schemas: Mapping[str, Any]) -> Iterator[str]:
         yield "<table>"
         for field, of in schema["properties"].items():
             mark = " <span class='dim'>required</span>" if field in required else ""
-            told = _inline_code(of.get("description"))
-            yield f"<tr><td><code>{escape(field)}</code></td><td>{_type(of)}{mark}</td><td>{told}</td></tr>"
+            description = _inline_code(of.get("description"))
+            yield f"<tr><td><code>{escape(field)}</code></td><td>{_type(of)}{mark}</td><td>{description}</td></tr>"
         yield "</table>"
 
 

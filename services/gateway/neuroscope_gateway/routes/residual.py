@@ -14,7 +14,7 @@ from neuroscope.results.residual import part_name
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.v1 import tuned_lens_pb2
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
-from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response
+from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response, plan_and_end
 from neuroscope_gateway.schemas import residual as schemas
 from neuroscope_gateway.schemas.arrays import NamedArray
 
@@ -73,27 +73,25 @@ def _residual_event(event: pb.AnalyzeResidualStreamResponse) -> dict[str, Any]:
         }
     finding = event.partial
     kind = finding.WhichOneof("finding") or ""
-    told: dict[str, Any] = {"type": kind, "prompt": getattr(finding, kind).prompt}
+    fields: dict[str, Any] = {"type": kind, "prompt": getattr(finding, kind).prompt}
     match kind:
         case "sum":
             heads = finding.sum.head_error if finding.sum.HasField("head_error") else None
-            return told | {"error": {"components": finding.sum.error, "heads": heads}}
+            return fields | {"error": {"components": finding.sum.error, "heads": heads}}
         case "attribution":
-            return told | {"attribution": asdict(LogitAttribution.from_message(finding.attribution))}
+            return fields | {"attribution": asdict(LogitAttribution.from_message(finding.attribution))}
         case "lens":
-            return told | {"lens": _lens_reading(LensReading.from_message(finding.lens)).model_dump()}
+            return fields | {"lens": _lens_reading(LensReading.from_message(finding.lens)).model_dump()}
         case "ablated":
-            return told | {"metric": finding.ablated.metric}
+            return fields | {"metric": finding.ablated.metric}
         case "flow":
-            return told | {"flow": _information_flow(InformationFlow.from_message(finding.flow)).model_dump()}
+            return fields | {"flow": _information_flow(InformationFlow.from_message(finding.flow)).model_dump()}
         case _:
-            return told
+            return fields
 
 
 def _residual_json(result: ResidualResult) -> dict[str, Any]:
-    plan, end = result.plan, result.end
-    assert plan is not None
-    assert end is not None
+    plan, end = plan_and_end(result)
     return schemas.ResidualAnalysisResponse(
         model=plan.model_id,
         parts=result.parts,
@@ -165,8 +163,7 @@ def _layer_event(event: tuned_lens_pb2.TrainTunedLensResponse) -> dict[str, Any]
 
 
 def _tuned_lens_json(result: TunedLensResult) -> dict[str, Any]:
-    end = result.end
-    assert end is not None
+    _, end = plan_and_end(result)
     return schemas.TunedLensResponse(
         lens=schemas.TunedLensFile.from_lens(result.lens),
         layers=[schemas.TunedLayer(**asdict(layer)) for layer in result.layers],

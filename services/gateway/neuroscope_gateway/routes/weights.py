@@ -101,8 +101,8 @@ async def get_weight(
     assert plan is not None
     if form != "binary":
         return await cancel_on_disconnect(request.receive, _weight_json(plan, spec, parts, form))
-    told = f"{loaded.model_id}/{loaded.loaded_at_ms}/{ask.SerializeToString(deterministic=True).hex()}"
-    etag = f'"{xxhash.xxh3_64_hexdigest(told.encode())}"'
+    identity = f"{loaded.model_id}/{loaded.loaded_at_ms}/{ask.SerializeToString(deterministic=True).hex()}"
+    etag = f'"{xxhash.xxh3_64_hexdigest(identity.encode())}"'
     part = byte_ranges.parse(wanted)
     if if_range is not None and if_range != etag:
         part = None
@@ -143,8 +143,8 @@ async def _weight_json(
     array = tensor_response.to_array(data, spec.dtype, spec.shape)
     if form == "list" and not np.isfinite(array.astype(np.float32)).all():
         raise DataConversionError(f"{spec.hook_id} holds NaN or infinity: take base64 or binary", field="format")
-    told = _weight_info(plan, spec, None).model_dump() | {"object": "weight"}
-    return JsonResponse(told | {"data": orjson.Fragment(await array_json(array, form))})
+    info = _weight_info(plan, spec, None).model_dump() | {"object": "weight"}
+    return JsonResponse(info | {"data": orjson.Fragment(await array_json(array, form))})
 
 
 def _weight_list(weights: Weights) -> schemas.WeightList:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
 from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId
+from neuroscope_gateway.schemas.messages import ConversationMessage, text_joiner
 from neuroscope_gateway.schemas.unsupported import Unsupported
 from neuroscope_gateway.schemas.usage import Usage
 
 ActivationFormat = Literal["list", "base64", "metadata"]
 CAPTURE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
 _MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
-
-
-def _joined_text(value: Any) -> Any:
-    """Joins text parts."""
-    if not isinstance(value, list):
-        return value
-    texts: list[str] = []
-    for part in cast("list[Any]", value):
-        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-        text = fields.get("text")
-        if fields.keys() != {"type", "text"} or fields["type"] != "text" or not isinstance(text, str):
-            raise PydanticCustomError(INVALID, "Content parts must have the type 'text' and a text")
-        texts.append(text)
-    return "".join(texts)
 
 
 class TextPart(TypedDict):
@@ -42,12 +29,10 @@ class TextPart(TypedDict):
     text: str
 
 
-class ChatMessage(StrictModel):
+class ChatMessage(ConversationMessage):
     """One message of the conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    """The role; `developer` is read as `system`."""
-    content: Annotated[Text, BeforeValidator(_joined_text, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[Text, BeforeValidator(text_joiner("text"), json_schema_input_type=str | list[TextPart])]
     """The text, or a list of text parts."""
     name: Annotated[Any, Unsupported()] = None
     refusal: Annotated[Any, Unsupported()] = None
@@ -55,11 +40,6 @@ class ChatMessage(StrictModel):
     annotations: Annotated[Any, Unsupported([])] = None
     function_call: Annotated[Any, Unsupported()] = None
     tool_calls: Annotated[Any, Unsupported([])] = None
-
-    @property
-    def template_role(self) -> str:
-        """The role in chat templates."""
-        return "system" if self.role == "developer" else self.role
 
 
 class ChatCompletionRequest(ChoicesRequest):

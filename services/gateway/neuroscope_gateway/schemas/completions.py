@@ -70,8 +70,8 @@ class CompletionRequest(ChoicesRequest):
     @property
     def max_tokens_param(self) -> tuple[str, int | None]:
         """The parameter that limits generated tokens, and its value."""
-        asked = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        return "max_tokens", max(1, asked)  # the prefill always samples one token; `is_echo_only` drops it
+        limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return "max_tokens", max(1, limit)  # the prefill always samples one token; `is_echo_only` drops it
 
     @property
     def is_echo_only(self) -> bool:

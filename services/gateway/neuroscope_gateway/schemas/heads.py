@@ -1,4 +1,4 @@
-"""Analyses of heads beside each other as JSON: what is asked for, and what is answered."""
+"""Comparison of heads: attention on two prompts, composition, interactions: requests and responses."""
 
 from __future__ import annotations
 

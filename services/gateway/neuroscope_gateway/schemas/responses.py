@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
+from neuroscope.vocabulary.strict_model import MAX_INT32, Text
 from neuroscope_gateway.schemas.generation import GenerationRequest, Metadata
+from neuroscope_gateway.schemas.messages import ConversationMessage, text_joiner
 from neuroscope_gateway.schemas.unsupported import Unsupported
 
-_PARTS = ("input_text", "output_text")
-
-
-def _joined_text(value: Any) -> Any:
-    """Joins text parts; other fields of parts are dropped."""
-    if not isinstance(value, list):
-        return value
-    texts: list[str] = []
-    for part in cast("list[Any]", value):
-        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-        text = fields.get("text")
-        if fields.get("type") not in _PARTS or not isinstance(text, str):
-            raise PydanticCustomError(INVALID, "Content parts must have the type 'input_text' and a text")
-        texts.append(text)
-    return "".join(texts)
+_join_text = text_joiner("input_text", "output_text", extra_fields=True)
 
 
 def _input_tag(value: Any) -> str:
@@ -41,23 +27,16 @@ class InputPart(TypedDict):
     text: str
 
 
-class InputMessage(StrictModel):
+class InputMessage(ConversationMessage):
     """One message of the input, or an earlier output message."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    """The role; `developer` is read as `system`."""
-    content: Annotated[Text, BeforeValidator(_joined_text, json_schema_input_type=str | list[InputPart])]
+    content: Annotated[Text, BeforeValidator(_join_text, json_schema_input_type=str | list[InputPart])]
     """The text, or a list of text parts."""
     type: Literal["message"] = "message"
     id: Text | None = None
     """Accepted and ignored."""
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     """Accepted and ignored."""
-
-    @property
-    def template_role(self) -> str:
-        """The role in chat templates."""
-        return "system" if self.role == "developer" else self.role
 
 
 class ResponseRequest(GenerationRequest):
