@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
+from neuroscope.display import Displayable, show
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2
@@ -49,7 +50,7 @@ class Tokens(Sequence[int]):
         return iter(self.ids)
 
 
-class ModelInfo:
+class ModelInfo(Displayable):
     """A loaded model: its shape, every hookable point, and why the others are not there.
 
     Attributes:
@@ -110,10 +111,9 @@ class ModelInfo:
                 return described.reason
         return ""
 
-    def __rich__(self) -> Table:
-        from neuroscope.viz.tables import model_table
-
-        return model_table(self)
+    def table(self) -> Table:
+        """The points by component: layers, axes, dtype, module, and why the others are not available."""
+        return show(self, "table")
 
     def __repr__(self) -> str:
         available = sum(point.available for point in self.points)
@@ -121,12 +121,3 @@ class ModelInfo:
             f"ModelInfo({self.model.model_id}: {self.model.architecture}, {self.model.num_layers} layers, "
             f"{available} of {len(self.points)} points available; table() shows them)"
         )
-
-    def table(self) -> Table:
-        """The points by component: layers, axes, dtype, module, and why the others are not available."""
-        return self.__rich__()
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
