@@ -76,9 +76,11 @@ class ModelReader:
 
     Args:
         file: the file.
+        dtype: of all that is not quantised; empty: the architecture's.
 
     Attributes:
         architecture: what it is.
+        dtype: of all that is not quantised.
         config: config.json, without quantisation.
 
     Raises:
@@ -86,7 +88,7 @@ class ModelReader:
         ModelCorruptError: a key or a tensor is missing; names it.
     """
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(self, file: GgufFile, dtype: str = "") -> None:
         self._file = file
         name = file.metadata.get(ARCHITECTURE)
         if name not in ARCHITECTURES:
@@ -97,6 +99,7 @@ class ModelReader:
             )
         self._name = str(name)
         self.architecture = ARCHITECTURES[self._name]
+        self.dtype = dtype or self.architecture.dtype
         self.config = self._config()
 
     def weight_name(self, tensor: str) -> str:
@@ -107,11 +110,10 @@ class ModelReader:
         """
         if tensor == _ROPE_FREQS or tensor in _LONG_FACTORS:
             return ""
-        match = _TENSOR.fullmatch(tensor)
-        if match is not None:
-            layer, module, kind = match.groups()
-            known = _TOP.get(module) if layer is None else self.architecture.modules.get(module)
-            if known and layer is None:
+        if (match := _TENSOR.fullmatch(tensor)) is not None:
+            layer, module, kind = match[1], match[2], match[3]
+            known = self.architecture.modules.get(module) if layer else _TOP.get(module)
+            if known and not layer:
                 return f"{known}.{kind}"
             if known and int(layer) < self.config["num_hidden_layers"]:
                 return f"model.layers.{layer}.{known}.{kind}"
@@ -157,7 +159,7 @@ class ModelReader:
             "max_position_embeddings": int(key("context_length")),
             "tie_word_embeddings": "output.weight" not in self._file.tensors,
             "attention_bias": "blk.0.attn_q.bias" in self._file.tensors,
-            "torch_dtype": self.architecture.dtype,
+            "torch_dtype": self.dtype,
         }
         if key("attention.value_length", config["head_dim"]) != config["head_dim"]:
             raise self._unreadable("attention.value_length")
@@ -172,7 +174,8 @@ class ModelReader:
                     config["attn_logit_softcapping"] = key("attn_logit_softcapping", 50.0)
                     config["final_logit_softcapping"] = key("final_logit_softcapping", 30.0)
                 else:
-                    config |= {"sliding_window_pattern": 6, "rope_local_base_freq": 10_000.0}
+                    pattern = int(key("attention.sliding_window_pattern", 6))
+                    config |= {"sliding_window_pattern": pattern, "rope_local_base_freq": 10_000.0}
             case "phi3":
                 config["partial_rotary_factor"] = key("rope.dimension_count", config["head_dim"]) / config["head_dim"]
             case _:

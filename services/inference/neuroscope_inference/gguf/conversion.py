@@ -65,12 +65,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")) / "gguf"
 
 
-def convert(path: Path, report: Report = lambda done, total: None, cache: Path | None = None) -> Path:
+def convert(
+    path: Path, report: Report = lambda done, total: None, *, dtype: str = "", cache: Path | None = None
+) -> Path:
     """The folder of a GGUF file, written where it is not there yet.
 
     Args:
         path: of the file.
         report: is called as tensors are read; what it raises ends the conversion.
+        dtype: of scales and of all that is not quantised; empty: float16, and for gemma bfloat16.
         cache: where folders are written; None: `cache_folder()`.
 
     Raises:
@@ -78,11 +81,11 @@ def convert(path: Path, report: Report = lambda done, total: None, cache: Path |
         ResourceExhaustedError: the disk has no room for it.
     """
     cache = cache_folder() if cache is None else cache
-    folder = cache / _key(path)
+    folder = cache / _key(path, dtype)
     if (folder / NOTES).is_file():
         return folder
     with GgufFile(path) as file:
-        reader, tokenizer = ModelReader(file), GgufTokenizer(file)
+        reader, tokenizer = ModelReader(file, dtype), GgufTokenizer(file)
         needed = sum(tensor.length_bytes for tensor in file.tensors.values())
         unfinished = cache / f".{folder.name}-{uuid.uuid4().hex}"
         try:
@@ -105,9 +108,9 @@ def convert(path: Path, report: Report = lambda done, total: None, cache: Path |
     return folder
 
 
-def _key(path: Path) -> str:
+def _key(path: Path, dtype: str) -> str:
     found = path.stat()
-    content = json.dumps([_VERSION, str(path.resolve()), found.st_size, found.st_mtime_ns])
+    content = json.dumps([_VERSION, dtype, str(path.resolve()), found.st_size, found.st_mtime_ns])
     return f"{path.stem[:80]}-{xxhash.xxh3_64_hexdigest(content.encode())}"
 
 
@@ -157,7 +160,7 @@ def _converted(
     file: GgufFile, reader: ModelReader, tensor: TensorInfo, name: str
 ) -> tuple[list[tuple[str, NDArray[Any]]], str]:
     """The arrays of a tensor by their names, and in words what became of it."""
-    blocks, order, dtype = file.blocks(tensor), reader.row_order(tensor.name), reader.architecture.dtype
+    blocks, order, dtype = file.blocks(tensor), reader.row_order(tensor.name), reader.dtype
     if _bits(tensor, name) and tensor.type.quantise is not None:
         matrix = tensor.type.quantise(blocks)
         if order is not None:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 Blocks = NDArray[np.uint8]
 """(rows, bytes of a row)"""
+Codes = NDArray[Any]
+"""Numbers of at most eight bits, uint8."""
 GROUP_SIZE = 32
 
 
@@ -79,17 +81,17 @@ def _half(part: Blocks) -> NDArray[np.float16]:
     return np.ascontiguousarray(part).view(np.float16)[..., 0]
 
 
-def _nibbles(part: Blocks) -> Blocks:
+def _nibbles(part: Blocks) -> Codes:
     """The low halves of all bytes of a block, then the high ones."""
     return np.concatenate([part & 15, part >> 4], axis=-1)
 
 
-def _fifth_bits(part: Blocks) -> Blocks:
+def _fifth_bits(part: Blocks) -> Codes:
     """32 bits of a block as numbers 0 and 16, (rows, blocks, 32)."""
     return np.unpackbits(part, axis=-1, bitorder="little") << 4
 
 
-def _packed(codes: Blocks, scales: NDArray[Any], biases: NDArray[Any], bits: int) -> Quantised:
+def _packed(codes: Codes, scales: NDArray[Any], biases: NDArray[Any], bits: int) -> Quantised:
     """Codes (rows, groups, 32) in MLX's order: the lowest bits are the first number's."""
     rows = codes.shape[0]
     if bits == 8:
@@ -131,7 +133,7 @@ def _q8_0(blocks: Blocks) -> Quantised:
     return _packed(codes ^ 128, scales, scales * np.float16(-128), 8)  # signed bytes, 128 above
 
 
-def _k_scales(packed: Blocks) -> tuple[Blocks, Blocks]:
+def _k_scales(packed: Blocks) -> tuple[Codes, Codes]:
     """Eight scales and eight minima of six bits in twelve bytes, (rows, blocks, 8) each."""
     low, middle, high = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scales = np.concatenate([low & 63, (high & 15) | ((low >> 6) << 4)], axis=-1)
