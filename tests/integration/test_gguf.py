@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer
@@ -24,6 +23,7 @@ from neuroscope.errors import (
 from neuroscope_inference.gguf.conversion import NOTES, convert, gguf_file, notes_of
 from neuroscope_inference.gguf.file import GgufFile
 from neuroscope_inference.gguf.tokenizer import GgufTokenizer
+from tests.support.compare import relative_error
 from tests.support.gguf_files import ARCHITECTURES, QUANTISED, write_model, write_sentence_piece
 from tests.support.random_models import make_model
 
