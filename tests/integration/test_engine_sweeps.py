@@ -1,6 +1,6 @@
 """Every way to run a sweep gives the plain way's numbers, on every family.
 
-python -m pytest tests/unit/test_engine_sweeps.py
+python -m pytest tests/integration/test_engine_sweeps.py
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Path patching against forward passes that freeze everything by hooks, on every family.
 
-python -m pytest tests/unit/test_engine_paths.py
+python -m pytest tests/integration/test_engine_paths.py
 """
 
 from pathlib import Path

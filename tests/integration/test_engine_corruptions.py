@@ -1,6 +1,6 @@
 """Corrupted runs that edits make, against forward passes with hooks, on every family; causal tracing's noise.
 
-python -m pytest tests/unit/test_engine_corruptions.py
+python -m pytest tests/integration/test_engine_corruptions.py
 """
 
 from pathlib import Path
