@@ -20,7 +20,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from neuroscope.cli.bundled import require_bundled_model
-from neuroscope.cli.demo import QUESTION, Demo
+from neuroscope.cli.demo.demo import QUESTION, Demo
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 118

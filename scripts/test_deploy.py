@@ -21,7 +21,7 @@ from urllib.request import ProxyHandler, build_opener
 import platformdirs
 from rich.console import Console
 
-from neuroscope.cli.demo import QUESTION, Demo
+from neuroscope.cli.demo.demo import QUESTION, Demo
 from scripts.docker_engine import DockerEngine, docker_engine
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from neuroscope.cli.services import free_port
+from neuroscope.cli.processes.services import free_port
 from neuroscope.integration import LMStudioNeuroScopeClient
 
 ENVIRONMENT = {"MLX_DISABLE_COMPILE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_COLOR": "1"}

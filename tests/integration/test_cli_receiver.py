@@ -1,4 +1,4 @@
-"""neuroscope.cli.receiver: a process with its variables sends its spans there."""
+"""neuroscope.cli.processes.span_receiver: a process with its variables sends its spans there."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neuroscope.cli import receiver as receiver_module
-from neuroscope.cli.receiver import SpanReceiver
+from neuroscope.cli.processes import span_receiver as receiver_module
+from neuroscope.cli.processes.span_receiver import SpanReceiver
 from neuroscope.tracing import spantree
 
 CHILD = """

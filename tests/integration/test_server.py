@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from neuroscope.cli.services import free_port
+from neuroscope.cli.processes.services import free_port
 from neuroscope.errors import (
     DeadlineExceededError,
     InvalidRequestError,

@@ -1,4 +1,4 @@
-"""neuroscope.cli.supervisor with small processes in the place of services."""
+"""neuroscope.cli.processes.supervisor with small processes in the place of services."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from neuroscope.cli.process import Service
-from neuroscope.cli.supervisor import Backoff, ProcessFailedError, Supervisor
+from neuroscope.cli.processes.process import Service
+from neuroscope.cli.processes.supervisor import Backoff, ProcessFailedError, Supervisor
 from tests.support.patience import eventually
 
 READY = 'print("dummy ready on 127.0.0.1:1", flush=True)'
 SLEEP = "import time; time.sleep(600)"
-QUICK = Backoff(first_s=0.05, longest_s=0.1, most_restarts=3)
+QUICK = Backoff(first_pause_s=0.05, max_pause_s=0.1, max_restarts=3)
 
 
 def python(*statements: str, name: str = "dummy", **settings) -> Service:
@@ -70,20 +70,20 @@ def test_a_service_that_is_not_ready_in_time_is_ended():
 
 
 def test_a_service_that_dies_is_started_again():
-    news: list[str] = []
-    with Supervisor(say=news.append, backoff=QUICK) as supervisor:
+    notice: list[str] = []
+    with Supervisor(on_notice=notice.append, backoff=QUICK) as supervisor:
         supervisor.start(python(READY, SLEEP))
         (first,) = supervisor.process_ids().values()
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: any("ready again on 127.0.0.1:1" in line for line in news))
+        eventually(lambda: any("ready again on 127.0.0.1:1" in line for line in notice))
         (second,) = supervisor.process_ids().values()
         assert second != first
-        assert news[0] == "dummy was killed by SIGKILL; starting it again in 0.05 s"
+        assert notice[0] == "dummy was killed by SIGKILL; starting it again in 0.05 s"
     assert not alive(second)
 
 
 def test_pauses_between_restarts_double_up_to_the_longest():
-    backoff = Backoff(first_s=0.5, longest_s=5)
+    backoff = Backoff(first_pause_s=0.5, max_pause_s=5)
     assert [backoff.pause_s(n) for n in range(5)] == [0.5, 1, 2, 4, 5]
 
 
@@ -100,7 +100,7 @@ def test_without_restarts_a_death_ends_the_wait():
         with pytest.raises(ProcessFailedError, match="ended with exit code 0"):
             supervisor.wait(20)
         with pytest.raises(ProcessFailedError):
-            supervisor.check()
+            supervisor.raise_failure()
 
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
@@ -157,8 +157,8 @@ def test_it_works_outside_of_the_main_thread():
 
 SUPERVISING = textwrap.dedent("""
     import signal, sys
-    from neuroscope.cli.process import Service
-    from neuroscope.cli.supervisor import Supervisor
+    from neuroscope.cli.processes.process import Service
+    from neuroscope.cli.processes.supervisor import Supervisor
     signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))
     with Supervisor(grace_s=3) as supervisor:
         supervisor.start(Service("dummy", [sys.executable, "-c", sys.argv[2]]))

@@ -33,7 +33,7 @@ def quoted(name: str) -> set[str]:
     return {text for row in rows for text in re.findall(r"`([^`]+)`", row) if len(text.split()) > 3}
 
 
-def said(findings: list[checks.Finding]) -> str:
+def said(findings: list[checks.CheckResult]) -> str:
     return "\n".join(f"{finding.found}\n{finding.hint}" for finding in findings)
 
 

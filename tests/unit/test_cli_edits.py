@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "detail"),
     [
         ("zero mlp_out.3", "mlp_out.3 := 0"),
         ("zero mlp_out", "mlp_out := 0"),
@@ -41,8 +41,8 @@ def file(tmp_path: Path) -> str:
         ('{"component": "mlp", "layer_name": "blocks.3", "action": "zero"}', "mlp_out.3 := 0"),
     ],
 )
-def test_what_is_typed(text: str, told: str) -> None:
-    assert repr(parse_edit(text)) == told
+def test_what_is_typed(text: str, detail: str) -> None:
+    assert repr(parse_edit(text)) == detail
 
 
 def test_tensors_of_files(file: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""neuroscope.cli.lens_lines and neuroscope.vocabulary.token_text: the terminal's picture of a generation."""
+"""neuroscope.cli.demo.lens_lines and neuroscope.vocabulary.token_text: the terminal's picture of a generation."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from neuroscope.activations.lens import LogitLens
-from neuroscope.cli.lens_lines import LensLines, centred, heat, spread
+from neuroscope.cli.demo.lens_lines import LensLines, centred, heat, spread
 from neuroscope.vocabulary.token_text import shortened, visible
 
 

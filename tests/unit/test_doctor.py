@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from neuroscope.cli import checks
 from neuroscope.cli.app import app
-from neuroscope.cli.checks import Finding, Verdict
+from neuroscope.cli.checks import CheckResult, Status
 from tests.support.running_gateway import RunningGateway, running_gateway
 
 
@@ -29,24 +29,24 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def by_subject(findings: list[Finding]) -> dict[str, Finding]:
+def by_subject(findings: list[CheckResult]) -> dict[str, CheckResult]:
     return {finding.subject.split()[0]: finding for finding in findings}
 
 
 def test_the_machine_is_described():
     found = by_subject(list(checks.machine()))
     assert set(found) == {"Python", "platform", "memory", "model", "own"}
-    assert found["Python"].verdict is Verdict.GOOD
-    assert "GB" in found["memory"].found
+    assert found["Python"].status is Status.OK
+    assert "GB" in found["memory"].detail
 
 
 def test_little_memory_and_disk_are_notes_with_advice(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checks, "_LITTLE_MEMORY_BYTES", 1e18)
     monkeypatch.setattr(checks, "_LITTLE_DISK_BYTES", 1e18)
     found = by_subject(list(checks.machine()))
-    assert found["memory"].verdict is Verdict.NOTE
+    assert found["memory"].status is Status.WARNING
     assert "quantised" in found["memory"].hint
-    assert found["model"].verdict is Verdict.GOOD or "free some space" in found["model"].hint
+    assert found["model"].status is Status.OK or "free some space" in found["model"].hint
 
 
 def test_a_missing_dependency_is_broken_and_a_missing_engine_is_a_note(monkeypatch: pytest.MonkeyPatch):
@@ -59,32 +59,32 @@ def test_a_missing_dependency_is_broken_and_a_missing_engine_is_a_note(monkeypat
 
     monkeypatch.setattr(importlib.metadata, "version", without)
     found = by_subject(list(checks.packages()))
-    assert found["dependencies"].verdict is Verdict.BROKEN
-    assert "xxhash" in found["dependencies"].found
-    assert found["mlx-lm"].verdict is Verdict.NOTE
+    assert found["dependencies"].status is Status.FAILED
+    assert "xxhash" in found["dependencies"].detail
+    assert found["mlx-lm"].status is Status.WARNING
     assert "neuroscope-mlx[inference]" in found["mlx-lm"].hint
 
 
 @pytest.mark.parametrize(
-    ("output", "verdict", "found"),
+    ("output", "status", "detail"),
     [
-        ('{"source": "prepared", "path": "/x", "gflops": 51.26, "reason": null}', Verdict.GOOD, "prepared, 51.3"),
-        ('{"source": "bundled", "gflops": 2.8, "reason": "no patchelf"}', Verdict.NOTE, "bundled, 2.8"),
-        ("prepared /x/lib.so: 51.3 GFLOP/s (float32, 1024 x 1024)", Verdict.GOOD, "prepared, 51.3"),
-        ("bundled: 2.8 GFLOP/s (float32)\n  because no patchelf", Verdict.NOTE, "bundled, 2.8"),
+        ('{"source": "prepared", "path": "/x", "gflops": 51.26, "reason": null}', Status.OK, "prepared, 51.3"),
+        ('{"source": "bundled", "gflops": 2.8, "reason": "no patchelf"}', Status.WARNING, "bundled, 2.8"),
+        ("prepared /x/lib.so: 51.3 GFLOP/s (float32, 1024 x 1024)", Status.OK, "prepared, 51.3"),
+        ("bundled: 2.8 GFLOP/s (float32)\n  because no patchelf", Status.WARNING, "bundled, 2.8"),
     ],
 )
-def test_the_blas_report_is_read(output: str, verdict: Verdict, found: str):
+def test_the_blas_report_is_read(output: str, status: Status, detail: str):
     finding = checks.read_blas_report(output)
-    assert finding.verdict is verdict
-    assert finding.found.startswith(found)
+    assert finding.status is status
+    assert finding.detail.startswith(detail)
     assert ("no patchelf" in finding.hint) == ("no patchelf" in output)
 
 
 def test_mlx_really_computes():
     (finding,) = checks.engine()
-    assert finding.verdict is not Verdict.BROKEN
-    assert "GFLOP/s" in finding.found
+    assert finding.status is not Status.FAILED
+    assert "GFLOP/s" in finding.detail
 
 
 def test_free_ports_are_notes():
@@ -92,7 +92,7 @@ def test_free_ports_are_notes():
         list(checks.services(f"127.0.0.1:{free_port()}", free_port(), analysis=f"127.0.0.1:{free_port()}"))
     )
     for finding in found.values():
-        assert finding.verdict is Verdict.NOTE
+        assert finding.status is Status.WARNING
         assert finding.hint == "start: neuroscope up"
 
 
@@ -100,9 +100,9 @@ def test_services_that_answer_are_good(gateway: RunningGateway):
     gateway.fake.reset()
     port = int(gateway.url.rpartition(":")[2])
     found = by_subject(list(checks.services(gateway.inference, port)))
-    assert found["gRPC"].found == "answers; models: tiny"
-    assert found["load"].found.startswith("2 streams, 3 rows decode, the last run waited 0.5 ms; weights 1.0 GB,")
-    assert found["REST"].verdict is Verdict.GOOD
+    assert found["gRPC"].detail == "answers; models: tiny"
+    assert found["load"].detail.startswith("2 streams, 3 rows decode, the last run waited 0.5 ms; weights 1.0 GB,")
+    assert found["REST"].status is Status.OK
 
 
 def test_a_service_without_a_model_says_how_to_load_one(gateway: RunningGateway):
@@ -131,9 +131,9 @@ def test_a_port_that_another_program_has_is_told(monkeypatch: pytest.MonkeyPatch
         finally:
             server.shutdown()
             thread.join()
-    assert found["gRPC"].verdict is Verdict.BROKEN
+    assert found["gRPC"].status is Status.FAILED
     assert "--port-inference" in found["gRPC"].hint
-    assert found["REST"].found == "another program answers"
+    assert found["REST"].detail == "another program answers"
     assert "--port-gateway" in found["REST"].hint
 
 
@@ -143,20 +143,20 @@ def test_the_bundled_model_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "--model PATH" in finding.hint
     monkeypatch.setattr(checks, "bundled_model", lambda: tmp_path)
     (finding,) = checks.models()
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.status is Status.FAILED
     for name in ("model.safetensors", "tokenizer.json"):
         (tmp_path / name).touch()
     (finding,) = checks.models()
-    assert finding.verdict is Verdict.GOOD
+    assert finding.status is Status.OK
 
 
 def test_exit_code_and_json(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checks, "engine", lambda: iter([Finding("BLAS", Verdict.GOOD, "fast")]))
+    monkeypatch.setattr(checks, "engine", lambda: iter([CheckResult("BLAS", Status.OK, "fast")]))
     arguments = ["doctor", "--target", f"127.0.0.1:{free_port()}", "--port-gateway", str(free_port())]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["engine"] == [{"subject": "BLAS", "verdict": "good", "found": "fast", "hint": ""}]
-    monkeypatch.setattr(checks, "engine", lambda: iter([Finding("MLX", Verdict.BROKEN, "no", "reinstall [it]")]))
+    assert json.loads(result.stdout)["engine"] == [{"subject": "BLAS", "status": "ok", "detail": "fast", "hint": ""}]
+    monkeypatch.setattr(checks, "engine", lambda: iter([CheckResult("MLX", Status.FAILED, "no", "reinstall [it]")]))
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert "reinstall [it]" in result.stdout

@@ -15,7 +15,6 @@ from neuroscope.cli import (
     attribute,
     capture,
     circuits,
-    demo,
     dictionaries,
     directions,
     doctor,
@@ -39,6 +38,7 @@ from neuroscope.cli.connection import (
     TraceOption,
 )
 from neuroscope.cli.console import out, show_error, show_warnings_as_lines
+from neuroscope.cli.demo import demo
 from neuroscope.errors import MLXIntegrationError
 
 DEBUG_VARIABLE = "NEUROSCOPE_DEBUG"
@@ -90,7 +90,9 @@ def options(
 ) -> None:
     """Options of every command; those of target, local and trace may come after its name too."""
     show_warnings_as_lines()
-    context.obj = Connection.of(context, target, local, trace).secured(token, tls, tls_ca, tls_certificate, tls_key)
+    context.obj = Connection.of(context, target, local, trace).with_security(
+        token, tls, tls_ca, tls_certificate, tls_key
+    )
 
 
 app.command("up", rich_help_panel="Services")(up.up)

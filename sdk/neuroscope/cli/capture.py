@@ -53,6 +53,6 @@ def capture(
         cache = client.capture(content, sites, model_id=model_id, **how, progress=True)
         took_ns = (time.perf_counter() - began_s) * 1e9
     out.print(cache)
-    told = f"{len(cache.token_ids[0])} tokens, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"
-    err.print(told, style="dim", soft_wrap=True)
+    summary = f"{len(cache.token_ids[0])} tokens, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"
+    err.print(summary, style="dim", soft_wrap=True)
     CACHE.write(cache, save)

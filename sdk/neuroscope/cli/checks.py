@@ -1,4 +1,4 @@
-"""What `neuroscope doctor` looks at. Each check answers findings; none raises."""
+"""The checks of `neuroscope doctor`. A check yields results and never raises."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ _BLAS_TIMEOUT_S = 120.0
 _TIMEOUT_S = 3.0
 
 
-class Verdict(StrEnum):
-    """How a finding is to be read."""
+class Status(StrEnum):
+    """How a check ended."""
 
-    GOOD = "good"
-    NOTE = "note"
-    """Works, or works less well than it could."""
-    BROKEN = "broken"
+    OK = "ok"
+    WARNING = "warning"
+    """It works, but less well than it could."""
+    FAILED = "failed"
     """Something essential does not work."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
+class CheckResult:
+    """The result of one check."""
 
     subject: str
-    verdict: Verdict
-    found: str
+    status: Status
+    detail: str
     hint: str = ""
-    """What to do about it."""
+    """How to fix it."""
 
 
-def machine() -> Iterator[Finding]:
+def machine() -> Iterator[CheckResult]:
     """Python, the platform, memory and disk."""
     version = platform.python_version()
     if sys.version_info >= _OLDEST_PYTHON:
-        yield Finding("Python", Verdict.GOOD, f"{version} at {sys.executable}")
+        yield CheckResult("Python", Status.OK, f"{version} at {sys.executable}")
     else:
-        yield Finding("Python", Verdict.BROKEN, version, "Python 3.11 or newer is needed")
+        yield CheckResult("Python", Status.FAILED, version, "Python 3.11 or newer is needed")
     where = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs"
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    yield Finding("platform", Verdict.GOOD, where + (", Metal" if apple else ", MLX on the CPU"))
+    yield CheckResult("platform", Status.OK, where + (", Metal" if apple else ", MLX on the CPU"))
     yield _memory()
     hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     yield _disk("model cache", hub)
@@ -77,47 +77,49 @@ def machine() -> Iterator[Finding]:
     yield _disk("own cache", Path(own), little_bytes=0.2e9)
 
 
-def packages() -> Iterator[Finding]:
+def packages() -> Iterator[CheckResult]:
     """Versions of what is installed."""
-    yield Finding("neuroscope-mlx", Verdict.GOOD, _version("neuroscope-mlx") or "run from its source tree")
+    yield CheckResult("neuroscope-mlx", Status.OK, _version("neuroscope-mlx") or "run from its source tree")
     missing = [name for name in _ESSENTIAL if _version(name) is None]
     if missing:
         hint = "reinstall: pip install neuroscope-mlx"
-        yield Finding("dependencies", Verdict.BROKEN, f"missing: {', '.join(missing)}", hint)
+        yield CheckResult("dependencies", Status.FAILED, f"missing: {', '.join(missing)}", hint)
     else:
         found = ", ".join(f"{name} {_version(name)}" for name in _ESSENTIAL[:3])
-        yield Finding("dependencies", Verdict.GOOD, found)
+        yield CheckResult("dependencies", Status.OK, found)
     for name in _ENGINE:
         version = _version(name)
         hint = "" if version else "pip install 'neuroscope-mlx[inference]', unless the engine runs on another machine"
-        yield Finding(name, Verdict.GOOD if version else Verdict.NOTE, version or "not installed", hint)
+        yield CheckResult(name, Status.OK if version else Status.WARNING, version or "not installed", hint)
     if _version("matplotlib") is None:
-        yield Finding("pictures", Verdict.NOTE, "matplotlib is not installed", "pip install 'neuroscope-mlx[viz]'")
+        yield CheckResult(
+            "pictures", Status.WARNING, "matplotlib is not installed", "pip install 'neuroscope-mlx[viz]'"
+        )
 
 
-def engine() -> Iterator[Finding]:
+def engine() -> Iterator[CheckResult]:
     """Whether MLX computes, with which BLAS and how fast. Takes some seconds."""
     if importlib.util.find_spec("neuroscope_inference") is None:
-        yield Finding("BLAS", Verdict.NOTE, "the inference service is not installed here")
+        yield CheckResult("BLAS", Status.WARNING, "the inference service is not installed here")
         return
     command = [sys.executable, "-m", "neuroscope_inference.blas", "--json"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=_BLAS_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        yield Finding(
-            "BLAS", Verdict.BROKEN, f"no answer within {_BLAS_TIMEOUT_S:g} s", "run: " + " ".join(command[1:])
+        yield CheckResult(
+            "BLAS", Status.FAILED, f"no answer within {_BLAS_TIMEOUT_S:g} s", "run: " + " ".join(command[1:])
         )
         return
     if run.returncode != 0:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        yield Finding(
-            "MLX", Verdict.BROKEN, last, "reinstall: pip install --force-reinstall 'neuroscope-mlx[inference]'"
+        yield CheckResult(
+            "MLX", Status.FAILED, last, "reinstall: pip install --force-reinstall 'neuroscope-mlx[inference]'"
         )
         return
     yield read_blas_report(run.stdout)
 
 
-def read_blas_report(output: str) -> Finding:
+def read_blas_report(output: str) -> CheckResult:
     """What `python -m neuroscope_inference.blas` says, as JSON or as text."""
     source, gflops, reason = "unknown", 0.0, ""
     try:
@@ -130,24 +132,24 @@ def read_blas_report(output: str) -> Finding:
             reason = match[1]
     found = f"{source}, {gflops:.1f} GFLOP/s"
     if source == "bundled" or gflops < _SLOW_GFLOPS:
-        return Finding("BLAS", Verdict.NOTE, found, f"slow: {reason}" if reason else "slow on the CPU")
-    return Finding("BLAS", Verdict.GOOD, found)
+        return CheckResult("BLAS", Status.WARNING, found, f"slow: {reason}" if reason else "slow on the CPU")
+    return CheckResult("BLAS", Status.OK, found)
 
 
-def models() -> Iterator[Finding]:
+def models() -> Iterator[CheckResult]:
     """The bundled model's files."""
     folder = bundled_model()
     if folder is None:
         hint = "name a model yourself: neuroscope up --model PATH"
-        yield Finding("bundled model", Verdict.NOTE, f"{NAME} is not in this installation", hint)
+        yield CheckResult("bundled model", Status.WARNING, f"{NAME} is not in this installation", hint)
         return
     lacking = [name for name in ("model.safetensors", "tokenizer.json") if not (folder / name).is_file()]
     if lacking:
-        yield Finding(
-            "bundled model", Verdict.BROKEN, f"{folder} lacks {', '.join(lacking)}", "fetch the repository anew"
+        yield CheckResult(
+            "bundled model", Status.FAILED, f"{folder} lacks {', '.join(lacking)}", "fetch the repository anew"
         )
     else:
-        yield Finding("bundled model", Verdict.GOOD, str(folder))
+        yield CheckResult("bundled model", Status.OK, str(folder))
 
 
 def services(
@@ -155,7 +157,7 @@ def services(
     gateway_port: int,
     connect: Callable[[float], Client] | None = None,
     analysis: str = DEFAULT_ANALYSIS_TARGET,
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Who answers where the services are to be.
 
     Args:
@@ -166,37 +168,41 @@ def services(
     """
     host, _, port = ("127.0.0.1", "", "") if target.startswith("unix:") else target.rpartition(":")
     host = host or "127.0.0.1"
-    if port.isdecimal() and not _answers(host, int(port)):
-        yield Finding(f"gRPC {target}", Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
+    if port.isdecimal() and not _is_listening(host, int(port)):
+        yield CheckResult(
+            f"gRPC {target}", Status.WARNING, "nothing runs here; the port is free", "start: neuroscope up"
+        )
     else:
         yield from _inference(target, connect or (lambda timeout_s: Client(target, timeout_s=timeout_s)))
     yield _analysis(analysis)
     yield _gateway(host, gateway_port)
 
 
-def _inference(target: str, connect: Callable[[float], Client]) -> Iterator[Finding]:
+def _inference(target: str, connect: Callable[[float], Client]) -> Iterator[CheckResult]:
     subject = f"gRPC {target}"
     try:
         with connect(_TIMEOUT_S) as client:
             loaded, workload = [model.model_id for model in client.models()], client.workload()
     except NeuroScopeIntegrationError:
         hint = "end that program, or start elsewhere: neuroscope up --port-inference 50052"
-        yield Finding(subject, Verdict.BROKEN, "the port is taken by a program that is no inference service", hint)
+        yield CheckResult(subject, Status.FAILED, "the port is taken by a program that is no inference service", hint)
         return
     except (UnauthenticatedError, InvalidRequestError) as error:
-        yield Finding(subject, Verdict.BROKEN, error.message, "options come first: neuroscope --token TOKEN doctor")
+        yield CheckResult(subject, Status.FAILED, error.message, "options come first: neuroscope --token TOKEN doctor")
         return
     except MLXIntegrationError as error:
-        yield Finding(subject, Verdict.BROKEN, error.message, "look at the log of `neuroscope up`")
+        yield CheckResult(subject, Status.FAILED, error.message, "look at the log of `neuroscope up`")
         return
     if loaded:
-        yield Finding(subject, Verdict.GOOD, f"answers; models: {', '.join(loaded)}")
+        yield CheckResult(subject, Status.OK, f"answers; models: {', '.join(loaded)}")
     else:
-        yield Finding(subject, Verdict.NOTE, "answers; no model is loaded", "load one: neuroscope models load PATH")
+        yield CheckResult(
+            subject, Status.WARNING, "answers; no model is loaded", "load one: neuroscope models load PATH"
+        )
     budget = f" of {workload.weights_budget_bytes / 1e9:.1f}" if workload.weights_budget_bytes else ""
-    yield Finding(
+    yield CheckResult(
         "load",
-        Verdict.GOOD,
+        Status.OK,
         f"{workload.streams} streams, {workload.decoding_rows} rows decode, the last run waited "
         f"{workload.queue_wait_ms:.1f} ms; weights {workload.weights_bytes / 1e9:.1f}{budget} GB, "
         f"MLX holds {workload.active_memory_bytes / 1e9:.1f} GB, at most {workload.peak_memory_bytes / 1e9:.1f}; "
@@ -205,23 +211,23 @@ def _inference(target: str, connect: Callable[[float], Client]) -> Iterator[Find
     )
 
 
-def _analysis(target: str) -> Finding:
+def _analysis(target: str) -> CheckResult:
     """Whether somebody listens there; what analyses say is between them and their callers."""
     subject = f"analysis {target}"
     host, _, port = target.rpartition(":")
-    if port.isdecimal() and not _answers(host or "127.0.0.1", int(port)):
-        return Finding(subject, Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
-    return Finding(subject, Verdict.GOOD, "listens")
+    if port.isdecimal() and not _is_listening(host or "127.0.0.1", int(port)):
+        return CheckResult(subject, Status.WARNING, "nothing runs here; the port is free", "start: neuroscope up")
+    return CheckResult(subject, Status.OK, "listens")
 
 
-def _gateway(host: str, port: int) -> Finding:
+def _gateway(host: str, port: int) -> CheckResult:
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
     url = f"http://{host}:{port}"
     subject = f"REST {url}"
-    if not _answers(host, port):
-        return Finding(subject, Verdict.NOTE, "nothing runs here; the port is free", "start: neuroscope up")
+    if not _is_listening(host, port):
+        return CheckResult(subject, Status.WARNING, "nothing runs here; the port is free", "start: neuroscope up")
     taken = f"end that program, or start elsewhere: neuroscope up --port-gateway {port + 1}"
     try:
         with urlopen(f"{url}/health", timeout=_TIMEOUT_S) as response:
@@ -229,18 +235,18 @@ def _gateway(host: str, port: int) -> Finding:
     except HTTPError as error:
         text = error.read().decode("utf-8", "replace")
         if "neuroscope-gateway" in text:
-            return Finding(
-                subject, Verdict.BROKEN, "answers, but reaches no inference service", "restart: neuroscope up"
+            return CheckResult(
+                subject, Status.FAILED, "answers, but reaches no inference service", "restart: neuroscope up"
             )
-        return Finding(subject, Verdict.NOTE, f"another program answers (status {error.code})", taken)
+        return CheckResult(subject, Status.WARNING, f"another program answers (status {error.code})", taken)
     except (URLError, ValueError, OSError):
-        return Finding(subject, Verdict.NOTE, "the port is taken by a program that speaks no HTTP", taken)
+        return CheckResult(subject, Status.WARNING, "the port is taken by a program that speaks no HTTP", taken)
     if not isinstance(body, dict) or "neuroscope" not in json.dumps(body):
-        return Finding(subject, Verdict.NOTE, "another program answers", taken)
-    return Finding(subject, Verdict.GOOD, f"answers; version {body.get('version', 'unknown')}")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        return CheckResult(subject, Status.WARNING, "another program answers", taken)
+    return CheckResult(subject, Status.OK, f"answers; version {body.get('version', 'unknown')}")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 
-def _answers(host: str, port: int) -> bool:
+def _is_listening(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), timeout=_TIMEOUT_S):
             return True
@@ -248,7 +254,7 @@ def _answers(host: str, port: int) -> bool:
         return False
 
 
-def _memory() -> Finding:
+def _memory() -> CheckResult:
     total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = f"{total_bytes / 1e9:.1f} GB"
     available_bytes = total_bytes
@@ -258,19 +264,21 @@ def _memory() -> Finding:
         found = f"{available_bytes / 1e9:.1f} of {found} available"
     if available_bytes < _LITTLE_MEMORY_BYTES:
         hint = "close programs, or use a quantised model; weights and captures must fit"
-        return Finding("memory", Verdict.NOTE, found, hint)
-    return Finding("memory", Verdict.GOOD, found)
+        return CheckResult("memory", Status.WARNING, found, hint)
+    return CheckResult("memory", Status.OK, found)
 
 
-def _disk(subject: str, folder: Path, little_bytes: float = _LITTLE_DISK_BYTES) -> Finding:
+def _disk(subject: str, folder: Path, little_bytes: float = _LITTLE_DISK_BYTES) -> CheckResult:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free_bytes = shutil.disk_usage(existing).free
     found = f"{free_bytes / 1e9:.1f} GB free at {folder}"
     if not os.access(existing, os.W_OK):
-        return Finding(subject, Verdict.NOTE, f"{folder} cannot be written to", "set HF_HOME, NEUROSCOPE_CACHE_DIR")
+        return CheckResult(
+            subject, Status.WARNING, f"{folder} cannot be written to", "set HF_HOME, NEUROSCOPE_CACHE_DIR"
+        )
     if free_bytes < little_bytes:
-        return Finding(subject, Verdict.NOTE, found, "free some space before fetching models")
-    return Finding(subject, Verdict.GOOD, found)
+        return CheckResult(subject, Status.WARNING, found, "free some space before fetching models")
+    return CheckResult(subject, Status.OK, found)
 
 
 def _version(distribution: str) -> str | None:

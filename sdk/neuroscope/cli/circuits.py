@@ -139,9 +139,9 @@ def graph(
         found = client.edge_graph(model_id=model_id)
     readers = list(zip(found.receivers, found.sender_counts, strict=True))
     if as_json:
-        told = {"model": model_id, "senders": found.senders, "edge_count": found.edge_count}
+        summary = {"model": model_id, "senders": found.senders, "edge_count": found.edge_count}
         receivers = [{"name": name, "sender_count": count} for name, count in readers]
-        out.print_json(json.dumps(told | {"receivers": receivers}))
+        out.print_json(json.dumps(summary | {"receivers": receivers}))
         return
     out.print(f"{model_id}: {len(found.senders)} senders, {len(readers)} receivers, {found.edge_count:,} edges")
     for name, count in readers:

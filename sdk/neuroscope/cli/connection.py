@@ -92,18 +92,18 @@ class Connection:
         cls, context: typer.Context, target: str | None = None, local: bool = False, trace: Path | None = None
     ) -> Connection:
         """A command's own options, then those before the command, then the environment, then the defaults."""
-        before: Connection | None = context.obj
-        local = local or (before is not None and before.local and target is None)
+        parent: Connection | None = context.obj
+        local = local or (parent is not None and parent.local and target is None)
         if local and target is not None:
             raise InvalidRequestError("--local and --target exclude each other", field="--target")
-        chosen = target or (before.target if before else None) or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
-        secured = (before.token, before.tls) if before else ("", None)
-        return cls(chosen, local, trace or (before.trace if before else None), *secured)
+        chosen = target or (parent.target if parent else None) or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+        with_security = (parent.token, parent.tls) if parent else ("", None)
+        return cls(chosen, local, trace or (parent.trace if parent else None), *with_security)
 
-    def secured(self, token: str, tls: bool, ca: str, certificate: str, key: str) -> Connection:
+    def with_security(self, token: str, tls: bool, ca: str, certificate: str, key: str) -> Connection:
         """The same with a token and TLS; a file turns TLS on too."""
-        wanted = Tls(ca or None, certificate or None, key or None) if tls or ca or certificate or key else None
-        return replace(self, token=token, tls=wanted)
+        chosen_tls = Tls(ca or None, certificate or None, key or None) if tls or ca or certificate or key else None
+        return replace(self, token=token, tls=chosen_tls)
 
     def client(self, timeout_s: float | None = None) -> Client:
         """A client of the service.
@@ -196,22 +196,22 @@ def complete_trace(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> 
     """
     deadline = time.monotonic() + _SPANS_TIMEOUT_S
     while True:
-        merged = telemetry.merge(_answers(trace_id, [telemetry.recent_trace, *sources]))
+        merged = telemetry.merge(_collect_spans(trace_id, [telemetry.recent_trace, *sources]))
         if not spantree.orphans(merged) or time.monotonic() > deadline:
             return merged
         time.sleep(_SPANS_POLL_S)
 
 
-def _answers(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> list[bytes]:
-    answers: list[bytes] = []
+def _collect_spans(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> list[bytes]:
+    collected: list[bytes] = []
     for source in sources:
         try:
-            answers.append(source(trace_id))
+            collected.append(source(trace_id))
         except UnknownIdError:
             continue  # the command did not get that far
         except MLXIntegrationError as error:
             err.print(f"warning: spans are missing: {error.message}", style="yellow", soft_wrap=True)
-    return answers
+    return collected
 
 
 def describe(model: pb.Model) -> str:

@@ -8,7 +8,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from neuroscope.cli.supervisor import ProcessFailedError
+from neuroscope.cli.processes.supervisor import ProcessFailedError
 from neuroscope.errors import MLXIntegrationError
 
 out = Console(highlight=False)
@@ -27,8 +27,8 @@ def show_error(error: MLXIntegrationError) -> None:
         line.append(f" ({error.field})", "dim red")
     err.print(line, soft_wrap=True)
     if isinstance(error, ProcessFailedError):
-        for told in error.tail:
-            err.print(Text(f"  │ {told}", "dim"), soft_wrap=True)
+        for line in error.tail:
+            err.print(Text(f"  │ {line}", "dim"), soft_wrap=True)
 
 
 def show_warning(

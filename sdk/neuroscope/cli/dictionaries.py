@@ -24,7 +24,7 @@ app = typer.Typer(
     help="Sparse autoencoders and transcoders in SAELens' layout: loads them, shows which features are active and why.",
 )
 _SAVER: Saver[FeatureActivations] = Saver(pictures(FeatureActivations.plot))
-_NAME = typer.Argument(metavar="DICTIONARY", help="A loaded one, or a folder at the service, which is loaded first.")
+_NAME = typer.Argument(metavar="DICTIONARY", help="A loaded each, or a folder at the service, which is loaded first.")
 
 
 @app.command()
@@ -95,7 +95,7 @@ def features(
     text, interventions = read_prompt(prompt), parse_edits(edit or (), edits)
     connection = Connection.of(context, target, local, trace)
     with connection.open("dictionaries") as client:
-        dictionary = _found(client, name, connection.model_id(client, model))
+        dictionary = _load_or_get(client, name, connection.model_id(client, model))
         seen = dictionary.features(text, top=top, interventions=interventions)
     if as_json:
         out.print_json(json.dumps(list(seen.records())))
@@ -113,7 +113,7 @@ def attribute(
         str, typer.Argument(metavar="[CORRUPTED]", help="The prompt without it; none: feature x gradient.")
     ] = "",
     answer: Annotated[str, typer.Option("--answer", "-a", help="The right token, its leading space included.")] = "",
-    other: Annotated[str, typer.Option("--other", help="The wrong one, for logit_diff.")] = "",
+    other: Annotated[str, typer.Option("--other", help="The wrong each, for logit_diff.")] = "",
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "logit_diff",
     top: Annotated[int, typer.Option(min=1, help="Features that are shown.")] = 20,
     model: ModelOption = "",
@@ -124,19 +124,19 @@ def attribute(
     """Scores features at positions by the gradient of a metric, strongest first."""
     connection = Connection.of(context, target, local, trace)
     with connection.open("dictionaries") as client:
-        dictionary = _found(client, name, connection.model_id(client, model))
-        wanted = metric_of(metric, answer, other, normalise=False)
-        result = dictionary.attribute(read_prompt(clean), corrupted or None, metric=wanted)
+        dictionary = _load_or_get(client, name, connection.model_id(client, model))
+        scored_by = metric_of(metric, answer, other, normalise=False)
+        result = dictionary.attribute(read_prompt(clean), corrupted or None, metric=scored_by)
     for _, place, score in result.top(top):
         position = int(place["position"])
         token = result.tokens[position]
         out.print(f"feature {place['feature']} at {position} {token!r}: {score:+.4g}", highlight=False)
 
 
-def _found(client: Client, name: str, model_id: str) -> LoadedDictionary:
+def _load_or_get(client: Client, name: str, model_id: str) -> LoadedDictionary:
     """A loaded dictionary; what is a folder is loaded, unless it is already."""
-    loaded = {one.dictionary_id: one for one in client.dictionaries.list(model_id)}
-    by_path = {one.description.path: one for one in loaded.values() if one.description.path}
+    loaded = {each.dictionary_id: each for each in client.dictionaries.list(model_id)}
+    by_path = {each.description.path: each for each in loaded.values() if each.description.path}
     if name in loaded:
         return loaded[name]
     if name in by_path:

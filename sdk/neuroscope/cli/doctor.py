@@ -13,11 +13,11 @@ from rich.text import Text
 
 from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET
 from neuroscope.cli import checks
-from neuroscope.cli.checks import Finding, Verdict
+from neuroscope.cli.checks import CheckResult, Status
 from neuroscope.cli.connection import ANALYSIS_TARGET_VARIABLE, Connection, TargetOption
 from neuroscope.cli.console import err, out
 
-_MARKS = {Verdict.GOOD: ("✓", "green"), Verdict.NOTE: ("!", "yellow"), Verdict.BROKEN: ("✗", "red")}
+_MARKS = {Status.OK: ("✓", "green"), Status.WARNING: ("!", "yellow"), Status.FAILED: ("✗", "red")}
 
 
 def doctor(
@@ -28,7 +28,7 @@ def doctor(
 ) -> None:
     """Checks this machine, the installation and the services; exit code 1 if something essential is broken."""
     connection = Connection.of(context, target)
-    sections: dict[str, Callable[[], Iterable[Finding]]] = {
+    sections: dict[str, Callable[[], Iterable[CheckResult]]] = {
         "machine": checks.machine,
         "packages": checks.packages,
         "engine": checks.engine,
@@ -40,39 +40,39 @@ def doctor(
             os.environ.get(ANALYSIS_TARGET_VARIABLE) or DEFAULT_ANALYSIS_TARGET,
         ),
     }
-    found: dict[str, list[Finding]] = {}
+    found: dict[str, list[CheckResult]] = {}
     for name, check in sections.items():
         with err.status(f"checking: {name}"):
             found[name] = list(check())
-    findings = [finding for section in found.values() for finding in section]
+    results = [result for section in found.values() for result in section]
     if as_json:
-        out.print_json(data={name: [asdict(finding) for finding in section] for name, section in found.items()})
+        out.print_json(data={name: [asdict(result) for result in section] for name, section in found.items()})
     else:
         for name, section in found.items():
             out.print(_table(name, section))
-        out.print(_conclusion(findings))
-    if any(finding.verdict is Verdict.BROKEN for finding in findings):
+        out.print(_conclusion(results))
+    if any(result.status is Status.FAILED for result in results):
         raise typer.Exit(1)
 
 
-def _table(name: str, findings: list[Finding]) -> Table:
+def _table(name: str, results: list[CheckResult]) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(width=1)
     table.add_column(min_width=20)
     table.add_column(ratio=1)
     table.add_row("", Text(name, "bold"))
-    for finding in findings:
-        mark, colour = _MARKS[finding.verdict]
-        told = Text(finding.found)
-        if finding.hint:
-            told.append(f"\n→ {finding.hint}", colour)
-        table.add_row(Text(mark, f"bold {colour}"), Text(finding.subject), told)
+    for result in results:
+        mark, colour = _MARKS[result.status]
+        detail = Text(result.detail)
+        if result.hint:
+            detail.append(f"\n→ {result.hint}", colour)
+        table.add_row(Text(mark, f"bold {colour}"), Text(result.subject), detail)
     return table
 
 
-def _conclusion(findings: list[Finding]) -> Text:
-    broken = sum(finding.verdict is Verdict.BROKEN for finding in findings)
-    notes = sum(finding.verdict is Verdict.NOTE for finding in findings)
+def _conclusion(results: list[CheckResult]) -> Text:
+    broken = sum(result.status is Status.FAILED for result in results)
+    notes = sum(result.status is Status.WARNING for result in results)
     if broken:
-        return Text(f"\n{broken} of {len(findings)} checks found something broken", "bold red")
+        return Text(f"\n{broken} of {len(results)} checks found something broken", "bold red")
     return Text(f"\nall essential checks passed, {notes} note{'' if notes == 1 else 's'}", "bold green")

@@ -63,14 +63,14 @@ def parse_edit(text: str) -> Intervention:
     if action not in _ACTIONS:
         valid = nearest(action, _ACTIONS)
         raise InvalidRequestError(f"no edit is called {action!r}; nearest: {', '.join(valid)}", field="--edit")
-    wanted, build = _ACTIONS[action]
-    least = sum(not name.startswith("[") for name in wanted)
-    if not least <= len(operands) <= len(wanted):
-        raise InvalidRequestError(f"{text}: it is `{action} {' '.join(wanted)}`", field="--edit")
+    operand_names, build = _ACTIONS[action]
+    min_operands = sum(not name.startswith("[") for name in operand_names)
+    if not min_operands <= len(operands) <= len(operand_names):
+        raise InvalidRequestError(f"{text}: it is `{action} {' '.join(operand_names)}`", field="--edit")
     try:
-        return build(*operands, **{name: _selected(name, value) for name, value in select.items()})
+        return build(*operands, **{name: _parse_selector(name, value) for name, value in select.items()})
     except MLXIntegrationError as error:
-        _say_where(error, text, "--edit")
+        _prefix_message(error, text, "--edit")
         raise
 
 
@@ -105,15 +105,15 @@ def _steer(text: str) -> list[Intervention]:
         found = Directions.load(path)
         schedule = options.pop("schedule", None)
         factors = None if schedule is None else [_number(factor) for factor in schedule.split(",")]
-        select = {key: _selected(key, value) for key, value in options.items()}
+        select = {key: _parse_selector(key, value) for key, value in options.items()}
         direction = found[name] if name else found.best
         return direction.steer(_number(operands[1]), schedule=factors, **select)
     except MLXIntegrationError as error:
-        _say_where(error, text, "--steer")
+        _prefix_message(error, text, "--steer")
         raise
 
 
-def _say_where(error: MLXIntegrationError, text: str, option: str) -> None:
+def _prefix_message(error: MLXIntegrationError, text: str, option: str) -> None:
     error.message = f"{text}: {error.message}"
     error.args = (error.message,)
     error.field = option
@@ -161,7 +161,7 @@ def _read(file: Path) -> list[intervention_pb2.Intervention]:
     return to_messages(cast("list[Mapping[str, Any]]", listed), str(file))
 
 
-def _selected(name: str, text: str) -> Any:
+def _parse_selector(name: str, text: str) -> Any:
     """`3,7`, `2:`, `:-1` or `0` as the argument of `edit`."""
     try:
         if ":" in text and name in ("positions", "steps"):

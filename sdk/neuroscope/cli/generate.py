@@ -163,22 +163,22 @@ def token_line(token: GeneratedToken) -> Text:
     length = sum(piece.array.nbytes for piece in pieces)
     return Text.assemble(
         (f"{token.step:>4}  ", "dim"),
-        (f"{_shown(token):<18} ", "bold"),
+        (f"{_token_text(token):<18} ", "bold"),
         ("█" * filled, "green"),
         ("░" * (_BAR_WIDTH - filled), "dim"),
         f" {probability:4.0%}  ",
         (f"{len(pieces)} tensors, {format_bytes(length)}", "cyan"),
-        (f"  {_sites(pieces)}", "dim"),
+        (f"  {_component_counts(pieces)}", "dim"),
     )
 
 
-def _shown(token: GeneratedToken) -> str:
+def _token_text(token: GeneratedToken) -> str:
     if token.text:
         return repr(token.text)
     return f"‹{token.token_id}›" + (f" {token.finish_reason}" if token.finish_reason else "")
 
 
-def _sites(pieces: Iterable[TensorPiece]) -> str:
+def _component_counts(pieces: Iterable[TensorPiece]) -> str:
     """Components with their number of layers."""
     counts: dict[str, int] = {}
     for piece in pieces:
@@ -193,8 +193,8 @@ def _print_summary(generation: Generation) -> None:
     decoded = usage.completion_tokens - 1
     rate = f", {decoded / manifest.decode_ms * 1e3:.1f} tokens/s" if decoded > 0 and manifest.decode_ms > 0 else ""
     prefill, decode = (format_duration(ms * 1e6) for ms in (manifest.prefill_ms, manifest.decode_ms))
-    told = f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, prefill {prefill}, decode {decode}{rate}"
-    err.print(told, style="dim", soft_wrap=True)
+    summary = f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, prefill {prefill}, decode {decode}{rate}"
+    err.print(summary, style="dim", soft_wrap=True)
 
 
 def _print_json(generation: Generation) -> None:

@@ -26,7 +26,7 @@ from neuroscope.viz.tables import layer_ranges
 from neuroscope.vocabulary.model_info import ModelInfo
 from neuroscope.vocabulary.sites import COMPONENTS, Point
 
-_WIDE = 116
+_WIDE_COLUMNS = 116
 """Columns of a terminal from which on the meaning of a component has room."""
 
 
@@ -55,7 +55,7 @@ def points_by_layer(info: ModelInfo) -> Group:
     table.add_column("component", no_wrap=True)
     table.add_column(_ruler(info.model.num_layers), no_wrap=info.model.num_layers <= 40)
     table.add_column("shape", style="cyan", no_wrap=True)
-    if out.width >= _WIDE:
+    if out.width >= _WIDE_COLUMNS:
         table.add_column("meaning", style="dim")
     reasons: dict[tuple[str, str], list[int]] = {}
     rows: dict[tuple[str, bool], list[pb.HookPoint]] = {}

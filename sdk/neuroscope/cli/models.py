@@ -78,7 +78,7 @@ def load(
         model = client.load_model(path, model_id=model_id, revision=revision, adapter_path=adapter, progress=True)
         self_test = client.model(model.model_id).self_test
     out.print(f"[green]✓[/] [bold]{describe(model)}[/]")
-    out.print(_proof(self_test))
+    out.print(_self_test_table(self_test))
 
 
 @app.command()
@@ -134,7 +134,7 @@ def info(
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
-    out.print(_proof(found.self_test))
+    out.print(_self_test_table(found.self_test))
 
 
 def _heads(model: pb.Model) -> str:
@@ -144,7 +144,7 @@ def _heads(model: pb.Model) -> str:
     return f"{model.num_heads}" + (f" / {model.num_kv_heads} kv" if shared else "")
 
 
-def _proof(test: pb.SelfTest) -> Table:
+def _self_test_table(test: pb.SelfTest) -> Table:
     """What the self-test proved, one line for each identity."""
     table = Table(
         box=SIMPLE_HEAD, title=f"self-test: {test.token_count} tokens, {test.duration_ms:.0f} ms", title_justify="left"

@@ -20,10 +20,10 @@ from neuroscope.experiments import metrics as metric_forms
 from neuroscope.experiments.criteria import NAMES
 from neuroscope.experiments.criteria import criterion as to_criterion
 
-_SWEPT = ("residual", "attention", "mlps", "heads")
-_ANSWERED = {"log_prob": metric_forms.log_prob, "prob": metric_forms.prob, "rank": metric_forms.rank}
-_PLAIN = {"kl_divergence": metric_forms.kl_divergence, "cross_entropy": metric_forms.cross_entropy}
-METRICS = ("logit_diff", *_ANSWERED, *_PLAIN)
+_SITE_GROUPS = ("residual", "attention", "mlps", "heads")
+_ANSWER_METRICS = {"log_prob": metric_forms.log_prob, "prob": metric_forms.prob, "rank": metric_forms.rank}
+_DISTRIBUTION_METRICS = {"kl_divergence": metric_forms.kl_divergence, "cross_entropy": metric_forms.cross_entropy}
+METRICS = ("logit_diff", *_ANSWER_METRICS, *_DISTRIBUTION_METRICS)
 _SAVER: Saver[tuple[SweepResult, Criterion | None]] = Saver(
     {".json": lambda saved, path: saved[0].save(path), **pictures(lambda drawn, path: _draw(drawn, path))}
 )
@@ -42,8 +42,8 @@ def sweep(
         typer.Option(
             "--site",
             "-s",
-            help=f"What is swept; repeat it: {', '.join(_SWEPT)}, or any component. By default residual and heads, or "
-            "paths alone where they are named.",
+            help=f"What is swept; repeat it: {', '.join(_SITE_GROUPS)}, or any component. By default residual and "
+            "heads, or paths alone where they are named.",
         ),
     ] = None,
     subject: Annotated[
@@ -95,46 +95,46 @@ def sweep(
 ) -> None:
     """Patches or ablates every layer, head and position, and shows what each does to a metric."""
     _SAVER.check(save)
-    judged = to_criterion(criterion) if criterion else None
-    if judged is not None and not generate and experiment is None:
+    criterion_given = to_criterion(criterion) if criterion else None
+    if criterion_given is not None and not generate and experiment is None:
         raise InvalidRequestError("a criterion is of generated texts: --generate N", field="--criterion")
     if not metric:
-        metric = "kl_divergence" if judged is not None and not answer else "logit_diff"
+        metric = "kl_divergence" if criterion_given is not None and not answer else "logit_diff"
     connection = Connection.of(context, target, local, trace)
     with connection.open("sweep") as client:
         if experiment is not None:
-            wanted = Experiment.load(experiment)
-            wanted.request.model_id = connection.model_id(client, model or wanted.request.model_id)
+            experiment_run = Experiment.load(experiment)
+            experiment_run.request.model_id = connection.model_id(client, model or experiment_run.request.model_id)
         else:
             model_id = connection.model_id(client, model)
-            wanted = _written(
+            experiment_run = _build_experiment(
                 client,
                 read_prompt(clean),
                 swept or ([] if senders or receivers else ["residual", "heads"]),
                 (senders, receivers),
-                _listed(positions, "--positions"),
+                _parse_positions(positions, "--positions"),
                 parse_layers(layers),
                 metric_of(metric, answer, other, normalise=normalise),
-                _begin(corrupted, subject, into, value, samples),
+                _first_call(corrupted, subject, into, value, samples),
                 window,
                 method,
                 model_id,
                 generate,
             )
         kept = next((path for path in save or () if path.suffix.lower() == ".json"), None)
-        result = _begun(wanted, kept)
+        result = _load_partial(experiment_run, kept)
         try:
-            client.sweep(wanted, progress=not as_json, result=result)
+            client.sweep(experiment_run, progress=not as_json, result=result)
         except (MLXIntegrationError, KeyboardInterrupt):
             if kept is not None and result.plan is not None:
                 result.save(kept)
                 err.print(f"interrupted; the same command continues {kept}", style="dim", soft_wrap=True)
             raise
-    _show(result, judged, as_json=as_json)
-    _SAVER.write((result, judged), save)
+    _print(result, criterion_given, as_json=as_json)
+    _SAVER.write((result, criterion_given), save)
 
 
-def _written(
+def _build_experiment(
     client: Client,
     clean: str,
     swept: list[str],
@@ -142,19 +142,19 @@ def _written(
     positions: Any,
     layers: Any,
     metric: Metric,
-    begin: tuple[str, dict[str, Any]],
+    first_call: tuple[str, dict[str, Any]],
     window: int,
     method: str,
     model_id: str,
     generate: int,
 ) -> Experiment:
-    call, how = begin
-    patching: Any = getattr(client, call)(clean, model_id=model_id, **how)
+    call, arguments = first_call
+    patching: Any = getattr(client, call)(clean, model_id=model_id, **arguments)
     for name in swept:
         chosen: dict[str, Any] = {"layers": layers, "window": window}
         if positions is not None:
             chosen["positions"] = None if positions == "all" else positions
-        if name in _SWEPT:
+        if name in _SITE_GROUPS:
             patching = getattr(patching, name)(**chosen)
         else:
             patching = patching.site(name, **{"positions": EACH, **chosen})
@@ -167,7 +167,7 @@ def _written(
     return patching.scored_by(metric, method=method)
 
 
-def _begin(corrupted: str, subject: str, into: str, value: float, samples: int) -> tuple[str, dict[str, Any]]:
+def _first_call(corrupted: str, subject: str, into: str, value: float, samples: int) -> tuple[str, dict[str, Any]]:
     """The client's call that begins the sweep, and its arguments behind the prompt."""
     if subject and corrupted:
         raise InvalidRequestError("noise at a subject makes the corrupted run: leave out CORRUPTED", field="--subject")
@@ -182,16 +182,16 @@ def metric_of(name: str, answer: str, other: str, *, normalise: bool) -> Metric:
     Raises:
         InvalidRequestError: there is no such metric, or a token that it needs is missing.
     """
-    if name in _PLAIN:
-        chosen = _PLAIN[name]()
-    elif name in _ANSWERED or name == "logit_diff":
+    if name in _DISTRIBUTION_METRICS:
+        chosen = _DISTRIBUTION_METRICS[name]()
+    elif name in _ANSWER_METRICS or name == "logit_diff":
         if not answer:
             raise InvalidRequestError(f"{name} needs the right token", field="--answer")
         if name == "logit_diff" and not other:
             raise InvalidRequestError("logit_diff needs the wrong token", field="--other")
         chosen = (
-            _ANSWERED[name](token_of(answer))
-            if name in _ANSWERED
+            _ANSWER_METRICS[name](token_of(answer))
+            if name in _ANSWER_METRICS
             else metric_forms.logit_diff(token_of(answer), token_of(other))
         )
     else:
@@ -204,42 +204,44 @@ def token_of(text: str) -> str | int:
     return int(text[1:]) if text.startswith("#") and text[1:].isdecimal() else text
 
 
-def _listed(text: str, option: str) -> Any:
+def _parse_positions(text: str, option: str) -> Any:
     """None where nothing was said, each, all, or whole numbers."""
     if not text:
         return None
     return text if text in (EACH, "all") else parse_numbers(text, option)
 
 
-def _begun(wanted: Experiment, kept: Path | None) -> SweepResult:
+def _load_partial(experiment_run: Experiment, kept: Path | None) -> SweepResult:
     """A result to fill: what an earlier run of the same experiment left in the file."""
     if kept is None or not kept.exists():
-        return SweepResult(wanted)
+        return SweepResult(experiment_run)
     found = SweepResult.load(kept)
-    if found.experiment != wanted:
+    if found.experiment != experiment_run:
         raise InvalidRequestError(f"{kept} holds the result of another experiment", field="--save")
     return found
 
 
-def _show(result: SweepResult, judged: Criterion | None, *, as_json: bool) -> None:
+def _print(result: SweepResult, criterion_given: Criterion | None, *, as_json: bool) -> None:
     if as_json:
-        told = result.to_json()
-        if judged is not None:
-            told["criterion"] = {name: result[name].by(judged).values.tolist() for name in result.names}
-        out.print_json(json.dumps(told))
+        printed = result.to_json()
+        if criterion_given is not None:
+            printed["criterion"] = {name: result[name].by(criterion_given).values.tolist() for name in result.names}
+        out.print_json(json.dumps(printed))
     else:
         out.print(result.table())
         for name in result.names:
-            out.print(_shown(result[name]).table())
-            if judged is not None:
-                out.print(_shown(result[name].by(judged)).table())
+            out.print(_mean_over_pairs(result[name]).table())
+            if criterion_given is not None:
+                out.print(_mean_over_pairs(result[name].by(criterion_given)).table())
 
 
 def _draw(drawn: tuple[SweepResult, Criterion | None], path: Path) -> list[Path]:
     """A picture for each grid, of what a criterion says where there is one."""
-    result, judged = drawn
-    scores = {name: result[name] if judged is None else result[name].by(judged) for name in result.names}
-    return draw_each({name: _shown(each) for name, each in scores.items()}, path)
+    result, criterion_given = drawn
+    scores = {
+        name: result[name] if criterion_given is None else result[name].by(criterion_given) for name in result.names
+    }
+    return draw_each({name: _mean_over_pairs(each) for name, each in scores.items()}, path)
 
 
 def draw_each(scores: Mapping[str, Scores], path: Path) -> list[Path]:
@@ -251,6 +253,6 @@ def draw_each(scores: Mapping[str, Scores], path: Path) -> list[Path]:
     return paths
 
 
-def _shown(scores: Scores) -> Scores:
+def _mean_over_pairs(scores: Scores) -> Scores:
     """Of several pairs, which are samples of noise here, the mean."""
     return scores.mean("pair") if "pair" in scores.dims else scores

@@ -13,12 +13,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from neuroscope.cli import services
 from neuroscope.cli.bundled import bundled_model
 from neuroscope.cli.connection import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE, TraceOption
 from neuroscope.cli.console import err, out
-from neuroscope.cli.receiver import SpanReceiver
-from neuroscope.cli.supervisor import Supervisor
+from neuroscope.cli.processes import services
+from neuroscope.cli.processes.span_receiver import SpanReceiver
+from neuroscope.cli.processes.supervisor import Supervisor
 from neuroscope.tracing import tracefile
 
 _COLOURS = {services.INFERENCE: "cyan", services.ANALYSIS: "blue", services.GATEWAY: "magenta"}
@@ -41,8 +41,8 @@ class ServiceLog:
         """A line of a service's output."""
         self._write(name.removeprefix("neuroscope-"), Text(text), _COLOURS.get(name, "green"))
 
-    def news(self, text: str) -> None:
-        """Something that the supervisor has to say."""
+    def notice(self, text: str) -> None:
+        """A notice of the supervisor, such as a restart."""
         self._write("up", Text(text, "bold yellow"), "yellow")
 
     def _write(self, name: str, text: Text, colour: str) -> None:
@@ -75,18 +75,18 @@ def up(
         models = [str(bundled)]
     with (
         log.open("a", encoding="utf-8") if log else nullcontext() as file,
-        _tracing(trace) as environment,
+        _trace_environment(trace) as environment,
     ):
-        environment = {**environment, **_secured(context)}
+        environment = {**environment, **_token_environment(context)}
         service_log = ServiceLog(file)
-        with Supervisor(service_log.line, service_log.news, grace_s=services.grace_s()) as supervisor:
+        with Supervisor(service_log.line, service_log.notice, grace_s=services.grace_s()) as supervisor:
             port_inference = port_inference or services.free_port(host)
             inference = supervisor.start(
                 services.inference(models, host=host, port=port_inference, environment=environment)
             )
             analysis = ""
             if not no_analysis and not services.has_analysis():
-                service_log.news("without analysis, which is not installed: pip install 'neuroscope-mlx[analysis]'")
+                service_log.notice("without analysis, which is not installed: pip install 'neuroscope-mlx[analysis]'")
             elif not no_analysis:
                 port_analysis = port_analysis or services.free_port(host)
                 analysis = supervisor.start(
@@ -101,7 +101,7 @@ def up(
             try:
                 supervisor.wait()
             except KeyboardInterrupt:
-                service_log.news("stopping")
+                service_log.notice("stopping")
                 supervisor.stop()
                 raise typer.Exit(130) from None
             finally:
@@ -123,14 +123,14 @@ def _banner(inference: str, analysis: str, gateway: str, trace: Path | None) -> 
     return Panel(table, title="NeuroScope is up", title_align="left", subtitle="Ctrl-C stops it", border_style="green")
 
 
-def _secured(context: typer.Context) -> dict[str, str]:
+def _token_environment(context: typer.Context) -> dict[str, str]:
     """The variables that make inference and analysis ask for a token, and those that call them give it."""
     token: str = context.obj.token if context.obj else ""
     return dict.fromkeys(_TOKEN_VARIABLES, token) if token else {}
 
 
 @contextmanager
-def _tracing(trace: Path | None) -> Generator[dict[str, str], None, None]:
+def _trace_environment(trace: Path | None) -> Generator[dict[str, str], None, None]:
     """The variables that make services send their spans here, if a trace is wanted; writes it at the end."""
     if trace is None:
         yield {}

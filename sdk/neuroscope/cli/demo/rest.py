@@ -55,7 +55,7 @@ def complete(url: str, body: Mapping[str, Any]) -> RestCompletion:
 
     Raises:
         MLXIntegrationError: the gateway refuses it.
-        NeuroScopeIntegrationError: no gateway answers.
+        NeuroScopeIntegrationError: no gateway generations.
     """
     with telemetry.tracer().start_as_current_span(f"POST {COMPLETIONS}", kind=SpanKind.CLIENT) as span:
         request = Request(url + COMPLETIONS, json.dumps(body).encode(), {"Content-Type": "application/json"})

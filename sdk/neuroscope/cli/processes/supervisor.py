@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Self
 
-from neuroscope.cli.process import Service, ServiceProcess
+from neuroscope.cli.processes.process import Service, ServiceProcess
 from neuroscope.errors import NeuroScopeIntegrationError
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -40,18 +40,18 @@ class ProcessFailedError(NeuroScopeIntegrationError):
 class Backoff:
     """When a service that died is started again."""
 
-    first_s: float = 0.5
+    first_pause_s: float = 0.5
     """Pause before the first restart; each further one is twice as long."""
-    longest_s: float = 30.0
+    max_pause_s: float = 30.0
     """Longest pause."""
     healthy_s: float = 60.0
     """A process that ran this long was healthy: the next pause is the first again."""
-    most_restarts: int = 8
-    """Restarts in a row after which there is no point in going on."""
+    max_restarts: int = 8
+    """Restarts in a row before the service counts as failed."""
 
     def pause_s(self, restarts: int) -> float:
         """The pause before the next restart, after so many of them in a row."""
-        return min(self.longest_s, self.first_s * 2**restarts)
+        return min(self.max_pause_s, self.first_pause_s * 2**restarts)
 
 
 class Supervisor:
@@ -59,7 +59,7 @@ class Supervisor:
 
     Args:
         log: called with a service's name and a line of its output; from several threads, but one at a time.
-        say: called with the supervisor's own news, such as a restart; likewise.
+        on_notice: called with a notice of the supervisor, such as a restart; likewise.
         restarts: whether a service that dies is started again; if not, its death is a failure.
         grace_s: time between SIGTERM and SIGKILL.
         backoff: pauses between restarts.
@@ -68,19 +68,19 @@ class Supervisor:
     def __init__(
         self,
         log: Callable[[str, str], None] = lambda name, line: None,
-        say: Callable[[str], None] = lambda news: None,
+        on_notice: Callable[[str], None] = lambda notice: None,
         *,
         restarts: bool = True,
         grace_s: float = 10.0,
         backoff: Backoff | None = None,
     ) -> None:
         self._log = log
-        self._say = say
+        self._on_notice = on_notice
         self._restarts = restarts
         self._grace_s = grace_s
         self._backoff = backoff or Backoff()
         self._lock = threading.Lock()
-        self._speech = threading.Lock()
+        self._output_lock = threading.Lock()
         self._running: list[ServiceProcess] = []
         self._stopping = threading.Event()
         self._ended = threading.Event()  # there is a failure, or the supervisor is stopping
@@ -118,9 +118,9 @@ class Supervisor:
         running.launch()
         if not running.wait_ready():
             ended = running.process_id is None
-            running.abandon()
+            running.disable()
             running.end(self._grace_s)
-            why = running.ending() if ended else f"was not ready within {service.ready_timeout_s:g} s"
+            why = running.exit_description() if ended else f"was not ready within {service.ready_timeout_s:g} s"
             raise ProcessFailedError(f"{service.name} did not start: it {why}", running.tail)
         threading.Thread(target=self._watch, args=(running,), name=f"watch-{service.name}", daemon=True).start()
         return running.address
@@ -132,9 +132,9 @@ class Supervisor:
             ProcessFailedError: a service died too often, or died and restarts are off.
         """
         self._ended.wait(timeout_s)
-        self.check()
+        self.raise_failure()
 
-    def check(self) -> None:
+    def raise_failure(self) -> None:
         """Raises what `wait` would raise, without waiting."""
         if self._failure is not None:
             raise self._failure
@@ -153,13 +153,13 @@ class Supervisor:
             running = self._running
             self._running = []
         for each in reversed(running):
-            each.abandon()
+            each.disable()
             each.signal(signal.SIGTERM)
         deadline = time.monotonic() + self._grace_s
         try:
             for each in running:
                 each.end(max(0.0, deadline - time.monotonic()))
-        except BaseException:  # a second Ctrl-C: no more patience
+        except BaseException:  # a second Ctrl-C ends the grace period
             for each in running:
                 each.end(0.0)
             raise
@@ -169,32 +169,32 @@ class Supervisor:
         name = running.service.name
         restarts = 0
         while True:
-            lived_s = running.wait_ended()
+            ran_s = running.wait_exit()
             if self._stopping.is_set():
                 return
-            if lived_s >= self._backoff.healthy_s:
+            if ran_s >= self._backoff.healthy_s:
                 restarts = 0
-            if not self._restarts or restarts >= self._backoff.most_restarts:
+            if not self._restarts or restarts >= self._backoff.max_restarts:
                 often = f" and did so again after {restarts} restarts" if restarts else ""
-                self._failure = ProcessFailedError(f"{name} {running.ending()}{often}", running.tail)
+                self._failure = ProcessFailedError(f"{name} {running.exit_description()}{often}", running.tail)
                 self._ended.set()
                 return
             pause_s = self._backoff.pause_s(restarts)
-            self._tell(f"{name} {running.ending()}; starting it again in {pause_s:g} s")
+            self._notify(f"{name} {running.exit_description()}; starting it again in {pause_s:g} s")
             if self._stopping.wait(pause_s):
                 return
             restarts += 1
             running.launch()
             if running.wait_ready():
-                self._tell(f"{name} is ready again on {running.address}")
+                self._notify(f"{name} is ready again on {running.address}")
 
     def _log_line(self, name: str, line: str) -> None:
-        with self._speech:
+        with self._output_lock:
             self._log(name, line)
 
-    def _tell(self, news: str) -> None:
-        with self._speech:
-            self._say(news)
+    def _notify(self, notice: str) -> None:
+        with self._output_lock:
+            self._on_notice(notice)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

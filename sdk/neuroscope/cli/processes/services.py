@@ -8,13 +8,13 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from neuroscope.cli.process import Service
+from neuroscope.cli.processes.process import Service
 from neuroscope.errors import NeuroScopeIntegrationError
 
 INFERENCE = "neuroscope-inference"
 ANALYSIS = "neuroscope-analysis"
 GATEWAY = "neuroscope-gateway"
-_DRAIN_S = 10.0  # what services take unless told otherwise
+_DRAIN_S = 10.0  # the services' default
 _LAST_STEPS_S = 5.0
 
 
@@ -79,10 +79,10 @@ def has_analysis() -> bool:
 
 
 def grace_s() -> float:
-    """How long services have to end once they are told to: as the environment lets inference drain, and a bit more."""
+    """Grace period in seconds for services to end: the drain time of the environment, and a few seconds more."""
     try:
         return float(os.environ.get("NEUROSCOPE_INFERENCE_DRAIN_SECONDS", "")) + _LAST_STEPS_S
-    except ValueError:  # it is not set, or inference will say that it is no number
+    except ValueError:  # it is not set, or inference refuses it
         return _DRAIN_S + _LAST_STEPS_S
 
 

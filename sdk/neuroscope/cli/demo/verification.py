@@ -11,7 +11,7 @@ import numpy as np
 from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.lens import LogitLens
 from neuroscope.activations.stream import GeneratedToken
-from neuroscope.cli.rest import RestActivation
+from neuroscope.cli.demo.rest import RestActivation
 from neuroscope.tracing import spantree
 from neuroscope.tracing.waterfall import format_bytes
 from neuroscope.vocabulary.sites import Point
@@ -27,39 +27,41 @@ LENS_TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """One thing that was verified."""
+class Verification:
+    """One claim of the demo, and whether it holds."""
 
     claim: str
     passed: bool
-    told: str
+    detail: str
     """The figures."""
 
 
-def same_pieces(grpc: Mapping[str, Sequence[TensorPiece]], rest: Mapping[str, Sequence[RestActivation]]) -> Verified:
+def compare_pieces(
+    grpc: Mapping[str, Sequence[TensorPiece]], rest: Mapping[str, Sequence[RestActivation]]
+) -> Verification:
     """Whether both interfaces gave the same tensors, bit for bit, in the same pieces."""
     claim = "gRPC and REST carry the same bits"
     if set(grpc) != set(rest):
-        return Verified(claim, False, f"hooks differ: {sorted(set(grpc) ^ set(rest))}")
+        return Verification(claim, False, f"hooks differ: {sorted(set(grpc) ^ set(rest))}")
     count = length = 0
     for hook_id, pieces in grpc.items():
         others = rest[hook_id]
         if len(pieces) != len(others):
-            return Verified(claim, False, f"{hook_id}: {len(pieces)} pieces over gRPC, {len(others)} over REST")
+            return Verification(claim, False, f"{hook_id}: {len(pieces)} pieces over gRPC, {len(others)} over REST")
         for index, (piece, other) in enumerate(zip(pieces, others, strict=True)):
             if piece.array.shape != other.array.shape:
-                told = f"{hook_id}, piece {index}: {piece.array.shape} over gRPC, {other.array.shape} over REST"
-                return Verified(claim, False, told)
+                detail = f"{hook_id}, piece {index}: {piece.array.shape} over gRPC, {other.array.shape} over REST"
+                return Verification(claim, False, detail)
             if other.checksum(piece.array.dtype) != piece.checksum:
-                return Verified(claim, False, f"{hook_id}, piece {index}: the checksums differ")
+                return Verification(claim, False, f"{hook_id}, piece {index}: the checksums differ")
             count += 1
             length += piece.array.nbytes
     if not count:
-        return Verified(claim, False, "nothing was captured")
-    return Verified(claim, True, f"{count} tensors, {format_bytes(length)}: every XXH3-64 equal")
+        return Verification(claim, False, "nothing was captured")
+    return Verification(claim, True, f"{count} tensors, {format_bytes(length)}: every XXH3-64 equal")
 
 
-def same_as_one_pass(steps: ActivationCache, whole: ActivationCache, dtype: str) -> Verified:
+def compare_with_one_pass(steps: ActivationCache, whole: ActivationCache, dtype: str) -> Verification:
     """Whether a prefill and decode steps gave what one forward pass over all tokens gives.
 
     Args:
@@ -73,18 +75,16 @@ def same_as_one_pass(steps: ActivationCache, whole: ActivationCache, dtype: str)
     for point in steps.points:
         a, b = (cache[point].astype(np.float64) for cache in (steps, whole))
         if a.shape != b.shape:
-            return Verified(claim, False, f"{point}: {a.shape} token by token, {b.shape} in one pass")
+            return Verification(claim, False, f"{point}: {a.shape} token by token, {b.shape} in one pass")
         errors[point] = float(np.abs(a - b).max() / (np.abs(b).max() or 1.0))
     if not errors:
-        return Verified(claim, False, "nothing was captured")
+        return Verification(claim, False, "nothing was captured")
     worst = max(errors, key=lambda point: np.nan_to_num(errors[point], nan=np.inf))
-    told = f"largest relative error {errors[worst]:.1e} at {worst}, allowed {allowed:.0e}"
-    return Verified(claim, errors[worst] <= allowed, told)
+    detail = f"largest relative error {errors[worst]:.1e} at {worst}, allowed {allowed:.0e}"
+    return Verification(claim, errors[worst] <= allowed, detail)
 
 
-def lens_ends_in_prediction(
-    lens: LogitLens, cache: ActivationCache, tokens: Sequence[GeneratedToken], dtype: str
-) -> Verified:
+def check_lens(lens: LogitLens, cache: ActivationCache, tokens: Sequence[GeneratedToken], dtype: str) -> Verification:
     """Whether the last layer's lens predicts, at every step, the token that the model chose and its probability.
 
     Args:
@@ -99,20 +99,20 @@ def lens_ends_in_prediction(
     wrong = [token.step for token, row in zip(tokens, logs, strict=True) if int(row.argmax()) != token.token_id]
     worst = max(abs(float(row[token.token_id]) - token.logprob) for token, row in zip(tokens, logs, strict=True))
     if wrong:
-        return Verified(claim, False, f"another token in steps {wrong}")
+        return Verification(claim, False, f"another token in steps {wrong}")
     allowed = LENS_TOLERANCES.get(dtype, LENS_TOLERANCES["bfloat16"])
-    told = f"{len(tokens)} of {len(tokens)} tokens, log-probabilities within {worst:.1e}"
-    return Verified(claim, worst <= allowed, told)
+    detail = f"{len(tokens)} of {len(tokens)} tokens, log-probabilities within {worst:.1e}"
+    return Verification(claim, worst <= allowed, detail)
 
 
-def one_trace(traces: TracesData, services: Sequence[str]) -> Verified:
+def check_single_trace(traces: TracesData, services: Sequence[str]) -> Verification:
     """Whether the spans of all services make one trace without a gap."""
     claim = "client, gateway and inference are one trace"
     roots = spantree.build(traces)
     spans = [span for root in roots for span in root.walk()]
     missing = set(services) - {span.service for span in spans}
     if missing:
-        return Verified(claim, False, f"no span of {', '.join(sorted(missing))}")
+        return Verification(claim, False, f"no span of {', '.join(sorted(missing))}")
     if len(roots) != 1:
-        return Verified(claim, False, f"{len(roots)} roots: {', '.join(root.name for root in roots)}")
-    return Verified(claim, True, f"{len(spans)} spans, no orphan")
+        return Verification(claim, False, f"{len(roots)} roots: {', '.join(root.name for root in roots)}")
+    return Verification(claim, True, f"{len(spans)} spans, no orphan")

@@ -1,7 +1,7 @@
 """One service as a process of its own: started, read line by line until it is ready, ended with all that it started.
 
 The process leads a process group. The group gets SIGTERM, and SIGKILL after a grace period. If this process itself is
-killed, a guard, a shell that waits on a pipe, does the same.
+killed, a watchdog, a shell that waits on a pipe, does the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 TAIL_LINES = 20
 """Last lines of output that are kept for errors."""
-_GUARD = 'read -r _; kill -s TERM -- "-$0"; sleep 5; kill -s KILL -- "-$0"'
+_WATCHDOG = 'read -r _; kill -s TERM -- "-$0"; sleep 5; kill -s KILL -- "-$0"'
 _POLL_S = 0.02
 
 
@@ -51,12 +51,12 @@ class ServiceProcess:
         """What the ready line says; empty until then."""
         self._log = log
         self._process: subprocess.Popen[str] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._ready = threading.Event()
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._began_s = 0.0
-        self._is_abandoned = False
+        self._is_disabled = False
         self._lock = threading.Lock()
 
     @property
@@ -71,9 +71,9 @@ class ServiceProcess:
         return process.pid if process is not None and process.poll() is None else None
 
     def launch(self) -> None:
-        """Starts the process, unless the service was abandoned."""
+        """Starts the process, unless the service was disabled."""
         with self._lock:
-            if self._is_abandoned:
+            if self._is_disabled:
                 return
             self.address = ""
             self._ready.clear()
@@ -89,8 +89,8 @@ class ServiceProcess:
                 errors="replace",
                 start_new_session=True,
             )
-            self._guard = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, str(self._process.pid)],
+            self._watchdog = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCHDOG, str(self._process.pid)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -110,21 +110,21 @@ class ServiceProcess:
                 return self._ready.is_set() and self.process_id is not None
         return True
 
-    def wait_ended(self) -> float:
+    def wait_exit(self) -> float:
         """Waits until the process has ended, and ends what it left behind. Returns how long it ran, in seconds."""
         if self._process is not None:
             self._process.wait()
-        lived_s = time.monotonic() - self._began_s
-        if not self._is_abandoned:  # else whoever abandoned it gives it time to end
+        ran_s = time.monotonic() - self._began_s
+        if not self._is_disabled:  # a disabled service is ended by its caller, with a grace period
             self.end(0.0)
-        return lived_s
+        return ran_s
 
-    def abandon(self) -> None:
-        """Makes sure that the service is not launched again."""
+    def disable(self) -> None:
+        """Prevents further launches."""
         with self._lock:
-            self._is_abandoned = True
+            self._is_disabled = True
 
-    def ending(self) -> str:
+    def exit_description(self) -> str:
         """How the process ended, in words."""
         code = None if self._process is None else self._process.poll()
         if code is None:
@@ -133,34 +133,34 @@ class ServiceProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process and all that it started."""
-        if self._process is not None and self._guard is not None:
+        if self._process is not None and self._watchdog is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
     def end(self, grace_s: float) -> None:
         """Ends the whole group: SIGTERM, then SIGKILL after the grace period. Safe to call twice."""
-        if self._process is None or self._guard is None:
+        if self._process is None or self._watchdog is None:
             return
         self.signal(signal.SIGTERM)
         deadline = time.monotonic() + grace_s
-        while self._group_lives() and time.monotonic() < deadline:
+        while self._group_is_alive() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self.signal(signal.SIGKILL)
         self._process.wait()
         if self._reader is not None:
             self._reader.join(1.0)
-        self._release_guard()
+        self._stop_watchdog()
 
-    def _release_guard(self) -> None:
+    def _stop_watchdog(self) -> None:
         with self._lock:
-            guard, self._guard = self._guard, None  # from here on the group's number may be someone else's
-        if guard is not None:
-            guard.kill()
-            guard.wait()
-            if guard.stdin is not None:
-                guard.stdin.close()
+            watchdog, self._watchdog = self._watchdog, None  # from here on the group's number may be someone else's
+        if watchdog is not None:
+            watchdog.kill()
+            watchdog.wait()
+            if watchdog.stdin is not None:
+                watchdog.stdin.close()
 
-    def _group_lives(self) -> bool:
+    def _group_is_alive(self) -> bool:
         if self._process is None:
             return False
         self._process.poll()  # so that a dead leader does not count as a living one

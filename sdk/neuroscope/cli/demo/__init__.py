@@ -1,0 +1,1 @@
+"""`neuroscope demo`: the tour on one model, and the checks of what it shows."""

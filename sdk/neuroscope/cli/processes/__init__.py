@@ -1,0 +1,1 @@
+"""Services as supervised processes, and the traces that they send."""
