@@ -73,9 +73,9 @@ def test_ablating_what_attribution_finds_changes_the_answer(client: Client) -> N
     assert AttributionResult.from_json(result.to_json()).top(1) == result.top(1)
 
 
-async def test_the_asynchronous_client_gives_the_same(inference: Service, client: Client) -> None:
+async def test_the_asynchronous_client_gives_the_same(tiny_inference: Service, client: Client) -> None:
     sync = client.dictionaries.get("resid_post_2")
-    async with AsyncClient(inference.target) as aio:
+    async with AsyncClient(tiny_inference.target) as aio:
         sae = await aio.dictionaries.get("resid_post_2")
         assert sae.description == sync.description
         assert "resid_post_2" in {one.dictionary_id for one in await aio.dictionaries.list()}
