@@ -16,10 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from neuroscope.activations.cache import ActivationCache, MissingActivationError
 from neuroscope.activations.stream import GeneratedToken
 from neuroscope.aio import AsyncClient
-from neuroscope.calls.contrast import contrast, contrast_async
 from neuroscope.calls.recovery import Retry
 from neuroscope.calls.running_generation import AsyncGeneration, Generation
 from neuroscope.client import Client
+from neuroscope.contrasts import contrast, contrast_async
 from neuroscope.directions import Direction, Directions
 from neuroscope.errors import (
     ActivationCaptureError,

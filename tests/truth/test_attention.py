@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuroscope.analysis import ROLES, AnalysisClient, AttentionResult
-from neuroscope.analysis.attention_request import role_name
+from neuroscope.results.labels import role_name
 from tests.truth.attention.model import BLOCK, COPYING, DECOYS, DISTANCE, PLANTED, SUPPRESSING, TOKEN_IDS, build
 from tests.truth.running import Bench
 

@@ -7,7 +7,7 @@ import pytest
 from neuroscope import ModelInfo, UnavailableSiteError, UnknownSiteError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.viz.tables import layer_ranges
+from neuroscope.viz.tables import as_text, layer_ranges
 from neuroscope.vocabulary.sites import COMPONENTS, Point
 
 
@@ -82,8 +82,8 @@ def test_what_the_response_says_is_there(info):
     assert len(info.points) == 17
 
 
-def test_the_representation_is_a_table_of_points_by_layer(info):
-    text = repr(info)
+def test_the_notebook_shows_a_table_of_points_by_layer(info):
+    text = as_text(info.table())
     assert "tiny: llama, 4 layers, d_model 64, 8 heads, 1.5 M parameters, bfloat16" in text
     assert re.search(r"resid_post +0-3 +batch, position, d_model +bfloat16 +model.layers.N", text)
     assert re.search(r"mlp_out.input +0-3", text)
@@ -105,5 +105,6 @@ def test_ranges_of_layers(layers, expected):
 @pytest.mark.parametrize(("columns", "widest"), [("40", 80), ("100", 100), ("500", 160)])
 def test_a_table_is_as_wide_as_the_terminal_within_reason(info, monkeypatch, columns, widest):
     monkeypatch.setenv("COLUMNS", columns)
-    assert max(map(len, repr(info).splitlines())) <= widest
-    assert "…" not in repr(info)
+    text = as_text(info.table())
+    assert max(map(len, text.splitlines())) <= widest
+    assert "…" not in text

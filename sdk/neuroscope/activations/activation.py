@@ -71,6 +71,10 @@ class Activation:
         """The point, and the reduction behind it if there is one: `resid_post.5`, `resid_post.5:norm`."""
         return f"{self.point}:{self.reduced}" if self.reduced else str(self.point)
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(self.shape(row)) for row in self.rows[:3]) + (", ..." if len(self.rows) > 3 else "")
+        return f"Activation({self.name}, {shapes}, {self.dtype.name})"
+
     def add(self, piece: TensorPiece) -> None:
         """Takes a piece in. Pieces of a row come in the order of their positions."""
         row = self._rows.get(piece.row)

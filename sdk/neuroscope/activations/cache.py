@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
+from neuroscope.activations import cache_file
 from neuroscope.activations.activation import Activation
+from neuroscope.display import Displayable, show
 from neuroscope.errors import MLXIntegrationError, UnknownSiteError, nearest
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
@@ -73,7 +75,7 @@ class MissingActivationError(UnknownSiteError, KeyError):
     __str__ = Exception.__str__
 
 
-class ActivationCache(Mapping[Key, Array]):
+class ActivationCache(Displayable, Mapping[Key, Array]):
     """A mapping from a point of the model to its activation.
 
     Iterating gives the points' names, such as `resid_post.5`. Indexing joins prefill chunks and decode steps along the
@@ -232,9 +234,13 @@ class ActivationCache(Mapping[Key, Array]):
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; see `neuroscope.activations.cache_file`."""
-        from neuroscope.activations import cache_file
-
-        cache_file.save(self, Path(path))
+        cache_file.write(
+            Path(path),
+            model_id=self.model_id,
+            token_ids=self.token_ids,
+            activations=self.by_name(),
+            checksum=self.checksum,
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> ActivationCache:
@@ -244,24 +250,20 @@ class ActivationCache(Mapping[Key, Array]):
             DataConversionError: the file is not one of these.
             ChecksumError: its bytes were changed.
         """
-        from neuroscope.activations import cache_file
+        stored = cache_file.read(Path(path))
+        cache = cls()
+        cache.begin(stored.model_id, stored.token_ids)
+        cache.expect(stored.tensors, stored.digests)
+        for plan_index, row, array, positions in stored.rows:
+            cache.put(plan_index, row, array, positions)
+        return cache
 
-        return cache_file.load(Path(path))
-
-    def __rich__(self) -> Table:
-        from neuroscope.viz.tables import cache_table
-
-        return cache_table(self)
+    def table(self) -> Table:
+        """Site, shape, dtype and size of everything; layers that differ in nothing else share a line."""
+        return show(self, "table")
 
     def __repr__(self) -> str:
-        from neuroscope.viz.tables import as_text
-
-        return as_text(self.__rich__())
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
+        return show(self, "text")
 
     # How names are found.
 

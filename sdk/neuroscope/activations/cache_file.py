@@ -14,23 +14,20 @@ exact only up to 2^53.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xxhash
 
+from neuroscope.activations.activation import Activation
 from neuroscope.errors import ChecksumError, DataConversionError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import Array, parse_dtype
 from neuroscope.wire import safetensors_file
-
-if TYPE_CHECKING:
-    from neuroscope.activations.activation import Activation
-    from neuroscope.activations.cache import ActivationCache
 
 FORMAT = 1
 _KEY = "neuroscope"
@@ -43,13 +40,42 @@ class StoredDigest:
     checksum: int
 
 
-def save(cache: ActivationCache, path: Path) -> None:
-    """Writes a cache."""
+@dataclass(frozen=True, slots=True)
+class StoredCache:
+    """What a file holds."""
+
+    model_id: str
+    token_ids: list[list[int]]
+    """Of each row."""
+    tensors: list[tensor_pb2.TensorSpec]
+    digests: dict[tuple[int, int], StoredDigest]
+    """By plan index and row."""
+    rows: list[tuple[int, int, Array, list[int]]]
+    """Plan index, row, the row (1, ...), and its positions."""
+
+
+def write(
+    path: Path,
+    *,
+    model_id: str,
+    token_ids: Sequence[Sequence[int]],
+    activations: Mapping[str, Activation],
+    checksum: Callable[[Activation, int], int],
+) -> None:
+    """Writes a file.
+
+    Args:
+        path: where.
+        model_id: the model that ran.
+        token_ids: of each row.
+        activations: by name.
+        checksum: the manifest's, of an activation in a row.
+    """
     from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
     arrays: dict[str, Array] = {}
     tensors: dict[str, dict[str, Any]] = {}
-    for name, activation in cache.by_name().items():
+    for name, activation in activations.items():
         for full_name, rows in _groups(name, activation):
             arrays[full_name] = np.ascontiguousarray(np.concatenate([activation.row(row) for row in rows]))
             tensors[full_name] = {
@@ -62,35 +88,33 @@ def save(cache: ActivationCache, path: Path) -> None:
                 "axes": [tensor_pb2.Axis.Name(axis) for axis in activation.axes],
                 "rows": rows,
                 "positions": [_packed(activation.positions(row)) for row in rows],
-                "checksums": [str(cache.checksum(activation, row)) for row in rows],
+                "checksums": [str(checksum(activation, row)) for row in rows],
                 "xxh3_64": str(_hash(arrays[full_name])),
             }
-    description = {"format": FORMAT, "model_id": cache.model_id, "token_ids": cache.token_ids, "tensors": tensors}
+    description = {"format": FORMAT, "model_id": model_id, "token_ids": token_ids, "tensors": tensors}
     save_file(arrays, path, metadata={_KEY: json.dumps(description)})
 
 
-def load(path: Path) -> ActivationCache:
-    """Reads a cache.
+def read(path: Path) -> StoredCache:
+    """Reads a file.
 
     Raises:
         DataConversionError: the file is not one of these.
         ChecksumError: a tensor's bytes were changed.
     """
     try:
-        description, arrays = _read(path.read_bytes())
+        description, arrays = _parts(path.read_bytes())
         if description["format"] != FORMAT:
             raise ValueError(f"it has format {description['format']}, this version reads {FORMAT}")
-        return _cache(description, arrays)
+        return _stored(description, arrays)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise DataConversionError(f"{path} was not written by ActivationCache.save, or is damaged: {error}") from None
 
 
-def _cache(description: dict[str, Any], arrays: dict[str, Array]) -> ActivationCache:
-    from neuroscope.activations.cache import ActivationCache
-
+def _stored(description: dict[str, Any], arrays: dict[str, Array]) -> StoredCache:
     specs: dict[tuple[str, Point, str], tensor_pb2.TensorSpec] = {}
     digests: dict[tuple[int, int], StoredDigest] = {}
-    found: list[tuple[int, int, Array, Sequence[int]]] = []
+    rows: list[tuple[int, int, Array, list[int]]] = []
     for name, tensor in description["tensors"].items():
         array = arrays[name]
         if str(_hash(array)) != tensor["xxh3_64"]:
@@ -100,13 +124,9 @@ def _cache(description: dict[str, Any], arrays: dict[str, Array]) -> ActivationC
         spec = specs.setdefault(key, _spec(len(specs), point, tensor, array))
         for index, row in enumerate(tensor["rows"]):
             digests[spec.plan_index, row] = StoredDigest(int(tensor["checksums"][index]))
-            found.append((spec.plan_index, row, array[index : index + 1], _unpacked(tensor["positions"][index])))
-    cache = ActivationCache()
-    cache.begin(description["model_id"], description["token_ids"])
-    cache.expect(list(specs.values()), digests)
-    for plan_index, row, array, positions in found:
-        cache.put(plan_index, row, array, positions)
-    return cache
+            rows.append((spec.plan_index, row, array[index : index + 1], _unpacked(tensor["positions"][index])))
+    token_ids = [list(ids) for ids in description["token_ids"]]
+    return StoredCache(description["model_id"], token_ids, list(specs.values()), digests, rows)
 
 
 def _groups(name: str, activation: Activation) -> Iterator[tuple[str, list[int]]]:
@@ -118,7 +138,7 @@ def _groups(name: str, activation: Activation) -> Iterator[tuple[str, list[int]]
         yield from ((f"{name}.{row}", [row]) for row in rows)
 
 
-def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+def _parts(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """The description and the tensors, which are views of the file's bytes."""
     arrays, metadata = safetensors_file.read(data)
     return json.loads(metadata[_KEY]), arrays
@@ -142,8 +162,8 @@ def _packed(positions: list[int]) -> list[int] | dict[str, int]:
     return positions
 
 
-def _unpacked(positions: list[int] | dict[str, int]) -> Sequence[int]:
-    return range(positions["start"], positions["stop"]) if isinstance(positions, dict) else positions
+def _unpacked(positions: list[int] | dict[str, int]) -> list[int]:
+    return list(range(positions["start"], positions["stop"]) if isinstance(positions, dict) else positions)
 
 
 def _hash(array: Array) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.display import Displayable, show
 from neuroscope.vocabulary.sites import Point
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Int32Array = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class LayerPredictions:
+class LayerPredictions(Displayable):
     """The lens's results; the axes are points (from the embedding up), positions, and what the name says."""
 
     model_id: str
@@ -55,6 +56,10 @@ class LayerPredictions:
     texts: Mapping[int, str]
     """Text of every token id in here."""
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.points)} points, {len(self.positions)} positions, top {self.top_token_ids.shape[2]}"
+        return f"LayerPredictions({self.model_id}: {sizes}; table() and plot() show them)"
+
     def emergence(self, token: int = 0) -> list[Point | None]:
         """For every position the first point from which on a token stays the likeliest; None: it is not, in the end.
 
@@ -74,9 +79,7 @@ class LayerPredictions:
         Args:
             position: index into `positions`, negative from the end.
         """
-        from neuroscope.viz.tables import lens_table
-
-        return lens_table(self, position)
+        return show(self, "table", position)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A picture: the likeliest token of every point at every position; gives the figure of matplotlib.
@@ -84,9 +87,4 @@ class LayerPredictions:
         Args:
             path: where it is written as well; the ending names the format.
         """
-        from neuroscope.viz.lens_picture import draw
-
-        return draw(self, path)
-
-    def __rich__(self) -> Table:
-        return self.table()
+        return show(self, "picture", path)

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.experiments.metrics import token_choice
 from neuroscope.interventions.expressions import to_reference
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary import tensors
 from neuroscope.vocabulary.tensors import Array
+from neuroscope.vocabulary.token_choice import token_choice
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import FrameReader
 
@@ -43,7 +44,7 @@ _ENTROPY = tensor_pb2.REDUCED_LENS_ENTROPY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Projected:
+class Projected(Displayable):
     """What vectors predict; axes are those of the vectors without the last, then what the name says."""
 
     model_id: str
@@ -65,6 +66,11 @@ class Projected:
     """(...): of the distributions, in nats."""
     texts: Mapping[int, str] = field(default_factory=dict[int, str])
     """Text of every token id in here."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Projected({self.model_id}: vectors {self.shape}, top {self.top_token_ids.shape[-1]}; table() shows them)"
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,12 +94,7 @@ class Projected:
 
     def table(self) -> Table:
         """The likeliest tokens of each vector, ranks of those that were asked for, divergence."""
-        from neuroscope.viz.tables import projected_table
-
-        return projected_table(self)
-
-    def __rich__(self) -> Table:
-        return self.table()
+        return show(self, "table")
 
 
 def to_request(

@@ -58,6 +58,14 @@ class GeneratedToken:
     activations: dict[str, list[TensorPiece]] = field(default_factory=dict[str, list[TensorPiece]])
     """Pieces by hook id, in the order sent; those of all prefill chunks in step 0."""
 
+    def __repr__(self) -> str:
+        end = f", {self.finish_reason}" if self.finish_reason else ""
+        captured = f", activations of {len(self.activations)} hooks" if self.activations else ""
+        return (
+            f"GeneratedToken({self.text!r}, id {self.token_id}, row {self.row}, step {self.step}, "
+            f"logprob {self.logprob:.4f}{captured}{end})"
+        )
+
 
 class StreamState:
     """What is known of a stream so far.

@@ -15,9 +15,7 @@
 The same over an event loop is `AsyncAnalysisClient`; `AnalysisClient.local(folder)` needs no service.
 """
 
-from neuroscope.analysis.attention_request import ROLES
 from neuroscope.analysis.client import DEFAULT_ANALYSIS_TARGET, AnalysisClient, AsyncAnalysisClient
-from neuroscope.analysis.residual_request import PARTS
 from neuroscope.datasets.pairs import read_pairs
 from neuroscope.results.attention import AttentionResult
 from neuroscope.results.comparison import AttentionComparison
@@ -26,8 +24,8 @@ from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
 from neuroscope.results.findings import AttributedNeuron, AttributedToken, LensReading, LogitAttribution, SumError
 from neuroscope.results.flow import FlowEdge, FlowWriter, InformationFlow
 from neuroscope.results.interactions import Interaction, InteractionGraph
-from neuroscope.results.labels import Evidence, HeadLabel
-from neuroscope.results.residual import ResidualResult
+from neuroscope.results.labels import ROLES, Evidence, HeadLabel
+from neuroscope.results.residual import PARTS, ResidualResult
 from neuroscope.results.result import AnalysisResult
 from neuroscope.results.tuned_lens import TunedLens
 from neuroscope.results.tuned_training import TunedLayer, TunedLensResult

@@ -9,19 +9,10 @@ from neuroscope.datasets import pairs
 from neuroscope.datasets.pairs import PairLike
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.experiments.grids import to_indices
+from neuroscope.results.labels import ROLE_NUMBERS, ROLES
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.vocabulary import prompts
 from neuroscope.vocabulary.prompts import PromptLike
-
-_PREFIX = "HEAD_ROLE_"
-_NUMBERS = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.HeadRole.items() if number}
-ROLES = tuple(_NUMBERS)
-"""Names of the roles that heads are scored for."""
-
-
-def role_name(role: pb.HeadRole.ValueType) -> str:
-    """Such as previous_token."""
-    return pb.HeadRole.Name(role).removeprefix(_PREFIX).lower()
 
 
 def attention_request(
@@ -77,10 +68,10 @@ def random_sequences(seed: int, sequences: int, block_length: int, token_ids: Se
 
 
 def _role(name: str, field: str) -> pb.HeadRole.ValueType:
-    if name not in _NUMBERS:
+    if name not in ROLE_NUMBERS:
         close = nearest(name, ROLES)
         raise InvalidRequestError(f"there is no role {name!r}; nearest: {', '.join(close)}", field=field, valid=close)
-    return _NUMBERS[name]
+    return ROLE_NUMBERS[name]
 
 
 def _from_0(number: int, field: str) -> int:

@@ -8,25 +8,17 @@ from typing import Any, SupportsIndex, TypeAlias
 
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.experiments.grids import to_indices
-from neuroscope.experiments.metrics import token_choice
+from neuroscope.results.residual import PART_NUMBERS, PARTS
 from neuroscope.results.tuned_lens import TunedLens
 from neuroscope.v1 import experiment_pb2
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.vocabulary import prompts
 from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.token_choice import token_choice
 
-_PREFIX = "RESIDUAL_PART_"
-_NUMBERS = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.ResidualPart.items() if number}
-PARTS = tuple(_NUMBERS)
-"""Names of the parts of an analysis."""
 DEFAULT_PARTS = ("contributions", "attribution", "lens")
 AnswerTokens: TypeAlias = "str | SupportsIndex | Sequence[str | SupportsIndex] | None"
 """A token for all prompts, or one for each."""
-
-
-def part_name(part: pb.ResidualPart.ValueType) -> str:
-    """Such as contributions."""
-    return pb.ResidualPart.Name(part).removeprefix(_PREFIX).lower()
 
 
 def residual_request(
@@ -59,7 +51,7 @@ def residual_request(
         raise InvalidRequestError("no part is asked for", field="parts", valid=PARTS)
     chosen = [_part(name, index) for index, name in enumerate(wanted or ())]
     if wanted is None and corrupted is not None:
-        chosen = [*map(_NUMBERS.__getitem__, DEFAULT_PARTS), pb.RESIDUAL_PART_FLOW]
+        chosen = [*map(PART_NUMBERS.__getitem__, DEFAULT_PARTS), pb.RESIDUAL_PART_FLOW]
     is_count = hasattr(neurons, "__index__")
     return pb.AnalyzeResidualStreamRequest(
         model_id=model_id,
@@ -87,12 +79,12 @@ def residual_request(
 
 
 def _part(name: str, index: int) -> pb.ResidualPart.ValueType:
-    if name not in _NUMBERS:
+    if name not in PART_NUMBERS:
         close = nearest(name, PARTS)
         raise InvalidRequestError(
             f"there is no part {name!r}; nearest: {', '.join(close)}", field=f"parts[{index}]", valid=close
         )
-    return _NUMBERS[name]
+    return PART_NUMBERS[name]
 
 
 def _tokens(tokens: AnswerTokens, field: str) -> list[experiment_pb2.TokenChoice]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid:
+class Grid(Displayable):
     """Numbers along named axes; numpy takes it as an array.
 
     Args:
@@ -89,12 +90,7 @@ class Grid:
 
     def table(self) -> Table:
         """The strongest places as a table of rich."""
-        from neuroscope.viz.tables import array_table
-
-        return array_table(self)
-
-    def __rich__(self) -> Table:
-        return self.table()
+        return show(self, "table")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.model_match import other_weights
-from neuroscope.errors import InvalidRequestError
+from neuroscope.display import Displayable, show
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from neuroscope.circuits.circuit import Circuit
-
 
 @dataclass(frozen=True, slots=True)
-class CircuitComparison:
+class CircuitComparison(Displayable):
     """What two circuits share, and what only one of them has."""
 
-    first: Circuit
-    second: Circuit
+    first: CircuitContent
+    second: CircuitContent
 
     @property
     def warnings(self) -> list[str]:
@@ -91,9 +90,7 @@ class CircuitComparison:
 
     def table(self) -> Table:
         """The numbers, and the strongest edges of either side."""
-        from neuroscope.viz import circuit_tables as tables
-
-        return tables.comparison_table(self)
+        return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib figure: both circuits in one graph, and their scores against each other.
@@ -104,19 +101,7 @@ class CircuitComparison:
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        try:
-            from neuroscope.viz import circuit_picture
-        except ImportError:
-            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
-        return circuit_picture.draw_comparison(self, path)
-
-    def __rich__(self) -> Table:
-        return self.table()
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
+        return show(self, "picture", path)
 
     def _scores(self) -> tuple[list[float], list[float]]:
         names = self.scored_edges

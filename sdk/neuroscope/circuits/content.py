@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.arrays.grid import Grid
+from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
+from neuroscope.display import Displayable
+from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.vocabulary.component_names import edge_name
+from neuroscope.vocabulary.component_names import Place, edge_name
 
+T = TypeVar("T")
+_PARTS_SHOWN = 6
 METHODS = {
     name.removeprefix("CIRCUIT_METHOD_").lower().replace("_", "-"): number
     for name, number in pb.CircuitMethod.items()
@@ -26,7 +33,19 @@ def method_name(method: pb.CircuitMethod.ValueType) -> str:
     return next((name for name, number in METHODS.items() if number == method), "")
 
 
-class CircuitContent:
+MOST_EDGES = 200_000
+"""Edges that a circuit lists; of those outside of it, the weakest are left out beyond that."""
+
+
+class NamedParts(dict[str, T]):
+    """Nodes or edges of a circuit by name."""
+
+    def __repr__(self) -> str:
+        first = ", ".join(list(self)[:_PARTS_SHOWN])
+        return f"<{len(self)} by name: {first}{', ...' if len(self) > _PARTS_SHOWN else ''}>"
+
+
+class CircuitContent(Displayable):
     """Nodes and edges of a graph, those of the circuit marked, and what is known of them.
 
     Args:
@@ -35,6 +54,66 @@ class CircuitContent:
 
     def __init__(self, message: pb.Circuit) -> None:
         self.message = message
+
+    @classmethod
+    def assembled(
+        cls,
+        graph: ComponentGraph,
+        in_circuit: Mask,
+        *,
+        model: pb.CircuitModel,
+        name: str = "",
+        description: str = "",
+        edge_scores: NDArray[np.floating] | None = None,
+        node_scores: Mapping[str, float] | None = None,
+        provenance: pb.CircuitProvenance | None = None,
+        evaluation: pb.CircuitEvaluation | None = None,
+    ) -> Self:
+        """From matrices.
+
+        Args:
+            graph: of the model.
+            in_circuit: the circuit's edges (sender, receiver); nodes at their ends, input and logits are in it too.
+            model: the model.
+            name: of the circuit.
+            description: what it does.
+            edge_scores: of edges (sender, receiver); NaN where there is none.
+            node_scores: by name.
+            provenance: where it comes from.
+            evaluation: how well it does.
+        """
+        kept = set(graph.on_edges(in_circuit))
+        message = pb.Circuit(
+            name=name,
+            description=description,
+            edge_count=graph.edge_count,
+            model=model,
+            provenance=provenance,
+            evaluation=evaluation,
+        )
+        for node in graph.nodes:
+            place, score = Place.of(node), (node_scores or {}).get(node)
+            message.nodes.add(
+                name=node,
+                kind=place.kind,
+                layer=place.layer,
+                head=place.head,
+                score=None if score is None else float(score),
+                in_circuit=node in kept,
+            )
+        listed = in_circuit.copy()
+        if edge_scores is not None:
+            others = np.where(in_circuit, np.nan, edge_scores)
+            listed |= graph.strongest(others, max(MOST_EDGES - int(in_circuit.sum()), 0))
+        for row, column in np.argwhere(listed):
+            score = np.nan if edge_scores is None else edge_scores[row, column]
+            message.edges.add(
+                sender=graph.senders[row],
+                receiver=graph.receivers[column],
+                score=float(score) if np.isfinite(score) else None,
+                in_circuit=bool(in_circuit[row, column]),
+            )
+        return cls(message)
 
     @property
     def name(self) -> str:
@@ -57,24 +136,24 @@ class CircuitContent:
         return self.message.evaluation if self.message.HasField("evaluation") else None
 
     @cached_property
-    def all_nodes(self) -> dict[str, pb.CircuitNode]:
+    def all_nodes(self) -> NamedParts[pb.CircuitNode]:
         """Every node of the graph by name, in the order in which they write."""
-        return {node.name: node for node in self.message.nodes}
+        return NamedParts((node.name, node) for node in self.message.nodes)
 
     @cached_property
-    def all_edges(self) -> dict[str, pb.CircuitEdge]:
+    def all_edges(self) -> NamedParts[pb.CircuitEdge]:
         """Every edge that is listed, by name: input->a0.h0<q>."""
-        return {edge_name(edge): edge for edge in self.message.edges}
+        return NamedParts((edge_name(edge), edge) for edge in self.message.edges)
 
     @cached_property
-    def nodes(self) -> dict[str, pb.CircuitNode]:
+    def nodes(self) -> NamedParts[pb.CircuitNode]:
         """The circuit's nodes by name."""
-        return {name: node for name, node in self.all_nodes.items() if node.in_circuit}
+        return NamedParts((name, node) for name, node in self.all_nodes.items() if node.in_circuit)
 
     @cached_property
-    def edges(self) -> dict[str, pb.CircuitEdge]:
+    def edges(self) -> NamedParts[pb.CircuitEdge]:
         """The circuit's edges by name."""
-        return {name: edge for name, edge in self.all_edges.items() if edge.in_circuit}
+        return NamedParts((name, edge) for name, edge in self.all_edges.items() if edge.in_circuit)
 
     @property
     def heads(self) -> list[tuple[int, int]]:
@@ -126,6 +205,61 @@ class CircuitContent:
         """The nodes that a receiver is part of: several heads where it is a key/value head of theirs."""
         return [receiver] if receiver in self.all_nodes else self.graph.readers(receiver)
 
+    # Other circuits of the same graph.
+
+    def strongest(
+        self, *, size: float | None = None, count: int | None = None, threshold: float | None = None, prune: bool = True
+    ) -> Self:
+        """The circuit of the strongest edges by their scores; it has no evaluation.
+
+        Args:
+            size: share of the graph's edges, above 0, at most 1.
+            count: so many edges.
+            threshold: least magnitude of a score.
+            prune: leaves out edges that no path of the circuit leads through from input to logits.
+
+        Raises:
+            InvalidRequestError: none or several are given, or one is out of its range.
+        """
+        extent, graph = Extent(size, count, threshold), self.graph
+        chosen = extent.edges(graph, self.edge_scores.values, self.message.edge_count)
+        return self.with_edges(graph.names(graph.live(chosen) if prune else chosen))
+
+    def with_edges(self, edges: Iterable[str | tuple[str, str]]) -> Self:
+        """The circuit of these edges of the same graph: their names, or sender and receiver. It has no evaluation.
+
+        Raises:
+            InvalidRequestError: the graph has no such edge.
+        """
+        graph = self.graph
+        pairs = [_ends(edge) for edge in edges]
+        for sender, receiver in pairs:
+            if sender not in graph.rows or receiver not in graph.columns:
+                missing, known = (sender, graph.rows) if sender not in graph.rows else (receiver, graph.columns)
+                close = nearest(missing, known)
+                raise InvalidRequestError(
+                    f"the graph has no {missing!r}; nearest: {', '.join(close)}", field="edges", valid=close
+                )
+        mask = graph.marked(pairs)
+        if mask.sum() != len(set(pairs)):
+            row, column = next(pair for pair in pairs if not graph.mask[graph.rows[pair[0]], graph.columns[pair[1]]])
+            raise InvalidRequestError(f"{row} does not reach {column}", field="edges")
+        made = type(self).assembled(
+            graph,
+            mask,
+            model=self.model,
+            name=self.name,
+            description=self.message.description,
+            edge_scores=self.edge_scores.values,
+            node_scores={node.name: node.score for node in self.message.nodes if node.HasField("score")},
+            provenance=self.provenance if self.message.HasField("provenance") else None,
+        )
+        for node in made.message.nodes:
+            before = self.all_nodes[node.name]
+            node.label = before.label
+            node.metadata.update(before.metadata)
+        return made
+
     # In words.
 
     @property
@@ -166,3 +300,12 @@ class CircuitContent:
         if told.elapsed_seconds:
             found["seconds"] = told.elapsed_seconds
         return found
+
+
+def _ends(edge: str | tuple[str, str]) -> tuple[str, str]:
+    if not isinstance(edge, str):
+        return edge
+    sender, arrow, receiver = edge.partition("->")
+    if not arrow:
+        raise InvalidRequestError(f"{edge!r} is no edge such as input->a0.h0<q>", field="edges")
+    return sender, receiver

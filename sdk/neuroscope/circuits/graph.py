@@ -51,6 +51,10 @@ class ComponentGraph:
         object.__setattr__(self, "columns", {name: index for index, name in enumerate(self.receivers)})
         object.__setattr__(self, "readings", dict(readings))
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.senders)} senders, {len(self.receivers)} receivers, {self.edge_count} edges"
+        return f"ComponentGraph({sizes})"
+
     @classmethod
     def of_plan(
         cls, senders: Iterable[experiment_pb2.EdgeSender], receivers: Iterable[experiment_pb2.EdgeReceiver]

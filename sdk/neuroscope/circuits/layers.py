@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.v1 import circuit_pb2 as pb
 
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
 
-
-def rows_of(circuit: Circuit) -> list[list[str]]:
+def rows_of(circuit: CircuitContent) -> list[list[str]]:
     """The circuit's nodes, those of a row beside each other: input, heads of layer 0, its MLP, ..., logits."""
     rows: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for name, node in circuit.nodes.items():
@@ -34,7 +31,7 @@ def level(node: pb.CircuitNode) -> tuple[int, int]:
             return node.layer, 2
 
 
-def places(circuit: Circuit) -> dict[str, tuple[float, float]]:
+def places(circuit: CircuitContent) -> dict[str, tuple[float, float]]:
     """Of each node x and y, both from 0 to 1; y grows from the input to the logits."""
     rows = rows_of(circuit)
     found: dict[str, tuple[float, float]] = {}
@@ -47,7 +44,7 @@ def places(circuit: Circuit) -> dict[str, tuple[float, float]]:
     return found
 
 
-def strengths(circuit: Circuit) -> dict[str, float]:
+def strengths(circuit: CircuitContent) -> dict[str, float]:
     """Of each edge of the circuit the magnitude of its score, of the strongest 1; 1 of all where none has a score."""
     most = max((abs(edge.score) for edge in circuit.edges.values()), default=0.0)
     return {name: abs(edge.score) / most if most else 1.0 for name, edge in circuit.edges.items()}

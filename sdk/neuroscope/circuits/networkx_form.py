@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf import json_format
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.errors import InvalidRequestError
 
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
 
-
-def to_networkx(circuit: Circuit, *, whole: bool) -> Any:
+def to_networkx(circuit: CircuitContent, *, whole: bool) -> Any:
     """See `Circuit.to_networkx`."""
     try:
         networkx: Any = importlib.import_module("networkx")

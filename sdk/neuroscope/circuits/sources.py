@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.extent import DEFAULT_SIZE, Extent
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
@@ -22,7 +23,6 @@ from neuroscope.vocabulary.component_names import INPUT, LOGITS
 from neuroscope.vocabulary.model_info import ModelInfo
 
 if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
     from neuroscope.directions import Directions
 
 _HEADS = ("head_output", "attn_out", "attn_contrib")
@@ -44,7 +44,7 @@ def circuit_model(info: ModelInfo) -> pb.CircuitModel:
     )
 
 
-def of_attribution(result: AttributionResult, model: ModelInfo | None, extent: Mapping[str, Any]) -> Circuit:
+def of_attribution(result: AttributionResult, model: ModelInfo | None, extent: Mapping[str, Any]) -> pb.Circuit:
     """See `Circuit.from_attribution`."""
     plan, request = result.plan, result.attribution.request
     described = pb.CircuitModel(model_id="" if plan is None else plan.model_id)
@@ -64,7 +64,7 @@ def of_attribution(result: AttributionResult, model: ModelInfo | None, extent: M
     return _of_edges(graph, _meaned(result[EDGES]).values, described, extent, provenance)
 
 
-def of_sweep(result: SweepResult, model: ModelInfo, extent: Mapping[str, Any]) -> Circuit:
+def of_sweep(result: SweepResult, model: ModelInfo, extent: Mapping[str, Any]) -> pb.Circuit:
     """See `Circuit.from_sweep`."""
     request = result.experiment.request
     paths = [name for name in result.names if {"sender", "receiver"} <= set(result[name].dims)]
@@ -86,9 +86,8 @@ def of_sweep(result: SweepResult, model: ModelInfo, extent: Mapping[str, Any]) -
     return _of_edges(graph, values, described, extent, provenance)
 
 
-def of_directions(directions: Directions, name: str) -> Circuit:
+def of_directions(directions: Directions, name: str) -> pb.Circuit:
     """See `Circuit.from_directions`."""
-    from neuroscope.circuits.circuit import Circuit
 
     placed = [(f"d.{point}", found) for point, found in directions.items() if found.point.layer is not None]
     placed.sort(key=lambda entry: entry[1].point.layer or 0)
@@ -116,7 +115,7 @@ def of_directions(directions: Directions, name: str) -> Circuit:
         made.edges.add(sender=sender, receiver=receiver, score=cosine, in_circuit=True)
     made.edges.add(sender=placed[-1][0], receiver=LOGITS, in_circuit=True)
     made.edge_count = len(made.edges)
-    return Circuit(made)
+    return made
 
 
 def _of_edges(
@@ -125,11 +124,11 @@ def _of_edges(
     model: pb.CircuitModel,
     extent: Mapping[str, Any],
     provenance: pb.CircuitProvenance,
-) -> Circuit:
-    from neuroscope.circuits.circuit import Circuit
+) -> pb.Circuit:
 
-    whole = Circuit.assembled(graph, np.zeros_like(graph.mask), model=model, edge_scores=values, provenance=provenance)
-    return whole.strongest(**(extent or {"size": DEFAULT_SIZE}))
+    no_edges = np.zeros_like(graph.mask)
+    whole = CircuitContent.assembled(graph, no_edges, model=model, edge_scores=values, provenance=provenance)
+    return whole.strongest(**(extent or {"size": DEFAULT_SIZE})).message
 
 
 def _of_nodes(
@@ -137,8 +136,7 @@ def _of_nodes(
     info: ModelInfo,
     extent: Mapping[str, Any],
     provenance: pb.CircuitProvenance,
-) -> Circuit:
-    from neuroscope.circuits.circuit import Circuit
+) -> pb.Circuit:
 
     model = circuit_model(info)
     graph = ComponentGraph.of_model(model)
@@ -160,7 +158,8 @@ def _of_nodes(
         )
     chosen = Extent.of(extent or {"size": DEFAULT_SIZE}).nodes(found, len(graph.senders))
     between = graph.between([INPUT, *chosen])
-    return Circuit.assembled(graph, graph.live(between), model=model, node_scores=found, provenance=provenance)
+    mask = graph.live(between)
+    return CircuitContent.assembled(graph, mask, model=model, node_scores=found, provenance=provenance).message
 
 
 def _meaned(scores: Scores) -> Scores:

@@ -9,11 +9,11 @@ from typing import Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from neuroscope.calls.contrast import contrast
 from neuroscope.cli.arguments import LayersOption, parse_layers
 from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.console import err, out
 from neuroscope.cli.saving import Saver, pictures
+from neuroscope.contrasts import contrast
 from neuroscope.directions import METHODS, Directions
 from neuroscope.errors import InvalidRequestError
 from neuroscope.vocabulary.prompts import Prompt

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from neuroscope.cli.connection import (
 from neuroscope.cli.console import err, out
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.message_text import plain
 from neuroscope.vocabulary.tensors import dtype_name
 
 app = typer.Typer(no_args_is_help=True, help="Lists, loads and frees models.")
@@ -161,4 +161,4 @@ def _self_test_table(test: pb.SelfTest) -> Table:
 
 
 def _as_dict(message: pb.Model | pb.SelfTest) -> dict[str, object]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return plain(message, defaults=True)

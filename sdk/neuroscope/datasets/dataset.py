@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from neuroscope.datasets.example import Example, Pair
 from neuroscope.datasets.json_lines import read_json_lines
+from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric, logit_diff
 from neuroscope.v1 import circuit_pb2, experiment_pb2
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-class Dataset(Sequence[Pair]):
+class Dataset(Displayable, Sequence[Pair]):
     """Pairs whose prompts are equally long and whose answers are one token each.
 
     Args:
@@ -119,17 +120,7 @@ class Dataset(Sequence[Pair]):
 
     def table(self) -> Table:
         """The first pairs, and what was left out."""
-        from neuroscope.viz.tables import dataset_table
-
-        return dataset_table(self)
-
-    def __rich__(self) -> Table:
-        return self.table()
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
+        return show(self, "table")
 
     def __repr__(self) -> str:
         left_out = f", {sum(self.dropped.values())} left out" if self.dropped else ""

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias, cast
 
 from neuroscope.datasets.example import FIELDS, check_names
 from neuroscope.datasets.json_lines import read_json_lines
-from neuroscope.experiments.metrics import token_choice
 from neuroscope.v1 import answered_pair_pb2, attention_pb2
 from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.token_choice import token_choice
 
 PairLike: TypeAlias = "Mapping[str, Any] | Sequence[Any] | Any"
 """A mapping with clean, corrupted, answer and other; these four in this order; or an object with such attributes."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.display import Displayable, show
 from neuroscope.v1 import dictionary_pb2 as pb
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Int32Array = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureActivations:
+class FeatureActivations(Displayable):
     """The most active features at positions of one prompt."""
 
     dictionary: pb.Dictionary
@@ -43,6 +44,12 @@ class FeatureActivations:
     """(positions,): squared norm of what is reconstructed."""
     squared_mean: float
     """Squared norm of the mean of what is reconstructed, over these positions."""
+
+    def __repr__(self) -> str:
+        return (
+            f"FeatureActivations({self.dictionary.dictionary_id}: {len(self.positions)} positions, "
+            f"top {self.values.shape[1]}, FVU {self.fvu:.3f}; table() and plot() show them)"
+        )
 
     @property
     def dims(self) -> tuple[str, str]:
@@ -88,9 +95,7 @@ class FeatureActivations:
 
     def table(self, count: int = 8) -> Table:
         """The most active features at every position, so many of them."""
-        from neuroscope.viz.tables import features_table
-
-        return features_table(self, count)
+        return show(self, "table", count)
 
     def plot(self, path: str | Path | None = None, count: int = 24) -> Any:
         """A picture: the most active features over the positions; gives the figure of matplotlib.
@@ -99,9 +104,4 @@ class FeatureActivations:
             path: where it is written as well; the ending names the format.
             count: features that are shown.
         """
-        from neuroscope.viz.features_picture import draw
-
-        return draw(self, path, count)
-
-    def __rich__(self) -> Table:
-        return self.table()
+        return show(self, "picture", path, count)

@@ -28,6 +28,10 @@ class Direction:
     middle: float = float("nan")
     """Projection on the unit vector of what lies between the means."""
 
+    def __repr__(self) -> str:
+        tested = f", {self.separation.correct} of {self.separation.count} told apart" if self.separation.count else ""
+        return f"Direction({self.point}, width {self.vector.size}, norm {self.norm:.4g}{tested})"
+
     @property
     def norm(self) -> float:
         """Length, in units of the activation."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from neuroscope.directions.direction import Direction
 from neuroscope.directions.finding import Separation
+from neuroscope.display import Displayable, show
 from neuroscope.errors import DataConversionError, UnknownSiteError, nearest
 from neuroscope.vocabulary import sites
 from neuroscope.vocabulary.sites import Point
@@ -31,7 +32,7 @@ FORMAT = 1
 _KEY = "neuroscope_directions"
 
 
-class Directions(Mapping[str, Direction]):
+class Directions(Displayable, Mapping[str, Direction]):
     """By the point's name, lowest layer first.
 
     Attributes:
@@ -57,6 +58,10 @@ class Directions(Mapping[str, Direction]):
     def __len__(self) -> int:
         return len(self._found)
 
+    def __repr__(self) -> str:
+        names = list(self._found)
+        return f"Directions({len(names)} points, {names[0]} to {names[-1]}; table() and plot() show them)"
+
     @property
     def best(self) -> Direction:
         """The one that tells the sets apart best; of several, the one in the middle of them."""
@@ -66,15 +71,11 @@ class Directions(Mapping[str, Direction]):
 
     def table(self) -> Table:
         """How well each direction tells the sets apart, and how long it is."""
-        from neuroscope.viz.tables import directions_table
-
-        return directions_table(self)
+        return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
         """The same as a picture; see `neuroscope.viz.directions_picture`."""
-        from neuroscope.viz import directions_picture
-
-        return directions_picture.draw(self, path)
+        return show(self, "picture", path)
 
     def save(self, path: str | Path) -> None:
         """Writes a file that `load` and any safetensors reader take."""

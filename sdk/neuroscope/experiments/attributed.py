@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from neuroscope.activations.stream import warn
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import Attribution, features_of
 from neuroscope.experiments.baselines import Baselines
@@ -151,9 +152,7 @@ class AttributionResult(NamedScores):
 
     def table(self) -> Table:
         """What was scored, and how."""
-        from neuroscope.viz import sweep_tables as tables
-
-        return tables.attribution_table(self)
+        return show(self, "table")
 
     def __repr__(self) -> str:
         return f"AttributionResult({self.attribution!r}{'' if self.end else ', not complete'})"

@@ -12,7 +12,6 @@ A token is a text that is exactly one token, its leading space included, or an i
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, TypeAlias
@@ -20,6 +19,7 @@ from typing import Any, SupportsIndex, TypeAlias
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions.expressions import TensorLike, to_reference
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.vocabulary.token_choice import token_choice
 
 Token: TypeAlias = "str | int"
 Tokens: TypeAlias = "Token | Sequence[Token]"
@@ -124,23 +124,6 @@ def cross_entropy() -> Metric:
 def projection(direction: TensorLike) -> Metric:
     """The dot product of the last residual stream, before the final norm, with a direction (d_model,)."""
     return Metric(pb.Metric(projection=pb.Projection(direction=to_reference(direction))))
-
-
-def token_choice(token: Any, field: str) -> pb.TokenChoice:
-    """A token as requests carry it.
-
-    Args:
-        token: its id, or a text that is exactly one token.
-        field: path of the token, for errors.
-
-    Raises:
-        InvalidRequestError: it is neither.
-    """
-    if isinstance(token, str):
-        return pb.TokenChoice(text=token)
-    if hasattr(token, "__index__") and not isinstance(token, bool) and 0 <= operator.index(token) < 2**32:
-        return pb.TokenChoice(id=operator.index(token))
-    raise InvalidRequestError(f"a token is a text or an id from 0, not {token!r}", field=field)
 
 
 def _choices(tokens: Any, field: str) -> Iterable[pb.TokenChoice]:

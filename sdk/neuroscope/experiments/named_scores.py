@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import CriterionLike
 from neuroscope.experiments.scores import Scores
 from neuroscope.experiments.stored import read_object
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 
-class NamedScores(ABC):
+class NamedScores(Displayable, ABC):
     """A result of several `Scores`. The attributes of the only one are the result's own too."""
 
     @property
@@ -30,10 +31,6 @@ class NamedScores(ABC):
 
     @abstractmethod
     def _scores(self, index: int) -> Scores: ...
-
-    @abstractmethod
-    def table(self) -> Table:
-        """What was run, and how."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -113,9 +110,6 @@ class NamedScores(ABC):
             InvalidRequestError: it holds something else.
         """
         return cls.from_json(read_object(path))
-
-    def __rich__(self) -> Table:
-        return self.table()
 
 
 def numbered(names: Iterable[str]) -> list[str]:

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from neuroscope.activations.stream import warn
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.experiments.attributing import features_of
 from neuroscope.experiments.baselines import Baselines
@@ -138,9 +139,7 @@ class SweepResult(NamedScores):
 
     def table(self) -> Table:
         """What was swept, and how."""
-        from neuroscope.viz import sweep_tables as tables
-
-        return tables.result_table(self)
+        return show(self, "table")
 
     def __repr__(self) -> str:
         if self.plan is None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.arrays.grid import Floats, Grid
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import Criterion, CriterionLike
 from neuroscope.experiments.criteria import criterion as to_criterion
@@ -122,17 +123,11 @@ class Scores(Grid):
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        try:
-            from neuroscope.viz import sweep_picture
-        except ImportError:
-            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
-        return sweep_picture.draw(self, path)
+        return show(self, "picture", path)
 
     def table(self) -> Table:
         """The strongest cells, or all of a line, as a table of rich."""
-        from neuroscope.viz import sweep_tables as tables
-
-        return tables.scores_table(self)
+        return show(self, "table")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())

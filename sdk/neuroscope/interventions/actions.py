@@ -8,9 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from neuroscope.interventions.expressions import Expression, SelectedActivation, noise
+from neuroscope.interventions.expressions import Expression, SelectedActivation, noise, to_product
 from neuroscope.interventions.form import Form, Uint32, parsed
-from neuroscope.interventions.intervention import to_product
 from neuroscope.interventions.tensor_json import TensorForm, TensorOrNumber, to_expression
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2

@@ -239,3 +239,8 @@ def _binary(kind: pb.BinaryOperator.ValueType, left: Operand, right: Operand) ->
     operation = pb.BinaryOperation(operator=kind, left=first.message, right=second.message)
     depth = max(first.depth, second.depth) + 1
     return Expression(pb.Expression(binary=operation), over.pop() if over else None, depth=depth)
+
+
+def to_product(coefficient: float, value: Expression) -> Expression:
+    """coefficient * value, and value alone for 1."""
+    return value if coefficient == 1 else coefficient * value

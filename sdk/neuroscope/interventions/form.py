@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import checks
 from neuroscope.interventions.expressions import Expression, SelectedActivation
-from neuroscope.interventions.intervention import to_site
+from neuroscope.interventions.site import to_site
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2
 from neuroscope.vocabulary.selection import to_selector

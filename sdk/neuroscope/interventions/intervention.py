@@ -21,7 +21,6 @@ never applied.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeAlias, cast, overload
 
@@ -36,9 +35,10 @@ from neuroscope.interventions.expressions import (
     TensorLike,
     tensor,
     to_expression,
+    to_product,
 )
+from neuroscope.interventions.site import to_site
 from neuroscope.v1 import intervention_pb2 as pb
-from neuroscope.v1 import site_pb2
 from neuroscope.vocabulary import selection, sites
 from neuroscope.vocabulary.selection import Positions, Steps
 
@@ -207,32 +207,6 @@ def to_messages(interventions: Sequence[InterventionLike], field: str = "interve
     if isinstance(interventions, Intervention | pb.Intervention | Mapping):
         raise InvalidRequestError("interventions is a list; put the edit in brackets", field=field)
     return [_to_message(entry, f"{field}[{index}]") for index, entry in enumerate(interventions)]
-
-
-def to_site(
-    component: str,
-    layer: SupportsIndex | None = None,
-    layer_name: str = "",
-    *,
-    is_input: bool = False,
-    heads: Sequence[int] = (),
-) -> site_pb2.Site:
-    """The site of an edit. `attention` with heads is `head_output`: the module's output has none any more."""
-    site = sites.parse(component)
-    if layer is not None:
-        site.layer = operator.index(layer)
-    if layer_name:
-        site.layer_name = layer_name
-    if is_input:
-        site.side = site_pb2.SIDE_INPUT
-    if heads and site.component == "attention" and site.side != site_pb2.SIDE_INPUT:
-        site.component = "head_output"
-    return site
-
-
-def to_product(coefficient: float, value: Expression) -> Expression:
-    """coefficient * value, and value alone for 1."""
-    return value if coefficient == 1 else coefficient * value
 
 
 def describe(message: pb.Intervention) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from neuroscope.vocabulary.sites import Point
@@ -53,7 +53,7 @@ class ModelArchitecture:
     weights_bytes: int
     weights_hash: str = ""
     """Hash of the checkpoint, its quantisation and its adapter; empty where it is not known."""
-    hook_points: tuple[HookPoint, ...] = ()
+    hook_points: tuple[HookPoint, ...] = field(default=(), repr=False)
     """Every point of the vocabulary; empty in a list of models."""
 
     def find(self, point: Point) -> HookPoint | None:

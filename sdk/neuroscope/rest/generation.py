@@ -48,6 +48,10 @@ class GenerationWithActivations:
     generation_metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     """id, model, created (Unix time in seconds), and capture_id where the stream is kept."""
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{hook_id}: {len(several)}" for hook_id, several in self.activations.items())
+        return f"GenerationWithActivations({self.text!r}, {self.usage}, activations {{{counts}}})"
+
     @property
     def text(self) -> str:
         """What was generated."""
@@ -126,6 +130,10 @@ class StreamingResult:
     """Whether the stream has ended."""
     generation_metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     """id, model, created, step; at the end finish_reason and usage, a `Usage`."""
+
+    def __repr__(self) -> str:
+        end = ", complete" if self.is_complete else ""
+        return f"StreamingResult({self.token!r}, activations of {list(self.activations)}{end})"
 
     @classmethod
     def from_api_format(cls, data: Mapping[str, Any], step: int) -> StreamingResult:

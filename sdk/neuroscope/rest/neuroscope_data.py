@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ class NeuroScopeData:
     format_version: str
     model_info: dict[str, Any]
     """What is known of the model; at least `model_id`."""
-    activation_data: dict[str, list[dict[str, Any]]]
+    activation_data: dict[str, list[dict[str, Any]]] = field(repr=False)
     """By hook id, in the order captured: the keys of REST, and `layer`, the layer's number or null."""
     metadata: dict[str, Any]
     conversion_timestamp: datetime

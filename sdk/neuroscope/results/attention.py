@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.analysis.attention_request import role_name
 from neuroscope.arrays.grid import Grid
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
-from neuroscope.results.labels import HeadLabel
+from neuroscope.results.labels import HeadLabel, role_name
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_pb2 as pb
 
@@ -88,9 +88,7 @@ class AttentionResult(
 
     def table(self) -> Table:
         """The labels with their evidence; without roles, the heads' statistics."""
-        from neuroscope.viz import attention_tables as tables
-
-        return tables.attention_table(self)
+        return show(self, "table")
 
     def __repr__(self) -> str:
         if self.plan is None:
@@ -111,4 +109,4 @@ class AttentionResult(
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        return self._drawn("attention_picture", path)
+        return show(self, "picture", path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.arrays.grid import Grid
+from neuroscope.display import show
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_comparison_pb2 as pb
 
@@ -83,9 +84,7 @@ class AttentionComparison(
 
     def table(self) -> Table:
         """The heads that changed most, and how their statistics did."""
-        from neuroscope.viz import attention_tables as tables
-
-        return tables.comparison_table(self)
+        return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib figure: heat maps of both divergences and of the differences of all statistics.
@@ -96,7 +95,7 @@ class AttentionComparison(
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        return self._drawn("comparison_picture", path)
+        return show(self, "picture", path)
 
     def __repr__(self) -> str:
         if self.plan is None:

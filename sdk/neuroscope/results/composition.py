@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope.arrays.grid import Grid
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import composition_pb2 as pb
@@ -100,9 +101,7 @@ class CompositionResult(
 
     def table(self) -> Table:
         """The strongest pairs."""
-        from neuroscope.viz import attention_tables as tables
-
-        return tables.composition_table(self)
+        return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib figure: a heat map of readers and writers for each kind, random heads subtracted.
@@ -113,7 +112,7 @@ class CompositionResult(
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        return self._drawn("composition_picture", path)
+        return show(self, "picture", path)
 
     def _check(self, kind: str) -> None:
         if kind not in KINDS:

@@ -8,6 +8,7 @@ import numpy as np
 
 from neuroscope.arrays.grid import Grid
 from neuroscope.circuits import Circuit, ComponentGraph
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import circuit_pb2 as pb
@@ -97,10 +98,7 @@ class DiscoveryResult(
 
     def table(self) -> Table:
         """The circuit's facts; where there is none, why."""
-        table = self.circuit.table()
-        if not self.is_found:
-            table.caption = f"no effect: {self.reason}"
-        return table
+        return show(self, "table")
 
     def __repr__(self) -> str:
         if self.end is None:
@@ -151,7 +149,7 @@ class EvaluationResult(
 
     def table(self) -> Table:
         """The circuit's facts."""
-        return self.circuit.table()
+        return show(self, "table")
 
     def __repr__(self) -> str:
         return f"EvaluationResult({self.circuit!r})" if self.end is not None else "EvaluationResult(not complete)"

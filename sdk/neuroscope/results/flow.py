@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import residual_pb2 as pb
 
@@ -56,7 +57,7 @@ class FlowEdge:
 
 
 @dataclass(frozen=True, slots=True)
-class InformationFlow:
+class InformationFlow(Displayable):
     """Who reads what others wrote, of one pair of prompts: nodes are components, edges direct paths."""
 
     clean: float
@@ -147,17 +148,7 @@ class InformationFlow:
 
     def table(self) -> Table:
         """A line for each edge."""
-        from neuroscope.viz.residual_tables import flow_table
-
-        return flow_table(self)
-
-    def __rich__(self) -> Table:
-        return self.table()
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
+        return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib figure: components from the input at the bottom to the logits at the top, skip edges in colour.
@@ -168,11 +159,7 @@ class InformationFlow:
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        try:
-            from neuroscope.viz import flow_picture
-        except ImportError:
-            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
-        return flow_picture.draw(self, path)
+        return show(self, "picture", path)
 
 
 def node_of(reader: str) -> str:

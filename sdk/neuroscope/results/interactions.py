@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope.arrays.grid import Grid
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import interaction_pb2 as pb
@@ -161,9 +162,7 @@ class InteractionGraph(
 
     def table(self) -> Table:
         """The interactions."""
-        from neuroscope.viz import attention_tables as tables
-
-        return tables.interactions_table(self)
+        return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib figure: heads by layer, arrows for what they read, as wide as their effect.
@@ -174,7 +173,7 @@ class InteractionGraph(
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        return self._drawn("interactions_picture", path)
+        return show(self, "picture", path)
 
     def __repr__(self) -> str:
         if self.plan is None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neuroscope.analysis.attention_request import role_name
 from neuroscope.v1 import attention_pb2 as pb
 
+_ROLE = "HEAD_ROLE_"
+ROLE_NUMBERS = {name.removeprefix(_ROLE).lower(): number for name, number in pb.HeadRole.items() if number}
+ROLES = tuple(ROLE_NUMBERS)
+"""Names of the roles that heads are scored for."""
 _VERDICTS = {
     pb.CAUSAL_VERDICT_CONFIRMED: "confirmed",
     pb.CAUSAL_VERDICT_UNCONFIRMED: "unconfirmed",
     pb.CAUSAL_VERDICT_NOT_TESTED: "not tested",
 }
 _PROBES = {pb.CAUSAL_PROBE_ABLATED: "ablated", pb.CAUSAL_PROBE_RESTORED: "restored", pb.CAUSAL_PROBE_PATCHED: "patched"}
+
+
+def role_name(role: pb.HeadRole.ValueType) -> str:
+    """Such as previous_token."""
+    return pb.HeadRole.Name(role).removeprefix(_ROLE).lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,9 @@ class HeadLabel:
     """Why there is none; empty where there is."""
     offset: int | None
     """Of a positional head, the distance to what it attends to."""
+
+    def __repr__(self) -> str:
+        return f"HeadLabel(layer {self.layer} head {self.head}: {self.role} {self.score:.3f}, {self.verdict})"
 
     @property
     def is_confirmed(self) -> bool:

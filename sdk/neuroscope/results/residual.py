@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.analysis.residual_request import part_name
 from neuroscope.arrays.grid import Grid
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.results.findings import LensReading, LogitAttribution, SumError
 from neuroscope.results.flow import InformationFlow
@@ -19,6 +19,10 @@ from neuroscope.v1 import residual_pb2 as pb
 if TYPE_CHECKING:
     from rich.table import Table
 
+_PART = "RESIDUAL_PART_"
+PART_NUMBERS = {name.removeprefix(_PART).lower(): number for name, number in pb.ResidualPart.items() if number}
+PARTS = tuple(PART_NUMBERS)
+"""Names of the parts of an analysis."""
 _DIMS = {
     "norm": ("component", "position"),
     "share": ("component", "position"),
@@ -193,9 +197,7 @@ class ResidualResult(
 
     def table(self) -> Table:
         """Components with what they write, what that does to the answer, and what ablating them does."""
-        from neuroscope.viz import residual_tables
-
-        return residual_tables.residual_table(self)
+        return show(self, "table")
 
     def lens_table(self, prompt: int = 0, position: int | None = None, lens: str = "lens") -> Table:
         """The likeliest tokens of every point at one position.
@@ -205,9 +207,7 @@ class ResidualResult(
             position: from the beginning; None: that of the answer.
             lens: lens or tuned.
         """
-        from neuroscope.viz import residual_tables
-
-        return residual_tables.lens_table(self, prompt, position, lens)
+        return show(self, "lens_table", prompt, position, lens)
 
     def __repr__(self) -> str:
         if self.plan is None:
@@ -229,11 +229,12 @@ class ResidualResult(
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`), or the result lacks the part.
         """
-        try:
-            from neuroscope.viz import residual_picture
-        except ImportError:
-            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
-        return residual_picture.draw(self, path, part=part, prompt=prompt)
+        return show(self, "picture", path, part=part, prompt=prompt)
+
+
+def part_name(part: pb.ResidualPart.ValueType) -> str:
+    """Such as contributions."""
+    return pb.ResidualPart.Name(part).removeprefix(_PART).lower()
 
 
 def dims_of(name: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from neuroscope.activations.stream import warn
+from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.experiments.named_scores import listed, unlisted
 from neuroscope.experiments.stored import read_object
@@ -30,7 +30,7 @@ Response = TypeVar("Response", bound=Message)
 End = TypeVar("End", bound=Message)
 
 
-class AnalysisResult(ABC, Generic[Request, Plan, Response, End]):
+class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
     """A result that holds what there is when a call breaks off.
 
     Its responses are a `oneof event` of `plan` (with the `arrays` to come and `warnings`), `progress`, `partial`,
@@ -135,28 +135,6 @@ class AnalysisResult(ABC, Generic[Request, Plan, Response, End]):
         if not rows:
             raise StreamingError(f"{name} has not come")
         return rows, np.stack([self._tensors[index, row] for row in rows])
-
-    # Looking at it.
-
-    @abstractmethod
-    def table(self) -> Any:
-        """A table of rich."""
-
-    def _drawn(self, picture: str, path: str | Path | None) -> Any:
-        """What a module of `neuroscope.viz` draws of it."""
-        try:
-            module: Any = importlib.import_module(f"neuroscope.viz.{picture}")
-        except ImportError:
-            raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
-        return module.draw(self, path)
-
-    def __rich__(self) -> Any:
-        return self.table()
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
 
     # Keeping it.
 

@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.results.result import AnalysisResult
 from neuroscope.results.tuned_lens import TunedLens
@@ -98,9 +99,7 @@ class TunedLensResult(
 
     def table(self) -> Table:
         """A line for each translator."""
-        from neuroscope.viz import residual_tables
-
-        return residual_tables.training_table(self)
+        return show(self, "table")
 
     def __repr__(self) -> str:
         if self.plan is None:

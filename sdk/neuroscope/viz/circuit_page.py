@@ -7,14 +7,14 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from google.protobuf import json_format
-
 from neuroscope.circuits.layers import places, strengths, written_label
 from neuroscope.v1 import circuit_pb2 as pb
+from neuroscope.viz import tables
 from neuroscope.vocabulary.component_names import Place
+from neuroscope.vocabulary.message_text import plain
 
 if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
+    from neuroscope.circuits.content import CircuitContent
 
 _KINDS = {
     pb.CIRCUIT_NODE_KIND_INPUT: "input",
@@ -25,23 +25,28 @@ _KINDS = {
 }
 
 
-def write(circuit: Circuit) -> str:
+def write(circuit: CircuitContent) -> str:
     """The page."""
-    return _document(circuit.name or "Circuit", fragment(circuit))
+    return _document(circuit.name or "Circuit", _fragment(circuit))
 
 
-def fragment(circuit: Circuit) -> str:
-    """What a notebook shows: the page without its head."""
+def mimebundle(circuit: CircuitContent, **options: Any) -> dict[str, str]:
+    """What a notebook shows: the page, and the table as text."""
+    return {"text/plain": tables.text(circuit), "text/html": _fragment(circuit)}
+
+
+def _fragment(circuit: CircuitContent) -> str:
+    """The page without its head."""
     data = json.dumps(_data(circuit), ensure_ascii=False).replace("</", "<\\/")
-    folder = files("neuroscope.circuits") / "formats"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    folder = files("neuroscope.viz")
+    style, script = ((folder / f"circuit_page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return (
         f"<div class='ns-circuit'><style>{style}</style><script type='application/json'>{data}</script>"
         f"<div class='ns-view'></div><script>{script}</script></div>"
     )
 
 
-def _data(circuit: Circuit) -> dict[str, Any]:
+def _data(circuit: CircuitContent) -> dict[str, Any]:
     where, strong, scores = places(circuit), strengths(circuit), circuit.node_scores
     edges: list[dict[str, Any]] = [
         {
@@ -77,7 +82,7 @@ def _data(circuit: Circuit) -> dict[str, Any]:
         "edges": sorted(edges, key=lambda edge: edge["strength"]),
         "ranks": {name: rank for rank, name in enumerate(ranked)},
         "facts": circuit.facts,
-        "provenance": _flat(json_format.MessageToDict(circuit.provenance, preserving_proto_field_name=True)),
+        "provenance": _flat(plain(circuit.provenance)),
         "curve": [] if measured is None else [[point.size, point.faithfulness] for point in measured.curve],
     }
 

@@ -16,8 +16,8 @@ from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.viz import html_figure
 
 if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
     from neuroscope.circuits.comparison import CircuitComparison
+    from neuroscope.circuits.content import CircuitContent
 
 _FILLS = {
     pb.CIRCUIT_NODE_KIND_HEAD: "#e7effa",
@@ -31,7 +31,7 @@ _ROW, _COLUMN = 0.5, 0.62  # inches
 _LARGEST = 80.0
 
 
-def draw(circuit: Circuit, path: str | Path | None = None) -> Any:
+def draw(circuit: CircuitContent, path: str | Path | None = None) -> Any:
     """The figure; written to `path` as well, in the format of its ending."""
     measured = circuit.evaluation
     curve = [] if measured is None else list(measured.curve)
@@ -93,7 +93,7 @@ def draw_comparison(comparison: CircuitComparison, path: str | Path | None = Non
     return figure
 
 
-def _graph(axes: Any, circuit: Circuit, drawn: Mapping[str, tuple[str, float]]) -> None:
+def _graph(axes: Any, circuit: CircuitContent, drawn: Mapping[str, tuple[str, float]]) -> None:
     """Nodes in their rows, edges by color and strength, the strongest on top."""
     where = places(circuit)
     for name, (color, strength) in sorted(drawn.items(), key=lambda entry: entry[1][1]):
@@ -148,7 +148,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _extent(circuit: Circuit) -> tuple[float, float]:
+def _extent(circuit: CircuitContent) -> tuple[float, float]:
     rows = rows_of(circuit)
     width, height = _COLUMN * max(map(len, rows), default=1) + 0.4, _ROW * len(rows) + 0.8
     return min(max(4.0, width), _LARGEST), min(max(3.0, height), _LARGEST)

@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
     from neuroscope.circuits.comparison import CircuitComparison
+    from neuroscope.circuits.content import CircuitContent
+    from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
 
 _EDGES = 10
 
 
-def circuit_table(circuit: Circuit) -> Table:
+def circuit_table(circuit: CircuitContent) -> Table:
     """What is known of a circuit, and its strongest edges."""
     title = circuit.summary
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, min_width=len(title))
@@ -31,6 +32,19 @@ def circuit_table(circuit: Circuit) -> Table:
         if len(edges) > _EDGES:
             table.add_row(f"and {len(edges) - _EDGES} more", "", style="dim")
     return table
+
+
+def discovery_table(result: DiscoveryResult) -> Table:
+    """The circuit's facts; where there is none, why."""
+    table = circuit_table(result.circuit)
+    if not result.is_found:
+        table.caption = f"no effect: {result.reason}"
+    return table
+
+
+def evaluation_table(result: EvaluationResult) -> Table:
+    """The circuit's facts."""
+    return circuit_table(result.circuit)
 
 
 def comparison_table(comparison: CircuitComparison) -> Table:

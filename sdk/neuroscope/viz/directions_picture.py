@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 if TYPE_CHECKING:
     from neuroscope.directions.directions import Directions
 
@@ -13,9 +16,6 @@ _COLOUR, _PALE = "#5b8def", "#c9d6f2"
 
 def draw(found: Directions, path: str | Path | None = None) -> Any:
     """The figure; written to `path` as well, in the format of its ending. Pale bars are no better than chance."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure: Any = Figure(figsize=(max(4.0, 1.6 + 0.45 * len(found)), 4.2), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     told, lengths = figure.subplots(2, 1, sharex=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from neuroscope.vocabulary.token_text import shortened, visible
 
@@ -18,9 +20,6 @@ _CHARACTERS = 9
 
 def draw(seen: FeatureActivations, path: str | Path | None = None, count: int = 24) -> Any:
     """The figure; written to `path` as well, in the format of its ending."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     features = seen.active()[:count]
     rows, columns = max(len(features), 1), len(seen.positions)
     size = (2.2 + _CELL_WIDTH * columns, 1.4 + _CELL_HEIGHT * rows)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from neuroscope.vocabulary.token_text import shortened, visible
 
@@ -18,9 +20,6 @@ _CHARACTERS = 9
 
 def draw(seen: LayerPredictions, path: str | Path | None = None) -> Any:
     """The figure; written to `path` as well, in the format of its ending."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows, columns = len(seen.points), len(seen.positions)
     size = (1.6 + _CELL_WIDTH * columns, 1.2 + _CELL_HEIGHT * rows)
     figure: Any = Figure(figsize=size, layout="constrained", facecolor="white")

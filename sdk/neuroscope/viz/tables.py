@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from neuroscope.dictionaries.dictionary import Dictionary
     from neuroscope.dictionaries.features import FeatureActivations
     from neuroscope.directions.directions import Directions
+    from neuroscope.display import Displayable
     from neuroscope.vocabulary.model_info import ModelInfo
 
 _WIDTHS = 80, 160  # least and most columns of a table
@@ -189,8 +190,18 @@ def layer_ranges(layers: Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
+def text(value: Displayable) -> str:
+    """A value's table as text, for `repr`."""
+    return as_text(value.table())
+
+
+def mimebundle(value: Displayable, **options: Any) -> dict[str, str]:
+    """A value's table for a notebook: HTML and text."""
+    return as_mimebundle(value.table())
+
+
 def as_text(table: Table) -> str:
-    """The table without colours, for `repr`."""
+    """A table without colours."""
     least, most = _WIDTHS
     width = min(max(shutil.get_terminal_size((_NOTEBOOK_WIDTH, 24)).columns, least), most)
     console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
@@ -199,8 +210,8 @@ def as_text(table: Table) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
 
 
-def as_mimebundle(table: Table, **options: Any) -> dict[str, str]:
-    """The table for a notebook: HTML and text."""
+def as_mimebundle(table: Table) -> dict[str, str]:
+    """A table for a notebook: HTML and text."""
     console = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, record=True, force_jupyter=False)
     console.print(table)
     style = "white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace"

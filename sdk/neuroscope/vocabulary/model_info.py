@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
+from neuroscope.display import Displayable, show
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2
@@ -14,6 +15,9 @@ from neuroscope.vocabulary.sites import Point
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_TOKENS_SHOWN = 12
+"""Tokens in the text form of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,11 @@ class Tokens(Sequence[int]):
     """The text of each id by itself."""
     warnings: tuple[str, ...] = ()
     """What looked wrong to the server, such as a doubled beginning-of-sequence token."""
+
+    def __repr__(self) -> str:
+        more = f", ... {len(self.tokens)} in all" if len(self.tokens) > _TOKENS_SHOWN else ""
+        pairs = zip(self.ids[:_TOKENS_SHOWN], self.tokens[:_TOKENS_SHOWN], strict=True)
+        return f"Tokens({', '.join(f'{token_id} {text!r}' for token_id, text in pairs)}{more})"
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -41,7 +50,7 @@ class Tokens(Sequence[int]):
         return iter(self.ids)
 
 
-class ModelInfo:
+class ModelInfo(Displayable):
     """A loaded model: its shape, every hookable point, and why the others are not there.
 
     Attributes:
@@ -102,17 +111,13 @@ class ModelInfo:
                 return described.reason
         return ""
 
-    def __rich__(self) -> Table:
-        from neuroscope.viz.tables import model_table
-
-        return model_table(self)
+    def table(self) -> Table:
+        """The points by component: layers, axes, dtype, module, and why the others are not available."""
+        return show(self, "table")
 
     def __repr__(self) -> str:
-        from neuroscope.viz.tables import as_text
-
-        return as_text(self.__rich__())
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        from neuroscope.viz.tables import as_mimebundle
-
-        return as_mimebundle(self.__rich__(), **options)
+        available = sum(point.available for point in self.points)
+        return (
+            f"ModelInfo({self.model.model_id}: {self.model.architecture}, {self.model.num_layers} layers, "
+            f"{available} of {len(self.points)} points available; table() shows them)"
+        )

@@ -5,18 +5,16 @@ requests.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, nearest
 from neuroscope.v1 import tensor_pb2 as pb
 from neuroscope.vocabulary import torch_arrays
-
-Array: TypeAlias = NDArray[np.generic]
+from neuroscope.vocabulary.torch_arrays import Array as Array
 
 _NUMPY: dict[pb.DataType.ValueType, np.dtype[np.generic]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype(np.float32),

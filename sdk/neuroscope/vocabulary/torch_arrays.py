@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError
 
-if TYPE_CHECKING:
-    from neuroscope.vocabulary.tensors import Array
+Array: TypeAlias = NDArray[np.generic]
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _SIGNED = {"uint16": np.int16, "uint32": np.int32, "uint64": np.int64}

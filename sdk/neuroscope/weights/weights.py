@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from neuroscope.arrays.factored import FactoredMatrix
 from neuroscope.arrays.named_array import NamedArray
+from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _LAYER, _HEAD, _KEY_VALUE_HEAD, _EXPERT = "layer", "head", "key_value_head", "expert"
 
 
-class Weights:
+class Weights(Displayable):
     """Weights of one model by their names: `weights.W_Q`, `weights["ln1.w"]`, layers stacked along the first axis.
 
     What was asked for without values has a plan alone: names, shapes, where numbers are from.
@@ -253,12 +254,7 @@ class Weights:
 
     def table(self) -> Table:
         """Names, layers, shapes and sizes, and norms where they were asked for."""
-        from neuroscope.viz.weights_table import weights_table
-
-        return weights_table(self)
-
-    def __rich__(self) -> Table:
-        return self.table()
+        return show(self, "table")
 
     def __repr__(self) -> str:
         if self._plan is None:

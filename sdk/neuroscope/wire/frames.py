@@ -228,6 +228,10 @@ class TensorPiece:
     is_joined: bool = False
     """Whether `array` was put together of slices: its bytes are its own, and it may be kept as it is."""
 
+    def __repr__(self) -> str:
+        place = f"row {self.row}, step {self.step}, from position {self.first_position}"
+        return f"TensorPiece({self.spec.hook_id!r}, {place}, {self.array.shape}, {self.array.dtype.name})"
+
     @property
     def positions(self) -> tuple[int, ...]:
         """Absolute positions along the position axis where they are other than first_position, +1, ...; else empty."""

@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from neuroscope.analysis import AnalysisResult, AsyncAnalysisClient, AttentionResult, HeadLabel
-from neuroscope.analysis.attention_request import role_name
 from neuroscope.arrays.grid import Grid
 from neuroscope.errors import MLXIntegrationError
+from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import progress_pb2
 from neuroscope_gateway.connection import while_connected

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from neuroscope.analysis import InformationFlow, LensReading, LogitAttribution, ResidualResult, TunedLensResult
-from neuroscope.analysis.residual_request import part_name
+from neuroscope.results.residual import part_name
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.v1 import tuned_lens_pb2
 from neuroscope_gateway.analyses import ANSWERS, presented, values_of

@@ -16,27 +16,27 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from google.protobuf import json_format
+
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.formats import dot, graphml, lazarus, mermaid, mib
 from neuroscope.circuits.graph import ComponentGraph
+from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.viz import circuit_page as page
-
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
 
 OWN = "neuroscope.v1.Circuit"
 """What our JSON says that it holds, at `format`."""
-TEXTS: Mapping[str, Callable[[Circuit], str]] = {
-    "json": lambda circuit: _dumped(circuit.to_json()),
+TEXTS: Mapping[str, Callable[[CircuitContent], str]] = {
+    "json": lambda circuit: _dumped(to_object(circuit)),
     "mib": lambda circuit: _dumped(mib.to_json(circuit)),
     "lazarus": lambda circuit: _dumped(lazarus.to_json(circuit)),
     "graphml": graphml.write,
     "dot": dot.write,
     "mermaid": mermaid.write,
-    "html": page.write,
+    "html": lambda circuit: show(circuit, "page"),
 }
 """Formats of text."""
 PICTURES = ("png", "svg", "pdf")
@@ -74,6 +74,11 @@ def checked(format: str) -> str:
             f"there is no format {format!r}; nearest: {', '.join(close)}", field="format", valid=close
         )
     return format
+
+
+def to_object(circuit: CircuitContent) -> dict[str, Any]:
+    """Our JSON object: protobuf's JSON of the contract's message, with the contract's field names."""
+    return {"format": OWN, **json_format.MessageToDict(circuit.message, preserving_proto_field_name=True)}
 
 
 def read(path: str | Path) -> pb.Circuit:
@@ -149,8 +154,6 @@ def consistent(circuit: pb.Circuit) -> pb.Circuit:
 
 
 def _own(value: Mapping[str, Any]) -> pb.Circuit:
-    from google.protobuf import json_format
-
     fields = {name: entry for name, entry in value.items() if name != "format"}
     try:
         return json_format.ParseDict(fields, pb.Circuit())

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.layers import rows_of, strengths, written_label
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
-
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
 
 _SHAPES = {
     pb.CIRCUIT_NODE_KIND_HEAD: "ellipse",
@@ -19,7 +16,7 @@ _SHAPES = {
 }
 
 
-def write(circuit: Circuit) -> str:
+def write(circuit: CircuitContent) -> str:
     """The file's text."""
     widths = strengths(circuit)
     lines = [f"digraph {json.dumps(circuit.name or 'circuit')} {{", "  rankdir=BT;", "  node [fontname=Helvetica];"]

@@ -5,23 +5,22 @@ from __future__ import annotations
 import importlib
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf import json_format
 
+from neuroscope.circuits.content import CircuitContent
+from neuroscope.circuits.networkx_form import to_networkx
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
 
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
-
 _WHOLE, _INDEX = "neuroscope", "index"
 
 
-def write(circuit: Circuit) -> str:
+def write(circuit: CircuitContent) -> str:
     """The file's text."""
-    graph = circuit.to_networkx(whole=True)
+    graph = to_networkx(circuit, whole=True)
     for _, attributes in [*graph.nodes(data=True), *((None, each[2]) for each in graph.edges(data=True))]:
         for name, value in list(attributes.items()):
             if isinstance(value, dict):

@@ -8,16 +8,14 @@ such as which input of a head an edge leads to, is metadata, by which ours are r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf import json_format
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
-
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
 
 _NODES = {
     pb.CIRCUIT_NODE_KIND_INPUT: "input",
@@ -36,7 +34,7 @@ _KINDS = {name: kind for kind, name in _NODES.items()}
 _OF_GRAPH = ("model", "provenance", "evaluation", "edge_count")
 
 
-def to_json(circuit: Circuit) -> dict[str, Any]:
+def to_json(circuit: CircuitContent) -> dict[str, Any]:
     """The object: the nodes and edges of the circuit."""
     whole = json_format.MessageToDict(circuit.message, preserving_proto_field_name=True)
     readers = circuit.readers

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.layers import rows_of, strengths, written_label
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
-
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
 
 _BRACKETS = {
     pb.CIRCUIT_NODE_KIND_HEAD: ('(["', '"])'),
@@ -21,7 +18,7 @@ _STRONG = 0.5
 """Share of the strongest score from which an edge is drawn thick."""
 
 
-def write(circuit: Circuit) -> str:
+def write(circuit: CircuitContent) -> str:
     """The file's text."""
     widths = strengths(circuit)
     lines = ["flowchart BT"]

@@ -11,20 +11,18 @@ the same score, and `cfg` says `n_key_value_heads`, by which ours are put togeth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import LOGITS, Place
 
-if TYPE_CHECKING:
-    from neuroscope.circuits.circuit import Circuit
-
 _KV = "n_key_value_heads"
 
 
-def to_json(circuit: Circuit) -> dict[str, Any]:
+def to_json(circuit: CircuitContent) -> dict[str, Any]:
     """The object. Every edge of the graph is in it; one without a score has 0."""
     model, graph = circuit.model, circuit.graph
     cfg: dict[str, Any] = {

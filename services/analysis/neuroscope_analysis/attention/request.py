@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
+from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
 from neuroscope_analysis import bounds
 from neuroscope_analysis.attention import circuits, name_heads, named_pairs
 from neuroscope_analysis.attention.named_pairs import NamedPair
 from neuroscope_analysis.attention.reading import PATTERN
-from neuroscope_analysis.attention.roles import ROLES, Role, role_name
+from neuroscope_analysis.attention.roles import ROLES, Role
 from neuroscope_analysis.attention.sequences import RepeatedBlocks
 from neuroscope_analysis.layers import with_component
 from neuroscope_analysis.settings import AnalysisSettings

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 
 
@@ -65,11 +66,6 @@ class Role:
         how = "zeros" if self.is_zeroed else "its mean at each position of other random sequences"
         others = " and beyond the effects of heads without the role" if self.against_others else ""
         return f"the head's output is replaced by {how}; the change of the {self.measure} must be beyond noise{others}"
-
-
-def role_name(role: pb.HeadRole.ValueType) -> str:
-    """Such as previous_token."""
-    return pb.HeadRole.Name(role).removeprefix("HEAD_ROLE_").lower()
 
 
 _EIGENVALUES = (

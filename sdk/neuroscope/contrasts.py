@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from google.protobuf import json_format
 
 from neuroscope.activations.cache import ActivationCache
+from neuroscope.aio import AsyncClient
+from neuroscope.client import Client
 from neuroscope.directions.direction import Direction
 from neuroscope.directions.directions import Directions
 from neuroscope.directions.finding import METHODS, Matrix, find, separation
@@ -19,10 +21,6 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.vocabulary.prompts import Prompt
 from neuroscope.vocabulary.sites import Point
-
-if TYPE_CHECKING:
-    from neuroscope.aio import AsyncClient
-    from neuroscope.client import Client
 
 ROWS = 16
 """Prompts of one request."""

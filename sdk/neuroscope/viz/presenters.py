@@ -1,0 +1,69 @@
+"""Which function draws which value. `neuroscope.display` asks here; modules are imported when they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from neuroscope.errors import InvalidRequestError
+
+VIEWS: Mapping[str, Mapping[str, str]] = {
+    "Displayable": {"text": "tables:text", "mimebundle": "tables:mimebundle"},
+    "ActivationCache": {"table": "tables:cache_table"},
+    "AttentionComparison": {"table": "attention_tables:comparison_table", "picture": "comparison_picture:draw"},
+    "AttentionResult": {"table": "attention_tables:attention_table", "picture": "attention_picture:draw"},
+    "AttributionResult": {"table": "sweep_tables:attribution_table"},
+    "CircuitContent": {
+        "table": "circuit_tables:circuit_table",
+        "picture": "circuit_picture:draw",
+        "page": "circuit_page:write",
+        "mimebundle": "circuit_page:mimebundle",
+    },
+    "CircuitComparison": {"table": "circuit_tables:comparison_table", "picture": "circuit_picture:draw_comparison"},
+    "CompositionResult": {"table": "attention_tables:composition_table", "picture": "composition_picture:draw"},
+    "Dataset": {"table": "tables:dataset_table"},
+    "Directions": {"table": "tables:directions_table", "picture": "directions_picture:draw"},
+    "DiscoveryResult": {"table": "circuit_tables:discovery_table"},
+    "EvaluationResult": {"table": "circuit_tables:evaluation_table"},
+    "FeatureActivations": {"table": "tables:features_table", "picture": "features_picture:draw"},
+    "Grid": {"table": "tables:array_table"},
+    "InformationFlow": {"table": "residual_tables:flow_table", "picture": "flow_picture:draw"},
+    "InteractionGraph": {"table": "attention_tables:interactions_table", "picture": "interactions_picture:draw"},
+    "LayerPredictions": {"table": "tables:lens_table", "picture": "lens_picture:draw"},
+    "ModelInfo": {"table": "tables:model_table"},
+    "Projected": {"table": "tables:projected_table"},
+    "ResidualResult": {
+        "table": "residual_tables:residual_table",
+        "lens_table": "residual_tables:lens_table",
+        "picture": "residual_picture:draw",
+    },
+    "Scores": {"table": "sweep_tables:scores_table", "picture": "sweep_picture:draw"},
+    "SweepResult": {"table": "sweep_tables:result_table"},
+    "TunedLensResult": {"table": "residual_tables:training_table"},
+    "Weights": {"table": "weights_table:weights_table"},
+}
+"""By class and view, `module:function` in `neuroscope.viz`; the function takes the value first."""
+
+
+def presenter_of(kind: type, view: str) -> Callable[..., Any]:
+    """The function that makes a view of a class's values; a class has the views of its bases too.
+
+    Raises:
+        InvalidRequestError: it draws with matplotlib, which is not installed.
+        LookupError: there is no such view.
+    """
+    for base in kind.__mro__:
+        if place := VIEWS.get(base.__name__, {}).get(view):
+            module, _, function = place.partition(":")
+            return getattr(_imported(module), function)
+    raise LookupError(f"{kind.__name__} has no {view}")
+
+
+def _imported(module: str) -> Any:
+    try:
+        return importlib.import_module(f"neuroscope.viz.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise InvalidRequestError("plot needs matplotlib: pip install 'neuroscope-mlx[viz]'", field="viz") from None
