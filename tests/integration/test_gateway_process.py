@@ -65,7 +65,7 @@ def url_of(started: subprocess.Popen[str]) -> str:
 def test_it_says_when_it_is_ready_and_ends_cleanly() -> None:
     with process("--port", "0") as started:
         url = url_of(started)
-        assert httpx.get(f"{url}/openapi.json").status_code == 200
+        assert httpx.get(f"{url}/openapi.json", timeout=30).status_code == 200
         started.send_signal(signal.SIGTERM)
         out, _ = started.communicate(timeout=10)
         assert (started.returncode, out) == (0, "")
@@ -77,7 +77,7 @@ def test_a_taken_port_is_told_and_the_next_one_serves() -> None:
         with process("--port", str(port)) as started:
             url = url_of(started)
             assert url != f"http://127.0.0.1:{port}"
-            assert httpx.get(f"{url}/openapi.json").status_code == 200
+            assert httpx.get(f"{url}/openapi.json", timeout=30).status_code == 200
             started.send_signal(signal.SIGINT)
             _, errors = started.communicate(timeout=10)
             assert started.returncode == 0

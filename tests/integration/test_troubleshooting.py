@@ -34,7 +34,7 @@ def quoted(name: str) -> set[str]:
 
 
 def said(findings: list[checks.CheckResult]) -> str:
-    return "\n".join(f"{finding.found}\n{finding.hint}" for finding in findings)
+    return "\n".join(f"{finding.detail}\n{finding.hint}" for finding in findings)
 
 
 def free_port() -> int:
