@@ -1,9 +1,9 @@
-"""The SDK in one page: generate while capturing, capture one forward pass, address what came, save it.
+"""The SDK in one page: capture while generating, capture one forward pass, index the cache, save it.
 
     neuroscope up                        # in another terminal
     python examples/first_capture.py
 
-NEUROSCOPE_TARGET names another service than 127.0.0.1:50051, or `local` for one inside this process.
+NEUROSCOPE_TARGET is the address of the service (default 127.0.0.1:50051), or `local` to run the engine in this process.
 """
 
 import os
@@ -20,7 +20,7 @@ with neuroscope.Client(os.environ.get("NEUROSCOPE_TARGET", "127.0.0.1:50051")) a
     model = client.load_model(str(BUNDLED))
     print(f"{model.model_id}: {model.num_layers} layers, {model.num_heads} heads")
 
-    # Tokens arrive with the activations of the step that made them, as read-only numpy views of the message.
+    # Each token arrives with the activations of its step, as read-only numpy views of the message.
     generation = client.generate(
         [{"role": "user", "content": "What is the capital of France?"}],
         hooks=["resid_post", ("attention_pattern", 0)],
@@ -31,7 +31,7 @@ with neuroscope.Client(os.environ.get("NEUROSCOPE_TARGET", "127.0.0.1:50051")) a
         print(f"{token.text!r:12} {len(pieces)} tensors, {sum(piece.array.nbytes for piece in pieces)} bytes")
     print(generation.text)
 
-    # One forward pass without sampling. A TransformerLens name is as good as (component, layer).
+    # One forward pass without sampling. TransformerLens names work as well as (component, layer).
     cache = client.capture(
         "When Mary and John went to the store, John gave a drink to", ["resid_post", "attention_pattern"]
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The REST surface with curl. In another terminal: neuroscope up
+# The REST API with curl. In another terminal: neuroscope up
 set -euo pipefail
 url="${NEUROSCOPE_URL:-http://127.0.0.1:8080}"
 model="${NEUROSCOPE_MODEL:-$(cd "$(dirname "$0")/.." && pwd)/models/neuroscope-tiny}"

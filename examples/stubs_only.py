@@ -1,4 +1,4 @@
-"""Nothing but gRPC, the generated stubs and numpy: what any language's client has to do.
+"""A client of gRPC, the generated stubs and numpy alone: what a client in any language has to do.
 
 neuroscope up                        # in another terminal, with a model loaded
 python examples/stubs_only.py
@@ -37,7 +37,7 @@ for response in inference_pb2_grpc.GenerationServiceStub(channel).Generate(reque
                 print(f"step {frame.step}: {spec.site.component} of layer {spec.site.layer}", array.shape)
         case "token":  # after the frames of its step
             print(f"step {response.token.step}: {response.token.text!r}")
-        case "manifest":  # what was sent, to compare with what came
+        case "manifest":  # what the service sent, to compare with what arrived
             assert received == sum(entry.length_bytes for entry in response.manifest.entries)
             print(f"{received} bytes, as the manifest says")
         case _:  # started; tensor_frame would carry the slices of a tensor above 512 KiB

@@ -6,6 +6,7 @@ python -m scripts.make_configuration_page
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +18,84 @@ from neuroscope_gateway.settings import GatewaySettings
 from neuroscope_inference.settings import InferenceSettings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
-_SERVICES: tuple[tuple[str, str, type[BaseSettings]], ...] = (
-    ("Inference", "neuroscope_inference", InferenceSettings),
-    ("Analysis", "neuroscope_analysis", AnalysisSettings),
-    ("Gateway", "neuroscope_gateway", GatewaySettings),
-)
+SERVICES: dict[str, type[BaseSettings]] = {
+    "Inference": InferenceSettings,
+    "Analysis": AnalysisSettings,
+    "Gateway": GatewaySettings,
+}
 _HEAD = """# Configuration
 
-Made by `python -m scripts.make_configuration_page` from the settings themselves; a test holds this page to them. A flag
-goes before the environment variable, which goes before the default. `python -m MODULE --help` prints the same.
+Every setting is a flag and an environment variable. A flag wins over a variable, a variable over the default.
+`neuroscope up` starts all services, `python -m neuroscope_inference`, `neuroscope_analysis` or `neuroscope_gateway`
+starts one and prints its settings with `--help`. (`python -m scripts.make_configuration_page` makes this page.)
 
-Besides these, everywhere:
+The command line and all services also read:
 
-| variable | |
+| variable | meaning |
 |---|---|
-| `NEUROSCOPE_TARGET` | The inference service that the command line talks to, host:port. |
-| `NEUROSCOPE_ANALYSIS_TARGET` | The analysis service that it talks to. |
-| `NEUROSCOPE_CACHE_DIR` | Where the prepared BLAS and the verdicts of self-tests are kept. |
-| `NEUROSCOPE_BLAS` | The BLAS of MLX's CPU backend on Linux: `off` for MLX's own, or the path of a library. |
-| `OTEL_EXPORTER_OTLP_ENDPOINT` and its kin | Where traces and metrics go; unset: nowhere. |
+| `NEUROSCOPE_TARGET` | Address of the inference service for the command line, host:port. |
+| `NEUROSCOPE_ANALYSIS_TARGET` | Address of the analysis service for the command line. |
+| `NEUROSCOPE_TOKEN`, `NEUROSCOPE_TLS`, ... | Token and TLS of the command line, see `neuroscope --help`. |
+| `NEUROSCOPE_CACHE_DIR` | Folder of the prepared BLAS and of self-test results. |
+| `NEUROSCOPE_BLAS` | BLAS of MLX's CPU backend on Linux: `off` for MLX's own, or the path of a library. |
+| `OTEL_EXPORTER_OTLP_ENDPOINT`, ... | Collector of traces and metrics; unset: none. |
 """
 
 
+@dataclass(slots=True)
+class _Row:
+    """A setting that is the same in each of some services."""
+
+    flag: str
+    default: str
+    meaning: str
+    services: list[str] = field(default_factory=list[str])
+    variables: list[str] = field(default_factory=list[str])
+
+    def __str__(self) -> str:
+        variables = ", ".join(f"`{variable}`" for variable in self.variables)
+        return f"| `{self.flag}` | {variables} | {self.default} | {self.meaning} |"
+
+
 def page() -> str:
-    """The page as Markdown."""
-    return _HEAD + "".join(_section(*service) for service in _SERVICES)
+    """The page as Markdown: a table for each service, and one for what several have."""
+    rows: dict[tuple[str, str, str], _Row] = {}
+    for service, settings in SERVICES.items():
+        prefix = settings.model_config.get("env_prefix", "")
+        for name, info in settings.model_fields.items():
+            setting = (f"--{name.replace('_', '-')}", _default(info), _meaning(info))
+            row = rows.setdefault(setting, _Row(*setting))
+            row.services.append(service)
+            row.variables.append(f"{prefix}{name.upper()}")
+    tables: dict[tuple[str, ...], list[_Row]] = {(service,): [] for service in SERVICES}
+    for row in rows.values():
+        tables.setdefault(tuple(row.services), []).append(row)
+    return _HEAD + "".join(_table(" and ".join(services).capitalize(), table) for services, table in tables.items())
 
 
-def _section(title: str, module: str, settings: type[BaseSettings]) -> str:
-    prefix = settings.model_config.get("env_prefix", "")
-    lines = [f"\n## {title}: `python -m {module}`\n", "| flag | variable | default | |", "|---|---|---|---|"]
-    for name, field in settings.model_fields.items():
-        flag = f"`--{name.replace('_', '-')}`"
-        told = " ".join((field.description or "").split()).replace("|", "\\|")
-        bounds = ", ".join(_bounds(field))
-        lines.append(
-            f"| {flag} | `{prefix}{name.upper()}` | {_default(field)} | {told}{f' ({bounds})' if bounds else ''} |"
-        )
-    return "\n".join(lines) + "\n"
+def _table(services: str, rows: list[_Row]) -> str:
+    head = [f"\n## {services}\n", "| flag | variable | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([*head, *map(str, rows)]) + "\n"
 
 
-def _bounds(field: FieldInfo) -> Iterator[str]:
-    """The bounds of a number, as the settings check them."""
-    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    for constraint in field.metadata:
+def _meaning(info: FieldInfo) -> str:
+    description = " ".join((info.description or "").split()).replace("|", "\\|")
+    bounds = ", ".join(_bounds(info))
+    return f"{description} ({bounds})" if bounds else description
+
+
+def _bounds(info: FieldInfo) -> Iterator[str]:
+    """The bounds of a number, as the settings check them; that it is not negative goes without saying."""
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    for constraint in info.metadata:
         for name, text in words.items():
-            if (bound := getattr(constraint, name, None)) is not None:
+            bound = getattr(constraint, name, None)
+            if bound is not None and (name, bound) != ("ge", 0):
                 yield f"{text} {bound}"
 
 
-def _default(field: FieldInfo) -> str:
-    value: Any = field.default
+def _default(info: FieldInfo) -> str:
+    value: Any = info.default
     if isinstance(value, list | tuple):
         value = ",".join(str(item) for item in value)  # type: ignore[reportUnknownVariableType]
     return f"`{value}`" if str(value) else "none"

@@ -24,10 +24,10 @@ class AnalysisSettings(UpstreamSettings, ServingSettings):
     )
 
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
-    """Port to listen on; 0 takes any free one."""
+    """Port to listen on; 0: any free port."""
     chunk_budget_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
-    """Activations of one chunk of a prompt may take this many bytes; an analysis holds a few chunks."""
+    """Maximum activation bytes of one prompt chunk; an analysis holds a few chunks."""
     weights_budget_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
-    """Weights that one analysis may hold; roles that need more are left out, or refused where they are asked for."""
+    """Maximum weight bytes that one analysis holds; roles that need more are skipped, or refused if requested."""
     max_prompts: Annotated[int, Field(ge=1)] = 256
-    """Most prompts of one request."""
+    """Maximum prompts of one request."""

@@ -45,23 +45,22 @@ class GatewaySettings(UpstreamSettings):
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """Port to listen on; 0: any free one. If it is taken, the next free one is used."""
+    """Port to listen on; 0: any free port. If it is taken, the next free one."""
     analysis: str = "127.0.0.1:50052"
-    """Where the analysis service listens: host:port, or unix:path; token and TLS are those of inference."""
+    """Address of the analysis service: host:port or unix:path; token and TLS are those of inference."""
     allowed_origins: Names = LOOPBACK_ORIGINS
-    """Web origins whose pages may call the gateway, separated by commas; `:*` is any port, `*` alone any origin."""
+    """Web origins that may call the gateway, separated by commas; `:*` is any port, `*` any origin."""
     allowed_hosts: Names = LOOPBACK_HOSTS
-    """Host names under which the gateway answers, separated by commas, without port; `*`: any."""
+    """Accepted values of the Host header, separated by commas, without port; `*`: any."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
-    """Largest request body, in bytes."""
+    """Maximum size of a request body."""
     body_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """A request's body must have arrived within this time."""
+    """Time in which a request body must arrive."""
     max_concurrent_requests: Annotated[int, Field(ge=1)] = 256
-    """Most requests at one time, streams included; one more is answered with 503 and Retry-After. /health
-    is not counted."""
+    """Maximum concurrent requests, streams included; the next gets 503 with Retry-After. /health does not count."""
     api_keys: Annotated[Names, Field(repr=False)] = ()
-    """Keys that clients must send as `Authorization: Bearer KEY`, separated by commas; none: everybody may call. Better
-    set as NEUROSCOPE_GATEWAY_API_KEYS than on a command line, which others can read. /health asks for none."""
+    """Accepted keys (`Authorization: Bearer KEY`), separated by commas; none: everybody may call. Others can read
+    command lines: use the variable. /health needs no key."""
 
     @field_validator("analysis")
     @classmethod

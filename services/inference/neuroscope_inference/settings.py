@@ -25,62 +25,54 @@ class InferenceSettings(ServingSettings):
     shared_memory_bytes: int = Field(
         32 * 1024 * 1024,
         ge=0,
-        description="Memory that a stream may share with a client of this host, for its large tensors; it is taken as "
-        "the reader falls behind. 0: all tensors travel in the stream.",
+        description="Maximum memory that a stream shares with a client of this host for large tensors; 0: none.",
     )
     model: Annotated[list[str], NoDecode, BeforeValidator(split)] = Field(
-        [], description="Folders or Hugging Face ids to load at start, separated by commas or given one by one."
+        [], description="Folders or Hugging Face ids to load at start, separated by commas or one per flag."
     )
     model_dirs: Annotated[list[str], NoDecode, BeforeValidator(split)] = Field(
         [],
-        description="Folders below which callers may load models and adapters, separated by commas or given one by "
-        "one; the models above are loaded all the same. Empty: from anywhere, the hub included.",
+        description="Folders below which callers may load models and adapters, separated by commas or one per flag. "
+        "Empty: anywhere, and the hub. Does not limit `model`.",
     )
     model_memory_bytes: int = Field(
         0,
         ge=0,
-        description="Weights of all models may take this much memory together; loading one more evicts the least "
-        "recently used that nothing runs on. 0: no limit.",
+        description="Memory budget for the weights of all models; loading one more evicts the least recently used idle "
+        "model. 0: no limit.",
     )
-    chunk_budget_bytes: int = Field(
-        64 * 1024 * 1024, ge=1, description="Captures of one prefill chunk may take this many bytes."
-    )
+    chunk_budget_bytes: int = Field(64 * 1024 * 1024, ge=1, description="Maximum captured bytes of one prefill chunk.")
     memory_limit_bytes: int = Field(
         0,
         ge=0,
-        description="Prefill chunks and decode batches are made smaller where MLX holds more memory than this after "
-        "one. 0: only where an allocation fails.",
+        description="Shrink prefill chunks and decode batches when MLX holds more memory than this; 0: only when an "
+        "allocation fails.",
     )
     stream_limit_bytes: int = Field(
-        16 * 1024 * 1024, ge=1, description="A job rests while its reader has left this many bytes unread."
+        16 * 1024 * 1024, ge=1, description="Unread bytes at which a stream pauses its job."
     )
     prompt_cache_bytes: int = Field(
         0,
         ge=0,
-        description="What each model may keep of prompts that were read, for prompts that begin alike. 0: nothing, and "
-        "a repeated request gives the same bits.",
+        description="Memory per model for the KV cache of earlier prompts, reused by prompts with the same beginning. "
+        "0: none; a repeated request then gives the same bits.",
     )
     sweep_max_patches: int = Field(
-        100_000, ge=1, description="Patches of one sweep, at most; a larger one is refused with the estimate."
+        100_000, ge=1, description="Maximum patches of one sweep; a larger one is refused with the estimate."
     )
     sweep_batch_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Patches that run together may take about this much memory."
+        256 * 1024 * 1024, ge=1, description="Approximate memory of the patches that run in one batch."
     )
-    cache_self_tests: bool = Field(
-        True, description="Keep verdicts of the self-test in the user's cache, for models whose files did not change."
-    )
-    max_prompts: int = Field(256, ge=1, description="Most prompts of one request, and most rows.")
-    tensor_max_bytes: int = Field(1024**3, ge=0, description="Uploaded tensors may take this much memory together.")
-    tensor_ttl_seconds: float = Field(3600.0, gt=0, description="An upload that does not say how long to keep it.")
+    cache_self_tests: bool = Field(True, description="Cache self-test results of models whose files did not change.")
+    max_prompts: int = Field(256, ge=1, description="Maximum prompts and rows of one request.")
+    tensor_max_bytes: int = Field(1024**3, ge=0, description="Memory budget of all uploaded tensors.")
+    tensor_ttl_seconds: float = Field(3600.0, gt=0, description="Default lifetime of an upload.")
     spool_dir: str = Field(
         "",
-        description="Folder of streams that were asked for as resumable; one service's own. "
-        "Empty: spool-PORT in ~/.cache/neuroscope.",
+        description="Folder of kept captures, for one service alone. Empty: ~/.cache/neuroscope/spool-PORT.",
     )
-    spool_max_bytes: int = Field(
-        8 * 1024**3, ge=0, description="Kept streams may take this much disk together; the oldest make room."
-    )
-    spool_ttl_seconds: float = Field(3600.0, gt=0, description="A stream is kept this long after its end.")
+    spool_max_bytes: int = Field(8 * 1024**3, ge=0, description="Disk budget of kept captures; the oldest make room.")
+    spool_ttl_seconds: float = Field(3600.0, gt=0, description="Lifetime of a kept capture after its end.")
 
     @property
     def spool_folder(self) -> Path:

@@ -19,27 +19,27 @@ class ServingSettings(BaseSettings):
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback is reachable by others."""
+    """Address to listen on. Other machines can reach any but loopback."""
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    """Port to listen on; 0 takes any free one."""
+    """Port to listen on; 0: any free port."""
     unix_socket: str = ""
-    """Path of a Unix domain socket to listen on besides, for its owner alone; clients name unix:PATH."""
+    """Also listen on a Unix domain socket at this path, open to its owner only; clients use unix:PATH."""
     tls_certificate: str = ""
-    """File of the certificate chain, PEM. Turns on TLS on the port."""
+    """Certificate chain (PEM file); turns on TLS on the port."""
     tls_key: str = ""
-    """File of the certificate's private key, PEM."""
+    """Private key of the certificate (PEM file)."""
     tls_client_ca: str = ""
-    """File of certificates, PEM; clients must show one that descends from these (mutual TLS)."""
+    """Authorities (PEM file) that client certificates must descend from; turns on mutual TLS."""
     token: SecretStr = SecretStr("")
-    """Every call must carry it, health checks excepted. Command lines can be read by others: set the variable, or
+    """Token that every call but health checks must carry. Others can read command lines: use the variable or
     token_file."""
     token_file: str = ""
-    """File that holds the token."""
+    """File with the token."""
     max_streams_per_client: Annotated[int, Field(ge=1)] = 64
-    """Most streams of one client at a time; a client is an address, and the gateway is one."""
+    """Maximum concurrent streams of one client; a client is an address, and the gateway is one client."""
     max_streams: Annotated[int, Field(ge=1)] = 256
-    """Most streams of all clients at a time."""
+    """Maximum concurrent streams of all clients."""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
-    """On SIGTERM running requests have this long to end."""
+    """Time that running requests have to finish after SIGTERM."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """How much is logged."""
+    """Lowest level that is logged."""

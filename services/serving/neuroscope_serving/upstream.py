@@ -27,21 +27,21 @@ class UpstreamSettings(BaseSettings):
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     inference: str = "127.0.0.1:50051"
-    """Where the inference service listens: host:port, or unix:path."""
+    """Address of the inference service: host:port or unix:path."""
     inference_token: SecretStr = SecretStr("")
-    """The token that the inference service asks for."""
+    """Token of the inference service."""
     inference_token_file: str = ""
-    """File that holds that token."""
+    """File with that token."""
     inference_tls: bool = False
-    """Speaks TLS to the inference service; a file of certificates below turns it on too."""
+    """Use TLS to the inference service; inference_tls_ca and inference_tls_certificate turn it on too."""
     inference_tls_ca: str = ""
-    """File of certificates, PEM, that the inference service's must descend from; empty: those that gRPC has."""
+    """Authorities (PEM file) that its certificate must descend from; empty: those of gRPC."""
     inference_tls_certificate: str = ""
-    """File of this service's own certificate chain, PEM, for an inference service that asks for one."""
+    """Own certificate chain (PEM file), for mutual TLS."""
     inference_tls_key: str = ""
-    """File of its private key, PEM."""
+    """Private key of the own certificate (PEM file)."""
     inference_tls_name: str = ""
-    """The name in the inference service's certificate, where its address is another."""
+    """Name in the certificate of the inference service, if it differs from its address."""
 
     @field_validator("inference")
     @classmethod
