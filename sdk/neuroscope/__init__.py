@@ -11,100 +11,65 @@
 The same over an event loop is `AsyncClient`; `Client.local()` needs no service.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from typing import Any
 
-from neuroscope.activations.cache import ActivationCache, MissingActivationError
-from neuroscope.activations.stream import GeneratedToken
-from neuroscope.aio import AsyncClient
-from neuroscope.calls.recovery import Retry
-from neuroscope.calls.running_generation import AsyncGeneration, Generation
-from neuroscope.client import Client
-from neuroscope.contrasts import contrast, contrast_async
-from neuroscope.directions import Direction, Directions
-from neuroscope.errors import (
-    ActivationCaptureError,
-    ChecksumError,
-    ContextLengthError,
-    DataConversionError,
-    DeadlineExceededError,
-    DoubledBosWarning,
-    HookNeverFiredError,
-    IdTakenError,
-    InvalidRequestError,
-    MLXIntegrationError,
-    ModelCorruptError,
-    ModelError,
-    ModelNotFoundError,
-    ModelUnsupportedError,
-    NeuroScopeIntegrationError,
-    NotImplementedByEngineError,
-    PermissionDeniedError,
-    ResourceExhaustedError,
-    StreamingError,
-    UnauthenticatedError,
-    UnavailableSiteError,
-    UnknownIdError,
-    UnknownSiteError,
-    WorkflowValidationError,
-)
-from neuroscope.interventions import Intervention, add, edit, noise, replace, scale, tensor, zero
-from neuroscope.vocabulary.hooks import Hook
-from neuroscope.vocabulary.model_info import ModelInfo, Tokens
-from neuroscope.wire.tls import Tls
+# Type checkers read __init__.pyi. Here a name is imported when it is first used, so that a program loads what it needs.
+_HOMES = {
+    "neuroscope.activations.cache": "ActivationCache MissingActivationError",
+    "neuroscope.activations.stream": "GeneratedToken",
+    "neuroscope.aio": "AsyncClient",
+    "neuroscope.calls.recovery": "Retry",
+    "neuroscope.calls.running_generation": "AsyncGeneration Generation",
+    "neuroscope.client": "Client",
+    "neuroscope.contrasts": "contrast contrast_async",
+    "neuroscope.directions": "Direction Directions",
+    "neuroscope.errors": (
+        "ActivationCaptureError ChecksumError ContextLengthError DataConversionError DeadlineExceededError "
+        "DoubledBosWarning HookNeverFiredError IdTakenError InvalidRequestError MLXIntegrationError "
+        "ModelCorruptError ModelError ModelNotFoundError ModelUnsupportedError NeuroScopeIntegrationError "
+        "NotImplementedByEngineError PermissionDeniedError ResourceExhaustedError StreamingError "
+        "UnauthenticatedError UnavailableSiteError UnknownIdError UnknownSiteError WorkflowValidationError"
+    ),
+    "neuroscope.interventions": "Intervention add edit noise replace scale tensor zero",
+    "neuroscope.vocabulary.hooks": "Hook",
+    "neuroscope.vocabulary.model_info": "ModelInfo Tokens",
+    "neuroscope.wire.tls": "Tls",
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = [*sorted(_MODULES), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
-try:
-    __version__ = version("neuroscope-mlx")
-except PackageNotFoundError:  # a source tree on the path, not installed
-    __version__ = "0.0.0"
 
-__all__ = [
-    "ActivationCache",
-    "ActivationCaptureError",
-    "AsyncClient",
-    "AsyncGeneration",
-    "ChecksumError",
-    "Client",
-    "ContextLengthError",
-    "DataConversionError",
-    "DeadlineExceededError",
-    "Direction",
-    "Directions",
-    "DoubledBosWarning",
-    "GeneratedToken",
-    "Generation",
-    "Hook",
-    "HookNeverFiredError",
-    "IdTakenError",
-    "Intervention",
-    "InvalidRequestError",
-    "MLXIntegrationError",
-    "MissingActivationError",
-    "ModelCorruptError",
-    "ModelError",
-    "ModelInfo",
-    "ModelNotFoundError",
-    "ModelUnsupportedError",
-    "NeuroScopeIntegrationError",
-    "NotImplementedByEngineError",
-    "PermissionDeniedError",
-    "ResourceExhaustedError",
-    "Retry",
-    "StreamingError",
-    "Tls",
-    "Tokens",
-    "UnauthenticatedError",
-    "UnavailableSiteError",
-    "UnknownIdError",
-    "UnknownSiteError",
-    "WorkflowValidationError",
-    "__version__",
-    "add",
-    "contrast",
-    "contrast_async",
-    "edit",
-    "noise",
-    "replace",
-    "scale",
-    "tensor",
-    "zero",
-]
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    else:
+        return _module(name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("neuroscope-mlx")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0.0.0"
+
+
+def _module(name: str) -> Any:
+    """A module of the package, so that `neuroscope.errors` needs no import of its own."""
+    full_name = f"{__name__}.{name}"
+    try:
+        return import_module(full_name)
+    except ModuleNotFoundError as error:
+        if error.name != full_name:
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

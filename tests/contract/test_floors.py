@@ -34,22 +34,35 @@ def test_the_floors_have_no_exceptions():
         assert not contract.get("allow_indirect_imports"), contract["name"]
 
 
+OURS_ABOVE = {"neuroscope_serving", "neuroscope.viz", "neuroscope.rest", "neuroscope.cli"}
 HEAVY = {
-    "neuroscope_serving",
-    "neuroscope.viz",
-    "matplotlib",
-    "rich",
-    "networkx",
-    "fastapi",
-    "mlx",
-    "pydantic",
-    "safetensors",
-    "opentelemetry.sdk",
-}
+    "fastapi", "httpx", "matplotlib", "ml_dtypes", "mlx", "networkx", "opentelemetry.exporter", "opentelemetry.sdk",
+    "pandas", "pydantic", "rich", "safetensors", "scipy", "sklearn", "tenacity", "torch", "typer", "uvicorn",
+}  # fmt: skip
+OF_CALLS = {"google.protobuf", "grpc", "numpy", "opentelemetry", "xxhash"}
+"""What only a program that calls a service needs."""
+HELP = """
+import sys
+from neuroscope.cli import main
+sys.argv = ["neuroscope", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
 
 
-@pytest.mark.parametrize("statement", ["import neuroscope", "from neuroscope import Client"])
-def test_a_client_loads_nothing_that_it_does_not_need(statement: str):
-    code = f"import sys; {statement}; print(*sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert HEAVY & set(out.stdout.split()) == set()
+@pytest.mark.parametrize(
+    ("code", "not_needed"),
+    [
+        ("import neuroscope", OURS_ABOVE | HEAVY | OF_CALLS | {"asyncio", "importlib.metadata", "neuroscope.errors"}),
+        ("from neuroscope import Client", OURS_ABOVE | HEAVY | {"grpc_status"}),
+        ("from neuroscope.analysis import AnalysisClient", OURS_ABOVE | HEAVY),
+        (HELP, (OURS_ABOVE | HEAVY | OF_CALLS | {"neuroscope.client"}) - {"neuroscope.cli", "typer", "rich"}),
+    ],
+    ids=["the package", "a client", "an analysis client", "the help"],
+)
+def test_a_program_loads_what_it_needs(code: str, not_needed: set[str]):
+    code += "\nimport sys; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not_needed & set(out.splitlines()[-1].split()) == set()

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from neuroscope.cli.app import app
+from neuroscope.cli.commands import COMMANDS, LazyCommand
 from neuroscope.cli.connection import Connection
 from neuroscope.errors import InvalidRequestError
 from neuroscope.tracing import telemetry
@@ -243,3 +244,9 @@ def test_what_the_server_finds_strange_is_a_yellow_line():
             patch.setattr(sys, "stderr", stream)
             warnings.warn("two BOS tokens", UserWarning, stacklevel=1)
     assert stream.getvalue() == "warning: two BOS tokens\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_line_of_a_command_is_the_first_of_its_own_help(command: LazyCommand):
+    assert command.loaded.name == command.name
+    assert command.loaded.help.split("\n\n")[0].replace("\n", " ") == command.help

@@ -21,6 +21,7 @@ WITHOUT_MODEL = {"up", "models list", "models load", "doctor"}
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     command = command or typer.main.get_command(app)
     for name, child in getattr(command, "commands", {}).items():
+        child = getattr(child, "loaded", child)
         yield " ".join((*path, name)), child
         yield from commands(child, (*path, name))
 

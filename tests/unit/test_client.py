@@ -1,8 +1,6 @@
 """neuroscope.client and neuroscope.aio: every method makes its request and gives its value, in both the same way."""
 
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -409,13 +407,3 @@ def test_calls_of_the_contract():
     assert not RPCS["Generate"].streams_requests
     assert RPCS["PutTensor"].streams_requests
     assert RPCS["GetTrace"].response is telemetry_pb2.GetTraceResponse
-
-
-def test_importing_the_package_is_light():
-    code = (
-        "import sys; import neuroscope;"
-        "heavy = {'mlx', 'matplotlib', 'rich', 'typer', 'pydantic', 'safetensors', 'opentelemetry.sdk', 'fastapi'};"
-        "print(sorted(heavy & set(sys.modules)), neuroscope.__version__)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.startswith("[] ")

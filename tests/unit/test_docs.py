@@ -58,6 +58,7 @@ def unknown_options(arguments: list[str]) -> list[str]:
             unknown += [word] if word not in {"--help", *flags} else []
         else:
             command = getattr(command, "commands", {}).get(word, command)
+            command = getattr(command, "loaded", command)
     return unknown
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.reductions import NAMES
 from neuroscope.vocabulary.sites import Point
-from neuroscope.vocabulary.tensors import Array, numpy_dtype
+from neuroscope.vocabulary.tensors import Array, lowest, numpy_dtype
 from neuroscope.wire.frames import TensorPiece
 
 _BATCH_AXIS = 0
@@ -203,7 +202,7 @@ class Activation:
 
     def _fill(self) -> Any:
         if self.point.component == "attention_scores" and not np.issubdtype(self.dtype, np.integer):
-            return cast("Any", ml_dtypes.finfo(self.dtype)).min
+            return lowest(self.dtype)
         return 0
 
 

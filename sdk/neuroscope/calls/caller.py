@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 from opentelemetry import trace
-from tenacity import AsyncRetrying, Retrying
 
 from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.stream import StreamState
@@ -121,7 +120,7 @@ class Caller:
     def _captured(self, wanted: Capturing) -> ActivationCache:
         recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
         with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
-            for attempt in Retrying(**recovery.policy()):
+            for attempt in recovery.attempts():
                 with attempt:
                     self._feed(recovery.state, recovery.call, report)
                     recovery.state.finish()
@@ -233,7 +232,7 @@ class AsyncCaller:
     async def _captured(self, wanted: Capturing) -> ActivationCache:
         recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
         with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
-            async for attempt in AsyncRetrying(**recovery.policy()):
+            async for attempt in recovery.async_attempts():
                 with attempt:
                     await self._feed(recovery.state, recovery.call, report)
                     recovery.state.finish()

@@ -1,7 +1,7 @@
 """When a call is made again, and what is asked for then. Does no input or output itself.
 
     recovery = Recovery(call, retry, capture_id)
-    for attempt in Retrying(**recovery.policy()):
+    for attempt in recovery.attempts():
         with attempt:
             feed(recovery.state, recovery.call)
 
@@ -15,9 +15,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
-from typing import Any
-
-from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
+from typing import TYPE_CHECKING, Any
 
 from neuroscope.activations.stream import StreamState, warn
 from neuroscope.calls import requests
@@ -30,6 +28,9 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying, RetryCallState, Retrying
 
 _log = logging.getLogger(__name__)
 
@@ -77,8 +78,21 @@ class Recovery:
         self._recaptures = 0
         self._failures = 0
 
-    def policy(self) -> dict[str, Any]:
-        """The arguments of `tenacity.Retrying` and `AsyncRetrying`."""
+    def attempts(self) -> Retrying:
+        """The attempts, one after the other."""
+        from tenacity import Retrying
+
+        return Retrying(**self._policy())
+
+    def async_attempts(self) -> AsyncRetrying:
+        """The same on an event loop."""
+        from tenacity import AsyncRetrying
+
+        return AsyncRetrying(**self._policy())
+
+    def _policy(self) -> dict[str, Any]:
+        from tenacity import retry_if_exception, stop_after_attempt
+
         return {
             "stop": stop_after_attempt(max(1, self._retry.attempts)),
             "wait": self._pause_s,

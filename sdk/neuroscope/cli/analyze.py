@@ -12,18 +12,13 @@ import typer
 from neuroscope.analysis import ROLES, AnalysisResult, read_pairs
 from neuroscope.cli import circuits, residual
 from neuroscope.cli.arguments import LayersOption, parse_layers, read_prompt
-from neuroscope.cli.connection import (
-    AnalysisTargetOption,
-    Connection,
-    LocalOption,
-    ModelOption,
-    TraceOption,
-)
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import out
+from neuroscope.cli.options import AnalysisTargetOption, LocalOption, ModelOption, TraceOption
 from neuroscope.cli.saving import RESULT
 from neuroscope.errors import InvalidRequestError
 
-app = typer.Typer(no_args_is_help=True, help="Interprets a model: attention heads, circuits, the residual stream.")
+app = typer.Typer(no_args_is_help=True)
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
 SequencesOption = Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")]

@@ -10,24 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 import neuroscope
-from neuroscope.cli import (
-    analyze,
-    attribute,
-    capture,
-    circuits,
-    dictionaries,
-    directions,
-    doctor,
-    generate,
-    hooks,
-    lens,
-    models,
-    sweep,
-    up,
-    weights,
-)
-from neuroscope.cli.connection import (
-    Connection,
+from neuroscope.cli.commands import COMMANDS
+from neuroscope.cli.console import out, show_error, show_warnings_as_lines
+from neuroscope.cli.options import (
     LocalOption,
     TargetOption,
     TlsCaOption,
@@ -37,9 +22,6 @@ from neuroscope.cli.connection import (
     TokenOption,
     TraceOption,
 )
-from neuroscope.cli.console import out, show_error, show_warnings_as_lines
-from neuroscope.cli.demo import demo
-from neuroscope.errors import MLXIntegrationError
 
 DEBUG_VARIABLE = "NEUROSCOPE_DEBUG"
 
@@ -47,11 +29,18 @@ DEBUG_VARIABLE = "NEUROSCOPE_DEBUG"
 class _Commands(TyperGroup):
     """Commands whose errors become one line and exit code 1; NEUROSCOPE_DEBUG=1 shows the stack trace instead."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for command in COMMANDS:
+            self.add_command(command)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except MLXIntegrationError as error:
-            if os.environ.get(DEBUG_VARIABLE):
+        except Exception as error:
+            from neuroscope.errors import MLXIntegrationError
+
+            if not isinstance(error, MLXIntegrationError) or os.environ.get(DEBUG_VARIABLE):
                 raise
             show_error(error)
             raise typer.Exit(1) from None
@@ -89,25 +78,9 @@ def options(
     ] = False,
 ) -> None:
     """Options of every command; those of target, local and trace may come after its name too."""
+    from neuroscope.cli.connection import Connection
+
     show_warnings_as_lines()
     context.obj = Connection.of(context, target, local, trace).with_security(
         token, tls, tls_ca, tls_certificate, tls_key
     )
-
-
-app.command("up", rich_help_panel="Services")(up.up)
-app.command("doctor", rich_help_panel="Services")(doctor.doctor)
-app.add_typer(models.app, name="models", rich_help_panel="Services")
-app.command("hooks", rich_help_panel="Inspection")(hooks.hooks)
-app.command("generate", rich_help_panel="Inspection")(generate.generate)
-app.command("capture", rich_help_panel="Inspection")(capture.capture)
-app.command("lens", rich_help_panel="Inspection")(lens.lens)
-app.add_typer(directions.app, name="directions", rich_help_panel="Inspection")
-app.add_typer(dictionaries.app, name="dictionaries", rich_help_panel="Inspection")
-app.command("sweep", rich_help_panel="Inspection")(sweep.sweep)
-app.command("attribute", rich_help_panel="Inspection")(attribute.attribute)
-app.command("weights", rich_help_panel="Inspection")(weights.weights)
-app.command("project", rich_help_panel="Inspection")(weights.project)
-app.add_typer(analyze.app, name="analyze", rich_help_panel="Inspection")
-app.add_typer(circuits.app, name="circuit", rich_help_panel="Inspection")
-app.command("demo", rich_help_panel="Inspection")(demo.demo)

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from neuroscope.cli.arguments import read_prompt
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import out
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver, pictures
 from neuroscope.cli.sweep import METRICS, draw_each, metric_of
 from neuroscope.experiments.attributed import AttributionResult

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from neuroscope.cli.arguments import HOOK_HELP, KvBitsOption, KvGroupSizeOption, conversation, parse_hooks, read_prompt
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import CACHE
 from neuroscope.tracing.waterfall import format_bytes, format_duration
 

@@ -11,22 +11,13 @@ import typer
 from neuroscope.analysis.circuit_request import GRANULARITIES
 from neuroscope.circuits import METHODS, Circuit, CircuitComparison
 from neuroscope.circuits.formats import ENDINGS, FORMATS, checked
-from neuroscope.cli.connection import (
-    AnalysisTargetOption,
-    Connection,
-    LocalOption,
-    ModelOption,
-    TargetOption,
-    TraceOption,
-)
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
+from neuroscope.cli.options import AnalysisTargetOption, LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver, pictures
 from neuroscope.datasets import NAMED
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Circuits in files: shows, exports and compares them; and the graph that they are parts of.",
-)
+app = typer.Typer(no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A circuit: JSON (ours, MIB's, lazarus'), GraphML.")]
 _CIRCUIT: Saver[Circuit] = Saver(dict.fromkeys(ENDINGS, Circuit.save))

@@ -8,13 +8,14 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET, AnalysisClient
 from neuroscope.cli.bundled import require_bundled_model
 from neuroscope.cli.console import err
+from neuroscope.cli.options import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE
 from neuroscope.client import DEFAULT_TARGET, Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnknownIdError
 from neuroscope.tracing import spantree, telemetry, tracefile
@@ -25,51 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 SERVICE_NAME = "neuroscope-client"
-TARGET_VARIABLE = "NEUROSCOPE_TARGET"
-ANALYSIS_TARGET_VARIABLE = "NEUROSCOPE_ANALYSIS_TARGET"
 _SPANS_TIMEOUT_S = 3.0
 _SPANS_POLL_S = 0.05
-
-TargetOption = Annotated[
-    str | None, typer.Option("--target", metavar="HOST:PORT", help=f"Inference service.  [env: {TARGET_VARIABLE}]")
-]
-AnalysisTargetOption = Annotated[
-    str | None,
-    typer.Option("--target", metavar="HOST:PORT", help=f"Analysis service.  [env: {ANALYSIS_TARGET_VARIABLE}]"),
-]
-LocalOption = Annotated[bool, typer.Option("--local", help="Runs the engine in this process instead of a service.")]
-TraceOption = Annotated[
-    Path | None, typer.Option("--trace", metavar="FILE", help="Writes a trace: FILE for Perfetto, and FILE.html.")
-]
-TokenOption = Annotated[
-    str,
-    typer.Option("--token", envvar="NEUROSCOPE_TOKEN", metavar="TOKEN", help="Token that the service asks for."),
-]
-TlsOption = Annotated[bool, typer.Option("--tls", envvar="NEUROSCOPE_TLS", help="Encrypts the connection.")]
-TlsCaOption = Annotated[
-    str,
-    typer.Option(
-        "--tls-ca",
-        envvar="NEUROSCOPE_TLS_CA",
-        metavar="FILE",
-        help="Certificates that the service's must descend from, PEM.",
-    ),
-]
-TlsCertificateOption = Annotated[
-    str,
-    typer.Option(
-        "--tls-certificate",
-        envvar="NEUROSCOPE_TLS_CERTIFICATE",
-        metavar="FILE",
-        help="Your certificate, for services that ask for one.",
-    ),
-]
-TlsKeyOption = Annotated[
-    str, typer.Option("--tls-key", envvar="NEUROSCOPE_TLS_KEY", metavar="FILE", help="Its private key.")
-]
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder or hub id.")
-]
 
 
 @dataclass(frozen=True, slots=True)

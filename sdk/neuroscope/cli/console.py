@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from neuroscope.cli.processes.supervisor import ProcessFailedError
-from neuroscope.errors import MLXIntegrationError
+if TYPE_CHECKING:
+    from neuroscope.errors import MLXIntegrationError
 
 out = Console(highlight=False)
 """Results."""
@@ -26,6 +26,8 @@ def show_error(error: MLXIntegrationError) -> None:
     if error.field and error.field not in error.message:
         line.append(f" ({error.field})", "dim red")
     err.print(line, soft_wrap=True)
+    from neuroscope.cli.processes.supervisor import ProcessFailedError
+
     if isinstance(error, ProcessFailedError):
         for line in error.tail:
             err.print(Text(f"  │ {line}", "dim"), soft_wrap=True)

@@ -10,19 +10,17 @@ import typer
 
 from neuroscope.calls.dictionaries import LoadedDictionary
 from neuroscope.cli.arguments import read_prompt
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver, pictures
 from neuroscope.cli.sweep import METRICS, metric_of
 from neuroscope.client import Client
 from neuroscope.dictionaries import FeatureActivations
 from neuroscope.viz.tables import dictionaries_table
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Sparse autoencoders and transcoders in SAELens' layout: loads them, shows which features are active and why.",
-)
+app = typer.Typer(no_args_is_help=True)
 _SAVER: Saver[FeatureActivations] = Saver(pictures(FeatureActivations.plot))
 _NAME = typer.Argument(metavar="DICTIONARY", help="A loaded each, or a folder at the service, which is loaded first.")
 

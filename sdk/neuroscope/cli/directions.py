@@ -10,15 +10,16 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from neuroscope.cli.arguments import LayersOption, parse_layers
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver, pictures
 from neuroscope.contrasts import contrast
 from neuroscope.directions import METHODS, Directions
 from neuroscope.errors import InvalidRequestError
 from neuroscope.vocabulary.prompts import Prompt
 
-app = typer.Typer(no_args_is_help=True, help="Directions between two sets of prompts: finds them, shows them.")
+app = typer.Typer(no_args_is_help=True)
 _SAVER: Saver[Directions] = Saver({".safetensors": Directions.save, **pictures(Directions.plot)})
 _PROMPTS_HELP = "a prompt on each line, or .json with a list of texts, conversations or token ids."
 

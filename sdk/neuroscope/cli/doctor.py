@@ -14,8 +14,9 @@ from rich.text import Text
 from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET
 from neuroscope.cli import checks
 from neuroscope.cli.checks import CheckResult, Status
-from neuroscope.cli.connection import ANALYSIS_TARGET_VARIABLE, Connection, TargetOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
+from neuroscope.cli.options import ANALYSIS_TARGET_VARIABLE, TargetOption
 
 _MARKS = {Status.OK: ("✓", "green"), Status.WARNING: ("!", "yellow"), Status.FAILED: ("✗", "red")}
 

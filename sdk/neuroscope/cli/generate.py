@@ -24,9 +24,10 @@ from neuroscope.cli.arguments import (
     parse_hooks,
     read_prompt,
 )
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, STEER_HELP, parse_edits, parse_steering
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import CACHE
 from neuroscope.interventions import describe
 from neuroscope.tracing.waterfall import format_bytes, format_duration

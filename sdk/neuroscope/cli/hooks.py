@@ -10,16 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from neuroscope.cli.connection import (
-    Connection,
-    LocalOption,
-    ModelOption,
-    TargetOption,
-    TraceOption,
-    chosen_model,
-    describe,
-)
+from neuroscope.cli.connection import Connection, chosen_model, describe
 from neuroscope.cli.console import out
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.viz.tables import layer_ranges

@@ -9,9 +9,10 @@ import typer
 
 from neuroscope.activations.layer_predictions import LayerPredictions
 from neuroscope.cli.arguments import read_prompt
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import out
 from neuroscope.cli.edits import EDIT_HELP, EDITS_HELP, parse_edits
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver, pictures
 
 _SAVER: Saver[LayerPredictions] = Saver(pictures(LayerPredictions.plot))

@@ -9,22 +9,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from neuroscope.cli.bundled import NAME, require_bundled_model
-from neuroscope.cli.connection import (
-    Connection,
-    LocalOption,
-    ModelOption,
-    TargetOption,
-    TraceOption,
-    chosen_model,
-    describe,
-)
+from neuroscope.cli.connection import Connection, chosen_model, describe
 from neuroscope.cli.console import err, out
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.message_text import plain
 from neuroscope.vocabulary.tensors import dtype_name
 
-app = typer.Typer(no_args_is_help=True, help="Lists, loads and frees models.")
+app = typer.Typer(no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints JSON.")]
 
@@ -64,7 +57,9 @@ def list_models(
 @app.command()
 def load(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH", help=f"Folder at the service, hub id, or {NAME}.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help=f"Folder or GGUF file at the service, hub id, or {NAME}.")
+    ],
     model_id: Annotated[str, typer.Option("--id", help="Name in requests; by default the last part of PATH.")] = "",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub.")] = "",
     adapter: Annotated[str, typer.Option(metavar="PATH", help="Folder of a LoRA adapter.")] = "",

@@ -10,8 +10,9 @@ import typer
 
 from neuroscope.analysis import PARTS, TunedLens
 from neuroscope.cli.arguments import read_prompt
-from neuroscope.cli.connection import AnalysisTargetOption, Connection, LocalOption, ModelOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import out
+from neuroscope.cli.options import AnalysisTargetOption, LocalOption, ModelOption, TraceOption
 from neuroscope.cli.saving import RESULT, Saver
 from neuroscope.errors import InvalidRequestError
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from neuroscope.cli.arguments import LayersOption, parse_layers, parse_numbers, read_prompt
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver, pictures
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from neuroscope.cli.bundled import bundled_model
-from neuroscope.cli.connection import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE, TraceOption
 from neuroscope.cli.console import err, out
+from neuroscope.cli.options import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE, TraceOption
 from neuroscope.cli.processes import services
 from neuroscope.cli.processes.span_receiver import SpanReceiver
 from neuroscope.cli.processes.supervisor import Supervisor

@@ -10,8 +10,9 @@ import typer
 
 from neuroscope.calls.weights import LIMIT_BYTES
 from neuroscope.cli.arguments import HeadsOption, LayersOption, parse_layers, parse_numbers
-from neuroscope.cli.connection import Connection, LocalOption, ModelOption, TargetOption, TraceOption
+from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import out
+from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver
 from neuroscope.cli.sweep import token_of
 from neuroscope.errors import DataConversionError, InvalidRequestError

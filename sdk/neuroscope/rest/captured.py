@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-import ml_dtypes
 import numpy as np
 
 from neuroscope.errors import DataConversionError
@@ -16,7 +15,7 @@ from neuroscope.rest.hook_spec import point_of
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary import sites, torch_arrays
 from neuroscope.vocabulary.sites import Point
-from neuroscope.vocabulary.tensors import Array, numpy_dtype, parse_dtype
+from neuroscope.vocabulary.tensors import Array, lowest, numpy_dtype, parse_dtype
 
 
 @dataclass(slots=True)
@@ -122,7 +121,7 @@ def _widened(arrays: Sequence[Array], axis: int, component: str) -> list[Array]:
         np.pad(
             array,
             [(0, width - array.shape[axis] if index == axis else 0) for index in range(array.ndim)],
-            constant_values=cast("Any", ml_dtypes.finfo(array.dtype)).min if least else 0,
+            constant_values=lowest(array.dtype) if least else 0,
         )
         for array in arrays
     ]

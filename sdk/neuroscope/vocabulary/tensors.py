@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import ml_dtypes
 import numpy as np
 import xxhash
 
@@ -15,11 +14,11 @@ from neuroscope.errors import DataConversionError, nearest
 from neuroscope.v1 import tensor_pb2 as pb
 from neuroscope.vocabulary import torch_arrays
 from neuroscope.vocabulary.torch_arrays import Array as Array
+from neuroscope.vocabulary.torch_arrays import bfloat16
 
 _NUMPY: dict[pb.DataType.ValueType, np.dtype[np.generic]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype(np.float32),
     pb.DATA_TYPE_FLOAT16: np.dtype(np.float16),
-    pb.DATA_TYPE_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
     pb.DATA_TYPE_FLOAT64: np.dtype(np.float64),
     pb.DATA_TYPE_INT8: np.dtype(np.int8),
     pb.DATA_TYPE_INT16: np.dtype(np.int16),
@@ -31,12 +30,14 @@ _NUMPY: dict[pb.DataType.ValueType, np.dtype[np.generic]] = {
     pb.DATA_TYPE_UINT64: np.dtype(np.uint64),
     pb.DATA_TYPE_BOOL: np.dtype(np.bool_),
 }
-_NAMES = {pb.DataType.Name(dtype).removeprefix("DATA_TYPE_").lower(): dtype for dtype in _NUMPY}
+_NAMES = {name.removeprefix("DATA_TYPE_").lower(): dtype for name, dtype in pb.DataType.items() if dtype}
 _OF_NAME = {dtype: name for name, dtype in _NAMES.items()}
 
 
 def numpy_dtype(dtype: pb.DataType.ValueType) -> np.dtype[np.generic]:
     """The numpy type of a wire type; bfloat16 is that of `ml_dtypes`."""
+    if dtype == pb.DATA_TYPE_BFLOAT16:
+        return bfloat16()
     try:
         return _NUMPY[dtype]
     except KeyError:
@@ -46,6 +47,13 @@ def numpy_dtype(dtype: pb.DataType.ValueType) -> np.dtype[np.generic]:
 def dtype_name(dtype: pb.DataType.ValueType) -> str:
     """The name in JSON: float32, bfloat16, ..."""
     return _OF_NAME[dtype]
+
+
+def lowest(dtype: np.dtype[np.generic]) -> float:
+    """The least number of a type of floats."""
+    import ml_dtypes
+
+    return float(cast("Any", ml_dtypes.finfo(dtype)).min)
 
 
 def parse_dtype(name: str, *, field: str = "dtype") -> pb.DataType.ValueType:
@@ -79,7 +87,7 @@ def to_array(value: Any, *, field: str = "tensor") -> Array:
     except (TypeError, ValueError, RuntimeError) as error:
         why = "its rows have different lengths" if "inhomogeneous" in str(error) else error
         raise DataConversionError(f"no array can be made of {_shortly(value)}: {why}", field=field) from None
-    if array.dtype not in _NUMPY.values() and array.dtype.kind not in "biuf":
+    if array.dtype.name not in _NAMES and array.dtype.kind not in "biuf":
         raise DataConversionError(f"{_shortly(value)} holds no numbers, but {array.dtype}", field=field)
     check_finite(array, field=field)
     if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float32).itemsize:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import cache
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +17,15 @@ from neuroscope.errors import DataConversionError
 
 Array: TypeAlias = NDArray[np.generic]
 
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _SIGNED = {"uint16": np.int16, "uint32": np.int32, "uint64": np.int64}
+
+
+@cache
+def bfloat16() -> np.dtype[np.generic]:
+    """The numpy type of `ml_dtypes`, which is imported when the first such array comes."""
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def is_tensor(value: Any) -> bool:
@@ -32,7 +39,7 @@ def to_numpy(tensor: Any) -> Array:
     torch: Any = sys.modules["torch"]
     plain = tensor.detach().cpu()
     if plain.dtype == torch.bfloat16:
-        return plain.contiguous().view(torch.int16).numpy().view(_BFLOAT16)
+        return plain.contiguous().view(torch.int16).numpy().view(bfloat16())
     return plain.numpy()
 
 
@@ -49,7 +56,7 @@ def to_torch(array: Array) -> Any:
             "torch is not installed here: pip install torch, or use numpy", field="format"
         ) from None
     own = np.array(array, order="C")  # torch warns of arrays that cannot be written to
-    if own.dtype == _BFLOAT16:
+    if own.dtype.name == "bfloat16":
         return torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
     if own.dtype.name in _SIGNED:
         return torch.from_numpy(own.view(_SIGNED[own.dtype.name])).view(getattr(torch, own.dtype.name))

@@ -10,7 +10,6 @@ import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
-from grpc_status import rpc_status
 
 from neuroscope import errors
 from neuroscope.v1 import errors_pb2
@@ -57,6 +56,8 @@ def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
 
 def to_abort(error: errors.MLXIntegrationError) -> grpc.Status:
     """What `context.abort_with_status` takes."""
+    from grpc_status import rpc_status
+
     return rpc_status.to_status(to_status(error))  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -78,6 +79,8 @@ def from_rpc_error(error: grpc.RpcError) -> errors.MLXIntegrationError:
 
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
     """The reason that a service of ours gave; None where the status comes from elsewhere."""
+    from grpc_status import rpc_status
+
     try:
         found = rpc_status.from_call(cast("grpc.Call", error))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     except ValueError:  # the trailer contradicts the status: not one of ours
