@@ -1,7 +1,7 @@
 """Path patching as its papers describe it: forward passes in which every component but the sender is frozen by a hook.
 
-Runs of the whole model for one path: the frozen one, in which receivers' inputs are read, and the one in which they are
-put; nothing is taken from the engine but its hooks.
+Runs of the whole model: the frozen one of a sender, in which the inputs of receivers are read, and for each path one in
+which they are put; nothing is taken from the engine but its hooks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +13,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
 from neuroscope.vocabulary.sites import Point
+from neuroscope_inference.engine.hook_plan import HookPlan, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.tap import RowEdit, Tap
 
 Put = Callable[[mx.array], mx.array]
 
@@ -25,12 +25,12 @@ def hooked(
     """Logits (positions, vocabulary) of a run in which points are replaced, and what passed at some of them."""
     layout = model.layout
     edits = {layout.index[point]: [RowEdit(put)] for point, put in puts.items()}
-    tap = Tap(layout.wanted([layout.index[point] for point in reads]), edits)
+    hook_plan = HookPlan(layout.wanted([layout.index[point] for point in reads]), edits)
     network: Any = model.network
-    with layout.switch.reading(tap):
+    with layout.switch.reading(hook_plan):
         logits = network(mx.array([list(tokens)]), cache=make_prompt_cache(model.network))
-    mx.eval(logits, tap.seen)
-    return logits[0], {point: tap.seen[layout.index[point]] for point in reads}
+    mx.eval(logits, hook_plan.seen)
+    return logits[0], {point: hook_plan.seen[layout.index[point]] for point in reads}
 
 
 def there(model: LoadedModel, component: str, *, is_input: bool = False) -> list[Point]:
@@ -57,21 +57,25 @@ def replaced(value: mx.array, heads: Sequence[int] = (), positions: Sequence[int
     return put
 
 
+Receiver = tuple[Point, Sequence[int], Sequence[int]]
+"""Point, heads and positions; empty: all."""
+
+
 def path_patched(
     model: LoadedModel,
     edited: Sequence[int],
     sender: tuple[Point, mx.array, Sequence[int], Sequence[int]],
-    receivers: Sequence[tuple[Point, Sequence[int], Sequence[int]]],
+    paths: Sequence[Sequence[Receiver]],
     *,
     recompute_mlps: bool = False,
-) -> NDArray[np.float32]:
-    """Logits (positions, vocabulary) of the edited prompt with one path patched.
+) -> list[NDArray[np.float32]]:
+    """Logits (positions, vocabulary) of the edited prompt with one path patched, for each path of a sender.
 
     Args:
         model: any.
         edited: its tokens.
         sender: the point, what is put there (1, positions, ...), heads and positions; empty: all.
-        receivers: points, heads and positions.
+        paths: the receivers of each.
         recompute_mlps: MLPs are not frozen.
     """
     heads, mlps = there(model, "head_output"), there(model, "mlp_out")
@@ -83,12 +87,15 @@ def path_patched(
     else:
         frozen = puts.get(point, lambda passing: passing)
         puts[point] = lambda passing: replaced(value, of_heads, at)(frozen(passing))
-    read = [name for name, *_ in receivers]
-    _, inputs = hooked(model, edited, puts, read)
-    final: dict[Point, Put] = {}
-    for name, of_heads, at in receivers:
-        earlier = final.get(name, lambda passing: passing)
-        now = replaced(inputs[name], of_heads, at)
-        final[name] = lambda passing, earlier=earlier, now=now: now(earlier(passing))
-    logits, _ = hooked(model, edited, final, [])
-    return np.array(logits.astype(mx.float32))
+    read = {name for receivers in paths for name, *_ in receivers}
+    _, inputs = hooked(model, edited, puts, list(read))
+    found: list[NDArray[np.float32]] = []
+    for receivers in paths:
+        final: dict[Point, Put] = {}
+        for name, of_heads, at in receivers:
+            earlier = final.get(name, lambda passing: passing)
+            now = replaced(inputs[name], of_heads, at)
+            final[name] = lambda passing, earlier=earlier, now=now: now(earlier(passing))
+        logits, _ = hooked(model, edited, final, [])
+        found.append(np.array(logits.astype(mx.float32)))
+    return found
