@@ -19,6 +19,7 @@ from textwrap import fill
 from mlx_lm.utils import MODEL_REMAPPING
 
 from neuroscope.vocabulary.sites import COMPONENTS
+from scripts.results import grouped
 from tests.support.module_sweep import Proved, prove
 from tests.support.tiny_configs import modules
 
@@ -117,7 +118,7 @@ def page(proved: list[Proved], families: list[Proved]) -> str:
     ]
     lines.append("| component | " + " | ".join(FAMILIES) + " |\n|---" + "|:-:" * len(FAMILIES) + "|\n")
     lines.extend(f"| `{c}` | " + " | ".join(found) + " |\n" for c, found in extents.items() if c not in everywhere)
-    missing = _grouped((_reasons(p), family) for family, p in zip(FAMILIES, families, strict=True))
+    missing = _by_size((_reasons(p), family) for family, p in zip(FAMILIES, families, strict=True))
     identities = sorted(set[str]().union(*(p.identities for p in proved)))
     lines.append(
         _IDENTITIES.format(
@@ -128,9 +129,9 @@ def page(proved: list[Proved], families: list[Proved]) -> str:
             components=len(COMPONENTS),
         )
     )
-    tested = _grouped((_cells(p), p.module) for p in proved if not p.failure)
+    tested = _by_size((_cells(p), p.module) for p in proved if not p.failure)
     lines.extend(f"| {', '.join(names)} | {cells} |\n" for cells, names in tested)
-    failed = _grouped((p.failure, p.module) for p in proved if p.failure)
+    failed = _by_size((p.failure, p.module) for p in proved if p.failure)
     lines.append(_FAILED)
     lines.extend(f"* {', '.join(names)}: {failure}\n" for failure, names in failed)
     return "".join(lines)
@@ -147,12 +148,9 @@ def _extent(proved: Proved, component: str) -> str:
     return "·" if not layers else "●" if layers == (proved.layers if COMPONENTS[component].has_layer else 1) else "◐"
 
 
-def _grouped(named: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """What is said, and of whom: what is said of many first."""
-    groups: dict[str, list[str]] = {}
-    for said, name in named:
-        groups.setdefault(said, []).append(name)
-    return sorted(groups.items(), key=lambda group: -len(group[1]))
+def _by_size(named: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Every result once with the names that have it, those of most names first."""
+    return sorted(grouped(named), key=lambda group: -len(group[1]))
 
 
 def _cells(proved: Proved) -> str:
