@@ -36,6 +36,14 @@ def analysis(inference: Service) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
+def frugal_analysis(inference: Service) -> Iterator[Service]:
+    """Another one, which reads no weights that take more than a kilobyte."""
+    arguments = ("--port", "0", "--inference", inference.target, "--weights-budget-bytes", "1000")
+    with running("neuroscope_analysis", *arguments) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
 def gateway(inference: Service, analysis: Service) -> Iterator[Service]:
     """A gateway of both."""
     arguments = ("--port", "0", "--inference", inference.target, "--analysis", analysis.target)

@@ -111,9 +111,8 @@ def test_copying_is_that_of_the_whole_circuit(family: str, tmp_path: Path) -> No
         assert found["suppression_score"].sel(layer=1, head=head).values == pytest.approx(-expected, abs=1e-3)
 
 
-def test_roles_by_weights_are_left_out_where_weights_are_too_large(inference: Service) -> None:
-    arguments = ("--port", "0", "--inference", inference.target, "--weights-budget-bytes", "1000")
-    with running("neuroscope_analysis", *arguments) as service, AnalysisClient(service.target) as client:
+def test_roles_by_weights_are_left_out_where_weights_are_too_large(frugal_analysis: Service) -> None:
+    with AnalysisClient(frugal_analysis.target) as client:
         with pytest.warns(UserWarning, match="left out: its weights take"):
             found = client.analyze_attention(model_id="llama", test=False, **FEW)
         assert "copying" not in found.roles

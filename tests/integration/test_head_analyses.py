@@ -434,9 +434,8 @@ def test_mistakes_are_told_before_anything_runs(client: AnalysisClient, case: st
     assert fresh.plan is None
 
 
-def test_weights_that_are_too_large_are_refused(inference: Service) -> None:
-    arguments = ("--port", "0", "--inference", inference.target, "--weights-budget-bytes", "1000")
-    with running("neuroscope_analysis", *arguments) as service, AnalysisClient(service.target) as client:
+def test_weights_that_are_too_large_are_refused(frugal_analysis: Service) -> None:
+    with AnalysisClient(frugal_analysis.target) as client:
         with pytest.raises(UnavailableSiteError, match="weights_budget_bytes") as caught:
             client.measure_composition(model_id="llama")
         assert caught.value.field == "layers"
