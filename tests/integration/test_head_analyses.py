@@ -5,7 +5,7 @@ python -m pytest tests/integration/test_head_analyses.py
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,9 @@ def bundled(bundled_model_dir: Path) -> Iterator[AnalysisClient]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_composition_is_that_of_the_matrices_multiplied_out(family: str, tmp_path: Path) -> None:
+def test_composition_is_that_of_the_matrices_multiplied_out(family: str, family_dir: Callable[[str], Path]) -> None:
     """With the norm's gain and centring, and shared key/value heads; every family."""
-    folder = str(make_model(family, tmp_path / family))
+    folder = str(family_dir(family))
     with Client.local(model=[folder]) as below:
         weights = below.weights("attention", "norms")
     with AnalysisClient.local(model=[folder]) as client:
