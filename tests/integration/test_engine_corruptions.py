@@ -178,7 +178,7 @@ def test_noise_is_seeded_and_measured_in_the_embeddings_own_deviation(llama: Loa
 
 
 def test_noise_has_the_deviation_that_is_asked_for(llama: LoadedModel) -> None:
-    from neuroscope_inference.engine.span import Span
+    from neuroscope_inference.engine.position_range import PositionRange
     from neuroscope_inference.engine.sweeps.corruption import Corruptions, noise_of
     from neuroscope_inference.engine.sweeps.pair import Corruption, Pair
 
@@ -192,7 +192,7 @@ def test_noise_has_the_deviation_that_is_asked_for(llama: LoadedModel) -> None:
     )
     assert plan is not None
     _, seen = hooked(llama, ids, {}, [point])
-    edits, _ = plan.at(Span(1, 0, 0, len(ids), len(ids)))
+    edits, _ = plan.at(PositionRange(1, 0, 0, len(ids), len(ids)))
     ((edit_of_row,),) = edits.values()
     own, noisy = np.array(seen[point][0]), np.array(edit_of_row.apply(seen[point])[0])
     changed = np.flatnonzero((own != noisy).any(axis=-1)).tolist()

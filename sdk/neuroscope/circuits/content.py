@@ -288,9 +288,9 @@ class CircuitContent(Displayable):
                 f" of {told.dataset.name}" * bool(told.dataset.name)
             )
         if (measured := self.evaluation) is not None:
-            found["metric, clean"] = measured.clean
-            found["metric, corrupted"] = measured.corrupted
-            found["metric, circuit"] = measured.circuit
+            found["metric on clean prompts"] = measured.clean
+            found["metric on corrupted prompts"] = measured.corrupted
+            found["metric of the circuit"] = measured.circuit
             found["faithfulness"] = measured.faithfulness
             for name in ("completeness", "minimality", "cpr", "cmd"):
                 if measured.HasField(name):

@@ -11,7 +11,7 @@ def _unobserved(_: float) -> None:
 
 
 @dataclass(slots=True)
-class Tally:
+class EngineCounters:
     """Counts; each has one thread that adds to it."""
 
     generated_tokens: int = 0

@@ -28,7 +28,7 @@ _READ_BYTES = 1024 * 1024
 _THREADS = 4
 
 
-class Keeper:
+class StreamRecorder:
     """Keeps streams in a spool and sends kept ones again; waits for the disk on threads of its own.
 
     One message of a stream is being written at any time, and it is sent once that is done. So a slow disk slows the

@@ -1,4 +1,4 @@
-"""Intercepting the call of one module by a class swap, underneath the hooks that `tap` installs.
+"""Intercepting the call of one module by a class swap, underneath the hooks that `hook_plan` installs.
 
 Parameters, paths and isinstance stay as they were. The two swaps stack: what is intercepted here may be hooked there.
 """
@@ -15,7 +15,7 @@ Interception = Callable[[nn.Module, Call, tuple[Any, ...], dict[str, Any]], Any]
 """(module, its own call, arguments, keyword arguments) -> what the call returns."""
 
 HOOK, INTERCEPTION = "_neuroscope_hook", "_neuroscope_interception"
-"""Attributes of modules whose class has been swapped by `tap` and here."""
+"""Attributes of modules whose class has been swapped by `hook_plan` and here."""
 _swapped_classes: dict[type[nn.Module], type[nn.Module]] = {}
 
 

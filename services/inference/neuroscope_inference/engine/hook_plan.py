@@ -1,7 +1,7 @@
-"""Reading activations while a model runs: class swaps on its modules, and the tap that says what is wanted.
+"""Reading activations while a model runs: class swaps on its modules, and the hook plan that says what is wanted.
 
 A module's class is replaced by a subclass of the same name whose `__call__` passes through a hook; parameters, paths
-and isinstance stay as they were. With no tap in the switch a hooked module computes exactly what it did before.
+and isinstance stay as they were. With no hook plan in the switch a hooked module computes exactly what it did before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope_inference.engine.arrays import new_handle
-from neuroscope_inference.engine.swapping import HOOK
+from neuroscope_inference.engine.module_hooks import HOOK
 
 Edit = Callable[[mx.array], mx.array]
 PointIndex = int
@@ -25,7 +25,7 @@ _swapped_classes: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class PointView:
     """How a point looks in what a module passes on: the point's axes, and the way back for an edit.
 
     Args:
@@ -52,7 +52,7 @@ class RowEdit:
     slot: int = 0
 
 
-class Flow(Protocol):
+class RowSchedule(Protocol):
     """Which rows run through which blocks, where they enter one after the other on the way up."""
 
     def enter(self, layer: int, stream: mx.array) -> mx.array:
@@ -68,7 +68,7 @@ class Flow(Protocol):
         ...
 
 
-class Tap:
+class HookPlan:
     """What one forward pass is asked to read and to edit, and what it has read: lazy arrays by point index.
 
     Args:
@@ -97,38 +97,38 @@ class Tap:
         """Positions that go on behind the final norm, where no other's logits are wanted; None: all."""
         self.tail: mx.array | None = None
         """Positions for which alone the last MLP is computed; elsewhere zeros take its place. None: all."""
-        self.flow: Flow | None = None
+        self.flow: RowSchedule | None = None
         """Where rows enter; None: all of them at the embedding."""
         self.carried: dict[int, mx.array] = {}
         """By layer, what an edit between attention and MLP adds to what the block writes."""
 
     @classmethod
-    def together(cls, taps: Sequence[Tap | None]) -> Tap | None:
-        """One tap for a batch, of a tap for each row in the batch's order; None where no row has one."""
-        if len(taps) == 1:
-            return taps[0]
-        present = [tap for tap in taps if tap is not None]
+    def together(cls, hook_plans: Sequence[HookPlan | None]) -> HookPlan | None:
+        """One hook plan for a batch, of a hook plan for each row in the batch's order; None where no row has one."""
+        if len(hook_plans) == 1:
+            return hook_plans[0]
+        present = [hook_plan for hook_plan in hook_plans if hook_plan is not None]
         if not present:
             return None
         edits: dict[PointIndex, list[RowEdit]] = {}
-        for slot, tap in enumerate(taps):
-            for point, of_row in (tap.edits if tap is not None else {}).items():
+        for slot, hook_plan in enumerate(hook_plans):
+            for point, of_row in (hook_plan.edits if hook_plan is not None else {}).items():
                 edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in of_row)
-        return cls([any(wanted) for wanted in zip(*(tap.wanted for tap in present), strict=True)], edits)
+        return cls([any(wanted) for wanted in zip(*(hook_plan.wanted for hook_plan in present), strict=True)], edits)
 
-    def see(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
+    def see(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> mx.array:
         """Edits the value, keeps it if the point is wanted, and gives what goes on: itself where nothing was edited."""
         value = self.edit(point, value, view)
         self.read(point, value, view)
         return value
 
-    def read(self, point: PointIndex, value: mx.array, view: View | None = None) -> None:
+    def read(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> None:
         """Keeps the value if the point is wanted."""
         if self.wanted[point]:
             handle = new_handle(value)
             self.seen[point] = handle if view is None else view.read(handle)
 
-    def edit(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
+    def edit(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> mx.array:
         """The value with its edits; itself where there are none."""
         edits = self.edits.get(point)
         if not edits:
@@ -163,26 +163,26 @@ def _edited(value: mx.array, edits: Sequence[RowEdit]) -> mx.array:
     return mx.concatenate([*pieces, value[end:]] if end < count else pieces)
 
 
-class Switch:
-    """Where the hooks of one model find the tap of the running forward pass, if there is one."""
+class ActiveHookPlan:
+    """Where the hooks of one model find the hook plan of the running forward pass, if there is one."""
 
-    __slots__ = ("tap",)
+    __slots__ = ("hook_plan",)
 
     def __init__(self) -> None:
-        self.tap: Tap | None = None
+        self.hook_plan: HookPlan | None = None
 
     @contextmanager
-    def reading(self, tap: Tap | None) -> Generator[Tap | None, None, None]:
-        """Routes what the model computes inside the block to a tap."""
-        self.tap = tap
+    def reading(self, hook_plan: HookPlan | None) -> Generator[HookPlan | None, None, None]:
+        """Routes what the model computes inside the block to a hook_plan."""
+        self.hook_plan = hook_plan
         try:
-            yield tap
+            yield hook_plan
         finally:
-            self.tap = None
+            self.hook_plan = None
 
 
 @dataclass(slots=True)
-class Watch:
+class ModulePoints:
     """What passes at one module: which points its arguments and its result are.
 
     Args:
@@ -194,28 +194,28 @@ class Watch:
 
     module: nn.Module
     inputs: list[tuple[int, PointIndex, int | None]] = field(default_factory=list)
-    outputs: list[tuple[PointIndex, View | None]] = field(default_factory=list)
+    outputs: list[tuple[PointIndex, PointView | None]] = field(default_factory=list)
     block: int | None = None
     is_last_mlp: bool = False
     is_final_norm: bool = False
 
 
-def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = None) -> None:
-    """Hooks a module, once and for all; `around` makes a context manager for its call while a tap is there."""
+def install(watch: ModulePoints, switch: ActiveHookPlan, around: Callable[[HookPlan], Any] | None = None) -> None:
+    """Hooks a module, once and for all; `around` makes a context manager for its call while a hook plan is there."""
 
     def hook(module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tap = switch.tap
-        if tap is None:
+        hook_plan = switch.hook_plan
+        if hook_plan is None:
             return call(module, *args, **kwargs)
-        if tap.shortcut is not None:
+        if hook_plan.shortcut is not None:
             if watch.block is not None:
                 return argument_of(args, kwargs, 0)
             if watch.is_final_norm:
-                if tap.is_normed:
-                    return tap.shortcut
-                args, kwargs = with_argument(args, kwargs, 0, tap.shortcut)
+                if hook_plan.is_normed:
+                    return hook_plan.shortcut
+                args, kwargs = with_argument(args, kwargs, 0, hook_plan.shortcut)
             return call(module, *args, **kwargs)
-        flow = None if watch.block is None else tap.flow
+        flow = None if watch.block is None else hook_plan.flow
         if flow is not None and watch.block is not None:
             entered = flow.enter(watch.block, argument_of(args, kwargs, 0))
             args, kwargs = with_argument(args, kwargs, 0, entered)
@@ -223,17 +223,17 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
             before = argument_of(args, kwargs, argument)
             if not isinstance(before, mx.array):
                 continue
-            after = tap.see(point, before)
+            after = hook_plan.see(point, before)
             if after is not before:
                 args, kwargs = with_argument(args, kwargs, argument, after)
                 if layer is not None:
-                    tap.carried[layer] = after - before
-        tail, positions = tap.tail if watch.is_last_mlp else None, 0
+                    hook_plan.carried[layer] = after - before
+        tail, positions = hook_plan.tail if watch.is_last_mlp else None, 0
         if tail is not None:
             stream: mx.array = argument_of(args, kwargs, 0)
             positions = stream.shape[1]
             args, kwargs = with_argument(args, kwargs, 0, stream[:, tail])
-        with around(tap) if around is not None else nullcontext():
+        with around(hook_plan) if around is not None else nullcontext():
             if flow is None or watch.block is None:
                 result = call(module, *args, **kwargs)
             else:
@@ -242,14 +242,14 @@ def install(watch: Watch, switch: Switch, around: Callable[[Tap], Any] | None = 
         if not isinstance(passed, mx.array):
             return result
         value = passed if tail is None else _placed(passed, tail, positions)
-        if watch.block is not None and watch.block in tap.carried:
-            value = value + tap.carried[watch.block]
+        if watch.block is not None and watch.block in hook_plan.carried:
+            value = value + hook_plan.carried[watch.block]
         if flow is not None and watch.block is not None:
             value = flow.leave(watch.block, value)
         for point, view in watch.outputs:
-            value = tap.see(point, value, view)
-        if tap.kept is not None and watch.is_final_norm:
-            value = value[:, tap.kept]
+            value = hook_plan.see(point, value, view)
+        if hook_plan.kept is not None and watch.is_final_norm:
+            value = value[:, hook_plan.kept]
         if value is passed:
             return result
         return (value, *result[1:]) if isinstance(result, tuple) else value

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 
 from neuroscope.errors import IdTakenError, ModelNotFoundError, ResourceExhaustedError, nearest
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
-from neuroscope_inference.engine.dictionaries.library import Library
+from neuroscope_inference.engine.dictionaries.registry import Library
 from neuroscope_inference.engine.loading import LoadRequest
 from neuroscope_inference.engine.model import LoadedModel
 
@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 _SETTING = "model_memory_bytes"
 
 
-class Shelf:
-    """Loaded models by id, `model in shelf` too. Any thread may look; only the engine's changes anything.
+class ModelRegistry:
+    """Loaded models by id, `model in registry` too. Any thread may look; only the engine's changes anything.
 
     Args:
         budget_bytes: weights and dictionaries may take this much memory together; 0 for no limit.

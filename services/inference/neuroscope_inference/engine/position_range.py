@@ -8,7 +8,7 @@ from neuroscope.v1 import site_pb2
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PositionRange:
     """Positions that one forward pass computes in one row."""
 
     row: int
@@ -28,15 +28,15 @@ class Span:
         return self.step > 0 or self.first + self.length >= self.prompt_length
 
 
-def selected(selector: site_pb2.PositionSelector, span: Span) -> list[int]:
-    """Absolute positions within the span that a selector names, in the order wanted."""
-    end = span.first + span.length
+def selected(selector: site_pb2.PositionSelector, position_range: PositionRange) -> list[int]:
+    """Absolute positions within the range of positions that a selector names, in the order wanted."""
+    end = position_range.first + position_range.length
     if selector.WhichOneof("which") == "range":
-        start = _absolute(selector.range.start, span.prompt_length)
-        stop = _absolute(selector.range.stop, span.prompt_length) if selector.range.HasField("stop") else end
-        return list(range(max(start, span.first), min(stop, end)))
-    wanted = (_absolute(position, span.prompt_length) for position in selector.list.positions)
-    return [position for position in wanted if span.first <= position < end]
+        start = _absolute(selector.range.start, position_range.prompt_length)
+        stop = _absolute(selector.range.stop, position_range.prompt_length) if selector.range.HasField("stop") else end
+        return list(range(max(start, position_range.first), min(stop, end)))
+    wanted = (_absolute(position, position_range.prompt_length) for position in selector.list.positions)
+    return [position for position in wanted if position_range.first <= position < end]
 
 
 def _absolute(position: int, prompt_length: int) -> int:

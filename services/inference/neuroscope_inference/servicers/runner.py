@@ -23,11 +23,11 @@ from neuroscope_inference.engine.caches import (
     QUANTIZED_BITS,
     CacheQuantization,
 )
+from neuroscope_inference.engine.capture_plan import CapturePlan
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.forward import Forward
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
-from neuroscope_inference.engine.reads import CapturePlan
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.run import Credit, Run
@@ -43,7 +43,7 @@ Response: TypeAlias = "type[pb.GenerateResponse] | type[pb.CaptureResponse] | ty
 
 
 @dataclass(slots=True)
-class Prepared:
+class PreparedRun:
     """A checked request, ready to run."""
 
     stream_id: str
@@ -81,7 +81,7 @@ class Runner:
         rows_per_prompt: int = 1,
         stop_before: int | None = None,
         credit: Credit | None = None,
-    ) -> Prepared:
+    ) -> PreparedRun:
         """Checks a request against its model. Nothing has run when it raises."""
         model = self._engine.model(request.model_id)
         read = await self._tokenized(model, request.prompts, rows_per_prompt)
@@ -106,7 +106,7 @@ class Runner:
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         # A stream that is kept will also be read where memory is not shared.
         size = SLICE_BYTES if request.resumable else slice_bytes(context)
-        return Prepared(stream_id, run, prompts, rows_per_prompt, size)
+        return PreparedRun(stream_id, run, prompts, rows_per_prompt, size)
 
     async def _quantization(
         self, model: LoadedModel, request: pb.GenerateRequest | pb.CaptureRequest
@@ -143,7 +143,7 @@ class Runner:
         return await asyncio.to_thread(*plan)  # tensors may lie on disk
 
     async def events(
-        self, prepared: Prepared, work: Iterator[StepResult | list[Row]], response: Response
+        self, prepared: PreparedRun, work: Iterator[StepResult | list[Row]], response: Response
     ) -> AsyncGenerator[Event, None]:
         """The events of a stream: what is about to be sent, frames before the token of their step, the manifest.
 
@@ -171,7 +171,7 @@ class Runner:
             async with aclosing(stream.items()) as results:
                 async for result in results:
                     held = result.nbytes
-                    self._engine.tally.captured_bytes += held
+                    self._engine.counters.captured_bytes += held
                     with telemetry.part("serialise", forward.context) as span:
                         span.set_attribute(telemetry.STEP, result.step)
                         span.set_attribute(telemetry.BYTES, held)
@@ -186,7 +186,7 @@ class Runner:
                     if held:
                         stream.release(held)
                     if result.token is not None:
-                        self._engine.tally.generated_tokens += 1
+                        self._engine.counters.generated_tokens += 1
                         yield response(token=result.token)  # type: ignore[call-arg]  # captures have none
         finally:
             stream.close()
@@ -225,7 +225,7 @@ class Runner:
 
 def _check_lenses(model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) -> None:
     """Refuses a lens on a model whose end cannot be applied by itself."""
-    reason = model.abilities.why_no_lens
+    reason = model.capabilities.why_no_lens
     for path, hook in hooks if reason else ():
         if hook.reduction.HasField("lens") and hook.site.component != "logits":  # which are taken as they are
             raise UnavailableSiteError(
@@ -244,7 +244,7 @@ def _drained(tensors: list[Outgoing]) -> Iterator[Outgoing]:
         yield tensors.pop()
 
 
-def _manifest(prepared: Prepared) -> pb.Manifest:
+def _manifest(prepared: PreparedRun) -> pb.Manifest:
     run = prepared.run
     run.forward.steering.current.check_applied()
     entries: list[pb.ManifestEntry] = []

@@ -13,7 +13,7 @@ import mlx.core as mx
 import pytest
 
 from neuroscope.errors import ModelUnsupportedError
-from neuroscope_inference.engine import selftest, verdicts
+from neuroscope_inference.engine import self_test_cache, selftest
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.local import LocalTransport
@@ -48,7 +48,7 @@ def test_the_second_load_runs_no_self_test_and_is_the_same(folder: Path, tmp_pat
     assert len(proofs) == 1
     assert [str(point) for point in second.describe().points] == [str(point) for point in first.describe().points]
     assert second.self_test == first.self_test
-    assert second.abilities == first.abilities
+    assert second.capabilities == first.capabilities
     assert [state.axes_extents for state in second.layout.states] == [s.axes_extents for s in first.layout.states]
     captured, again = capture_here(first, IDS), capture_here(second, IDS)
     assert captured.keys() == again.keys()
@@ -81,8 +81,8 @@ def test_another_version_proves_anew(
     llama_dir: Path, tmp_path: Path, proofs: list[Any], monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     load_with(tmp_path, llama_dir)
-    plain = verdicts.version
-    monkeypatch.setattr(verdicts, "version", lambda name: "99" if name == package else plain(name))
+    plain = self_test_cache.version
+    monkeypatch.setattr(self_test_cache, "version", lambda name: "99" if name == package else plain(name))
     load_with(tmp_path, llama_dir)
     assert len(proofs) == 2
 
@@ -117,9 +117,9 @@ def test_a_refused_model_leaves_no_verdict(llama_dir: Path, tmp_path: Path, monk
 
 def test_old_verdicts_make_room(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_with(None, llama_dir)
-    monkeypatch.setattr(verdicts, "_KEPT", 3)
+    monkeypatch.setattr(self_test_cache, "_KEPT", 3)
     for index in range(5):
-        verdicts.keep(tmp_path, str(index), model.layout, model.self_test, model.abilities)
+        self_test_cache.keep(tmp_path, str(index), model.layout, model.self_test, model.capabilities)
         os.utime(tmp_path / f"{index}.json", ns=(index, index))
     assert {file.stem for file in tmp_path.iterdir()} == {"2", "3", "4"}
 

@@ -14,9 +14,9 @@ from neuroscope_inference.engine.attributions.norms import KnownNorm
 from neuroscope_inference.engine.attributions.reading import Projection, Reading
 from neuroscope_inference.engine.edges.plan import EdgePlan, Written
 from neuroscope_inference.engine.edges.sets import Mask
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, PointView
 from neuroscope_inference.engine.paths.writing import applied
-from neuroscope_inference.engine.span import Span
-from neuroscope_inference.engine.tap import PointIndex, Tap, View
+from neuroscope_inference.engine.position_range import PositionRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class _Part:
     columns: slice
 
 
-class EdgeTap(Tap):
-    """A tap for rows whose edges are changed.
+class EdgeHookPlan(HookPlan):
+    """A hook plan for rows whose edges are changed.
 
     With o what a sender writes with the value, u what it writes in the edited run and c what it writes in the row, a
     receiver's stream changes by the sum of o - c = (o - u) - (c - u) over its changed edges. The first term is the same
@@ -45,7 +45,7 @@ class EdgeTap(Tap):
         wanted: by point index, whether it is read.
         graph: the edges.
         plans: of the rows, in the order of the batch; all have what they ask for, which is the same.
-        span: the positions of the forward pass.
+        position_range: the positions of the forward pass.
         boundaries: where the rows enter, ascending.
         places: positions that are read behind the last block, counted from the first one of the pass; None: all.
     """
@@ -55,12 +55,12 @@ class EdgeTap(Tap):
         wanted: Sequence[bool],
         graph: Graph,
         plans: Sequence[EdgePlan],
-        span: Span,
+        position_range: PositionRange,
         boundaries: Sequence[int],
         places: Sequence[int] | None = None,
     ) -> None:
         super().__init__(wanted, dict.fromkeys([*graph.probed, *graph.compared], ()))
-        self._graph, self._positions = graph, slice(span.first, span.end)
+        self._graph, self._positions = graph, slice(position_range.first, position_range.end)
         self._places = None if places is None else mx.array(list(places))
         self._changed: Mask = np.stack([plan.changed for plan in plans])  # (rows, senders, receivers)
         self._boundaries = np.maximum(np.array(boundaries), 0)
@@ -76,7 +76,7 @@ class EdgeTap(Tap):
         self._moved: mx.array | None = None
         """What these write in each row less what they write in the edited run (rows, senders, positions, d_model)."""
 
-    def edit(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
+    def edit(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> mx.array:
         """What goes on: with the changed edges of the receivers that the point is the input of."""
         if point not in self.edits and point not in self._readings:
             return value

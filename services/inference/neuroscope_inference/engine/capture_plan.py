@@ -14,13 +14,13 @@ from neuroscope.vocabulary.sites import COMPONENTS, Point, resolve
 from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.arrays import cast_dtype, wire_dtype
 from neuroscope_inference.engine.attention import key_positions
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.position_range import PositionRange, selected
 from neuroscope_inference.engine.reductions.base import Part, Reduction, Shape
 from neuroscope_inference.engine.reductions.choice import reduction_of
 from neuroscope_inference.engine.results import Pending
 from neuroscope_inference.engine.selectors import check_is_run, heads_of, positions_of, rows_of
-from neuroscope_inference.engine.span import Span, selected
-from neuroscope_inference.engine.tap import PointIndex, Tap
 
 _ATTENTION = ("attention_scores", "attention_pattern")
 
@@ -62,15 +62,15 @@ class Read:
         has_columns = tensor_pb2.AXIS_KEY_POSITION in self.spec.axes
         return elements * self.bytes_per_element * (columns if has_columns else 1)
 
-    def select(self, value: mx.array, span: Span) -> tuple[mx.array, int, tuple[int, ...]] | None:
+    def select(self, value: mx.array, position_range: PositionRange) -> tuple[mx.array, int, tuple[int, ...]] | None:
         """The selected part, its first position, and its positions where they are not contiguous; None: no part."""
-        first, positions = span.first, ()
+        first, positions = position_range.first, ()
         if self.positions is not None:
-            chosen = selected(self.positions, span)
+            chosen = selected(self.positions, position_range)
             if not chosen:
                 return None
             first = chosen[0]
-            local = [position - span.first for position in chosen]
+            local = [position - position_range.first for position in chosen]
             if chosen == list(range(first, first + len(chosen))):
                 value = value[(slice(None),) * self.position_axis + (slice(local[0], local[0] + len(local)),)]
             else:
@@ -83,11 +83,11 @@ class Read:
             value = value.astype(self.dtype)
         return mx.contiguous(value), first, positions
 
-    def logits_of(self, logits: mx.array, span: Span) -> mx.array:
+    def logits_of(self, logits: mx.array, position_range: PositionRange) -> mx.array:
         """The model's logits at the selected positions."""
         if self.positions is None:
             return logits
-        chosen = [position - span.first for position in selected(self.positions, span)]
+        chosen = [position - position_range.first for position in selected(self.positions, position_range)]
         return mx.take(logits, mx.array(chosen), axis=1) if chosen else logits
 
 
@@ -132,50 +132,54 @@ class CapturePlan:
 
     def first_read(self, row: int, length: int) -> int:
         """The first position of a prompt that something reads; its length if nothing does."""
-        whole = Span(row, 0, 0, length, length)
+        whole = PositionRange(row, 0, 0, length, length)
         read = [read.positions for read in self.reads if read.fires(row, 0)]
         firsts = [0 if positions is None else min(selected(positions, whole), default=length) for positions in read]
         return min(firsts, default=length)
 
-    def wanted(self, span: Span) -> list[PointIndex]:
+    def wanted(self, position_range: PositionRange) -> list[PointIndex]:
         """The points that are read in one forward pass of one row."""
-        firing = [read for read in self.reads if read.fires(span.row, span.step)]
+        firing = [read for read in self.reads if read.fires(position_range.row, position_range.step)]
         also = (read.reduction.also_reads for read in firing if read.reduction is not None)
         return [*(read.index for read in firing), *(index for index in also if index is not None)]
 
     def take(
-        self, tap: Tap | None, span: Span, slot: int | None = None, logits: mx.array | None = None
+        self,
+        hook_plan: HookPlan | None,
+        position_range: PositionRange,
+        slot: int | None = None,
+        logits: mx.array | None = None,
     ) -> list[Pending]:
         """The selected tensors of a forward pass, lazy. What never fired is simply not among them.
 
         Args:
-            tap: of the forward pass.
-            span: what it computed in this row.
+            hook_plan: of the forward pass.
+            position_range: what it computed in this row.
             slot: the row's place in a batch whose rows are padded on the left; None if it ran alone.
             logits: what the model gave (1, position, vocabulary); None if it stopped before.
         """
         pending: list[Pending] = []
-        if tap is None:
+        if hook_plan is None:
             return pending
         for read in self.reads:
-            value = tap.seen.get(read.index) if read.fires(span.row, span.step) else None
+            value = hook_plan.seen.get(read.index) if read.fires(position_range.row, position_range.step) else None
             keys: tuple[int, ...] = ()
             if value is not None and slot is not None:
                 value = value[slot : slot + 1]
                 if read.point.component in _ATTENTION:
-                    value = value[..., -span.end :]
-            elif read.point.component in _ATTENTION and (columns := tap.key_columns.get(read.point.layer or 0)):
+                    value = value[..., -position_range.end :]
+            elif read.point.component in _ATTENTION and (columns := hook_plan.key_columns.get(read.point.layer or 0)):
                 keys = key_positions(columns)
-            part = None if value is None or read.is_companion else read.select(value, span)
+            part = None if value is None or read.is_companion else read.select(value, position_range)
             if read.reduction is not None:
-                own = read.logits_of(logits, span) if read.needs_logits and logits is not None else None
-                also = _also(read, tap, span, slot)
-                pending += _reduce(read, Part(*part, keys, own, also) if part else None, span)
+                own = read.logits_of(logits, position_range) if read.needs_logits and logits is not None else None
+                also = _also(read, hook_plan, position_range, slot)
+                pending += _reduce(read, Part(*part, keys, own, also) if part else None, position_range)
                 continue
             if part is None:
                 continue
             array, first, positions = part
-            pending.append(Pending(read.spec.plan_index, span.row, first, array, positions, keys))
+            pending.append(Pending(read.spec.plan_index, position_range.row, first, array, positions, keys))
         return pending
 
     def checkpoints(self, row: int) -> Iterator[Callable[[], None]]:
@@ -295,19 +299,19 @@ def _points(model: LoadedModel, hook: inference_pb2.HookSpec, field: str) -> lis
     return resolve(hook.site, model.layout.num_layers, field=f"{field}.site")
 
 
-def _also(read: Read, tap: Tap, span: Span, slot: int | None) -> mx.array | None:
+def _also(read: Read, hook_plan: HookPlan, position_range: PositionRange, slot: int | None) -> mx.array | None:
     """The selected part of the other point that a reduction reads, if it does."""
     index = None if read.reduction is None else read.reduction.also_reads
-    value = None if index is None else tap.seen.get(index)
+    value = None if index is None else hook_plan.seen.get(index)
     if value is None:
         return None
-    part = replace(read, heads=()).select(value if slot is None else value[slot : slot + 1], span)
+    part = replace(read, heads=()).select(value if slot is None else value[slot : slot + 1], position_range)
     return None if part is None else part[0]
 
 
-def _reduce(read: Read, part: Part | None, span: Span) -> Iterator[Pending]:
+def _reduce(read: Read, part: Part | None, position_range: PositionRange) -> Iterator[Pending]:
     assert read.reduction is not None
-    for number, piece in enumerate(read.reduction.reduce(part, span.row, ends_step=span.ends_step)):
+    for number, piece in enumerate(read.reduction.reduce(part, position_range.row, ends_step=position_range.ends_step)):
         array = mx.contiguous(piece.array)
         index = read.spec.plan_index + number
-        yield Pending(index, span.row, piece.first_position, array, piece.positions, (), piece.is_sent)
+        yield Pending(index, position_range.row, piece.first_position, array, piece.positions, (), piece.is_sent)

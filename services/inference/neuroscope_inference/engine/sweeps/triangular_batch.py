@@ -7,13 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from neuroscope_inference.engine.tap import argument_of
+from neuroscope_inference.engine.hook_plan import argument_of
 
 BEFORE_EMBEDDING = -1
 """The boundary of rows that run from their tokens on."""
 
 
-class Entering:
+class TriangularBatch:
     """A triangular batch. Boundary b lies before block b, the last one behind the last block.
 
     Args:

@@ -10,7 +10,7 @@ from neuroscope_inference.engine.unembedding import Unembedding
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
+class ModelCapabilities:
     """The outcome of the probes.
 
     Attributes:
@@ -24,7 +24,7 @@ class Abilities:
     why_no_lens: str
 
     @classmethod
-    def of(cls, layout: Layout, vocab_size: int) -> Abilities:
+    def of(cls, layout: Layout, vocab_size: int) -> ModelCapabilities:
         """Those of a model whose points have been proved; eleven forward passes of up to five tokens."""
         end = Unembedding(layout.model, layout)
         return cls(caches.can_batch(layout.model, vocab_size), end.can_be_cut(), end.why_not())

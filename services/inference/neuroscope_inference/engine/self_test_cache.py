@@ -1,8 +1,8 @@
-"""Verdicts of the self-test, kept in the user's cache so that a model is proved once and not at every load.
+"""Results of the self-test, cached on disk so that a model is tested once and not at every load.
 
-A verdict belongs to everything that it follows from: the model's files as they lie there (names, sizes, times of their
-last change, headers and configuration), the adapter, the engine's own code, the versions of mlx and mlx-lm, the device.
-Where one of them changes, the key does, and the model is proved anew. A file that cannot be read counts as none.
+The key covers everything that a result depends on: the model's files (names, sizes, times of their last change, headers
+and configuration), the adapter, the engine's own code, the versions of mlx and mlx-lm, the device. Where one of them
+changes, the model is tested again. A file that cannot be read counts as none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import xxhash
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from neuroscope.v1 import inference_pb2
-from neuroscope_inference.engine.abilities import Abilities
+from neuroscope_inference.engine.capabilities import ModelCapabilities
 from neuroscope_inference.engine.layout import Layout
 
 _KEPT = 64
@@ -31,12 +31,12 @@ _PACKAGES = ("neuroscope-mlx", "mlx", "mlx-lm")
 
 
 def cache_folder() -> Path:
-    """Where verdicts lie: below NEUROSCOPE_CACHE_DIR, or below the user's cache directory."""
+    """Where self-test results lie: below NEUROSCOPE_CACHE_DIR, or below the user's cache directory."""
     return Path(os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")) / "self-tests"
 
 
 def key_of(model: Path, adapter_path: str) -> str:
-    """The hash of all that a verdict follows from.
+    """The hash of all that a self-test result follows from.
 
     Raises:
         OSError: a file cannot be read.
@@ -47,15 +47,15 @@ def key_of(model: Path, adapter_path: str) -> str:
     return digest.hexdigest()
 
 
-def restore(folder: Path, key: str, layout: Layout) -> tuple[inference_pb2.SelfTest, Abilities] | None:
-    """Hooks the model and gives it the verdict of that key; None if there is none that fits it."""
+def restore(folder: Path, key: str, layout: Layout) -> tuple[inference_pb2.SelfTest, ModelCapabilities] | None:
+    """Hooks the model and gives it the self-test result of that key; None if there is none that fits it."""
     try:
         kept = json.loads((folder / f"{key}.json").read_text())
         points: dict[str, Any] = kept["points"]
         if set(points) != {str(state.point) for state in layout.states} or len(kept["rules"]) != layout.num_layers:
             return None
         self_test = ParseDict(kept["self_test"], inference_pb2.SelfTest())
-        abilities = Abilities(**kept["abilities"])
+        capabilities = ModelCapabilities(**kept["abilities"])
         states = [(points[str(state.point)], state) for state in layout.states]
         proved = [(reason, path, tuple(extents), getattr(mx, dtype)) for (reason, path, extents, dtype), _ in states]
         rules, orders = [str(rule) for rule in kept["rules"]], [str(order) for order in kept["orders"]]
@@ -68,14 +68,16 @@ def restore(folder: Path, key: str, layout: Layout) -> tuple[inference_pb2.SelfT
         columns.order = order
         if block.routing is not None:
             block.routing.rule = rule
-    return self_test, abilities
+    return self_test, capabilities
 
 
-def keep(folder: Path, key: str, layout: Layout, self_test: inference_pb2.SelfTest, abilities: Abilities) -> None:
-    """Writes a verdict, whole or not at all, and lets go of the oldest ones."""
+def keep(
+    folder: Path, key: str, layout: Layout, self_test: inference_pb2.SelfTest, capabilities: ModelCapabilities
+) -> None:
+    """Writes a self-test result, whole or not at all, and lets go of the oldest ones."""
     kept = {
         "self_test": MessageToDict(self_test),
-        "abilities": asdict(abilities),
+        "abilities": asdict(capabilities),
         "points": {
             str(s.point): [s.reason, s.module_path, s.axes_extents, str(s.dtype).rpartition(".")[2]]
             for s in layout.states
