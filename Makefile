@@ -21,8 +21,10 @@ PEERS_READY := tests/bench/peers/.venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 install = $(BIN)/uv pip install --quiet --python .venv $(1) || { echo "uv could not; with pip"; $(PIP) $(1); }
 
-# A file's tests run in one worker, which starts what they share once. Files are taken in the order of testpaths.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A file's tests run in one worker, which starts what they share once. Files are taken in the order of testpaths. One
+# worker more than there are cores, since tests wait as well; at most 4, since each starts services of its own.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 3 ? $$(getconf _NPROCESSORS_ONLN) + 1 : 4 )))
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_FLAGS)

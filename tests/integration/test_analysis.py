@@ -172,8 +172,9 @@ def test_both_clients_and_this_process_and_rest_agree(
         streamed = rest.post("/v1/analysis/attention", json=body | {"stream": True})
         refused = rest.post("/v1/analysis/attention", json=body | {"layers": [99]})
         missing = rest.post("/v1/analysis/attention", json=body | {"roles": ["inductoin"]})
+        few = body | {"prompts": TEXTS[:1], "roles": ["induction"]}
         drawn = {
-            format: rest.post("/v1/analysis/attention", json=body | {"format": format})
+            format: rest.post("/v1/analysis/attention", json=few | {"format": format})
             for format in ("png", "svg", "pdf", "html")
         }
         torn = rest.post("/v1/analysis/attention", json=body | {"stream": True, "format": "png"})
@@ -197,7 +198,7 @@ def test_both_clients_and_this_process_and_rest_agree(
 
 
 def test_a_result_is_kept_shown_and_drawn(client: AnalysisClient, tmp_path: Path) -> None:
-    found = client.analyze_attention(TEXTS, model_id="neuroscope-tiny", roles=["induction"], **FEW)
+    found = client.analyze_attention(TEXTS[:1], model_id="neuroscope-tiny", roles=["induction"], **FEW)
     found.save(tmp_path / "found.json")
     same(AttentionResult.load(tmp_path / "found.json"), found)
     for ending, magic in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("html", b"<!doctype html>")):

@@ -56,7 +56,7 @@ def requests(model_id: str) -> list[pb.GenerateRequest]:
                 if not (model_id == "gpt_neox" or model_id == "cohere2") or "mid" not in str(hook)
             ),
             model_id=model_id,
-            max_tokens=6 + 3 * index,
+            max_tokens=5 + 2 * index,
             ignore_eos=True,
             seed=index,
             temperature=1.0 if index % 2 else 0.0,

@@ -85,7 +85,8 @@ def test_every_way_gives_the_plain_ways_numbers(model: LoadedModel) -> None:
 
 
 def test_heads_agree_at_all_positions_and_at_one(model: LoadedModel) -> None:
-    grids = [grid("head_output", heads=EACH, positions=None), grid("head_output", heads=EACH, positions=together(-1))]
+    places = (None, together(-1))
+    grids = [grid("head_output", layers=[1, 3], heads=EACH, positions=positions) for positions in places]
     plain = agrees(model, request_of(*grids), methods=(fastest(model).kind,))
     assert np.ptp(plain) > 0.01
 

@@ -38,6 +38,8 @@ SEQUENCES = {"sequences": 2, "block_length": 4}
 INTERACTIONS = "POST /v1/analysis/interactions"
 OF_INTERACTIONS: dict[str, Any] = {**SEQUENCES, "layers": [-1]}
 SEARCH: dict[str, Any] = {"pair_count": 1, "steps": 1, "minimality": False, "method": "eap"}
+IDS = ("{model_id}", "{capture_id}", "{dictionary_id}")
+"""Any text is one, so that no request for what it names can be wrong; it takes long to find that out."""
 MOST_TOKENS = 3
 MOST_CHOICES = 3
 """Cases ask for numbers of any size; what a test computes is bounded, and what is refused is not changed."""
@@ -118,8 +120,9 @@ def test_every_answer_is_one_that_the_document_has(gateway: Service, request: py
     found: dict[str, list[int]] = {}
     for operation, weight in zip(operations, weights, strict=True):
         each = max(1, round(cases * weight / sum(weights) / 2))
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            found.setdefault(operation.label, []).extend(send(operation, mode, each))
+        found[operation.label] = send(operation, GenerationMode.POSITIVE, each)
+        if not operation.label.endswith(IDS):
+            found[operation.label] += send(operation, GenerationMode.NEGATIVE, each)
     assert sum(map(len, found.values())) > cases / 2  # where nothing is asked for, one case is all there is
     assert all(200 <= status < 500 for statuses in found.values() for status in statuses), found
     for label in ("POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses"):
