@@ -1,6 +1,6 @@
 """When a call is made again, and what is asked for then. Does no input or output itself.
 
-    recovery = Recovery(call, retry, capture_id)
+    recovery = CaptureRetry(call, retry, capture_id)
     for attempt in recovery.attempts():
         with attempt:
             feed(recovery.state, recovery.call)
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.activations.stream import StreamState, warn
+from neuroscope.base_client.call import Call
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call
 from neuroscope.errors import (
     ChecksumError,
     IdTakenError,
@@ -54,7 +54,7 @@ class Retry:
         return doubled + random.uniform(0, self.first_pause_s)
 
 
-class Recovery:
+class CaptureRetry:
     """One capture, over as many attempts as it takes.
 
     Args:
@@ -152,7 +152,7 @@ class Recovery:
         return requests.resume_capture(self._capture_id)
 
 
-class Resumption:
+class GenerationRetry:
     """One generation whose stream the service keeps, taken up where it broke.
 
     A second run is never spliced to the first, so it goes on only if the service had come to the end.
