@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_corruptions.py
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from neuroscope_inference.engine.sweeps.corruption import positions_of_text
 from tests.support.attributing import attribute_here
 from tests.support.freezing import Put, hooked, replaced
 from tests.support.loaded import load_here
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 from tests.support.sweeping import EACH, events_here, one_by_one, prompt, sweep_here, values_of
 
 _RANDOM = np.random.default_rng(13)
@@ -37,8 +38,8 @@ AT = [2, 3, 15]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.compare import relative_error
-from tests.support.loaded import load_here
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 
 PROMPT = [0, *np.random.default_rng(3).integers(5, 500, 19).tolist()]  # longer than the windows of 16
 TOLERANCE = 1e-5
@@ -26,8 +25,8 @@ READ_ONLY = {"expert_indices", "expert_weights"}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 def run(model: LoadedModel, edits: dict[PointIndex, Callable[[mx.array], mx.array]], read: PointIndex) -> Any:

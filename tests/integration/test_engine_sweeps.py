@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_sweeps.py
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from neuroscope_inference.engine.sweeps.proof import fastest
 from neuroscope_inference.engine.sweeps.request import SweepLimits
 from tests.support.loaded import load_here
 from tests.support.plain_mlx import load_plain, plain_logits
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 from tests.support.sweeping import EACH, events_here, one_by_one, prompt, sweep_here, together, values_of
 
 _RANDOM = np.random.default_rng(3)
@@ -40,8 +41,8 @@ WITHOUT_PREFIXES = {"llama4"}  # its caches drop what a chunk of attention no lo
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")

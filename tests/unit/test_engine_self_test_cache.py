@@ -1,6 +1,6 @@
 """A model is proved once; what its verdict follows from is proved anew when it changes.
 
-python -m pytest tests/unit/test_engine_verdicts.py
+python -m pytest tests/unit/test_engine_self_test_cache.py
 """
 
 import json
@@ -115,7 +115,7 @@ def test_a_refused_model_leaves_no_verdict(llama_dir: Path, tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_old_verdicts_make_room(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_results_make_room(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_with(None, llama_dir)
     monkeypatch.setattr(self_test_cache, "_KEPT", 3)
     for index in range(5):
