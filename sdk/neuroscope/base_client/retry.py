@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope.activations.stream import StreamState, warn
 from neuroscope.base_client.call import Call
-from neuroscope.calls import requests
 from neuroscope.errors import (
     ChecksumError,
     IdTakenError,
@@ -28,6 +27,8 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState, Retrying
@@ -133,13 +134,13 @@ class CaptureRetry:
                 warn([f"{error}; it is {how}"])
                 self._ask(self._resumption() if self._capture_id and began else self._first_call)
             case StreamingError(restart_token=token) if token:
-                self._ask(requests.resume_capture(self._capture_id, restart_token=token))
+                self._ask(resume_call(self._capture_id, restart_token=token))
             case InvalidRequestError():  # it was not broken off yet, or is whole by now
                 self._ask(self._resumption())
             case UnknownIdError() | IdTakenError():
                 self._ask(self._first_call)
             case _ if began and self.state.is_sound:
-                self.call = requests.resume_capture(self._capture_id, sequence=self.state.resume())
+                self.call = resume_call(self._capture_id, sequence=self.state.resume())
             case _:
                 self._ask(self._resumption() if began else self._first_call)
 
@@ -149,7 +150,7 @@ class CaptureRetry:
         self.state = StreamState()
 
     def _resumption(self) -> Call[None]:
-        return requests.resume_capture(self._capture_id)
+        return resume_call(self._capture_id)
 
 
 class GenerationRetry:
@@ -178,4 +179,10 @@ class GenerationRetry:
         pause_s = self._retry.pause_s(self._failures)
         if state.started is None:
             return self._call, pause_s
-        return requests.resume_capture(state.started.stream_id, sequence=state.resume()), pause_s
+        return resume_call(state.started.stream_id, sequence=state.resume()), pause_s
+
+
+def resume_call(capture_id: str, *, sequence: int = 0, restart_token: str = "") -> Call[None]:
+    """ResumeCapture, from frame `sequence` on. `StreamState` takes in its events."""
+    request = pb.ResumeCaptureRequest(capture_id=capture_id, sequence=sequence, restart_token=restart_token)
+    return Call("resume_capture", RPCS["ResumeCapture"], request, lambda response: None)

@@ -236,12 +236,6 @@ def estimate_capture(captured: Call[None]) -> Call[pb.EstimateCaptureResponse]:
     return Call("estimate_capture", RPCS["EstimateCapture"], request, lambda response: response)
 
 
-def resume_capture(capture_id: str, *, sequence: int = 0, restart_token: str = "") -> Call[None]:
-    """ResumeCapture; its stream is folded by `stream.StreamState`."""
-    request = pb.ResumeCaptureRequest(capture_id=capture_id, sequence=sequence, restart_token=restart_token)
-    return Call("resume_capture", RPCS["ResumeCapture"], request, lambda response: None)
-
-
 def get_capture(capture_id: str) -> Call[pb.CaptureRecord]:
     """GetCapture."""
     request = pb.GetCaptureRequest(capture_id=capture_id)

@@ -6,6 +6,7 @@ from neuroscope.activations.cache import ActivationCache
 from neuroscope.base_client.call import Call, CallFlow, CaptureStream, Stream
 from neuroscope.base_client.client_method import client_method, client_stream
 from neuroscope.base_client.progress import ByteListener
+from neuroscope.base_client.retry import resume_call
 from neuroscope.calls import requests
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.tensors import Array
@@ -30,7 +31,7 @@ class StoredCaptureCalls:
             UnknownIdError: nothing of that id is kept, or no longer.
             StreamingError: it broke off, or is still running; its `restart_token` is for the argument of that name.
         """
-        call = requests.resume_capture(capture_id, restart_token=restart_token)
+        call = resume_call(capture_id, restart_token=restart_token)
         return (yield from CaptureStream(call, capture_id, bool(restart_token), "resuming", progress))
 
     @client_method
