@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from neuroscope.tracing import telemetry, tracefile
+from neuroscope.tracing import telemetry, trace_file
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_TRACES = 500
@@ -68,7 +68,7 @@ class Traces:
             self._fresh.clear()
             gone = [self._parts.popitem(last=False)[0] for _ in range(len(self._parts) - MAX_TRACES)]
         for trace_id, parts in fresh.items():
-            tracefile.write(self.folder / f"{trace_id}.json", telemetry.merge(parts))
+            trace_file.write(self.folder / f"{trace_id}.json", telemetry.merge(parts))
         for trace_id in gone:
             for ending in _TYPES:
                 (self.folder / f"{trace_id}{ending}").unlink(missing_ok=True)

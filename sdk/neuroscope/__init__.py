@@ -19,7 +19,7 @@ _HOMES = {
     "neuroscope.activations.cache": "ActivationCache MissingActivationError",
     "neuroscope.activations.stream": "GeneratedToken",
     "neuroscope.aio": "AsyncClient",
-    "neuroscope.calls.recovery": "Retry",
+    "neuroscope.base_client.retry": "Retry",
     "neuroscope.calls.running_generation": "AsyncGeneration Generation",
     "neuroscope.client": "Client",
     "neuroscope.contrasts": "contrast contrast_async",

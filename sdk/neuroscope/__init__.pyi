@@ -6,7 +6,7 @@ from neuroscope.activations.cache import (
 )
 from neuroscope.activations.stream import GeneratedToken as GeneratedToken
 from neuroscope.aio import AsyncClient as AsyncClient
-from neuroscope.calls.recovery import Retry as Retry
+from neuroscope.base_client.retry import Retry as Retry
 from neuroscope.calls.running_generation import (
     AsyncGeneration as AsyncGeneration,
     Generation as Generation,

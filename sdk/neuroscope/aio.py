@@ -4,7 +4,7 @@
         async for token in client.generate("The capital of France is", hooks=["resid_post"], max_tokens=8):
             print(token.text, end="")
 
-What is asked of the service is in `calls.inference`, once for both clients; how a call is made is in `calls.caller`.
+`neuroscope.calls.inference` has its methods, once for both clients; `neuroscope.base_client` runs them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from __future__ import annotations
 from opentelemetry import trace
 
 from neuroscope.activations.stream import StreamState
-from neuroscope.calls.call import Call
-from neuroscope.calls.caller import AsyncCaller
+from neuroscope.base_client.call import Call
+from neuroscope.base_client.client import AsyncBaseClient
+from neuroscope.base_client.retry import GenerationRetry
 from neuroscope.calls.dictionaries import AsyncDictionaries
 from neuroscope.calls.inference import InferenceCalls
-from neuroscope.calls.recovery import Resumption
 from neuroscope.calls.running_generation import AsyncGeneration
 from neuroscope.tracing import telemetry
 
 
-class AsyncClient(InferenceCalls, AsyncCaller):
+class AsyncClient(InferenceCalls, AsyncBaseClient):
     """Calls an inference service, on one event loop: the methods of `Client`, to be awaited."""
 
     @property
@@ -30,7 +30,7 @@ class AsyncClient(InferenceCalls, AsyncCaller):
         return AsyncDictionaries(self._unary, self._follow, self.attribute)
 
     def _generation(
-        self, call: Call[None], state: StreamState, *, auto_advance: bool, resumption: Resumption | None
+        self, call: Call[None], state: StreamState, *, auto_advance: bool, resumption: GenerationRetry | None
     ) -> AsyncGeneration:
         """Begins a generation."""
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")

@@ -5,7 +5,7 @@
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
 
-What is asked of the service is in `calls.inference`, once for both clients; how a call is made is in `calls.caller`.
+`neuroscope.calls.inference` has its methods, once for both clients; `neuroscope.base_client` runs them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 from opentelemetry import trace
 
 from neuroscope.activations.stream import StreamState
-from neuroscope.calls.call import Call
-from neuroscope.calls.caller import Caller
+from neuroscope.base_client.call import Call
+from neuroscope.base_client.client import BaseClient
+from neuroscope.base_client.retry import GenerationRetry
 from neuroscope.calls.dictionaries import Dictionaries
 from neuroscope.calls.inference import InferenceCalls
-from neuroscope.calls.recovery import Resumption
 from neuroscope.calls.running_generation import Generation
 from neuroscope.tracing import telemetry
 from neuroscope.wire.endpoint import DEFAULT_TARGET
@@ -25,7 +25,7 @@ from neuroscope.wire.endpoint import DEFAULT_TARGET
 __all__ = ["DEFAULT_TARGET", "Client"]
 
 
-class Client(InferenceCalls, Caller):
+class Client(InferenceCalls, BaseClient):
     """Calls an inference service. Thread-safe; one client for the life of a program is best.
 
     Args:
@@ -46,7 +46,7 @@ class Client(InferenceCalls, Caller):
         return Dictionaries(self._unary, self._follow, self.attribute)
 
     def _generation(
-        self, call: Call[None], state: StreamState, *, auto_advance: bool, resumption: Resumption | None
+        self, call: Call[None], state: StreamState, *, auto_advance: bool, resumption: GenerationRetry | None
     ) -> Generation:
         """Begins a generation."""
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")

@@ -33,11 +33,11 @@ from rich.table import Table
 
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.hooks import Hook
-from neuroscope.wire.codec import Framed
+from neuroscope.wire.codec import Frame
 from neuroscope.wire.frames import FrameReader
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
-from neuroscope_serving.malloc import keep_large_blocks
+from neuroscope_serving.malloc import tune_malloc
 from tests.bench.worker import Worker, answer, cpu_seconds
 from tests.support.random_models import make_model
 from tests.support.recording import capture_request, prompt
@@ -91,7 +91,7 @@ class Reader:
         manifest: pb.Manifest | None = None
         count, begin = 0, time.perf_counter()
         for event in self._transport.stream(RPCS["Capture"], request):
-            if isinstance(event, Framed):
+            if isinstance(event, Frame):
                 assert reader is not None
                 reader.read(event)
                 count += event.nbytes
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        keep_large_blocks()
+        tune_malloc()
         answer(Reader(options.read).read)
         return
     result = run(options.gigabytes, options.rounds)

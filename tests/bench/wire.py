@@ -47,12 +47,12 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.codec import Event, encode
-from neuroscope.wire.frames import SLICE_BYTES, FramePacker, Outgoing
+from neuroscope.wire.frames import SLICE_BYTES, FramePacker, OutgoingTensor
 from neuroscope.wire.rpc import RPCS
 from neuroscope_inference.settings import InferenceSettings
 from neuroscope_inference.sharing import Sharing, slice_bytes
-from neuroscope_serving.admission import client_of
-from neuroscope_serving.malloc import keep_large_blocks
+from neuroscope_serving.malloc import tune_malloc
+from neuroscope_serving.peer import client_address
 
 GB = 1e9
 LARGE_SHAPE = (1, 512, 2048)  # 4 MiB of float32
@@ -66,7 +66,7 @@ SHARING = Sharing(InferenceSettings.model_fields["shared_memory_bytes"].default)
 # The server's side.
 
 
-def tensors(kind: str) -> tuple[list[tensor_pb2.TensorSpec], list[Outgoing]]:
+def tensors(kind: str) -> tuple[list[tensor_pb2.TensorSpec], list[OutgoingTensor]]:
     """The plan of a case and the tensors of one step."""
     shape, count = (LARGE_SHAPE, 1) if kind == "large" else (SMALL_SHAPE, SMALL_COUNT)
     values = np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
@@ -80,13 +80,13 @@ def tensors(kind: str) -> tuple[list[tensor_pb2.TensorSpec], list[Outgoing]]:
         )
         for index in range(count)
     ]
-    step = [Outgoing(i, 0, shape, 0, values[i].reshape(-1).view(np.uint8).data) for i in range(count)]
+    step = [OutgoingTensor(i, 0, shape, 0, values[i].reshape(-1).view(np.uint8).data) for i in range(count)]
     return specs, step
 
 
 async def generate(request: pb.GenerateRequest, context: Any) -> AsyncIterator[Event]:
     """A generation of max_tokens steps; the model's name is the case. Memory is shared with a client that asks."""
-    if wanted := SHARING.wanted(context.invocation_metadata(), client_of(context.peer())):
+    if wanted := SHARING.wanted(context.invocation_metadata(), client_address(context.peer())):
         large = slice_bytes(SHARING.with_large_slices(Context()))
         async for event in SHARING.carried(events(request, large), wanted):
             yield event
@@ -145,7 +145,7 @@ async def detokenize(request: Any, context: Any) -> pb.DetokenizeResponse:
 
 async def serve() -> None:
     """Serves until its standard input ends."""
-    keep_large_blocks()
+    tune_malloc()
     rpc = RPCS["Generate"]
     handlers: dict[str, grpc.RpcMethodHandler] = {
         "Generate": grpc.unary_stream_rpc_method_handler(
@@ -368,7 +368,7 @@ def run(
         gigabytes: how much a round of large tensors carries.
         rounds: of each case, after one to warm up; the one that took the least CPU counts.
         cases: some of `CASES`.
-        keep: whether the client calls `keep_large_blocks` too, as the server does.
+        keep: whether the client calls `tune_malloc` too, as the server does.
         progress: is told what begins.
     """
     results: list[dict[str, Any]] = []
@@ -427,7 +427,7 @@ def main() -> None:
         asyncio.run(serve())
     elif options.client:
         if options.keep:
-            keep_large_blocks()
+            tune_malloc()
         found = measure(options.target, int(options.port), options.client, options.gigabytes, options.rounds)
         print(json.dumps(found))
     else:

@@ -9,7 +9,7 @@ import pytest
 
 from neuroscope.cli.processes import span_receiver as receiver_module
 from neuroscope.cli.processes.span_receiver import SpanReceiver
-from neuroscope.tracing import spantree
+from neuroscope.tracing import span_tree
 
 CHILD = """
 from neuroscope.tracing import telemetry
@@ -27,7 +27,7 @@ def test_spans_of_another_process_arrive(tmp_path: Path):
     with SpanReceiver() as receiver:
         environment = {**os.environ, **receiver.environment}
         subprocess.run([sys.executable, "-c", CHILD], env=environment, check=True, timeout=60)
-        (root,) = spantree.build(receiver.traces())
+        (root,) = span_tree.build_tree(receiver.traces())
     assert (root.service, root.name, [child.name for child in root.children]) == ("child", "root", ["leaf"])
 
 

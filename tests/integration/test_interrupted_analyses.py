@@ -22,7 +22,7 @@ from neuroscope.errors import NeuroScopeIntegrationError
 from neuroscope.v1 import analysis_pb2, telemetry_pb2
 from neuroscope.wire.rpc import ANALYSIS_RPCS
 from neuroscope_analysis.service import AnalysisService
-from neuroscope_serving.local import AsyncInProcessTransport
+from neuroscope_serving.in_process import AsyncInProcessTransport
 from tests.support.analyses import CASES, Case
 from tests.support.held_transport import HeldTransport
 from tests.support.services import Service, inference_service

@@ -28,8 +28,8 @@ from neuroscope.errors import (
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
-from neuroscope.wire.captured_tensor import CapturedTensor
-from neuroscope.wire.codec import Framed, encode
+from neuroscope.wire.captured_tensor_reader import CapturedTensorReader
+from neuroscope.wire.codec import Frame, encode
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.local import LocalTransport
@@ -101,7 +101,7 @@ def wait_until_broken(transport: Any, capture_id: str) -> None:
 def break_off(transport: Any, request: Any) -> None:
     """Leaves in the middle of a stream, after its first frame."""
     stream = transport.stream(RPCS["Capture" if isinstance(request, pb.CaptureRequest) else "Generate"], request)
-    while not isinstance(next(stream), Framed):
+    while not isinstance(next(stream), Frame):
         pass
     stream.close()
     name = request.capture_id if isinstance(request, pb.CaptureRequest) else request.generation_id
@@ -152,7 +152,7 @@ def test_the_frames_of_a_resumed_stream_are_read_as_those_of_the_first(transport
     first = record(transport, capture("read"))
     again = Recording()
     for event in resumed(transport, "read"):
-        if not isinstance(event, Framed):
+        if not isinstance(event, Frame):
             event = pb.CaptureResponse.FromString(event.SerializeToString())
         again.add(event)
     assert again.checksums() == first.checksums()
@@ -286,7 +286,7 @@ def test_a_generation_runs_again_with_the_seed_that_the_server_drew(transport: G
         resumed(transport, "drawn")
     events = resumed(transport, "drawn", 0, caught.value.restart_token)
     assert events[0].started.seed == seed
-    again = [event.token.token_id for event in events if not isinstance(event, Framed) and event.HasField("token")]
+    again = [event.token.token_id for event in events if not isinstance(event, Frame) and event.HasField("token")]
     assert again[:5] == tokens
     assert len(again) == 200
 
@@ -416,8 +416,8 @@ def test_in_process_a_kept_stream_is_the_same(
     try:
         first, over_grpc = record(local, capture("same")), record(transport, capture("same"))
         assert first.checksums() == over_grpc.checksums()
-        frames = [encode(event) for event in resumed(local, "same") if isinstance(event, Framed)]
-        assert frames == [encode(event) for event in resumed(transport, "same") if isinstance(event, Framed)]
+        frames = [encode(event) for event in resumed(local, "same") if isinstance(event, Frame)]
+        assert frames == [encode(event) for event in resumed(transport, "same") if isinstance(event, Frame)]
     finally:
         local.close()
 
@@ -487,7 +487,7 @@ def test_one_tensor_is_read_without_its_stream(
             (len(whole), 0, b""),
             (2**62, 0, b""),
         ):
-            state = CapturedTensor()
+            state = CapturedTensorReader()
             call = captured_tensor("one", 1, step=0, row=0, offset_bytes=offset, length_bytes=length)
             parts = [state.feed(event) for event in chosen.stream(call.rpc, call.request)]
             assert b"".join(part for part in parts if part is not None) == expected

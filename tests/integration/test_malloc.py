@@ -10,9 +10,9 @@ from neuroscope_serving import malloc
 
 FAULTS = """
 import resource, sys
-from neuroscope_serving.malloc import keep_large_blocks
+from neuroscope_serving.malloc import tune_malloc
 if sys.argv[1] == "keep":
-    assert keep_large_blocks()
+    assert tune_malloc()
 bytes(4 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(100):
@@ -33,4 +33,4 @@ def test_elsewhere_it_does_nothing(monkeypatch, libc):
         monkeypatch.setattr(malloc.sys, "platform", "darwin")
     else:
         monkeypatch.setattr(malloc.ctypes, "CDLL", lambda name: libc)
-    assert malloc.keep_large_blocks() is False
+    assert malloc.tune_malloc() is False

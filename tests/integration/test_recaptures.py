@@ -16,12 +16,12 @@ from neuroscope import AsyncClient
 from neuroscope.analysis import AnalysisClient, AnalysisResult, AttentionResult
 from neuroscope.errors import ChecksumError
 from neuroscope.v1 import attention_pb2, inference_pb2
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.rpc import Rpc
 from neuroscope_analysis.service import AnalysisService
 from neuroscope_analysis.settings import AnalysisSettings
 from neuroscope_inference.local import AsyncLocalTransport
-from neuroscope_serving.local import AsyncInProcessTransport, InProcessTransport
+from neuroscope_serving.in_process import AsyncInProcessTransport, InProcessTransport
 from tests.support.analyses import CASES, Case
 
 IDS = np.random.default_rng(0).integers(5, 500, 40).tolist()
@@ -56,13 +56,13 @@ class ChangingTransport(AsyncLocalTransport):
         call, frames = self.calls[rpc.method], 0
         self.calls[rpc.method] += 1
         async for event in super().stream(rpc, request, timeout_s=timeout_s):
-            if isinstance(event, Framed):
+            if isinstance(event, Frame):
                 self.chunks.append(chunk := Chunk(rpc.method, call, frames))
                 frames += 1
                 if self.changed(chunk):
                     payload = bytearray(event.payload)
                     payload[-1] ^= 1
-                    yield Framed(event.frame, (memoryview(payload),))
+                    yield Frame(event.header, (memoryview(payload),))
                     continue
             yield event
 

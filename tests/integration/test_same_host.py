@@ -137,7 +137,7 @@ def test_a_reader_that_keeps_every_view_gets_the_rest_in_the_stream(target: str)
 
 def test_a_client_that_cannot_open_the_file_gets_bytes(target: str, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(MappedMemory, "open", lambda offer: None)
-    with Client(target) as client, caplog.at_level("DEBUG", "neuroscope.wire.sharing"):
+    with Client(target) as client, caplog.at_level("DEBUG", "neuroscope.wire.shared_memory_client"):
         before = shared_bytes(client)
         assert read(client)
         assert shared_bytes(client) == before

@@ -33,8 +33,8 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
-from neuroscope.tracing import spantree, telemetry
-from neuroscope.tracing.spantree import SpanNode
+from neuroscope.tracing import span_tree, telemetry
+from neuroscope.tracing.span_tree import SpanNode
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2
 from neuroscope.wire.rpc import RPCS
@@ -386,7 +386,7 @@ def tree(transport: GrpcTransport, trace_id: str, name: str) -> SpanNode:
     """The spans of a call, once it has ended."""
     tracing.ended_span(transport, trace_id, name)
     answer: Any = transport.unary(RPCS["GetTrace"], telemetry_pb2.GetTraceRequest(trace_id=trace_id))
-    (root,) = spantree.build(telemetry.merge([answer.traces_data]))
+    (root,) = span_tree.build_tree(telemetry.merge([answer.traces_data]))
     return root
 
 

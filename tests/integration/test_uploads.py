@@ -21,7 +21,7 @@ from neuroscope.errors import (
 )
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import SLICE_BYTES
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport, Transport
@@ -36,24 +36,24 @@ def header(array: Any = ARRAY, **fields: Any) -> pb.PutTensorRequest:
     return pb.PutTensorRequest(header=pb.TensorHeader(**values))
 
 
-def frames(array: Any = ARRAY) -> list[Framed]:
+def frames(array: Any = ARRAY) -> list[Frame]:
     data = memoryview(array.tobytes())
     found = [
-        Framed(tensor_pb2.TensorFrame(sequence=index, offset_bytes=start), (data[start : start + SLICE_BYTES],))
+        Frame(tensor_pb2.TensorFrame(sequence=index, offset_bytes=start), (data[start : start + SLICE_BYTES],))
         for index, start in enumerate(range(0, data.nbytes, SLICE_BYTES))
     ]
-    last = found[-1].frame
+    last = found[-1].header
     assert isinstance(last, tensor_pb2.TensorFrame)
     last.last, last.xxh3_64 = True, xxhash.xxh3_64_intdigest(data)
     return found
 
 
-def changed(frame: Framed, **fields: Any) -> Framed:
+def changed(frame: Frame, **fields: Any) -> Frame:
     copy = tensor_pb2.TensorFrame()
-    copy.CopyFrom(frame.frame)  # type: ignore[arg-type]
+    copy.CopyFrom(frame.header)  # type: ignore[arg-type]
     for name, value in fields.items():
         setattr(copy, name, value)
-    return Framed(copy, frame.parts)
+    return Frame(copy, frame.parts)
 
 
 @pytest.fixture(scope="module", params=["grpc", "local"])
@@ -93,7 +93,7 @@ def test_both_ways_give_one_id(grpc_transport: GrpcTransport, tmp_path: Path) ->
 def test_a_frame_that_was_never_serialised_is_taken(transport: Transport) -> None:
     small = np.ones(3, np.float32)
     (frame,) = frames(small)
-    message = pb.PutTensorRequest(tensor_frame=frame.frame)  # type: ignore[arg-type]
+    message = pb.PutTensorRequest(tensor_frame=frame.header)  # type: ignore[arg-type]
     message.tensor_frame.data = small.tobytes()
     assert put(transport, header(small), message).tensor_id == put(transport, header(small), *frames(small)).tensor_id
 

@@ -29,7 +29,7 @@ from neuroscope.vocabulary import sites
 from neuroscope.vocabulary.tensors import numpy_dtype
 from neuroscope.wire import status
 from neuroscope.wire.codec import Event
-from neuroscope.wire.frames import FramePacker, Outgoing
+from neuroscope.wire.frames import FramePacker, OutgoingTensor
 from neuroscope.wire.rpc import RPCS, Rpc
 
 NUM_LAYERS = 8
@@ -125,7 +125,7 @@ class FakeInference:
             try:
                 return await behaviour(request)
             except MLXIntegrationError as error:
-                await context.abort_with_status(status.to_abort(error))
+                await context.abort_with_status(status.to_grpc_status(error))
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             self._note(request, context)
@@ -133,7 +133,7 @@ class FakeInference:
                 async for event in behaviour(request):
                     yield event
             except MLXIntegrationError as error:
-                await context.abort_with_status(status.to_abort(error))
+                await context.abort_with_status(status.to_grpc_status(error))
             except (asyncio.CancelledError, GeneratorExit):
                 self.cancelled.set()
                 raise
@@ -331,13 +331,13 @@ def _frames(packer: FramePacker, row: int, step: int, script: Script) -> Any:
     counts = [1] if step else np.diff(np.linspace(0, len(PROMPT_IDS), script.chunks + 1).astype(int)).tolist()
     first = len(PROMPT_IDS) + step - 1 if step else 0
     for count in counts:
-        outgoing: list[Outgoing] = []
+        outgoing: list[OutgoingTensor] = []
         for spec in packer.specs:
             point = sites.Point.from_message(spec.site)
             array = tensor(point.component, point.layer, step, count, first + count, numpy_dtype(script.dtype))
             if script.change is not None:
                 array = script.change(array)
-            outgoing.append(Outgoing(spec.plan_index, row, array.shape, first, memoryview(array.tobytes())))
+            outgoing.append(OutgoingTensor(spec.plan_index, row, array.shape, first, memoryview(array.tobytes())))
         yield from packer.pack(step, outgoing)
         first += count
 

@@ -21,7 +21,7 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.v1.intervention_pb2 import Intervention
 from neuroscope.vocabulary.hooks import Hook, HookLike, to_messages
 from neuroscope.vocabulary.sites import Point
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader, TensorPiece
 from neuroscope.wire.rpc import RPCS, Rpc
 
@@ -55,7 +55,7 @@ class Recording:
     def add(self, event: Event) -> pb.TokenEvent | None:
         """Takes the next event; gives it back if it is a token."""
         assert self.manifest is None, "an event came after the manifest"
-        if isinstance(event, Framed):
+        if isinstance(event, Frame):
             assert self._reader is not None, "a frame came before the plan"
             self.frames += 1
             self.pieces += self._reader.read(event)

@@ -71,7 +71,7 @@ def _handler(rpc: Rpc, behaviour: Any) -> grpc.RpcMethodHandler:
         try:
             return await behaviour(request, context)
         except MLXIntegrationError as error:
-            await context.abort_with_status(status.to_abort(error))
+            await context.abort_with_status(status.to_grpc_status(error))
 
     async def stream(request: Any, context: Any) -> Any:
         try:
@@ -79,7 +79,7 @@ def _handler(rpc: Rpc, behaviour: Any) -> grpc.RpcMethodHandler:
                 async for event in events:
                     yield event
         except MLXIntegrationError as error:
-            await context.abort_with_status(status.to_abort(error))
+            await context.abort_with_status(status.to_grpc_status(error))
 
     kind = f"{'stream' if rpc.streams_requests else 'unary'}_{'stream' if rpc.streams_responses else 'unary'}"
     make = getattr(grpc, f"{kind}_rpc_method_handler")

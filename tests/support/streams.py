@@ -12,8 +12,8 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary import sites
 from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import parse_dtype
-from neuroscope.wire.codec import Framed
-from neuroscope.wire.frames import FramePacker, Outgoing
+from neuroscope.wire.codec import Frame
+from neuroscope.wire.frames import FramePacker, OutgoingTensor
 
 
 def outgoing(
@@ -24,10 +24,10 @@ def outgoing(
     first_position: int = 0,
     positions: Sequence[int] = (),
     key_positions: Sequence[int] = (),
-) -> Outgoing:
+) -> OutgoingTensor:
     """An array as a sender hands it to the packer."""
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    return Outgoing(plan_index, row, array.shape, first_position, data, positions, key_positions)
+    return OutgoingTensor(plan_index, row, array.shape, first_position, data, positions, key_positions)
 
 
 class Stream:
@@ -76,7 +76,7 @@ class Stream:
         """What will be sent."""
         return self.response(plan=tensor_pb2.TensorPlan(tensors=self.specs))
 
-    def frames(self, step: int, *tensors: Outgoing) -> list[Framed]:
+    def frames(self, step: int, *tensors: OutgoingTensor) -> list[Frame]:
         """The frames of a step or chunk."""
         return list(self.packer.pack(step, tensors))
 

@@ -23,7 +23,7 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import numpy_dtype
-from neuroscope.wire.codec import Framed
+from neuroscope.wire.codec import Frame
 from neuroscope.wire.frames import SLICE_BYTES
 from neuroscope.wire.rpc import RPCS
 from tests.support.scripted_server import serving, serving_in_thread
@@ -212,7 +212,7 @@ async def test_put_tensor(both, transport, array, dtype, shape):
     assert header == pb.PutTensorRequest(header=pb.TensorHeader(dtype=dtype, shape=shape))
     data = b"".join(frame.payload for frame in framed)
     assert np.array_equal(np.frombuffer(data, numpy_dtype(dtype)).reshape(shape), array)
-    frames = [frame.frame for frame in framed]
+    frames = [frame.header for frame in framed]
     assert [frame.sequence for frame in frames] == list(range(len(frames)))
     assert [frame.offset_bytes for frame in frames] == [index * SLICE_BYTES for index in range(len(frames))]
     assert [frame.last for frame in frames] == [False] * (len(frames) - 1) + [True]
@@ -247,7 +247,7 @@ def test_uploads_over_a_real_connection():
 async def test_uploads_over_a_real_connection_on_an_event_loop():
     class Service:
         async def PutTensor(self, requests, context):
-            size = sum([request.payload.nbytes async for request in requests if isinstance(request, Framed)])
+            size = sum([request.payload.nbytes async for request in requests if isinstance(request, Frame)])
             return pb.PutTensorResponse(tensor_id=str(size))
 
     async with serving(Service()) as target, AsyncClient(target) as client:

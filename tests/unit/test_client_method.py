@@ -1,4 +1,4 @@
-"""neuroscope.calls.client_method: one definition, two clients.
+"""neuroscope.base_client.client_method: one definition, two clients.
 
 python -m pytest tests/unit/test_client_method.py
 """
@@ -9,9 +9,9 @@ import inspect
 
 import pytest
 
-from neuroscope.calls.call import Call, Steps, Stream
-from neuroscope.calls.caller import AsyncCaller, Caller
-from neuroscope.calls.client_method import client_method, client_stream
+from neuroscope.base_client.call import Call, CallFlow, Stream
+from neuroscope.base_client.client import AsyncBaseClient, BaseClient
+from neuroscope.base_client.client_method import client_method, client_stream
 from neuroscope.errors import MLXIntegrationError, UnknownIdError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.rpc import RPCS
@@ -33,7 +33,7 @@ class Calls:
         return listing()
 
     @client_method
-    def last(self, *, suffix: str = "") -> Steps[str]:
+    def last(self, *, suffix: str = "") -> CallFlow[str]:
         """The last of them."""
         try:
             return (yield from listing())[-1] + suffix
@@ -49,18 +49,18 @@ class Calls:
         return Stream("phases", RPCS["LoadModel"], request, lambda event: [event.progress.phase])
 
     @client_method
-    def phase_count(self) -> Steps[int]:
+    def phase_count(self) -> CallFlow[int]:
         """How many there are."""
         seen: list[object] = []
         yield from Stream("count", RPCS["LoadModel"], pb.LoadModelRequest(), lambda event: [event]).each(seen.append)
         return len(seen)
 
 
-class Client(Calls, Caller):
+class Client(Calls, BaseClient):
     pass
 
 
-class AsyncClient(Calls, AsyncCaller):
+class AsyncClient(Calls, AsyncBaseClient):
     pass
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.wire import codec
-from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
+from neuroscope.wire.codec import ALIGNMENT_BYTES, Frame
 
 WRAPPERS = [pb.GenerateResponse, pb.CaptureResponse, pb.PutTensorRequest]
 U32 = st.integers(0, 2**32 - 1)
@@ -65,7 +65,7 @@ def padding_of(wrapper, raw: bytes) -> bytes:
 def test_bytes_are_those_that_protobuf_writes(wrapper, data):
     frame = data.draw(tensor_frames if wrapper is pb.PutTensorRequest else frames)
     payload = data.draw(parts)
-    raw = codec.encode(Framed(frame, [memoryview(part) for part in payload]))
+    raw = codec.encode(Frame(frame, [memoryview(part) for part in payload]))
     expected = wrapped(wrapper, frame, b"".join(payload), padding_of(wrapper, raw))
     assert raw == expected.SerializeToString()
 
@@ -73,7 +73,7 @@ def test_bytes_are_those_that_protobuf_writes(wrapper, data):
 @given(frame=frames, payload=parts)
 def test_payload_is_aligned_and_comes_last(frame, payload):
     data = b"".join(payload)
-    raw = codec.encode(Framed(frame, [memoryview(part) for part in payload]))
+    raw = codec.encode(Frame(frame, [memoryview(part) for part in payload]))
     if data:
         assert (len(raw) - len(data)) % ALIGNMENT_BYTES == 0
         assert raw.endswith(data)
@@ -86,7 +86,7 @@ def test_payload_is_aligned_and_comes_last(frame, payload):
 @given(head=st.integers(0, 40), size=st.sampled_from([1, 127, 128, 16_383, 16_384, 2**20]))
 def test_padding_settles_at_every_length_of_the_length(head, size):
     frame = tensor_pb2.TensorFrame(region=tensor_pb2.SharedRegion(region_id="x" * head))
-    raw = codec.encode(Framed(frame, [memoryview(bytes(size))]))
+    raw = codec.encode(Frame(frame, [memoryview(bytes(size))]))
     assert (len(raw) - size) % ALIGNMENT_BYTES == 0
 
 
@@ -96,19 +96,19 @@ def test_each_side_reads_the_other(wrapper, data):
     frame = data.draw(tensor_frames if wrapper is pb.PutTensorRequest else frames)
     payload = data.draw(st.binary(max_size=300))
     padding = data.draw(st.binary(max_size=20))
-    ours = codec.decoder(wrapper)(codec.encode(Framed(frame, [memoryview(payload)])))
+    ours = codec.decoder(wrapper)(codec.encode(Frame(frame, [memoryview(payload)])))
     theirs = codec.decoder(wrapper)(wrapped(wrapper, frame, payload, padding).SerializeToString())
     for read in (ours, theirs):
-        assert isinstance(read, Framed)
-        assert read.frame == frame
+        assert isinstance(read, Frame)
+        assert read.header == frame
         assert bytes(read.payload) == payload
         assert read.nbytes == len(payload)
 
 
 def test_payload_is_a_view_of_the_message():
-    raw = codec.encode(Framed(tensor_pb2.StepFrame(step=1), [memoryview(b"abcd" * 8)]))
+    raw = codec.encode(Frame(tensor_pb2.StepFrame(step=1), [memoryview(b"abcd" * 8)]))
     framed = codec.decoder(pb.GenerateResponse)(raw)
-    assert isinstance(framed, Framed)
+    assert isinstance(framed, Frame)
     assert framed.payload.obj is raw
     address = np.frombuffer(framed.payload, np.uint8).ctypes.data
     assert address % ALIGNMENT_BYTES == 0
@@ -116,11 +116,11 @@ def test_payload_is_a_view_of_the_message():
 
 def test_frames_of_many_small_tensors_are_read_without_protobuf_copying_the_payload(monkeypatch):
     frame = tensor_pb2.StepFrame(refs=[tensor_pb2.TensorRef(plan_index=i, shape=[1, i]) for i in range(300)])
-    raw = codec.encode(Framed(frame, [memoryview(bytes(5000))]))
+    raw = codec.encode(Frame(frame, [memoryview(bytes(5000))]))
     monkeypatch.setattr(codec, "_framed", lambda *_: pytest.fail("took the slow path"))
     framed = codec.decoder(pb.GenerateResponse)(raw)
-    assert isinstance(framed, Framed)
-    assert framed.frame == frame
+    assert isinstance(framed, Frame)
+    assert framed.header == frame
 
 
 def varint(value: int, length: int = 1) -> bytes:
@@ -156,11 +156,11 @@ def field(number: int, content: bytes, length: int = 1) -> bytes:
 def test_unusual_encodings_are_read_as_protobuf_reads_them(raw):
     expected = pb.GenerateResponse.FromString(raw).step_frame
     framed = codec.decoder(pb.GenerateResponse)(raw)
-    assert isinstance(framed, Framed)
+    assert isinstance(framed, Frame)
     assert bytes(framed.payload) == expected.data == b"abcd"
-    assert framed.frame.sequence == 3
-    assert isinstance(framed.frame, tensor_pb2.StepFrame)
-    assert [ref.plan_index for ref in framed.frame.refs] == [1]
+    assert framed.header.sequence == 3
+    assert isinstance(framed.header, tensor_pb2.StepFrame)
+    assert [ref.plan_index for ref in framed.header.refs] == [1]
 
 
 def test_a_frame_that_another_event_replaces_is_not_read():
@@ -187,11 +187,11 @@ def test_arbitrary_bytes_are_read_or_refused_as_protobuf_does(raw):
             codec.decoder(pb.GenerateResponse)(raw)
         return
     event = codec.decoder(pb.GenerateResponse)(raw)
-    assert isinstance(event, Framed)
+    assert isinstance(event, Frame)
     assert bytes(event.payload) == expected.step_frame.data
     expected.step_frame.ClearField("data")
     expected.step_frame.ClearField("padding")
-    assert event.frame == expected.step_frame
+    assert event.header == expected.step_frame
 
 
 @given(cut=st.integers(1, len(HEAD + DATA) + 1))
@@ -210,14 +210,14 @@ def test_messages_without_a_frame_pass_unchanged():
 
 
 def test_a_frame_without_payload_is_a_frame():
-    raw = codec.encode(Framed(tensor_pb2.StepFrame(sequence=1), []))
+    raw = codec.encode(Frame(tensor_pb2.StepFrame(sequence=1), []))
     assert raw == pb.GenerateResponse(step_frame=tensor_pb2.StepFrame(sequence=1)).SerializeToString()
     framed = codec.decoder(pb.GenerateResponse)(raw)
-    assert isinstance(framed, Framed)
+    assert isinstance(framed, Frame)
     assert framed.nbytes == 0
 
 
 def test_payload_of_several_parts_is_joined():
-    framed = Framed(tensor_pb2.StepFrame(), [memoryview(b"ab"), memoryview(b"cd")])
+    framed = Frame(tensor_pb2.StepFrame(), [memoryview(b"ab"), memoryview(b"cd")])
     assert bytes(framed.payload) == b"abcd"
     assert framed.nbytes == 4

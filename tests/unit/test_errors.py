@@ -56,7 +56,7 @@ class FakeCall(grpc.RpcError, grpc.Call):
 
 
 def failed(error: MLXIntegrationError) -> FakeCall:
-    abort = status.to_abort(error)
+    abort = status.to_grpc_status(error)
     return FakeCall(abort.code, abort.details, abort.trailing_metadata)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -142,7 +142,7 @@ def test_reasons_of_other_domains_are_not_ours():
 
 
 def test_a_trailer_that_contradicts_the_status_is_ignored():
-    abort = status.to_abort(errors.UnknownSiteError("x"))
+    abort = status.to_grpc_status(errors.UnknownSiteError("x"))
     error = FakeCall(grpc.StatusCode.UNAVAILABLE, "proxy", abort.trailing_metadata)  # pyright: ignore[reportAttributeAccessIssue]
     assert type(status.from_rpc_error(error)) is errors.NeuroScopeIntegrationError
 

@@ -12,16 +12,16 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope.wire import codec
-from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
+from neuroscope.wire.codec import ALIGNMENT_BYTES, Frame
 from neuroscope.wire.frames import PACKED_BYTES, SLICE_BYTES, FrameReader
 from tests.support.streams import Stream, outgoing
 
 DECODE = codec.decoder(pb.GenerateResponse)
 
 
-def over_the_wire(framed: Framed) -> Framed:
+def over_the_wire(framed: Frame) -> Frame:
     received = DECODE(codec.encode(framed))
-    assert isinstance(received, Framed)
+    assert isinstance(received, Frame)
     return received
 
 
@@ -65,7 +65,7 @@ def test_a_tensor_above_the_limit_travels_alone_in_slices():
     small, large = random(1, 1, 8), random(1, 1400, 512)
     assert large.nbytes > 2 * SLICE_BYTES
     frames = stream.frames(0, outgoing(0, small), outgoing(1, large), outgoing(2, small))
-    kinds = [type(framed.frame).__name__ for framed in frames]
+    kinds = [type(framed.header).__name__ for framed in frames]
     assert kinds == ["TensorFrame"] * 3 + ["StepFrame"]
     assert max(framed.nbytes for framed in frames) <= SLICE_BYTES
     read = reader(stream)
@@ -82,7 +82,7 @@ def test_frames_of_many_tensors_stay_near_the_limit():
     arrays = [random(1, 100, 512) for _ in range(20)]
     frames = stream.frames(0, *(outgoing(i, array) for i, array in enumerate(arrays)))
     assert max(framed.nbytes for framed in frames) <= PACKED_BYTES
-    assert [framed.frame.sequence for framed in frames] == list(range(len(frames)))
+    assert [framed.header.sequence for framed in frames] == list(range(len(frames)))
     assert stream.packer.frame_count == len(frames) > 1
 
 
@@ -145,7 +145,7 @@ def test_a_missing_frame_is_an_error():
 def test_a_missing_slice_is_an_error():
     stream = Stream(Point("resid_post", 0))
     frames = stream.frames(0, outgoing(0, random(1, 1400, 512)))
-    frames[2].frame.sequence = 1
+    frames[2].header.sequence = 1
     read = reader(stream)
     read.read(frames[0])
     with pytest.raises(StreamingError, match="not the next slice"):
@@ -155,7 +155,7 @@ def test_a_missing_slice_is_an_error():
 def test_slices_that_begin_in_the_middle_are_an_error():
     stream = Stream(Point("resid_post", 0))
     frames = stream.frames(0, outgoing(0, random(1, 1400, 512)))
-    frames[1].frame.sequence = 0
+    frames[1].header.sequence = 0
     with pytest.raises(StreamingError, match="not the next slice"):
         reader(stream).read(frames[1])
 
@@ -163,7 +163,7 @@ def test_slices_that_begin_in_the_middle_are_an_error():
 def test_slices_beyond_the_announced_length_are_an_error():
     stream = Stream(Point("resid_post", 0))
     frames = stream.frames(0, outgoing(0, random(1, 1400, 512)))
-    frame = frames[0].frame
+    frame = frames[0].header
     assert isinstance(frame, tensor_pb2.TensorFrame)
     frame.ref.length_bytes = 100
     with pytest.raises(StreamingError, match="not the next slice"):
@@ -195,8 +195,8 @@ def test_a_changed_byte_is_noticed(place, large):
 def test_a_tensor_that_does_not_fit_the_plan_is_an_error(change, message):
     stream = Stream(Point("resid_post", 0))
     (frame,) = stream.frames(0, outgoing(0, random(1, 3, 8)))
-    assert isinstance(frame.frame, tensor_pb2.StepFrame)
-    ref = frame.frame.refs[0]
+    assert isinstance(frame.header, tensor_pb2.StepFrame)
+    ref = frame.header.refs[0]
     if "shape" in change:
         ref.shape[:] = change["shape"]
     else:

@@ -15,8 +15,8 @@ from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.vocabulary.reductions import to_message
 from neuroscope.vocabulary.sites import Point
-from neuroscope.wire.codec import Framed
-from neuroscope.wire.frames import FramePacker, FrameReader, Outgoing
+from neuroscope.wire.codec import Frame
+from neuroscope.wire.frames import FramePacker, FrameReader, OutgoingTensor
 
 B, P, K, M, R, H = (
     tensor_pb2.AXIS_BATCH,
@@ -87,11 +87,11 @@ def cache_of(plan: list[Any], *steps: list[Any]) -> ActivationCache:
     cache.expect(plan, reader.digests)
     for step, arrays in enumerate(steps):
         tensors = [
-            Outgoing(entry.plan_index, 0, array.shape, step, memoryview(array.tobytes()))
+            OutgoingTensor(entry.plan_index, 0, array.shape, step, memoryview(array.tobytes()))
             for entry, array in zip(plan, arrays, strict=True)
         ]
         for framed in packer.pack(step, tensors):
-            for piece in reader.read(Framed(framed.frame, (framed.payload,))):
+            for piece in reader.read(Frame(framed.header, (framed.payload,))):
                 cache.add(piece)
     return cache
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from neuroscope.errors import InvalidRequestError, StreamingError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.codec import Event, Framed, decoder, encode
+from neuroscope.wire.codec import Event, Frame, decoder, encode
 from neuroscope.wire.endpoint import Endpoint
-from neuroscope.wire.frames import SLICE_BYTES, FramePacker, FrameReader, Outgoing
+from neuroscope.wire.frames import SLICE_BYTES, FramePacker, FrameReader, OutgoingTensor
 from neuroscope.wire.shared_memory import BLOCK_BYTES, MappedMemory, SharedMemory
-from neuroscope.wire.sharing import Mappings, Receiver
+from neuroscope.wire.shared_memory_client import MappingPool, SharedMemoryReader
 from neuroscope_inference.sharing import PrivateFolder, Sharing
 from tests.support.streams import Stream
 
@@ -162,27 +162,27 @@ async def events_of(stream: Stream, arrays: list[np.ndarray], slice_bytes: int) 
     yield pb.GenerateResponse(plan=plan)
     packer = FramePacker(list(plan.tensors), slice_bytes)
     for step, array in enumerate(arrays):
-        tensors = [Outgoing(i, 0, array.shape, 0, array.reshape(-1).view(np.uint8).data) for i in range(2)]
-        tensors.append(Outgoing(0, 1, (1, 1, 4), 0, array.reshape(-1)[:4].view(np.uint8).data))
+        tensors = [OutgoingTensor(i, 0, array.shape, 0, array.reshape(-1).view(np.uint8).data) for i in range(2)]
+        tensors.append(OutgoingTensor(0, 1, (1, 1, 4), 0, array.reshape(-1)[:4].view(np.uint8).data))
         for frame in packer.pack(step, tensors):
             yield frame
 
 
 async def collect(
-    sharing: Sharing, arrays: list[np.ndarray], *, maps: bool, keeps: bool, mappings: Mappings | None = None
+    sharing: Sharing, arrays: list[np.ndarray], *, maps: bool, keeps: bool, pool: MappingPool | None = None
 ) -> tuple[int, list]:
     """How many frames came where they lay in shared memory, and the tensors as received."""
     stream, _ = large_events(0)
-    receiver, reader, borrowed, found = Receiver(mappings), None, 0, []
-    wanted = sharing.wanted([receiver.metadata], "unix")
+    client, reader, borrowed, found = SharedMemoryReader(pool), None, 0, []
+    wanted = sharing.wanted([client.metadata], "unix")
     async for event in sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES), wanted):
         raw = encode(event)
         received = DECODE(raw)
-        if not maps and not isinstance(received, Framed):
+        if not maps and not isinstance(received, Frame):
             assert isinstance(received, pb.GenerateResponse)
             received.plan.ClearField("shared_memory")
-        received = receiver.event(received)
-        if isinstance(received, Framed):
+        received = client.resolve(received)
+        if isinstance(received, Frame):
             assert reader is not None
             borrowed += received.borrowed
             pieces = reader.read(received)
@@ -192,7 +192,7 @@ async def collect(
             assert isinstance(received, pb.GenerateResponse)
             assert not received.plan.HasField("shared_memory")
             reader = FrameReader(received.plan)
-    receiver.end()
+    client.finish()
     return borrowed, found
 
 
@@ -254,31 +254,31 @@ def test_memory_is_shared_with_clients_of_this_host_that_ask(client, metadata, l
     assert Sharing(length).wanted(metadata, client) == wanted
 
 
-def region_of(mappings: Mappings) -> str:
-    memory = mappings.take()
+def region_of(pool: MappingPool) -> str:
+    memory = pool.acquire()
     assert memory is not None
-    mappings.keep(memory)
+    pool.release(memory)
     return memory.region_id
 
 
 def test_the_next_stream_of_a_client_has_the_same_memory() -> None:
     async def streams() -> None:
         _, arrays = large_events(3)
-        sharing, mappings = Sharing(4 * BYTES), Mappings()
-        borrowed, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
-        first = region_of(mappings)
-        again, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
+        sharing, pool = Sharing(4 * BYTES), MappingPool()
+        borrowed, found = await collect(sharing, arrays, maps=True, keeps=False, pool=pool)
+        first = region_of(pool)
+        again, found = await collect(sharing, arrays, maps=True, keeps=False, pool=pool)
         assert_all(found, arrays)
         assert borrowed == again == 6
-        assert region_of(mappings) == first
-        other = Mappings()
-        _, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=other)
+        assert region_of(pool) == first
+        other = MappingPool()
+        _, found = await collect(sharing, arrays, maps=True, keeps=False, pool=other)
         assert_all(found, arrays)
         assert region_of(other) != first
         sharing.close()  # as a service that starts anew
-        _, found = await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
+        _, found = await collect(sharing, arrays, maps=True, keeps=False, pool=pool)
         assert_all(found, arrays)
-        assert region_of(mappings) != first
+        assert region_of(pool) != first
         sharing.close()
 
     asyncio.run(streams())
@@ -288,10 +288,10 @@ def test_memory_of_which_a_view_is_left_goes_to_no_other_stream() -> None:
     async def streams() -> None:
         _, arrays = large_events(1)
         _, others = large_events(3)
-        sharing, mappings = Sharing(4 * BYTES), Mappings()
-        borrowed, kept = await collect(sharing, arrays, maps=True, keeps=True, mappings=mappings)
+        sharing, pool = Sharing(4 * BYTES), MappingPool()
+        borrowed, kept = await collect(sharing, arrays, maps=True, keeps=True, pool=pool)
         assert borrowed == 2
-        borrowed, found = await collect(sharing, others, maps=True, keeps=False, mappings=mappings)
+        borrowed, found = await collect(sharing, others, maps=True, keeps=False, pool=pool)
         assert borrowed == 6
         assert_all(found, others)
         assert_all(kept, arrays)
@@ -303,11 +303,11 @@ def test_memory_of_which_a_view_is_left_goes_to_no_other_stream() -> None:
 def test_what_a_reader_broke_off_is_not_kept() -> None:
     async def streams() -> None:
         _, arrays = large_events(3)
-        sharing, mappings = Sharing(BYTES), Mappings()
-        receiver = Receiver(mappings)
+        sharing, pool = Sharing(BYTES), MappingPool()
+        client = SharedMemoryReader(pool)
         stream, _ = large_events(0)
-        events = sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES), receiver.metadata[1])
-        assert not isinstance(receiver.event(DECODE(encode(await anext(events)))), Framed)
+        events = sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES), client.metadata[1])
+        assert not isinstance(client.resolve(DECODE(encode(await anext(events)))), Frame)
         await anext(events)
         await events.aclose()
         assert not sharing.held_bytes
@@ -320,9 +320,9 @@ def test_little_memory_is_kept_and_not_for_long(monkeypatch: pytest.MonkeyPatch)
 
     async def streams() -> None:
         _, arrays = large_events(3)
-        sharing, clients = Sharing(BYTES), [Mappings() for _ in range(5)]
-        for mappings in clients:
-            await collect(sharing, arrays, maps=True, keeps=False, mappings=mappings)
+        sharing, clients = Sharing(BYTES), [MappingPool() for _ in range(5)]
+        for pool in clients:
+            await collect(sharing, arrays, maps=True, keeps=False, pool=pool)
             assert 0 < sharing.held_bytes <= 2 * BYTES
         await asyncio.sleep(0.2)
         assert sharing.held_bytes == 0

@@ -100,10 +100,10 @@ def test_a_part_is_recorded_where_its_whole_is():
     with tracer.start_as_current_span("Generate") as root:
         context = trace.set_span_in_context(root)
     with tracer.start_as_current_span("Generate") as root:
-        with telemetry.part("decode", trace.set_span_in_context(root)) as part:
+        with telemetry.child_span("decode", trace.set_span_in_context(root)) as part:
             part.set_attribute(telemetry.STEP, 3)
             assert trace.get_current_span() is part
-        with telemetry.part("late", context) as unrecorded:
+        with telemetry.child_span("late", context) as unrecorded:
             unrecorded.set_attribute(telemetry.STEP, 4)
             assert trace.get_current_span() is root
         trace_id = telemetry.trace_id_of(root)

@@ -27,7 +27,7 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope.wire import grpc_transport, transport
-from neuroscope.wire.codec import Framed
+from neuroscope.wire.codec import Frame
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import AsyncGrpcTransport, GrpcTransport
 from tests.support.scripted_server import serving, serving_in_thread
@@ -66,7 +66,7 @@ class Service:
     async def PutTensor(self, requests: Any, context: Any) -> Any:
         parts = [part async for part in requests]
         assert parts[0].header.shape == [1, 3]
-        frames = [part for part in parts if isinstance(part, Framed)]
+        frames = [part for part in parts if isinstance(part, Frame)]
         return pb.PutTensorResponse(tensor_id="t1", length_bytes=sum(frame.nbytes for frame in frames))
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> Any:
@@ -217,7 +217,7 @@ def test_the_deadline_of_a_stream_passes(target, service):
 def test_messages_above_grpcs_default_limit_arrive(target):
     transport = GrpcTransport(target)
     events = transport.stream(RPCS["Generate"], pb.GenerateRequest(prompts=[pb.Prompt(text="large")]))
-    assert max(event.nbytes for event in events if isinstance(event, Framed)) == 8 << 20
+    assert max(event.nbytes for event in events if isinstance(event, Frame)) == 8 << 20
     transport.close()
 
 
@@ -313,7 +313,7 @@ def test_without_a_trace_no_header_is_sent(client, service):
 def test_uploads_go_through(target):
     transport = GrpcTransport(target)
     header = pb.PutTensorRequest(header=pb.TensorHeader(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[1, 3]))
-    frame = Framed(tensor_pb2.TensorFrame(last=True), [memoryview(bytes(12))])
+    frame = Frame(tensor_pb2.TensorFrame(last=True), [memoryview(bytes(12))])
     response = transport.upload(RPCS["PutTensor"], [header, frame])
     assert isinstance(response, pb.PutTensorResponse)
     assert (response.tensor_id, response.length_bytes) == ("t1", 12)

@@ -12,8 +12,8 @@ from neuroscope.errors import DataConversionError, InvalidRequestError, Streamin
 from neuroscope.v1 import tensor_pb2
 from neuroscope.weights import FactoredMatrix, NamedArray, Weights
 from neuroscope.weights.names import GROUPS, WEIGHTS, resolved
-from neuroscope.wire.codec import Framed
-from neuroscope.wire.frames import FramePacker, FrameReader, Portion
+from neuroscope.wire.codec import Frame
+from neuroscope.wire.frames import FramePacker, FrameReader, TensorPart
 
 RANDOM = np.random.default_rng(0)
 A, B = RANDOM.standard_normal((2, 3, 10, 4)), RANDOM.standard_normal((2, 3, 4, 10))
@@ -129,11 +129,11 @@ def test_a_tensor_in_portions_is_read_as_one(portions: int, slice_bytes: int) ->
         dtype=tensor_pb2.DATA_TYPE_FLOAT32, axes=[tensor_pb2.AXIS_D_MODEL, tensor_pb2.AXIS_D_MLP], shape=[40, 5]
     )
     packer, reader = FramePacker([spec], slice_bytes), FrameReader(tensor_pb2.TensorPlan(tensors=[spec]))
-    frames: list[Framed] = []
+    frames: list[Frame] = []
     offset = 0
     for part in np.array_split(array, portions):
         data = np.ascontiguousarray(part).data.cast("B")
-        frames += packer.pack_portion(0, Portion(0, 0, array.shape, offset, array.nbytes, data))
+        frames += packer.pack_part(0, TensorPart(0, 0, array.shape, offset, array.nbytes, data))
         offset += data.nbytes
     pieces = [piece for frame in frames for piece in reader.read(frame)]
     assert len(pieces) == 1

@@ -25,7 +25,7 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary import tensors
 from neuroscope.vocabulary.tensors import Array
 from neuroscope.vocabulary.token_choice import token_choice
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Projecting:
         Raises:
             StreamingError, ChecksumError: it is none of a projection, or came damaged.
         """
-        if isinstance(event, Framed):
+        if isinstance(event, Frame):
             if self._reader is None:
                 raise StreamingError("results came before the plan")
             for piece in self._reader.read(event):

@@ -18,8 +18,8 @@ from neuroscope.errors import ChecksumError, DoubledBosWarning, StreamingError
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.codec import Event, Framed
-from neuroscope.wire.frames import Digest, FrameReader, TensorPiece
+from neuroscope.wire.codec import Event, Frame
+from neuroscope.wire.frames import FrameReader, TensorDigest, TensorPiece
 
 _OURS = ("neuroscope", "tenacity")  # whose lines a user's warning does not name
 _FINISH_REASONS = {
@@ -120,7 +120,7 @@ class StreamState:
         return token
 
     def _feed(self, event: Event) -> GeneratedToken | None:
-        if isinstance(event, Framed):
+        if isinstance(event, Frame):
             self._feed_frame(event)
             return None
         assert isinstance(event, pb.GenerateResponse | pb.CaptureResponse | pb.ResumeCaptureResponse)
@@ -187,7 +187,7 @@ class StreamState:
         self._hook_ids = [spec.hook_id for spec in plan.tensors]
         self.cache.expect(plan.tensors, self._reader.digests)
 
-    def _feed_frame(self, framed: Framed) -> None:
+    def _feed_frame(self, framed: Frame) -> None:
         if self._reader is None:
             raise StreamingError("a frame came before the plan")
         self.frame_count += 1
@@ -241,7 +241,7 @@ class StreamState:
             hook_id = self._hook_ids[min(unaccounted)[0]]
             raise ChecksumError(f"the manifest says nothing of {hook_id!r}, which was received")
         for entry in manifest.entries:
-            _compare(entry, digests.get((entry.plan_index, entry.row), Digest()))
+            _compare(entry, digests.get((entry.plan_index, entry.row), TensorDigest()))
         self.manifest = self.cache.manifest = manifest
         self._pending.clear()
         warn(manifest.warnings)
@@ -264,7 +264,7 @@ def _callers_level() -> int:
     return level
 
 
-def _compare(entry: pb.ManifestEntry, digest: Digest) -> None:
+def _compare(entry: pb.ManifestEntry, digest: TensorDigest) -> None:
     sent = (entry.piece_count, entry.length_bytes, entry.xxh3_64 if entry.piece_count else 0)
     received = (digest.piece_count, digest.length_bytes, digest.checksum if digest.piece_count else 0)
     if sent != received:

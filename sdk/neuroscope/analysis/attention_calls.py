@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsIndex
 
-from neuroscope.analysis.attention_request import attention_request
-from neuroscope.analysis.progress import AnalysisListener
-from neuroscope.analysis.running import run
-from neuroscope.calls.call import Steps
-from neuroscope.calls.client_method import client_method
+from neuroscope.analysis.attention_requests import attention_request
+from neuroscope.analysis.base_client import run
+from neuroscope.base_client.call import CallFlow
+from neuroscope.base_client.client_method import client_method
+from neuroscope.base_client.progress import AnalysisListener
 from neuroscope.datasets.pairs import PairLike
 from neuroscope.results.attention import AttentionResult
 from neuroscope.vocabulary.prompts import PromptLike
@@ -37,7 +37,7 @@ class AttentionCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> Steps[AttentionResult]:
+    ) -> CallFlow[AttentionResult]:
         """Describes every attention head: statistics on prompts, scores of known roles, labels tested by ablation.
 
         Args:

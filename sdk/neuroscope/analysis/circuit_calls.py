@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuroscope.analysis.circuit_request import discovery_request, evaluation_options, evaluation_request
-from neuroscope.analysis.progress import AnalysisListener
-from neuroscope.analysis.running import run
-from neuroscope.calls.call import Call, Steps
-from neuroscope.calls.client_method import client_method
+from neuroscope.analysis.base_client import run
+from neuroscope.analysis.circuit_requests import discovery_request, evaluation_options, evaluation_request
+from neuroscope.base_client.call import Call, CallFlow
+from neuroscope.base_client.client_method import client_method
+from neuroscope.base_client.progress import AnalysisListener
 from neuroscope.calls.dataset_fitting import dataset as fitted
 from neuroscope.circuits import Circuit
 from neuroscope.datasets import Dataset, DatasetLike
@@ -34,7 +34,7 @@ class CircuitCalls:
         drop: bool = False,
         model_id: str = "",
         bos: bool | None = None,
-    ) -> Steps[Dataset]:
+    ) -> CallFlow[Dataset]:
         """Pairs of prompts that fit the model's tokenizer; as `neuroscope.Client.dataset`."""
         return (yield from _dataset(dataset, count, seed, drop, model_id, bos))
 
@@ -69,7 +69,7 @@ class CircuitCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> Steps[DiscoveryResult]:
+    ) -> CallFlow[DiscoveryResult]:
         """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need.
 
         Args:
@@ -153,7 +153,7 @@ class CircuitCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> Steps[EvaluationResult]:
+    ) -> CallFlow[EvaluationResult]:
         """Measures how well a circuit does on pairs of prompts; the others' edges carry what the other run has.
 
         Args:
@@ -179,12 +179,12 @@ class CircuitCalls:
 
 def _dataset(
     wanted: DatasetLike, count: int | None, seed: int, drop: bool, model_id: str, bos: bool | None
-) -> Steps[Dataset]:
-    def tokenize(texts: Sequence[Text], bos: bool | None) -> Steps[list[Tokens]]:
+) -> CallFlow[Dataset]:
+    def tokenize(texts: Sequence[Text], bos: bool | None) -> CallFlow[list[Tokens]]:
         answer = yield from _tokenize(texts, model_id, bos)
         return [Tokens(list(each.token_ids), list(each.tokens), tuple(each.warnings)) for each in answer.prompts]
 
-    def describe() -> Steps[inference_pb2.Model]:
+    def describe() -> CallFlow[inference_pb2.Model]:
         answer = yield from _tokenize((), model_id, None)
         return answer.model
 

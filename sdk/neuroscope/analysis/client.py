@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from neuroscope.analysis.attention_calls import AttentionCalls
+from neuroscope.analysis.base_client import DEFAULT_ANALYSIS_TARGET, AsyncBaseAnalysisClient, BaseAnalysisClient
 from neuroscope.analysis.circuit_calls import CircuitCalls
 from neuroscope.analysis.head_calls import HeadCalls
 from neuroscope.analysis.residual_calls import ResidualCalls
-from neuroscope.analysis.running import DEFAULT_ANALYSIS_TARGET, AnalysisRunner, AsyncAnalysisRunner
 
 __all__ = ["DEFAULT_ANALYSIS_TARGET", "AnalysisClient", "AsyncAnalysisClient"]
 
 
-class AnalysisClient(CircuitCalls, HeadCalls, AttentionCalls, ResidualCalls, AnalysisRunner):
+class AnalysisClient(CircuitCalls, HeadCalls, AttentionCalls, ResidualCalls, BaseAnalysisClient):
     """Calls an analysis service. Thread-safe.
 
     Args:
@@ -23,5 +23,5 @@ class AnalysisClient(CircuitCalls, HeadCalls, AttentionCalls, ResidualCalls, Ana
     """
 
 
-class AsyncAnalysisClient(CircuitCalls, HeadCalls, AttentionCalls, ResidualCalls, AsyncAnalysisRunner):
+class AsyncAnalysisClient(CircuitCalls, HeadCalls, AttentionCalls, ResidualCalls, AsyncBaseAnalysisClient):
     """Calls an analysis service, on one event loop: the same methods, to be awaited."""

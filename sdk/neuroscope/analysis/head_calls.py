@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from neuroscope.analysis.base_client import run
 from neuroscope.analysis.head_requests import Layers, comparison_request, composition_request, interactions_request
-from neuroscope.analysis.progress import AnalysisListener
-from neuroscope.analysis.running import run
-from neuroscope.calls.call import Steps
-from neuroscope.calls.client_method import client_method
+from neuroscope.base_client.call import CallFlow
+from neuroscope.base_client.client_method import client_method
+from neuroscope.base_client.progress import AnalysisListener
 from neuroscope.datasets.pairs import PairLike
 from neuroscope.results.comparison import AttentionComparison
 from neuroscope.results.composition import CompositionResult
@@ -30,7 +30,7 @@ class HeadCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> Steps[AttentionComparison]:
+    ) -> CallFlow[AttentionComparison]:
         """Compares the attention patterns of two prompts, head by head.
 
         Args:
@@ -58,7 +58,7 @@ class HeadCalls:
         random_pairs: int = 0,
         model_id: str = "",
         progress: AnalysisListener = False,
-    ) -> Steps[CompositionResult]:
+    ) -> CallFlow[CompositionResult]:
         """Says by their weights how much each head can read of what each earlier one writes (Elhage et al. 2021).
 
         Args:
@@ -90,7 +90,7 @@ class HeadCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> Steps[InteractionGraph]:
+    ) -> CallFlow[InteractionGraph]:
         """Finds which heads read what other heads write, by patching the path between them (Wang et al. 2022).
 
         Args:

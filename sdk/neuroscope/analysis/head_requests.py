@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
-from neuroscope.analysis.attention_request import random_sequences
+from neuroscope.analysis.attention_requests import random_sequences
 from neuroscope.datasets import pairs
 from neuroscope.datasets.pairs import PairLike
 from neuroscope.errors import InvalidRequestError

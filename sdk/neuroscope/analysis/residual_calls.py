@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import SupportsIndex
 
-from neuroscope.analysis.progress import AnalysisListener
-from neuroscope.analysis.residual_request import AnswerTokens, residual_request
-from neuroscope.analysis.running import run
-from neuroscope.calls.call import Steps
-from neuroscope.calls.client_method import client_method
+from neuroscope.analysis.base_client import run
+from neuroscope.analysis.residual_requests import AnswerTokens, residual_request
+from neuroscope.base_client.call import CallFlow
+from neuroscope.base_client.client_method import client_method
+from neuroscope.base_client.progress import AnalysisListener
 from neuroscope.results.residual import ResidualResult
 from neuroscope.results.tuned_lens import TunedLens
 from neuroscope.results.tuned_training import TunedLensResult, training_request
@@ -41,7 +41,7 @@ class ResidualCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> Steps[ResidualResult]:
+    ) -> CallFlow[ResidualResult]:
         """Describes the residual stream on prompts: what is written into it, what that does to logits, who reads it.
 
         Args:
@@ -103,7 +103,7 @@ class ResidualCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AnalysisListener = False,
-    ) -> Steps[TunedLensResult]:
+    ) -> CallFlow[TunedLensResult]:
         """Trains a tuned lens (Belrose et al. 2023): a translator of each layer's stream. `result.lens` is it.
 
         Args:

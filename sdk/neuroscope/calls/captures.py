@@ -9,10 +9,11 @@ from typing import Any, SupportsIndex
 from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.layer_predictions import LayerPredictions
 from neuroscope.activations.stream import StreamState
-from neuroscope.calls import layer_predictions, requests
-from neuroscope.calls.call import Call, Capturing, Steps, Stream
-from neuroscope.calls.client_method import client_method, client_stream
-from neuroscope.calls.progress import ByteListener
+from neuroscope.base_client.call import Call, CallFlow, CaptureStream, Stream
+from neuroscope.base_client.client_method import client_method, client_stream
+from neuroscope.base_client.progress import ByteListener
+from neuroscope.calls import requests
+from neuroscope.calls.logit_lens import logit_lens
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.hooks import HookLike
@@ -41,7 +42,7 @@ class CaptureCalls:
         kv_bits: int | None = None,
         kv_group_size: int = 64,
         progress: ByteListener = False,
-    ) -> Steps[ActivationCache]:
+    ) -> CallFlow[ActivationCache]:
         """Runs prompts once, without sampling, and returns what was captured.
 
         Args:
@@ -84,7 +85,7 @@ class CaptureCalls:
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
         )
-        return (yield from Capturing(call, capture_id if resumable else "", progress=progress))
+        return (yield from CaptureStream(call, capture_id if resumable else "", progress=progress))
 
     @client_stream
     def capture_pieces(
@@ -139,7 +140,7 @@ class CaptureCalls:
         model_id: str = "",
         interventions: Sequence[InterventionLike] = (),
         bos: bool | None = None,
-    ) -> Steps[LayerPredictions]:
+    ) -> CallFlow[LayerPredictions]:
         """What the residual stream before and behind every layer would predict, by the model's own end.
 
         Args:
@@ -155,7 +156,7 @@ class CaptureCalls:
             InvalidRequestError: a text is not one token, or there are several prompts.
             UnavailableSiteError: the model's end cannot be applied by itself; says why.
         """
-        return layer_predictions.steps(
+        return logit_lens(
             prompt,
             top_k=top_k,
             tokens=tokens,

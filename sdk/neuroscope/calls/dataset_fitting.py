@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
-from neuroscope.calls.call import Steps
+from neuroscope.base_client.call import CallFlow
 from neuroscope.datasets.dataset import Dataset, read_examples
 from neuroscope.datasets.example import Example, Pair, Text
 from neuroscope.datasets.fitting import DEFAULT_COUNT, DatasetLike, Misfit, answers, pair
@@ -19,9 +19,9 @@ from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.model_info import Tokens
 
-Tokenizer: TypeAlias = "Callable[[Sequence[Text], bool | None], Steps[list[Tokens]]]"
+Tokenizer: TypeAlias = "Callable[[Sequence[Text], bool | None], CallFlow[list[Tokens]]]"
 """How either client tokenises several prompts."""
-Describe: TypeAlias = "Callable[[], Steps[inference_pb2.Model]]"
+Describe: TypeAlias = "Callable[[], CallFlow[inference_pb2.Model]]"
 """How either client describes the model."""
 _FILES = (".jsonl", ".ndjson", ".json")
 _DRAWS = 8
@@ -45,7 +45,7 @@ def dataset(
     seed: int,
     bos: bool | None,
     drop: bool,
-) -> Steps[Dataset]:
+) -> CallFlow[Dataset]:
     """What the clients' `dataset` gives.
 
     Raises:
@@ -77,7 +77,7 @@ def _example(value: Example | Mapping[str, Any], field: str) -> Example:
 
 def _named(
     tokenize: Tokenizer, describe: Describe, chosen: NamedDataset, count: int, seed: int, bos: bool | None
-) -> Steps[Dataset]:
+) -> CallFlow[Dataset]:
     """A dataset of the literature."""
     vocabulary = yield from _vocabulary(tokenize, describe, chosen)
     kept = _Kept()
@@ -96,7 +96,9 @@ def _named(
     )
 
 
-def _own(tokenize: Tokenizer, examples: Sequence[Example], bos: bool | None, drop: bool, name: str) -> Steps[Dataset]:
+def _own(
+    tokenize: Tokenizer, examples: Sequence[Example], bos: bool | None, drop: bool, name: str
+) -> CallFlow[Dataset]:
     """A dataset of given examples; what does not fit is an error, or left out."""
     if not examples:
         raise InvalidRequestError("the dataset is empty", field="dataset")
@@ -116,7 +118,7 @@ def _own(tokenize: Tokenizer, examples: Sequence[Example], bos: bool | None, dro
     return Dataset(pairs, name=name, dropped=dropped, bos=bos)
 
 
-def _vocabulary(tokenize: Tokenizer, describe: Describe, chosen: NamedDataset) -> Steps[Vocabulary]:
+def _vocabulary(tokenize: Tokenizer, describe: Describe, chosen: NamedDataset) -> CallFlow[Vocabulary]:
     """The dataset's words that are one token, and the model's ids."""
     model = yield from describe()
     texts = [" ".join(words) for words in chosen.words.values()]
@@ -145,7 +147,7 @@ def _drawn(
     count: int,
     seed: int,
     bos: bool | None,
-) -> Steps[_Kept]:
+) -> CallFlow[_Kept]:
     kept = _Kept()
     drawn = _different(form(Random(f"{chosen.name} {seed}"), vocabulary), count * _DRAWS)
     while len(kept.pairs) < count:
@@ -172,7 +174,7 @@ def _different(examples: Iterator[Example], most: int) -> Iterator[Example]:
 
 def _fitted(
     tokenize: Tokenizer, examples: Sequence[Example], bos: bool | None, most_tokens_per_word: float = 0.0
-) -> Steps[list[Pair | Misfit]]:
+) -> CallFlow[list[Pair | Misfit]]:
     """Each example as a pair, or why it is none."""
     texts: dict[tuple[Text, str], None] = {}
     for example in examples:

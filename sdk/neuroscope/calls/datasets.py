@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from neuroscope.base_client.call import CallFlow
+from neuroscope.base_client.client_method import client_method
 from neuroscope.calls import requests
-from neuroscope.calls.call import Steps
-from neuroscope.calls.client_method import client_method
 from neuroscope.calls.dataset_fitting import dataset
 from neuroscope.datasets.dataset import Dataset
 from neuroscope.datasets.example import Text
@@ -28,7 +28,7 @@ class DatasetCalls:
         drop: bool = False,
         model_id: str = "",
         bos: bool | None = None,
-    ) -> Steps[Dataset]:
+    ) -> CallFlow[Dataset]:
         """Pairs of prompts that fit the model's tokenizer: equally long, with answers of one token.
 
         Args:
@@ -49,15 +49,15 @@ class DatasetCalls:
 
 def _steps(
     wanted: DatasetLike, count: int | None, seed: int, drop: bool, model_id: str, bos: bool | None
-) -> Steps[Dataset]:
-    def tokenize(texts: Sequence[Text], bos: bool | None) -> Steps[list[Tokens]]:
+) -> CallFlow[Dataset]:
+    def tokenize(texts: Sequence[Text], bos: bool | None) -> CallFlow[list[Tokens]]:
         found: list[Tokens] = []
         for text in texts:
             tokens = yield from requests.tokenize(text, model_id=model_id, bos=bos)
             found.append(tokens)
         return found
 
-    def describe() -> Steps[pb.Model]:
+    def describe() -> CallFlow[pb.Model]:
         return (yield from requests.model(model_id)).model
 
     return dataset(tokenize, describe, wanted, count=count, seed=seed, bos=bos, drop=drop)

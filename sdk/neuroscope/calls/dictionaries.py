@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from numpy.typing import ArrayLike
 
 from neuroscope.activations.stream import warn
-from neuroscope.calls import feature_activations
-from neuroscope.calls.call import Call, Steps
+from neuroscope.base_client.call import Call, CallFlow
+from neuroscope.calls.feature_activations import feature_activations
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.dictionaries.features import FeatureActivations
 from neuroscope.errors import InvalidRequestError
@@ -41,7 +41,7 @@ class Unary(Protocol):
 class Follow(Protocol):
     """Makes several."""
 
-    def __call__(self, steps: Steps[T], /) -> T: ...
+    def __call__(self, steps: CallFlow[T], /) -> T: ...
 
 
 class AsyncUnary(Protocol):
@@ -53,7 +53,7 @@ class AsyncUnary(Protocol):
 class AsyncFollow(Protocol):
     """Makes several."""
 
-    def __call__(self, steps: Steps[T], /) -> Awaitable[T]: ...
+    def __call__(self, steps: CallFlow[T], /) -> Awaitable[T]: ...
 
 
 class LoadedDictionary(Dictionary):
@@ -89,9 +89,7 @@ class LoadedDictionary(Dictionary):
             bos: as in `tokenize`.
         """
         count = min(top, self.feature_count)
-        called = feature_activations.steps(
-            self, prompt, top=count, positions=positions, interventions=interventions, bos=bos
-        )
+        called = feature_activations(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
         return self._follow(called)
 
     def attribute(
@@ -226,9 +224,7 @@ class AsyncLoadedDictionary(Dictionary):
     ) -> FeatureActivations:
         """The most active features at each position of a prompt, how many are active, and what they do not explain."""
         count = min(top, self.feature_count)
-        called = feature_activations.steps(
-            self, prompt, top=count, positions=positions, interventions=interventions, bos=bos
-        )
+        called = feature_activations(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
         return await self._follow(called)
 
     async def attribute(

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, overload
 
+from neuroscope.base_client.call import Call, CallFlow, Stream
+from neuroscope.base_client.client import AsyncBaseClient, BaseClient
+from neuroscope.base_client.client_method import client_method, client_stream
+from neuroscope.base_client.progress import (
+    AttributionListener,
+    SweepListener,
+    attribution_listener,
+    sweep_listener,
+)
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call, Steps, Stream
-from neuroscope.calls.caller import AsyncCaller, Caller
-from neuroscope.calls.client_method import client_method, client_stream
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.attributed import AttributionResult
@@ -17,12 +23,6 @@ from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import ValueLike
 from neuroscope.experiments.metrics import Metric
 from neuroscope.experiments.patching import Patching, ablation, patching, tracing
-from neuroscope.experiments.progress import (
-    AttributionListener,
-    SweepListener,
-    attribution_listener,
-    sweep_listener,
-)
 from neuroscope.experiments.result import SweepResult
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import experiment_pb2 as pb
@@ -41,10 +41,10 @@ class client_sweep(Generic[P]):
         self.__doc__ = write.__doc__
 
     @overload
-    def __get__(self, caller: Caller, owner: type[Any]) -> Callable[P, Patching[SweepResult]]: ...
+    def __get__(self, caller: BaseClient, owner: type[Any]) -> Callable[P, Patching[SweepResult]]: ...
     @overload
     def __get__(
-        self, caller: AsyncCaller, owner: type[Any]
+        self, caller: AsyncBaseClient, owner: type[Any]
     ) -> Callable[P, Patching[Coroutine[Any, Any, SweepResult]]]: ...
     @overload
     def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Patching[Any]]: ...
@@ -148,7 +148,7 @@ class ExperimentCalls:
     @client_method
     def sweep(
         self, experiment: Experiment, *, progress: SweepListener = False, result: SweepResult | None = None
-    ) -> Steps[SweepResult]:
+    ) -> CallFlow[SweepResult]:
         """Runs an experiment.
 
         Args:
@@ -190,7 +190,7 @@ class ExperimentCalls:
         model_id: str = "",
         bos: bool | None = None,
         progress: AttributionListener = False,
-    ) -> Steps[AttributionResult]:
+    ) -> CallFlow[AttributionResult]:
         """Scores many places of the model at once by the gradient of the metric there.
 
         A score is the change of the metric, to first order, were the activation of one run that of the other one.

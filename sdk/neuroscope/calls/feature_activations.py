@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from neuroscope.base_client.call import CallFlow, CaptureStream
 from neuroscope.calls import requests
-from neuroscope.calls.call import Capturing, Steps
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.dictionaries.features import FeatureActivations
 from neuroscope.errors import InvalidRequestError
@@ -22,7 +22,7 @@ _L0, _ERROR, _NORM = "features_l0", "features_squared_error", "features_squared_
 _MEAN = "mean of what is reconstructed"
 
 
-def steps(
+def feature_activations(
     dictionary: Dictionary,
     prompt: PromptLike,
     *,
@@ -30,7 +30,7 @@ def steps(
     positions: Positions,
     interventions: Sequence[InterventionLike],
     bos: bool | None,
-) -> Steps[FeatureActivations]:
+) -> CallFlow[FeatureActivations]:
     """The calls of `LoadedDictionary.features`, whose arguments these are: one capture, then texts of tokens."""
     if not 1 <= top <= dictionary.feature_count:
         raise InvalidRequestError(f"top is 1 to {dictionary.feature_count}, not {top}", field="top")
@@ -48,7 +48,7 @@ def steps(
         stop_at_layer=None,
         chunk_budget_bytes=0,
     )
-    cache = yield from Capturing(captured)
+    cache = yield from CaptureStream(captured)
     if len(cache.token_ids) != 1:
         raise InvalidRequestError(f"features are of one prompt, not of {len(cache.token_ids)}", field="prompt")
     named = f"{dictionary.point}:{_TOP}"

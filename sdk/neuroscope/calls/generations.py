@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, SupportsIndex, overload
 
 from neuroscope.activations.stream import StreamState
+from neuroscope.base_client.call import Call
+from neuroscope.base_client.client import AsyncBaseClient, BaseClient
+from neuroscope.base_client.client_method import client_method
+from neuroscope.base_client.retry import GenerationRetry
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call
-from neuroscope.calls.caller import AsyncCaller, Caller
-from neuroscope.calls.client_method import client_method
-from neuroscope.calls.recovery import Resumption
 from neuroscope.calls.running_generation import AsyncGeneration, Generation
 from neuroscope.interventions import InterventionLike
 from neuroscope.vocabulary.hooks import HookLike
@@ -28,9 +28,9 @@ class client_generation(Generic[P]):
         self.__doc__ = begin.__doc__
 
     @overload
-    def __get__(self, caller: Caller, owner: type[Any]) -> Callable[P, Generation]: ...
+    def __get__(self, caller: BaseClient, owner: type[Any]) -> Callable[P, Generation]: ...
     @overload
-    def __get__(self, caller: AsyncCaller, owner: type[Any]) -> Callable[P, AsyncGeneration]: ...
+    def __get__(self, caller: AsyncBaseClient, owner: type[Any]) -> Callable[P, AsyncGeneration]: ...
     @overload
     def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Any]: ...
     def __get__(self, caller: Any, owner: type[Any]) -> Any:
@@ -156,7 +156,7 @@ class GenerationCalls:
             call,
             StreamState(keep=keep, steps_ahead=max_steps_ahead or 1),
             auto_advance=auto_advance and max_steps_ahead > 0,
-            resumption=Resumption(call, self._retry) if resumable else None,
+            resumption=GenerationRetry(call, self._retry) if resumable else None,
         )
 
     @client_method

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from neuroscope.base_client.call import Call
+from neuroscope.base_client.client_method import client_method
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call
-from neuroscope.calls.client_method import client_method
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.hooks import HookLike
 

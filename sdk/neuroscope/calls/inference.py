@@ -7,9 +7,9 @@ from neuroscope.calls.datasets import DatasetCalls
 from neuroscope.calls.experiments import ExperimentCalls
 from neuroscope.calls.generations import GenerationCalls
 from neuroscope.calls.hooks import HookCalls
-from neuroscope.calls.kept import KeptCalls
 from neuroscope.calls.models import ModelCalls
 from neuroscope.calls.service import ServiceCalls
+from neuroscope.calls.stored_captures import StoredCaptureCalls
 from neuroscope.calls.weights import WeightCalls
 
 
@@ -18,7 +18,7 @@ class InferenceCalls(
     HookCalls,
     GenerationCalls,
     CaptureCalls,
-    KeptCalls,
+    StoredCaptureCalls,
     ExperimentCalls,
     WeightCalls,
     DatasetCalls,

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from os import PathLike, fspath
 from typing import SupportsIndex
 
+from neuroscope.base_client.call import Call, CallFlow
+from neuroscope.base_client.client_method import client_method
+from neuroscope.base_client.progress import LoadListener, load_listener
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call, Steps
-from neuroscope.calls.client_method import client_method
-from neuroscope.calls.progress import LoadListener, load_listener
 from neuroscope.errors import StreamingError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.model_info import ModelInfo, Tokens
@@ -29,7 +29,7 @@ class ModelCalls:
         revision: str = "",
         adapter_path: str | PathLike[str] = "",
         progress: LoadListener = False,
-    ) -> Steps[pb.Model]:
+    ) -> CallFlow[pb.Model]:
         """Loads a model into the service and waits until it is ready.
 
         Args:

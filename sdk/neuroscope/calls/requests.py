@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from neuroscope import interventions as edits
 from neuroscope.activations.stream import warn
-from neuroscope.calls.call import Call, Stream, Upload
+from neuroscope.base_client.call import Call, Stream, Upload
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import inference_pb2 as pb
@@ -114,7 +114,9 @@ def put_tensor(tensor: ArrayLike, time_to_live_s: float | None) -> Upload[str]:
     header = pb.TensorHeader(
         dtype=parse_dtype(array.dtype.name), shape=array.shape, time_to_live_ms=math.ceil(1e3 * (time_to_live_s or 0))
     )
-    parts = itertools.chain([pb.PutTensorRequest(header=header)], frames.slices(array.reshape(-1).view(np.uint8).data))
+    parts = itertools.chain(
+        [pb.PutTensorRequest(header=header)], frames.slice_frames(array.reshape(-1).view(np.uint8).data)
+    )
     return Upload("put_tensor", RPCS["PutTensor"], parts, lambda response: response.tensor_id)
 
 
@@ -232,12 +234,6 @@ def estimate_capture(captured: Call[None]) -> Call[pb.EstimateCaptureResponse]:
     assert isinstance(captured.request, pb.CaptureRequest)
     request = pb.EstimateCaptureRequest(capture=captured.request)
     return Call("estimate_capture", RPCS["EstimateCapture"], request, lambda response: response)
-
-
-def resume_capture(capture_id: str, *, sequence: int = 0, restart_token: str = "") -> Call[None]:
-    """ResumeCapture; its stream is folded by `stream.StreamState`."""
-    request = pb.ResumeCaptureRequest(capture_id=capture_id, sequence=sequence, restart_token=restart_token)
-    return Call("resume_capture", RPCS["ResumeCapture"], request, lambda response: None)
 
 
 def get_capture(capture_id: str) -> Call[pb.CaptureRecord]:

@@ -21,8 +21,8 @@ from opentelemetry import trace
 
 from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.stream import GeneratedToken, StreamState
-from neuroscope.calls.call import Call
-from neuroscope.calls.recovery import Resumption
+from neuroscope.base_client.call import Call
+from neuroscope.base_client.retry import GenerationRetry
 from neuroscope.errors import StreamingError, UnknownIdError
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import inference_pb2 as pb
@@ -30,7 +30,7 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.wire.codec import Event
 
 
-class _Account:
+class _BaseGeneration:
     """What both kinds of generation know."""
 
     def __init__(self, state: StreamState, span: trace.Span, *, auto_advance: bool) -> None:
@@ -116,7 +116,7 @@ class _Account:
         self._span.end()
 
 
-class Generation(_Account, Iterator[GeneratedToken]):
+class Generation(_BaseGeneration, Iterator[GeneratedToken]):
     """A running generation. Iterate it to its end or close it; leaving its `with` block closes it.
 
     Raises, while it is iterated, what the server raises, and
@@ -133,7 +133,7 @@ class Generation(_Account, Iterator[GeneratedToken]):
         steer: Callable[[str, Sequence[InterventionLike]], int],
         *,
         auto_advance: bool = False,
-        resumption: Resumption | None = None,
+        resumption: GenerationRetry | None = None,
         open_stream: Callable[[Call[None]], Generator[Event, None, None]] | None = None,
     ) -> None:
         super().__init__(state, span, auto_advance=auto_advance)
@@ -232,7 +232,7 @@ class Generation(_Account, Iterator[GeneratedToken]):
         return True
 
 
-class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
+class AsyncGeneration(_BaseGeneration, AsyncIterator[GeneratedToken]):
     """A running generation on an event loop: `async for token in client.generate(...)`. As `Generation` otherwise."""
 
     def __init__(
@@ -244,7 +244,7 @@ class AsyncGeneration(_Account, AsyncIterator[GeneratedToken]):
         steer: Callable[[str, Sequence[InterventionLike]], Awaitable[int]],
         *,
         auto_advance: bool = False,
-        resumption: Resumption | None = None,
+        resumption: GenerationRetry | None = None,
         open_stream: Callable[[Call[None]], AsyncGenerator[Event, None]] | None = None,
     ) -> None:
         super().__init__(state, span, auto_advance=auto_advance)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from numpy.typing import ArrayLike
 
+from neuroscope.base_client.call import Call, Upload
+from neuroscope.base_client.client_method import client_method
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call, Upload
-from neuroscope.calls.client_method import client_method
 from neuroscope.v1 import telemetry_pb2
 
 

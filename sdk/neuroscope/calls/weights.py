@@ -18,17 +18,17 @@ from neuroscope.activations.projected import (
     to_request,
     vectors_of,
 )
+from neuroscope.base_client.call import CallFlow, Stream
+from neuroscope.base_client.client_method import client_method, client_stream
+from neuroscope.base_client.progress import ByteListener, byte_listener
 from neuroscope.calls import requests
-from neuroscope.calls.call import Steps, Stream
-from neuroscope.calls.client_method import client_method, client_stream
-from neuroscope.calls.layer_predictions import texts_of
-from neuroscope.calls.progress import ByteListener, byte_listener
+from neuroscope.calls.logit_lens import texts_of
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.tensors import parse_dtype
 from neuroscope.weights.weights import Weights
 from neuroscope.wire.rpc import RPCS
-from neuroscope.wire.weight_bytes import WeightBytes
+from neuroscope.wire.weight_reader import WeightReader
 
 LIMIT_BYTES = 4 * 2**30
 """Weights that are read at once, at most, unless the caller says otherwise."""
@@ -56,7 +56,7 @@ class WeightCalls:
         limit_bytes: int = LIMIT_BYTES,
         model_id: str = "",
         progress: ByteListener = False,
-    ) -> Steps[Weights]:
+    ) -> CallFlow[Weights]:
         """The model's weights as numpy arrays with named axes, oriented as x @ W.
 
         Args:
@@ -94,7 +94,7 @@ class WeightCalls:
         return _events(weights, request)
 
     @client_stream
-    def weight_bytes(self, state: WeightBytes, request: pb.ReadWeightsRequest) -> Stream[memoryview]:
+    def weight_bytes(self, state: WeightReader, request: pb.ReadWeightsRequest) -> Stream[memoryview]:
         """The bytes of one weight as they come; an empty part says that the plan is there.
 
         Args:
@@ -113,7 +113,7 @@ class WeightCalls:
         norm: bool = True,
         reference: Reference = None,
         model_id: str = "",
-    ) -> Steps[Projected]:
+    ) -> CallFlow[Projected]:
         """What vectors predict, through the model's own final norm and unembedding, softcap and scale included.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neuroscope.analysis.circuit_request import GRANULARITIES
+from neuroscope.analysis.circuit_requests import GRANULARITIES
 from neuroscope.circuits import METHODS, Circuit, CircuitComparison
 from neuroscope.circuits.formats import ENDINGS, FORMATS, checked
 from neuroscope.cli.connection import Connection

@@ -18,7 +18,7 @@ from neuroscope.cli.console import err
 from neuroscope.cli.options import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE
 from neuroscope.client import DEFAULT_TARGET, Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnknownIdError
-from neuroscope.tracing import spantree, telemetry, tracefile
+from neuroscope.tracing import span_tree, telemetry, trace_file
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.tls import Tls
 
@@ -122,7 +122,7 @@ class Connection:
                 yield
         finally:
             if trace_id:
-                written = tracefile.write(self.trace, complete_trace(trace_id, sources))
+                written = trace_file.write(self.trace, complete_trace(trace_id, sources))
                 err.print(f"trace: {written[0]} (ui.perfetto.dev), {written[1]}", style="dim", soft_wrap=True)
             telemetry.shutdown()
 
@@ -155,7 +155,7 @@ def complete_trace(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> 
     deadline = time.monotonic() + _SPANS_TIMEOUT_S
     while True:
         merged = telemetry.merge(_collect_spans(trace_id, [telemetry.recent_trace, *sources]))
-        if not spantree.orphans(merged) or time.monotonic() > deadline:
+        if not span_tree.orphans(merged) or time.monotonic() > deadline:
             return merged
         time.sleep(_SPANS_POLL_S)
 

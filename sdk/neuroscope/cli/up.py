@@ -19,7 +19,7 @@ from neuroscope.cli.options import ANALYSIS_TARGET_VARIABLE, TARGET_VARIABLE, Tr
 from neuroscope.cli.processes import services
 from neuroscope.cli.processes.span_receiver import SpanReceiver
 from neuroscope.cli.processes.supervisor import Supervisor
-from neuroscope.tracing import tracefile
+from neuroscope.tracing import trace_file
 
 _COLOURS = {services.INFERENCE: "cyan", services.ANALYSIS: "blue", services.GATEWAY: "magenta"}
 _PREFIX_WIDTH = 10
@@ -139,5 +139,5 @@ def _trace_environment(trace: Path | None) -> Generator[dict[str, str], None, No
         try:
             yield receiver.environment
         finally:
-            json_path, html_path = tracefile.write(trace, receiver.traces())
+            json_path, html_path = trace_file.write(trace, receiver.traces())
             err.print(f"trace: {json_path} (ui.perfetto.dev), {html_path}", style="dim", soft_wrap=True)

@@ -19,7 +19,7 @@ from neuroscope.experiments.scores import Scores
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
 from neuroscope.vocabulary.component_names import receiver_name, sender_name
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class AttributionResult(NamedScores):
         Raises:
             StreamingError, ChecksumError: it is none of an attribution, or came damaged.
         """
-        if isinstance(event, Framed):
+        if isinstance(event, Frame):
             if self._reader is None:
                 raise StreamingError("scores came before the plan")
             for piece in self._reader.read(event):

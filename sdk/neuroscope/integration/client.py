@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from neuroscope.errors import NeuroScopeIntegrationError
 from neuroscope.rest.client import DEFAULT_BASE_URL, WITH_ACTIVATIONS, HookRef, request_body
-from neuroscope.rest.gateway import Gateway
+from neuroscope.rest.gateway import GatewayConnection
 from neuroscope.rest.hook_manager import HOOKS, HookSpecLike, to_api_format
 from neuroscope.rest.model_manager import LOAD, MODELS
 
@@ -26,7 +26,7 @@ class LMStudioNeuroScopeClient:
     """
 
     def __init__(self, base_url: str = DEFAULT_BASE_URL, timeout: float = 300, *, api_key: str = "") -> None:
-        self._gateway = Gateway(base_url, timeout, api_key)
+        self._gateway = GatewayConnection(base_url, timeout, api_key)
 
     @property
     def base_url(self) -> str:
@@ -48,7 +48,7 @@ class LMStudioNeuroScopeClient:
     def health_check(self) -> bool:
         """Whether a gateway answers, and the inference service behind it."""
         try:
-            return bool(self._gateway.ask("GET", "/health")["status"] == "healthy")
+            return bool(self._gateway.request("GET", "/health")["status"] == "healthy")
         except NeuroScopeIntegrationError:
             return False
 
@@ -64,11 +64,11 @@ class LMStudioNeuroScopeClient:
             ModelNotFoundError, ModelCorruptError, ModelUnsupportedError, IdTakenError, PermissionDeniedError
         """
         body = {"model_path": fspath(model_path)} | ({"model_id": model_id} if model_id else {}) | kwargs
-        return self._gateway.ask("POST", LOAD, body, patient=True)
+        return self._gateway.request("POST", LOAD, body, wait_forever=True)
 
     def list_models(self) -> list[dict[str, Any]]:
         """The loaded models, in the order in which they were loaded."""
-        return self._gateway.ask("GET", MODELS)["data"]
+        return self._gateway.request("GET", MODELS)["data"]
 
     @overload
     def generate_with_activations(
@@ -138,8 +138,8 @@ class LMStudioNeuroScopeClient:
         }
         body |= ({"model": model} if model else {}) | ({"stop": stop} if stop else {})
         if stream:
-            return self._gateway.lines(WITH_ACTIVATIONS, body | {"stream": True})
-        return self._gateway.ask("POST", WITH_ACTIVATIONS, body)
+            return self._gateway.stream_lines(WITH_ACTIVATIONS, body | {"stream": True})
+        return self._gateway.request("POST", WITH_ACTIVATIONS, body)
 
     def register_hooks(self, hooks: Sequence[HookSpecLike], model: str | None = None) -> list[str]:
         """Registers hooks at the service, all of them or none; returns their ids.
@@ -152,7 +152,7 @@ class LMStudioNeuroScopeClient:
             UnknownSiteError, UnavailableSiteError, IdTakenError
         """
         body = {"hooks": [to_api_format(hook) for hook in hooks]} | ({"model": model} if model else {})
-        return self._gateway.ask("POST", HOOKS, body, repeatable=False)["registered_hooks"]
+        return self._gateway.request("POST", HOOKS, body, idempotent=False)["registered_hooks"]
 
     def clear_hooks(self, model: str | None = None) -> dict[str, Any]:
         """Removes all registered hooks: `status`, and `cleared_hooks`.
@@ -160,4 +160,4 @@ class LMStudioNeuroScopeClient:
         Args:
             model: checked to be loaded. Hooks belong to the service and are for every model, so all of them go.
         """
-        return self._gateway.ask("DELETE", HOOKS, {}, repeatable=False, query={"model": model} if model else {})
+        return self._gateway.request("DELETE", HOOKS, {}, idempotent=False, query={"model": model} if model else {})

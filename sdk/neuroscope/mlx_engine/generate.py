@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 from neuroscope.activations.stream import GeneratedToken
-from neuroscope.calls.progress import LoadListener
+from neuroscope.base_client.progress import LoadListener
 from neuroscope.errors import IdTakenError, InvalidRequestError, NotImplementedByEngineError
 from neuroscope.interventions import InterventionLike
 from neuroscope.mlx_engine import engine

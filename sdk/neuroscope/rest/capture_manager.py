@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from neuroscope.errors import ChecksumError, InvalidRequestError
-from neuroscope.rest.gateway import Gateway
+from neuroscope.rest.gateway import GatewayConnection
 from neuroscope.vocabulary.tensors import Array, numpy_dtype, parse_dtype
 
 _CAPTURES = "/v1/activations/captures"
@@ -69,12 +69,12 @@ class CaptureManager:
         gateway: the connection.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayConnection) -> None:
         self._gateway = gateway
 
     def list(self) -> list[KeptCapture]:
         """The kept streams, oldest first."""
-        return [KeptCapture.from_api_format(one) for one in self._gateway.ask("GET", _CAPTURES)["data"]]
+        return [KeptCapture.from_api_format(one) for one in self._gateway.request("GET", _CAPTURES)["data"]]
 
     def get(self, capture_id: str) -> KeptCapture:
         """A kept stream and its tensors.
@@ -82,7 +82,7 @@ class CaptureManager:
         Raises:
             UnknownIdError: nothing of that id is kept, or no longer.
         """
-        return KeptCapture.from_api_format(self._gateway.ask("GET", _path(capture_id)))
+        return KeptCapture.from_api_format(self._gateway.request("GET", _path(capture_id)))
 
     def delete(self, capture_id: str) -> None:
         """Removes a kept stream.
@@ -91,7 +91,7 @@ class CaptureManager:
             UnknownIdError: nothing of that id is kept.
             InvalidRequestError: it is still running.
         """
-        self._gateway.ask("DELETE", _path(capture_id), repeatable=False)
+        self._gateway.request("DELETE", _path(capture_id), idempotent=False)
 
     def tensor(self, capture_id: str, tensor: int, *, step: int = 0, row: int = 0) -> Array:
         """One tensor of one step (0 is the prefill, its chunks joined) and row, whatever numbers it holds.
@@ -127,13 +127,13 @@ class CaptureManager:
         if length_bytes is not None and length_bytes < 1:
             raise InvalidRequestError(f"a range has at least one byte, not {length_bytes}", field="length_bytes")
         query = {"step": step, "row": row}
-        _, received = self._gateway.octets(f"{_path(capture_id)}/{tensor}", query, first_byte, length_bytes)
+        _, received = self._gateway.download(f"{_path(capture_id)}/{tensor}", query, first_byte, length_bytes)
         return bytes(received)
 
     def fetch(self, url: str) -> Array:
         """The tensor at the `url` of an activation whose data were left out; errors are those of `tensor`."""
         path, _, query = url.partition("?")
-        headers, received = self._gateway.octets(path, dict(part.split("=", 1) for part in query.split("&") if part))
+        headers, received = self._gateway.download(path, dict(part.split("=", 1) for part in query.split("&") if part))
         if headers["etag"] != f'"{xxhash.xxh3_64_hexdigest(received)}"':
             raise ChecksumError(f"the bytes of {url} are not those that were sent")
         shape = tuple(int(extent) for extent in headers["x-neuroscope-shape"].split(","))

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from neuroscope.errors import InvalidRequestError, NeuroScopeIntegrationError, StreamingError, UnknownIdError
 from neuroscope.rest.architecture import ModelLoadResult
 from neuroscope.rest.capture_manager import CaptureManager
-from neuroscope.rest.gateway import Gateway
+from neuroscope.rest.gateway import GatewayConnection
 from neuroscope.rest.generation import GenerationWithActivations, StreamingResult
 from neuroscope.rest.hook_manager import HookManager, HookSpecLike, to_api_format
 from neuroscope.rest.model_manager import ModelManager
@@ -48,7 +48,7 @@ class RESTActivationCaptureClient:
     """
 
     def __init__(self, base_url: str = DEFAULT_BASE_URL, timeout: float = 30, *, api_key: str = "") -> None:
-        self._gateway = Gateway(base_url, timeout, api_key)
+        self._gateway = GatewayConnection(base_url, timeout, api_key)
         self.models = ModelManager(self._gateway)
         self.hooks = HookManager(self._gateway)
         self.presets = PresetManager(self._gateway)
@@ -77,7 +77,7 @@ class RESTActivationCaptureClient:
         Raises:
             NeuroScopeIntegrationError: one of the two does not answer.
         """
-        return self._gateway.ask("GET", "/health")
+        return self._gateway.request("GET", "/health")
 
     def load_model(self, model_path: str | PathLike[str], **options: Any) -> ModelLoadResult:
         """Loads a model and waits until it is ready; later requests of this client go to it unless they name another.
@@ -116,7 +116,7 @@ class RESTActivationCaptureClient:
             InvalidRequestError: a parameter is unknown or out of range.
         """
         body = _EXACT | self._body(messages, hooks, kwargs)
-        answer = self._gateway.ask("POST", WITH_ACTIVATIONS, body)
+        answer = self._gateway.request("POST", WITH_ACTIVATIONS, body)
         with _understood(self.base_url):
             if body["activation_format"] == _METADATA:
                 self._fetch(answer["activations"])
@@ -159,7 +159,7 @@ class RESTActivationCaptureClient:
         """Answers a conversation: the `chat.completion` object, as OpenAI's clients know it."""
         body = self._body(messages, (), kwargs)
         del body["activation_hooks"]
-        return self._gateway.ask("POST", _CHAT, body)
+        return self._gateway.request("POST", _CHAT, body)
 
     def chat_completion_with_activations(
         self, messages: Sequence[Mapping[str, Any]], activation_hooks: Sequence[HookRef] = (), **kwargs: Any
@@ -169,7 +169,7 @@ class RESTActivationCaptureClient:
         Raises:
             DataConversionError: a tensor holds NaN or infinity; ask for `activation_format="base64"`.
         """
-        return self._gateway.ask("POST", WITH_ACTIVATIONS, self._body(messages, activation_hooks, kwargs))
+        return self._gateway.request("POST", WITH_ACTIVATIONS, self._body(messages, activation_hooks, kwargs))
 
     def _body(
         self, messages: Sequence[Mapping[str, Any]], hooks: Sequence[HookRef], parameters: Mapping[str, Any]
@@ -183,7 +183,7 @@ class RESTActivationCaptureClient:
                 one["data"] = self.captures.fetch(one["url"])
 
     def _stream(self, body: Mapping[str, Any]) -> Generator[StreamingResult, None, None]:
-        with closing(self._gateway.lines(WITH_ACTIVATIONS, body)) as lines:
+        with closing(self._gateway.stream_lines(WITH_ACTIVATIONS, body)) as lines:
             for step, line in enumerate(lines):
                 with _understood(self.base_url):
                     result = StreamingResult.from_api_format(line, step)

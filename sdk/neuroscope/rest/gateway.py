@@ -37,7 +37,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 T = TypeVar("T")
 
 
-class Gateway:
+class GatewayConnection:
     """A connection pool to one gateway. Thread-safe.
 
     Args:
@@ -65,30 +65,30 @@ class Gateway:
         """Frees the connections."""
         self._http.close()
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
         body: Any = None,
         *,
         query: Mapping[str, Any] | None = None,
-        repeatable: bool = True,
-        patient: bool = False,
+        idempotent: bool = True,
+        wait_forever: bool = False,
     ) -> Any:
         """One request, one answer in JSON.
 
         Args:
             method, path, body, query: of the request; the body is sent as JSON.
-            repeatable: asking twice does no harm, so that a connection that broke is no reason to give up.
-            patient: waits for the answer without a limit.
+            idempotent: asking twice does no harm, so that a connection that broke is no reason to give up.
+            wait_forever: waits for the answer without a limit.
 
         Raises:
             NeuroScopeIntegrationError: nobody answers, or somebody other than a gateway.
             DeadlineExceededError: the answer took longer than the timeout.
-            StreamingError: the connection broke, and the request is not `repeatable`.
+            StreamingError: the connection broke, and the request is not `idempotent`.
             MLXIntegrationError: the gateway's own errors.
         """
-        limits = httpx.Timeout(self._timeout_s, read=None) if patient else httpx.Timeout(self._timeout_s)
+        limits = httpx.Timeout(self._timeout_s, read=None) if wait_forever else httpx.Timeout(self._timeout_s)
 
         def once() -> bytes:
             with self._translated():
@@ -100,19 +100,19 @@ class Gateway:
             return response.content
 
         with telemetry.tracer().start_as_current_span(f"{method} {path}", kind=SpanKind.CLIENT) as span:
-            content = _retrying(once, repeatable)
+            content = _retrying(once, idempotent)
             span.set_attribute("http.request.method", method)
         try:
             return json.loads(content)
         except ValueError:
             raise _stranger(self.base_url) from None
 
-    def lines(self, path: str, body: Any) -> Generator[Any, None, None]:
+    def stream_lines(self, path: str, body: Any) -> Generator[Any, None, None]:
         """The objects of an answer of newline-delimited JSON, as they come; closing the generator ends the request.
 
         Raises:
             StreamingError: the stream broke off.
-            and what `ask` raises.
+            and what `request` raises.
         """
         span = telemetry.tracer().start_span(f"POST {path}", kind=SpanKind.CLIENT)
 
@@ -128,7 +128,7 @@ class Gateway:
 
         with ExitStack() as stack:
             stack.callback(span.end)
-            response = _retrying(once, repeatable=True)
+            response = _retrying(once, idempotent=True)
             stack.callback(response.close)
             with self._translated():
                 for line in _split(response):
@@ -140,7 +140,7 @@ class Gateway:
                         raise errors.from_body(told)
                     yield told
 
-    def octets(
+    def download(
         self, path: str, query: Mapping[str, Any], first_byte: int = 0, length_bytes: int | None = None
     ) -> tuple[Mapping[str, str], bytearray]:
         """The bytes of a resource, or a range of them, and the headers of the answer that they began with.
@@ -149,7 +149,7 @@ class Gateway:
 
         Raises:
             StreamingError: the connection broke every time.
-            and what `ask` raises.
+            and what `request` raises.
         """
         received = bytearray()
         began: Mapping[str, str] = {}
@@ -174,7 +174,7 @@ class Gateway:
                     received.extend(part)
 
         with telemetry.tracer().start_as_current_span(f"GET {path}", kind=SpanKind.CLIENT):
-            _retrying(once, repeatable=True)
+            _retrying(once, idempotent=True)
         return began, received
 
     @contextmanager
@@ -184,19 +184,19 @@ class Gateway:
         except httpx.TimeoutException as error:
             if isinstance(error, httpx.ConnectTimeout):
                 told = f"no connection to {self.base_url} within {self._timeout_s:g} s"
-                raise _NeverArrived(NeuroScopeIntegrationError(told)) from None
+                raise _NotSentError(NeuroScopeIntegrationError(told)) from None
             raise DeadlineExceededError(
                 f"{self.base_url} sent nothing for {self._timeout_s:g} s; give the client a longer timeout",
                 field="timeout",
             ) from None
         except httpx.ConnectError as error:
             told = f"no gateway answers at {self.base_url}: {error}. Start one: neuroscope up"
-            raise _NeverArrived(NeuroScopeIntegrationError(told)) from None
+            raise _NotSentError(NeuroScopeIntegrationError(told)) from None
         except httpx.TransportError as error:
             raise StreamingError(f"the connection to {self.base_url} broke: {error}") from None
 
 
-class _NeverArrived(Exception):
+class _NotSentError(Exception):
     """Within this file: the error of a request that never arrived, which may always be sent again."""
 
     def __init__(self, error: MLXIntegrationError) -> None:
@@ -216,11 +216,11 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _retrying(once: Callable[[], T], repeatable: bool) -> T:
+def _retrying(once: Callable[[], T], idempotent: bool) -> T:
     def again(error: BaseException) -> bool:
-        if isinstance(error, _NeverArrived):
+        if isinstance(error, _NotSentError):
             return True
-        return repeatable and isinstance(error, StreamingError | NeuroScopeIntegrationError)
+        return idempotent and isinstance(error, StreamingError | NeuroScopeIntegrationError)
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -235,7 +235,7 @@ def _retrying(once: Callable[[], T], repeatable: bool) -> T:
     )
     try:
         return retrying(once)
-    except _NeverArrived as failed:
+    except _NotSentError as failed:
         raise failed.error from None
 
 

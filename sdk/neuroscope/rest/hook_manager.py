@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from neuroscope.errors import InvalidRequestError, UnknownIdError
-from neuroscope.rest.gateway import Gateway
+from neuroscope.rest.gateway import GatewayConnection
 from neuroscope.rest.hook_spec import ActivationHookSpec
 
 HookSpecLike: TypeAlias = "ActivationHookSpec | Mapping[str, Any]"
@@ -22,7 +22,7 @@ class HookManager:
         gateway: the connection.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayConnection) -> None:
         self._gateway = gateway
 
     def register(self, hook_specs: Sequence[HookSpecLike], *, model_id: str = "") -> list[str]:
@@ -39,11 +39,11 @@ class HookManager:
         body: dict[str, Any] = {"hooks": [to_api_format(spec) for spec in _several(hook_specs)]}
         if model_id:
             body["model"] = model_id
-        return list(self._gateway.ask("POST", HOOKS, body, repeatable=False)["registered_hooks"])
+        return list(self._gateway.request("POST", HOOKS, body, idempotent=False)["registered_hooks"])
 
     def list(self) -> list[ActivationHookSpec]:
         """The registered hooks, in the order of their registration."""
-        return [ActivationHookSpec.from_api_format(hook) for hook in self._gateway.ask("GET", HOOKS)["hooks"]]
+        return [ActivationHookSpec.from_api_format(hook) for hook in self._gateway.request("GET", HOOKS)["hooks"]]
 
     def clear(self, hook_ids: Iterable[str] | None = None) -> list[str]:
         """Removes hooks, all if none is named; returns the ids of those removed.
@@ -52,7 +52,7 @@ class HookManager:
             UnknownIdError: one of the ids is not registered; none is removed.
         """
         body = {} if hook_ids is None else {"hook_ids": _ids(hook_ids)}
-        return list(self._gateway.ask("DELETE", HOOKS, body, repeatable=False)["cleared_hooks"])
+        return list(self._gateway.request("DELETE", HOOKS, body, idempotent=False)["cleared_hooks"])
 
     @contextmanager
     def registered(self, hook_specs: Sequence[HookSpecLike], *, model_id: str = "") -> Generator[list[str]]:

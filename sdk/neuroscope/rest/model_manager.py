@@ -6,7 +6,7 @@ from os import PathLike, fspath
 from urllib.parse import quote
 
 from neuroscope.rest.architecture import ModelArchitecture, ModelLoadResult
-from neuroscope.rest.gateway import Gateway
+from neuroscope.rest.gateway import GatewayConnection
 
 MODELS = "/v1/models"
 LOAD = f"{MODELS}/load"
@@ -23,7 +23,7 @@ class ModelManager:
             that was loaded first.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayConnection) -> None:
         self._gateway = gateway
         self.current = ""
 
@@ -48,7 +48,7 @@ class ModelManager:
         """
         wanted = {"model_id": model_id, "revision": revision, "adapter_path": fspath(adapter_path)}
         body = {"model_path": fspath(model_path)} | {name: value for name, value in wanted.items() if value}
-        answer = self._gateway.ask("POST", LOAD, body, patient=True)
+        answer = self._gateway.request("POST", LOAD, body, wait_forever=True)
         self.current = str(answer["model_id"])
         return ModelLoadResult(
             model_id=self.current,
@@ -59,7 +59,7 @@ class ModelManager:
 
     def list(self) -> list[ModelArchitecture]:
         """The loaded models, without their points."""
-        answer = self._gateway.ask("GET", MODELS)
+        answer = self._gateway.request("GET", MODELS)
         return [ModelArchitecture.from_api_format(model) for model in answer["data"]]
 
     def describe(self, model_id: str) -> ModelArchitecture:
@@ -68,7 +68,7 @@ class ModelManager:
         Raises:
             ModelNotFoundError: no model has that name.
         """
-        return ModelArchitecture.from_api_format(self._gateway.ask("GET", f"{MODELS}/{quote(model_id)}"))
+        return ModelArchitecture.from_api_format(self._gateway.request("GET", f"{MODELS}/{quote(model_id)}"))
 
     def unload(self, model_id: str) -> None:
         """Frees a loaded model. If it is the current one, requests go to the service's default from now on.
@@ -76,6 +76,6 @@ class ModelManager:
         Raises:
             ModelNotFoundError: no model has that name.
         """
-        self._gateway.ask("DELETE", f"{MODELS}/{quote(model_id)}", repeatable=False)
+        self._gateway.request("DELETE", f"{MODELS}/{quote(model_id)}", idempotent=False)
         if self.current == model_id:
             self.current = ""

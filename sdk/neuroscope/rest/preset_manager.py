@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neuroscope.rest.gateway import Gateway
+from neuroscope.rest.gateway import GatewayConnection
 from neuroscope.rest.hook_spec import ActivationHookSpec
 
 _PRESETS = "/v1/activations/presets"
@@ -85,7 +85,7 @@ class PresetManager:
         gateway: the connection.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayConnection) -> None:
         self._gateway = gateway
 
     def get(self, name: str, layers: Sequence[int] | None = None, *, model_id: str = "") -> Preset:
@@ -101,7 +101,7 @@ class PresetManager:
             ModelNotFoundError: no model has that name.
         """
         query = _model(model_id) | ({} if layers is None else {"layers": list(layers)})
-        return Preset.from_api_format(self._gateway.ask("GET", f"{_PRESETS}/{name}", query=query))
+        return Preset.from_api_format(self._gateway.request("GET", f"{_PRESETS}/{name}", query=query))
 
     def list(self, *, model_id: str = "") -> list[Preset]:
         """Every preset, for every layer of a model."""
@@ -120,7 +120,7 @@ class PresetManager:
         ]
 
     def _all(self, model_id: str) -> Any:
-        return self._gateway.ask("GET", _PRESETS, query=_model(model_id))
+        return self._gateway.request("GET", _PRESETS, query=_model(model_id))
 
 
 def _model(model_id: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.experiments.named_scores import listed, unlisted
 from neuroscope.experiments.stored import read_object
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         Raises:
             StreamingError, ChecksumError: it is none of such an analysis, or came damaged.
         """
-        if isinstance(event, Framed):
+        if isinstance(event, Frame):
             if self._reader is None:
                 raise StreamingError("arrays came before the plan")
             for piece in self._reader.read(event):

@@ -177,7 +177,7 @@ def tracer() -> trace.Tracer:
     return trace.get_tracer(_INSTRUMENTATION) if configured is None else configured
 
 
-def part(name: str, context: Context) -> AbstractContextManager[trace.Span]:
+def child_span(name: str, context: Context) -> AbstractContextManager[trace.Span]:
     """A span within the one that a context carries, for work that is done many times a second.
 
     Costs next to nothing where that span, of this process, is not recorded: then this one would not be either.

@@ -13,7 +13,7 @@ from html import escape
 from importlib.resources import files
 
 from neuroscope.tracing import telemetry
-from neuroscope.tracing.spantree import AttributeValue, SpanNode
+from neuroscope.tracing.span_tree import AttributeValue, SpanNode
 
 FOLD_ABOVE = 6
 """Siblings of one name above this number share a row."""
@@ -49,7 +49,7 @@ def render(roots: list[SpanNode]) -> str:
     """The page of a trace, or of several, which then unfold one by one and have a time axis each.
 
     Args:
-        roots: as `spantree.build` gives them.
+        roots: as `span_tree.build_tree` gives them.
     """
     spans = [span for root in roots for span in root.walk()]
     services = list(dict.fromkeys(span.service for span in spans))

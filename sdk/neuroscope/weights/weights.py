@@ -19,7 +19,7 @@ from neuroscope.vocabulary.tensors import Array, numpy_dtype
 from neuroscope.weights import file as weights_file
 from neuroscope.weights.names import OF_KEY_VALUE_HEADS
 from neuroscope.weights.places import Place, axis_name, place_of
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Weights(Displayable):
         Raises:
             StreamingError, ChecksumError: it is none of a reading of weights, or came damaged.
         """
-        if isinstance(event, Framed):
+        if isinstance(event, Frame):
             if self._reader is None:
                 raise StreamingError("weights came before their plan")
             for piece in self._reader.read(event):

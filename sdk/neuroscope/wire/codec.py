@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from neuroscope.v1 import tensor_pb2
 
-Frame: TypeAlias = "tensor_pb2.StepFrame | tensor_pb2.TensorFrame"
+FrameHeader: TypeAlias = "tensor_pb2.StepFrame | tensor_pb2.TensorFrame"
 
 ALIGNMENT_BYTES = 16
 STEP_FRAME_FIELD = 14
@@ -27,7 +27,7 @@ _REFS_TAG = tensor_pb2.StepFrame.REFS_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 
 
 @dataclass(slots=True)
-class Framed:
+class Frame:
     """A frame whose payload has not been copied into it.
 
     `frame.data` is empty; the payload is the concatenation of `parts`, contiguous byte views. `wire` is the serialised
@@ -35,9 +35,9 @@ class Framed:
     memory that the sender wants back once no view of them is left.
     """
 
-    frame: Frame
+    header: FrameHeader
     parts: Sequence[memoryview]
-    wire: bytes | None = None
+    encoded: bytes | None = None
     borrowed: bool = False
 
     @property
@@ -52,22 +52,22 @@ class Framed:
             return self.parts[0]
         return memoryview(b"".join(self.parts))
 
-    def owned(self) -> Framed:
+    def owned(self) -> Frame:
         """The same in memory that lasts as long as somebody looks at it: a copy, if it was borrowed."""
-        return Framed(self.frame, (memoryview(bytearray(self.payload)),)) if self.borrowed else self
+        return Frame(self.header, (memoryview(bytearray(self.payload)),)) if self.borrowed else self
 
 
-Event: TypeAlias = "Message | Framed"
+Event: TypeAlias = "Message | Frame"
 
 
 def encode(event: Event) -> bytes:
     """The serialised message of an event; a frame comes out wrapped in its oneof field."""
-    if not isinstance(event, Framed):
+    if not isinstance(event, Frame):
         return event.SerializeToString()
-    if event.wire is not None:
-        return event.wire
-    number = STEP_FRAME_FIELD if isinstance(event.frame, tensor_pb2.StepFrame) else TENSOR_FRAME_FIELD
-    head = event.frame.SerializeToString()
+    if event.encoded is not None:
+        return event.encoded
+    number = STEP_FRAME_FIELD if isinstance(event.header, tensor_pb2.StepFrame) else TENSOR_FRAME_FIELD
+    head = event.header.SerializeToString()
     length = event.nbytes
     tail = _tag(_DATA_FIELD) + _varint(length) if length else b""
     padding = b""
@@ -87,7 +87,7 @@ def decoder(wrapper: type[Message]) -> Callable[[bytes], Event]:
     The function raises `google.protobuf.message.DecodeError` where protobuf would.
     """
     names: list[str] = []
-    types: dict[int, type[Frame]] = {}
+    types: dict[int, type[FrameHeader]] = {}
     for field in wrapper.DESCRIPTOR.fields:
         for frame_type in (tensor_pb2.StepFrame, tensor_pb2.TensorFrame):
             if field.message_type is frame_type.DESCRIPTOR:
@@ -102,7 +102,7 @@ def decoder(wrapper: type[Message]) -> Callable[[bytes], Event]:
     return decode
 
 
-def _decode_frame(raw: bytes, types: Mapping[int, type[Frame]]) -> Framed | None:
+def _decode_frame(raw: bytes, types: Mapping[int, type[FrameHeader]]) -> Frame | None:
     """The frame, if the bytes are one frame field whose payload comes last; else None: protobuf reads the message."""
     try:
         tag, start = _read_varint(raw, 0)
@@ -124,9 +124,9 @@ def _decode_frame(raw: bytes, types: Mapping[int, type[Frame]]) -> Framed | None
             if tag == _DATA_TAG:
                 if index + size != end:
                     return None
-                frame = frame_type.FromString(raw[start:field_start])
-                frame.ClearField("padding")
-                return Framed(frame, (memoryview(raw)[index:],))
+                header = frame_type.FromString(raw[start:field_start])
+                header.ClearField("padding")
+                return Frame(header, (memoryview(raw)[index:],))
             index += size
     except (IndexError, ValueError):
         return None
@@ -137,11 +137,11 @@ def _framed(message: Message, names: Sequence[str]) -> Event:
     """A parsed message, its frame taken out if it carries one."""
     for name in names:
         if message.HasField(name):
-            frame: Frame = getattr(message, name)
-            data = frame.data
-            frame.ClearField("data")
-            frame.ClearField("padding")
-            return Framed(frame, (memoryview(data),))
+            header: FrameHeader = getattr(message, name)
+            data = header.data
+            header.ClearField("data")
+            header.ClearField("padding")
+            return Frame(header, (memoryview(data),))
     return message
 
 

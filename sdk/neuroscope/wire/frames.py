@@ -16,7 +16,7 @@ import xxhash
 from neuroscope.errors import ChecksumError, StreamingError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array, numpy_dtype
-from neuroscope.wire.codec import ALIGNMENT_BYTES, Framed
+from neuroscope.wire.codec import ALIGNMENT_BYTES, Frame
 
 PACKED_BYTES = 512 * 1024
 """Tensors up to this travel together, in frames near this size; larger ones alone."""
@@ -29,7 +29,7 @@ _GAPS = [memoryview(bytes(size)) for size in range(ALIGNMENT_BYTES)]
 
 
 @dataclass(slots=True)
-class Outgoing:
+class OutgoingTensor:
     """A tensor to send: its place in the plan and its bytes, row-major and contiguous."""
 
     plan_index: int
@@ -42,7 +42,7 @@ class Outgoing:
 
 
 @dataclass(slots=True)
-class Portion:
+class TensorPart:
     """Bytes of a large tensor that is sent while it is still being made, one portion after the other."""
 
     plan_index: int
@@ -54,7 +54,7 @@ class Portion:
 
 
 @dataclass(slots=True)
-class Digest:
+class TensorDigest:
     """Running account of one tensor of a plan in one row, for the manifest."""
 
     piece_count: int = 0
@@ -75,17 +75,17 @@ class Digest:
         return self.hash.intdigest()
 
 
-def slices(data: memoryview, slice_bytes: int = SLICE_BYTES) -> Iterator[Framed]:
+def slice_frames(data: memoryview, slice_bytes: int = SLICE_BYTES) -> Iterator[Frame]:
     """The bytes of one tensor in TensorFrames of `slice_bytes`, numbered from 0; the last has the checksum."""
     running = xxhash.xxh3_64()
     for sequence, start in enumerate(range(0, data.nbytes, slice_bytes)):
         part = data[start : start + slice_bytes]
         running.update(part)
-        frame = tensor_pb2.TensorFrame(sequence=sequence, offset_bytes=start)
+        header = tensor_pb2.TensorFrame(sequence=sequence, offset_bytes=start)
         if start + slice_bytes >= data.nbytes:
-            frame.last = True
-            frame.xxh3_64 = running.intdigest()
-        yield Framed(frame, (part,))
+            header.last = True
+            header.xxh3_64 = running.intdigest()
+        yield Frame(header, (part,))
 
 
 class FramePacker:
@@ -105,16 +105,16 @@ class FramePacker:
         self.specs = specs
         self._slice_bytes = slice_bytes
         self.frame_count = 0
-        self.digests: dict[tuple[int, int], Digest] = {}
+        self.digests: dict[tuple[int, int], TensorDigest] = {}
         self._axes = [_position_axis(spec) for spec in specs]
         # Messages with all that stays the same from step to step; making one anew is three times as dear.
         self._refs: dict[tuple[int, int], tuple[Sequence[int], tensor_pb2.TensorRef]] = {}
         self._running = xxhash.xxh3_64()  # of the tensor that comes in portions
 
-    def pack(self, step: int, tensors: Iterable[Outgoing]) -> Iterator[Framed]:
+    def pack(self, step: int, tensors: Iterable[OutgoingTensor]) -> Iterator[Frame]:
         """The frames of one step or chunk: small tensors together, large ones alone and sliced."""
-        frame = tensor_pb2.StepFrame(step=step)
-        refs = frame.refs
+        header = tensor_pb2.StepFrame(step=step)
+        refs = header.refs
         count = 0
         parts: list[memoryview] = []
         offset = 0
@@ -125,10 +125,10 @@ class FramePacker:
                 yield from self._slices(step, tensor)
                 continue
             if count and (offset + length > PACKED_BYTES or count == _MAX_REFS):
-                frame.sequence = self._next()
-                yield Framed(frame, parts)
-                frame = tensor_pb2.StepFrame(step=step)
-                refs = frame.refs
+                header.sequence = self._next()
+                yield Frame(header, parts)
+                header = tensor_pb2.StepFrame(step=step)
+                refs = header.refs
                 count, parts, offset = 0, [], 0
             gap = -offset % ALIGNMENT_BYTES
             if gap:
@@ -141,44 +141,44 @@ class FramePacker:
             parts.append(data)
             offset += length
         if count:
-            frame.sequence = self._next()
-            yield Framed(frame, parts)
+            header.sequence = self._next()
+            yield Frame(header, parts)
 
-    def pack_portion(self, step: int, portion: Portion) -> Iterator[Framed]:
+    def pack_part(self, step: int, part: TensorPart) -> Iterator[Frame]:
         """The frames of a portion. All portions of a tensor come in their order, and no other tensor between them."""
-        if portion.offset_bytes == 0:
+        if part.offset_bytes == 0:
             self._running = xxhash.xxh3_64()
-        for start in range(0, portion.data.nbytes, self._slice_bytes):
-            part = portion.data[start : start + self._slice_bytes]
-            self._running.update(part)
-            offset = portion.offset_bytes + start
-            frame = tensor_pb2.TensorFrame(sequence=self._next(), step=step, offset_bytes=offset)
-            frame.ref.plan_index, frame.ref.row = portion.plan_index, portion.row
+        for start in range(0, part.data.nbytes, self._slice_bytes):
+            data = part.data[start : start + self._slice_bytes]
+            self._running.update(data)
+            offset = part.offset_bytes + start
+            header = tensor_pb2.TensorFrame(sequence=self._next(), step=step, offset_bytes=offset)
+            header.ref.plan_index, header.ref.row = part.plan_index, part.row
             if offset == 0:
-                frame.ref.shape.extend(portion.shape)
-                frame.ref.length_bytes = portion.length_bytes
-            if offset + part.nbytes == portion.length_bytes:
-                frame.last = True
-                frame.xxh3_64 = self._running.intdigest()
-                self._count(portion, frame.xxh3_64, portion.length_bytes)
-            yield Framed(frame, (part,))
+                header.ref.shape.extend(part.shape)
+                header.ref.length_bytes = part.length_bytes
+            if offset + data.nbytes == part.length_bytes:
+                header.last = True
+                header.xxh3_64 = self._running.intdigest()
+                self._count(part, header.xxh3_64, part.length_bytes)
+            yield Frame(header, (data,))
 
-    def _slices(self, step: int, tensor: Outgoing) -> Iterator[Framed]:
-        for sliced in slices(tensor.data, self._slice_bytes):
-            frame = sliced.frame
-            assert isinstance(frame, tensor_pb2.TensorFrame)
-            frame.sequence = self._next()
-            frame.step = step
-            if frame.offset_bytes == 0:
-                frame.ref.CopyFrom(self._ref(tensor, 0, 0))
+    def _slices(self, step: int, tensor: OutgoingTensor) -> Iterator[Frame]:
+        for frame in slice_frames(tensor.data, self._slice_bytes):
+            header = frame.header
+            assert isinstance(header, tensor_pb2.TensorFrame)
+            header.sequence = self._next()
+            header.step = step
+            if header.offset_bytes == 0:
+                header.ref.CopyFrom(self._ref(tensor, 0, 0))
             else:
-                frame.ref.plan_index = tensor.plan_index
-                frame.ref.row = tensor.row
-            if frame.last:
-                self._count(tensor, frame.xxh3_64, tensor.data.nbytes)
-            yield sliced
+                header.ref.plan_index = tensor.plan_index
+                header.ref.row = tensor.row
+            if header.last:
+                self._count(tensor, header.xxh3_64, tensor.data.nbytes)
+            yield frame
 
-    def _ref(self, tensor: Outgoing, offset: int, checksum: int) -> tensor_pb2.TensorRef:
+    def _ref(self, tensor: OutgoingTensor, offset: int, checksum: int) -> tensor_pb2.TensorRef:
         """A message to copy from at once: the next tensor of the same plan entry and row reuses it."""
         key = tensor.plan_index, tensor.row
         shape, ref = self._refs.get(key, (None, None))
@@ -198,11 +198,11 @@ class FramePacker:
         ref.xxh3_64 = checksum
         return ref
 
-    def _count(self, tensor: Outgoing | Portion, checksum: int, length_bytes: int) -> None:
+    def _count(self, tensor: OutgoingTensor | TensorPart, checksum: int, length_bytes: int) -> None:
         key = tensor.plan_index, tensor.row
         digest = self.digests.get(key)
         if digest is None:
-            digest = self.digests[key] = Digest()
+            digest = self.digests[key] = TensorDigest()
         axis = self._axes[tensor.plan_index]
         digest.add(checksum, length_bytes, 0 if axis is None else tensor.shape[axis])
 
@@ -250,7 +250,7 @@ class _Entry:
     spec: tensor_pb2.TensorSpec
     dtype: np.dtype[np.generic]
     axis: int | None
-    digests: dict[int, Digest] = field(default_factory=dict[int, Digest])  # by row
+    digests: dict[int, TensorDigest] = field(default_factory=dict[int, TensorDigest])  # by row
 
 
 @dataclass(slots=True)
@@ -273,47 +273,47 @@ class FrameReader:
 
     def __init__(self, plan: tensor_pb2.TensorPlan) -> None:
         self.plan = plan
-        self.digests: dict[tuple[int, int], Digest] = {}
+        self.digests: dict[tuple[int, int], TensorDigest] = {}
         self._entries = [_Entry(spec, numpy_dtype(spec.dtype), _position_axis(spec)) for spec in plan.tensors]
         self._sequence = 0
         self._pending: _Pending | None = None
 
-    def read(self, framed: Framed) -> list[TensorPiece]:
+    def read(self, frame: Frame) -> list[TensorPiece]:
         """The tensors that this frame completes."""
-        frame = framed.frame
-        if frame.sequence != self._sequence:
-            raise StreamingError(f"frame {frame.sequence} came where frame {self._sequence} was due")
+        header = frame.header
+        if header.sequence != self._sequence:
+            raise StreamingError(f"frame {header.sequence} came where frame {self._sequence} was due")
         self._sequence += 1
-        payload = framed.payload
-        if isinstance(frame, tensor_pb2.TensorFrame):
-            return self._slice(frame, payload)
-        step = frame.step
+        payload = frame.payload
+        if isinstance(header, tensor_pb2.TensorFrame):
+            return self._slice(header, payload)
+        step = header.step
         pieces: list[TensorPiece] = []
-        for ref in frame.refs:
+        for ref in header.refs:
             offset = ref.offset_bytes
             data = payload[offset : offset + ref.length_bytes]
             pieces.append(self._piece(ref, step, data, _hash(data), ref.xxh3_64))
         return pieces
 
-    def _slice(self, frame: tensor_pb2.TensorFrame, payload: memoryview) -> list[TensorPiece]:
-        offset = frame.offset_bytes
+    def _slice(self, header: tensor_pb2.TensorFrame, payload: memoryview) -> list[TensorPiece]:
+        offset = header.offset_bytes
         pending = self._pending
         if offset == 0 and pending is None:
-            ref = frame.ref
-            if frame.last:  # nothing to join: the tensor is where its bytes are
-                return [self._piece(ref, frame.step, payload, _hash(payload), frame.xxh3_64)]
+            ref = header.ref
+            if header.last:  # nothing to join: the tensor is where its bytes are
+                return [self._piece(ref, header.step, payload, _hash(payload), header.xxh3_64)]
             pending = self._pending = _Pending(ref, np.empty(ref.length_bytes, np.uint8).data)
         end = offset + payload.nbytes
         if pending is None or offset != pending.length_bytes or end > pending.buffer.nbytes:
-            raise StreamingError(f"frame {frame.sequence} is not the next slice of its tensor")
+            raise StreamingError(f"frame {header.sequence} is not the next slice of its tensor")
         pending.buffer[offset:end] = payload
         pending.hash.update(payload)
         pending.length_bytes = end
-        if not frame.last:
+        if not header.last:
             return []
         self._pending = None
         data = pending.buffer[:end]
-        piece = self._piece(pending.ref, frame.step, data, pending.hash.intdigest(), frame.xxh3_64)
+        piece = self._piece(pending.ref, header.step, data, pending.hash.intdigest(), header.xxh3_64)
         piece.is_joined = True
         return [piece]
 
@@ -332,7 +332,7 @@ class FrameReader:
                 raise ValueError(f"{len(data)} bytes are no {entry.dtype.name} of shape {shape}")
             digest = entry.digests.get(row)
             if digest is None:
-                digest = entry.digests[row] = self.digests[ref.plan_index, row] = Digest()
+                digest = entry.digests[row] = self.digests[ref.plan_index, row] = TensorDigest()
             axis = entry.axis
             digest.add(sent, length, 0 if axis is None else shape[axis])
             return TensorPiece(entry.spec, row, step, ref.first_position, array, sent, ref)

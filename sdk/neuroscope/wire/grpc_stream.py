@@ -17,17 +17,17 @@ from neuroscope.wire import status
 from neuroscope.wire.codec import Event
 from neuroscope.wire.endpoint import Endpoint
 from neuroscope.wire.rpc import Rpc
-from neuroscope.wire.sharing import Receiver
+from neuroscope.wire.shared_memory_client import SharedMemoryReader
 
 
 class GrpcStream(Generator[Event, None, None]):
     """The responses of a call. Unlike a plain generator it can be closed while another thread waits for it."""
 
-    def __init__(self, call: Any, endpoint: Endpoint, receiver: Receiver) -> None:
+    def __init__(self, call: Any, endpoint: Endpoint, reader: SharedMemoryReader) -> None:
         self._call = call
         self._responses: Iterator[Event] = call
         self._endpoint = endpoint
-        self._receiver = receiver
+        self._reader = reader
         self._event_count = 0
         self._closed = False
 
@@ -37,15 +37,15 @@ class GrpcStream(Generator[Event, None, None]):
         except grpc.RpcError as error:
             if self._closed:
                 raise StopIteration from None
-            raise translated(error, self._endpoint, self._event_count) from None
+            raise translate_error(error, self._endpoint, self._event_count) from None
         except StopIteration:
-            self._receiver.end()
+            self._reader.finish()
             raise
         except BaseException:  # such as KeyboardInterrupt: nobody will read on
             self.close()
             raise
         self._event_count += 1
-        return self._receiver.event(_readable(event))
+        return self._reader.resolve(_readable(event))
 
     def send(self, value: None, /) -> Event:
         return self.__next__()
@@ -62,10 +62,10 @@ class GrpcStream(Generator[Event, None, None]):
 class AsyncGrpcStream(AsyncGenerator[Event, None]):
     """The responses of a call. Unlike a plain generator it can be closed while another task waits for it."""
 
-    def __init__(self, call: Any, endpoint: Endpoint, receiver: Receiver) -> None:
+    def __init__(self, call: Any, endpoint: Endpoint, reader: SharedMemoryReader) -> None:
         self._call = call
         self._endpoint = endpoint
-        self._receiver = receiver
+        self._reader = reader
         self._event_count = 0
         self._closed = False
 
@@ -75,7 +75,7 @@ class AsyncGrpcStream(AsyncGenerator[Event, None]):
         except grpc.RpcError as error:
             if self._closed:
                 raise StopAsyncIteration from None
-            raise translated(error, self._endpoint, self._event_count) from None
+            raise translate_error(error, self._endpoint, self._event_count) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):
@@ -83,10 +83,10 @@ class AsyncGrpcStream(AsyncGenerator[Event, None]):
             self._call.cancel()
             raise
         if event is grpc.aio.EOF:
-            self._receiver.end()
+            self._reader.finish()
             raise StopAsyncIteration
         self._event_count += 1
-        return self._receiver.event(_readable(event))
+        return self._reader.resolve(_readable(event))
 
     async def asend(self, value: None, /) -> Event:
         return await self.__anext__()
@@ -107,34 +107,34 @@ def _exception(typ: Any, val: BaseException | object, tb: TracebackType | None) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Unreadable:
+class _DecodeFailure:
     """Bytes that are not the message they should be; gRPC by itself would end the call with INTERNAL."""
 
     reason: str
 
 
-def reader(rpc: Rpc) -> Callable[[bytes], Event | _Unreadable]:
+def response_deserializer(rpc: Rpc) -> Callable[[bytes], Event | _DecodeFailure]:
     """Reads responses of a stream; one that cannot be read ends it with an error that says so."""
     decode = rpc.deserialize_response
 
-    def read(raw: bytes) -> Event | _Unreadable:
+    def read(raw: bytes) -> Event | _DecodeFailure:
         try:
             return decode(raw)
         except DecodeError as error:
-            return _Unreadable(
+            return _DecodeFailure(
                 f"what came is no {rpc.response.DESCRIPTOR.name}, its bytes were changed on the way: {error}"
             )
 
     return read
 
 
-def _readable(event: Event | _Unreadable) -> Event:
-    if isinstance(event, _Unreadable):
+def _readable(event: Event | _DecodeFailure) -> Event:
+    if isinstance(event, _DecodeFailure):
         raise ChecksumError(event.reason)
     return event
 
 
-def translated(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) -> MLXIntegrationError:
+def translate_error(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) -> MLXIntegrationError:
     """The error of a failed call; one that says what to do where no service answered."""
     translated = status.from_rpc_error(error)
     code = cast("grpc.Call", error).code()

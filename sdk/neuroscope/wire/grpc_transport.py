@@ -13,9 +13,9 @@ from google.protobuf.message import Message
 from neuroscope.errors import StreamingError
 from neuroscope.wire.codec import Event
 from neuroscope.wire.endpoint import Endpoint
-from neuroscope.wire.grpc_stream import AsyncGrpcStream, GrpcStream, reader, translated
+from neuroscope.wire.grpc_stream import AsyncGrpcStream, GrpcStream, response_deserializer, translate_error
 from neuroscope.wire.rpc import RPCS, Rpc
-from neuroscope.wire.sharing import Mappings, Receiver
+from neuroscope.wire.shared_memory_client import MappingPool, SharedMemoryReader
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 # Only what changes nothing at the server is tried again.
@@ -60,7 +60,7 @@ class GrpcTransport:
         self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
         self._channel = self.endpoint.open(_SYNC_OPTIONS)
         self._methods: dict[str, Callable[..., Any]] = {}
-        self._mappings = Mappings()
+        self._pool = MappingPool()
 
     def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
         """One request, one response."""
@@ -68,12 +68,12 @@ class GrpcTransport:
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """One request, a stream of responses; the call begins at once. `close` may be called from any thread."""
-        receiver, metadata = _receiver(self.endpoint, self._mappings)
+        reader, metadata = _stream_reader(self.endpoint, self._pool)
         try:
             call = self._method(rpc)(request, timeout=timeout_s, metadata=metadata)
         except ValueError as error:  # the channel is closed
             raise StreamingError(str(error)) from None
-        return GrpcStream(call, self.endpoint, receiver)
+        return GrpcStream(call, self.endpoint, reader)
 
     def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
         """A stream of requests, one response."""
@@ -93,7 +93,7 @@ class GrpcTransport:
         try:
             return method(request, timeout=timeout_s, metadata=self.endpoint.metadata())
         except grpc.RpcError as error:
-            raise translated(error, self.endpoint) from None
+            raise translate_error(error, self.endpoint) from None
         except ValueError as error:  # the channel is closed
             raise StreamingError(str(error)) from None
 
@@ -105,7 +105,7 @@ class AsyncGrpcTransport:
         self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
-        self._mappings = Mappings()
+        self._pool = MappingPool()
 
     async def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
         """One request, one response."""
@@ -113,9 +113,9 @@ class AsyncGrpcTransport:
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> AsyncGenerator[Event, None]:
         """One request, a stream of responses; the call begins at once. `aclose` may be called from any task."""
-        receiver, metadata = _receiver(self.endpoint, self._mappings)
+        reader, metadata = _stream_reader(self.endpoint, self._pool)
         call = self._method(rpc)(request, timeout=timeout_s, metadata=metadata)
-        return AsyncGrpcStream(call, self.endpoint, receiver)
+        return AsyncGrpcStream(call, self.endpoint, reader)
 
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
         """A stream of requests, one response."""
@@ -139,19 +139,19 @@ class AsyncGrpcTransport:
         try:
             return await call
         except grpc.RpcError as error:
-            raise translated(error, self.endpoint) from None
+            raise translate_error(error, self.endpoint) from None
 
 
-def _receiver(endpoint: Endpoint, mappings: Mappings) -> tuple[Receiver, list[tuple[str, str]]]:
+def _stream_reader(endpoint: Endpoint, pool: MappingPool) -> tuple[SharedMemoryReader, list[tuple[str, str]]]:
     """What reads a stream, and what the call carries besides its request."""
     if not endpoint.wants_shared_memory:
-        return Receiver(), endpoint.metadata()
-    receiver = Receiver(mappings)
-    return receiver, [*endpoint.metadata(), receiver.metadata]
+        return SharedMemoryReader(), endpoint.metadata()
+    reader = SharedMemoryReader(pool)
+    return reader, [*endpoint.metadata(), reader.metadata]
 
 
 def _multicallable(channel: grpc.Channel | grpc.aio.Channel, rpc: Rpc) -> Callable[..., Any]:
     kind = f"{'stream' if rpc.streams_requests else 'unary'}_{'stream' if rpc.streams_responses else 'unary'}"
     make: Callable[..., Any] = getattr(channel, kind)
-    read = reader(rpc) if rpc.streams_responses else rpc.deserialize_response
+    read = response_deserializer(rpc) if rpc.streams_responses else rpc.deserialize_response
     return make(rpc.path, request_serializer=rpc.serialize, response_deserializer=read)

@@ -45,7 +45,7 @@ class Rpc:
         return decoder(self.response)
 
 
-def calls_of(file: FileDescriptor) -> Iterator[Rpc]:
+def rpcs_of(file: FileDescriptor) -> Iterator[Rpc]:
     """The calls of every service of a proto file."""
     services: Mapping[str, ServiceDescriptor] = file.services_by_name
     for service in services.values():
@@ -61,7 +61,7 @@ def calls_of(file: FileDescriptor) -> Iterator[Rpc]:
 
 
 def _calls(*files: FileDescriptor) -> dict[str, Rpc]:
-    return {rpc.method: rpc for file in files for rpc in calls_of(file)}
+    return {rpc.method: rpc for file in files for rpc in rpcs_of(file)}
 
 
 RPCS = _calls(inference_pb2.DESCRIPTOR, experiment_pb2.DESCRIPTOR, dictionary_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)

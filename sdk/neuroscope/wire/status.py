@@ -54,7 +54,7 @@ def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
     return status_pb2.Status(code=code_pb2.Code.Value(error.grpc_status.name), message=message, details=details)
 
 
-def to_abort(error: errors.MLXIntegrationError) -> grpc.Status:
+def to_grpc_status(error: errors.MLXIntegrationError) -> grpc.Status:
     """What `context.abort_with_status` takes."""
     from grpc_status import rpc_status
 

@@ -7,7 +7,7 @@ from typing import Any
 from neuroscope.aio import AsyncClient
 from neuroscope_analysis.service import AnalysisService
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_serving.local import AsyncInProcessTransport, InProcessTransport
+from neuroscope_serving.in_process import AsyncInProcessTransport, InProcessTransport
 
 
 class AsyncLocalTransport(AsyncInProcessTransport):

@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 
 from neuroscope.activations.projected import Projected
 from neuroscope.aio import AsyncClient
-from neuroscope.calls.layer_predictions import TEXTS_AT_ONCE
+from neuroscope.calls.logit_lens import TEXTS_AT_ONCE
 from neuroscope.circuits import ComponentGraph
 from neuroscope.errors import (
     ChecksumError,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.v1 import site_pb2, tensor_pb2
 from neuroscope.wire.codec import Event
-from neuroscope.wire.frames import FramePacker, Outgoing
+from neuroscope.wire.frames import FramePacker, OutgoingTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class ResultArrays:
     def frames(self, arrays: Mapping[str, NDArray[np.floating]], row: int = 0) -> Iterator[Event]:
         """The frames of some arrays of one row."""
         outgoing = [
-            Outgoing(
+            OutgoingTensor(
                 self._indices[name],
                 row,
                 (1, *array.shape),

@@ -16,8 +16,8 @@ from neuroscope_analysis.servicers.analyses import AnalysesServicer
 from neuroscope_analysis.servicers.tokens import TokensServicer
 from neuroscope_analysis.servicers.traces import TelemetryServicer
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_serving.admission import Admission
 from neuroscope_serving.spans import Metadata, server_span
+from neuroscope_serving.stream_limiter import StreamLimiter
 
 IN_PROCESS_CLIENT = "in process"
 """The client name of in-process callers."""
@@ -36,11 +36,11 @@ class AnalysisService:
 
     def __init__(self, settings: AnalysisSettings, client: AsyncClient | None = None) -> None:
         self._client = client or AsyncClient(transport=AsyncGrpcTransport(settings.inference_endpoint()))
-        self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
+        self._limiter = StreamLimiter(settings.max_streams_per_client, settings.max_streams)
         target = settings.inference if client is None else "this process"
         inference = InferenceClient(self._client, target, settings.chunk_budget_bytes)
         self._analyses = AnalysesServicer(inference, settings)
-        tokens, telemetry = TokensServicer(inference), TelemetryServicer(self._admission)
+        tokens, telemetry = TokensServicer(inference), TelemetryServicer(self._limiter)
         self._unary: dict[str, Callable[..., Awaitable[Message]]] = {
             "TokenizePrompts": tokens.TokenizePrompts,
             "GetTrace": telemetry.GetTrace,
@@ -59,7 +59,7 @@ class AnalysisService:
         self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS_CLIENT
     ) -> AsyncGenerator[Event, None]:
         """Handles a streaming call; the number of streams of a client is limited."""
-        with server_span(rpc, metadata) as context, self._admission.admit(client):
+        with server_span(rpc, metadata) as context, self._limiter.acquire(client):
             async with aclosing(self._analyses.stream(rpc.method, request, context)) as events:
                 async for event in events:
                     yield event

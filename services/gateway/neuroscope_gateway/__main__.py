@@ -12,7 +12,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.tracing import telemetry
 from neuroscope_gateway import server
 from neuroscope_gateway.settings import GatewaySettings
-from neuroscope_serving.malloc import keep_large_blocks
+from neuroscope_serving.malloc import tune_malloc
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = ".".join(str(part) for part in problem["loc"])
             sys.stderr.write(f"neuroscope-gateway: {name}: {problem['msg']}\n")
         return 2
-    keep_large_blocks()
+    tune_malloc()
     telemetry.configure("neuroscope-gateway")
     try:
         server.run(settings)

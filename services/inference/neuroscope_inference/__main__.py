@@ -18,4 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    program.leave(main())
+    program.exit_process(main())

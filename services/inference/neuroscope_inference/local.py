@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope_inference.service import InferenceService
 from neuroscope_inference.settings import InferenceSettings
-from neuroscope_serving.local import AsyncInProcessTransport, InProcessTransport
+from neuroscope_serving.in_process import AsyncInProcessTransport, InProcessTransport
 
 
 class AsyncLocalTransport(AsyncInProcessTransport):

@@ -34,8 +34,8 @@ from neuroscope_inference.spool.spool import Spool
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
 from neuroscope_inference.workload import Workload
-from neuroscope_serving.admission import Admission
 from neuroscope_serving.spans import Metadata, server_span
+from neuroscope_serving.stream_limiter import StreamLimiter
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ class InferenceService:
         self.engine = Engine(
             settings.stream_limit_bytes, settings.prompt_cache_bytes, ModelRegistry(settings.model_memory_bytes)
         )
-        self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
+        self._limiter = StreamLimiter(settings.max_streams_per_client, settings.max_streams)
         self._sharing = Sharing(settings.shared_memory_bytes)
-        self.workload = Workload(self.engine, self._admission, self._sharing)
+        self.workload = Workload(self.engine, self._limiter, self._sharing)
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)
@@ -101,7 +101,7 @@ class InferenceService:
         self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS
     ) -> AsyncGenerator[Event, None]:
         """Answers a call that returns a stream; a client has a limited number of them."""
-        with server_span(rpc, metadata) as context, self._admission.admit(client):
+        with server_span(rpc, metadata) as context, self._limiter.acquire(client):
             wanted = self._sharing.wanted(metadata, client)
             if wanted:
                 context = self._sharing.with_large_slices(context)

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from neuroscope_serving.settings import ServingSettings, split
+from neuroscope_serving.settings import ServingSettings, split_names
 
 
 class InferenceSettings(ServingSettings):
@@ -27,10 +27,10 @@ class InferenceSettings(ServingSettings):
         ge=0,
         description="Maximum memory that a stream shares with a client of this host for large tensors; 0: none.",
     )
-    model: Annotated[list[str], NoDecode, BeforeValidator(split)] = Field(
+    model: Annotated[list[str], NoDecode, BeforeValidator(split_names)] = Field(
         [], description="Folders or Hugging Face ids to load at start, separated by commas or one per flag."
     )
-    model_dirs: Annotated[list[str], NoDecode, BeforeValidator(split)] = Field(
+    model_dirs: Annotated[list[str], NoDecode, BeforeValidator(split_names)] = Field(
         [],
         description="Folders below which callers may load models and adapters, separated by commas or one per flag. "
         "Empty: anywhere, and the hub. Does not limit `model`.",

@@ -25,10 +25,10 @@ from opentelemetry.context import Context
 
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import SLICE_BYTES
 from neuroscope.wire.shared_memory import ANY, LEAST_BYTES, METADATA_KEY, SMALLEST_BYTES, SharedMemory
-from neuroscope_serving.admission import is_on_this_host
+from neuroscope_serving.peer import is_local
 
 _log = logging.getLogger(__name__)
 _SLICE_KEY = contexts.create_key("neuroscope-slice-bytes")
@@ -69,7 +69,7 @@ class Sharing:
 
     def wanted(self, metadata: Iterable[tuple[str, str | bytes]], client: str) -> str:
         """Which memory a client asks for that may be on this host: its `region_id`, or ANY. "": none."""
-        if not self._length_bytes or not is_on_this_host(client):
+        if not self._length_bytes or not is_local(client):
             return ""
         return str(dict(metadata).get(METADATA_KEY, ""))
 
@@ -90,7 +90,7 @@ class Sharing:
         try:
             async with aclosing(events):
                 async for event in events:
-                    if not isinstance(event, Framed):
+                    if not isinstance(event, Frame):
                         if memory is None and _has_plan(event):
                             memory = self._take(wanted) or self._create()
                             if memory is not None:
@@ -110,8 +110,8 @@ class Sharing:
                         yield event
                         continue
                     self.shared_bytes += event.nbytes
-                    event.frame.region.CopyFrom(region)
-                    yield Framed(event.frame, ())
+                    event.header.region.CopyFrom(region)
+                    yield Frame(event.header, ())
             read = True
         finally:
             self.streams -= counted
@@ -213,7 +213,7 @@ def _has_plan(event: Event) -> bool:
     )
 
 
-async def _placed(memory: SharedMemory, framed: Framed) -> tensor_pb2.SharedRegion | None:
+async def _placed(memory: SharedMemory, framed: Frame) -> tensor_pb2.SharedRegion | None:
     """As `SharedMemory.place`, once the reader has made room; None if it does not."""
     pause_s, waited_s = _FIRST_PAUSE_S, 0.0
     while waited_s < _PATIENCE_S:

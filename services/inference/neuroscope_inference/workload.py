@@ -13,7 +13,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from neuroscope.v1 import telemetry_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.sharing import Sharing
-from neuroscope_serving.admission import Admission
+from neuroscope_serving.stream_limiter import StreamLimiter
 
 _GAUGES = {
     "streams": "{stream}",
@@ -28,18 +28,18 @@ _COUNTERS = {"generated_tokens": "{token}", "captured_bytes": "By", "shared_memo
 
 
 class Workload:
-    """Reads the numbers off the engine, the admission and the memory that is shared with clients."""
+    """Reads the numbers off the engine, the limiter and the memory that is shared with clients."""
 
-    def __init__(self, engine: Engine, admission: Admission, sharing: Sharing) -> None:
+    def __init__(self, engine: Engine, limiter: StreamLimiter, sharing: Sharing) -> None:
         self._engine = engine
-        self._admission = admission
+        self._limiter = limiter
         self._sharing = sharing
 
     def now(self) -> pb.GetWorkloadResponse:
         """All of them."""
         counters, registry = self._engine.counters, self._engine.registry
         return pb.GetWorkloadResponse(
-            streams=self._admission.running,
+            streams=self._limiter.running,
             decoding_rows=self._engine.decoding_rows,
             generated_tokens=counters.generated_tokens,
             captured_bytes=counters.captured_bytes,

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import Rpc
-from neuroscope.wire.status import to_abort
+from neuroscope.wire.status import to_grpc_status
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _MAKERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedRequest:
     """Bytes that are not the message they should be. grpc.aio by itself would answer UNKNOWN."""
 
     reason: str
@@ -55,30 +55,30 @@ async def _errors_as_status(context: Context) -> AsyncGenerator[None, None]:
     try:
         yield
     except MLXIntegrationError as error:
-        await context.abort_with_status(to_abort(error))
+        await context.abort_with_status(to_grpc_status(error))
     except Exception as error:
         _log.exception("a call failed")
-        await context.abort_with_status(to_abort(MLXIntegrationError(f"internal error: {error!r}")))
+        await context.abort_with_status(to_grpc_status(MLXIntegrationError(f"internal error: {error!r}")))
 
 
-def _reader(rpc: Rpc) -> Callable[[bytes], Event | Malformed]:
+def _reader(rpc: Rpc) -> Callable[[bytes], Event | MalformedRequest]:
     decode = rpc.deserialize_request
 
-    def read(raw: bytes) -> Event | Malformed:
+    def read(raw: bytes) -> Event | MalformedRequest:
         try:
             return decode(raw)
         except DecodeError as error:
-            return Malformed(f"the request is not a {rpc.request.DESCRIPTOR.name}: {error}")
+            return MalformedRequest(f"the request is not a {rpc.request.DESCRIPTOR.name}: {error}")
 
     return read
 
 
-def _well_formed(request: Event | Malformed) -> Event:
-    if isinstance(request, Malformed):
+def _well_formed(request: Event | MalformedRequest) -> Event:
+    if isinstance(request, MalformedRequest):
         raise InvalidRequestError(request.reason, field="request")
     return request
 
 
-async def _each_well_formed(requests: AsyncIterator[Event | Malformed]) -> AsyncGenerator[Event, None]:
+async def _each_well_formed(requests: AsyncIterator[Event | MalformedRequest]) -> AsyncGenerator[Event, None]:
     async for request in requests:
         yield _well_formed(request)

@@ -42,7 +42,7 @@ class Health(_Servicer):
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a server adds."""
-        calls = rpc.calls_of(_PB.DESCRIPTOR)
+        calls = rpc.rpcs_of(_PB.DESCRIPTOR)
         return grpc.method_handlers_generic_handler(
             health.SERVICE_NAME, {call.method: handler(call, getattr(self, call.method)) for call in calls}
         )

@@ -24,7 +24,7 @@ LARGEST_BLOCK_BYTES = 32 * _MIB
 """Blocks up to this come from the heap; glibc takes no more than this."""
 
 
-def keep_large_blocks() -> bool:
+def tune_malloc() -> bool:
     """Makes this process keep freed blocks for the next messages of any thread; call it once, at the start.
 
     Returns:
@@ -42,7 +42,7 @@ def keep_large_blocks() -> bool:
     return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
 
 
-def give_back_free_blocks() -> None:
+def trim_heap() -> None:
     """Gives the system back what is free, kept blocks too; for moments after which little of it is wanted again."""
     if trim := _of_glibc("malloc_trim"):
         trim(0)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from neuroscope.errors import MLXIntegrationError
-from neuroscope_serving.malloc import keep_large_blocks
+from neuroscope_serving.malloc import tune_malloc
 from neuroscope_serving.settings import ServingSettings
 
 Settings = TypeVar("Settings", bound=ServingSettings)
@@ -34,7 +34,7 @@ def run(name: str, settings_type: type[Settings], serve: Callable[[Settings], Co
             field = ".".join(str(part) for part in problem["loc"])
             print(f"{name}: {field}: {problem['msg']}", file=sys.stderr)
         return 2
-    keep_large_blocks()
+    tune_malloc()
     logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         asyncio.run(serve(settings))
@@ -44,7 +44,7 @@ def run(name: str, settings_type: type[Settings], serve: Callable[[Settings], Co
     return 0
 
 
-def leave(status: int) -> None:
+def exit_process(status: int) -> None:
     """Ends the process. Not sys.exit: it joins the threads of a download, which wait for the network for ever."""
     logging.shutdown()
     sys.stdout.flush()

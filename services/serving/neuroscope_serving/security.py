@@ -12,9 +12,9 @@ import grpc.aio
 
 from neuroscope.errors import InvalidRequestError, UnauthenticatedError
 from neuroscope.wire.endpoint import AUTHORIZATION, BEARER, check_token, read_token
-from neuroscope.wire.status import to_abort
+from neuroscope.wire.status import to_grpc_status
 from neuroscope.wire.tls import read_pem
-from neuroscope_serving.admission import is_on_this_host
+from neuroscope_serving.peer import is_local
 from neuroscope_serving.settings import ServingSettings
 
 _log = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ def token(settings: ServingSettings) -> str:
     return given
 
 
-def warn_of_openness(settings: ServingSettings) -> None:
+def warn_if_exposed(settings: ServingSettings) -> None:
     """Logs what others can do who reach the address."""
-    if settings.host == "localhost" or is_on_this_host(settings.host):
+    if settings.host == "localhost" or is_local(settings.host):
         return
     if not settings.token.get_secret_value() and not settings.token_file and not settings.tls_client_ca:
         _log.warning("everybody who reaches %s can use this service: set a token, or tls_client_ca", settings.host)
@@ -64,7 +64,7 @@ def warn_of_openness(settings: ServingSettings) -> None:
         _log.warning("tokens and tensors travel unencrypted to %s: set tls_certificate and tls_key", settings.host)
 
 
-class TokenGuard(grpc.aio.ServerInterceptor):
+class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls that do not carry the token, before anything of theirs is read."""
 
     def __init__(self, wanted: str) -> None:
@@ -90,6 +90,6 @@ class TokenGuard(grpc.aio.ServerInterceptor):
 
 def _refusal(message: str) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await context.abort_with_status(to_abort(UnauthenticatedError(message, field=AUTHORIZATION)))
+        await context.abort_with_status(to_grpc_status(UnauthenticatedError(message, field=AUTHORIZATION)))
 
     return grpc.unary_unary_rpc_method_handler(refuse)

@@ -20,9 +20,9 @@ from neuroscope.tracing import telemetry
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import Rpc
 from neuroscope_serving import security
-from neuroscope_serving.admission import client_of
 from neuroscope_serving.handlers import Context, handler
 from neuroscope_serving.health import Health
+from neuroscope_serving.peer import client_address
 from neuroscope_serving.settings import ServingSettings
 from neuroscope_serving.spans import Metadata
 from neuroscope_serving.unix_socket import UnixSocket
@@ -33,7 +33,7 @@ _LAST_WORDS_S = 0.2
 """Once no call of the contract runs any more, watchers of health have this long to hear of the end."""
 
 
-class Servable(Protocol):
+class Service(Protocol):
     """A service without a transport; errors are those of `neuroscope.errors`."""
 
     async def prepare(self) -> None:
@@ -56,7 +56,7 @@ class Servable(Protocol):
 Settings = TypeVar("Settings", bound=ServingSettings)
 
 
-async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Callable[[Settings], Servable]) -> None:
+async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Callable[[Settings], Service]) -> None:
     """Serves until SIGTERM or SIGINT, then lets running requests end within the drain time.
 
     Args:
@@ -73,11 +73,11 @@ async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Ca
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     port_credentials, token = security.credentials(settings), security.token(settings)
-    security.warn_of_openness(settings)
+    security.warn_if_exposed(settings)
     telemetry.configure(name)
     service = make(settings)
     server = grpc.aio.server(
-        interceptors=[security.TokenGuard(token)] if token else [],
+        interceptors=[security.TokenInterceptor(token)] if token else [],
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             # A client that vanished without a word frees what it holds within 80 s; one that asks for signs of life
@@ -180,10 +180,10 @@ def _bind(server: grpc.aio.Server, settings: ServingSettings, credentials: grpc.
     return port
 
 
-def _handler(service: Servable, rpc: Rpc, calls: _Calls) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(service: Service, rpc: Rpc, calls: _Calls) -> grpc.RpcMethodHandler[Any, Any]:
     async def stream(request: Event, context: Context) -> None:
         calls.begin(context)
-        metadata, client = context.invocation_metadata() or (), client_of(context.peer())
+        metadata, client = context.invocation_metadata() or (), client_address(context.peer())
         async with aclosing(service.stream(rpc, request, metadata, client)) as events:
             async for event in events:
                 await context.write(event)

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-def split(value: Any) -> Any:
+def split_names(value: Any) -> Any:
     """A text of names separated by commas as a list; what is no text stays as it is."""
     return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
 

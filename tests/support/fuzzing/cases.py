@@ -14,7 +14,7 @@ from neuroscope.wire.rpc import RPCS, Rpc
 from tests.support.fuzzing.mutations import Mutator
 from tests.support.fuzzing.sensible import Sensible
 
-CALLS: list[Rpc] = [*RPCS.values(), *rpc.calls_of(health_pb2.DESCRIPTOR)]  # pyright: ignore[reportArgumentType]
+CALLS: list[Rpc] = [*RPCS.values(), *rpc.rpcs_of(health_pb2.DESCRIPTOR)]  # pyright: ignore[reportArgumentType]
 """Every call of the contract, and of the health service."""
 RICH = [
     RPCS[name]

@@ -54,7 +54,7 @@ def _hook(component: str, layer: int | None = None, **fields: Any) -> pb.HookSpe
 
 def _upload() -> list[pb.PutTensorRequest]:
     header = pb.TensorHeader(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[2, WIDTH // 2], time_to_live_ms=2000)
-    slices = frames.slices(DIRECTION.view(np.uint8).data, WIDTH * 2)
+    slices = frames.slice_frames(DIRECTION.view(np.uint8).data, WIDTH * 2)
     return [pb.PutTensorRequest(header=header), *(pb.PutTensorRequest.FromString(encode(part)) for part in slices)]
 
 

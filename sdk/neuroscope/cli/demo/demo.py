@@ -36,7 +36,7 @@ from neuroscope.cli.processes import services
 from neuroscope.cli.processes.supervisor import Supervisor
 from neuroscope.client import Client
 from neuroscope.errors import MLXIntegrationError, ModelUnsupportedError
-from neuroscope.tracing import telemetry, tracefile
+from neuroscope.tracing import telemetry, trace_file
 from neuroscope.tracing.waterfall import format_bytes, format_duration
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.model_info import ModelInfo
@@ -256,7 +256,7 @@ class Demo:
             self._print_file(picture, "logit lens, norms, attention")
         if results.found is not None and results.found.circuit is not None:
             self._write_circuit(results.found.circuit)
-        json_path, html_path = tracefile.write(self._output / "trace.json", results.traces)
+        json_path, html_path = trace_file.write(self._output / "trace.json", results.traces)
         self._print_file(json_path, "for ui.perfetto.dev")
         self._print_file(html_path, "the same as a page that opens offline")
 

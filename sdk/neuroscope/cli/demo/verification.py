@@ -12,7 +12,7 @@ from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.lens import LogitLens
 from neuroscope.activations.stream import GeneratedToken
 from neuroscope.cli.demo.rest import RestActivation
-from neuroscope.tracing import spantree
+from neuroscope.tracing import span_tree
 from neuroscope.tracing.waterfall import format_bytes
 from neuroscope.vocabulary.sites import Point
 from neuroscope.wire.frames import TensorPiece
@@ -108,7 +108,7 @@ def check_lens(lens: LogitLens, cache: ActivationCache, tokens: Sequence[Generat
 def check_single_trace(traces: TracesData, services: Sequence[str]) -> Verification:
     """Whether the spans of all services make one trace without a gap."""
     claim = "client, gateway and inference are one trace"
-    roots = spantree.build(traces)
+    roots = span_tree.build_tree(traces)
     spans = [span for root in roots for span in root.walk()]
     missing = set(services) - {span.service for span in spans}
     if missing:

@@ -2,7 +2,7 @@
 
 with SpanReceiver() as receiver:
     ...                                     processes with the variables receiver.environment send their spans here
-tracefile.write("trace.json", receiver.traces())
+trace_file.write("trace.json", receiver.traces())
 """
 
 from __future__ import annotations

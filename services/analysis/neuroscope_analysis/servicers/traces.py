@@ -6,14 +6,14 @@ from opentelemetry.context import Context
 
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import telemetry_pb2 as pb
-from neuroscope_serving.admission import Admission
+from neuroscope_serving.stream_limiter import StreamLimiter
 
 
 class TelemetryServicer:
     """Implements neuroscope.v1.TelemetryService."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    def __init__(self, limiter: StreamLimiter) -> None:
+        self._limiter = limiter
 
     async def GetTrace(self, request: pb.GetTraceRequest, context: Context) -> pb.GetTraceResponse:
         """Returns this service's spans of a trace."""
@@ -21,4 +21,4 @@ class TelemetryServicer:
 
     async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Context) -> pb.GetWorkloadResponse:
         """Returns the number of running analyses; the other fields are those of inference services."""
-        return pb.GetWorkloadResponse(streams=self._admission.running)
+        return pb.GetWorkloadResponse(streams=self._limiter.running)

@@ -12,7 +12,7 @@ from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.reductions import NAMES
 from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import dtype_name
-from neuroscope.wire.captured_tensor import CapturedTensor
+from neuroscope.wire.captured_tensor_reader import CapturedTensorReader
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
 from neuroscope_gateway.http import byte_ranges, tensor_response
 from neuroscope_gateway.http.byte_ranges import PAST_END, ByteRange
@@ -63,8 +63,8 @@ async def get_captured_tensor(
     """Returns one tensor of one step (0: prefill) and row, or the bytes of `Range`."""
     part = byte_ranges.parse(wanted)
 
-    async def begin(part: ByteRange) -> tuple[CapturedTensor, AsyncGenerator[memoryview, None]]:
-        state = CapturedTensor()
+    async def begin(part: ByteRange) -> tuple[CapturedTensorReader, AsyncGenerator[memoryview, None]]:
+        state = CapturedTensorReader()
         parts = client.captured_tensor_bytes(
             state,
             capture_id,
@@ -97,12 +97,12 @@ async def _first_part(parts: AsyncGenerator[memoryview, None]) -> memoryview | N
     return await anext(parts, None)
 
 
-def _header(state: CapturedTensor) -> inference_pb2.CapturedTensorHeader:
+def _header(state: CapturedTensorReader) -> inference_pb2.CapturedTensorHeader:
     assert state.header is not None, "the stream has begun"
     return state.header
 
 
-def _etag(state: CapturedTensor) -> str:
+def _etag(state: CapturedTensorReader) -> str:
     return f'"{_header(state).xxh3_64:016x}"'
 
 

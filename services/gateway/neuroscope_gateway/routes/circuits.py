@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from neuroscope.analysis import AsyncAnalysisClient, DiscoveryResult, EvaluationResult
-from neuroscope.analysis.circuit_request import discovery_request, evaluation_request
+from neuroscope.analysis.circuit_requests import discovery_request, evaluation_request
 from neuroscope.circuits import Circuit
 from neuroscope.datasets import Dataset
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep

@@ -18,7 +18,7 @@ from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope.weights.names import WEIGHTS, resolve
 from neuroscope.weights.weights import Weights
-from neuroscope.wire.weight_bytes import WeightBytes
+from neuroscope.wire.weight_reader import WeightReader
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep, get_model_info
 from neuroscope_gateway.http import byte_ranges, tensor_response
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
@@ -88,7 +88,7 @@ async def get_weight(
 ) -> Response:
     """Returns one weight of one layer: (inputs, outputs), preceded by heads and experts."""
     ask = _single_weight_request(weight, layer, heads, experts, dtype, model)
-    state = WeightBytes()
+    state = WeightReader()
     parts = client.weight_bytes(state, ask)
     try:
         with rest_params(_PARAMS):

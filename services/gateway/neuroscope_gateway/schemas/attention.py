@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from neuroscope.analysis import AttentionResult
-from neuroscope.analysis.attention_request import attention_request
+from neuroscope.analysis.attention_requests import attention_request
 from neuroscope.vocabulary.strict_model import Text
 from neuroscope_gateway.schemas.analysis_request import MAX_UINT32, AnalysisRequest, AnsweredPair, Layers
 from neuroscope_gateway.schemas.arrays import NamedArray

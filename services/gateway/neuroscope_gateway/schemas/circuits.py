@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.analysis.circuit_request import evaluation_options
+from neuroscope.analysis.circuit_requests import evaluation_options
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.v1 import circuit_pb2 as pb

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from neuroscope.analysis import ResidualResult, TunedLens, TunedLensResult
-from neuroscope.analysis.residual_request import residual_request
+from neuroscope.analysis.residual_requests import residual_request
 from neuroscope.interventions.tensor_json import EncodedTensor
 from neuroscope.results.tuned_training import training_request
 from neuroscope.vocabulary.strict_model import StrictModel, Text

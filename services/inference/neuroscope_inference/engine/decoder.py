@@ -123,7 +123,7 @@ class Decoder:
         started = time.perf_counter()
         forward = slot.row.forward
         try:
-            with telemetry.part("decode", forward.context) as recorded:
+            with telemetry.child_span("decode", forward.context) as recorded:
                 with memory.watched(0):
                     mx.eval(launched.arrays)
                 result = slot.row.land(launched)

@@ -32,7 +32,7 @@ from neuroscope_inference.engine.model_registry import ModelRegistry
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.stream import Stream
-from neuroscope_serving.malloc import give_back_free_blocks
+from neuroscope_serving.malloc import trim_heap
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -332,4 +332,4 @@ def _let_go() -> None:
     """Frees what a model that was taken away left: what was proven and planned on it may refer to itself."""
     gc.collect()
     mx.clear_cache()
-    give_back_free_blocks()
+    trim_heap()

@@ -181,7 +181,7 @@ class Forward:
             OutOfMemoryError: it takes more memory than there is.
         """
         started = time.perf_counter()
-        span_of = telemetry.part("prefill", self.context)
+        span_of = telemetry.child_span("prefill", self.context)
         with span_of as recorded, memory.watched(self.memory_limit_bytes):
             pending, logits, outcome = self.build(prompt, position_range, cache, cuts=draws is not None and self._cuts)
             draw = draws(logits[:, -1]) if draws is not None and logits is not None else None
@@ -262,7 +262,7 @@ class Forward:
         logits: mx.array | None = None,
     ) -> list[Pending]:
         """What the plan reads of a forward pass, lazy; of a batch the row in that slot."""
-        with telemetry.part("capture", self.context) as recorded:
+        with telemetry.child_span("capture", self.context) as recorded:
             pending = self.plan.take(hook_plan, position_range, slot, logits)
             recorded.set_attribute(telemetry.STEP, position_range.step)
             recorded.set_attribute("neuroscope.tensors", len(pending))

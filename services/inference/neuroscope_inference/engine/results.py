@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from neuroscope.v1 import inference_pb2
-from neuroscope.wire.frames import Outgoing, Portion
+from neuroscope.wire.frames import OutgoingTensor, TensorPart
 from neuroscope_inference.engine.arrays import memory
 
 
@@ -24,9 +24,9 @@ class Pending:
     is_sent: bool = True
     """False for what is only computed along, such as the sum of a mean that goes on."""
 
-    def outgoing(self) -> Outgoing:
+    def outgoing(self) -> OutgoingTensor:
         """The tensor to send, once `array` is evaluated."""
-        return Outgoing(
+        return OutgoingTensor(
             self.plan_index,
             self.row,
             self.array.shape,
@@ -42,7 +42,7 @@ class StepResult:
     """What one forward pass produced: evaluated tensors, and at the end of a step its token."""
 
     step: int
-    tensors: list[Outgoing]
+    tensors: list[OutgoingTensor]
     nbytes: int
     token: inference_pb2.TokenEvent | None = None
 
@@ -58,7 +58,7 @@ class PortionResult:
     """A part of a large tensor that is made while it is sent."""
 
     step: int
-    portion: Portion
+    portion: TensorPart
 
     @property
     def nbytes(self) -> int:

@@ -145,7 +145,7 @@ class Row:
     def _begin(self, pending: list[Pending], draw: Draw) -> StepResult:
         """Lands the first token."""
         self._last, self._steps = draw, 1
-        with telemetry.part("sample", self.forward.context) as recorded:
+        with telemetry.child_span("sample", self.forward.context) as recorded:
             result = self.land(LaunchedStep(0, pending, draw, Outcome()))
             recorded.set_attribute(telemetry.STEP, 0)
             recorded.set_attribute(telemetry.TOKENS, 1)

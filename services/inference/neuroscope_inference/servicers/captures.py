@@ -115,7 +115,7 @@ class CaptureServicer:
                 following_bytes=part.nbytes,
             )
         )
-        for frame in frames.slices(part):
+        for frame in frames.slice_frames(part):
             yield frame
 
     async def _kept(

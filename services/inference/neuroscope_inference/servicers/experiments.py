@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import weights_pb2
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FramePacker
 from neuroscope_inference.engine.attributions.request import AttributionLimits, attribution_of
 from neuroscope_inference.engine.edges.model_graph import described
@@ -102,9 +102,9 @@ class ExperimentServicer:
             stream.close()
 
 
-def _packed(packer: FramePacker, made: Made) -> Iterator[Framed]:
+def _packed(packer: FramePacker, made: Made) -> Iterator[Frame]:
     if isinstance(made, PortionResult):
-        return packer.pack_portion(made.step, made.portion)
+        return packer.pack_part(made.step, made.portion)
     return packer.pack(made.step, made.tensors)
 
 

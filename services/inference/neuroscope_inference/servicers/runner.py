@@ -16,7 +16,7 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import intervention_pb2
 from neuroscope.vocabulary.tensors import Array
 from neuroscope.wire.codec import Event
-from neuroscope.wire.frames import SLICE_BYTES, FramePacker, Outgoing
+from neuroscope.wire.frames import SLICE_BYTES, FramePacker, OutgoingTensor
 from neuroscope_inference.engine.caches import (
     DEFAULT_GROUP_SIZE,
     GROUP_SIZES,
@@ -172,7 +172,7 @@ class Runner:
                 async for result in results:
                     held = result.nbytes
                     self._engine.counters.captured_bytes += held
-                    with telemetry.part("serialise", forward.context) as span:
+                    with telemetry.child_span("serialise", forward.context) as span:
                         span.set_attribute(telemetry.STEP, result.step)
                         span.set_attribute(telemetry.BYTES, held)
                         frames = packer.pack(result.step, _drained(result.tensors))
@@ -237,7 +237,7 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _drained(tensors: list[Outgoing]) -> Iterator[Outgoing]:
+def _drained(tensors: list[OutgoingTensor]) -> Iterator[OutgoingTensor]:
     """Hands tensors over one by one, so that each one's memory is free as soon as it has left."""
     tensors.reverse()
     while tensors:

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from neuroscope.errors import IdTakenError, UnknownIdError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.wire.codec import Event, Framed, decoder, encode
+from neuroscope.wire.codec import Event, Frame, decoder, encode
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.spool.entry import Entry, Header
@@ -86,7 +86,7 @@ class StreamRecorder:
                 async for event in events:
                     wire = encode(event)
                     await self.wait_for(self.spool.append, entry, _kind(event), wire)
-                    yield _of_wire(event, wire) if isinstance(event, Framed) else event
+                    yield _of_wire(event, wire) if isinstance(event, Frame) else event
             finally:
                 with suppress(RuntimeError):  # the service stops, and breaks off what it writes itself
                     self._threads.submit(self.spool.break_off, entry)
@@ -104,7 +104,7 @@ class StreamRecorder:
             while batch := await self.wait_for(_batch, records):
                 for record in batch:
                     event = decode(record.payload)
-                    yield _of_wire(event, record.payload) if isinstance(event, Framed) else event
+                    yield _of_wire(event, record.payload) if isinstance(event, Frame) else event
         except FileNotFoundError:
             capture_id = entry.header.capture_id
             raise UnknownIdError(f"capture {capture_id!r} has just been removed", field="capture_id") from None
@@ -116,15 +116,15 @@ class StreamRecorder:
 
 
 def _kind(event: Event) -> Kind:
-    if isinstance(event, Framed):
+    if isinstance(event, Frame):
         return Kind.FRAME
     assert isinstance(event, pb.GenerateResponse | pb.CaptureResponse | pb.ResumeCaptureResponse)
     return _KINDS[str(event.WhichOneof("event"))]
 
 
-def _of_wire(event: Framed, wire: bytes) -> Framed:
+def _of_wire(event: Frame, wire: bytes) -> Frame:
     """The frame over the bytes of its message, of which the payload is the tail: the engine's memory is free again."""
-    return Framed(event.frame, (memoryview(wire)[len(wire) - event.nbytes :],), wire)
+    return Frame(event.header, (memoryview(wire)[len(wire) - event.nbytes :],), wire)
 
 
 def _batch(records: Iterator[Record]) -> list[Record]:

@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 from neuroscope.errors import ChecksumError, InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope_inference.tensor_checks import nbytes_of
 from neuroscope_inference.tensor_store import TensorStore
 
@@ -84,8 +84,8 @@ async def _payload(requests: AsyncIterator[Event], nbytes: int) -> bytearray:
 
 def _frame(request: Event) -> tuple[tensor_pb2.TensorFrame, memoryview]:
     """A frame and its payload. In process it may come as a message that has never been serialised."""
-    if isinstance(request, Framed) and isinstance(request.frame, tensor_pb2.TensorFrame):
-        frame, payload = request.frame, request.payload
+    if isinstance(request, Frame) and isinstance(request.header, tensor_pb2.TensorFrame):
+        frame, payload = request.header, request.payload
     elif isinstance(request, pb.PutTensorRequest) and request.HasField("tensor_frame"):
         frame, payload = request.tensor_frame, memoryview(request.tensor_frame.data)
     else:

@@ -7,7 +7,7 @@ from neuroscope.errors import InvalidRequestError, StreamingError, UnknownIdErro
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array
-from neuroscope.wire.codec import Framed, decoder
+from neuroscope.wire.codec import Frame, decoder
 from neuroscope.wire.frames import FrameReader
 from neuroscope_inference.spool.entry import Entry
 from neuroscope_inference.spool.records import Kind
@@ -67,7 +67,7 @@ def _collect(entry: Entry, captured: tensor_pb2.CapturedTensor, activation: Acti
         if record.kind is not Kind.FRAME:
             continue
         event = _decode(record.payload)
-        assert isinstance(event, Framed)
+        assert isinstance(event, Frame)
         for piece in reader.read(event):
             if (piece.spec.plan_index, piece.row) == (captured.plan_index, captured.row):
                 steps.add(piece.step)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import DataConversionError, ResourceExhaustedError, UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.wire.frames import Outgoing
+from neuroscope.wire.frames import OutgoingTensor
 from neuroscope_inference.engine.attributions.batch import Batch, batches
 from neuroscope_inference.engine.attributions.inputs import Inputs
 from neuroscope_inference.engine.attributions.probes import GradientPasses, PassResult
@@ -306,9 +306,9 @@ def _shifts(
 
 def _sent(scores: Sequence[tuple[int, Sequence[Values]]]) -> StepResult:
     """Tensors of pairs as they are sent."""
-    tensors: list[Outgoing] = []
+    tensors: list[OutgoingTensor] = []
     for row, of_pair in scores:
         for plan_index, tensor in enumerate(of_pair):
             single = np.ascontiguousarray(tensor[None], np.float32)
-            tensors.append(Outgoing(plan_index, row, single.shape, 0, single.data.cast("B")))
+            tensors.append(OutgoingTensor(plan_index, row, single.shape, 0, single.data.cast("B")))
     return StepResult(0, tensors, sum(tensor.data.nbytes for tensor in tensors))

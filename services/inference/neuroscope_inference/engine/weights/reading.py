@@ -14,7 +14,7 @@ import mlx.core as mx
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
-from neuroscope.wire.frames import PACKED_BYTES, Outgoing, Portion
+from neuroscope.wire.frames import PACKED_BYTES, OutgoingTensor, TensorPart
 from neuroscope_inference.engine.arrays import cast_dtype, memory, number, wire_dtype
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
@@ -69,14 +69,14 @@ class Reading:
 
     def _values(self, tensors: Sequence[SelectedWeight]) -> Iterator[StepResult | PortionResult]:
         """Small tensors some at a time, large ones alone and in portions."""
-        small: list[Outgoing] = []
+        small: list[OutgoingTensor] = []
         for index, tensor in enumerate(tensors):
             array = tensor.make()
             dtype = self.dtype or array.dtype
             nbytes = array.size * dtype.size
             if nbytes <= PACKED_BYTES:
                 part = _evaluated(array, dtype)
-                small.append(Outgoing(index, 0, part.shape, 0, memory(part)))
+                small.append(OutgoingTensor(index, 0, part.shape, 0, memory(part)))
                 if sum(each.data.nbytes for each in small) >= PACKED_BYTES:
                     yield _together(small)
                     small = []
@@ -88,7 +88,7 @@ class Reading:
             mx.eval(array)  # once, where it has to be dequantised
             for place in parts_of(array.shape, dtype.size):
                 data = memory(_evaluated(array[place], dtype))
-                yield PortionResult(0, Portion(index, 0, array.shape, offset, nbytes, data))
+                yield PortionResult(0, TensorPart(index, 0, array.shape, offset, nbytes, data))
                 offset += data.nbytes
         if small:
             yield _together(small)
@@ -217,5 +217,5 @@ def _evaluated(array: mx.array, dtype: mx.Dtype) -> mx.array:
     return part
 
 
-def _together(tensors: list[Outgoing]) -> StepResult:
+def _together(tensors: list[OutgoingTensor]) -> StepResult:
     return StepResult(0, tensors, sum(tensor.data.nbytes for tensor in tensors))

@@ -1,6 +1,6 @@
 """Who is admitted, and when.
 
-python -m pytest tests/unit/test_admission.py
+python -m pytest tests/unit/test_stream_limiter.py
 """
 
 from contextlib import ExitStack
@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import pytest
 
 from neuroscope.errors import ResourceExhaustedError
-from neuroscope_serving.admission import Admission, client_of
+from neuroscope_serving.peer import client_address
+from neuroscope_serving.stream_limiter import StreamLimiter
 
 
 @pytest.mark.parametrize(
@@ -22,32 +23,32 @@ from neuroscope_serving.admission import Admission, client_of
     ],
 )
 def test_a_client_is_an_address_without_its_port(peer: str, client: str) -> None:
-    assert client_of(peer) == client
+    assert client_address(peer) == client
 
 
 def test_one_client_has_its_share_and_others_have_theirs() -> None:
-    admission = Admission(2, 3)
+    limiter = StreamLimiter(2, 3)
     with ExitStack() as streams:
-        streams.enter_context(admission.admit("a"))
+        streams.enter_context(limiter.acquire("a"))
         last = streams.enter_context(ExitStack())
-        last.enter_context(admission.admit("a"))
+        last.enter_context(limiter.acquire("a"))
         with (
             pytest.raises(ResourceExhaustedError, match=r"2 streams of a .* max_streams_per_client "),
-            admission.admit("a"),
+            limiter.acquire("a"),
         ):
             pass
-        streams.enter_context(admission.admit("b"))
-        with pytest.raises(ResourceExhaustedError, match=r"3 streams .* max_streams "), admission.admit("c"):
+        streams.enter_context(limiter.acquire("b"))
+        with pytest.raises(ResourceExhaustedError, match=r"3 streams .* max_streams "), limiter.acquire("c"):
             pass
-        assert admission.running == 3
+        assert limiter.running == 3
         last.close()
-        streams.enter_context(admission.admit("c"))
-    assert admission.running == 0
+        streams.enter_context(limiter.acquire("c"))
+    assert limiter.running == 0
 
 
 def test_a_stream_that_fails_gives_its_place_back() -> None:
-    admission = Admission(1, 1)
+    limiter = StreamLimiter(1, 1)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), admission.admit("a"):
+        with pytest.raises(ZeroDivisionError), limiter.acquire("a"):
             raise ZeroDivisionError
-    assert admission.running == 0
+    assert limiter.running == 0

@@ -6,11 +6,11 @@
             \"""The loaded models.\"""
             return requests.models()
 
-    class Client(ModelCalls, Caller): ...              client.models() -> list[pb.Model]
-    class AsyncClient(ModelCalls, AsyncCaller): ...    await client.models()
+    class Client(ModelCalls, BaseClient): ...              client.models() -> list[pb.Model]
+    class AsyncClient(ModelCalls, AsyncBaseClient): ...    await client.models()
 
-A method says what is asked and what becomes of the answers, as `neuroscope.calls.call` has it, and does nothing itself.
-Type checkers and editors see parameters, documentation and the value that the client at hand gives.
+The decorated function does no I/O: it returns a call, or a flow of calls (`neuroscope.base_client.call`). The client
+runs them. Type checkers and editors see its parameters and docstring, and the type that the client returns.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from neuroscope.calls.call import Steps, Stream
-from neuroscope.calls.caller import AsyncCaller, Caller
+from neuroscope.base_client.call import CallFlow, Stream
+from neuroscope.base_client.client import AsyncBaseClient, BaseClient
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,16 +32,16 @@ _VALUE = re.compile(r"\w+\[(.*)\]")
 """What a call, steps or a stream give, in their annotation, which is a text: modules of the SDK postpone them."""
 
 
-class Answered(Protocol[T_co]):
+class CallLike(Protocol[T_co]):
     """A call, an upload, or steps."""
 
-    def __iter__(self) -> Steps[T_co]: ...
+    def __iter__(self) -> CallFlow[T_co]: ...
 
 
 class client_method(Generic[P, T]):
     """A method whose value is that of a call or of steps."""
 
-    def __init__(self, asked: Callable[Concatenate[Any, P], Answered[T]]) -> None:
+    def __init__(self, asked: Callable[Concatenate[Any, P], CallLike[T]]) -> None:
         def waiting(caller: Any, *args: P.args, **kwargs: P.kwargs) -> T:
             return caller._follow(iter(asked(caller, *args, **kwargs)))
 
@@ -53,13 +53,13 @@ class client_method(Generic[P, T]):
         self._awaited = _named(awaited, asked, "{}")
 
     @overload
-    def __get__(self, caller: Caller, owner: type[Any]) -> Callable[P, T]: ...
+    def __get__(self, caller: BaseClient, owner: type[Any]) -> Callable[P, T]: ...
     @overload
-    def __get__(self, caller: AsyncCaller, owner: type[Any]) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, caller: AsyncBaseClient, owner: type[Any]) -> Callable[P, Coroutine[Any, Any, T]]: ...
     @overload
     def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Any]: ...
     def __get__(self, caller: Any, owner: type[Any]) -> Any:
-        function: Any = self._awaited if issubclass(owner, AsyncCaller) else self._waiting
+        function: Any = self._awaited if issubclass(owner, AsyncBaseClient) else self._waiting
         return function.__get__(caller, owner)
 
 
@@ -78,13 +78,13 @@ class client_stream(Generic[P, T]):
         self._stream_of_loop = _named(stream_of_loop, asked, "AsyncGenerator[{}, None]")
 
     @overload
-    def __get__(self, caller: Caller, owner: type[Any]) -> Callable[P, Generator[T, None, None]]: ...
+    def __get__(self, caller: BaseClient, owner: type[Any]) -> Callable[P, Generator[T, None, None]]: ...
     @overload
-    def __get__(self, caller: AsyncCaller, owner: type[Any]) -> Callable[P, AsyncGenerator[T, None]]: ...
+    def __get__(self, caller: AsyncBaseClient, owner: type[Any]) -> Callable[P, AsyncGenerator[T, None]]: ...
     @overload
     def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Any]: ...
     def __get__(self, caller: Any, owner: type[Any]) -> Any:
-        function: Any = self._stream_of_loop if issubclass(owner, AsyncCaller) else self._stream
+        function: Any = self._stream_of_loop if issubclass(owner, AsyncBaseClient) else self._stream
         return function.__get__(caller, owner)
 
 

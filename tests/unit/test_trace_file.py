@@ -1,4 +1,4 @@
-"""neuroscope.tracefile, spantree and waterfall: traces as a tree, as Chrome trace events and as an HTML page."""
+"""neuroscope.trace_file, span_tree and waterfall: traces as a tree, as Chrome trace events and as an HTML page."""
 
 import json
 from collections import defaultdict
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from neuroscope.tracing import spantree, telemetry, tracefile, waterfall
+from neuroscope.tracing import span_tree, telemetry, trace_file, waterfall
 from tests.support import traces
 
 
@@ -18,7 +18,7 @@ def generation() -> TracesData:
 
 
 def test_the_tree_joins_services_and_orders_children(generation: TracesData):
-    (root,) = spantree.build(generation)
+    (root,) = span_tree.build_tree(generation)
     assert (root.name, root.service) == ("neuroscope.generate", "neuroscope-client")
     assert [child.service for child in root.children] == ["neuroscope-gateway"]
     (inference,) = root.children[0].children
@@ -26,18 +26,18 @@ def test_the_tree_joins_services_and_orders_children(generation: TracesData):
     starts = [child.start_ns for child in inference.children]
     assert starts == sorted(starts)
     assert sum(1 for _ in root.walk()) == 1 + 1 + 1 + 1 + 200
-    assert spantree.orphans(generation) == []
+    assert span_tree.orphans(generation) == []
 
 
 def test_a_span_whose_parent_is_missing_is_a_root_and_an_orphan():
     client, _, inference = traces.generation(steps=1)
     merged = telemetry.merge([client, inference])
-    assert [root.name for root in spantree.build(merged)] == ["neuroscope.generate", "Generate"]
-    assert [orphan.name for orphan in spantree.orphans(merged)] == ["Generate"]
+    assert [root.name for root in span_tree.build_tree(merged)] == ["neuroscope.generate", "Generate"]
+    assert [orphan.name for orphan in span_tree.orphans(merged)] == ["Generate"]
 
 
 def test_chrome_events_have_a_process_per_service_and_times_in_microseconds(generation: TracesData):
-    events = tracefile.chrome_events(spantree.build(generation))["traceEvents"]
+    events = trace_file.chrome_events(span_tree.build_tree(generation))["traceEvents"]
     names = {e["args"]["name"]: e["pid"] for e in events if e["name"] == "process_name"}
     assert list(names) == ["neuroscope-client", "neuroscope-gateway", "neuroscope-inference"]
     (prefill,) = [e for e in events if e["name"] == "prefill"]
@@ -56,7 +56,7 @@ def test_spans_of_one_chrome_thread_nest_or_do_not_overlap():
         traces.span("c", 4, 1, 65, 95),
         traces.span("outlives its parent", 5, 4, 80, 200),
     )
-    events = tracefile.chrome_events(spantree.build(overlapping))["traceEvents"]
+    events = trace_file.chrome_events(span_tree.build_tree(overlapping))["traceEvents"]
     threads: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for event in events:
         if event["ph"] == "X":
@@ -104,7 +104,7 @@ class _Page(HTMLParser):
 
 
 def test_the_page_is_complete_by_itself_and_has_a_row_per_span(generation: TracesData):
-    html = waterfall.render(spantree.build(generation))
+    html = waterfall.render(span_tree.build_tree(generation))
     page = _Page(html)
     folded_rows = 2  # decode, serialise
     assert page.classes["row"] == 204 + folded_rows
@@ -130,7 +130,7 @@ def test_several_traces_unfold_one_by_one():
     one = traces.service("a", traces.span("first", 1, 0, 0, 5))
     other = traces.service("a", traces.span("second", 2, 0, 900, 905))
     other.resource_spans[0].scope_spans[0].spans[0].trace_id = b"\xff" * 16
-    page = _Page(waterfall.render(spantree.build(telemetry.merge([m.SerializeToString() for m in (one, other)]))))
+    page = _Page(waterfall.render(span_tree.build_tree(telemetry.merge([m.SerializeToString() for m in (one, other)]))))
     assert page.classes["trace"] == page.counts["details"] == page.classes["axis"] == 2
     text = "".join(page.text)
     assert "2 traces" in text
@@ -138,13 +138,13 @@ def test_several_traces_unfold_one_by_one():
 
 
 def test_few_siblings_are_not_folded():
-    page = _Page(waterfall.render(spantree.build(telemetry.merge(traces.generation(steps=waterfall.FOLD_ABOVE)))))
+    page = _Page(waterfall.render(span_tree.build_tree(telemetry.merge(traces.generation(steps=waterfall.FOLD_ABOVE)))))
     assert page.counts["details"] == 0
 
 
 def test_names_and_attributes_cannot_break_the_page():
     hostile = traces.service("<b>", traces.span("</div><script>x", 1, 9, 0, 5, {'"><i>': "<img src=x>"}, error="<u>no"))
-    html = waterfall.render(spantree.build(hostile))
+    html = waterfall.render(span_tree.build_tree(hostile))
     page = _Page(html)
     assert page.counts["script"] == page.counts["img"] == page.counts["u"] == 0
     assert "</div><script>x" in "".join(page.text)
@@ -154,14 +154,14 @@ def test_names_and_attributes_cannot_break_the_page():
 
 @pytest.mark.parametrize(("given", "json_name"), [("run.json", "run.json"), ("run.html", "run.json"), ("run", "run")])
 def test_write_makes_both_files(tmp_path: Path, generation: TracesData, given: str, json_name: str):
-    json_path, html_path = tracefile.write(tmp_path / "new folder" / given, generation)
+    json_path, html_path = trace_file.write(tmp_path / "new folder" / given, generation)
     assert (json_path.name, html_path.name) == (json_name, "run.html")
     assert json.loads(json_path.read_text())["displayTimeUnit"] == "ms"
     assert html_path.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_an_empty_trace_is_written_too(tmp_path: Path):
-    json_path, html_path = tracefile.write(tmp_path / "t.json", TracesData())
+    json_path, html_path = trace_file.write(tmp_path / "t.json", TracesData())
     assert json.loads(json_path.read_text())["traceEvents"] == []
     assert "no spans" in html_path.read_text(encoding="utf-8")
 

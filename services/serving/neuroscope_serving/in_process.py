@@ -15,9 +15,9 @@ from google.protobuf.message import Message
 
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import tensor_pb2
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.rpc import Rpc
-from neuroscope_serving.server import Servable
+from neuroscope_serving.server import Service
 
 Result = TypeVar("Result")
 
@@ -29,7 +29,7 @@ class AsyncInProcessTransport:
         service: what answers.
     """
 
-    def __init__(self, service: Servable) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
         self._preparing: asyncio.Future[None] | None = None
 
@@ -53,8 +53,8 @@ class AsyncInProcessTransport:
         async with aclosing(self._service.stream(rpc, request, telemetry.inject())) as events:
             async for event in events:
                 # A large tensor in one frame would be kept where it lies: in the engine's memory, which has a budget.
-                if isinstance(event, Framed) and isinstance(event.frame, tensor_pb2.TensorFrame):
-                    event.borrowed = event.frame.last and event.frame.offset_bytes == 0
+                if isinstance(event, Frame) and isinstance(event.header, tensor_pb2.TensorFrame):
+                    event.borrowed = event.header.last and event.header.offset_bytes == 0
                 yield event
 
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:

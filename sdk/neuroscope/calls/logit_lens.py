@@ -10,8 +10,8 @@ import numpy as np
 
 from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.layer_predictions import LayerPredictions
+from neuroscope.base_client.call import CallFlow, CaptureStream
 from neuroscope.calls import requests
-from neuroscope.calls.call import Capturing, Steps
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import InterventionLike
 from neuroscope.vocabulary.hooks import Hook
@@ -22,7 +22,7 @@ TEXTS_AT_ONCE = 128
 """Tokens whose texts are asked for in one call."""
 
 
-def steps(
+def logit_lens(
     prompt: PromptLike,
     *,
     top_k: int,
@@ -31,7 +31,7 @@ def steps(
     model_id: str,
     interventions: Sequence[InterventionLike],
     bos: bool | None,
-) -> Steps[LayerPredictions]:
+) -> CallFlow[LayerPredictions]:
     """The calls of `Client.logit_lens`, whose arguments these are: token ids, one capture, texts of tokens."""
     asked: list[int] = []
     for token in tokens:
@@ -50,12 +50,12 @@ def steps(
         stop_at_layer=None,
         chunk_budget_bytes=0,
     )
-    cache = yield from Capturing(captured)
+    cache = yield from CaptureStream(captured)
     texts = yield from texts_of(shown_token_ids(cache, asked), model_id)
     return of_cache(cache, asked, texts)
 
 
-def texts_of(token_ids: Sequence[int], model_id: str) -> Steps[dict[int, str]]:
+def texts_of(token_ids: Sequence[int], model_id: str) -> CallFlow[dict[int, str]]:
     """The calls that find the texts of tokens, by id."""
     texts: dict[int, str] = {}
     for first in range(0, len(token_ids), TEXTS_AT_ONCE):

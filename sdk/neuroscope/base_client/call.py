@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
-from neuroscope.calls.progress import ByteListener
+from neuroscope.base_client.progress import ByteListener
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import Rpc
 
@@ -32,7 +32,7 @@ class Call(Generic[T]):
     result: Callable[[Any], T]
     """The value of a response; of a stream, of its last message."""
 
-    def __iter__(self) -> Steps[T]:
+    def __iter__(self) -> CallFlow[T]:
         return (yield self)
 
 
@@ -45,7 +45,7 @@ class Upload(Generic[T]):
     requests: Iterable[Event]
     result: Callable[[Any], T]
 
-    def __iter__(self) -> Steps[T]:
+    def __iter__(self) -> CallFlow[T]:
         return (yield self)
 
 
@@ -64,7 +64,7 @@ class Stream(Generic[T]):
     finish: Callable[[], object] = _nothing
     """Called at the end of the stream, to say whether it was whole."""
 
-    def each(self, heard: Callable[[T], object]) -> Steps[None]:
+    def each(self, heard: Callable[[T], object]) -> CallFlow[None]:
         """Hears every value as it comes, to the end."""
 
         def take(event: Any) -> tuple[()]:
@@ -76,7 +76,7 @@ class Stream(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Capturing:
+class CaptureStream:
     """A call that streams tensors, over as many attempts as it takes; its value within steps is their cache."""
 
     call: Call[None]
@@ -88,10 +88,10 @@ class Capturing:
     """For the bar."""
     progress: ByteListener = False
 
-    def __iter__(self) -> Steps[ActivationCache]:
+    def __iter__(self) -> CallFlow[ActivationCache]:
         return (yield self)
 
 
-Step: TypeAlias = Call[Any] | Upload[Any] | Stream[Any] | Capturing
-Steps: TypeAlias = Generator[Step, Any, T]
+Operation: TypeAlias = Call[Any] | Upload[Any] | Stream[Any] | CaptureStream
+CallFlow: TypeAlias = Generator[Operation, Any, T]
 """Several calls, each made of what the earlier ones gave, and the value in the end; either client can follow them."""

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
-from neuroscope.analysis.progress import AnalysisListener, analysis_listener
+from neuroscope.base_client.call import Call, CallFlow, Stream
+from neuroscope.base_client.client import AsyncBaseClient, BaseClient
+from neuroscope.base_client.client_method import client_method
+from neuroscope.base_client.progress import AnalysisListener, analysis_listener
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call, Steps, Stream
-from neuroscope.calls.caller import AsyncCaller, Caller
-from neuroscope.calls.client_method import client_method
 from neuroscope.errors import MLXIntegrationError
 from neuroscope.results.result import AnalysisResult, Response
 from neuroscope.wire.codec import Event
@@ -30,7 +30,7 @@ class TraceCalls:
         return requests.trace(trace_id)
 
 
-class AnalysisRunner(TraceCalls, Caller):
+class BaseAnalysisClient(TraceCalls, BaseClient):
     """Runs what empty results ask for. Its arguments are those of `AnalysisClient`."""
 
     _service: ClassVar[str] = "analysis"
@@ -49,7 +49,7 @@ class AnalysisRunner(TraceCalls, Caller):
         return self._stream(events(result))
 
 
-class AsyncAnalysisRunner(TraceCalls, AsyncCaller):
+class AsyncBaseAnalysisClient(TraceCalls, AsyncBaseClient):
     """The same on an event loop."""
 
     _service: ClassVar[str] = "analysis"
@@ -68,7 +68,7 @@ class AsyncAnalysisRunner(TraceCalls, AsyncCaller):
         return self._stream(events(result))
 
 
-def run(result: Result, progress: AnalysisListener) -> Steps[Result]:
+def run(result: Result, progress: AnalysisListener) -> CallFlow[Result]:
     """Fills an empty result, and gives it back."""
     with analysis_listener(progress) as report:
         yield from events(result).each(lambda event: report(event.progress) if event.HasField("progress") else None)

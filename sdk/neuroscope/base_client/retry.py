@@ -1,6 +1,6 @@
 """When a call is made again, and what is asked for then. Does no input or output itself.
 
-    recovery = Recovery(call, retry, capture_id)
+    recovery = CaptureRetry(call, retry, capture_id)
     for attempt in recovery.attempts():
         with attempt:
             feed(recovery.state, recovery.call)
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.activations.stream import StreamState, warn
-from neuroscope.calls import requests
-from neuroscope.calls.call import Call
+from neuroscope.base_client.call import Call
 from neuroscope.errors import (
     ChecksumError,
     IdTakenError,
@@ -28,6 +27,8 @@ from neuroscope.errors import (
     StreamingError,
     UnknownIdError,
 )
+from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.wire.rpc import RPCS
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState, Retrying
@@ -54,7 +55,7 @@ class Retry:
         return doubled + random.uniform(0, self.first_pause_s)
 
 
-class Recovery:
+class CaptureRetry:
     """One capture, over as many attempts as it takes.
 
     Args:
@@ -133,13 +134,13 @@ class Recovery:
                 warn([f"{error}; it is {how}"])
                 self._ask(self._resumption() if self._capture_id and began else self._first_call)
             case StreamingError(restart_token=token) if token:
-                self._ask(requests.resume_capture(self._capture_id, restart_token=token))
+                self._ask(resume_call(self._capture_id, restart_token=token))
             case InvalidRequestError():  # it was not broken off yet, or is whole by now
                 self._ask(self._resumption())
             case UnknownIdError() | IdTakenError():
                 self._ask(self._first_call)
             case _ if began and self.state.is_sound:
-                self.call = requests.resume_capture(self._capture_id, sequence=self.state.resume())
+                self.call = resume_call(self._capture_id, sequence=self.state.resume())
             case _:
                 self._ask(self._resumption() if began else self._first_call)
 
@@ -149,10 +150,10 @@ class Recovery:
         self.state = StreamState()
 
     def _resumption(self) -> Call[None]:
-        return requests.resume_capture(self._capture_id)
+        return resume_call(self._capture_id)
 
 
-class Resumption:
+class GenerationRetry:
     """One generation whose stream the service keeps, taken up where it broke.
 
     A second run is never spliced to the first, so it goes on only if the service had come to the end.
@@ -178,4 +179,10 @@ class Resumption:
         pause_s = self._retry.pause_s(self._failures)
         if state.started is None:
             return self._call, pause_s
-        return requests.resume_capture(state.started.stream_id, sequence=state.resume()), pause_s
+        return resume_call(state.started.stream_id, sequence=state.resume()), pause_s
+
+
+def resume_call(capture_id: str, *, sequence: int = 0, restart_token: str = "") -> Call[None]:
+    """ResumeCapture, from frame `sequence` on. `StreamState` takes in its events."""
+    request = pb.ResumeCaptureRequest(capture_id=capture_id, sequence=sequence, restart_token=restart_token)
+    return Call("resume_capture", RPCS["ResumeCapture"], request, lambda response: None)

@@ -56,7 +56,7 @@ class SpanNode:
             pending.extend(reversed(node.children))
 
 
-def build(traces: TracesData) -> list[SpanNode]:
+def build_tree(traces: TracesData) -> list[SpanNode]:
     """The roots of all traces in order of start, orphans among them; children in order of start."""
     nodes: dict[tuple[str, str], SpanNode] = {}
     for resource_spans in traces.resource_spans:
@@ -79,7 +79,7 @@ def build(traces: TracesData) -> list[SpanNode]:
 
 def orphans(traces: TracesData) -> list[SpanNode]:
     """The spans that name a parent which is not among the spans: a trace without any is complete."""
-    return [root for root in build(traces) if root.is_orphan]
+    return [root for root in build_tree(traces) if root.is_orphan]
 
 
 def _node(span: Span, service: str) -> SpanNode:

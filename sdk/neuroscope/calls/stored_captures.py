@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from neuroscope.activations.cache import ActivationCache
+from neuroscope.base_client.call import Call, CallFlow, CaptureStream, Stream
+from neuroscope.base_client.client_method import client_method, client_stream
+from neuroscope.base_client.progress import ByteListener
+from neuroscope.base_client.retry import resume_call
 from neuroscope.calls import requests
-from neuroscope.calls.call import Call, Capturing, Steps, Stream
-from neuroscope.calls.client_method import client_method, client_stream
-from neuroscope.calls.progress import ByteListener
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.tensors import Array
-from neuroscope.wire.captured_tensor import CapturedTensor
+from neuroscope.wire.captured_tensor_reader import CapturedTensorReader
 
 
-class KeptCalls:
+class StoredCaptureCalls:
     """What both clients do with what the service keeps."""
 
     @client_method
     def resume_capture(
         self, capture_id: str, *, restart_token: str = "", progress: ByteListener = False
-    ) -> Steps[ActivationCache]:
+    ) -> CallFlow[ActivationCache]:
         """The tensors of a capture or generation that was `resumable`, byte for byte.
 
         Args:
@@ -30,8 +31,8 @@ class KeptCalls:
             UnknownIdError: nothing of that id is kept, or no longer.
             StreamingError: it broke off, or is still running; its `restart_token` is for the argument of that name.
         """
-        call = requests.resume_capture(capture_id, restart_token=restart_token)
-        return (yield from Capturing(call, capture_id, bool(restart_token), "resuming", progress))
+        call = resume_call(capture_id, restart_token=restart_token)
+        return (yield from CaptureStream(call, capture_id, bool(restart_token), "resuming", progress))
 
     @client_method
     def get_capture(self, capture_id: str) -> Call[pb.CaptureRecord]:
@@ -58,7 +59,7 @@ class KeptCalls:
         return requests.delete_capture(capture_id)
 
     @client_method
-    def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> Steps[Array]:
+    def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> CallFlow[Array]:
         """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream.
 
         Args:
@@ -72,7 +73,7 @@ class KeptCalls:
             StreamingError: it is not whole.
             InvalidRequestError: it has no such tensor; says what it has.
         """
-        state = CapturedTensor()
+        state = CapturedTensorReader()
         parts: list[memoryview] = []
         call = requests.captured_tensor(capture_id, plan_index, step=step, row=row)
         yield from _parts(call, state).each(parts.append)
@@ -81,7 +82,7 @@ class KeptCalls:
     @client_stream
     def captured_tensor_bytes(
         self,
-        state: CapturedTensor,
+        state: CapturedTensorReader,
         capture_id: str,
         plan_index: int,
         *,
@@ -104,7 +105,7 @@ class KeptCalls:
         return _parts(call, state)
 
 
-def _parts(call: Call[None], state: CapturedTensor) -> Stream[memoryview]:
+def _parts(call: Call[None], state: CapturedTensorReader) -> Stream[memoryview]:
     return Stream(
         call.name, call.rpc, call.request, lambda event: (state.feed(event) or memoryview(b""),), state.finish
     )

@@ -10,7 +10,7 @@ from collections import deque
 
 from neuroscope.errors import StreamingError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.shared_memory import ANY, METADATA_KEY, MappedMemory
 
 _log = logging.getLogger(__name__)
@@ -21,13 +21,13 @@ _MOST_VIEWED = 0.25
 """Of the memory. Who looks at more than that gets copies, so that the service finds room, and the same pages again."""
 
 
-class Mappings:
+class MappingPool:
     """What a client has mapped of one service and no stream uses: the next one takes it over. Thread-safe."""
 
     def __init__(self) -> None:
         self._idle: deque[MappedMemory] = deque(maxlen=_MOST_IDLE)
 
-    def take(self) -> MappedMemory | None:
+    def acquire(self) -> MappedMemory | None:
         """The last one kept; one of which somebody still looks at a part is left to them."""
         while True:
             try:
@@ -37,46 +37,46 @@ class Mappings:
             if not found.viewed:
                 return found
 
-    def keep(self, memory: MappedMemory) -> None:
+    def release(self, memory: MappedMemory) -> None:
         """For the next stream."""
         self._idle.append(memory)
 
 
-class Receiver:
+class SharedMemoryReader:
     """Takes the events of one stream as they come and gives them with their payloads."""
 
-    def __init__(self, mappings: Mappings | None = None) -> None:
-        self._mappings = mappings or Mappings()
-        self._memory = self._mappings.take()
+    def __init__(self, pool: MappingPool | None = None) -> None:
+        self._pool = pool or MappingPool()
+        self._memory = self._pool.acquire()
 
     @property
     def metadata(self) -> tuple[str, str]:
         """What the call says to the service, which offers this memory again, or another."""
         return METADATA_KEY, self._memory.region_id if self._memory else ANY
 
-    def event(self, event: Event) -> Event:
+    def resolve(self, event: Event) -> Event:
         """The event, its payload where it lies.
 
         Raises:
             StreamingError: a frame refers to memory that is not shared.
         """
-        if not isinstance(event, Framed):
+        if not isinstance(event, Frame):
             self._map(event)
             return event
-        frame = event.frame
-        if not frame.HasField("region"):
+        header = event.header
+        if not header.HasField("region"):
             return event
         if self._memory is None:
-            raise StreamingError(f"frame {frame.sequence} lies in shared memory, and none is mapped")
-        view = self._memory.view(frame.region)
-        frame.ClearField("region")
-        framed = Framed(frame, (view,), borrowed=True)
-        return framed if self._memory.viewed <= _MOST_VIEWED else framed.owned()
+            raise StreamingError(f"frame {header.sequence} lies in shared memory, and none is mapped")
+        view = self._memory.view(header.region)
+        header.ClearField("region")
+        frame = Frame(header, (view,), borrowed=True)
+        return frame if self._memory.viewed <= _MOST_VIEWED else frame.owned()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """After the last event: the service has nothing more to put there."""
         if self._memory is not None:
-            self._mappings.keep(self._memory)
+            self._pool.release(self._memory)
             self._memory = None
 
     def _map(self, event: Event) -> None:

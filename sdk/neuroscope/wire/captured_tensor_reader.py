@@ -12,10 +12,10 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary import tensors
 from neuroscope.vocabulary.tensors import Array
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 
 
-class CapturedTensor:
+class CapturedTensorReader:
     """The stream of one captured tensor: its header, then its bytes."""
 
     def __init__(self) -> None:
@@ -32,12 +32,12 @@ class CapturedTensor:
         if isinstance(event, pb.GetCapturedTensorResponse):
             self.header = event.header
             return None
-        assert isinstance(event, Framed)
-        frame, payload = event.frame, event.payload
-        assert isinstance(frame, tensor_pb2.TensorFrame)
+        assert isinstance(event, Frame)
+        header, payload = event.header, event.payload
+        assert isinstance(header, tensor_pb2.TensorFrame)
         self._digest.update(payload)
         self._received_bytes += payload.nbytes
-        if frame.last and self._digest.intdigest() != frame.xxh3_64:
+        if header.last and self._digest.intdigest() != header.xxh3_64:
             raise ChecksumError("a tensor's bytes are not those that were sent")
         return payload
 

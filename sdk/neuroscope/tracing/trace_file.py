@@ -1,6 +1,6 @@
 """A trace as files that open without a collector.
 
-    json_path, html_path = tracefile.write("trace.json", telemetry.merge(parts))
+    json_path, html_path = trace_file.write("trace.json", telemetry.merge(parts))
 
 The JSON is Chrome's trace event format: ui.perfetto.dev and speedscope read it. The HTML is a waterfall of our own
 (`neuroscope.tracing.waterfall`), one file, no script, nothing to load.
@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.tracing import spantree, waterfall
-from neuroscope.tracing.spantree import SpanNode
+from neuroscope.tracing import span_tree, waterfall
+from neuroscope.tracing.span_tree import SpanNode
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -34,7 +34,7 @@ def write(path: str | os.PathLike[str], traces: TracesData) -> tuple[Path, Path]
     target = Path(path)
     json_path = target.with_suffix(".json") if target.suffix == ".html" else target
     html_path = target.with_suffix(".html")
-    roots = spantree.build(traces)
+    roots = span_tree.build_tree(traces)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     _put(html_path, waterfall.render(roots))
     _put(json_path, json.dumps(chrome_events(roots), separators=(",", ":"), allow_nan=False))

@@ -13,9 +13,9 @@ from opentelemetry import trace
 
 from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.stream import StreamState
-from neuroscope.calls.call import Call, Capturing, Step, Steps, Stream, Upload
-from neuroscope.calls.progress import byte_listener
-from neuroscope.calls.recovery import Recovery, Retry
+from neuroscope.base_client.call import Call, CallFlow, CaptureStream, Operation, Stream, Upload
+from neuroscope.base_client.progress import byte_listener
+from neuroscope.base_client.retry import CaptureRetry, Retry
 from neuroscope.errors import InvalidRequestError
 from neuroscope.tracing import telemetry
 from neuroscope.wire.endpoint import DEFAULT_TARGET, Endpoint
@@ -33,7 +33,7 @@ from neuroscope.wire.transport import (
 T = TypeVar("T")
 
 
-class Caller:
+class BaseClient:
     """Makes calls and waits for their answers. Its arguments are those of `Client`."""
 
     _service: ClassVar[str] = "inference"
@@ -84,8 +84,8 @@ class Caller:
     ) -> None:
         self.close()
 
-    def _follow(self, steps: Steps[T]) -> T:
-        move: Callable[[], Step] = partial(next, steps)
+    def _follow(self, steps: CallFlow[T]) -> T:
+        move: Callable[[], Operation] = partial(next, steps)
         while True:
             try:
                 step = move()
@@ -96,14 +96,14 @@ class Caller:
             except BaseException as error:
                 move = partial(steps.throw, error)
 
-    def _take(self, step: Step) -> Any:
+    def _take(self, step: Operation) -> Any:
         match step:
             case Stream():
                 for _ in self._stream(step):
                     pass
             case Upload():
                 return self._upload(step)
-            case Capturing():
+            case CaptureStream():
                 return self._captured(step)
             case Call():
                 return self._unary(step)
@@ -117,8 +117,8 @@ class Caller:
                     yield from stream.take(event)
             stream.finish()
 
-    def _captured(self, wanted: Capturing) -> ActivationCache:
-        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+    def _captured(self, wanted: CaptureStream) -> ActivationCache:
+        recovery = CaptureRetry(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
         with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
             for attempt in recovery.attempts():
                 with attempt:
@@ -145,7 +145,7 @@ class Caller:
         return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
 
 
-class AsyncCaller:
+class AsyncBaseClient:
     """Makes calls on one event loop. Its arguments are those of `Client`."""
 
     _service: ClassVar[str] = "inference"
@@ -194,8 +194,8 @@ class AsyncCaller:
     ) -> None:
         await self.close()
 
-    async def _follow(self, steps: Steps[T]) -> T:
-        move: Callable[[], Step] = partial(next, steps)
+    async def _follow(self, steps: CallFlow[T]) -> T:
+        move: Callable[[], Operation] = partial(next, steps)
         while True:
             try:
                 step = move()
@@ -206,7 +206,7 @@ class AsyncCaller:
             except BaseException as error:
                 move = partial(steps.throw, error)
 
-    async def _take(self, step: Step) -> Any:
+    async def _take(self, step: Operation) -> Any:
         match step:
             case Stream():
                 async with aclosing(self._stream(step)) as values:
@@ -214,7 +214,7 @@ class AsyncCaller:
                         pass
             case Upload():
                 return await self._upload(step)
-            case Capturing():
+            case CaptureStream():
                 return await self._captured(step)
             case Call():
                 return await self._unary(step)
@@ -229,8 +229,8 @@ class AsyncCaller:
                         yield value
             stream.finish()
 
-    async def _captured(self, wanted: Capturing) -> ActivationCache:
-        recovery = Recovery(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
+    async def _captured(self, wanted: CaptureStream) -> ActivationCache:
+        recovery = CaptureRetry(wanted.call, self._retry, wanted.capture_id, restarts=wanted.restarts)
         with self._span(wanted.call.name) as span, byte_listener(wanted.progress, wanted.what) as report:
             async for attempt in recovery.async_attempts():
                 with attempt:

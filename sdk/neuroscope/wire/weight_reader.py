@@ -7,10 +7,10 @@ import xxhash
 from neuroscope.errors import ChecksumError, StreamingError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
-from neuroscope.wire.codec import Event, Framed
+from neuroscope.wire.codec import Event, Frame
 
 
-class WeightBytes:
+class WeightReader:
     """The stream of one weight: its plan, then its bytes."""
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class WeightBytes:
             if event.HasField("plan"):
                 self.plan = event.plan
             return None
-        assert isinstance(event, Framed)
-        frame, payload = event.frame, event.payload
+        assert isinstance(event, Frame)
+        header, payload = event.header, event.payload
         self._digest.update(payload)
         self._received_bytes += payload.nbytes
-        is_small = isinstance(frame, tensor_pb2.StepFrame)
-        sent = frame.refs[0].xxh3_64 if is_small else frame.xxh3_64
-        if (is_small or frame.last) and self._digest.intdigest() != sent:
+        is_small = isinstance(header, tensor_pb2.StepFrame)
+        sent = header.refs[0].xxh3_64 if is_small else header.xxh3_64
+        if (is_small or header.last) and self._digest.intdigest() != sent:
             raise ChecksumError("a weight's bytes are not those that were sent")
         return payload
 
