@@ -118,7 +118,7 @@ def test_what_is_changed_every_time_is_an_error(proxy: CuttingProxy) -> None:
 def test_without_an_id_a_cut_capture_is_an_error(proxy: CuttingProxy) -> None:
     with connected(proxy) as client:
         proxy.cut_after(2)
-        with pytest.raises(StreamingError, match="went away after"):
+        with pytest.raises(StreamingError, match="disconnected after"):
             client.capture(PROMPT, SITES, **SMALL)
         assert proxy.acted == 1
 

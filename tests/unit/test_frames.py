@@ -138,7 +138,7 @@ def test_a_missing_frame_is_an_error():
     frames = [stream.frames(step, outgoing(0, random(1, 1, 4)))[0] for step in range(3)]
     read = reader(stream)
     read.read(frames[0])
-    with pytest.raises(StreamingError, match="frame 2 came where frame 1 was due"):
+    with pytest.raises(StreamingError, match="received frame 2 where frame 1 was expected"):
         read.read(frames[2])
 
 

@@ -193,7 +193,7 @@ def test_an_unreachable_target_says_what_to_do():
 
 
 def test_a_service_that_goes_away_breaks_the_stream(client):
-    with pytest.raises(StreamingError, match="went away after 2 messages"):
+    with pytest.raises(StreamingError, match="disconnected after 2 messages"):
         client.generate("abort").wait()
 
 
@@ -371,7 +371,7 @@ async def test_async_errors_keep_their_class(service):
         with pytest.raises(UnknownSiteError) as site:
             await client.generate("fail").wait()
         assert site.value.field == "hooks[0].site.layer"
-        with pytest.raises(StreamingError, match="went away after 2 messages"):
+        with pytest.raises(StreamingError, match="disconnected after 2 messages"):
             await client.generate("abort").wait()
 
 

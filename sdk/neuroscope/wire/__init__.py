@@ -1,1 +1,1 @@
-"""What goes over a connection: messages, tensors in frames, errors as statuses, and the connection itself."""
+"""The wire protocol: frames of tensors, errors as gRPC statuses, transports, TLS and shared memory."""

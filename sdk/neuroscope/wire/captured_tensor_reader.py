@@ -1,4 +1,4 @@
-"""The stream of one tensor out of what a service keeps. Does no input or output itself."""
+"""Reads the stream of one tensor of a stored capture. Does no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuroscope.wire.codec import Event, Frame
 
 
 class CapturedTensorReader:
-    """The stream of one captured tensor: its header, then its bytes."""
+    """Reads a stream of GetCapturedTensor: a header, then the tensor's bytes."""
 
     def __init__(self) -> None:
         self.header: pb.CapturedTensorHeader | None = None
@@ -24,10 +24,10 @@ class CapturedTensorReader:
         self._received_bytes = 0
 
     def feed(self, event: Event) -> memoryview | None:
-        """Takes an event in; gives the bytes that it carries.
+        """Reads an event and returns its bytes, None for the header.
 
         Raises:
-            ChecksumError: they are not what was sent.
+            ChecksumError: the bytes do not match their checksum.
         """
         if isinstance(event, pb.GetCapturedTensorResponse):
             self.header = event.header
@@ -38,21 +38,21 @@ class CapturedTensorReader:
         self._digest.update(payload)
         self._received_bytes += payload.nbytes
         if header.last and self._digest.intdigest() != header.xxh3_64:
-            raise ChecksumError("a tensor's bytes are not those that were sent")
+            raise ChecksumError("checksum mismatch: the tensor was corrupted in transit")
         return payload
 
     def finish(self) -> pb.CapturedTensorHeader:
-        """The header, once the stream has ended.
+        """Returns the header after the end of the stream.
 
         Raises:
-            StreamingError: bytes are missing.
+            StreamingError: the stream ended before the tensor's last byte.
         """
         if self.header is None or self._received_bytes != self.header.following_bytes:
-            raise StreamingError("the tensor's stream ended before its last byte")
+            raise StreamingError("the stream ended before the tensor's last byte")
         return self.header
 
     def array(self, parts: Sequence[memoryview]) -> Array:
-        """The tensor, once the stream has ended; read-only."""
+        """Returns the tensor (1, ...) after the end of the stream, read-only. Errors are those of `finish`."""
         header = self.finish()
         data = b"".join(parts)
         return np.frombuffer(data, tensors.numpy_dtype(header.dtype)).reshape(tuple(header.shape))

@@ -1,7 +1,7 @@
-"""Frames in and out of their serialised messages: one copy of the payload when writing, none when reading.
+"""Serialises and parses messages with frames: one copy of the payload when writing, none when reading.
 
-protobuf copies a `bytes` field three times on its way out and twice on its way in. Here a frame is a header message
-without its payload, and the payload as buffers; the bytes are exactly those that protobuf itself would write.
+protobuf copies a `bytes` field three times when it writes a message and twice when it parses one. Here the payload
+stays outside of the message, as buffers. The bytes on the wire are exactly those that protobuf would write.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ _REFS_TAG = tensor_pb2.StepFrame.REFS_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 
 @dataclass(slots=True)
 class Frame:
-    """A frame whose payload has not been copied into it.
-
-    `frame.data` is empty; the payload is the concatenation of `parts`, contiguous byte views. `wire` is the serialised
-    message that wraps the frame, where somebody has it already: it is then sent as it is. `borrowed` parts lie in
-    memory that the sender wants back once no view of them is left.
-    """
+    """A StepFrame or TensorFrame, and its payload outside of the message."""
 
     header: FrameHeader
+    """The message; its field `data` is empty."""
     parts: Sequence[memoryview]
+    """Contiguous byte views; the payload is their concatenation."""
     encoded: bytes | None = None
+    """The serialised message that wraps the frame, if it is known; `encode` returns it unchanged."""
     borrowed: bool = False
+    """Whether the parts lie in shared memory, which the sender reuses once no view of them is left."""
 
     @property
     def nbytes(self) -> int:
@@ -47,13 +46,13 @@ class Frame:
 
     @property
     def payload(self) -> memoryview:
-        """The payload as one view; only of a frame that has one part, as every decoded one has."""
+        """The payload as one view, copied if there are several parts. Parsed frames have one."""
         if len(self.parts) == 1:
             return self.parts[0]
         return memoryview(b"".join(self.parts))
 
     def owned(self) -> Frame:
-        """The same in memory that lasts as long as somebody looks at it: a copy, if it was borrowed."""
+        """The frame itself, or a copy in this process's own memory if it is borrowed."""
         return Frame(self.header, (memoryview(bytearray(self.payload)),)) if self.borrowed else self
 
 
@@ -61,7 +60,7 @@ Event: TypeAlias = "Message | Frame"
 
 
 def encode(event: Event) -> bytes:
-    """The serialised message of an event; a frame comes out wrapped in its oneof field."""
+    """Serialises a message, or a frame inside the oneof field of its response message."""
     if not isinstance(event, Frame):
         return event.SerializeToString()
     if event.encoded is not None:
@@ -82,9 +81,9 @@ def encode(event: Event) -> bytes:
 
 
 def decoder(wrapper: type[Message]) -> Callable[[bytes], Event]:
-    """A function from the serialised bytes of a message, which may wrap a frame, to its event.
+    """Returns a function that parses messages of a type, frames included.
 
-    The function raises `google.protobuf.message.DecodeError` where protobuf would.
+    Like protobuf it raises `google.protobuf.message.DecodeError` for malformed bytes.
     """
     names: list[str] = []
     types: dict[int, type[FrameHeader]] = {}
@@ -103,7 +102,7 @@ def decoder(wrapper: type[Message]) -> Callable[[bytes], Event]:
 
 
 def _decode_frame(raw: bytes, types: Mapping[int, type[FrameHeader]]) -> Frame | None:
-    """The frame, if the bytes are one frame field whose payload comes last; else None: protobuf reads the message."""
+    """The frame, if the bytes are one frame field with the payload at its end. None: leave the bytes to protobuf."""
     try:
         tag, start = _read_varint(raw, 0)
         frame_type = types.get(tag >> 3)
@@ -134,7 +133,7 @@ def _decode_frame(raw: bytes, types: Mapping[int, type[FrameHeader]]) -> Frame |
 
 
 def _framed(message: Message, names: Sequence[str]) -> Event:
-    """A parsed message, its frame taken out if it carries one."""
+    """The frame of a message that protobuf parsed; the message itself if it has none."""
     for name in names:
         if message.HasField(name):
             header: FrameHeader = getattr(message, name)
@@ -174,7 +173,7 @@ def _read_varint(raw: bytes, index: int) -> tuple[int, int]:
 
 
 def _field_size(raw: bytes, index: int, wire_type: int) -> tuple[int, int]:
-    """Bytes of a field's value and where the value begins."""
+    """Size of a field's value in bytes, and the index of its first byte."""
     match wire_type:
         case 0:
             _, end = _read_varint(raw, index)

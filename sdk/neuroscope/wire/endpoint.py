@@ -1,4 +1,4 @@
-"""Where a service is: its target, and how a client speaks to it."""
+"""The address of a service and how clients connect to it."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ _SCHEMES = ("unix", "dns", "ipv4", "ipv6")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A service.
+    """A service and the connection to it.
 
     Raises:
-        InvalidRequestError: the target is none; or a token would cross a network that anybody can read.
+        InvalidRequestError: the target is malformed, or a token would cross a network without TLS.
     """
 
     target: str
-    """`host:port` or `unix:path`; gRPC's `dns:`, `ipv4:` and `ipv6:` besides."""
+    """`host:port`, `unix:path`, or a gRPC name with `dns:`, `ipv4:` or `ipv6:`."""
     tls: Tls | bool | None = None
-    """How the connection is encrypted; True: with the authorities that gRPC brings along."""
+    """TLS settings; True: TLS with gRPC's own root certificates; None or False: plain TCP."""
     token: str = field(default="", repr=False)
-    """Sent with every call, for services that ask for one."""
+    """Bearer token sent with every call; empty: none."""
     shared_memory: bool = True
-    """Takes large tensors through shared memory where the service is on this host."""
+    """Whether to receive large tensors through shared memory if the service is on this host."""
     service: str = "inference"
-    """Which service it is, for errors."""
+    """Name of the service in error messages."""
 
     def __post_init__(self) -> None:
         scheme, separator, _ = self.target.partition("://")
         if separator and scheme not in _SCHEMES:
             raise InvalidRequestError(
-                f"a target is host:port, such as 127.0.0.1:50051, or unix:path, not {self.target!r}", field="target"
+                f"target must be host:port, such as 127.0.0.1:50051, or unix:path, not {self.target!r}", field="target"
             )
         if self.token:
             check_token(self.token)
         if self.token and self.encryption is None and not self.is_on_this_host:
             raise InvalidRequestError(
-                f"the token would travel to {self.target} for everybody on the way to read; use TLS (tls=), or a "
-                "tunnel that ends on this host",
+                f"the token would cross the network to {self.target} unencrypted; use TLS (tls=) or a tunnel from this "
+                "host",
                 field="token",
             )
 
@@ -60,7 +60,7 @@ class Endpoint:
 
     @property
     def is_on_this_host(self) -> bool:
-        """Whether nothing that is sent there leaves the machine, as far as the target tells."""
+        """Whether the target is a Unix socket or a loopback address."""
         scheme, _, rest = self.target.partition(":")
         if scheme == "unix":
             return True
@@ -73,55 +73,55 @@ class Endpoint:
 
     @property
     def wants_shared_memory(self) -> bool:
-        """Whether streams ask for it."""
+        """Whether streams ask the service for shared memory."""
         return self.shared_memory and self.is_on_this_host
 
     def metadata(self) -> list[tuple[str, str]]:
-        """What a call carries besides its request."""
-        found = telemetry.inject()
+        """Metadata of a call: the trace context and the token."""
+        metadata = telemetry.inject()
         if self.token:
-            found.append((AUTHORIZATION, f"{BEARER}{self.token}"))
-        return found
+            metadata.append((AUTHORIZATION, f"{BEARER}{self.token}"))
+        return metadata
 
     @property
     def encryption(self) -> Tls | None:
-        """How the connection is encrypted; None: not at all."""
+        """TLS settings; None: plain TCP."""
         return self.tls if isinstance(self.tls, Tls) else Tls() if self.tls else None
 
     def open(self, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
-        """A channel to it.
+        """Opens a channel.
 
         Raises:
-            InvalidRequestError: a file of certificates cannot be read.
+            InvalidRequestError: a certificate or key file cannot be read.
         """
         if (tls := self.encryption) is None:
             return grpc.insecure_channel(self.target, options=options)
         return grpc.secure_channel(self.target, tls.credentials(), options=[*options, *tls.options()])
 
     def open_async(self, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        """A channel to it, of the running event loop. Errors as of `open`."""
+        """Opens a channel of the running event loop. Errors are those of `open`."""
         if (tls := self.encryption) is None:
             return grpc.aio.insecure_channel(self.target, options=options)
         return grpc.aio.secure_channel(self.target, tls.credentials(), options=[*options, *tls.options()])
 
 
 def check_token(token: str, field: str = "token") -> None:
-    """Raises InvalidRequestError for what no header can carry."""
+    """Raises InvalidRequestError if an HTTP header cannot carry the token."""
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise InvalidRequestError("a token is printable ASCII without spaces", field=field)
+        raise InvalidRequestError("a token must be printable ASCII without spaces", field=field)
 
 
 def read_token(path: str | Path, field: str = "token_file") -> str:
-    """The token in a file, without the white space around it.
+    """Reads a token from a file; white space around it is dropped.
 
     Raises:
-        InvalidRequestError: the file cannot be read, or holds none.
+        InvalidRequestError: the file cannot be read, is empty, or does not hold a token.
     """
     try:
         token = Path(path).expanduser().read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"the token in {path} cannot be read: {error}", field=field) from None
+        raise InvalidRequestError(f"cannot read the token file {path}: {error}", field=field) from None
     if not token:
-        raise InvalidRequestError(f"{path} is empty", field=field)
+        raise InvalidRequestError(f"the token file {path} is empty", field=field)
     check_token(token, field)
     return token

@@ -1,8 +1,8 @@
-"""Tensors into frames and back: packing, slicing, checksums, order.
+"""Packs tensors into frames and reads them back, with sequence numbers and checksums.
 
-`FramePacker` is what a sender does with the tensors of each step; `FrameReader` is what a receiver does with the frames
-of one stream. Both know shapes and bytes, and nothing of models. Both run once per tensor and step, so they read no
-field of a message twice: that is most of what a small tensor costs.
+`FramePacker` packs the tensors of each step; `FrameReader` reads the frames of one stream. Both know shapes and bytes,
+and nothing of models. They run once per tensor and step, so they read each field of a message once: protobuf's field
+access is most of the cost of a small tensor.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from neuroscope.vocabulary.tensors import Array, numpy_dtype
 from neuroscope.wire.codec import ALIGNMENT_BYTES, Frame
 
 PACKED_BYTES = 512 * 1024
-"""Tensors up to this travel together, in frames near this size; larger ones alone."""
+"""Tensors up to this size share frames of about this size; each larger tensor has frames of its own."""
 SLICE_BYTES = 1024 * 1024
-"""Most bytes of a tensor that travels alone in one frame. At half of this, frames themselves are a fifth of the CPU; at
-twice this, they leave the processor's cache."""
+"""Largest payload of a large tensor's frame. With half of it, framing takes a fifth of the CPU time; with twice of it,
+payloads no longer fit the processor's cache."""
 _MAX_REFS = 1024
 _hash = xxhash.xxh3_64_intdigest
 _GAPS = [memoryview(bytes(size)) for size in range(ALIGNMENT_BYTES)]
@@ -30,7 +30,7 @@ _GAPS = [memoryview(bytes(size)) for size in range(ALIGNMENT_BYTES)]
 
 @dataclass(slots=True)
 class OutgoingTensor:
-    """A tensor to send: its place in the plan and its bytes, row-major and contiguous."""
+    """A tensor to send: its entry in the plan and its bytes, row-major and contiguous."""
 
     plan_index: int
     row: int
@@ -43,7 +43,7 @@ class OutgoingTensor:
 
 @dataclass(slots=True)
 class TensorPart:
-    """Bytes of a large tensor that is sent while it is still being made, one portion after the other."""
+    """Bytes of a large tensor that is sent in parts while it is being computed."""
 
     plan_index: int
     row: int
@@ -55,7 +55,7 @@ class TensorPart:
 
 @dataclass(slots=True)
 class TensorDigest:
-    """Running account of one tensor of a plan in one row, for the manifest."""
+    """Counts and checksum of one plan entry in one row, for the manifest."""
 
     piece_count: int = 0
     position_count: int = 0
@@ -63,7 +63,7 @@ class TensorDigest:
     hash: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
 
     def add(self, checksum: int, length_bytes: int, positions: int) -> None:
-        """Counts a piece in."""
+        """Adds a piece."""
         self.piece_count += 1
         self.position_count += positions
         self.length_bytes += length_bytes
@@ -76,7 +76,7 @@ class TensorDigest:
 
 
 def slice_frames(data: memoryview, slice_bytes: int = SLICE_BYTES) -> Iterator[Frame]:
-    """The bytes of one tensor in TensorFrames of `slice_bytes`, numbered from 0; the last has the checksum."""
+    """Slices the bytes of one tensor into TensorFrames, numbered from 0; the last one carries the checksum."""
     running = xxhash.xxh3_64()
     for sequence, start in enumerate(range(0, data.nbytes, slice_bytes)):
         part = data[start : start + slice_bytes]
@@ -89,16 +89,16 @@ def slice_frames(data: memoryview, slice_bytes: int = SLICE_BYTES) -> Iterator[F
 
 
 class FramePacker:
-    """Numbers and packs the frames of one stream, and keeps the digests for its manifest.
+    """Packs the frames of one stream and keeps the digests for its manifest.
 
     Args:
-        specs: the tensors of the plan, by index.
-        slice_bytes: most bytes of a large tensor in one frame.
+        specs: the plan's entries.
+        slice_bytes: largest payload of a large tensor's frame.
 
     Attributes:
-        specs: the tensors of the plan, by index.
-        frame_count: frames made so far.
-        digests: account of each tensor that was sent, by (plan_index, row).
+        specs: the plan's entries.
+        frame_count: frames packed so far.
+        digests: digest of each tensor sent so far, by (plan_index, row).
     """
 
     def __init__(self, specs: Sequence[tensor_pb2.TensorSpec], slice_bytes: int = SLICE_BYTES) -> None:
@@ -107,12 +107,12 @@ class FramePacker:
         self.frame_count = 0
         self.digests: dict[tuple[int, int], TensorDigest] = {}
         self._axes = [_position_axis(spec) for spec in specs]
-        # Messages with all that stays the same from step to step; making one anew is three times as dear.
+        # Reused messages with the fields that stay the same from step to step; a new one costs three times as much.
         self._refs: dict[tuple[int, int], tuple[Sequence[int], tensor_pb2.TensorRef]] = {}
-        self._running = xxhash.xxh3_64()  # of the tensor that comes in portions
+        self._running = xxhash.xxh3_64()  # of the tensor that comes in parts
 
     def pack(self, step: int, tensors: Iterable[OutgoingTensor]) -> Iterator[Frame]:
-        """The frames of one step or chunk: small tensors together, large ones alone and sliced."""
+        """Packs the tensors of one step or prefill chunk: small ones together, large ones sliced."""
         header = tensor_pb2.StepFrame(step=step)
         refs = header.refs
         count = 0
@@ -145,7 +145,7 @@ class FramePacker:
             yield Frame(header, parts)
 
     def pack_part(self, step: int, part: TensorPart) -> Iterator[Frame]:
-        """The frames of a portion. All portions of a tensor come in their order, and no other tensor between them."""
+        """Packs one part of a tensor. Parts come in order, with no other tensor between them."""
         if part.offset_bytes == 0:
             self._running = xxhash.xxh3_64()
         for start in range(0, part.data.nbytes, self._slice_bytes):
@@ -179,7 +179,7 @@ class FramePacker:
             yield frame
 
     def _ref(self, tensor: OutgoingTensor, offset: int, checksum: int) -> tensor_pb2.TensorRef:
-        """A message to copy from at once: the next tensor of the same plan entry and row reuses it."""
+        """The reference to a tensor. Copy it at once: the next tensor of the same plan entry and row reuses it."""
         key = tensor.plan_index, tensor.row
         shape, ref = self._refs.get(key, (None, None))
         if ref is None or shape != tensor.shape or len(tensor.positions) or len(tensor.key_positions):
@@ -213,9 +213,9 @@ class FramePacker:
 
 @dataclass(slots=True, eq=False)
 class TensorPiece:
-    """A received tensor of one step or chunk.
+    """A received tensor of one step or prefill chunk.
 
-    `array` is a read-only view of the message's bytes where the tensor came packed. Its axes are `spec.axes`.
+    `array` has the axes `spec.axes`. Of a small tensor it is a read-only view of the message's bytes.
     """
 
     spec: tensor_pb2.TensorSpec
@@ -226,7 +226,7 @@ class TensorPiece:
     checksum: int
     ref: tensor_pb2.TensorRef
     is_joined: bool = False
-    """Whether `array` was put together of slices: its bytes are its own, and it may be kept as it is."""
+    """Whether `array` was joined from slices; it then owns its memory and need not be copied to be kept."""
 
     def __repr__(self) -> str:
         place = f"row {self.row}, step {self.step}, from position {self.first_position}"
@@ -234,18 +234,18 @@ class TensorPiece:
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Absolute positions along the position axis where they are other than first_position, +1, ...; else empty."""
+        """Token positions along the position axis; empty if they are first_position, first_position + 1, ..."""
         return tuple(self.ref.positions)
 
     @property
     def key_positions(self) -> tuple[int, ...]:
-        """Absolute positions of the key columns where they are other than 0, 1, ...; else empty. -1: an empty slot."""
+        """Token positions of the key columns, -1 for an empty slot; empty if they are 0, 1, ..."""
         return tuple(self.ref.key_positions)
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What the reader needs of a plan's entry, outside of its message."""
+    """Fields of a plan entry that the reader needs for each tensor."""
 
     spec: tensor_pb2.TensorSpec
     dtype: np.dtype[np.generic]
@@ -255,7 +255,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Pending:
-    """A large tensor of which slices are still to come."""
+    """A large tensor whose last slice has not arrived."""
 
     ref: tensor_pb2.TensorRef
     buffer: memoryview
@@ -264,11 +264,11 @@ class _Pending:
 
 
 class FrameReader:
-    """Turns the frames of one stream into tensors; checks their order and their bytes.
+    """Reads the frames of one stream as tensors and checks sequence numbers and checksums.
 
     Raises (from `read`):
         StreamingError: a frame is missing, out of order or malformed.
-        ChecksumError: the bytes of a tensor are not those that were sent.
+        ChecksumError: a tensor's bytes do not match their checksum.
     """
 
     def __init__(self, plan: tensor_pb2.TensorPlan) -> None:
@@ -279,10 +279,10 @@ class FrameReader:
         self._pending: _Pending | None = None
 
     def read(self, frame: Frame) -> list[TensorPiece]:
-        """The tensors that this frame completes."""
+        """Returns the tensors that a frame completes."""
         header = frame.header
         if header.sequence != self._sequence:
-            raise StreamingError(f"frame {header.sequence} came where frame {self._sequence} was due")
+            raise StreamingError(f"received frame {header.sequence} where frame {self._sequence} was expected")
         self._sequence += 1
         payload = frame.payload
         if isinstance(header, tensor_pb2.TensorFrame):
@@ -300,7 +300,7 @@ class FrameReader:
         pending = self._pending
         if offset == 0 and pending is None:
             ref = header.ref
-            if header.last:  # nothing to join: the tensor is where its bytes are
+            if header.last:  # one slice: no copy
                 return [self._piece(ref, header.step, payload, _hash(payload), header.xxh3_64)]
             pending = self._pending = _Pending(ref, np.empty(ref.length_bytes, np.uint8).data)
         end = offset + payload.nbytes
@@ -323,13 +323,13 @@ class FrameReader:
             entry = self._entries[ref.plan_index]
             if received != sent:
                 raise ChecksumError(
-                    f"the bytes of {entry.spec.hook_id!r} in step {step}, row {row} were changed on the way"
+                    f"checksum mismatch: {entry.spec.hook_id!r} of step {step}, row {row} was corrupted in transit"
                 )
             shape = ref.shape[:]
             array = np.ndarray(shape, entry.dtype, data)
             length = array.nbytes
             if length != len(data):
-                raise ValueError(f"{len(data)} bytes are no {entry.dtype.name} of shape {shape}")
+                raise ValueError(f"{len(data)} bytes do not fill {entry.dtype.name} of shape {shape}")
             digest = entry.digests.get(row)
             if digest is None:
                 digest = entry.digests[row] = self.digests[ref.plan_index, row] = TensorDigest()

@@ -1,4 +1,4 @@
-"""The responses of a streaming gRPC call, and the error of a call that failed."""
+"""Responses of a streaming gRPC call, and errors of failed calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neuroscope.wire.shared_memory_client import SharedMemoryReader
 
 
 class GrpcStream(Generator[Event, None, None]):
-    """The responses of a call. Unlike a plain generator it can be closed while another thread waits for it."""
+    """Responses of a call. Unlike a generator it can be closed while another thread waits in `next`."""
 
     def __init__(self, call: Any, endpoint: Endpoint, reader: SharedMemoryReader) -> None:
         self._call = call
@@ -41,7 +41,7 @@ class GrpcStream(Generator[Event, None, None]):
         except StopIteration:
             self._reader.finish()
             raise
-        except BaseException:  # such as KeyboardInterrupt: nobody will read on
+        except BaseException:  # such as KeyboardInterrupt: the caller does not read on
             self.close()
             raise
         self._event_count += 1
@@ -60,7 +60,7 @@ class GrpcStream(Generator[Event, None, None]):
 
 
 class AsyncGrpcStream(AsyncGenerator[Event, None]):
-    """The responses of a call. Unlike a plain generator it can be closed while another task waits for it."""
+    """Responses of a call. Unlike a generator it can be closed while another task waits in `anext`."""
 
     def __init__(self, call: Any, endpoint: Endpoint, reader: SharedMemoryReader) -> None:
         self._call = call
@@ -101,20 +101,20 @@ class AsyncGrpcStream(AsyncGenerator[Event, None]):
 
 
 def _exception(typ: Any, val: BaseException | object, tb: TracebackType | None) -> BaseException:
-    """What a generator's `throw` raises."""
+    """The exception that a generator's `throw` raises."""
     error: BaseException = val if isinstance(val, BaseException) else typ() if isinstance(typ, type) else typ
     return error.with_traceback(tb)
 
 
 @dataclass(frozen=True, slots=True)
 class _DecodeFailure:
-    """Bytes that are not the message they should be; gRPC by itself would end the call with INTERNAL."""
+    """A response that cannot be parsed. gRPC by itself would end the call with INTERNAL."""
 
     reason: str
 
 
 def response_deserializer(rpc: Rpc) -> Callable[[bytes], Event | _DecodeFailure]:
-    """Reads responses of a stream; one that cannot be read ends it with an error that says so."""
+    """Returns the function that parses responses of a stream."""
     decode = rpc.deserialize_response
 
     def read(raw: bytes) -> Event | _DecodeFailure:
@@ -122,7 +122,7 @@ def response_deserializer(rpc: Rpc) -> Callable[[bytes], Event | _DecodeFailure]
             return decode(raw)
         except DecodeError as error:
             return _DecodeFailure(
-                f"what came is no {rpc.response.DESCRIPTOR.name}, its bytes were changed on the way: {error}"
+                f"a {rpc.response.DESCRIPTOR.name} cannot be parsed, it was corrupted in transit: {error}"
             )
 
     return read
@@ -135,18 +135,26 @@ def _readable(event: Event | _DecodeFailure) -> Event:
 
 
 def translate_error(error: grpc.RpcError, endpoint: Endpoint, event_count: int = 0) -> MLXIntegrationError:
-    """The error of a failed call; one that says what to do where no service answered."""
+    """The error of a failed call. If no service answered, it says how to start one.
+
+    Args:
+        error: as gRPC raised it.
+        endpoint: the service that was called.
+        event_count: responses received before.
+    """
     translated = status.from_rpc_error(error)
     code = cast("grpc.Call", error).code()
     if code is grpc.StatusCode.CANCELLED and not event_count and status.error_info(error) is None:
-        return NeuroScopeIntegrationError(f"the service at {endpoint} is stopping: the call came too late")
+        return NeuroScopeIntegrationError(f"the service at {endpoint} is stopping and refused the call")
     if not isinstance(translated, NeuroScopeIntegrationError) or status.error_info(error) is not None:
         return translated
     if event_count:
-        return StreamingError(f"the service at {endpoint} went away after {event_count} messages: {translated.message}")
-    speaks = "that speaks TLS as configured here " if endpoint.encryption else ""
-    other = "" if endpoint.encryption else "; one that speaks TLS needs tls="
+        return StreamingError(
+            f"the service at {endpoint} disconnected after {event_count} messages: {translated.message}"
+        )
+    with_tls = "with these TLS settings " if endpoint.encryption else ""
+    hint = "" if endpoint.encryption else "; a service with TLS needs tls="
     return NeuroScopeIntegrationError(
-        f"no {endpoint.service} service {speaks}answers at {endpoint} ({translated.message}). Start one with"
-        f" `neuroscope up`, or name another target{other}"
+        f"no {endpoint.service} service answers {with_tls}at {endpoint} ({translated.message}). Start one with"
+        f" `neuroscope up`, or name another target{hint}"
     )

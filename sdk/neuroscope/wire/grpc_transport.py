@@ -1,4 +1,4 @@
-"""Calls over gRPC: `GrpcTransport` is native synchronous gRPC, `AsyncGrpcTransport` is grpc.aio."""
+"""Transports over gRPC: `GrpcTransport` uses synchronous gRPC, `AsyncGrpcTransport` uses grpc.aio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neuroscope.wire.rpc import RPCS, Rpc
 from neuroscope.wire.shared_memory_client import MappingPool, SharedMemoryReader
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-# Only what changes nothing at the server is tried again.
+# gRPC retries only calls that change nothing at the service.
 _RETRIED = ("ListModels", "GetModel", "Tokenize", "Detokenize", "ListHooks", "EstimateCapture", "GetCapture",
             "ListCaptures", "GetTrace", "GetWorkload")  # fmt: skip
 _SERVICE_CONFIG = {
@@ -26,7 +26,7 @@ _SERVICE_CONFIG = {
         {
             "name": [{"service": RPCS[name].service, "method": name} for name in _RETRIED],
             "retryPolicy": {
-                "maxAttempts": 3,  # half a second: a service that is gone is reported within one
+                "maxAttempts": 3,  # half a second in all, so a missing service is reported within one
                 "initialBackoff": "0.2s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
@@ -36,20 +36,20 @@ _SERVICE_CONFIG = {
     ]
 }
 KEEPALIVE_MS = 30_000
-"""A connection with calls is asked for a sign of life this often; services send away who asks too often."""
+"""Interval of keepalive pings while calls run. Services disconnect clients that ping every 10 s or more often."""
 KEEPALIVE_TIMEOUT_MS = 15_000
-"""A connection that gives none for so long is given up, and its calls end with UNAVAILABLE."""
+"""Without an answer to a ping for this long, calls of the connection end with UNAVAILABLE."""
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # the one that counts; a minute by default
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # the effective one; a minute by default
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # one that is there again is found about a second later
+    ("grpc.max_reconnect_backoff_ms", 1000),  # a restarted service is found within about a second
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
 ]
-# Reads on the caller's thread: a quarter less CPU per GB.
+# Reads on the calling thread: a quarter less CPU time per GB.
 _SYNC_OPTIONS = [*_OPTIONS, ("SingleThreadedUnaryStream", 1)]
 
 
@@ -67,7 +67,7 @@ class GrpcTransport:
         return self._result(self._method(rpc), request, timeout_s)
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
-        """One request, a stream of responses; the call begins at once. `close` may be called from any thread."""
+        """One request, a stream of responses. The call starts at once; any thread may call `close`."""
         reader, metadata = _stream_reader(self.endpoint, self._pool)
         try:
             call = self._method(rpc)(request, timeout=timeout_s, metadata=metadata)
@@ -99,7 +99,7 @@ class GrpcTransport:
 
 
 class AsyncGrpcTransport:
-    """A channel to one service, of the event loop that makes the first call."""
+    """A channel to one service, bound to the event loop of the first call."""
 
     def __init__(self, endpoint: Endpoint | str) -> None:
         self.endpoint = Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
@@ -112,7 +112,7 @@ class AsyncGrpcTransport:
         return await self._result(rpc, request, timeout_s)
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> AsyncGenerator[Event, None]:
-        """One request, a stream of responses; the call begins at once. `aclose` may be called from any task."""
+        """One request, a stream of responses. The call starts at once; any task may call `aclose`."""
         reader, metadata = _stream_reader(self.endpoint, self._pool)
         call = self._method(rpc)(request, timeout=timeout_s, metadata=metadata)
         return AsyncGrpcStream(call, self.endpoint, reader)
@@ -143,7 +143,7 @@ class AsyncGrpcTransport:
 
 
 def _stream_reader(endpoint: Endpoint, pool: MappingPool) -> tuple[SharedMemoryReader, list[tuple[str, str]]]:
-    """What reads a stream, and what the call carries besides its request."""
+    """The reader of a stream's payloads, and the metadata of the call."""
     if not endpoint.wants_shared_memory:
         return SharedMemoryReader(), endpoint.metadata()
     reader = SharedMemoryReader(pool)

@@ -1,4 +1,4 @@
-"""The calls of the contract, from its descriptors: the one list that clients and servers use."""
+"""The RPCs of the contract, read from its descriptors. Clients and servers use this list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroscope.wire.codec import Event, decoder, encode
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """One call of the contract."""
+    """One RPC of the contract."""
 
     service: str  # full name, such as neuroscope.v1.GenerationService
     method: str
@@ -26,27 +26,27 @@ class Rpc:
 
     @property
     def path(self) -> str:
-        """The call's HTTP/2 path."""
+        """The HTTP/2 path."""
         return f"/{self.service}/{self.method}"
 
     @property
     def serialize(self) -> Callable[[Event], bytes]:
-        """Writes a request or a response."""
+        """Serialises a request or a response."""
         return encode
 
     @property
     def deserialize_request(self) -> Callable[[bytes], Event]:
-        """Reads a request."""
+        """Parses a request."""
         return decoder(self.request)
 
     @property
     def deserialize_response(self) -> Callable[[bytes], Event]:
-        """Reads a response."""
+        """Parses a response."""
         return decoder(self.response)
 
 
 def rpcs_of(file: FileDescriptor) -> Iterator[Rpc]:
-    """The calls of every service of a proto file."""
+    """The RPCs of every service of a proto file."""
     services: Mapping[str, ServiceDescriptor] = file.services_by_name
     for service in services.values():
         for method in service.methods:
@@ -60,11 +60,13 @@ def rpcs_of(file: FileDescriptor) -> Iterator[Rpc]:
             )
 
 
-def _calls(*files: FileDescriptor) -> dict[str, Rpc]:
+def _by_method(*files: FileDescriptor) -> dict[str, Rpc]:
     return {rpc.method: rpc for file in files for rpc in rpcs_of(file)}
 
 
-RPCS = _calls(inference_pb2.DESCRIPTOR, experiment_pb2.DESCRIPTOR, dictionary_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)
-"""Every call of the inference service by its method name, which is unique over the services."""
-ANALYSIS_RPCS = _calls(analysis_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)
-"""Every call of the analysis service."""
+RPCS = _by_method(
+    inference_pb2.DESCRIPTOR, experiment_pb2.DESCRIPTOR, dictionary_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR
+)
+"""RPCs of the inference service, by method name, which is unique."""
+ANALYSIS_RPCS = _by_method(analysis_pb2.DESCRIPTOR, telemetry_pb2.DESCRIPTOR)
+"""RPCs of the analysis service, by method name."""

@@ -1,4 +1,4 @@
-"""Reads safetensors, bfloat16 included, which safetensors' own numpy module does not."""
+"""Reads safetensors files, bfloat16 included, which the numpy module of safetensors lacks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TYPES = {
 
 
 def read(data: bytes | mmap.mmap) -> tuple[dict[str, Array], dict[str, str]]:
-    """The tensors of a file, as views of its bytes, and its metadata.
+    """Returns the tensors of a file, as views of its bytes, and its metadata.
 
     Raises:
-        ValueError, KeyError, TypeError, IndexError: the bytes are no such file.
+        ValueError, KeyError, TypeError, IndexError: the file is malformed.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header = cast("dict[str, Any]", json.loads(data[8:start]))

@@ -1,14 +1,14 @@
-"""Payloads through memory that client and service share, where both run on one host.
+"""Payloads in shared memory, for a client and a service on one host.
 
-    memory = SharedMemory.create(folder, 32 * 2**20)      the service: a file, offered to the client in the plan
-    region = memory.place(parts)                          a copy of a payload; None where there is no room
-    mapped = MappedMemory.open(offer)                     the client: the same pages
-    view = mapped.view(region)                            the payload; its blocks are free again when no view is left
+    memory = SharedMemory.create(folder, 32 * 2**20)      the service creates a file and offers it in the plan
+    region = memory.place(parts)                          copies a payload into it; None if there is no room
+    mapped = MappedMemory.open(offer)                     the client maps the same pages
+    view = mapped.view(region)                            the payload; its blocks are free when no view is left
 
-The file lies in a private folder and is removed as soon as the client has mapped it, so nothing of it survives the two
-processes. Both may keep it for a stream to come: pages that are there already cost nothing again. It grows as the
-reader falls behind, and only by what the file system has promised: a write into a mapped file that its file system
-cannot hold would kill the process. The layout is that of `SharedMemory` in tensor.proto.
+The file is in a private folder and is removed as soon as the client has mapped it, so it does not outlive the two
+processes. Both reuse it for later streams, since pages that exist cost nothing. It grows while the reader is behind,
+and only by space that the file system has reserved: a write that the file system cannot hold would kill the process.
+The layout is that of `SharedMemory` in tensor.proto.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from neuroscope.errors import StreamingError
 from neuroscope.v1 import tensor_pb2
 
 METADATA_KEY = "neuroscope-shared-memory"
-"""A client that sends this can map a file of the service's, if it finds one. The value is the `region_id` of what it
-has mapped already and does not use, or ANY."""
+"""Metadata of a client that can map the service's files. The value is the `region_id` of an unused mapping that it
+has, or ANY."""
 ANY = "1"
 BLOCK_BYTES = 64 * 1024
 SMALLEST_BYTES = 64 * 1024
-"""Smaller payloads are as cheap in the message itself."""
+"""Smaller payloads cost no more in the message itself."""
 _MAGIC = b"neuroscope-shm-1"
 _NONCE_AT = 32
 _NONCE_BYTES = 32
@@ -43,14 +43,14 @@ _IN_USE_AT = 4096
 _GROWTH_BYTES = 1024 * 1024
 LEAST_BYTES = 16 * BLOCK_BYTES
 MOST_BYTES = (BLOCK_BYTES - _IN_USE_AT) * BLOCK_BYTES
-"""The head has a byte for each block."""
+"""The header has one byte for each block."""
 
 
 class SharedMemory:
-    """The service's end. For one stream at a time, and one thread.
+    """The service's side. For one stream at a time, and one thread.
 
     Attributes:
-        offer: what the client needs to map it.
+        offer: the message that tells the client how to map the file.
     """
 
     def __init__(self, path: Path, fd: int, length_bytes: int) -> None:
@@ -72,10 +72,10 @@ class SharedMemory:
 
     @classmethod
     def create(cls, folder: Path, length_bytes: int) -> SharedMemory:
-        """A new file in a folder of the service's own.
+        """Creates a file in a private folder.
 
         Raises:
-            OSError: the file system has no room, or the folder is gone.
+            OSError: the file system is full, or the folder is missing.
         """
         length_bytes = max(LEAST_BYTES, min(length_bytes, MOST_BYTES)) // BLOCK_BYTES * BLOCK_BYTES
         path = folder / secrets.token_hex(16)
@@ -90,23 +90,23 @@ class SharedMemory:
 
     @property
     def held_bytes(self) -> int:
-        """What the file takes."""
+        """Bytes that the file occupies."""
         return self._reserved_bytes
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the client has it too."""
+        """Whether the client has mapped the file."""
         mapped = self._map[_MAPPED_AT] == 1
         if mapped and self._path is not None:
             self._unlink()
         return mapped
 
     def place(self, parts: Sequence[memoryview]) -> tensor_pb2.SharedRegion | None:
-        """Copies a payload into free blocks; None while the reader has left too few."""
+        """Copies a payload into free blocks; None if too few are free."""
         length = sum(part.nbytes for part in parts)
         blocks = -(-length // BLOCK_BYTES)
         last = _IN_USE_AT + self._most_bytes // BLOCK_BYTES
-        # The first that are free: with a reader that keeps up, the same few pages again and again.
+        # First fit: with a reader that keeps up, the same few pages are reused.
         found = self._map.find(bytes(blocks), _IN_USE_AT + 1, last)
         if found < 0:
             return None
@@ -126,16 +126,16 @@ class SharedMemory:
         return tensor_pb2.SharedRegion(region_id=self.offer.region_id, offset_bytes=offset, length_bytes=length)
 
     def close(self) -> None:
-        """Frees it; a client that still looks at it keeps its pages."""
+        """Frees the file. A client keeps the pages that it still views."""
         self._unlink()
         self._map.close()
         os.close(self._fd)
 
     def _reserve(self, end: int) -> None:
-        """Makes the file system hold the file up to there.
+        """Reserves the file's blocks up to an offset.
 
         Raises:
-            OSError: it cannot.
+            OSError: the file system is full.
         """
         start, length = self._reserved_bytes, end - self._reserved_bytes
         if hasattr(os, "posix_fallocate"):
@@ -151,10 +151,10 @@ class SharedMemory:
 
 
 class MappedMemory:
-    """The client's end. Thread-safe.
+    """The client's side. Thread-safe.
 
     Attributes:
-        region_id: of what the service offered.
+        region_id: id of the service's file.
     """
 
     def __init__(self, offer: tensor_pb2.SharedMemory, mapped: mmap.mmap) -> None:
@@ -162,11 +162,11 @@ class MappedMemory:
         self._block_bytes = offer.block_bytes
         self._map = mapped
         self._viewed_blocks = 0
-        self._lock = threading.RLock()  # a view may die while another is let go of, in the same thread
+        self._lock = threading.RLock()  # a finaliser may run while another one holds it, in the same thread
 
     @classmethod
     def open(cls, offer: tensor_pb2.SharedMemory) -> MappedMemory | None:
-        """Maps what a service offers; None where it is on another host, or of another user."""
+        """Maps the file that a service offers; None if the service is on another host or of another user."""
         try:
             fd = os.open(offer.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError):
@@ -189,14 +189,14 @@ class MappedMemory:
 
     @property
     def viewed(self) -> float:
-        """The part of it that views are left of, from 0 to 1."""
+        """The share of the memory that is still viewed, from 0 to 1."""
         return self._viewed_blocks * self._block_bytes / len(self._map)
 
     def view(self, region: tensor_pb2.SharedRegion) -> memoryview:
-        """A payload where it lies. Its blocks go back to the service when the last view of it is gone.
+        """A view of a payload. Its blocks are free again when the last view of it is gone.
 
         Raises:
-            StreamingError: the region lies outside of the memory.
+            StreamingError: the region is outside of the memory.
         """
         offset, length = region.offset_bytes, region.length_bytes
         if (
@@ -206,7 +206,7 @@ class MappedMemory:
             or offset % self._block_bytes
             or offset + length > len(self._map)
         ):
-            raise StreamingError(f"a frame refers to bytes {offset} to {offset + length}, which are not shared")
+            raise StreamingError(f"a frame refers to bytes {offset} to {offset + length} outside of the shared memory")
         first = _IN_USE_AT + offset // self._block_bytes
         blocks = -(-length // self._block_bytes)
         owner = np.frombuffer(self._map, np.uint8, length, offset)
@@ -216,6 +216,6 @@ class MappedMemory:
         return owner.data
 
     def _free(self, first: int, blocks: int) -> None:
-        with self._lock:  # also: what was read has been read before the service sees that it may write
+        with self._lock:  # also orders the reads before the service sees the blocks as free
             self._map[first : first + blocks] = bytes(blocks)
             self._viewed_blocks -= blocks

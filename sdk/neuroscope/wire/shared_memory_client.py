@@ -1,7 +1,4 @@
-"""How a client takes a stream's payloads out of memory that it shares with the service.
-
-Transports use it; what is above them sees frames with payloads, wherever those came from.
-"""
+"""Reads a stream's payloads from shared memory, for transports; callers see frames with payloads either way."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ from neuroscope.wire.shared_memory import ANY, METADATA_KEY, MappedMemory
 
 _log = logging.getLogger(__name__)
 LARGEST_MESSAGE_BYTES = 16 * 1024 * 1024
-"""What a client that asks for shared memory takes in one message."""
+"""Largest message that a client with shared memory accepts."""
 _MOST_IDLE = 4
 _MOST_VIEWED = 0.25
-"""Of the memory. Who looks at more than that gets copies, so that the service finds room, and the same pages again."""
+"""Share of the memory that may be viewed. Above it the reader copies payloads, so that the service can reuse pages."""
 
 
 class MappingPool:
-    """What a client has mapped of one service and no stream uses: the next one takes it over. Thread-safe."""
+    """Mapped memory of one service that no stream uses; the next stream reuses it. Thread-safe."""
 
     def __init__(self) -> None:
         self._idle: deque[MappedMemory] = deque(maxlen=_MOST_IDLE)
 
     def acquire(self) -> MappedMemory | None:
-        """The last one kept; one of which somebody still looks at a part is left to them."""
+        """Returns the mapping released last, None if there is none. Mappings that are still viewed are dropped."""
         while True:
             try:
                 found = self._idle.pop()
@@ -38,12 +35,12 @@ class MappingPool:
                 return found
 
     def release(self, memory: MappedMemory) -> None:
-        """For the next stream."""
+        """Keeps a mapping for the next stream."""
         self._idle.append(memory)
 
 
 class SharedMemoryReader:
-    """Takes the events of one stream as they come and gives them with their payloads."""
+    """Resolves the payloads of one stream's frames."""
 
     def __init__(self, pool: MappingPool | None = None) -> None:
         self._pool = pool or MappingPool()
@@ -51,14 +48,14 @@ class SharedMemoryReader:
 
     @property
     def metadata(self) -> tuple[str, str]:
-        """What the call says to the service, which offers this memory again, or another."""
+        """Metadata of the call: the mapping to reuse, or any."""
         return METADATA_KEY, self._memory.region_id if self._memory else ANY
 
     def resolve(self, event: Event) -> Event:
-        """The event, its payload where it lies.
+        """Returns the event, with its payload if that is in shared memory.
 
         Raises:
-            StreamingError: a frame refers to memory that is not shared.
+            StreamingError: a frame refers to memory that is not mapped.
         """
         if not isinstance(event, Frame):
             self._map(event)
@@ -67,20 +64,20 @@ class SharedMemoryReader:
         if not header.HasField("region"):
             return event
         if self._memory is None:
-            raise StreamingError(f"frame {header.sequence} lies in shared memory, and none is mapped")
+            raise StreamingError(f"frame {header.sequence} is in shared memory, and none is mapped")
         view = self._memory.view(header.region)
         header.ClearField("region")
         frame = Frame(header, (view,), borrowed=True)
         return frame if self._memory.viewed <= _MOST_VIEWED else frame.owned()
 
     def finish(self) -> None:
-        """After the last event: the service has nothing more to put there."""
+        """Releases the mapping after the last event."""
         if self._memory is not None:
             self._pool.release(self._memory)
             self._memory = None
 
     def _map(self, event: Event) -> None:
-        """Maps what the service offers with its plan; that the offer was made is nobody else's concern."""
+        """Maps the memory that a plan offers, and removes the offer from the plan."""
         if (
             isinstance(event, pb.GenerateResponse | pb.CaptureResponse | pb.ResumeCaptureResponse)
             and event.HasField("plan")
@@ -89,5 +86,5 @@ class SharedMemoryReader:
             if self._memory is None or self._memory.region_id != event.plan.shared_memory.region_id:
                 self._memory = MappedMemory.open(event.plan.shared_memory)
             if self._memory is None:
-                _log.debug("the service is on another host or of another user; tensors come in the stream")
+                _log.debug("the service is on another host or of another user; tensors are sent in the stream")
             event.plan.ClearField("shared_memory")

@@ -1,4 +1,4 @@
-"""Errors as gRPC statuses with google.rpc details, and back. The only place that knows both."""
+"""Maps errors to gRPC statuses with google.rpc details, and back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from neuroscope.v1 import errors_pb2
 
 DOMAIN = "neuroscope"
 MESSAGE_BYTES = 1000
-"""Longer messages are cut: a status is a header, sent three times over, and peers refuse headers above 8 KiB."""
+"""Limit of a message: a status carries it three times in HTTP/2 headers, and peers refuse headers above 8 KiB."""
 VALID_BYTES = 1000
-"""Only as many valid names are sent as fit; ids that users chose may be long."""
+"""Limit of the valid names together."""
 _PREFIX = "ERROR_REASON_"
-# What a status means that carries no reason of ours: from gRPC itself, a proxy, or another server.
+# Statuses without an ErrorInfo of ours: from gRPC itself, a proxy, or another server.
 _BY_STATUS: dict[grpc.StatusCode, type[errors.MLXIntegrationError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: errors.UnknownIdError,
@@ -38,7 +38,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[errors.MLXIntegrationError]] = {
 
 
 def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
-    """The status of an error: its code, message, ErrorInfo and, if a field is at fault, BadRequest."""
+    """The status of an error: code, message, ErrorInfo, and BadRequest if a field is at fault."""
     message = _cut(error.message)
     info = error_details_pb2.ErrorInfo(reason=error.code().upper(), domain=DOMAIN)
     if valid := _that_fit(error.valid):
@@ -55,14 +55,14 @@ def to_status(error: errors.MLXIntegrationError) -> status_pb2.Status:
 
 
 def to_grpc_status(error: errors.MLXIntegrationError) -> grpc.Status:
-    """What `context.abort_with_status` takes."""
+    """The status of an error for `context.abort_with_status`."""
     from grpc_status import rpc_status
 
     return rpc_status.to_status(to_status(error))  # pyright: ignore[reportUnknownMemberType]
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.MLXIntegrationError:
-    """The error of the tree that a failed call carries; one by status alone if another server answered."""
+    """The error of a failed call: by its ErrorInfo, or by its code if no NeuroScope service sent the status."""
     call = cast("grpc.Call", error)  # both kinds of RpcError have code() and details()
     code, message = call.code(), call.details() or ""
     info = error_info(error)
@@ -78,12 +78,12 @@ def from_rpc_error(error: grpc.RpcError) -> errors.MLXIntegrationError:
 
 
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
-    """The reason that a service of ours gave; None where the status comes from elsewhere."""
+    """The ErrorInfo of a NeuroScope service; None if the status is from elsewhere."""
     from grpc_status import rpc_status
 
     try:
         found = rpc_status.from_call(cast("grpc.Call", error))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    except ValueError:  # the trailer contradicts the status: not one of ours
+    except ValueError:  # the trailer contradicts the status: not from a NeuroScope service
         return None
     status = cast("status_pb2.Status | None", found)
     for detail in status.details if status is not None else ():

@@ -1,4 +1,4 @@
-"""How a client knows a service, and a service its client: certificates in PEM files."""
+"""TLS settings of a client: certificates and keys in PEM files."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from neuroscope.errors import InvalidRequestError
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS towards a service.
+    """TLS settings.
 
-    Tls()                                                the authorities that gRPC brings along
-    Tls("ca.pem")                                        an authority of one's own, or the service's own certificate
-    Tls("ca.pem", "client.pem", "client.key")            mutual: the service knows this client
+    Tls()                                                gRPC's own root certificates
+    Tls("ca.pem")                                        a private authority, or the service's self-signed certificate
+    Tls("ca.pem", "client.pem", "client.key")            mutual TLS
     """
 
     authority: str | os.PathLike[str] | None = None
-    """File of certificates that the service's must descend from; None: those that gRPC brings along."""
+    """Authorities (PEM file) that the service's certificate must descend from; None: gRPC's own root certificates."""
     certificate: str | os.PathLike[str] | None = None
-    """File of this client's certificate chain."""
+    """This client's certificate chain (PEM file), for mutual TLS."""
     key: str | os.PathLike[str] | None = None
-    """File of its private key."""
+    """Private key of `certificate` (PEM file)."""
     server_name: str = ""
-    """The name in the service's certificate, where the target is another."""
+    """Name in the service's certificate, if it differs from the target."""
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What a channel takes.
+        """Channel credentials.
 
         Raises:
-            InvalidRequestError: a file cannot be read, or there is a certificate without a key.
+            InvalidRequestError: a file cannot be read, or one of certificate and key is missing.
         """
         if (self.certificate is None) != (self.key is None):
-            raise InvalidRequestError("a certificate and its key come together", field="tls.key")
+            raise InvalidRequestError("certificate and key must be given together", field="tls.key")
         return grpc.ssl_channel_credentials(
             root_certificates=_pem(self.authority, "tls.authority"),
             private_key=_pem(self.key, "tls.key"),
@@ -44,22 +44,22 @@ class Tls:
         )
 
     def options(self) -> tuple[tuple[str, str], ...]:
-        """What the channel's options say of it."""
+        """Channel options."""
         return (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
 
 
 def read_pem(path: str | os.PathLike[str], field: str) -> bytes:
-    """The content of a PEM file.
+    """Reads a PEM file.
 
     Raises:
-        InvalidRequestError: there is none.
+        InvalidRequestError: the file cannot be read, or is not PEM.
     """
     try:
         content = Path(path).expanduser().read_bytes()
     except OSError as error:
         raise InvalidRequestError(f"{os.fspath(path)} cannot be read: {error.strerror}", field=field) from None
     if b"-----BEGIN " not in content:
-        raise InvalidRequestError(f"{os.fspath(path)} is no PEM file", field=field)
+        raise InvalidRequestError(f"{os.fspath(path)} is not a PEM file", field=field)
     return content
 
 

@@ -1,10 +1,9 @@
-"""How calls reach a service: a small protocol, and what opens its implementations.
+"""The transport protocol, and functions that open transports.
 
     open_transport("127.0.0.1:50051")      gRPC, one long-lived channel (`grpc_transport`)
     open_transport("local")                the engine in this process, if it is installed
 
-A transport knows the contract's calls (`neuroscope.wire.rpc`) and nothing of what they mean. It raises only errors of
-`neuroscope.errors`.
+A transport carries the RPCs of `neuroscope.wire.rpc` and raises only errors of `neuroscope.errors`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _ENTRY_POINTS = "neuroscope.transports"
 
 
 class Transport(Protocol):
-    """Makes calls and waits for them."""
+    """Makes calls and waits for their responses."""
 
     def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
         """One request, one response."""
@@ -52,7 +51,7 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends every call and frees the connection."""
+        """Cancels running calls and closes the connection."""
         ...
 
 
@@ -72,20 +71,28 @@ class AsyncTransport(Protocol):
         ...
 
     async def close(self) -> None:
-        """Ends every call and frees the connection."""
+        """Cancels running calls and closes the connection."""
         ...
 
 
 def open_transport(target: str, **settings: Any) -> Transport:
-    """The transport of a target: `host:port` or `unix:path` with the fields of `Endpoint`, or `local` with the settings
-    of the engine; `local_analysis` is an analysis service with that engine."""
+    """Opens the transport of a target.
+
+    Args:
+        target: `host:port`, `unix:path`, `local` for the engine in this process, or `local_analysis` for an analysis
+            service with that engine.
+        **settings: fields of `Endpoint`, or settings of the engine.
+
+    Raises:
+        NeuroScopeIntegrationError: the target is local and the engine is not installed.
+    """
     if target in (LOCAL, LOCAL_ANALYSIS):
         return _load_local(target)(**settings)
     return GrpcTransport(Endpoint(target, **settings))
 
 
 def open_async_transport(target: str, **settings: Any) -> AsyncTransport:
-    """As `open_transport`, for an event loop."""
+    """`open_transport` for an event loop."""
     if target in (LOCAL, LOCAL_ANALYSIS):
         return _load_local(f"{target}_async")(**settings)
     return AsyncGrpcTransport(Endpoint(target, **settings))
@@ -95,6 +102,6 @@ def _load_local(name: str) -> Callable[..., Any]:
     found: Sequence[Any] = tuple(entry_points(group=_ENTRY_POINTS, name=name))
     if not found:
         raise NeuroScopeIntegrationError(
-            "the inference engine is not installed here: pip install 'neuroscope-mlx[inference]', or name a target"
+            "the inference engine is not installed: pip install 'neuroscope-mlx[inference]', or name a target"
         )
     return cast("Callable[..., Any]", found[0].load())

@@ -1,4 +1,4 @@
-"""The bytes of one weight as they come, without the array that they make. Does no input or output itself."""
+"""Reads the stream of one weight, byte for byte. Does no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuroscope.wire.codec import Event, Frame
 
 
 class WeightReader:
-    """The stream of one weight: its plan, then its bytes."""
+    """Reads a stream of ReadWeights with one weight: a plan, then the weight's bytes."""
 
     def __init__(self) -> None:
         self.plan: pb.WeightsPlan | None = None
@@ -20,20 +20,20 @@ class WeightReader:
 
     @property
     def spec(self) -> tensor_pb2.TensorSpec:
-        """What the bytes are.
+        """Shape, dtype and axes of the weight.
 
         Raises:
-            StreamingError: the plan has not come, or is of several weights.
+            StreamingError: the plan has not arrived, or names several weights.
         """
         if self.plan is None or len(self.plan.tensors.tensors) != 1:
-            raise StreamingError("this is no stream of one weight")
+            raise StreamingError("the stream does not have the plan of exactly one weight")
         return self.plan.tensors.tensors[0]
 
     def feed(self, event: Event) -> memoryview | None:
-        """Takes an event in; gives the bytes that it carries.
+        """Reads an event and returns its bytes, None for the plan.
 
         Raises:
-            ChecksumError: they are not what was sent.
+            ChecksumError: the bytes do not match their checksum.
         """
         if isinstance(event, pb.ReadWeightsResponse):
             if event.HasField("plan"):
@@ -46,14 +46,14 @@ class WeightReader:
         is_small = isinstance(header, tensor_pb2.StepFrame)
         sent = header.refs[0].xxh3_64 if is_small else header.xxh3_64
         if (is_small or header.last) and self._digest.intdigest() != sent:
-            raise ChecksumError("a weight's bytes are not those that were sent")
+            raise ChecksumError("checksum mismatch: the weight was corrupted in transit")
         return payload
 
     def finish(self) -> None:
-        """Says that the stream has ended.
+        """Checks the end of the stream.
 
         Raises:
-            StreamingError: bytes are missing.
+            StreamingError: the stream ended before the weight's last byte.
         """
         if self.plan is None or self._received_bytes != self.plan.length_bytes:
-            raise StreamingError("the weight's stream ended before its last byte")
+            raise StreamingError("the stream ended before the weight's last byte")
