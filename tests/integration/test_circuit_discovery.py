@@ -234,7 +234,7 @@ def test_evaluations_refuse_circuits_of_other_graphs(client: AnalysisClient) -> 
     request = pb.EvaluateCircuitRequest(
         pairs=PAIRS, metric=METRIC, circuit=pb.Circuit(nodes=nodes, edges=edges), evaluation=options
     )
-    with pytest.raises(InvalidRequestError, match="no edge of the circuit has a score"):
+    with pytest.raises(InvalidRequestError, match="no edge of the circuit has one"):
         client.run(EvaluationResult(request), False)
 
 
