@@ -59,7 +59,9 @@ class RepeatedSequences:
             )
         count = wanted.count or _DEFAULT_COUNT
         if not 2 <= count <= _MAX_COUNT:
-            raise InvalidRequestError(f"the number of sequences must be 2 to {_MAX_COUNT}, not {count}", field="sequences.count")
+            raise InvalidRequestError(
+                f"the number of sequences must be 2 to {_MAX_COUNT}, not {count}", field="sequences.count"
+            )
         random = np.random.default_rng(wanted.seed)
         blocks = [random.choice(tokens, block, replace=False).tolist() for _ in range(2 * count)]
         made = [[*prefix, *one, *one] for one in blocks]

@@ -117,9 +117,7 @@ def _roles(request: pb.AnalyzeAttentionRequest) -> list[Role]:
                 f"unknown role {role}; roles: {', '.join(valid)}", field=f"roles[{index}]", valid=valid
             )
         if ROLES[role].path_receiver and not request.named_pairs:
-            raise InvalidRequestError(
-                f"{ROLES[role].name} needs at least two named pairs", field="named_pairs"
-            )
+            raise InvalidRequestError(f"{ROLES[role].name} needs at least two named pairs", field="named_pairs")
     wanted = dict.fromkeys(request.roles or ROLES)
     found = [ROLES[role] for role in wanted if request.named_pairs or not ROLES[role].path_receiver]
     if pb.HEAD_ROLE_S_INHIBITION in wanted and pb.HEAD_ROLE_NAME_MOVER not in wanted:

@@ -29,9 +29,7 @@ from neuroscope_analysis.result_arrays import ResultArrays
 
 _ACDC_SHARE = 0.01
 """Default threshold of ACDC, as a share of the metric's difference between the runs."""
-_ROUTER_WARNING = (
-    "the model has routed experts: gradients hold the routing fixed and do not see effects of changing it"
-)
+_ROUTER_WARNING = "the model has routed experts: gradients hold the routing fixed and do not see effects of changing it"
 EDGE_SCORE, NODE_SCORE = "edge_score", "node_score"
 
 

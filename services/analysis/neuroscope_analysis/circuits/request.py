@@ -126,9 +126,7 @@ async def validate_evaluation(
     if not request.circuit.nodes:
         raise InvalidRequestError("the circuit has no nodes", field="circuit.nodes")
     if options.curve and not any(edge.HasField("score") for edge in request.circuit.edges):
-        raise InvalidRequestError(
-            "a curve needs scores, and no edge of the circuit has one", field="evaluation.curve"
-        )
+        raise InvalidRequestError("a curve needs scores, and no edge of the circuit has one", field="evaluation.curve")
     _check_pairs(request.pairs, request.metric, settings)
     if shape := other_shape(request.circuit.model, circuit_model(model.info)):
         raise InvalidRequestError(
@@ -174,7 +172,9 @@ def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:
     if not 0 <= test.significance < 1:
         raise InvalidRequestError("significance must be from 0 to below 1", field="search.effect_test.significance")
     if not _is_non_negative(test.least_effect):
-        raise InvalidRequestError("least_effect must be a finite number, at least 0", field="search.effect_test.least_effect")
+        raise InvalidRequestError(
+            "least_effect must be a finite number, at least 0", field="search.effect_test.least_effect"
+        )
     search.effect_test.significance = test.significance or DEFAULT_SIGNIFICANCE
     return search
 
@@ -194,7 +194,9 @@ def _check_extent(search: pb.CircuitSearch, *, is_acdc: bool) -> None:
         case "size" | "faithfulness":
             value: float = getattr(search, which)
             if not 0 < value <= 1:
-                raise InvalidRequestError(f"{which} must be above 0 and at most 1, not {value:g}", field=f"search.{which}")
+                raise InvalidRequestError(
+                    f"{which} must be above 0 and at most 1, not {value:g}", field=f"search.{which}"
+                )
         case "count":
             if not search.count:
                 raise InvalidRequestError("count must be at least 1", field="search.count")
@@ -221,7 +223,9 @@ def _evaluation(given: pb.EvaluationOptions) -> pb.EvaluationOptions:
     if options.curve:
         options.curve_sizes.extend(sizes)
     if not _is_non_negative(given.minimality_bound):
-        raise InvalidRequestError("minimality_bound must be a finite number, at least 0", field="evaluation.minimality_bound")
+        raise InvalidRequestError(
+            "minimality_bound must be a finite number, at least 0", field="evaluation.minimality_bound"
+        )
     options.minimality_bound = given.minimality_bound or _DEFAULT_MINIMALITY_BOUND
     return options
 
@@ -250,9 +254,7 @@ def _check_pairs(
     if metric.WhichOneof("kind") is None:
         raise InvalidRequestError("the metric is missing", field="metric")
     if metric.normalised:
-        raise InvalidRequestError(
-            "faithfulness is always normalised: omit this", field="metric.normalised"
-        )
+        raise InvalidRequestError("faithfulness is always normalised: omit this", field="metric.normalised")
 
 
 def _dataset(given: pb.CircuitDataset, pairs: int) -> pb.CircuitDataset:

@@ -41,7 +41,8 @@ def align(first: Sequence[int], second: Sequence[int], wanted: pb.Alignment.Valu
         case pb.ALIGNMENT_POSITIONS:
             if len(first) != len(second):
                 raise InvalidRequestError(
-                    f"the prompts have {len(first)} and {len(second)} tokens: use alignment by tokens", field="alignment"
+                    f"the prompts have {len(first)} and {len(second)} tokens: use alignment by tokens",
+                    field="alignment",
                 )
             places = np.arange(len(first))
             return Alignment(wanted, places, places)

@@ -164,7 +164,9 @@ def _position(request: pb.AnalyzeResidualStreamRequest, prompt: int, length: int
     given = request.position if request.HasField("position") else -1
     position = given + length if given < 0 else given
     if not 0 <= position < length:
-        raise InvalidRequestError(f"prompts[{prompt}] has {length} tokens: there is no position {given}", field="position")
+        raise InvalidRequestError(
+            f"prompts[{prompt}] has {length} tokens: there is no position {given}", field="position"
+        )
     return position
 
 
@@ -284,8 +286,7 @@ def _queries(
         elif not chosen:
             chosen = [positions[prompt]]
             warnings.append(
-                f"prompts[{prompt}] has {length} tokens: routing is computed for position {positions[prompt]} "
-                "only"
+                f"prompts[{prompt}] has {length} tokens: routing is computed for position {positions[prompt]} only"
             )
         if of_pair * length * len(chosen) > _ROUTES_BYTES:
             raise InvalidRequestError(
@@ -303,7 +304,8 @@ def _in_range(queries: Iterable[int], length: int, prompt: int) -> Iterable[int]
         position = query + length if query < 0 else query
         if not 0 <= position < length:
             raise InvalidRequestError(
-                f"prompts[{prompt}] has {length} tokens: there is no position {query}", field=f"routing.queries[{index}]"
+                f"prompts[{prompt}] has {length} tokens: there is no position {query}",
+                field=f"routing.queries[{index}]",
             )
         counted[position] = None
     return sorted(counted)
@@ -316,7 +318,8 @@ async def _corrupted(
         return []
     if len(request.flow.corrupted) != len(prompts):
         raise InvalidRequestError(
-            f"there are {len(prompts)} prompts, but {len(request.flow.corrupted)} corrupted ones", field="flow.corrupted"
+            f"there are {len(prompts)} prompts, but {len(request.flow.corrupted)} corrupted ones",
+            field="flow.corrupted",
         )
     corrupted = await model.tokenize_prompts(request.flow.corrupted, "flow.corrupted")
     for index, (clean, other) in enumerate(zip(prompts, corrupted, strict=True)):

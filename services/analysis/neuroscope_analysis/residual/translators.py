@@ -50,8 +50,7 @@ class Translators:
             path = f"translators[{index}]"
             if not -1 <= each.layer < described.num_layers - 1:
                 raise InvalidRequestError(
-                    f"layer {each.layer} has no translator: {model.model_id} has "
-                    f"{described.num_layers} layers",
+                    f"layer {each.layer} has no translator: {model.model_id} has {described.num_layers} layers",
                     field=f"{path}.layer",
                 )
             if each.layer + 1 in maps:

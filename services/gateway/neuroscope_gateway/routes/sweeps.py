@@ -58,7 +58,9 @@ def _criterion(body: schemas.SweepRequest) -> Criterion | None:
         )
     # A regular expression can run for ever, and other requests share this process.
     if body.criterion.partition(":")[0] == "regex":
-        raise InvalidRequestError("regex is not available over REST: test the returned texts in the client", field="criterion")
+        raise InvalidRequestError(
+            "regex is not available over REST: test the returned texts in the client", field="criterion"
+        )
     return to_criterion(body.criterion)
 
 
