@@ -218,7 +218,7 @@ def test_a_part_of_the_curve_has_no_area(client: AnalysisClient, patched: Discov
 def test_the_null_model_has_no_circuit(client: AnalysisClient, method: str) -> None:
     result = searched(client, method, model_id=NULL)
     assert not result.is_found
-    assert "the clean runs score" in result.reason
+    assert "the mean difference between clean and corrupted runs is" in result.reason
     assert result.circuit.edges == {}
     assert not result.circuit.message.HasField("evaluation")
     assert np.isnan(result["node_score" if "node_score" in result.names else "edge_score"].values).all()

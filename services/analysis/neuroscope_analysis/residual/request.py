@@ -3,79 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
-from neuroscope.v1 import experiment_pb2, inference_pb2
+from neuroscope.v1 import experiment_pb2
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
 from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual import head_weights, lm_head, routing
-from neuroscope_analysis.residual.attribution import LogitTarget
 from neuroscope_analysis.residual.components import Components
 from neuroscope_analysis.residual.flow import FlowLimits
+from neuroscope_analysis.residual.job import (
+    ABLATION,
+    ATTRIBUTION,
+    CONTRIBUTIONS,
+    FLOW,
+    LENS,
+    ROUTING,
+    Part,
+    ResidualJob,
+)
 from neuroscope_analysis.residual.translators import Translators
 from neuroscope_analysis.settings import AnalysisSettings
 
-Part = pb.ResidualPart.ValueType
-CONTRIBUTIONS, ATTRIBUTION, LENS = (
-    pb.RESIDUAL_PART_CONTRIBUTIONS,
-    pb.RESIDUAL_PART_ATTRIBUTION,
-    pb.RESIDUAL_PART_LENS,
-)
-ROUTING, ABLATION, FLOW = pb.RESIDUAL_PART_ROUTING, pb.RESIDUAL_PART_ABLATION, pb.RESIDUAL_PART_FLOW
 _DEFAULT_PARTS = (CONTRIBUTIONS, ATTRIBUTION, LENS)
 _OF_HEADS = {ROUTING, FLOW}
 _TOP_K = 5
 _ROUTES_BYTES = 64 * 2**20
 """Maximum bytes of the routing of one prompt."""
-
-
-@dataclass(slots=True)
-class ResidualJob:
-    """A validated request."""
-
-    model: RemoteModel
-    request: pb.AnalyzeResidualStreamRequest
-    parts: list[Part]
-    prompts: list[Tokens]
-    components: Components
-    positions: list[int]
-    """The position that predicts the answer, for each prompt."""
-    answers: list[int | None]
-    """The answer of each prompt; None: the model's prediction."""
-    others: list[int | None]
-    top_k: int
-    neurons: list[tuple[int, int]]
-    """Named neurons."""
-    neuron_layers: list[int]
-    """Layers whose neurons are attributed."""
-    queries: list[list[int]]
-    """Query positions of routing, for each prompt."""
-    corrupted: list[Tokens]
-    limits: FlowLimits
-    translators: Translators | None
-    has_heads: bool
-    warnings: list[str] = field(default_factory=list[str])
-
-    def needs_model_answer(self, prompt: int) -> bool:
-        """Whether the answer is the model's own prediction."""
-        return self.answers[prompt] is None and bool(set(self.parts) - {CONTRIBUTIONS, ROUTING})
-
-    def target(self, prompt: int, likeliest: int | None) -> LogitTarget:
-        """The target of a prompt.
-
-        Args:
-            prompt: index of the prompt.
-            likeliest: the model's prediction, if it is needed.
-        """
-        answer = self.answers[prompt]
-        return LogitTarget(self.positions[prompt], (likeliest or 0) if answer is None else answer, self.others[prompt])
-
-    @property
-    def position(self) -> int:
-        """The position of the request."""
-        return self.request.position if self.request.HasField("position") else -1
 
 
 async def validate(
@@ -185,25 +139,8 @@ async def _tokens(
 
 
 async def _token(choice: experiment_pb2.TokenChoice, path: str, model: RemoteModel) -> int:
-    vocabulary = model.info.model.vocab_size
-    match choice.WhichOneof("token"):
-        case "id":
-            if choice.id >= vocabulary:
-                raise InvalidRequestError(
-                    f"token {choice.id} is outside the vocabulary of {vocabulary}", field=f"{path}.id"
-                )
-            return choice.id
-        case "text":
-            prompt = inference_pb2.Prompt(text=choice.text, bos=inference_pb2.BOS_POLICY_OMIT)
-            tokens = await model.tokenize_text(prompt, f"{path}.text")
-            if len(tokens) != 1:
-                parts = ", ".join(map(repr, tokens.tokens))
-                raise InvalidRequestError(
-                    f"{choice.text!r} is not one token but {len(tokens)}: {parts}", field=f"{path}.text"
-                )
-            return tokens.ids[0]
-        case _:
-            raise InvalidRequestError("a token needs an id or a text", field=path)
+    kind = choice.WhichOneof("token")
+    return await model.token_id(choice, path if kind is None else f"{path}.{kind}")
 
 
 async def _has_heads(
