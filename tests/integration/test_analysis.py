@@ -116,7 +116,7 @@ def test_copying_is_that_of_the_whole_circuit(family: str, family_dir: Callable[
 
 def test_roles_by_weights_are_left_out_where_weights_are_too_large(frugal_analysis: Service) -> None:
     with AnalysisClient(frugal_analysis.target) as client:
-        with pytest.warns(UserWarning, match="left out: its weights take"):
+        with pytest.warns(UserWarning, match="skipped: its weights take"):
             found = client.analyze_attention(model_id="llama", test=False, **FEW)
         assert "copying" not in found.roles
         assert "induction" in found.roles
@@ -314,7 +314,7 @@ def test_an_inference_service_that_dies_ends_it_with_what_was_found(bundled_mode
         while next(events).progress.stage != "testing labels":
             pass
         below.process.send_signal(signal.SIGKILL)
-        with pytest.raises(NeuroScopeIntegrationError, match="went away while this analysis was") as caught:
+        with pytest.raises(NeuroScopeIntegrationError, match="was lost while this analysis was") as caught:
             list(events)
         assert below.target in caught.value.message
         assert result.end is None

@@ -57,7 +57,7 @@ def client(analysis: Service) -> Iterator[AnalysisClient]:
 # ------------------------------------------------------------------------------------------------ what it finds
 
 
-@pytest.mark.filterwarnings("ignore:experts are chosen by a router")
+@pytest.mark.filterwarnings("ignore:the model has routed experts")
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in WITHOUT_EDGES])
 def test_every_family(family: str, family_dir: Callable[[str], Path]) -> None:
     """Half of the edges by their scores do better than the other half, and all of them are the model."""
@@ -234,7 +234,7 @@ def test_evaluations_refuse_circuits_of_other_graphs(client: AnalysisClient) -> 
     request = pb.EvaluateCircuitRequest(
         pairs=PAIRS, metric=METRIC, circuit=pb.Circuit(nodes=nodes, edges=edges), evaluation=options
     )
-    with pytest.raises(InvalidRequestError, match="no edge of the circuit has a score"):
+    with pytest.raises(InvalidRequestError, match="no edge of the circuit has one"):
         client.run(EvaluationResult(request), False)
 
 

@@ -177,7 +177,7 @@ def _places(scored: Any) -> Any:
         ({"granularity": "edge"}, "granularity", "nearest: edges"),
         ({"into": "cleen"}, "into", "nearest: clean"),
         ({"curve_sizes": [0.1, 2]}, "curve_sizes[1]", "above 0 and at most 1"),
-        ({"method": "acdc", "size": 0.2}, "search.size", "threshold alone"),
+        ({"method": "acdc", "size": 0.2}, "search.size", "threshold only"),
         ({"method": "acdc", "threshold": 0.0}, "search.threshold", "above 0"),
         ({"method": "activation-patching", "granularity": "edges"}, "search.granularity", "scores nodes"),
         ({"metric": ex.rank(5)}, "metric.rank", "no gradient"),

@@ -127,7 +127,7 @@ def test_a_demo_without_a_lens_says_so(gpt2_dir: Path, tmp_path: Path):
     run = neuroscope("demo", "--model", gpt2_dir, "--output", tmp_path / "out", "--max-tokens", 3)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "no logit lens" in run.stdout
-    assert "no circuit: the clean runs score" in run.stdout  # it cannot copy
+    assert "no circuit: the mean difference" in run.stdout  # it cannot copy
     assert "all 5 claims hold" in run.stdout
 
 

@@ -117,7 +117,7 @@ def _is_centred(weights: Any) -> bool:
 
 
 def test_what_weights_leave_out_is_said_and_random_heads_are_what_they_score(client: AnalysisClient) -> None:
-    with pytest.warns(UserWarning, match="turned by their positions"):
+    with pytest.warns(UserWarning, match="rotary embeddings depend on positions"):
         found = client.measure_composition(model_id="llama", seed=3)
     for kind in "qkv":
         mean, deviation = found.baseline(kind)
@@ -125,7 +125,7 @@ def test_what_weights_leave_out_is_said_and_random_heads_are_what_they_score(cli
         scores = found[f"{kind}_composition"].values
         assert np.nanmean(scores) == pytest.approx(mean, abs=0.02)  # the model is random
         np.testing.assert_allclose(found.excess(kind).values, scores - np.float32(mean), atol=1e-6)
-    with pytest.warns(UserWarning, match="turned"):
+    with pytest.warns(UserWarning, match="rotary"):
         again = client.measure_composition(model_id="llama", seed=3)
     assert [again.baseline(kind) for kind in "qkv"] == [found.baseline(kind) for kind in "qkv"]
 
@@ -440,8 +440,8 @@ def test_weights_that_are_too_large_are_refused(frugal_analysis: Service) -> Non
             client.measure_composition(model_id="llama")
         assert caught.value.field == "layers"
         with (
-            pytest.warns(UserWarning, match="copying and suppression are left out"),
-            pytest.warns(UserWarning, match="name mover and s inhibition are left out"),
+            pytest.warns(UserWarning, match="copying and suppression are skipped"),
+            pytest.warns(UserWarning, match="name mover and s inhibition are skipped"),
         ):
             found = client.analyze_attention(
                 ["Hello there"], named_pairs=PAIRS, model_id="neuroscope-tiny", sequences=2, block_length=4

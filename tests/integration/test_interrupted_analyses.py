@@ -110,9 +110,9 @@ def test_an_inference_service_that_dies_ends_it_with_what_was_found(
     assert type(error) is NeuroScopeIntegrationError, error
     assert error.grpc_status is grpc.StatusCode.UNAVAILABLE
     assert "inference service" in error.message
-    assert "went away while this analysis was" in error.message
+    assert "was lost while this analysis was" in error.message
     if case.is_stream:
-        assert "what it had found until then was sent" in error.message
+        assert "earlier results were sent" in error.message
         assert isinstance(error.partial, AnalysisResult)
         result: AnalysisResult[Any, Any, Any, Any] = error.partial
         assert (result.plan is not None, result.end) == (True, None)

@@ -115,7 +115,9 @@ def test_twice_changed_it_is_given_up_and_said(client: AnalysisClient, transport
     transport.begin(lambda chunk: chunk.call > 0 and chunk.frame == 1)
     prompts = [inference_pb2.Prompt(token_ids=inference_pb2.TokenIds(ids=ids)) for ids in (IDS, OTHER)]
     result = AttentionResult(attention_pb2.AnalyzeAttentionRequest(prompts=prompts, statistics_only=True))
-    with pytest.raises(ChecksumError, match="this analysis was reading prompt 2 of 2, and again when") as caught:
+    with pytest.raises(
+        ChecksumError, match="this analysis was reading prompt 2 of 2, and again in the retry"
+    ) as caught:
         list(client.events(result))
     assert "this process" in caught.value.message
     assert transport.calls["Capture"] == 3

@@ -58,6 +58,7 @@ from neuroscope_gateway.schemas import attributions as attribution_schemas
 from neuroscope_gateway.schemas import circuits as circuit_schemas
 from neuroscope_gateway.schemas import dictionaries as dictionary_schemas
 from neuroscope_gateway.schemas import residual as residual_schemas
+from neuroscope_gateway.schemas import tuned_lens as lens_schemas
 from neuroscope_gateway.schemas import weights as weight_schemas
 
 TYPES = {
@@ -282,13 +283,13 @@ CONTRACTS: Mapping[type[BaseModel], Contract] = {
             "findings": "of each prompt",
         },
     ),
-    residual_schemas.Translator: of(tuned.Translator, renamed={"layer": "point"}),
-    residual_schemas.TunedLensFile: of(
+    lens_schemas.Translator: of(tuned.Translator, renamed={"layer": "point"}),
+    lens_schemas.TunedLensFile: of(
         tuned.TunedLens, added={"provenance": "of the plan of its training"}, types={"marks": "object"}
     ),
-    residual_schemas.TunedLensRequest: of(tuned.TrainTunedLensRequest, values={"objective": {"auto", "ridge", "kl"}}),
-    residual_schemas.TunedLayer: of(tuned.TunedLayer),
-    residual_schemas.TunedLensResponse: of(tuned.TunedLensEnd, added={"lens": "of frames"}),
+    lens_schemas.TunedLensRequest: of(tuned.TrainTunedLensRequest, values={"objective": {"auto", "ridge", "kl"}}),
+    lens_schemas.TunedLayer: of(tuned.TunedLayer),
+    lens_schemas.TunedLensResponse: of(tuned.TunedLensEnd, added={"lens": "of frames"}),
     # Circuits
     circuit_schemas.DiscoveryRequest: of(
         circuits.DiscoverCircuitRequest,

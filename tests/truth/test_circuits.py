@@ -5,6 +5,7 @@ The truth is what a change of tokens can see: the four edges that carry tokens.
 python -m pytest tests/truth/test_circuits.py
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def test_a_part_of_the_curve_has_no_area(client: AnalysisClient, patched: Discov
 def test_the_null_model_has_no_circuit(client: AnalysisClient, method: str) -> None:
     result = searched(client, method, model_id=NULL)
     assert not result.is_found
-    assert "the clean runs score" in result.reason
+    assert "the mean difference between clean and corrupted runs is" in result.reason
     assert result.circuit.edges == {}
     assert not result.circuit.message.HasField("evaluation")
     assert np.isnan(result["node_score" if "node_score" in result.names else "edge_score"].values).all()
@@ -228,7 +229,7 @@ def test_prompts_that_make_no_difference_have_no_circuit(client: AnalysisClient)
     pairs = [Asked(pair.clean, pair.clean, pair.answer, pair.other) for pair in asked(PAIRS)]
     result = searched(client, "acdc", pairs)
     assert not result.is_found
-    assert "0 more than the corrupted ones" in result.reason
+    assert re.search(r"between clean and corrupted runs is -?0,", result.reason)
     mixed = [
         Asked(pair.clean, pair.corrupted, *((pair.answer, pair.other)[:: -1 if number % 2 else 1]))
         for number, pair in enumerate(asked(PAIRS))

@@ -44,7 +44,7 @@ def test_equally_long_prompts_are_aligned_by_positions_others_by_tokens() -> Non
     [
         ([1, 2], [1, 2, 3], pb.ALIGNMENT_POSITIONS, "2 and 3 tokens"),
         ([1, 2], [3, 4, 5], pb.ALIGNMENT_TOKENS, "no token in common"),
-        ([1, 2], [1, 2], 7, "no alignment of number 7"),
+        ([1, 2], [1, 2], 7, "unknown alignment 7"),
     ],
 )
 def test_alignments_that_there_are_not(first: list[int], second: list[int], wanted: Any, says: str) -> None:

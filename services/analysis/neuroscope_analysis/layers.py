@@ -26,16 +26,16 @@ def select_layers(given: Sequence[int], model: RemoteModel, there: Sequence[int]
         number = layer + count if layer < 0 else layer
         field = f"layers[{index}]"
         if not 0 <= number < count:
-            raise InvalidRequestError(f"there is no layer {layer}: {model.model_id} has {count}", field=field)
+            raise InvalidRequestError(f"there is no layer {layer}: {model.model_id} has {count} layers", field=field)
         if number not in there:
             valid = nearest(str(number), map(str, there))
             raise UnavailableSiteError(
-                f"layer {number} has no {what}; layers that have: {', '.join(map(str, there))}",
+                f"layer {number} has no {what}; layers with it: {', '.join(map(str, there))}",
                 field=field,
                 valid=valid,
             )
         if number in found:
-            raise InvalidRequestError(f"layer {number} is named twice", field=field)
+            raise InvalidRequestError(f"layer {number} is repeated", field=field)
         found.append(number)
     return found or list(there)
 

@@ -102,10 +102,10 @@ class RemoteModel:
         longest = self.info.model.context_length
         if longest and len(tokens) > longest:
             raise ContextLengthError(
-                f"{field} has {len(tokens)} tokens, and the model's context {longest}", field=field
+                f"{field} has {len(tokens)} tokens, above the context length of {longest}", field=field
             )
         if len(tokens) < least:
-            raise InvalidRequestError(f"{field} is one token, which attends to itself", field=field)
+            raise InvalidRequestError(f"{field} has one token, at least two are needed", field=field)
         return tokens
 
     async def token_id(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
@@ -118,7 +118,7 @@ class RemoteModel:
             case "id":
                 if choice.id >= self.info.model.vocab_size:
                     raise InvalidRequestError(
-                        f"{choice.id} is no token: the vocabulary has {self.info.model.vocab_size}", field=field
+                        f"token {choice.id} is outside the vocabulary of {self.info.model.vocab_size}", field=field
                     )
                 return choice.id
             case "text" if choice.text:
@@ -128,11 +128,11 @@ class RemoteModel:
                 if len(tokens) != 1:
                     parts = ", ".join(map(repr, tokens.tokens))
                     raise InvalidRequestError(
-                        f"{choice.text!r} is {len(tokens)} tokens, and one is wanted: {parts}", field=field
+                        f"{choice.text!r} is not one token but {len(tokens)}: {parts}", field=field
                     )
                 return tokens.ids[0]
             case _:
-                raise InvalidRequestError("a token is named by its id or its text", field=field)
+                raise InvalidRequestError("a token needs an id or a text", field=field)
 
     async def tokenize_text(self, prompt: inference_pb2.Prompt, field: str) -> Tokens:
         """Tokenizes a prompt of any length.
@@ -262,8 +262,8 @@ class RemoteModel:
                 attempts += 1
                 if attempts > _CHECKSUM_RETRIES:
                     raise ChecksumError(
-                        f"bytes from the inference service at {self._target} were changed on the way while "
-                        f"this analysis was {what}, and again when they were asked for again: {error.message}"
+                        f"data from the inference service at {self._target} had a wrong checksum while "
+                        f"this analysis was {what}, and again in the retry: {error.message}"
                     ) from None
 
     async def _count_call(self, call: Awaitable[T]) -> T:
@@ -300,6 +300,6 @@ def _report_disconnect(target: str, what: str) -> Generator[None]:
         raise
     except (StreamingError, NeuroScopeIntegrationError) as error:
         raise NeuroScopeIntegrationError(
-            f"the inference service at {target} went away while this analysis was {what}; what it had found until then "
-            f"was sent ({error.message})"
+            f"the connection to the inference service at {target} was lost while this analysis was {what}; "
+            f"earlier results were sent ({error.message})"
         ) from None

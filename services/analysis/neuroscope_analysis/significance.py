@@ -35,9 +35,9 @@ def check_ranges(least_effect: float, significance: float, least_field: str, sig
         InvalidRequestError: one is out of range.
     """
     if not math.isfinite(least_effect) or least_effect < 0:
-        raise InvalidRequestError("an effect is a number of nats from 0", field=least_field)
+        raise InvalidRequestError("the minimum effect must be a finite number, at least 0", field=least_field)
     if not 0 <= significance < 1:
-        raise InvalidRequestError("a chance lies between 0 and 1", field=significance_field)
+        raise InvalidRequestError("the significance level must be from 0 to below 1", field=significance_field)
 
 
 def standard_error(changes: MetricChanges) -> MetricChanges:

@@ -35,10 +35,10 @@ async def tokenize_pairs(
         InvalidRequestError, ContextLengthError: a pair is invalid.
     """
     if len(pairs) < 2:
-        raise InvalidRequestError("one pair has no noise to be told apart from: give two at least", field=fields[0])
+        raise InvalidRequestError("a single pair has no noise estimate: at least two are needed", field=fields[0])
     if len(pairs) > max_pairs:
         raise InvalidRequestError(
-            f"at most {max_pairs} pairs a request (the setting max_prompts)", field=fields[max_pairs]
+            f"at most {max_pairs} pairs in a request (setting max_prompts)", field=fields[max_pairs]
         )
     found: list[TokenizedPair] = []
     for pair, field in zip(pairs, fields, strict=True):
@@ -46,14 +46,14 @@ async def tokenize_pairs(
         corrupted = await model.tokenize_prompt(pair.corrupted, f"{field}.corrupted")
         if len(clean) != len(corrupted):
             raise InvalidRequestError(
-                f"the clean prompt has {len(clean)} tokens and the corrupted one {len(corrupted)}: a path is patched "
+                f"the clean prompt has {len(clean)} tokens, but the corrupted one {len(corrupted)}: paths are patched "
                 "position by position",
                 field=f"{field}.corrupted",
             )
         answer = await model.token_id(pair.answer, f"{field}.answer")
         other = await model.token_id(pair.other, f"{field}.other")
         if answer == other:
-            raise InvalidRequestError("the answer is compared with itself", field=f"{field}.other")
+            raise InvalidRequestError("answer and other token are the same", field=f"{field}.other")
         found.append(TokenizedPair(clean.ids, corrupted.ids, answer, other))
     return found
 

@@ -39,6 +39,7 @@ from neuroscope_gateway.routes import (
     responses,
     sweeps,
     traces,
+    tuned_lens,
     vocabulary,
     weights,
 )
@@ -62,6 +63,7 @@ ROUTERS = (
     circuits.router,
     heads.router,
     residual.router,
+    tuned_lens.router,
     weights.router,
     vocabulary.router,
     traces.router,

@@ -56,10 +56,10 @@ def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     message = error.detail
     if status == HTTPStatus.NOT_FOUND:
-        message = f"There is no {request.method} {request.url.path}; /docs lists what there is."
+        message = f"There is no {request.method} {request.url.path}; /docs lists all routes."
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed_methods(request))
-        message = f"{request.url.path} does not take {request.method}; it takes {headers['Allow']}."
+        message = f"{request.url.path} does not allow {request.method}, but {headers['Allow']}."
     elif status == HTTPStatus.BAD_REQUEST:  # FastAPI raises it for a body that is not UTF-8
         message = "The body is not JSON in UTF-8."
     code = _CODES.get(status, "invalid_json")
@@ -96,11 +96,11 @@ def _allowed_methods(request: Request) -> list[str]:
 
 def _body_message(request: Request, error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
-        return "A body in JSON is required."
+        return "A JSON body is required."
     content_type = request.headers.get("content-type", "")
     if isinstance(error.get("input"), bytes):
         return f"The body must be sent with Content-Type: application/json, not {content_type!r}."
-    return f"The body does not fit: {error['msg']}"
+    return f"The body is invalid: {error['msg']}"
 
 
 def _disconnected(request: Request, error: Exception) -> Response:

@@ -32,7 +32,7 @@ def run(settings: GatewaySettings) -> None:
     listener = listen(settings.host, settings.port)
     if settings.host in WILDCARD_ADDRESSES:
         names = ", ".join(sorted(settings.hosts()))
-        logger.warning("listening on all addresses, but answering only requests for %s (allowed_hosts)", names)
+        logger.warning("listening on all addresses, but accepting requests for %s only (allowed_hosts)", names)
     config = uvicorn.Config(
         create_app(settings), log_config=None, timeout_graceful_shutdown=DRAIN_S, server_header=False, lifespan="on"
     )

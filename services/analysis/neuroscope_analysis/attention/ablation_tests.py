@@ -146,7 +146,7 @@ class AblationTests:
             case RoleMetric.OUTPUT:
                 return kl_divergence().at(*range(self._sequences.length))
             case RoleMetric.LOGIT_DIFFERENCE:
-                raise AssertionError("named pairs have a test of their own")
+                raise AssertionError("named pairs are tested by path patching")
 
 
 def _sample(others: Sequence[Head]) -> list[Head]:

@@ -66,7 +66,7 @@ def _resolve_positions(given: pb.NamedPair, tokens: TokenizedPair, field: str) -
         answer = places["answer"][0]
     else:
         raise InvalidRequestError(
-            f"the answer stands {len(places['answer'])} times in the clean prompt: once is wanted, or answer_position",
+            f"the answer occurs {len(places['answer'])} times in the clean prompt, not once: set answer_position",
             field=f"{field}.pair.answer",
         )
     if given.HasField("repeated_position"):
@@ -75,7 +75,7 @@ def _resolve_positions(given: pb.NamedPair, tokens: TokenizedPair, field: str) -
         repeated = places["other"][-1]
     else:
         raise InvalidRequestError(
-            f"the other name stands {len(places['other'])} times in the clean prompt: twice is wanted, or "
+            f"the other name occurs {len(places['other'])} times in the clean prompt: twice is wanted, or "
             "repeated_position",
             field=f"{field}.pair.other",
         )

@@ -53,13 +53,15 @@ class RepeatedSequences:
         block = wanted.block_length or min(_DEFAULT_BLOCK_LENGTH, most)
         if block < _MIN_BLOCK_LENGTH:
             raise InvalidRequestError(
-                f"{len(tokens)} tokens and a context of {model.context_length} leave no room for two blocks of "
+                f"{len(tokens)} tokens and a context of {model.context_length} do not fit two blocks of "
                 f"{_MIN_BLOCK_LENGTH}",
                 field="sequences.token_ids",
             )
         count = wanted.count or _DEFAULT_COUNT
         if not 2 <= count <= _MAX_COUNT:
-            raise InvalidRequestError(f"there are 2 to {_MAX_COUNT} sequences, not {count}", field="sequences.count")
+            raise InvalidRequestError(
+                f"the number of sequences must be 2 to {_MAX_COUNT}, not {count}", field="sequences.count"
+            )
         random = np.random.default_rng(wanted.seed)
         blocks = [random.choice(tokens, block, replace=False).tolist() for _ in range(2 * count)]
         made = [[*prefix, *one, *one] for one in blocks]
@@ -90,7 +92,7 @@ def _candidate_tokens(wanted: pb.RandomSequences, model: inference_pb2.Model) ->
     if wanted.token_ids:
         if max(wanted.token_ids) >= model.vocab_size:
             raise InvalidRequestError(
-                f"{max(wanted.token_ids)} is no token: the vocabulary has {model.vocab_size}",
+                f"token {max(wanted.token_ids)} is outside the vocabulary of {model.vocab_size}",
                 field="sequences.token_ids",
             )
         return sorted(set(wanted.token_ids))

@@ -53,10 +53,10 @@ async def validate(request: pb.AnalyzeAttentionRequest, model: RemoteModel, sett
     """
     roles = _roles(request)
     if not request.prompts and not roles:
-        raise InvalidRequestError("there is neither a prompt nor a role to score", field="prompts")
+        raise InvalidRequestError("set prompts or roles", field="prompts")
     if len(request.prompts) > settings.max_prompts:
         raise InvalidRequestError(
-            f"at most {settings.max_prompts} prompts a request (the setting max_prompts)", field="prompts"
+            f"at most {settings.max_prompts} prompts in a request (setting max_prompts)", field="prompts"
         )
     thresholds = _thresholds(request)
     test, field = request.causal_test, "causal_test"
@@ -74,7 +74,7 @@ async def validate(request: pb.AnalyzeAttentionRequest, model: RemoteModel, sett
             raise UnavailableSiteError(f"{roles[index].name} is scored by weights: {why}", field=f"roles[{index}]")
         if why:
             left_out = " and ".join(role.name.replace("_", " ") for role in roles if group(role))
-            warnings.append(f"{left_out} are left out: {why}")
+            warnings.append(f"{left_out} are skipped: {why}")
             roles = [role for role in roles if not group(role)]
     on_sequences = any(not role.path_receiver for role in roles)
     sequences = RepeatedSequences.draw(request.sequences, model.info.model) if on_sequences else None
@@ -108,24 +108,22 @@ def _roles(request: pb.AnalyzeAttentionRequest) -> list[Role]:
     if request.statistics_only:
         if request.roles or request.named_pairs:
             given = "roles are named" if request.roles else "named pairs are given"
-            raise InvalidRequestError(f"{given}, and statistics_only leaves roles out", field="statistics_only")
+            raise InvalidRequestError(f"{given}, but statistics_only skips roles", field="statistics_only")
         return []
     for index, role in enumerate(request.roles):
         if role not in ROLES:
             valid = [known.name for known in ROLES.values()]
             raise InvalidRequestError(
-                f"there is no role of number {role}; roles: {', '.join(valid)}", field=f"roles[{index}]", valid=valid
+                f"unknown role {role}; roles: {', '.join(valid)}", field=f"roles[{index}]", valid=valid
             )
         if ROLES[role].path_receiver and not request.named_pairs:
-            raise InvalidRequestError(
-                f"{ROLES[role].name} is scored on named pairs: give two at least", field="named_pairs"
-            )
+            raise InvalidRequestError(f"{ROLES[role].name} needs at least two named pairs", field="named_pairs")
     wanted = dict.fromkeys(request.roles or ROLES)
     found = [ROLES[role] for role in wanted if request.named_pairs or not ROLES[role].path_receiver]
     if pb.HEAD_ROLE_S_INHIBITION in wanted and pb.HEAD_ROLE_NAME_MOVER not in wanted:
-        raise InvalidRequestError("s_inhibition is tested on name movers: ask for name_mover, too", field="roles")
+        raise InvalidRequestError("s_inhibition is tested on name movers: request name_mover too", field="roles")
     if request.named_pairs and not any(map(_needs_paths, found)):
-        raise InvalidRequestError("named pairs are given, and no role that is scored on them", field="roles")
+        raise InvalidRequestError("named pairs are given, but no role that needs them", field="roles")
     return found
 
 
@@ -142,10 +140,10 @@ def _thresholds(request: pb.AnalyzeAttentionRequest) -> dict[pb.HeadRole.ValueTy
     for index, given in enumerate(request.thresholds):
         field = f"thresholds[{index}]"
         if given.role not in ROLES:
-            raise InvalidRequestError(f"there is no role of number {given.role}", field=f"{field}.role")
+            raise InvalidRequestError(f"unknown role {given.role}", field=f"{field}.role")
         if not 0 < given.score <= 1:
             raise InvalidRequestError(
-                f"a score of {role_name(given.role)} is above 0 and at most 1, not {given.score:g}",
+                f"the threshold of {role_name(given.role)} must be above 0 and at most 1, not {given.score:g}",
                 field=f"{field}.score",
             )
         found[given.role] = given.score

@@ -29,9 +29,7 @@ from neuroscope_analysis.result_arrays import ResultArrays
 
 _ACDC_SHARE = 0.01
 """Default threshold of ACDC, as a share of the metric's difference between the runs."""
-_ROUTER_WARNING = (
-    "experts are chosen by a router: gradients hold the choice fixed, and do not see what a change of it does"
-)
+_ROUTER_WARNING = "the model has routed experts: gradients hold the routing fixed and do not see effects of changing it"
 EDGE_SCORE, NODE_SCORE = "edge_score", "node_score"
 
 
@@ -82,7 +80,7 @@ class CircuitDiscovery:
         if search.method in GRADIENT_METHODS and job.task.model.layers("router_logits"):
             plan.warnings.append(_ROUTER_WARNING)
         if len(job.task.pairs) == 1 and not search.effect_test.skip:
-            plan.warnings.append("one pair does not tell an effect from noise: the least effect alone is tested")
+            plan.warnings.append("a single pair has no noise estimate: only the minimum effect is tested")
         await self._events.plan(plan)
         for baseline in runs.baseline_messages():
             await self._events.partial(baseline)

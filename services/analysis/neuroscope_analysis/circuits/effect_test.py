@@ -58,9 +58,9 @@ class RunDifference:
     @property
     def why_no_effect(self) -> str:
         """Why there is no significant effect; empty if there is one."""
-        difference = f"the clean runs score {self.mean:.4g} more than the corrupted ones"
+        difference = f"the mean difference between clean and corrupted runs is {self.mean:.4g}"
         if abs(self.mean) <= self.least_effect:
-            return f"{difference}, and the least effect is {self.least_effect:.4g}"
+            return f"{difference}, below the minimum effect of {self.least_effect:.4g}"
         if abs(self.mean) <= self.noise:
             shared = f", worth {self.independent:.3g} that share no prompt," if self.independent < self.pairs else ""
             return (

@@ -97,7 +97,7 @@ async def validate_discovery(
     search = _search(request.search)
     if search.method in GRADIENT_METHODS and request.metric.WhichOneof("kind") == "rank":
         raise InvalidRequestError(
-            f"a rank is a count and has no gradient, which {method_name(search.method)} takes", field="metric.rank"
+            f"rank has no gradient, which {method_name(search.method)} needs", field="metric.rank"
         )
     evaluation = _evaluation(request.evaluation)
     _check_pairs(request.pairs, request.metric, settings)
@@ -122,23 +122,21 @@ async def validate_evaluation(
     """
     options = _evaluation(request.evaluation)
     if options.skip:
-        raise InvalidRequestError("an evaluation that measures nothing", field="evaluation.skip")
+        raise InvalidRequestError("skip is not allowed for an evaluation", field="evaluation.skip")
     if not request.circuit.nodes:
         raise InvalidRequestError("the circuit has no nodes", field="circuit.nodes")
     if options.curve and not any(edge.HasField("score") for edge in request.circuit.edges):
-        raise InvalidRequestError(
-            "no edge of the circuit has a score, which the sizes of a curve go by", field="evaluation.curve"
-        )
+        raise InvalidRequestError("a curve needs scores, and no edge of the circuit has one", field="evaluation.curve")
     _check_pairs(request.pairs, request.metric, settings)
     if shape := other_shape(request.circuit.model, circuit_model(model.info)):
         raise InvalidRequestError(
-            f"the circuit is of another model than {model.model_id}, one of {shape}", field="circuit.model"
+            f"the circuit does not fit {model.model_id}: its model has {shape}", field="circuit.model"
         )
     graph = await model.edge_graph()
     for index, edge in enumerate(request.circuit.edges):
         if not graph.has(edge.sender, edge.receiver):
             raise InvalidRequestError(
-                f"{edge.sender}->{edge.receiver} is no edge of {model.model_id}", field=f"circuit.edges[{index}]"
+                f"{edge.sender}->{edge.receiver} is not an edge of {model.model_id}", field=f"circuit.edges[{index}]"
             )
     dataset = _dataset(request.dataset, len(request.pairs))
     task = CircuitTask(model, graph, request.pairs, request.metric, dataset)
@@ -150,31 +148,33 @@ def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:
     search.CopyFrom(given)
     search.method = given.method or pb.CIRCUIT_METHOD_EAP_IG
     if search.method not in METHODS.values():
-        raise InvalidRequestError(f"there is no method {given.method}", field="search.method", valid=list(METHODS))
+        raise InvalidRequestError(f"unknown method {given.method}", field="search.method", valid=list(METHODS))
     name, of_nodes = method_name(search.method), search.method in NODE_METHODS
     if given.granularity not in pb.CircuitGranularity.values():
-        raise InvalidRequestError(f"there is no granularity {given.granularity}", field="search.granularity")
+        raise InvalidRequestError(f"unknown granularity {given.granularity}", field="search.granularity")
     scored = pb.CIRCUIT_GRANULARITY_NODE if of_nodes else pb.CIRCUIT_GRANULARITY_EDGE
     search.granularity = given.granularity or scored
     if of_nodes and search.granularity != scored:
         raise InvalidRequestError(f"{name} scores nodes, not edges", field="search.granularity")
     is_acdc = search.method == pb.CIRCUIT_METHOD_ACDC
     if is_acdc and search.granularity != scored:
-        raise InvalidRequestError("acdc takes out edges, not nodes", field="search.granularity")
+        raise InvalidRequestError("acdc removes edges, not nodes", field="search.granularity")
     if given.edited_run not in experiment_pb2.SweptRun.values():
-        raise InvalidRequestError(f"there is no run {given.edited_run}", field="search.edited_run")
+        raise InvalidRequestError(f"unknown run {given.edited_run}", field="search.edited_run")
     search.edited_run = given.edited_run or experiment_pb2.SWEPT_RUN_CLEAN
     if is_acdc and search.edited_run != experiment_pb2.SWEPT_RUN_CLEAN:
-        raise InvalidRequestError("acdc takes edges out of the clean run", field="search.edited_run")
+        raise InvalidRequestError("acdc patches the clean run only", field="search.edited_run")
     _check_steps(search, name)
     _check_extent(search, is_acdc=is_acdc)
     if not is_acdc and search.WhichOneof("extent") is None:
         search.size = DEFAULT_SIZE
     test = search.effect_test
     if not 0 <= test.significance < 1:
-        raise InvalidRequestError("a significance lies between 0 and 1", field="search.effect_test.significance")
+        raise InvalidRequestError("significance must be from 0 to below 1", field="search.effect_test.significance")
     if not _is_non_negative(test.least_effect):
-        raise InvalidRequestError("an effect is a number from 0", field="search.effect_test.least_effect")
+        raise InvalidRequestError(
+            "least_effect must be a finite number, at least 0", field="search.effect_test.least_effect"
+        )
     search.effect_test.significance = test.significance or DEFAULT_SIGNIFICANCE
     return search
 
@@ -183,25 +183,27 @@ def _check_steps(search: pb.CircuitSearch, name: str) -> None:
     if search.method == pb.CIRCUIT_METHOD_EAP_IG:
         search.steps = search.steps or _DEFAULT_STEPS
     elif search.steps > 1 or (search.steps and search.method not in GRADIENT_METHODS):
-        raise InvalidRequestError(f"{name} takes no steps; eap-ig does", field="search.steps")
+        raise InvalidRequestError(f"{name} has no steps; eap-ig has", field="search.steps")
 
 
 def _check_extent(search: pb.CircuitSearch, *, is_acdc: bool) -> None:
     which = search.WhichOneof("extent")
     if is_acdc and which not in (None, "threshold"):
-        raise InvalidRequestError("how much acdc keeps is said by its threshold alone", field=f"search.{which}")
+        raise InvalidRequestError("acdc takes a threshold only", field=f"search.{which}")
     match which:
         case "size" | "faithfulness":
             value: float = getattr(search, which)
             if not 0 < value <= 1:
-                raise InvalidRequestError(f"a {which} is above 0 and at most 1, not {value:g}", field=f"search.{which}")
+                raise InvalidRequestError(
+                    f"{which} must be above 0 and at most 1, not {value:g}", field=f"search.{which}"
+                )
         case "count":
             if not search.count:
-                raise InvalidRequestError("a count is a number from 1", field="search.count")
+                raise InvalidRequestError("count must be at least 1", field="search.count")
         case "threshold":
             if not _is_non_negative(search.threshold) or (is_acdc and not search.threshold):
                 raise InvalidRequestError(
-                    f"a threshold is a number {'above' if is_acdc else 'from'} 0, not {search.threshold:g}",
+                    f"threshold must be {'above' if is_acdc else 'at least'} 0, not {search.threshold:g}",
                     field="search.threshold",
                 )
         case _:
@@ -214,14 +216,16 @@ def _evaluation(given: pb.EvaluationOptions) -> pb.EvaluationOptions:
     for index, size in enumerate(given.curve_sizes):
         if not 0 < size <= 1:
             raise InvalidRequestError(
-                f"a size is above 0 and at most 1, not {size:g}", field=f"evaluation.curve_sizes[{index}]"
+                f"a size must be above 0 and at most 1, not {size:g}", field=f"evaluation.curve_sizes[{index}]"
             )
     sizes = sorted(set(given.curve_sizes)) or MIB_SIZES
     del options.curve_sizes[:]
     if options.curve:
         options.curve_sizes.extend(sizes)
     if not _is_non_negative(given.minimality_bound):
-        raise InvalidRequestError("a loss of faithfulness is a number from 0", field="evaluation.minimality_bound")
+        raise InvalidRequestError(
+            "minimality_bound must be a finite number, at least 0", field="evaluation.minimality_bound"
+        )
     options.minimality_bound = given.minimality_bound or _DEFAULT_MINIMALITY_BOUND
     return options
 
@@ -230,29 +234,27 @@ def _check_pairs(
     pairs: Sequence[experiment_pb2.PromptPair], metric: experiment_pb2.Metric, settings: AnalysisSettings
 ) -> None:
     if not pairs:
-        raise InvalidRequestError("there is no pair of prompts", field="pairs")
+        raise InvalidRequestError("there are no pairs", field="pairs")
     if len(pairs) > settings.max_prompts:
         raise InvalidRequestError(
-            f"at most {settings.max_prompts} pairs a request (the setting max_prompts)", field="pairs"
+            f"at most {settings.max_prompts} pairs in a request (setting max_prompts)", field="pairs"
         )
     for index, pair in enumerate(pairs):
         if not pair.HasField("corrupted"):
             raise InvalidRequestError(
-                f"pair {index} has no corrupted prompt, which a circuit is told apart by",
+                f"pair {index} has no corrupted prompt",
                 field=f"pairs[{index}].corrupted",
             )
         for name in ("corruptions", "noise"):
             if pair.corruptions if name == "corruptions" else pair.HasField("noise"):
                 raise InvalidRequestError(
-                    "a circuit compares runs of prompts, which no edit and no noise makes",
+                    "circuits need a corrupted prompt, not edits or noise",
                     field=f"pairs[{index}].{name}",
                 )
     if metric.WhichOneof("kind") is None:
         raise InvalidRequestError("the metric is missing", field="metric")
     if metric.normalised:
-        raise InvalidRequestError(
-            "faithfulness is scaled between both runs by itself: leave it out", field="metric.normalised"
-        )
+        raise InvalidRequestError("faithfulness is always normalised: omit this", field="metric.normalised")
 
 
 def _dataset(given: pb.CircuitDataset, pairs: int) -> pb.CircuitDataset:

@@ -41,7 +41,8 @@ def align(first: Sequence[int], second: Sequence[int], wanted: pb.Alignment.Valu
         case pb.ALIGNMENT_POSITIONS:
             if len(first) != len(second):
                 raise InvalidRequestError(
-                    f"the prompts have {len(first)} and {len(second)} tokens: align them by tokens", field="alignment"
+                    f"the prompts have {len(first)} and {len(second)} tokens: use alignment by tokens",
+                    field="alignment",
                 )
             places = np.arange(len(first))
             return Alignment(wanted, places, places)
@@ -53,4 +54,4 @@ def align(first: Sequence[int], second: Sequence[int], wanted: pb.Alignment.Valu
             left, right = np.array(pairs, np.int64).T
             return Alignment(wanted, left, right)
         case _:
-            raise InvalidRequestError(f"there is no alignment of number {wanted}", field="alignment")
+            raise InvalidRequestError(f"unknown alignment {wanted}", field="alignment")

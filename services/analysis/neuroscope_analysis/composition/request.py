@@ -37,16 +37,16 @@ async def validate(
     """
     count = request.random_pairs or _RANDOM_PAIRS
     if not 2 <= count <= _MAX_RANDOM_PAIRS:
-        raise InvalidRequestError(f"there are 2 to {_MAX_RANDOM_PAIRS} random pairs, not {count}", field="random_pairs")
+        raise InvalidRequestError(f"random_pairs must be 2 to {_MAX_RANDOM_PAIRS}, not {count}", field="random_pairs")
     try:
         plan = await model.weights(*MATRICES, "norms", content="plan")
     except UnavailableSiteError as error:
-        raise UnavailableSiteError(f"composition is of weights: {error.message}", field="model_id") from None
+        raise UnavailableSiteError(f"composition needs weights: {error.message}", field="model_id") from None
     places = set(plan.places)
     there = [layer for layer in range(plan.plan.layer_count) if {(name, layer) for name in MATRICES} <= places]
     layers = of_layers.select_layers(request.layers, model, there, "matrices of heads")
     if len(layers) < 2:
-        raise InvalidRequestError("heads compose with heads of other layers: two at least", field="layers")
+        raise InvalidRequestError("composition needs at least two layers", field="layers")
     taken = await model.weights(*MATRICES, layers=layers, content="plan")
     if taken.nbytes > settings.weights_budget_bytes:
         raise UnavailableSiteError(
@@ -63,14 +63,14 @@ def _warnings(plan: Weights, layers: list[int]) -> list[str]:
     facts = [plan.layer(layer) for layer in layers]
     found: list[str] = []
     if any(fact.is_rotary for fact in facts):
-        found.append("Q and K: queries and keys are turned by their positions; scores are of one and the same")
+        found.append("Q and K: rotary embeddings depend on positions; scores are for equal positions")
     if any(fact.has_query_norm for fact in facts):
-        found.append("Q and K: queries and keys are normed, so that their size, which the scores count, is not used")
+        found.append("Q and K: queries and keys are normalized, which the scores do not account for")
     if "ln1_post.w" in plan.names:
-        found.append("what heads write goes through a norm together; its gain is counted, what it divides by is not")
+        found.append("a norm follows attention: scores include its gain, but not its divisor")
     outputs = (spec for spec in plan.plan.tensors.tensors if spec.hook_id == "W_O" and spec.site.layer in layers)
     widths = sorted({spec.shape[-2] for spec in outputs})
     if len(widths) > 1:
         wide = ", ".join(map(str, widths))
-        found.append(f"heads are {wide} wide; random ones are as wide as those of the last layer")
+        found.append(f"d_head is {wide}; the random baseline has that of the last layer")
     return found

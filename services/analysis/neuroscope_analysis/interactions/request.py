@@ -49,7 +49,7 @@ async def validate(
     )
     layers = sorted(layers_with_component(request.layers, model, HEAD_OUTPUT, "heads whose output can be patched"))
     if request.pairs and request.HasField("sequences"):
-        raise InvalidRequestError("pairs are given, and sequences stand in for pairs", field="sequences")
+        raise InvalidRequestError("set pairs or sequences, not both", field="sequences")
     if request.pairs:
         fields = [f"pairs[{index}]" for index in range(len(request.pairs))]
         tokens = await tokenized_pairs.tokenize_pairs(request.pairs, model, fields, settings.max_prompts)

@@ -17,9 +17,7 @@ from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Chun
 from neuroscope_analysis.residual.attribution import LogitTarget, logit_direction
 from neuroscope_analysis.residual.flow import FlowSearch
 from neuroscope_analysis.residual.head_weights import HeadWeights, PostNorm, neuron_directions, read_heads
-from neuroscope_analysis.residual.lm_head import Doubles, LMHead
-from neuroscope_analysis.residual.prompt_analysis import PromptAnalysis
-from neuroscope_analysis.residual.request import (
+from neuroscope_analysis.residual.job import (
     ABLATION,
     ATTRIBUTION,
     CONTRIBUTIONS,
@@ -28,6 +26,8 @@ from neuroscope_analysis.residual.request import (
     ROUTING,
     ResidualJob,
 )
+from neuroscope_analysis.residual.lm_head import Doubles, LMHead
+from neuroscope_analysis.residual.prompt_analysis import PromptAnalysis
 
 _GRAM_BYTES = 64 * 2**20
 """Maximum memory of the Gram matrices of routing."""

@@ -98,7 +98,7 @@ class Components:
 def _unavailable(model: RemoteModel, component: str, layer: int) -> UnavailableSiteError:
     reason = _reason(model, component, layer)
     return UnavailableSiteError(
-        f"the residual stream of {model.model_id} is not known: {component}.{layer}: {reason}", field="model_id"
+        f"the residual stream of {model.model_id} is not available: {component}.{layer}: {reason}", field="model_id"
     )
 
 

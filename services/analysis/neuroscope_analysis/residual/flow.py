@@ -63,7 +63,7 @@ class FlowLimits:
         for name in ("least_effect", "tolerance"):
             value: float = getattr(search, name)
             if not 0 <= value < 1:
-                raise InvalidRequestError(f"{name} is a share from 0 to below 1, not {value:g}", field=f"flow.{name}")
+                raise InvalidRequestError(f"{name} must be from 0 to below 1, not {value:g}", field=f"flow.{name}")
         return cls(
             search.least_effect or _DEFAULT_LEAST_EFFECT,
             search.tolerance or _DEFAULT_TOLERANCE,

@@ -16,9 +16,9 @@ from neuroscope_analysis.residual.attribution import DirectLogitAttribution, Log
 from neuroscope_analysis.residual.components import EMBEDDING, RESID_POST, RESID_PRE
 from neuroscope_analysis.residual.contributions import ContributionStatistics
 from neuroscope_analysis.residual.head_weights import HEAD_OUTPUT, NEURONS, HeadWeights, PostNorm
+from neuroscope_analysis.residual.job import ATTRIBUTION, CONTRIBUTIONS, LENS, ResidualJob
 from neuroscope_analysis.residual.lens import LensReadings
 from neuroscope_analysis.residual.lm_head import Doubles, LMHead
-from neuroscope_analysis.residual.request import ATTRIBUTION, CONTRIBUTIONS, LENS, ResidualJob
 
 _PROJECTED_BYTES = 8 * 2**20
 """Memory of the vectors of one projection."""

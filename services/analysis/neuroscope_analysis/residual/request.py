@@ -3,79 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnavailableSiteError
-from neuroscope.v1 import experiment_pb2, inference_pb2
+from neuroscope.v1 import experiment_pb2
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
 from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.residual import head_weights, lm_head, routing
-from neuroscope_analysis.residual.attribution import LogitTarget
 from neuroscope_analysis.residual.components import Components
 from neuroscope_analysis.residual.flow import FlowLimits
+from neuroscope_analysis.residual.job import (
+    ABLATION,
+    ATTRIBUTION,
+    CONTRIBUTIONS,
+    FLOW,
+    LENS,
+    ROUTING,
+    Part,
+    ResidualJob,
+)
 from neuroscope_analysis.residual.translators import Translators
 from neuroscope_analysis.settings import AnalysisSettings
 
-Part = pb.ResidualPart.ValueType
-CONTRIBUTIONS, ATTRIBUTION, LENS = (
-    pb.RESIDUAL_PART_CONTRIBUTIONS,
-    pb.RESIDUAL_PART_ATTRIBUTION,
-    pb.RESIDUAL_PART_LENS,
-)
-ROUTING, ABLATION, FLOW = pb.RESIDUAL_PART_ROUTING, pb.RESIDUAL_PART_ABLATION, pb.RESIDUAL_PART_FLOW
 _DEFAULT_PARTS = (CONTRIBUTIONS, ATTRIBUTION, LENS)
 _OF_HEADS = {ROUTING, FLOW}
 _TOP_K = 5
 _ROUTES_BYTES = 64 * 2**20
 """Maximum bytes of the routing of one prompt."""
-
-
-@dataclass(slots=True)
-class ResidualJob:
-    """A validated request."""
-
-    model: RemoteModel
-    request: pb.AnalyzeResidualStreamRequest
-    parts: list[Part]
-    prompts: list[Tokens]
-    components: Components
-    positions: list[int]
-    """The position that predicts the answer, for each prompt."""
-    answers: list[int | None]
-    """The answer of each prompt; None: the model's prediction."""
-    others: list[int | None]
-    top_k: int
-    neurons: list[tuple[int, int]]
-    """Named neurons."""
-    neuron_layers: list[int]
-    """Layers whose neurons are attributed."""
-    queries: list[list[int]]
-    """Query positions of routing, for each prompt."""
-    corrupted: list[Tokens]
-    limits: FlowLimits
-    translators: Translators | None
-    has_heads: bool
-    warnings: list[str] = field(default_factory=list[str])
-
-    def needs_model_answer(self, prompt: int) -> bool:
-        """Whether the answer is the model's own prediction."""
-        return self.answers[prompt] is None and bool(set(self.parts) - {CONTRIBUTIONS, ROUTING})
-
-    def target(self, prompt: int, likeliest: int | None) -> LogitTarget:
-        """The target of a prompt.
-
-        Args:
-            prompt: index of the prompt.
-            likeliest: the model's prediction, if it is needed.
-        """
-        answer = self.answers[prompt]
-        return LogitTarget(self.positions[prompt], (likeliest or 0) if answer is None else answer, self.others[prompt])
-
-    @property
-    def position(self) -> int:
-        """The position of the request."""
-        return self.request.position if self.request.HasField("position") else -1
 
 
 async def validate(
@@ -88,10 +42,10 @@ async def validate(
     """
     parts = _parts(request)
     if not request.prompts:
-        raise InvalidRequestError("there is no prompt", field="prompts")
+        raise InvalidRequestError("there are no prompts", field="prompts")
     if len(request.prompts) > settings.max_prompts:
         raise InvalidRequestError(
-            f"at most {settings.max_prompts} prompts a request (the setting max_prompts)", field="prompts"
+            f"at most {settings.max_prompts} prompts in a request (setting max_prompts)", field="prompts"
         )
     limits = FlowLimits.from_request(request.flow)
     vocabulary = model.info.model.vocab_size
@@ -104,17 +58,17 @@ async def validate(
     others = await _tokens(request.others, len(prompts), "others", model)
     for index, (answer, other) in enumerate(zip(answers, others, strict=True)):
         if other is not None and answer is None:
-            raise InvalidRequestError("tokens are compared with answers, and none is named", field="answers")
+            raise InvalidRequestError("others need answers", field="answers")
         if answer is not None and answer == other:
             at = min(index, len(request.others) - 1)
-            raise InvalidRequestError("the answer is compared with itself", field=f"others[{at}]")
+            raise InvalidRequestError("answer and other token are the same", field=f"others[{at}]")
     warnings: list[str] = []
     has_heads = await _has_heads(request, parts, model, settings, warnings)
     if ATTRIBUTION in parts and (why := await lm_head.why_unavailable(model, settings.weights_budget_bytes)):
         if request.parts:
             raise UnavailableSiteError(f"logits cannot be attributed: {why}", field=_field_of(request, ATTRIBUTION))
         parts.remove(ATTRIBUTION)
-        warnings.append(f"attribution is left out: {why}")
+        warnings.append(f"attribution is skipped: {why}")
     if request.ablation.references:
         await model.tokenize_prompts(request.ablation.references, "ablation.references")
     neurons, neuron_layers = await _neurons(request, parts, model)
@@ -145,14 +99,14 @@ def _parts(request: pb.AnalyzeResidualStreamRequest) -> list[Part]:
     for index, part in enumerate(request.parts):
         if part not in known:
             raise InvalidRequestError(
-                f"there is no part of number {part}; parts: {', '.join(valid)}", field=f"parts[{index}]", valid=valid
+                f"unknown part {part}; parts: {', '.join(valid)}", field=f"parts[{index}]", valid=valid
             )
     parts = sorted(set(request.parts or _DEFAULT_PARTS))
     for name, part in (("neurons", ATTRIBUTION), ("routing", ROUTING), ("ablation", ABLATION), ("flow", FLOW)):
         if getattr(request, name).ListFields() and part not in parts:
-            raise InvalidRequestError(f"{name} is stated, and parts leave out {valid[part - 1]}", field=name)
+            raise InvalidRequestError(f"{name} is set, but parts lack {valid[part - 1]}", field=name)
     if request.lens.HasField("tuned") and LENS not in parts:
-        raise InvalidRequestError("a tuned lens is given, and parts leave out the lens", field="lens.tuned")
+        raise InvalidRequestError("a tuned lens is set, but parts lack lens", field="lens.tuned")
     return parts
 
 
@@ -164,7 +118,9 @@ def _position(request: pb.AnalyzeResidualStreamRequest, prompt: int, length: int
     given = request.position if request.HasField("position") else -1
     position = given + length if given < 0 else given
     if not 0 <= position < length:
-        raise InvalidRequestError(f"prompts[{prompt}] has {length} tokens, and no position {given}", field="position")
+        raise InvalidRequestError(
+            f"prompts[{prompt}] has {length} tokens: there is no position {given}", field="position"
+        )
     return position
 
 
@@ -176,32 +132,15 @@ async def _tokens(
         return [None] * count
     if len(choices) not in (1, count):
         raise InvalidRequestError(
-            f"{name} are one for all prompts or one for each of the {count}, not {len(choices)}", field=name
+            f"{name} must have one entry or {count}, one for each prompt, not {len(choices)}", field=name
         )
     found = [await _token(choice, f"{name}[{index}]", model) for index, choice in enumerate(choices)]
     return [*found] if len(found) == count else [*(found * count)]
 
 
 async def _token(choice: experiment_pb2.TokenChoice, path: str, model: RemoteModel) -> int:
-    vocabulary = model.info.model.vocab_size
-    match choice.WhichOneof("token"):
-        case "id":
-            if choice.id >= vocabulary:
-                raise InvalidRequestError(
-                    f"token {choice.id} is outside the vocabulary of {vocabulary}", field=f"{path}.id"
-                )
-            return choice.id
-        case "text":
-            prompt = inference_pb2.Prompt(text=choice.text, bos=inference_pb2.BOS_POLICY_OMIT)
-            tokens = await model.tokenize_text(prompt, f"{path}.text")
-            if len(tokens) != 1:
-                parts = ", ".join(map(repr, tokens.tokens))
-                raise InvalidRequestError(
-                    f"{choice.text!r} is not one token but {len(tokens)}: {parts}", field=f"{path}.text"
-                )
-            return tokens.ids[0]
-        case _:
-            raise InvalidRequestError("a token is an id or a text", field=path)
+    kind = choice.WhichOneof("token")
+    return await model.token_id(choice, path if kind is None else f"{path}.{kind}")
 
 
 async def _has_heads(
@@ -225,7 +164,7 @@ async def _has_heads(
                 field=_field_of(request, part),
             )
     if why and set(parts) & {CONTRIBUTIONS, ATTRIBUTION}:
-        warnings.append(f"heads are left out: {why}")
+        warnings.append(f"heads are skipped: {why}")
     return not why
 
 
@@ -239,7 +178,7 @@ async def _neurons(
     if not there:
         reasons = {p.reason for p in model.info.points if p.site.component == head_weights.NEURONS and p.reason}
         raise UnavailableSiteError(
-            f"{model.model_id} has no neurons that can be read: {'; '.join(sorted(reasons))}", field="neurons"
+            f"{model.model_id} has no readable neurons: {'; '.join(sorted(reasons))}", field="neurons"
         )
     plan = (await model.weights("W_out", layers=there, content="plan")).plan
     widths = {spec.site.layer: int(spec.shape[0]) for spec in plan.tensors.tensors}
@@ -255,7 +194,7 @@ async def _neurons(
         neuron = named.neuron + widths[layer] if named.neuron < 0 else named.neuron
         if not 0 <= neuron < widths[layer]:
             raise InvalidRequestError(
-                f"layer {layer} has {widths[layer]} neurons, and no neuron {named.neuron}", field=f"{path}.neuron"
+                f"layer {layer} has {widths[layer]} neurons: there is no neuron {named.neuron}", field=f"{path}.neuron"
             )
         found.append((layer, neuron))
     layers = there if request.neurons.strongest else sorted({layer for layer, _ in found})
@@ -284,13 +223,12 @@ def _queries(
         elif not chosen:
             chosen = [positions[prompt]]
             warnings.append(
-                f"prompts[{prompt}] has {length} tokens: of so many routes those to position {positions[prompt]} are "
-                "told"
+                f"prompts[{prompt}] has {length} tokens: routing is computed for position {positions[prompt]} only"
             )
         if of_pair * length * len(chosen) > _ROUTES_BYTES:
             raise InvalidRequestError(
-                f"routes of {len(chosen)} queries of prompts[{prompt}] take "
-                f"{of_pair * length * len(chosen) / 1e6:.0f} MB; at most {_ROUTES_BYTES / 1e6:.0f} are told",
+                f"routing of {len(chosen)} queries of prompts[{prompt}] take "
+                f"{of_pair * length * len(chosen) / 1e6:.0f} MB, above the maximum of {_ROUTES_BYTES / 1e6:.0f} MB",
                 field="routing.queries",
             )
         found.append(chosen)
@@ -303,7 +241,8 @@ def _in_range(queries: Iterable[int], length: int, prompt: int) -> Iterable[int]
         position = query + length if query < 0 else query
         if not 0 <= position < length:
             raise InvalidRequestError(
-                f"prompts[{prompt}] has {length} tokens, and no position {query}", field=f"routing.queries[{index}]"
+                f"prompts[{prompt}] has {length} tokens: there is no position {query}",
+                field=f"routing.queries[{index}]",
             )
         counted[position] = None
     return sorted(counted)
@@ -316,17 +255,18 @@ async def _corrupted(
         return []
     if len(request.flow.corrupted) != len(prompts):
         raise InvalidRequestError(
-            f"there are {len(prompts)} prompts and {len(request.flow.corrupted)} corrupted ones", field="flow.corrupted"
+            f"there are {len(prompts)} prompts, but {len(request.flow.corrupted)} corrupted ones",
+            field="flow.corrupted",
         )
     corrupted = await model.tokenize_prompts(request.flow.corrupted, "flow.corrupted")
     for index, (clean, other) in enumerate(zip(prompts, corrupted, strict=True)):
         path = f"flow.corrupted[{index}]"
         if len(clean) != len(other):
             raise InvalidRequestError(
-                f"prompts[{index}] has {len(clean)} tokens and its corrupted one {len(other)}", field=path
+                f"prompts[{index}] has {len(clean)} tokens, but its corrupted prompt {len(other)}", field=path
             )
         if clean.ids == other.ids:
-            raise InvalidRequestError("it is the prompt itself: there is no difference to follow", field=path)
+            raise InvalidRequestError("the corrupted prompt equals the prompt", field=path)
     return corrupted
 
 

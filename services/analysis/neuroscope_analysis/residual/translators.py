@@ -50,19 +50,18 @@ class Translators:
             path = f"translators[{index}]"
             if not -1 <= each.layer < described.num_layers - 1:
                 raise InvalidRequestError(
-                    f"there is nothing to translate behind layer {each.layer}: {model.model_id} has "
-                    f"{described.num_layers} layers",
+                    f"layer {each.layer} has no translator: {model.model_id} has {described.num_layers} layers",
                     field=f"{path}.layer",
                 )
             if each.layer + 1 in maps:
-                raise InvalidRequestError(f"layer {each.layer} is there twice", field=f"{path}.layer")
+                raise InvalidRequestError(f"layer {each.layer} is repeated", field=f"{path}.layer")
             found: list[Floats] = []
             for name, shape in (("weight", (width, width)), ("bias", (width,))):
                 array = from_message(getattr(each, name), field=f"{path}.{name}")
                 if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
                     raise InvalidRequestError(
-                        f"{name} of a translator of {model.model_id} is float32 {list(shape)}, finite; this is "
-                        f"{array.dtype.name} {list(array.shape)}: a lens of another model?",
+                        f"the {name} of a translator of {model.model_id} must be finite float32 {list(shape)}, not "
+                        f"{array.dtype.name} {list(array.shape)}; is the lens of another model?",
                         field=f"{path}.{name}",
                     )
                 found.append(np.asarray(array, np.float32))
@@ -70,7 +69,7 @@ class Translators:
         for mark in lens.marks:
             if mark.name in known and not math.isclose(mark.norm, known[mark.name], rel_tol=_TOLERANCE):
                 raise InvalidRequestError(
-                    f"the lens was trained on {lens.model_id!r}, another model than {model.model_id!r}: the norm of "
+                    f"the lens was trained on {lens.model_id!r}, not on {model.model_id!r}: the norm of "
                     f"its {mark.name} is {mark.norm:g}, not {known[mark.name]:g}",
                     field="model_id",
                 )

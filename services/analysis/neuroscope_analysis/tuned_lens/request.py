@@ -57,20 +57,20 @@ async def validate(request: pb.TrainTunedLensRequest, model: RemoteModel, settin
         InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     if request.objective not in pb.TunedLensObjective.values():
-        raise InvalidRequestError(f"there is no objective of number {request.objective}", field="objective")
+        raise InvalidRequestError(f"unknown objective {request.objective}", field="objective")
     if not math.isfinite(request.ridge) or request.ridge < 0:
-        raise InvalidRequestError("a penalty is a number from 0", field="ridge")
+        raise InvalidRequestError("ridge must be a finite number, at least 0", field="ridge")
     if not 0 <= request.held_out_share < 1:
-        raise InvalidRequestError("a share of the texts lies between 0 and 1", field="held_out_share")
+        raise InvalidRequestError("held_out_share must be from 0 to below 1", field="held_out_share")
     if request.max_iterations > _MAX_ITERATIONS:
-        raise InvalidRequestError(f"at most {_MAX_ITERATIONS} steps", field="max_iterations")
+        raise InvalidRequestError(f"at most {_MAX_ITERATIONS} iterations", field="max_iterations")
     if len(request.texts) < 2:
-        raise InvalidRequestError("one text at least is trained on, and one held out", field="texts")
+        raise InvalidRequestError("at least two texts are needed: one to train on and one held out", field="texts")
     described = model.info.model
     streams = set(model.layers("resid_post"))
     if missing := sorted(set(range(described.num_layers)) - streams):
         raise UnavailableSiteError(
-            f"the stream behind layer {missing[0]} of {model.model_id} cannot be read", field="model_id"
+            f"the residual stream after layer {missing[0]} of {model.model_id} cannot be captured", field="model_id"
         )
     texts = await model.tokenize_prompts(request.texts, "texts")
     count = min(len(texts) - 1, max(1, round((request.held_out_share or _DEFAULT_HELD_OUT_SHARE) * len(texts))))
@@ -78,7 +78,7 @@ async def validate(request: pb.TrainTunedLensRequest, model: RemoteModel, settin
     tokens = sum(map(len, training))
     if tokens <= described.d_model:
         raise InvalidRequestError(
-            f"a translator of {model.model_id} has {described.d_model} inputs: {tokens} tokens to train on are too few",
+            f"a translator of {model.model_id} has {described.d_model} inputs: {tokens} training tokens are too few",
             field="texts",
         )
     warnings: list[str] = []
@@ -115,14 +115,14 @@ async def _objective(
     why = await lm_head.why_unavailable(model, settings.weights_budget_bytes)
     if not why and sample < _MIN_TOKENS_PER_DIMENSION * width:
         why = (
-            f"KL would be minimised over {sample} tokens, which are few for {width} inputs: the vocabulary is large, "
+            f"KL would be minimized over {sample} tokens, too few for {width} inputs: the vocabulary is large, "
             "or the texts are short"
         )
     if not why:
         return KL
     if request.objective == KL:
         raise InvalidRequestError(why, field="objective")
-    warnings.append(f"translators are found by ridge regression: {why}")
+    warnings.append(f"translators are fitted by ridge regression: {why}")
     return RIDGE
 
 

@@ -36,7 +36,7 @@ async def token_logprob(token: GeneratedToken, count: int, token_text: TokenText
 
 def _logprob(text: str, logprob: float) -> dict[str, Any]:
     if math.isnan(logprob):
-        raise DataConversionError("the model's logits are NaN, so that tokens have no probability", field="logprobs")
+        raise DataConversionError("the model's logits are NaN", field="logprobs")
     # a token with a part of a character has no text, and its bytes are unknown here
     spelt = None if _REPLACEMENT in text else list(text.encode())
     return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": spelt}

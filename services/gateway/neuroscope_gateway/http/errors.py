@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 INVALID_REQUEST = "invalid_request_error"
 RETRY_AFTER_SECONDS = "1"
 """The Retry-After header of 429 and 503: streams end within seconds."""
-_TOKEN_REFUSED = "The inference service refuses the gateway's token; see the gateway's setting inference_token."
+_TOKEN_REFUSED = "The inference service rejects the gateway's token; see the gateway's setting inference_token."
 
 
 def error_json(message: str, *, kind: str = INVALID_REQUEST, param: str | None = None, code: str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def internal_error_json(error: BaseException) -> dict[str, Any]:
     span = trace.get_current_span()
     span.record_exception(error)
     span.set_status(trace.StatusCode.ERROR, type(error).__name__)
-    return error_json("The gateway failed; its log says more.", kind="server_error", code="internal")
+    return error_json("Internal error; the gateway's log has details.", kind="server_error", code="internal")
 
 
 def _printable(text: str) -> str:

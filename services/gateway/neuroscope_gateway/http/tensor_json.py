@@ -59,7 +59,7 @@ async def _piece_json(
         side = "input" if named.is_input else "output"
         raise DataConversionError(
             f"hook {piece.spec.hook_id!r}: the {side} of {named.component} at {named.layer_name or 'the model'} holds"
-            f" NaN or infinity in step {piece.step}, which a list in JSON cannot carry; set"
+            f" NaN or infinity in step {piece.step}, which JSON lists cannot represent; set"
             " activation_format to base64",
             field=named.param,
         )

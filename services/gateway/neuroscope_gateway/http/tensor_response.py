@@ -71,7 +71,7 @@ async def tensor_response(
         return StreamingResponse(_to_bytes(parts), HTTPStatus.OK, response_headers, BINARY)
     if not sent.count:
         await parts.aclose()
-        message = f"The tensor has {sent.total} bytes, and none of them in {wanted!r}."
+        message = f"The tensor has {sent.total} bytes: the range {wanted!r} is past its end."
         body = errors.error_json(message, param="Range", code="range_not_satisfiable")
         beyond = {"Content-Range": f"bytes */{sent.total}"}
         return JsonResponse(body, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=beyond)

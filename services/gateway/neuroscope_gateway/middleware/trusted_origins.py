@@ -65,10 +65,10 @@ class TrustedOriginMiddleware:
     def _rejection(self, headers: Headers, origin: str | None) -> Response | None:
         host = headers.get("host", "")
         if WILDCARD not in self.hosts and _hostname(host) not in self.hosts:
-            message = f"This gateway does not answer under the host name {host!r}; see its setting allowed_hosts."
+            message = f"The host name {host!r} is not allowed; see the setting allowed_hosts."
             return JsonResponse(errors.error_json(message, code="host_not_allowed"), HTTPStatus.FORBIDDEN)
         if origin is not None and not self._is_allowed(origin, host):
-            message = f"Pages of {origin!r} may not call this gateway; see its setting allowed_origins."
+            message = f"The origin {origin!r} is not allowed; see the setting allowed_origins."
             return JsonResponse(errors.error_json(message, code="origin_not_allowed"), HTTPStatus.FORBIDDEN)
         return None
 

@@ -1,4 +1,4 @@
-"""POST /v1/analysis/residual_stream and tuned_lens: analyses of the residual stream."""
+"""POST /v1/analysis/residual_stream: analyses of the residual stream."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from neuroscope.analysis import InformationFlow, LensReading, LogitAttribution, ResidualResult, TunedLensResult
+from neuroscope.analysis import InformationFlow, LensReading, LogitAttribution, ResidualResult
 from neuroscope.results.residual import part_name
 from neuroscope.v1 import residual_pb2 as pb
-from neuroscope.v1 import tuned_lens_pb2
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, AnalysisDep
 from neuroscope_gateway.routes.analysis_response import ANALYSIS_CONTENT, AnalysisJson, analysis_response, plan_and_end
 from neuroscope_gateway.schemas import residual as schemas
@@ -21,7 +20,7 @@ from neuroscope_gateway.schemas.arrays import NamedArray
 router = APIRouter(prefix="/v1/analysis", tags=["analysis"], responses=ERROR_RESPONSES)
 _PARAM_NAMES = {"model_id": "model", "neurons.strongest": "strongest_neurons"}
 _RENAMES = (
-    (r"^(prompts|texts)(\[\d+\]).*$", r"\1\2"),
+    (r"^(prompts)(\[\d+\]).*$", r"\1\2"),
     (r"^(answers|others)(\[\d+\])\..*$", r"\1\2"),
     (r"^(answer|other)\[", r"\1s["),
     (r"^flow\.corrupted(\[\d+\]).*$", r"corrupted\1"),
@@ -43,20 +42,6 @@ async def analyze_residual_stream(body: schemas.ResidualRequest, request: Reques
     Events with `stream`: plan, progress, sum, attribution, lens, routed, ablated, flow, result or error.
     """
     json = AnalysisJson(_residual_event, _residual_json, _residual_param)
-    return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
-
-
-@router.post(
-    "/tuned_lens",
-    response_model=schemas.TunedLensResponse,
-    responses={200: {"description": "The lens", "content": ANALYSIS_CONTENT}},
-)
-async def train_tuned_lens(body: schemas.TunedLensRequest, request: Request, client: AnalysisDep) -> Response:
-    """Trains a tuned lens on texts (Belrose et al. 2023). A disconnect cancels it.
-
-    Events with `stream`: plan, progress, layer, result or error.
-    """
-    json = AnalysisJson(_layer_event, _tuned_lens_json, _residual_param)
     return await analysis_response(client, body.to_result(), json, request, stream=body.stream, format=body.format)
 
 
@@ -139,38 +124,6 @@ def _information_flow(flow: InformationFlow) -> schemas.InformationFlow:
         writers=[schemas.FlowWriter(**schemas.flow_writer_fields(asdict(each))) for each in flow.writers],
         edges=[schemas.FlowEdge(**asdict(edge)) for edge in flow.edges],
     )
-
-
-def _layer_event(event: tuned_lens_pb2.TrainTunedLensResponse) -> dict[str, Any]:
-    if event.HasField("plan"):
-        plan = event.plan
-        return {
-            "type": "plan",
-            "model": plan.model_id,
-            "training_token_count": plan.training_token_count,
-            "held_out_token_count": plan.held_out_token_count,
-            "warnings": list(plan.warnings),
-        }
-    layer = event.partial
-    return {
-        "type": "layer",
-        "point": layer.point,
-        "held_out_kl_before": layer.held_out_kl_before,
-        "held_out_kl_after": layer.held_out_kl_after,
-        "held_out_kl_ridge": layer.held_out_kl_ridge,
-        "iterations": layer.iterations,
-    }
-
-
-def _tuned_lens_json(result: TunedLensResult) -> dict[str, Any]:
-    _, end = plan_and_end(result)
-    return schemas.TunedLensResponse(
-        lens=schemas.TunedLensFile.from_lens(result.lens),
-        layers=[schemas.TunedLayer(**asdict(layer)) for layer in result.layers],
-        token_count=end.token_count,
-        call_count=end.call_count,
-        elapsed_seconds=end.elapsed_seconds,
-    ).model_dump()
 
 
 def _residual_param(field: str) -> str:

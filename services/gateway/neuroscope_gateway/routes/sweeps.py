@@ -53,12 +53,14 @@ def _criterion(body: schemas.SweepRequest) -> Criterion | None:
         return None
     if body.generation is None or body.stream:
         raise InvalidRequestError(
-            "a criterion judges generated texts, once all are there: ask for a generation, and for no stream",
+            "criterion needs generation, and stream: false",
             field="criterion",
         )
     # A regular expression can run for ever, and other requests share this process.
     if body.criterion.partition(":")[0] == "regex":
-        raise InvalidRequestError("patterns are for the client to try on the texts", field="criterion")
+        raise InvalidRequestError(
+            "regex is not available over REST: test the returned texts in the client", field="criterion"
+        )
     return to_criterion(body.criterion)
 
 

@@ -122,9 +122,9 @@ def _single_weight_request(
         InvalidRequestError: the name is a group, or the layer is missing.
     """
     if len(resolve(name, field="weight")) > 1:
-        raise InvalidRequestError(f"{name} are several weights: name one of them", field="weight", valid=WEIGHTS)
+        raise InvalidRequestError(f"{name} is a group of weights: name one of them", field="weight", valid=WEIGHTS)
     if WEIGHTS[name].has_layer and layer is None:
-        raise InvalidRequestError(f"which layer's {name}?", field="layer")
+        raise InvalidRequestError(f"{name} needs a layer", field="layer")
     layers = [layer] if layer is not None and WEIGHTS[name].has_layer else []
     return reading([name], layers, heads, experts, dtype, "values", model)
 
@@ -142,7 +142,7 @@ async def _weight_json(
     data = b"".join([bytes(part) async for part in parts])
     array = tensor_response.to_array(data, spec.dtype, spec.shape)
     if form == "list" and not np.isfinite(array.astype(np.float32)).all():
-        raise DataConversionError(f"{spec.hook_id} holds NaN or infinity: take base64 or binary", field="format")
+        raise DataConversionError(f"{spec.hook_id} contains NaN or infinity: use base64 or binary", field="format")
     info = _weight_info(plan, spec, None).model_dump() | {"object": "weight"}
     return JsonResponse(info | {"data": orjson.Fragment(await array_json(array, form))})
 

@@ -45,7 +45,7 @@ class AttributionRequest(StrictModel):
         for index, pair in enumerate(self.pairs):
             if pair.corruptions or pair.noise is not None:
                 raise InvalidRequestError(
-                    "an attribution compares runs of prompts: edits and noise make corrupted runs of sweeps alone",
+                    "attributions need a corrupted prompt: edits and noise are for sweeps only",
                     field=f"pairs[{index}].{'corruptions' if pair.corruptions else 'noise'}",
                 )
         pairs = [(pair.clean, pair.corrupted) for pair in self.pairs]

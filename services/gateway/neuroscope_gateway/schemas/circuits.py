@@ -63,9 +63,9 @@ class CircuitRequest(StrictModel):
             InvalidRequestError: both or none of dataset and pairs are set, or both format and stream.
         """
         if (self.dataset is None) == (self.pairs is None):
-            raise InvalidRequestError("one of dataset and pairs is needed", field="dataset", valid=("dataset", "pairs"))
+            raise InvalidRequestError("set either dataset or pairs", field="dataset", valid=("dataset", "pairs"))
         if self.format is not None and self.stream:
-            raise InvalidRequestError("format is of a whole answer, not of a stream", field="format")
+            raise InvalidRequestError("format needs stream: false", field="format")
 
     @property
     def dataset_source(self) -> Any:

@@ -59,7 +59,7 @@ class ActivationHook(StrictModel):
         if not self.component and self.features is None:
             raise PydanticCustomError(INVALID, "A hook names a component, or features", {"param": "component"})
         if self.capture_output is False and not self.capture_input:
-            message = "A hook captures its input, its output or both; this one captures neither"
+            message = "A hook captures its input, its output or both, not neither"
             raise PydanticCustomError(INVALID, message, {"param": "capture_output"})
         return self
 

@@ -25,7 +25,7 @@ class Unsupported:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """The JSON schema."""
-        return {"enum": list(self.accepted), "description": "Not supported: accepted at these values only."}
+        return {"enum": list(self.accepted), "description": "Not supported; only these values are accepted."}
 
     def _check(self, value: Any) -> Any:
         # in Python True == 1 and False == 0; in JSON they are different values
