@@ -17,7 +17,7 @@ import pytest
 from neuroscope import AsyncClient, Client
 from neuroscope.errors import UnknownIdError
 from neuroscope.experiments import logit_diff
-from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attribution_result import AttributionResult
 from tests.support.services import Service, inference_service, running
 
 DICTIONARIES = Path(__file__).parents[2] / "models" / "dictionaries"

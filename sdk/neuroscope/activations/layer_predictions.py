@@ -41,7 +41,7 @@ class LayerPredictions(Displayable):
     """Absolute positions."""
     token_ids: tuple[int, ...]
     """The token that is read at each of these positions."""
-    asked: tuple[int, ...]
+    requested_token_ids: tuple[int, ...]
     """Tokens that the lens was asked for."""
     top_token_ids: Int32Array
     """(points, positions, k), likeliest first."""

@@ -11,8 +11,8 @@ from neuroscope.calls.caller import AsyncCaller, Caller
 from neuroscope.calls.client_method import client_method, client_stream
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.attributed import AttributionResult
-from neuroscope.experiments.attributing import Attribution, attribution
+from neuroscope.experiments.attribution import Attribution, attribution
+from neuroscope.experiments.attribution_result import AttributionResult
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import ValueLike
 from neuroscope.experiments.metrics import Metric
@@ -23,7 +23,7 @@ from neuroscope.experiments.progress import (
     attribution_listener,
     sweep_listener,
 )
-from neuroscope.experiments.result import SweepResult
+from neuroscope.experiments.sweep_result import SweepResult
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.vocabulary.prompts import PromptLike
@@ -267,6 +267,6 @@ def _edge_graph(model_id: str) -> Call[ComponentGraph]:
     """Asks for the graph of a model."""
 
     def result(answer: pb.GetEdgeGraphResponse) -> ComponentGraph:
-        return ComponentGraph.of_plan(answer.senders, answer.receivers)
+        return ComponentGraph.from_plan(answer.senders, answer.receivers)
 
     return Call("edge_graph", RPCS["GetEdgeGraph"], pb.GetEdgeGraphRequest(model_id=model_id), result)

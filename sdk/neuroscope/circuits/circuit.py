@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from neuroscope.activations.stream import warn
-from neuroscope.circuits import formats, networkx_form, sources
+from neuroscope.circuits import formats, networkx_graph, sources
 from neuroscope.circuits.comparison import CircuitComparison
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.model_match import other_shape
+from neuroscope.circuits.model_match import shape_difference
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 
@@ -45,7 +45,7 @@ class Circuit(CircuitContent):
         Raises:
             InvalidRequestError: networkx is not installed.
         """
-        return networkx_form.to_networkx(self, whole=whole)
+        return networkx_graph.to_networkx(self, whole=whole)
 
     def to_json(self) -> dict[str, Any]:
         """Protobuf's JSON of the contract's message, with the contract's field names."""
@@ -69,7 +69,7 @@ class Circuit(CircuitContent):
         Raises:
             InvalidRequestError: there is no such format, or it is a picture's.
         """
-        if formats.checked(format) not in formats.TEXTS:
+        if formats.check_format(format) not in formats.TEXTS:
             raise InvalidRequestError(
                 f"{format} is a picture: `save` writes it", field="format", valid=tuple(formats.TEXTS)
             )
@@ -81,7 +81,7 @@ class Circuit(CircuitContent):
         Raises:
             InvalidRequestError: there is no such format, or matplotlib is not installed.
         """
-        if formats.checked(format) in formats.TEXTS:
+        if formats.check_format(format) in formats.TEXTS:
             return self.to_text(format).encode()
         written = io.BytesIO()
         self.plot().savefig(written, format=format, dpi=150)
@@ -94,7 +94,7 @@ class Circuit(CircuitContent):
         Raises:
             InvalidRequestError: it is none of these.
         """
-        return cls(formats.parsed(text))
+        return cls(formats.parse(text))
 
     def save(self, path: str | Path, format: str = "") -> None:
         """Writes a file.
@@ -106,7 +106,7 @@ class Circuit(CircuitContent):
         Raises:
             InvalidRequestError: there is no such format.
         """
-        Path(path).write_bytes(self.to_bytes(formats.of_path(path, format)))
+        Path(path).write_bytes(self.to_bytes(formats.format_of(path, format)))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -161,7 +161,7 @@ class Circuit(CircuitContent):
         Raises:
             InvalidRequestError: they are of models of two shapes.
         """
-        if shape := other_shape(self.message.model, other.message.model):
+        if shape := shape_difference(self.message.model, other.message.model):
             raise InvalidRequestError(
                 f"circuits of two graphs have nothing in common: the first is of {shape}", field="model"
             )

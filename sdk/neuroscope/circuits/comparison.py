@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.model_match import other_weights
+from neuroscope.circuits.model_match import weights_difference
 from neuroscope.display import Displayable, show
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class CircuitComparison(Displayable):
     @property
     def warnings(self) -> list[str]:
         """What is to be known before the numbers are believed: that they are of two checkpoints."""
-        other = other_weights(self.first.message.model, self.second.message.model)
+        other = weights_difference(self.first.message.model, self.second.message.model)
         return [f"circuits of two checkpoints: {other}"] if other else []
 
     @property

@@ -9,11 +9,11 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError, nearest
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place, edge_name
 
@@ -56,7 +56,7 @@ class CircuitContent(Displayable):
         self.message = message
 
     @classmethod
-    def assembled(
+    def from_mask(
         cls,
         graph: ComponentGraph,
         in_circuit: Mask,
@@ -82,7 +82,7 @@ class CircuitContent(Displayable):
             provenance: where it comes from.
             evaluation: how well it does.
         """
-        kept = set(graph.on_edges(in_circuit))
+        kept = set(graph.nodes_of(in_circuit))
         message = pb.Circuit(
             name=name,
             description=description,
@@ -172,23 +172,23 @@ class CircuitContent(Displayable):
         Raises:
             InvalidRequestError: its nodes are not those of a model, as in circuits made of directions.
         """
-        return ComponentGraph.of_nodes(self.all_nodes, self.model)
+        return ComponentGraph.from_nodes(self.all_nodes, self.model)
 
     @property
     def in_circuit(self) -> Mask:
         """The circuit's edges (sender, receiver)."""
-        return self.graph.marked((edge.sender, edge.receiver) for edge in self.edges.values())
+        return self.graph.mask_of((edge.sender, edge.receiver) for edge in self.edges.values())
 
     @property
-    def edge_scores(self) -> Grid:
+    def edge_scores(self) -> LabelledArray:
         """Scores of edges over sender and receiver; NaN where there is none."""
         graph = self.graph
         values = np.full((len(graph.senders), len(graph.receivers)), np.nan, np.float32)
         for edge in self.message.edges:
-            if edge.HasField("score") and graph.has(edge.sender, edge.receiver):
+            if edge.HasField("score") and graph.has_edge(edge.sender, edge.receiver):
                 values[graph.rows[edge.sender], graph.columns[edge.receiver]] = edge.score
         coords = {"sender": graph.senders, "receiver": graph.receivers}
-        return Grid("edge_score", values, ("sender", "receiver"), coords)
+        return LabelledArray("edge_score", values, ("sender", "receiver"), coords)
 
     @property
     def node_scores(self) -> dict[str, float]:
@@ -223,7 +223,7 @@ class CircuitContent(Displayable):
         """
         extent, graph = Extent(size, count, threshold), self.graph
         chosen = extent.edges(graph, self.edge_scores.values, self.message.edge_count)
-        return self.with_edges(graph.names(graph.live(chosen) if prune else chosen))
+        return self.with_edges(graph.edge_pairs(graph.pruned(chosen) if prune else chosen))
 
     def with_edges(self, edges: Iterable[str | tuple[str, str]]) -> Self:
         """The circuit of these edges of the same graph: their names, or sender and receiver. It has no evaluation.
@@ -240,11 +240,11 @@ class CircuitContent(Displayable):
                 raise InvalidRequestError(
                     f"the graph has no {missing!r}; nearest: {', '.join(close)}", field="edges", valid=close
                 )
-        mask = graph.marked(pairs)
+        mask = graph.mask_of(pairs)
         if mask.sum() != len(set(pairs)):
             row, column = next(pair for pair in pairs if not graph.mask[graph.rows[pair[0]], graph.columns[pair[1]]])
             raise InvalidRequestError(f"{row} does not reach {column}", field="edges")
-        made = type(self).assembled(
+        made = type(self).from_mask(
             graph,
             mask,
             model=self.model,

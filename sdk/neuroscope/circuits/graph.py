@@ -56,7 +56,7 @@ class ComponentGraph:
         return f"ComponentGraph({sizes})"
 
     @classmethod
-    def of_plan(
+    def from_plan(
         cls, senders: Iterable[experiment_pb2.EdgeSender], receivers: Iterable[experiment_pb2.EdgeReceiver]
     ) -> ComponentGraph:
         """The graph that the inference service describes."""
@@ -66,17 +66,17 @@ class ComponentGraph:
         return cls(names, reads, tuple(each.sender_count for each in listed), _group_size(names, reads))
 
     @classmethod
-    def of_model(cls, model: pb.CircuitModel) -> ComponentGraph:
+    def from_model(cls, model: pb.CircuitModel) -> ComponentGraph:
         """The graph of a model whose layers all have attention and an MLP."""
         if model.layer_count * (model.head_count + 1) > MOST_NODES:
             raise InvalidRequestError(f"a graph has at most {MOST_NODES} nodes", field="circuit")
         names = [INPUT]
         for layer in range(model.layer_count):
             names += [*(f"a{layer}.h{head}" for head in range(model.head_count)), f"m{layer}"]
-        return cls.of_nodes([*names, LOGITS], model)
+        return cls.from_nodes([*names, LOGITS], model)
 
     @classmethod
-    def of_nodes(cls, names: Iterable[str], model: pb.CircuitModel) -> ComponentGraph:
+    def from_nodes(cls, names: Iterable[str], model: pb.CircuitModel) -> ComponentGraph:
         """The graph of some nodes; layers of a model may lack attention or an MLP.
 
         Args:
@@ -124,7 +124,7 @@ class ComponentGraph:
         """How many edges there are."""
         return sum(self.sender_counts)
 
-    def has(self, sender: str, receiver: str) -> bool:
+    def has_edge(self, sender: str, receiver: str) -> bool:
         """Whether there is such an edge."""
         if sender not in self.rows or receiver not in self.columns:
             return False
@@ -138,7 +138,7 @@ class ComponentGraph:
             return [f"a{place.layer}.h{head}" for head in range(first, first + self.group_size)]
         return [receiver.partition("<")[0]]
 
-    def live(self, edges: Mask) -> Mask:
+    def pruned(self, edges: Mask) -> Mask:
         """Those of some edges that lie on a path from input to logits along them."""
         reached = np.zeros(len(self.senders), bool)
         for row, sender in enumerate(self.senders):
@@ -159,14 +159,14 @@ class ComponentGraph:
         chosen[order[strengths[order] >= 0]] = True
         return chosen.reshape(scores.shape)
 
-    def between(self, nodes: Iterable[str]) -> Mask:
+    def induced(self, nodes: Iterable[str]) -> Mask:
         """All edges between some nodes, and between them and the logits."""
         kept = {*nodes, LOGITS}
         writes = np.array([sender in kept for sender in self.senders])
         reads = np.array([any(node in kept for node in self.readers(receiver)) for receiver in self.receivers])
         return self.mask & writes[:, None] & reads[None]
 
-    def on_edges(self, edges: Mask) -> list[str]:
+    def nodes_of(self, edges: Mask) -> list[str]:
         """Input, logits and the nodes at both ends of some edges, in the order in which they write."""
         found = {INPUT, LOGITS}
         found.update(self.senders[row] for row in np.flatnonzero(edges.any(1)))
@@ -176,15 +176,15 @@ class ComponentGraph:
             found.update(writing or readers)
         return [node for node in self.nodes if node in found]
 
-    def names(self, edges: Mask) -> list[tuple[str, str]]:
+    def edge_pairs(self, edges: Mask) -> list[tuple[str, str]]:
         """Sender and receiver of some edges."""
         return [(self.senders[row], self.receivers[column]) for row, column in np.argwhere(edges)]
 
-    def marked(self, edges: Iterable[tuple[str, str]]) -> Mask:
+    def mask_of(self, edges: Iterable[tuple[str, str]]) -> Mask:
         """The matrix of some edges; those that the graph does not have are left out."""
         found = np.zeros((len(self.senders), len(self.receivers)), bool)
         for sender, receiver in edges:
-            if self.has(sender, receiver):
+            if self.has_edge(sender, receiver):
                 found[self.rows[sender], self.columns[receiver]] = True
         return found
 

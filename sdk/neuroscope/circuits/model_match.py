@@ -12,7 +12,7 @@ _SHAPE = {
 }
 
 
-def other_shape(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
+def shape_difference(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
     """How the shapes of two models differ; empty where they do not, as far as both are known."""
     pairs = {noun: (int(getattr(found_on, name)), int(getattr(model, name))) for name, noun in _SHAPE.items()}
     return ", ".join(
@@ -20,7 +20,7 @@ def other_shape(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
     )
 
 
-def other_weights(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
+def weights_difference(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
     """What tells the weights of two models apart; empty where nothing does, as far as both are known."""
     ours, theirs = found_on.weights_hash, model.weights_hash
     if not ours or not theirs or ours == theirs:

@@ -14,9 +14,9 @@ from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.extent import DEFAULT_SIZE, Extent
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.attributed import EDGES, AttributionResult
-from neuroscope.experiments.result import SweepResult
+from neuroscope.experiments.attribution_result import EDGES, AttributionResult
 from neuroscope.experiments.scores import Scores
+from neuroscope.experiments.sweep_result import SweepResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
 from neuroscope.vocabulary.component_names import INPUT, LOGITS
@@ -58,7 +58,7 @@ def of_attribution(result: AttributionResult, model: ModelInfo | None, extent: M
     if EDGES not in result.names:
         return _of_nodes(result, _needed(model), extent, provenance)
     assert plan is not None
-    graph = ComponentGraph.of_plan(plan.senders, plan.receivers)
+    graph = ComponentGraph.from_plan(plan.senders, plan.receivers)
     if model is None:
         _infer(described, graph)
     return _of_edges(graph, _meaned(result[EDGES]).values, described, extent, provenance)
@@ -72,7 +72,7 @@ def of_sweep(result: SweepResult, model: ModelInfo, extent: Mapping[str, Any]) -
         provenance = _provenance("sweep", request, pb.CIRCUIT_METHOD_ACTIVATION_PATCHING)
         return _of_nodes(result, model, extent, provenance)
     described = circuit_model(model)
-    graph = ComponentGraph.of_model(described)
+    graph = ComponentGraph.from_model(described)
     values: NDArray[np.float32] = np.full(graph.mask.shape, np.nan, np.float32)
     for name in paths:
         scores = _meaned(result[name].effects())
@@ -127,7 +127,7 @@ def _of_edges(
 ) -> pb.Circuit:
 
     no_edges = np.zeros_like(graph.mask)
-    whole = CircuitContent.assembled(graph, no_edges, model=model, edge_scores=values, provenance=provenance)
+    whole = CircuitContent.from_mask(graph, no_edges, model=model, edge_scores=values, provenance=provenance)
     return whole.strongest(**(extent or {"size": DEFAULT_SIZE})).message
 
 
@@ -139,7 +139,7 @@ def _of_nodes(
 ) -> pb.Circuit:
 
     model = circuit_model(info)
-    graph = ComponentGraph.of_model(model)
+    graph = ComponentGraph.from_model(model)
     found: dict[str, float] = {}
     for name in result.names:
         scores = result[name]
@@ -157,9 +157,9 @@ def _of_nodes(
             "it scored no heads and no MLPs: head_output by layer and head, mlp_out by layer", field="result"
         )
     chosen = Extent.of(extent or {"size": DEFAULT_SIZE}).nodes(found, len(graph.senders))
-    between = graph.between([INPUT, *chosen])
-    mask = graph.live(between)
-    return CircuitContent.assembled(graph, mask, model=model, node_scores=found, provenance=provenance).message
+    between = graph.induced([INPUT, *chosen])
+    mask = graph.pruned(between)
+    return CircuitContent.from_mask(graph, mask, model=model, node_scores=found, provenance=provenance).message
 
 
 def _meaned(scores: Scores) -> Scores:

@@ -22,7 +22,7 @@ class Vocabulary:
     """What texts begin with, if anything."""
 
 
-Form: TypeAlias = "Callable[[Random, Vocabulary], Iterator[Example]]"
+ExampleGenerator: TypeAlias = "Callable[[Random, Vocabulary], Iterator[Example]]"
 """Examples without end."""
 
 
@@ -34,7 +34,7 @@ class NamedDataset:
     """Such as ioi."""
     description: str
     """What it asks for, and whose it is."""
-    forms: tuple[Form, ...]
+    forms: tuple[ExampleGenerator, ...]
     """The first of which any example fits is taken: later ones are for tokenizers that cut numbers into digits."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """By kind, words of which those are used that are one token."""

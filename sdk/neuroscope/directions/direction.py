@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.directions.finding import UNTRIED, Separation
+from neuroscope.directions.finding import NOT_TESTED, Separation
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import Intervention, add, edit
 from neuroscope.vocabulary.selection import Steps
@@ -23,7 +23,7 @@ class Direction:
     point: Point
     vector: NDArray[np.float32]
     """(width,); as long as the means of the two sets are apart along it."""
-    separation: Separation = UNTRIED
+    separation: Separation = NOT_TESTED
     """How well it tells apart what it was not found from."""
     middle: float = float("nan")
     """Projection on the unit vector of what lies between the means."""

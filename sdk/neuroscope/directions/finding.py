@@ -54,12 +54,12 @@ class Separation:
         return ways / 2**self.count
 
     @property
-    def is_told_apart(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether it is more than chance: p < 0.05."""
         return self.count > 0 and self.p_value < _CHANCE
 
 
-UNTRIED = Separation(0, 0)
+NOT_TESTED = Separation(0, 0)
 
 
 def find(method: str, positives: Matrix, negatives: Matrix) -> Vector:
@@ -97,7 +97,7 @@ def separation(method: str, positives: Matrix, negatives: Matrix) -> Separation:
     """
     fewest = min(len(positives), len(negatives))
     if fewest < 2:
-        return UNTRIED
+        return NOT_TESTED
     correct = count = 0
     folds = min(_MOST_FOLDS, fewest)
     for fold in range(folds):

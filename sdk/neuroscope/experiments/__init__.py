@@ -14,8 +14,8 @@ means or noise there. An `Experiment` is all of it as a value, which JSON holds 
 `Client.attribute` asks the gradient instead of running every patch.
 """
 
-from neuroscope.experiments.attributed import AttributionResult
-from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.attribution import Attribution
+from neuroscope.experiments.attribution_result import AttributionResult
 from neuroscope.experiments.criteria import Criterion, contains, criterion, function_call, is_json, refusal, regex
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import EACH, Together, mean, other_run, resample, together
@@ -31,8 +31,8 @@ from neuroscope.experiments.metrics import (
 )
 from neuroscope.experiments.patching import Patching
 from neuroscope.experiments.python_metrics import python_metric
-from neuroscope.experiments.result import SweepResult
 from neuroscope.experiments.scores import Scores, Texts
+from neuroscope.experiments.sweep_result import SweepResult
 
 __all__ = [
     "EACH",

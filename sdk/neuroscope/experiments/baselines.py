@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.named_scores import listed, unlisted
+from neuroscope.experiments.named_scores import from_json_values, to_json_values
 from neuroscope.v1 import experiment_pb2 as pb
 
 
@@ -32,7 +32,7 @@ class Baselines:
 
     def to_json(self) -> dict[str, Any]:
         """Both as lists; null where there is none."""
-        return {"clean": listed(self.clean), "corrupted": listed(self.corrupted)}
+        return {"clean": to_json_values(self.clean), "corrupted": to_json_values(self.corrupted)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], pair_count: int) -> Self:
@@ -43,7 +43,7 @@ class Baselines:
         """
         baselines = cls(pair_count)
         for name in ("clean", "corrupted"):
-            found = unlisted(value[name])
+            found = from_json_values(value[name])
             if found.shape != (pair_count,):
                 raise InvalidRequestError(f"{name} are not as many as the plan says", field=name)
             setattr(baselines, name, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroscope.experiments.stored import StoredRequest
+from neuroscope.experiments.stored_request import StoredRequest
 from neuroscope.v1 import experiment_pb2 as pb
 
 

@@ -15,7 +15,7 @@ from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import CriterionLike
 from neuroscope.experiments.scores import Scores
-from neuroscope.experiments.stored import read_object
+from neuroscope.experiments.stored_request import read_object
 
 if TYPE_CHECKING:
     pass
@@ -112,7 +112,7 @@ class NamedScores(Displayable, ABC):
         return cls.from_json(read_object(path))
 
 
-def numbered(names: Iterable[str]) -> list[str]:
+def unique_names(names: Iterable[str]) -> list[str]:
     """Names that differ: a second one of a name ends with #2."""
     found: list[str] = []
     for name in names:
@@ -121,11 +121,11 @@ def numbered(names: Iterable[str]) -> list[str]:
     return found
 
 
-def listed(values: NDArray[np.float32]) -> list[float | None]:
+def to_json_values(values: NDArray[np.float32]) -> list[float | None]:
     """Values as JSON has them: null where there is none."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def unlisted(values: Iterable[float | None]) -> NDArray[np.float32]:
+def from_json_values(values: Iterable[float | None]) -> NDArray[np.float32]:
     """The values of `listed`: NaN where there is none."""
     return np.array([np.nan if value is None else value for value in values], np.float32)

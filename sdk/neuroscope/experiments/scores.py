@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.arrays.grid import Floats, Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import Criterion, CriterionLike
 from neuroscope.experiments.criteria import criterion as to_criterion
+from neuroscope.labelled_array import Floats, LabelledArray
 from neuroscope.v1 import experiment_pb2 as pb
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores(Grid):
+class Scores(LabelledArray):
     """One number for each cell, along named axes; numpy takes it as an array.
 
     Args:
@@ -140,10 +140,10 @@ class Scores(Grid):
         values = (self.values - zero.reshape(shape)) / one.reshape(shape)
         return replace(self, values=values, is_normalised=is_normalised, **new)
 
-    def _strengths(self) -> NDArray[np.float32]:
+    def _ranking(self) -> NDArray[np.float32]:
         return self.effects().values.reshape(-1)
 
-    def _beside(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
+    def _dependent_fields(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
         is_pair = dim == "pair"
         if places is None:
             means = {name: np.mean(getattr(self, name), keepdims=True) for name in _BASELINES} if is_pair else {}

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.labels import HeadLabel, role_name
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_pb2 as pb
@@ -41,31 +41,31 @@ class AttentionResult(
         self.labels: list[HeadLabel] = []
         """Roles of heads, role by role, highest score first; those that are not confirmed too."""
 
-    def _take(self, response: pb.AnalyzeAttentionResponse) -> None:
+    def _on_partial(self, response: pb.AnalyzeAttentionResponse) -> None:
         if response.partial.HasField("label"):
             self.labels.append(HeadLabel.from_message(response.partial.label))
 
-    def _close(self, end: pb.AttentionResult) -> None:
+    def _on_result(self, end: pb.AttentionResult) -> None:
         self.labels = [HeadLabel.from_message(label) for label in end.labels]
 
     @property
     def roles(self) -> list[str]:
         """Roles that were scored."""
-        return [role_name(role.role) for role in self._planned().roles]
+        return [role_name(role.role) for role in self._require_plan().roles]
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         rows, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
         if len(plan.prompts) > 1 and name not in self._of_roles():
-            return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
-        return Grid(name, values[0], ("layer", "head"), coords)
+            return LabelledArray(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
+        return LabelledArray(name, values[0], ("layer", "head"), coords)
 
     def _of_roles(self) -> set[str]:
         """Names of arrays that are of no prompt."""
         return {f"{role}_score" for role in self.roles} | {"direct_effect"}
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def heads(self, role: str, *, confirmed: bool = True) -> list[tuple[int, int]]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_comparison_pb2 as pb
 
@@ -44,34 +44,34 @@ class AttentionComparison(
     request_type = pb.CompareAttentionRequest
     response_type = pb.CompareAttentionResponse
 
-    def _take(self, response: pb.CompareAttentionResponse) -> None:
+    def _on_partial(self, response: pb.CompareAttentionResponse) -> None:
         """There are arrays alone."""
 
-    def _close(self, end: pb.AttentionComparisonResult) -> None:
+    def _on_result(self, end: pb.AttentionComparisonResult) -> None:
         """There are arrays alone."""
 
     @property
     def alignment(self) -> list[tuple[int, int]]:
         """Positions of the first prompt, each with that of the second one that it was compared with."""
-        plan = self._planned()
+        plan = self._require_plan()
         return list(zip(plan.first_positions, plan.second_positions, strict=True))
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         rows, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
         if name in DIVERGENCES:
-            return Grid(name, values[0], ("layer", "head"), coords)
-        return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
+            return LabelledArray(name, values[0], ("layer", "head"), coords)
+        return LabelledArray(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
-    def difference(self, statistic: str) -> Grid:
+    def difference(self, statistic: str) -> LabelledArray:
         """A statistic of the second prompt less that of the first one (layer, head)."""
         both = self[statistic]
         first, second = both.sel(prompt=0), both.sel(prompt=1)
-        return Grid(f"{statistic} difference", second.values - first.values, first.dims, first.coords)
+        return LabelledArray(f"{statistic} difference", second.values - first.values, first.dims, first.coords)
 
     def most_changed(self, count: int = 10, by: str = "jensen_shannon") -> list[tuple[tuple[int, int], float]]:
         """Layer and head of those whose patterns are farthest from each other, with the divergence.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import composition_pb2 as pb
 
@@ -45,19 +45,19 @@ class CompositionResult(
     request_type = pb.MeasureCompositionRequest
     response_type = pb.MeasureCompositionResponse
 
-    def _take(self, response: pb.MeasureCompositionResponse) -> None:
+    def _on_partial(self, response: pb.MeasureCompositionResponse) -> None:
         """There are arrays alone."""
 
-    def _close(self, end: pb.CompositionResult) -> None:
+    def _on_result(self, end: pb.CompositionResult) -> None:
         """There are arrays alone."""
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         _, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         layers, heads = list(plan.layers), list(range(plan.head_count))
-        return Grid(name, values[0], _DIMS, dict(zip(_DIMS, (layers, heads) * 2, strict=True)))
+        return LabelledArray(name, values[0], _DIMS, dict(zip(_DIMS, (layers, heads) * 2, strict=True)))
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def baseline(self, kind: str) -> tuple[float, float]:
@@ -72,7 +72,7 @@ class CompositionResult(
             raise InvalidRequestError("the measurement is not complete: it has no baseline", field="result")
         return found[kind].mean, found[kind].standard_deviation
 
-    def excess(self, kind: str) -> Grid:
+    def excess(self, kind: str) -> LabelledArray:
         """Scores of q, k or v less what random heads score in the mean."""
         self._check(kind)
         grid = self[f"{kind}_composition"]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.circuits import Circuit, ComponentGraph
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
@@ -46,7 +46,7 @@ class DiscoveryResult(
         self.measured: pb.CircuitEvaluation | None = None
         """What has been measured of the circuit so far; None: nothing."""
 
-    def _take(self, response: pb.DiscoverCircuitResponse) -> None:
+    def _on_partial(self, response: pb.DiscoverCircuitResponse) -> None:
         if response.partial.HasField("baseline"):
             self.baselines.append(response.partial.baseline)
         if response.partial.HasField("point"):
@@ -55,7 +55,7 @@ class DiscoveryResult(
             self.measured = response.partial.evaluation
         self.edges.extend(response.partial.edges.edges)
 
-    def _close(self, end: pb.DiscoveryResult) -> None:
+    def _on_result(self, end: pb.DiscoveryResult) -> None:
         self._circuit = Circuit(end.circuit)
 
     @property
@@ -79,8 +79,8 @@ class DiscoveryResult(
         """Why there was nothing to find; empty where there was."""
         return "" if self.end is None else self.end.reason
 
-    def __getitem__(self, name: str) -> Grid:
-        plan = self._planned()
+    def __getitem__(self, name: str) -> LabelledArray:
+        plan = self._require_plan()
         if name not in self.names:
             raise InvalidRequestError(
                 f"the result has {', '.join(self.names) or 'no arrays'}, not {name!r}", field="name", valid=self.names
@@ -88,13 +88,13 @@ class DiscoveryResult(
         index = self.names.index(name)
         if (index, 0) not in self._tensors:
             raise InvalidRequestError(f"{name} has not come", field="name")
-        graph = ComponentGraph.of_plan(plan.senders, plan.receivers)
+        graph = ComponentGraph.from_plan(plan.senders, plan.receivers)
         values = np.array(self._tensors[index, 0])
         coords = {"sender": graph.senders, "receiver": graph.receivers}
         dims = ("sender", "receiver")[: values.ndim]
         if len(dims) == 2:
             values[~graph.mask] = np.nan
-        return Grid(name, values, dims, {dim: coords[dim] for dim in dims})
+        return LabelledArray(name, values, dims, {dim: coords[dim] for dim in dims})
 
     def table(self) -> Table:
         """The circuit's facts; where there is none, why."""
@@ -127,13 +127,13 @@ class EvaluationResult(
         self.measured: pb.CircuitEvaluation | None = None
         """What has been measured so far; None: nothing."""
 
-    def _take(self, response: pb.EvaluateCircuitResponse) -> None:
+    def _on_partial(self, response: pb.EvaluateCircuitResponse) -> None:
         if response.partial.HasField("point"):
             self.points.append(response.partial.point)
         if response.partial.HasField("evaluation"):
             self.measured = response.partial.evaluation
 
-    def _close(self, end: pb.EvaluationResult) -> None:
+    def _on_result(self, end: pb.EvaluationResult) -> None:
         self._circuit = Circuit(end.circuit)
 
     @property

@@ -105,7 +105,7 @@ class InformationFlow(Displayable):
     @property
     def nodes(self) -> list[str]:
         """Components that an edge touches, from the input up."""
-        return sorted({name for edge in self.edges for name in (edge.writer, node_of(edge.reader))}, key=height)
+        return sorted({name for edge in self.edges for name in (edge.writer, component_of(edge.reader))}, key=depth)
 
     def writer(self, name: str) -> FlowWriter:
         """A writer by its name.
@@ -130,11 +130,11 @@ class InformationFlow(Displayable):
             raise InvalidRequestError("to_networkx needs networkx: pip install networkx", field="networkx") from None
         graph = networkx.MultiDiGraph(clean=self.clean, corrupted=self.corrupted)
         for node in self.nodes:
-            graph.add_node(node, height=height(node))
+            graph.add_node(node, height=depth(node))
         for edge in self.edges:
             graph.add_edge(
                 edge.writer,
-                node_of(edge.reader),
+                component_of(edge.reader),
                 key=edge.reader,
                 reader=edge.reader,
                 effect=edge.effect,
@@ -162,12 +162,12 @@ class InformationFlow(Displayable):
         return show(self, "picture", path)
 
 
-def node_of(reader: str) -> str:
+def component_of(reader: str) -> str:
     """The component that a reader belongs to: a1.h0 of a1.h0<q>."""
     return reader.partition("<")[0]
 
 
-def height(node: str) -> float:
+def depth(node: str) -> float:
     """Where a component stands, in half layers: the input at -1, the logits on top."""
     match = _NODE.fullmatch(node)
     if match is None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import interaction_pb2 as pb
 
@@ -94,24 +94,24 @@ class InteractionGraph(
         self.interactions: list[Interaction] = []
         """Those that are more than noise, strongest first; before the search is complete, all that were tried."""
 
-    def _take(self, response: pb.MapInteractionsResponse) -> None:
+    def _on_partial(self, response: pb.MapInteractionsResponse) -> None:
         self.interactions += map(Interaction.from_message, response.partial.tried)
 
-    def _close(self, end: pb.InteractionResult) -> None:
+    def _on_result(self, end: pb.InteractionResult) -> None:
         self.interactions = [Interaction.from_message(each) for each in end.interactions]
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         _, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         layers = list(plan.layers)
         if values.ndim == 3:
             coords: dict[str, Any] = {"layer": layers, "head": list(range(plan.head_count))}
-            return Grid(name, values[0], ("layer", "head"), coords)
+            return LabelledArray(name, values[0], ("layer", "head"), coords)
         counts = (plan.head_count, values.shape[-1])
         axes = (layers, list(range(counts[0])), layers, list(range(counts[1])))
-        return Grid(name, values[0], _TWO, dict(zip(_TWO, axes, strict=True)))
+        return LabelledArray(name, values[0], _TWO, dict(zip(_TWO, axes, strict=True)))
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def effects(self) -> dict[str, float]:
@@ -153,7 +153,7 @@ class InteractionGraph(
     def _heads_of(self, interaction: Interaction) -> list[Head | str]:
         if interaction.receiver is None:
             return ["logits"]
-        plan = self._planned()
+        plan = self._require_plan()
         layer, head = interaction.receiver
         if interaction.part == "q":
             return [(layer, head)]

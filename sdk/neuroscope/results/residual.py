@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.findings import LensReading, LogitAttribution, SumError
 from neuroscope.results.flow import InformationFlow
 from neuroscope.results.result import AnalysisResult
@@ -76,10 +76,10 @@ class ResidualResult(
         self.metrics: dict[int, float] = {}
         """By prompt, what ablation is measured by, of the run as it is."""
 
-    def _take(self, response: pb.AnalyzeResidualStreamResponse) -> None:
+    def _on_partial(self, response: pb.AnalyzeResidualStreamResponse) -> None:
         self._find(response.partial)
 
-    def _close(self, end: pb.ResidualEnd) -> None:
+    def _on_result(self, end: pb.ResidualEnd) -> None:
         for finding in end.findings:
             self._find(finding)
 
@@ -103,26 +103,26 @@ class ResidualResult(
     @property
     def parts(self) -> list[str]:
         """What was asked for."""
-        return [part_name(part) for part in self._planned().parts]
+        return [part_name(part) for part in self._require_plan().parts]
 
     @property
     def components(self) -> list[str]:
         """What writes, in order: embed, a0, m0, ..."""
-        return list(self._planned().components)
+        return list(self._require_plan().components)
 
     @property
     def tokens(self) -> list[list[str]]:
         """Of each prompt, the texts of its tokens."""
-        return [list(prompt.texts) for prompt in self._planned().prompts]
+        return [list(prompt.texts) for prompt in self._require_plan().prompts]
 
-    def array(self, name: str, prompt: int = 0) -> Grid:
+    def array(self, name: str, prompt: int = 0) -> LabelledArray:
         """An array of one prompt.
 
         Raises:
             InvalidRequestError: the result has nothing of the name.
             StreamingError: it has not come.
         """
-        plan = self._planned()
+        plan = self._require_plan()
         if name not in self.names:
             close = nearest(name, self.names)
             raise InvalidRequestError(
@@ -140,10 +140,10 @@ class ResidualResult(
             "query": list(plan.prompts[prompt].queries),
         }
         coords = {dim: named.get(dim, list(range(extent))) for dim, extent in zip(dims, values.shape, strict=True)}
-        return Grid(name, values, dims, coords)
+        return LabelledArray(name, values, dims, coords)
 
-    def __getitem__(self, name: str) -> Grid:
-        count = len(self._planned().prompts)
+    def __getitem__(self, name: str) -> LabelledArray:
+        count = len(self._require_plan().prompts)
         arrays = [self.array(name, prompt) for prompt in range(count)]
         if count == 1:
             return arrays[0]
@@ -153,9 +153,9 @@ class ResidualResult(
                 f"prompts have {name} in different shapes: take them one by one, array({name!r}, prompt)", field="name"
             )
         values = np.stack([array.values for array in arrays])
-        return Grid(name, values, ("prompt", *first.dims), {"prompt": list(range(count)), **first.coords})
+        return LabelledArray(name, values, ("prompt", *first.dims), {"prompt": list(range(count)), **first.coords})
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def routes(self, threshold: float = 0.1, prompt: int = 0) -> list[tuple[int, int, int, float]]:
@@ -174,7 +174,7 @@ class ResidualResult(
         ]
         return sorted(found, key=lambda route: -route[3])
 
-    def rollout(self, prompt: int = 0) -> Grid:
+    def rollout(self, prompt: int = 0) -> LabelledArray:
         """How much of each position's last stream comes from each position's first, along routes and the stream itself.
 
         Abnar & Zuidema 2020 (arXiv:2005.00928), with norms of what is moved in the place of attention weights, and the
@@ -193,7 +193,7 @@ class ResidualResult(
             rolled = mixed / mixed.sum(axis=1, keepdims=True) @ rolled
         positions = list(range(length))
         coords = {"query": positions, "key": positions}
-        return Grid("rollout", rolled.astype(np.float32), ("query", "key"), coords)
+        return LabelledArray("rollout", rolled.astype(np.float32), ("query", "key"), coords)
 
     def table(self) -> Table:
         """Components with what they write, what that does to the answer, and what ablating them does."""

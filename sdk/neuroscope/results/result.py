@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from neuroscope.activations.stream import warn
 from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
-from neuroscope.experiments.named_scores import listed, unlisted
-from neuroscope.experiments.stored import read_object
+from neuroscope.experiments.named_scores import from_json_values, to_json_values
+from neuroscope.experiments.stored_request import read_object
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import FrameReader
 
@@ -75,13 +75,13 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         response: Any = event
         match response.WhichOneof("event"):
             case "plan":
-                self._begin(response.plan)
+                self._on_plan(response.plan)
                 warn(response.plan.warnings)
             case "partial":
-                self._take(response)
+                self._on_partial(response)
             case "result":
                 self.end = response.result
-                self._close(response.result)
+                self._on_result(response.result)
             case _:
                 pass
         return cast("Response", event)
@@ -96,24 +96,24 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
             raise StreamingError("the analysis ended before its last message")
         return self
 
-    def _begin(self, plan: Plan) -> None:
+    def _on_plan(self, plan: Plan) -> None:
         self.plan = plan
         self._reader = FrameReader(cast("Any", plan).arrays)
 
     @abstractmethod
-    def _take(self, response: Response) -> None:
+    def _on_partial(self, response: Response) -> None:
         """Takes in something that was found on the way."""
 
     @abstractmethod
-    def _close(self, end: End) -> None:
+    def _on_result(self, end: End) -> None:
         """Takes in the last message."""
 
     @property
     def names(self) -> list[str]:
         """Names of the arrays."""
-        return [spec.hook_id for spec in cast("Any", self._planned()).arrays.tensors]
+        return [spec.hook_id for spec in cast("Any", self._require_plan()).arrays.tensors]
 
-    def _planned(self) -> Plan:
+    def _require_plan(self) -> Plan:
         if self.plan is None:
             raise InvalidRequestError("the analysis has not begun: it has no arrays", field="result")
         return self.plan
@@ -143,14 +143,14 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         empty: Any = self.response_type()
         return {
             "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
-            "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
+            "plan": json_format.MessageToDict(self._require_plan(), preserving_proto_field_name=True),
             "result": json_format.MessageToDict(self.end or empty.result, preserving_proto_field_name=True),
             "arrays": [
                 {
                     "plan_index": index,
                     "row": row,
                     "shape": list(tensor.shape),
-                    "values": listed(tensor.reshape(-1)),
+                    "values": to_json_values(tensor.reshape(-1)),
                 }
                 for (index, row), tensor in sorted(self._tensors.items())
             ],
@@ -167,12 +167,12 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
             response: Any = cls.response_type()
             result = cls(cast("Any", json_format.ParseDict(value["request"], cls.request_type())))
             json_format.ParseDict(value["plan"], response.plan)
-            result._begin(response.plan)
+            result._on_plan(response.plan)
             json_format.ParseDict(value["result"], response.result)
             result.end = response.result
-            result._close(response.result)
+            result._on_result(response.result)
             result._tensors = {
-                (int(each["plan_index"]), int(each["row"])): unlisted(each["values"]).reshape(each["shape"])
+                (int(each["plan_index"]), int(each["row"])): from_json_values(each["values"]).reshape(each["shape"])
                 for each in cast("list[dict[str, Any]]", value["arrays"])
             }
         except (IndexError, KeyError, TypeError, ValueError, json_format.ParseError) as error:

@@ -60,10 +60,10 @@ class TunedLensResult(
         self.layers: list[TunedLayer] = []
         """From the embedding up."""
 
-    def _take(self, response: pb.TrainTunedLensResponse) -> None:
+    def _on_partial(self, response: pb.TrainTunedLensResponse) -> None:
         self.layers.append(_layer(response.partial))
 
-    def _close(self, end: pb.TunedLensEnd) -> None:
+    def _on_result(self, end: pb.TunedLensEnd) -> None:
         self.layers = [_layer(each) for each in end.layers]
 
     @property
@@ -73,7 +73,7 @@ class TunedLensResult(
         Raises:
             StreamingError: no translator has come.
         """
-        plan = self._planned()
+        plan = self._require_plan()
         weight, bias = self.names.index("weight"), self.names.index("bias")
         points = sorted(row for index, row in self._tensors if index == bias)
         if not points:

@@ -1,6 +1,6 @@
 """One picture of a generation: logit lens, how the answer emerges, size of the residual stream, attention.
 
-    draw(Captured(cache, tokens, vocabulary, prompt_length=12, title="...", lens=lens), "capture.png")
+    draw(CapturedGeneration(cache, tokens, vocabulary, prompt_length=12, title="...", lens=lens), "capture.png")
 
 The lens is drawn honestly: the last layer, which is the model's own prediction, is always there, and positions are
 positions, however often a token repeats.
@@ -48,7 +48,7 @@ Figure: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
+class CapturedGeneration:
     """What is drawn."""
 
     cache: ActivationCache
@@ -97,7 +97,7 @@ class _Page:
         return drawn.get_window_extent(self.figure.canvas.get_renderer()).x1 / self.figure.dpi
 
 
-def draw(captured: Captured, path: str | Path) -> None:
+def draw(captured: CapturedGeneration, path: str | Path) -> None:
     """Writes the picture; the ending names the format, such as .png or .svg."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,7 +155,7 @@ def draw(captured: Captured, path: str | Path) -> None:
         page.figure.savefig(Path(path), dpi=_DOTS_PER_INCH)
 
 
-def most_telling_head(pattern: NDArray[np.float32]) -> int:
+def most_focused_head(pattern: NDArray[np.float32]) -> int:
     """The head of a pattern (head, query, key) that looks most at other places than itself and the first token."""
     queries = range(pattern.shape[1])
     elsewhere = pattern.sum(axis=2) - pattern[:, queries, queries] - pattern[:, :, 0]
@@ -167,7 +167,7 @@ def _heading(page: _Page, title: str, note: str, left: float = 0.3) -> None:
     page.text(right + 0.15, note, color=_MUTED, fontsize=8.5)
 
 
-def _draw_lens(axes: Axes, captured: Captured, lens: LogitLens, layers: list[int]) -> None:
+def _draw_lens(axes: Axes, captured: CapturedGeneration, lens: LogitLens, layers: list[int]) -> None:
     """Layers upwards, positions to the right; a cell is what the layer would predict there."""
     positions = captured.positions
     residual = captured.cache.stack("resid_post")[layers, 0][:, positions]  # (layer, position, d_model)
@@ -194,7 +194,7 @@ def _draw_lens(axes: Axes, captured: Captured, lens: LogitLens, layers: list[int
     _bare(axes, following)
 
 
-def _draw_norms(axes: Axes, captured: Captured) -> None:
+def _draw_norms(axes: Axes, captured: CapturedGeneration) -> None:
     """Median and range of the norms over positions, by layer."""
     for component, colour, name in (("resid_post", _RESIDUAL, "residual stream"), ("mlp_out", _MLP, "MLP output")):
         norms = np.linalg.norm(captured.cache.stack(component)[:, 0].astype(np.float32), axis=-1)  # (layer, position)
@@ -206,7 +206,7 @@ def _draw_norms(axes: Axes, captured: Captured) -> None:
     _by_layer(axes, captured)
 
 
-def _draw_emergence(axes: Axes, captured: Captured, lens: LogitLens) -> None:
+def _draw_emergence(axes: Axes, captured: CapturedGeneration, lens: LogitLens) -> None:
     """For every generated token, the probability that each layer's lens gives it."""
     residual = captured.cache.stack("resid_post")[:, 0, captured.prompt_length - 1 :]  # (layer, step, d_model)
     chosen = np.asarray(captured.cache.token_ids[0][captured.prompt_length :])[: residual.shape[1]]
@@ -218,11 +218,11 @@ def _draw_emergence(axes: Axes, captured: Captured, lens: LogitLens) -> None:
     _by_layer(axes, captured)
 
 
-def _draw_attention(axes: Axes, captured: Captured, layer: int) -> None:
+def _draw_attention(axes: Axes, captured: CapturedGeneration, layer: int) -> None:
     """The most telling head of a layer, query downwards, key to the right."""
     positions = captured.positions
     pattern = captured.cache["attention_pattern", layer][0].astype(np.float32)[:, positions][:, :, positions]
-    head = most_telling_head(pattern)
+    head = most_focused_head(pattern)
     future = np.triu(np.ones(pattern.shape[1:], bool), k=1)
     axes.imshow(np.ma.array(pattern[head], mask=future), cmap="PuBu", vmin=0, vmax=1, aspect="equal")
     ticks = range(0, len(positions), max(1, -(-len(positions) // 13)))
@@ -233,7 +233,7 @@ def _draw_attention(axes: Axes, captured: Captured, layer: int) -> None:
     _bare(axes)
 
 
-def _by_layer(axes: Axes, captured: Captured) -> None:
+def _by_layer(axes: Axes, captured: CapturedGeneration) -> None:
     axes.set_xticks(captured.layers())
     axes.set_xlabel("layer")
     axes.grid(axis="y", color=_GRID, linewidth=0.6)
@@ -249,7 +249,7 @@ def _bare(*axes: Axes) -> None:
             spine.set_visible(False)
 
 
-def _tick(captured: Captured, position: int, width: int = 9) -> str:
+def _tick(captured: CapturedGeneration, position: int, width: int = 9) -> str:
     return shortened(visible(captured.tokens[position]), width)
 
 

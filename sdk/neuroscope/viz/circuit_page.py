@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from neuroscope.circuits.layers import places, strengths, written_label
+from neuroscope.circuits.layout import edge_strengths, node_label, node_positions
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.viz import tables
 from neuroscope.vocabulary.component_names import Place
@@ -47,7 +47,7 @@ def _fragment(circuit: CircuitContent) -> str:
 
 
 def _data(circuit: CircuitContent) -> dict[str, Any]:
-    where, strong, scores = places(circuit), strengths(circuit), circuit.node_scores
+    where, strong, scores = node_positions(circuit), edge_strengths(circuit), circuit.node_scores
     edges: list[dict[str, Any]] = [
         {
             "name": name,
@@ -65,7 +65,7 @@ def _data(circuit: CircuitContent) -> dict[str, Any]:
     nodes: list[dict[str, Any]] = [
         {
             "name": name,
-            "label": written_label(node),
+            "label": node_label(node),
             "kind": _KINDS.get(node.kind, "other"),
             "score": scores.get(name),
             "x": where[name][0],

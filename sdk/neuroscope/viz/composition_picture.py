@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from neuroscope.viz import html_figure
-from neuroscope.viz.head_maps import around_0
+from neuroscope.viz.head_maps import symmetric_scale
 
 if TYPE_CHECKING:
     from neuroscope.results.composition import CompositionResult
@@ -27,7 +27,7 @@ def draw(result: CompositionResult, path: str | Path | None = None) -> Any:
     FigureCanvasAgg(figure)
     for axes, array, kind in zip(figure.subplots(1, 3), arrays, "QKV", strict=True):
         square = array.values.reshape(layers * heads, layers * heads)
-        colours, least, most = around_0(square)
+        colours, least, most = symmetric_scale(square)
         image = axes.imshow(square, cmap=colours, vmin=least, vmax=most, origin="lower")
         places = np.arange(layers) * heads
         for line in places[1:]:

@@ -21,7 +21,7 @@ def draw(found: Directions, path: str | Path | None = None) -> Any:
     told, lengths = figure.subplots(2, 1, sharex=True)
     places = range(len(found))
     separations = [direction.separation for direction in found.values()]
-    colours = [_COLOUR if separation.is_told_apart else _PALE for separation in separations]
+    colours = [_COLOUR if separation.is_significant else _PALE for separation in separations]
     told.bar(places, [separation.accuracy for separation in separations], color=colours)
     told.axhline(0.5, color="#888888", linewidth=0.8, linestyle="--")
     told.set_ylim(0, 1.05)

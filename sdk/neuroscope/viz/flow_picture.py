@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from neuroscope.results.flow import height, node_of
+from neuroscope.results.flow import component_of, depth
 from neuroscope.viz import html_figure
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
     strongest = max((abs(edge.effect) for edge in flow.edges), default=1.0)
     for edge in flow.edges:
         colour = _SKIP if edge.is_skip else _RAISES if edge.effect > 0 else _LOWERS
-        begin, end = places[edge.writer], places[node_of(edge.reader)]
+        begin, end = places[edge.writer], places[component_of(edge.reader)]
         bend = 0.0 if end[1] - begin[1] < 2 else 0.22
         arrow = FancyArrowPatch(
             begin,
@@ -92,8 +92,8 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
 
 
 def _rows(flow: InformationFlow) -> list[list[str]]:
-    """Nodes of each height, from the bottom."""
+    """Nodes of each depth, from the bottom."""
     rows: dict[float, list[str]] = defaultdict(list)
     for node in flow.nodes:
-        rows[height(node)].append(node)
+        rows[depth(node)].append(node)
     return [rows[key] for key in sorted(rows)]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from neuroscope.arrays.grid import Grid
+from neuroscope.labelled_array import LabelledArray
 
 _ACROSS = 4
 _CELL = 0.26  # inches
@@ -24,7 +24,7 @@ class Scale(NamedTuple):
     most: float | None = None
 
 
-def around_0(values: Any) -> Scale:
+def symmetric_scale(values: Any) -> Scale:
     """Of both signs alike."""
     most = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     return Scale("RdBu_r", -most, most)
@@ -43,7 +43,7 @@ def figure_of(count: int, layers: int, heads: int) -> tuple[Any, Sequence[Any]]:
     return figure, grid[:count]
 
 
-def draw_map(figure: Any, axes: Any, array: Grid, scale: Scale) -> None:
+def draw_map(figure: Any, axes: Any, array: LabelledArray, scale: Scale) -> None:
     """One array over layer and head."""
     image = axes.imshow(
         array.values, cmap=scale.colours, vmin=scale.least, vmax=scale.most, aspect="auto", origin="lower"

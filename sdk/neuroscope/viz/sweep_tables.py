@@ -11,16 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from neuroscope.experiments.attributed import AttributionResult
-    from neuroscope.experiments.result import SweepResult
+    from neuroscope.experiments.attribution_result import AttributionResult
     from neuroscope.experiments.scores import Scores
+    from neuroscope.experiments.sweep_result import SweepResult
 
 STRONGEST = 10
 
 
 def result_table(result: SweepResult) -> Table:
     """A line for each grid: its axes and its strongest cell."""
-    from neuroscope.experiments.result import METHOD_NAMES
+    from neuroscope.experiments.sweep_result import METHOD_NAMES
 
     plan = result.plan
     title = f"{result!r}"

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from neuroscope.activations.activation import Activation
     from neuroscope.activations.cache import ActivationCache
     from neuroscope.activations.layer_predictions import LayerPredictions
-    from neuroscope.activations.projected import Projected
-    from neuroscope.arrays.grid import Grid
+    from neuroscope.activations.vocabulary_projection import VocabularyProjection
     from neuroscope.datasets.dataset import Dataset
     from neuroscope.dictionaries.dictionary import Dictionary
     from neuroscope.dictionaries.features import FeatureActivations
     from neuroscope.directions.directions import Directions
     from neuroscope.display import Displayable
+    from neuroscope.labelled_array import LabelledArray
     from neuroscope.vocabulary.model_info import ModelInfo
 
 _WIDTHS = 80, 160  # least and most columns of a table
@@ -57,7 +57,7 @@ def cache_table(cache: ActivationCache) -> Table:
     return table
 
 
-def array_table(array: Grid, count: int = 10) -> Table:
+def array_table(array: LabelledArray, count: int = 10) -> Table:
     """The strongest places of an array."""
     table = _table(array.name.replace("_", " "), *array.dims)
     table.add_column("value", justify="right")
@@ -87,7 +87,7 @@ def directions_table(found: Directions) -> Table:
         if not told.count:
             cells = ["not tried", ""]
         else:
-            chance = "" if told.is_told_apart else " (chance)"
+            chance = "" if told.is_significant else " (chance)"
             cells = [f"{told.correct} of {told.count}{chance}", f"{told.p_value:.2g}"]
         table.add_row(*map(Text, (name, *cells, f"{direction.norm:.4g}")))
     return table
@@ -124,7 +124,7 @@ def dictionaries_table(listed: Iterable[Dictionary]) -> Table:
 def lens_table(seen: LayerPredictions, position: int) -> Table:
     """The likeliest tokens of every point at one position, the ranks of those that were asked for, the divergence."""
     read = visible(seen.texts.get(seen.token_ids[position], ""))
-    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.asked]
+    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.requested_token_ids]
     table = _table(f"{seen.model_id}: after {read!r} at position {seen.positions[position]}", "point")
     for index in range(seen.top_token_ids.shape[2]):
         table.add_column("likeliest" if not index else f"{index + 1}")
@@ -138,9 +138,9 @@ def lens_table(seen: LayerPredictions, position: int) -> Table:
     return table
 
 
-def projected_table(seen: Projected) -> Table:
+def projected_table(seen: VocabularyProjection) -> Table:
     """The likeliest tokens of each vector, the ranks of those that were asked for, the divergence."""
-    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.asked]
+    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.requested_token_ids]
     table = _table(f"{seen.model_id}: {math.prod(seen.shape)} vectors", "vector")
     for index in range(seen.top_token_ids.shape[-1]):
         table.add_column("likeliest" if not index else f"{index + 1}")

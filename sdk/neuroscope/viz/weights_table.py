@@ -8,7 +8,7 @@ from rich.text import Text
 
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.viz.tables import layer_ranges
-from neuroscope.weights.places import Place, describe
+from neuroscope.weights.keys import WeightKey, describe
 from neuroscope.weights.weights import Weights
 
 _MB = 1e6
@@ -29,7 +29,7 @@ def weights_table(weights: Weights) -> Table:
     measured = ("norm", "mean", "deviation", "largest") if weights.summaries else ()
     for name in measured:
         table.add_column(name, justify="right")
-    lines: dict[tuple[str, ...], list[Place]] = {}
+    lines: dict[tuple[str, ...], list[WeightKey]] = {}
     for place, spec, weight in zip(weights.places, weights.plan.tensors.tensors, weights.plan.weights, strict=True):
         name, layer = place
         module = spec.layer_name.replace(f".{layer}.", ".N.", 1) if layer is not None else spec.layer_name

@@ -11,9 +11,9 @@ Activations are multiplied from the left: x @ weights.W_in[5] + weights.b_in[5].
 between these matrices and the model's activations: rotary embedding, norms, scales.
 """
 
-from neuroscope.arrays.factored import FactoredMatrix
-from neuroscope.arrays.named_array import NamedArray
+from neuroscope.weights.factored_matrix import FactoredMatrix
 from neuroscope.weights.names import GROUPS, WEIGHTS, WeightName
+from neuroscope.weights.weight_array import WeightArray
 from neuroscope.weights.weights import Weights
 
-__all__ = ["GROUPS", "WEIGHTS", "FactoredMatrix", "NamedArray", "WeightName", "Weights"]
+__all__ = ["GROUPS", "WEIGHTS", "FactoredMatrix", "WeightArray", "WeightName", "Weights"]

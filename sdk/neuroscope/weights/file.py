@@ -14,14 +14,14 @@ from google.protobuf import json_format
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.tensors import Array
-from neuroscope.weights.places import Place, file_name, place_of
+from neuroscope.weights.keys import WeightKey, file_name, key_of
 from neuroscope.wire import safetensors_file
 
 FORMAT = 1
 _KEY = "neuroscope_weights"
 
 
-def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[Place, Array]) -> None:
+def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[WeightKey, Array]) -> None:
     """Writes weights under the names of their places."""
     from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
@@ -31,7 +31,7 @@ def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[Place, Array]
 
 
 @contextmanager
-def read(path: str | Path) -> Generator[tuple[pb.WeightsPlan, dict[Place, Array]], None, None]:
+def read(path: str | Path) -> Generator[tuple[pb.WeightsPlan, dict[WeightKey, Array]], None, None]:
     """The plan and the weights of a file, to be taken in within the block.
 
     Raises:
@@ -43,7 +43,7 @@ def read(path: str | Path) -> Generator[tuple[pb.WeightsPlan, dict[Place, Array]
         if description["format"] != FORMAT:
             raise DataConversionError(f"{path} has the format {description['format']}, not {FORMAT}", field="path")
         plan = json_format.ParseDict(description["plan"], pb.WeightsPlan())
-        places = map(place_of, plan.tensors.tensors)
+        places = map(key_of, plan.tensors.tensors)
         yield plan, {place: arrays[file_name(place)] for place in places}
     except OSError as error:
         raise DataConversionError(f"{path}: {error.strerror or error}", field="path") from None

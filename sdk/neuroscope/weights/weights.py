@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.arrays.factored import FactoredMatrix
-from neuroscope.arrays.named_array import NamedArray
 from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.tensors import Array, numpy_dtype
 from neuroscope.weights import file as weights_file
+from neuroscope.weights.factored_matrix import FactoredMatrix
+from neuroscope.weights.keys import WeightKey, axis_name, key_of
 from neuroscope.weights.names import OF_KEY_VALUE_HEADS
-from neuroscope.weights.places import Place, axis_name, place_of
+from neuroscope.weights.weight_array import WeightArray
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import FrameReader
 
@@ -38,11 +38,11 @@ class Weights(Displayable):
         self._plan: pb.WeightsPlan | None = None
         self._reader: FrameReader | None = None
         self._stacks: dict[str, Array] = {}
-        self._alone: dict[Place, Array] = {}
+        self._alone: dict[WeightKey, Array] = {}
         self._ended = False
         self.received_bytes = 0
         """Bytes of tensors that have come."""
-        self.summaries: dict[Place, pb.WeightSummary] = {}
+        self.summaries: dict[WeightKey, pb.WeightSummary] = {}
         """Of each weight, where they were asked for."""
 
     # Taking them in.
@@ -57,16 +57,16 @@ class Weights(Displayable):
             if self._reader is None:
                 raise StreamingError("weights came before their plan")
             for piece in self._reader.read(event):
-                self._put(place_of(piece.spec), piece.array if piece.is_joined else np.array(piece.array))
+                self._put(key_of(piece.spec), piece.array if piece.is_joined else np.array(piece.array))
             self.received_bytes += event.nbytes
             return None
         if not isinstance(event, pb.ReadWeightsResponse):
             raise StreamingError("this is no stream of weights")
         match event.WhichOneof("event"):
             case "plan":
-                self._begin(event.plan)
+                self._on_plan(event.plan)
             case "summary":
-                self.summaries[place_of(self.plan.tensors.tensors[event.summary.plan_index])] = event.summary
+                self.summaries[key_of(self.plan.tensors.tensors[event.summary.plan_index])] = event.summary
             case "end":
                 self._ended = True
             case _:
@@ -107,9 +107,9 @@ class Weights(Displayable):
         return list(dict.fromkeys(spec.hook_id for spec in self.plan.tensors.tensors))
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[WeightKey]:
         """Every weight with its layer."""
-        return [place_of(spec) for spec in self.plan.tensors.tensors]
+        return [key_of(spec) for spec in self.plan.tensors.tensors]
 
     @property
     def notes(self) -> list[str]:
@@ -147,7 +147,7 @@ class Weights(Displayable):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, name: str) -> NamedArray:
+    def __getitem__(self, name: str) -> WeightArray:
         """A weight in all the layers that were read.
 
         Raises:
@@ -176,9 +176,9 @@ class Weights(Displayable):
             _KEY_VALUE_HEAD: self.plan.key_value_head_count,
             _EXPERT: max(self.plan.expert_count, len(weight.experts)),
         }
-        return NamedArray(name, self._stacks[name], tuple(dims), coords, {dim: counts[dim] for dim in coords})
+        return WeightArray(name, self._stacks[name], tuple(dims), coords, {dim: counts[dim] for dim in coords})
 
-    def __getattr__(self, name: str) -> NamedArray:
+    def __getattr__(self, name: str) -> WeightArray:
         if name.startswith("__") or self.__dict__.get("_plan") is None or name not in self.names:
             near = ", ".join(nearest(name, self.names)) if self.__dict__.get("_plan") is not None else ""
             raise AttributeError(f"{name} was not read" + (f"; nearest: {near}" if near else ""))
@@ -282,7 +282,7 @@ class Weights(Displayable):
         """
         weights = cls()
         with weights_file.read(path) as (plan, arrays):
-            weights._begin(plan)
+            weights._on_plan(plan)
             for place, array in arrays.items():
                 weights._put(place, np.array(array))
         weights._ended = True
@@ -290,7 +290,7 @@ class Weights(Displayable):
 
     # Within.
 
-    def _begin(self, plan: pb.WeightsPlan) -> None:
+    def _on_plan(self, plan: pb.WeightsPlan) -> None:
         self._plan, self._reader = plan, FrameReader(plan.tensors)
 
     def _specs(self, name: str) -> list[tensor_pb2.TensorSpec]:
@@ -304,7 +304,7 @@ class Weights(Displayable):
     def _is_ragged(self, specs: Sequence[tensor_pb2.TensorSpec]) -> bool:
         return any((list(spec.shape), spec.dtype) != (list(specs[0].shape), specs[0].dtype) for spec in specs)
 
-    def _put(self, place: Place, array: Array) -> None:
+    def _put(self, place: WeightKey, array: Array) -> None:
         """Keeps a tensor, in the stack of its layers where they are alike."""
         name, layer = place
         specs = self._specs(name)

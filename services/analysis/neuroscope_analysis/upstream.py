@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
-from neuroscope.activations.projected import Projected
+from neuroscope.activations.vocabulary_projection import VocabularyProjection
 from neuroscope.aio import AsyncClient
 from neuroscope.calls.layer_predictions import TEXTS_AT_ONCE
 from neuroscope.circuits import ComponentGraph
@@ -25,7 +25,7 @@ from neuroscope.errors import (
     StreamingError,
 )
 from neuroscope.experiments import AttributionResult, Experiment, SweepResult
-from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.attribution import Attribution
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import experiment_pb2, inference_pb2, site_pb2
 from neuroscope.vocabulary.hooks import HookLike
@@ -176,7 +176,7 @@ class InspectedModel:
             found |= zip(some, tokens.tokens, strict=True)
         return found
 
-    async def project(self, vectors: NDArray[np.float32], what: str, **wanted: Any) -> Projected:
+    async def project(self, vectors: NDArray[np.float32], what: str, **wanted: Any) -> VocabularyProjection:
         """Vectors through the model's own end; further arguments are those of `Client.project`."""
         return await self._intact(what, lambda: self.client.project(vectors, model_id=self.model_id, **wanted))
 

@@ -15,8 +15,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from neuroscope.analysis import AnalysisResult, AsyncAnalysisClient, AttentionResult, HeadLabel
-from neuroscope.arrays.grid import Grid
 from neuroscope.errors import MLXIntegrationError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import progress_pb2
@@ -195,7 +195,7 @@ def _attention(result: AttentionResult) -> dict[str, Any]:
     ).model_dump()
 
 
-def values_of(array: Grid) -> schemas.NamedValues:
+def values_of(array: LabelledArray) -> schemas.NamedValues:
     """An array as JSON."""
     coords = {dim: list(values) for dim, values in array.coords.items()}
     return schemas.NamedValues(name=array.name, dims=list(array.dims), coords=coords, values=nested(array.values))

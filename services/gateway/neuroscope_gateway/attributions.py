@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import MLXIntegrationError
-from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attribution_result import AttributionResult
 from neuroscope_gateway.connection import while_connected
 from neuroscope_gateway.experiments import chained, nested, param_of, told
 from neuroscope_gateway.json import JsonResponse

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from neuroscope.activations.projected import Projected, Reference, VectorsLike
+from neuroscope.activations.vocabulary_projection import Reference, VectorsLike, VocabularyProjection
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import DataConversionError, MLXIntegrationError
 from neuroscope.interventions.expressions import to_reference
@@ -67,7 +67,7 @@ def _vectors(form: TensorForm, field: str) -> VectorsLike:
         raise
 
 
-def _predictions(seen: Projected) -> Iterator[schemas.Prediction]:
+def _predictions(seen: VocabularyProjection) -> Iterator[schemas.Prediction]:
     logits, top_logits = seen.logits, seen.top_logits
     for place in np.ndindex(seen.shape):
         yield schemas.Prediction(
@@ -90,7 +90,7 @@ def _predictions(seen: Projected) -> Iterator[schemas.Prediction]:
                     log_probability=float(seen.log_probabilities[place][index]),
                     rank=int(seen.ranks[place][index]),
                 )
-                for index, token_id in enumerate(seen.asked)
+                for index, token_id in enumerate(seen.requested_token_ids)
             ],
             kl=None if seen.kl is None else float(seen.kl[place]),
             entropy=float(seen.entropies[place]),

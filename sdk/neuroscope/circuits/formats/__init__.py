@@ -46,14 +46,14 @@ ENDINGS = {".gv": "dot", ".mmd": "mermaid", ".md": "mermaid", ".htm": "html"} | 
 _READABLE = "json (ours, mib, lazarus), graphml"
 
 
-def of_path(path: str | Path, format: str = "") -> str:
+def format_of(path: str | Path, format: str = "") -> str:
     """The format of a file: what is said, or what its ending says.
 
     Raises:
         InvalidRequestError: there is no such format.
     """
     if format:
-        return checked(format)
+        return check_format(format)
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise InvalidRequestError(
@@ -62,7 +62,7 @@ def of_path(path: str | Path, format: str = "") -> str:
     return ENDINGS[ending]
 
 
-def checked(format: str) -> str:
+def check_format(format: str) -> str:
     """The name of a format.
 
     Raises:
@@ -92,16 +92,16 @@ def read(path: str | Path) -> pb.Circuit:
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{path} cannot be read: {error}", field="path") from None
     try:
-        return parsed(text)
+        return parse(text)
     except InvalidRequestError as error:
         error.message = f"{path}: {error.message}"
         raise
 
 
-def parsed(text: str) -> pb.Circuit:
+def parse(text: str) -> pb.Circuit:
     """The circuit of a text in any of the readable formats."""
     if text.lstrip().startswith("<"):
-        return consistent(graphml.read(text))
+        return validated(graphml.read(text))
     try:
         value = json.loads(text)
     except ValueError:
@@ -114,11 +114,11 @@ def from_object(value: Any) -> pb.Circuit:
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
         if fields.get("format") == OWN:
-            return consistent(_own(fields))
+            return validated(_own(fields))
         if "cfg" in fields:
-            return consistent(mib.from_json(fields))
+            return validated(mib.from_json(fields))
         if isinstance(fields.get("nodes"), list):
-            return consistent(lazarus.from_json(fields))
+            return validated(lazarus.from_json(fields))
     raise InvalidRequestError(
         f"this is no circuit: an object with format {OWN!r}, with cfg, nodes and edges (MIB), or with lists of nodes "
         "and edges (chuk-lazarus)",
@@ -126,7 +126,7 @@ def from_object(value: Any) -> pb.Circuit:
     )
 
 
-def consistent(circuit: pb.Circuit) -> pb.Circuit:
+def validated(circuit: pb.Circuit) -> pb.Circuit:
     """The same circuit, if its edges are between its nodes, and its scores are numbers.
 
     Raises:
@@ -144,8 +144,8 @@ def consistent(circuit: pb.Circuit) -> pb.Circuit:
     for index, edge in enumerate(circuit.edges):
         if edge.sender in nodes and edge.receiver in nodes:
             continue
-        graph = graph or ComponentGraph.of_nodes(nodes, circuit.model)
-        if edge.sender not in nodes or not graph.has(edge.sender, edge.receiver):
+        graph = graph or ComponentGraph.from_nodes(nodes, circuit.model)
+        if edge.sender not in nodes or not graph.has_edge(edge.sender, edge.receiver):
             raise InvalidRequestError(
                 f"{edge.sender}->{edge.receiver} is no edge between the circuit's nodes",
                 field=f"circuit.edges[{index}]",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.layers import rows_of, strengths, written_label
+from neuroscope.circuits.layout import edge_strengths, node_label, node_rows
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
 
@@ -18,15 +18,15 @@ _SHAPES = {
 
 def write(circuit: CircuitContent) -> str:
     """The file's text."""
-    widths = strengths(circuit)
+    widths = edge_strengths(circuit)
     lines = [f"digraph {json.dumps(circuit.name or 'circuit')} {{", "  rankdir=BT;", "  node [fontname=Helvetica];"]
-    for row in rows_of(circuit):
+    for row in node_rows(circuit):
         same = " ".join(f"{_quoted(name)};" for name in row)
         lines.append(f"  {{ rank=same; {same} }}")
         for name in row:
             node = circuit.all_nodes[name]
             shape = _SHAPES.get(node.kind, "plaintext")
-            lines.append(f"  {_quoted(name)} [shape={shape}, label={_quoted(written_label(node))}];")
+            lines.append(f"  {_quoted(name)} [shape={shape}, label={_quoted(node_label(node))}];")
     for name, edge in circuit.edges.items():
         slot = "" if edge.receiver in circuit.all_nodes else Place.of(edge.receiver).slot
         told = f", label={_quoted(slot)}" if slot else ""

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.networkx_form import to_networkx
+from neuroscope.circuits.networkx_graph import to_networkx
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place

@@ -39,7 +39,7 @@ def to_json(circuit: CircuitContent) -> dict[str, Any]:
         if node.HasField("score"):
             nodes[name]["score"] = node.score
     edges: dict[str, Any] = {}
-    for sender, receiver in graph.names(graph.mask):
+    for sender, receiver in graph.edge_pairs(graph.mask):
         edge = circuit.all_edges.get(f"{sender}->{receiver}", pb.CircuitEdge())
         slot = Place.of(receiver).slot
         for reader in graph.readers(receiver):
@@ -63,7 +63,7 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
             d_model=cfg.get("d_model", 0),
             is_parallel=cfg.get("parallel_attn_mlp", False),
         )
-        graph = ComponentGraph.of_model(model)
+        graph = ComponentGraph.from_model(model)
         made = pb.Circuit(edge_count=graph.edge_count, model=model)
         made.provenance.source = "mib"
         for name in graph.nodes:
@@ -81,7 +81,7 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
         for name, told in edges.items():
             sender, _, receiver = name.partition("->")
             receiver = _shared(receiver, graph)
-            if not graph.has(sender, receiver):
+            if not graph.has_edge(sender, receiver):
                 raise InvalidRequestError(f"the graph has no edge {name!r}", field="edges")
             if (sender, receiver) not in seen:
                 seen.add((sender, receiver))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from neuroscope import __version__
 from neuroscope.circuits import Circuit
 from neuroscope.circuits.graph import Mask
-from neuroscope.circuits.model_match import other_weights
+from neuroscope.circuits.model_match import weights_difference
 from neuroscope.circuits.sources import circuit_model
 from neuroscope.experiments.edges import to_receiver, to_sender
 from neuroscope.v1 import circuit_pb2 as pb
@@ -116,7 +116,7 @@ class CircuitDiscovery:
         if acdc is None:
             circuit = await chosen(ranking, search, runs)
         else:
-            circuit = acdc.kept if search.keep_dangling else graph.live(acdc.kept)
+            circuit = acdc.kept if search.keep_dangling else graph.pruned(acdc.kept)
         if work.evaluation.skip:
             return _Found(circuit, scores)
         measuring = Evaluation(graph, runs, work.evaluation, work.asked.dataset, self._outbox)
@@ -151,7 +151,7 @@ class CircuitDiscovery:
         nodes = None
         if found.scored is not None and found.scored.nodes is not None:
             nodes = dict(zip(graph.senders, found.scored.nodes.tolist(), strict=True))
-        circuit = Circuit.assembled(
+        circuit = Circuit.from_mask(
             graph,
             found.circuit,
             model=circuit_model(work.asked.model.info),
@@ -198,13 +198,13 @@ class CircuitEvaluating:
         asked, runs, graph = self._asked, self._runs, self._asked.graph
         await runs.begin()
         plan = planned(asked, runs, self._options)
-        if other := other_weights(self._circuit.model, plan.model):
+        if other := weights_difference(self._circuit.model, plan.model):
             plan.warnings.append(f"the circuit was found on another checkpoint: {other}")
         await self._outbox.plan(plan)
         for baseline in runs.baselines():
             await self._outbox.partial(baseline)
         edges = [edge for edge in self._circuit.edges if edge.in_circuit]
-        mask = graph.marked((edge.sender, edge.receiver) for edge in edges)
+        mask = graph.mask_of((edge.sender, edge.receiver) for edge in edges)
         scores = np.full(graph.mask.shape, np.nan)
         for edge in self._circuit.edges:
             if edge.HasField("score"):

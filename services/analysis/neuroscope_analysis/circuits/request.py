@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from neuroscope.circuits import METHODS, ComponentGraph
 from neuroscope.circuits.content import method_name
 from neuroscope.circuits.extent import DEFAULT_SIZE
-from neuroscope.circuits.model_match import other_shape
+from neuroscope.circuits.model_match import shape_difference
 from neuroscope.circuits.sources import circuit_model
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
@@ -113,13 +113,13 @@ async def evaluation(
             "no edge of the circuit has a score, which the sizes of a curve go by", field="evaluation.curve"
         )
     _check_pairs(request.pairs, request.metric, settings)
-    if shape := other_shape(request.circuit.model, circuit_model(model.info)):
+    if shape := shape_difference(request.circuit.model, circuit_model(model.info)):
         raise InvalidRequestError(
             f"the circuit is of another model than {model.model_id}, one of {shape}", field="circuit.model"
         )
     graph = await model.edge_graph()
     for index, edge in enumerate(request.circuit.edges):
-        if not graph.has(edge.sender, edge.receiver):
+        if not graph.has_edge(edge.sender, edge.receiver):
             raise InvalidRequestError(
                 f"{edge.sender}->{edge.receiver} is no edge of {model.model_id}", field=f"circuit.edges[{index}]"
             )

@@ -43,11 +43,11 @@ class Ranking:
         if self.of_nodes:
             assert self.scored.nodes is not None
             scores = dict(zip(self.graph.senders, self.scored.nodes.tolist(), strict=True))
-            chosen = self.graph.between([INPUT, *extent.nodes(scores, self.count)])
+            chosen = self.graph.induced([INPUT, *extent.nodes(scores, self.count)])
         else:
             assert self.scored.edges is not None
             chosen = extent.edges(self.graph, self.scored.edges, self.count)
-        return chosen if self.keeps_dangling else self.graph.live(chosen)
+        return chosen if self.keeps_dangling else self.graph.pruned(chosen)
 
     def at(self, size: float) -> Mask:
         """So large a share of all."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuroscope.activations.projected import Projected
+from neuroscope.activations.vocabulary_projection import VocabularyProjection
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope_analysis.residual.chunks import Chunk, Floats, Positions
@@ -70,7 +70,7 @@ class LensSums:
                 found = values[:, 0] if name.startswith("answer") else values
                 self.arrays[name][point, at] = np.exp(found) if name in _LOGARITHMS else found
 
-    def put(self, point: int, at: Positions, seen: Projected) -> None:
+    def put(self, point: int, at: Positions, seen: VocabularyProjection) -> None:
         """Takes in what the service saw of translated streams."""
         assert seen.kl is not None
         found = {

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from neuroscope.activations.stream import warn
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.experiments.attributing import features_of
+from neuroscope.experiments.attribution import features_of
 from neuroscope.experiments.baselines import Baselines
 from neuroscope.experiments.experiment import Experiment
-from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
+from neuroscope.experiments.named_scores import NamedScores, from_json_values, to_json_values, unique_names
 from neuroscope.experiments.scores import Scores, Texts
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.wire.codec import Event
@@ -81,7 +81,7 @@ class SweepResult(NamedScores):
             raise StreamingError("a sweep's stream carries no frames")
         match event.WhichOneof("event"):
             case "plan":
-                self._begin(event.plan)
+                self._on_plan(event.plan)
             case "baseline":
                 self._baselines.feed(event.baseline)
                 if event.baseline.HasField("clean_text"):
@@ -107,7 +107,7 @@ class SweepResult(NamedScores):
             raise StreamingError("the sweep ended before its last message; pass its result to go on with it")
         return self
 
-    def _begin(self, plan: pb.SweepPlan) -> None:
+    def _on_plan(self, plan: pb.SweepPlan) -> None:
         count = plan.cell_count * len(plan.pairs)
         if self.plan is None:
             self._values = np.full(count, np.nan, np.float32)
@@ -128,14 +128,14 @@ class SweepResult(NamedScores):
     @property
     def edited_tokens(self) -> list[int]:
         """Token ids of the first edited prompt."""
-        plan = self._planned()
+        plan = self._require_plan()
         pair = plan.pairs[0]
         return list((pair.corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else pair.clean).ids)
 
     @property
     def names(self) -> list[str]:
         """Names of the grids, in the order of the experiment; a second one of a component ends with #2."""
-        return numbered(map(self._name, range(len(self._planned().grids))))
+        return unique_names(map(self._name, range(len(self._require_plan().grids))))
 
     def table(self) -> Table:
         """What was swept, and how."""
@@ -151,10 +151,10 @@ class SweepResult(NamedScores):
         grids = self.experiment.request.grids
         if index < len(grids) and grids[index].HasField("features"):
             return features_of(grids[index].features.dictionary_id)
-        return self._planned().grids[index].component or "cells"
+        return self._require_plan().grids[index].component or "cells"
 
     def _scores(self, index: int) -> Scores:
-        plan = self._planned()
+        plan = self._require_plan()
         shape = plan.grids[index]
         dims = [axis.name for axis in shape.axes]
         coords: dict[str, list[Any]] = {axis.name: list(axis.labels) or list(axis.indices) for axis in shape.axes}
@@ -187,7 +187,7 @@ class SweepResult(NamedScores):
         )
 
     def _texts_of(self, first_cell: int, shape: tuple[int, ...]) -> Texts:
-        plan = self._planned()
+        plan = self._require_plan()
         count, pairs = plan.cell_count, range(len(plan.pairs))
         cells = math.prod(shape) // len(pairs)
         patches = [pair * count + first_cell + cell for pair in pairs for cell in range(cells)]
@@ -199,7 +199,7 @@ class SweepResult(NamedScores):
             _objects(corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else clean),
         )
 
-    def _planned(self) -> pb.SweepPlan:
+    def _require_plan(self) -> pb.SweepPlan:
         if self.plan is None:
             raise InvalidRequestError("the sweep has not begun: it has no values", field="result")
         return self.plan
@@ -208,16 +208,16 @@ class SweepResult(NamedScores):
 
     def to_json(self) -> dict[str, Any]:
         """Experiment, plan and values; a value that is not there is null. float32 survives to the last bit."""
-        plan = self._planned()
+        plan = self._require_plan()
         return {
             "experiment": self.experiment.to_json(),
             "plan": json_format.MessageToDict(plan, preserving_proto_field_name=True),
             "tokens": self.tokens,
             **self._baselines.to_json(),
-            "values": listed(self._values),
-            "texts": {patch: _told(text) for patch, text in sorted(self._texts.items())},
+            "values": to_json_values(self._values),
+            "texts": {patch: _to_dict(text) for patch, text in sorted(self._texts.items())},
             "unedited_texts": [
-                {"run": run, "pair": pair, "text": _told(text)}
+                {"run": run, "pair": pair, "text": _to_dict(text)}
                 for (run, pair), text in sorted(self._unedited_texts.items())
             ],
         }
@@ -231,16 +231,16 @@ class SweepResult(NamedScores):
         """
         try:
             result = cls(Experiment.from_json(value["experiment"]))
-            result._begin(json_format.ParseDict(value["plan"], pb.SweepPlan()))
+            result._on_plan(json_format.ParseDict(value["plan"], pb.SweepPlan()))
             result.tokens = list(value["tokens"])
-            result._baselines = Baselines.from_json(value, len(result._planned().pairs))
-            values = unlisted(value["values"])
+            result._baselines = Baselines.from_json(value, len(result._require_plan().pairs))
+            values = from_json_values(value["values"])
             if values.shape != result._values.shape:
                 raise InvalidRequestError("values are not as many as the plan says", field="values")
             result._values = values
-            result._texts = {int(patch): _heard(text) for patch, text in value.get("texts", {}).items()}
+            result._texts = {int(patch): _from_dict(text) for patch, text in value.get("texts", {}).items()}
             result._unedited_texts = {
-                (each["run"], int(each["pair"])): _heard(each["text"]) for each in value.get("unedited_texts", ())
+                (each["run"], int(each["pair"])): _from_dict(each["text"]) for each in value.get("unedited_texts", ())
             }
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise InvalidRequestError(f"this is no result of a sweep: {error!r}", field="result") from None
@@ -255,9 +255,9 @@ def _objects(values: Iterable[Any]) -> NDArray[np.object_]:
     return found
 
 
-def _told(text: pb.GeneratedText) -> dict[str, Any]:
+def _to_dict(text: pb.GeneratedText) -> dict[str, Any]:
     return json_format.MessageToDict(text, preserving_proto_field_name=True)
 
 
-def _heard(value: Mapping[str, Any]) -> pb.GeneratedText:
+def _from_dict(value: Mapping[str, Any]) -> pb.GeneratedText:
     return json_format.ParseDict(dict(value), pb.GeneratedText())

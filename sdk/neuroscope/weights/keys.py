@@ -5,7 +5,7 @@ from __future__ import annotations
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import dtype_name
 
-Place = tuple[str, int | None]
+WeightKey = tuple[str, int | None]
 """A weight and its layer; None: it belongs to none."""
 
 
@@ -14,12 +14,12 @@ def axis_name(axis: tensor_pb2.Axis.ValueType) -> str:
     return tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower()
 
 
-def place_of(spec: tensor_pb2.TensorSpec) -> Place:
+def key_of(spec: tensor_pb2.TensorSpec) -> WeightKey:
     """The weight that an entry of a plan describes."""
     return spec.hook_id, spec.site.layer if spec.site.HasField("layer") else None
 
 
-def file_name(place: Place) -> str:
+def file_name(place: WeightKey) -> str:
     """Such as W_Q.5."""
     name, layer = place
     return name if layer is None else f"{name}.{layer}"

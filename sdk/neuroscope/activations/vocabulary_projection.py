@@ -44,11 +44,11 @@ _ENTROPY = tensor_pb2.REDUCED_LENS_ENTROPY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Projected(Displayable):
+class VocabularyProjection(Displayable):
     """What vectors predict; axes are those of the vectors without the last, then what the name says."""
 
     model_id: str
-    asked: tuple[int, ...]
+    requested_token_ids: tuple[int, ...]
     """Ids of the tokens that were asked for."""
     top_token_ids: Int32Array
     """(..., k), likeliest first."""
@@ -68,9 +68,8 @@ class Projected(Displayable):
     """Text of every token id in here."""
 
     def __repr__(self) -> str:
-        return (
-            f"Projected({self.model_id}: vectors {self.shape}, top {self.top_token_ids.shape[-1]}; table() shows them)"
-        )
+        sizes = f"vectors {self.shape}, top {self.top_token_ids.shape[-1]}"
+        return f"VocabularyProjection({self.model_id}: {sizes}; table() shows them)"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -116,7 +115,7 @@ def to_request(
         raise InvalidRequestError(f"so many likeliest tokens there are not: {top_k}", field="top_k")
     request = pb.ProjectToVocabularyRequest(
         model_id=model_id,
-        vectors=to_reference(vectors_of(vectors)),
+        vectors=to_reference(to_vectors(vectors)),
         without_norm=not norm,
         top_k=top_k,
         tokens=[token_choice(token, f"tokens[{index}]") for index, token in enumerate(tokens)],
@@ -129,11 +128,11 @@ def to_request(
         request.reference_row = int(cast("int", reference))
     else:
         vector: Any = reference
-        request.reference_vector.CopyFrom(to_reference(vectors_of(vector)))
+        request.reference_vector.CopyFrom(to_reference(to_vectors(vector)))
     return request
 
 
-class Projecting:
+class ProjectionStream:
     """Takes the stream of a projection in."""
 
     def __init__(self) -> None:
@@ -171,7 +170,7 @@ class Projecting:
         found = self._joined(_TOP_IDS)
         return sorted({*map(int, np.unique(found)), *plan.token_ids} if found is not None else {*plan.token_ids})
 
-    def result(self, texts: Mapping[int, str]) -> Projected:
+    def result(self, texts: Mapping[int, str]) -> VocabularyProjection:
         """The results, once the stream has ended.
 
         Raises:
@@ -185,9 +184,9 @@ class Projecting:
             joined = self._joined(reduced)
             return otherwise if joined is None else joined.reshape((*shape, *joined.shape[1:]))
 
-        return Projected(
+        return VocabularyProjection(
             model_id=plan.model_id,
-            asked=asked,
+            requested_token_ids=asked,
             top_token_ids=found(_TOP_IDS, np.zeros(none, np.int32)),
             top_log_probabilities=found(_TOP, np.zeros(none, np.float32)),
             log_probabilities=found(_ASKED, np.zeros(none, np.float32)),
@@ -214,7 +213,7 @@ UPLOAD_TTL_S = 600.0
 """So long the service keeps them."""
 
 
-def vectors_of(vectors: VectorsLike) -> Array | tensor_pb2.TensorReference:
+def to_vectors(vectors: VectorsLike) -> Array | tensor_pb2.TensorReference:
     """Vectors as requests carry them: where they are, or an array that fits into a request or is to be uploaded.
 
     Raises:

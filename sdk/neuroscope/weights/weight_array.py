@@ -14,7 +14,7 @@ from neuroscope.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NamedArray:
+class WeightArray:
     """An array with named axes; numpy takes it as one.
 
     `array[5, 3]` is layer 5, head 3, also where only some layers and heads were read; along other axes indices are
@@ -82,7 +82,7 @@ class NamedArray:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())
-        return f"NamedArray({self.name}, {sizes}, {self.dtype})"
+        return f"WeightArray({self.name}, {sizes}, {self.dtype})"
 
     def _places(self, dim: str, wanted: Any) -> int | slice | list[int]:
         """Where an axis's wanted numbers are in the array."""

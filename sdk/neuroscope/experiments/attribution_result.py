@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from neuroscope.activations.stream import warn
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.experiments.attributing import Attribution, features_of
+from neuroscope.experiments.attribution import Attribution, features_of
 from neuroscope.experiments.baselines import Baselines
-from neuroscope.experiments.named_scores import NamedScores, numbered
+from neuroscope.experiments.named_scores import NamedScores, unique_names
 from neuroscope.experiments.scores import Scores
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
@@ -82,7 +82,7 @@ class AttributionResult(NamedScores):
             raise StreamingError("this is no stream of an attribution")
         match event.WhichOneof("event"):
             case "plan":
-                self._begin(event.plan)
+                self._on_plan(event.plan)
             case "baseline":
                 self._baselines.feed(event.baseline)
             case "completeness":
@@ -103,7 +103,7 @@ class AttributionResult(NamedScores):
             raise StreamingError("the attribution ended before its last message")
         return self
 
-    def _begin(self, plan: pb.AttributionPlan) -> None:
+    def _on_plan(self, plan: pb.AttributionPlan) -> None:
         self.plan = plan
         self._reader = FrameReader(plan.tensors)
         self._baselines = Baselines(len(plan.pairs))
@@ -115,14 +115,14 @@ class AttributionResult(NamedScores):
     @property
     def edited_tokens(self) -> list[int]:
         """Token ids of the run that positions are those of, in the first pair."""
-        plan = self._planned()
+        plan = self._require_plan()
         pair = plan.pairs[0]
         return list((pair.corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else pair.clean).ids)
 
     @property
     def names(self) -> list[str]:
         """Names of the scores; a second one of a component ends with #2."""
-        return numbered(map(self._name, self._planned().tensors.tensors))
+        return unique_names(map(self._name, self._require_plan().tensors.tensors))
 
     def top_edges(self, count: int = 10) -> list[tuple[str, str, float]]:
         """The strongest edges: sender, receiver, score; of several pairs those of the mean.
@@ -168,7 +168,7 @@ class AttributionResult(NamedScores):
         return f"{spec.site.component}{side}"
 
     def _scores(self, index: int) -> Scores:
-        plan, request = self._planned(), self.attribution.request
+        plan, request = self._require_plan(), self.attribution.request
         spec = plan.tensors.tensors[index]
         rows = range(len(plan.pairs)) if request.each_pair else (0,)
         missing = [row for row in rows if (index, row) not in self._tensors]
@@ -215,7 +215,7 @@ class AttributionResult(NamedScores):
             is_change=True,
         )
 
-    def _planned(self) -> pb.AttributionPlan:
+    def _require_plan(self) -> pb.AttributionPlan:
         if self.plan is None:
             raise InvalidRequestError("the attribution has not begun: it has no scores", field="result")
         return self.plan
@@ -226,7 +226,7 @@ class AttributionResult(NamedScores):
         """Attribution, plan and scores; float32 survives to the last bit."""
         return {
             "attribution": self.attribution.to_json(),
-            "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
+            "plan": json_format.MessageToDict(self._require_plan(), preserving_proto_field_name=True),
             "end": json_format.MessageToDict(self.end or pb.AttributionEnd(), preserving_proto_field_name=True),
             "tokens": self.tokens,
             **self._baselines.to_json(),
@@ -246,10 +246,10 @@ class AttributionResult(NamedScores):
         """
         try:
             result = cls(Attribution.from_json(value["attribution"]))
-            result._begin(json_format.ParseDict(value["plan"], pb.AttributionPlan()))
+            result._on_plan(json_format.ParseDict(value["plan"], pb.AttributionPlan()))
             result.end = json_format.ParseDict(value["end"], pb.AttributionEnd())
             result.tokens = list(value["tokens"])
-            result._baselines = Baselines.from_json(value, len(result._planned().pairs))
+            result._baselines = Baselines.from_json(value, len(result._require_plan().pairs))
             result.completeness = [json_format.ParseDict(each, pb.Completeness()) for each in value["completeness"]]
             result._tensors = {
                 (int(each["plan_index"]), int(each["pair"])): np.array(each["values"], np.float32)

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid(Displayable):
+class LabelledArray(Displayable):
     """Numbers along named axes; numpy takes it as an array.
 
     Args:
@@ -57,7 +57,7 @@ class Grid(Displayable):
         """
         found = self
         for dim, wanted in chosen.items():
-            found = found._chosen(dim, wanted)
+            found = found._selected(dim, wanted)
         return found
 
     def mean(self, dim: str) -> Self:
@@ -66,12 +66,12 @@ class Grid(Displayable):
         left = {name: values for name, values in self.coords.items() if name != dim}
         dims = (*self.dims[:axis], *self.dims[axis + 1 :])
         values = self.values.mean(axis=axis, dtype=np.float32)
-        return replace(self, values=values, dims=dims, coords=left, **self._beside(dim, None))
+        return replace(self, values=values, dims=dims, coords=left, **self._dependent_fields(dim, None))
 
     def top(self, count: int = 10) -> list[tuple[dict[str, Any], float]]:
         """The places of the largest magnitudes, with their values; largest first."""
         values = self.values.reshape(-1)
-        order = np.argsort(-np.abs(np.nan_to_num(self._strengths())), kind="stable")[:count]
+        order = np.argsort(-np.abs(np.nan_to_num(self._ranking())), kind="stable")[:count]
         return [(self._place(int(index)), float(values[index])) for index in order]
 
     def to_dataframe(self) -> Any:
@@ -96,15 +96,15 @@ class Grid(Displayable):
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())
         return f"{type(self).__name__}({self.name}, {sizes})"
 
-    def _strengths(self) -> NDArray[np.float32]:
+    def _ranking(self) -> NDArray[np.float32]:
         """What `top` goes by."""
         return self.values.reshape(-1)
 
-    def _beside(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
+    def _dependent_fields(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
         """Other fields that change with an axis: when one or some of its indices are taken, or (None) their mean."""
         return {}
 
-    def _chosen(self, dim: str, wanted: Any) -> Self:
+    def _selected(self, dim: str, wanted: Any) -> Self:
         axis, known = self._axis(dim), list(self.coords[dim])
         is_one = isinstance(wanted, str) or not isinstance(wanted, Sequence)
         entries: list[Any] = [wanted] if is_one else list(cast("Sequence[Any]", wanted))
@@ -114,7 +114,7 @@ class Grid(Displayable):
                     f"there is no {dim} {entry!r}", field=dim, valid=[str(name) for name in known]
                 )
         places = [known.index(entry) for entry in entries]
-        beside = self._beside(dim, places[0] if is_one else places)
+        beside = self._dependent_fields(dim, places[0] if is_one else places)
         if is_one:
             left = {name: values for name, values in self.coords.items() if name != dim}
             dims = (*self.dims[:axis], *self.dims[axis + 1 :])

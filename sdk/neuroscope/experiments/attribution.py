@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric
-from neuroscope.experiments.stored import StoredRequest
+from neuroscope.experiments.stored_request import StoredRequest
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.vocabulary import prompts, sites
 from neuroscope.vocabulary.prompts import PromptLike
