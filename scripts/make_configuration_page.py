@@ -5,7 +5,6 @@ python -m scripts.make_configuration_page
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,7 @@ The command line and all services also read:
 
 | variable | meaning |
 |---|---|
-| `NEUROSCOPE_TARGET` | Address of the inference service for the command line, host:port. |
-| `NEUROSCOPE_ANALYSIS_TARGET` | Address of the analysis service for the command line. |
+| `NEUROSCOPE_TARGET`, `NEUROSCOPE_ANALYSIS_TARGET` | Addresses of the services for the command line, host:port. |
 | `NEUROSCOPE_TOKEN`, `NEUROSCOPE_TLS`, ... | Token and TLS of the command line, see `neuroscope --help`. |
 | `NEUROSCOPE_CACHE_DIR` | Folder of the prepared BLAS and of self-test results. |
 | `NEUROSCOPE_BLAS` | BLAS of MLX's CPU backend on Linux: `off` for MLX's own, or the path of a library. |
@@ -53,8 +51,8 @@ class _Row:
     variables: list[str] = field(default_factory=list[str])
 
     def __str__(self) -> str:
-        variables = ", ".join(f"`{variable}`" for variable in self.variables)
-        return f"| `{self.flag}` | {variables} | {self.default} | {self.meaning} |"
+        names = " ".join(f"`{name}`" for name in (self.flag, *self.variables))
+        return f"| {names} | {self.default} | {self.meaning} |"
 
 
 def page() -> str:
@@ -74,24 +72,12 @@ def page() -> str:
 
 
 def _table(services: str, rows: list[_Row]) -> str:
-    head = [f"\n## {services}\n", "| flag | variable | default | meaning |", "|---|---|---|---|"]
+    head = [f"\n## {services}\n", "| flag, variable | default | meaning |", "|---|---|---|"]
     return "\n".join([*head, *map(str, rows)]) + "\n"
 
 
 def _meaning(info: FieldInfo) -> str:
-    description = " ".join((info.description or "").split()).replace("|", "\\|")
-    bounds = ", ".join(_bounds(info))
-    return f"{description} ({bounds})" if bounds else description
-
-
-def _bounds(info: FieldInfo) -> Iterator[str]:
-    """The bounds of a number, as the settings check them; that it is not negative goes without saying."""
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    for constraint in info.metadata:
-        for name, text in words.items():
-            bound = getattr(constraint, name, None)
-            if bound is not None and (name, bound) != ("ge", 0):
-                yield f"{text} {bound}"
+    return " ".join((info.description or "").split()).replace("|", "\\|")
 
 
 def _default(info: FieldInfo) -> str:

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. Models are made once per run, in a temporary folder."""
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -10,11 +11,14 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 # Models of tests are new in every run; the user's cache is no place for what is proved of them.
 os.environ.setdefault("NEUROSCOPE_INFERENCE_CACHE_SELF_TESTS", "false")
 
-# Workers share the cores: threads of a BLAS that wait for work would take them from each other. And they have a COLUMNS
-# of their own, which would be the width of every table.
+# Workers and services share the cores: threads of a BLAS that wait for work would take them from each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Workers have a COLUMNS of their own, which would be the width of every table. And what they import and collect stays:
+# the garbage collector need not go through it time and again.
 if os.environ.get("PYTEST_XDIST_WORKER"):
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.pop("COLUMNS", None)
+    gc.disable()
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -84,6 +88,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=4,
         help="times that the inference service is killed while it keeps streams",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected from here on, among what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -46,14 +46,8 @@ FEW: dict[str, Any] = {"sequences": 3, "block_length": 8}
 
 
 @pytest.fixture(scope="module")
-def service(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[AnalysisClient]:
-    with AnalysisClient(service.target) as found:
+def client(analysis: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(analysis.target) as found:
         yield found
 
 
@@ -129,15 +123,15 @@ def test_roles_by_weights_are_left_out_where_weights_are_too_large(inference: Se
         assert caught.value.field == "roles[1]"
 
 
-def test_long_prompts_are_summed_up_in_bounded_memory(service: Service, client: AnalysisClient) -> None:
+def test_long_prompts_are_summed_up_in_bounded_memory(analysis: Service, client: AnalysisClient) -> None:
     """And cost a small part of what inference takes; 10,000 tokens were measured at a twentieth, and 153 MB."""
     ids = np.random.default_rng(0).integers(5, 500, (3, 1000)).tolist()
     client.analyze_attention(ids[:1], roles=(), model_id="llama")
-    before_s = service.cpu_seconds()
+    before_s = analysis.cpu_seconds()
     client.analyze_attention(ids, roles=(), model_id="llama")
-    took_s = service.cpu_seconds() - before_s
-    print(f"{took_s:.2f} s, {service.resident_bytes() / 1e6:.0f} MB")
-    assert service.resident_bytes() < 500e6
+    took_s = analysis.cpu_seconds() - before_s
+    print(f"{took_s:.2f} s, {analysis.resident_bytes() / 1e6:.0f} MB")
+    assert analysis.resident_bytes() < 500e6
     assert took_s < 5
 
 
@@ -156,7 +150,7 @@ def test_the_bundled_model_has_induction_heads_that_stand_in_for_each_other(clie
 
 
 def test_both_clients_and_this_process_and_rest_agree(
-    client: AnalysisClient, service: Service, inference: Service, llama_dir: Path
+    client: AnalysisClient, analysis: Service, gateway: Service, llama_dir: Path
 ) -> None:
     here = client.analyze_attention(TEXTS, model_id="llama", **FEW)
     assert here["entropy"].dims == ("prompt", "layer", "head")
@@ -164,18 +158,14 @@ def test_both_clients_and_this_process_and_rest_agree(
     same(client.analyze_attention(TEXTS, model_id="llama", **FEW), here)
 
     async def asynchronous() -> AttentionResult:
-        async with AsyncAnalysisClient(service.target) as other:
+        async with AsyncAnalysisClient(analysis.target) as other:
             return await other.analyze_attention(TEXTS, model_id="llama", **FEW)
 
     same(asyncio.run(asynchronous()), here)
     with AnalysisClient.local(model=[str(llama_dir)]) as local:
         same(local.analyze_attention(TEXTS, **FEW), here)
-    arguments = ("--inference", inference.target, "--analysis", service.target)
     body = {"prompts": TEXTS, "model": "llama", **FEW}
-    with (
-        running("neuroscope_gateway", "--port", "0", *arguments) as gateway,
-        httpx.Client(base_url=gateway.target, timeout=120) as rest,
-    ):
+    with httpx.Client(base_url=gateway.target, timeout=120) as rest:
         answer = rest.post("/v1/analysis/attention", json=body).json()
         streamed = rest.post("/v1/analysis/attention", json=body | {"stream": True})
         refused = rest.post("/v1/analysis/attention", json=body | {"layers": [99]})
@@ -268,11 +258,11 @@ SPOILT: dict[str, tuple[dict[str, Any], type[MLXIntegrationError], str]] = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_mistakes_are_told_before_anything_runs(service: Service, case: str) -> None:
+def test_mistakes_are_told_before_anything_runs(analysis: Service, case: str) -> None:
     fields, kind, field = SPOILT[case]
     good: dict[str, Any] = {"prompts": [inference_pb2.Prompt(text="Once upon a time")], "model_id": "llama"}
     request = pb.AnalyzeAttentionRequest(**(good | fields))
-    with AnalysisClient(service.target) as client, pytest.raises(kind) as caught:
+    with AnalysisClient(analysis.target) as client, pytest.raises(kind) as caught:
         list(client.events(AttentionResult(request)))
     assert (type(caught.value), caught.value.field) == (kind, field)
 
@@ -296,9 +286,9 @@ def test_a_model_without_patterns_says_why(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ how it ends
 
 
-def test_cancelling_stops_the_work_in_both_services(service: Service, inference: Service) -> None:
+def test_cancelling_stops_the_work_in_both_services(analysis: Service, inference: Service) -> None:
     request = pb.AnalyzeAttentionRequest(model_id="neuroscope-tiny", sequences=pb.RandomSequences(count=64))
-    with AnalysisClient(service.target) as client, Client(inference.target) as below:
+    with AnalysisClient(analysis.target) as client, Client(inference.target) as below:
         events = client.events(AttentionResult(request))
         for event in events:
             if event.progress.stage == "testing labels":

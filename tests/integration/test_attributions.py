@@ -4,8 +4,6 @@ python -m pytest tests/integration/test_attributions.py
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import pytest
 from neuroscope import AsyncClient, Client, errors
 from neuroscope.experiments import Attribution, AttributionResult, kl_divergence, logit_diff, rank
 from neuroscope.v1 import experiment_pb2 as pb
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service, inference_service
+from tests.support.shell import neuroscope
 from tests.truth.induction.model import CIRCUIT, build
 from tests.truth.induction.prompts import asked
 
@@ -138,27 +137,20 @@ def test_the_planted_circuit_in_a_running_service(tmp_path: Path) -> None:
 
 
 def test_the_command(inference: Service, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, "attribute"]
     prompts = ["one two three", "one six three", "-a", "#7", "--other", "#9"]
     kept = tmp_path / "result.json"
-    pictures = ["--save", str(kept), "--save", str(tmp_path / "p.png"), "-s", "head_output:head", "-s", "mlp_out"]
-    shown = subprocess.run([*command, *prompts, *pictures], capture_output=True, text=True, check=True)
+    pictures = ["--save", kept, "--save", tmp_path / "p.png", "-s", "head_output:head", "-s", "mlp_out"]
+    shown = neuroscope("attribute", *prompts, *pictures, target=inference.target)
+    assert shown.exit_code == 0, shown.stderr
     assert "head_output" in shown.stdout
     assert (tmp_path / "p-head_output.png").exists()
-    again = subprocess.run(
-        [*command, *prompts, "--method", "eap", "--json"], capture_output=True, text=True, check=True
-    )
+    again = neuroscope("attribute", *prompts, "--method", "eap", "--json", target=inference.target)
+    assert again.exit_code == 0, again.stderr
     assert AttributionResult.from_json(json.loads(again.stdout)).names == ["edges"]
     assert AttributionResult.load(kept)["head_output"].sizes == {"layer": 4, "head": 8}
-    wrong = subprocess.run([*command, *prompts, "--method", "nothing"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 1
+    wrong = neuroscope("attribute", *prompts, "--method", "nothing", target=inference.target)
+    assert wrong.exit_code == 1
     assert "nothing" in wrong.stderr
-
-
-@pytest.fixture(scope="module")
-def gateway(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service:
-        yield service
 
 
 def body(**changes: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ python -m pytest tests/integration/test_bundled_circuits.py
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,17 +15,14 @@ from neuroscope.analysis import AnalysisClient
 from neuroscope.circuits.comparison import ranks
 from neuroscope.datasets import NAMED, Dataset
 from neuroscope.datasets.fitting import DEFAULT_COUNT
-from tests.support.services import Service, running
+from tests.support.services import Service
 
 MODEL = "neuroscope-tiny"
 
 
 @pytest.fixture(scope="module")
-def client(inference: Service, bundled_model_dir: Path) -> Iterator[AnalysisClient]:
-    with (
-        running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as service,
-        AnalysisClient(service.target) as found,
-    ):
+def client(analysis: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(analysis.target) as found:
         yield found
 
 

@@ -21,10 +21,10 @@ from neuroscope.errors import (
 from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, intervention_pb2
+from tests.support.attributing import WITHOUT_EDGES
 from tests.support.random_models import FAMILIES, make_model
-from tests.support.services import Service, running
+from tests.support.services import Service
 from tests.support.sweeping import prompt
-from tests.unit.test_engine_attributions import WITHOUT_EDGES
 
 _RANDOM = np.random.default_rng(21)
 CLEAN = [[0, *_RANDOM.integers(5, 500, 7).tolist()] for _ in range(2)]
@@ -49,14 +49,8 @@ def request_of(**fields: Any) -> pb.DiscoverCircuitRequest:
 
 
 @pytest.fixture(scope="module")
-def service(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[AnalysisClient]:
-    with AnalysisClient(service.target) as found:
+def client(analysis: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(analysis.target) as found:
         yield found
 
 

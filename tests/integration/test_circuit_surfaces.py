@@ -5,7 +5,6 @@ python -m pytest tests/integration/test_circuit_surfaces.py
 
 import asyncio
 import json
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 from neuroscope import Client
 from neuroscope import experiments as ex
 from neuroscope.analysis import AnalysisClient, AsyncAnalysisClient, DiscoveryResult
 from neuroscope.circuits import Circuit, ComponentGraph
-from neuroscope.cli.app import app
 from neuroscope.datasets import NAMED, Dataset
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope_gateway.schemas import circuits
-from tests.support.services import Service, running
+from tests.support.services import Service
+from tests.support.shell import neuroscope
 
 MODEL = "neuroscope-tiny"
 FEW: dict[str, Any] = {"pairs": 6, "model_id": MODEL}
@@ -37,24 +35,14 @@ PAIR = {
 
 
 @pytest.fixture(scope="module")
-def service(inference: Service, bundled_model_dir: Path) -> Iterator[Service]:
-    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as found:
+def client(analysis: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(analysis.target) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[AnalysisClient]:
-    with AnalysisClient(service.target) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def rest(inference: Service, service: Service) -> Iterator[httpx.Client]:
-    arguments = ("--port", "0", "--inference", inference.target, "--analysis", service.target)
-    with (
-        running("neuroscope_gateway", *arguments) as gateway,
-        httpx.Client(base_url=gateway.target, timeout=120) as found,
-    ):
+def rest(gateway: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.target, timeout=120) as found:
         yield found
 
 
@@ -110,9 +98,9 @@ def test_a_result_survives_a_file(found: DiscoveryResult, tmp_path: Path) -> Non
     np.testing.assert_array_equal(again["edge_score"].values, found["edge_score"].values)
 
 
-def test_an_event_loop_gets_the_same(service: Service, pairs: Dataset, found: DiscoveryResult) -> None:
+def test_an_event_loop_gets_the_same(analysis: Service, pairs: Dataset, found: DiscoveryResult) -> None:
     async def search() -> DiscoveryResult:
-        async with AsyncAnalysisClient(service.target) as client:
+        async with AsyncAnalysisClient(analysis.target) as client:
             fitted = await client.dataset("facts", count=6, model_id=MODEL)
             assert fitted.content_hash == pairs.content_hash
             result = await client.discover_circuit(fitted, curve_sizes=[0.05, 0.5], model_id=MODEL)
@@ -239,7 +227,6 @@ def test_rest_finds_the_same(rest: httpx.Client, found: DiscoveryResult) -> None
     assert without_times(Circuit.from_json(events[-1]["circuit"])) == without_times(found.circuit)
 
 
-@pytest.mark.usefixtures("_warnings_as_before")
 def test_the_graph_alone(rest: httpx.Client, inference: Service) -> None:
     """By REST and in the shell it is that of the client."""
     with Client(inference.target) as below:
@@ -301,22 +288,9 @@ def test_rest_refuses_what_is_wrong(rest: httpx.Client, route: str, body: dict[s
 # ------------------------------------------------------------------------------------------------ the shell
 
 
-@pytest.fixture
-def _warnings_as_before() -> Iterator[None]:
-    """A command shows warnings its own way, for the life of its process."""
-    shown = warnings.showwarning
-    yield
-    warnings.showwarning = shown
-
-
-def neuroscope(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [*map(str, arguments)])
-
-
-@pytest.mark.usefixtures("_warnings_as_before")
-def test_the_shell_finds_shows_exports_and_compares(service: Service, found: DiscoveryResult, tmp_path: Path) -> None:
+def test_the_shell_finds_shows_exports_and_compares(analysis: Service, found: DiscoveryResult, tmp_path: Path) -> None:
     first, second, page = tmp_path / "first.json", tmp_path / "second.graphml", tmp_path / "first.html"
-    search = ("analyze", "circuit", "--target", service.target, "-m", MODEL, "-d", "facts", "--pair-count", 6)
+    search = ("analyze", "circuit", "--target", analysis.target, "-m", MODEL, "-d", "facts", "--pair-count", 6)
     run = neuroscope(*search, "--size", 0.2, "--save", first, "--save", page)
     assert run.exit_code == 0, run.stderr
     assert "faithfulness" in run.stdout
@@ -336,7 +310,6 @@ def test_the_shell_finds_shows_exports_and_compares(service: Service, found: Dis
     assert json.loads(tried.stdout)["evaluation"]["faithfulness"] < 1
 
 
-@pytest.mark.usefixtures("_warnings_as_before")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

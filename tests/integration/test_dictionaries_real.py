@@ -4,8 +4,6 @@ python -m pytest tests/integration/test_dictionaries_real.py
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from neuroscope import AsyncClient, Client
 from neuroscope.errors import UnknownIdError
 from neuroscope.experiments import logit_diff
 from neuroscope.experiments.attribution_result import AttributionResult
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service
+from tests.support.shell import neuroscope
 
 DICTIONARIES = Path(__file__).parents[2] / "models" / "dictionaries"
 SAE = DICTIONARIES / "resid_post_2"
@@ -29,24 +28,17 @@ METRIC = logit_diff(" Mary", " John")
 
 
 @pytest.fixture(scope="module")
-def inference(bundled_model_dir: Path) -> Iterator[Service]:
-    with inference_service(bundled_model_dir) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def client(inference: Service) -> Iterator[Client]:
-    with Client(inference.target) as client:
+def client(tiny_inference: Service) -> Iterator[Client]:
+    with Client(tiny_inference.target) as client:
         client.dictionaries.load(SAE)
         yield client
+        for one in client.dictionaries:
+            client.dictionaries.unload(one.dictionary_id)
 
 
 @pytest.fixture(scope="module")
-def http(inference: Service, client: Client) -> Iterator[httpx.Client]:
-    with (
-        running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service,
-        httpx.Client(base_url=service.target, timeout=60) as http,
-    ):
+def http(tiny_gateway: Service, client: Client) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=tiny_gateway.target, timeout=60) as http:
         yield http
 
 
@@ -81,9 +73,9 @@ def test_ablating_what_attribution_finds_changes_the_answer(client: Client) -> N
     assert AttributionResult.from_json(result.to_json()).top(1) == result.top(1)
 
 
-async def test_the_asynchronous_client_gives_the_same(inference: Service, client: Client) -> None:
+async def test_the_asynchronous_client_gives_the_same(tiny_inference: Service, client: Client) -> None:
     sync = client.dictionaries.get("resid_post_2")
-    async with AsyncClient(inference.target) as aio:
+    async with AsyncClient(tiny_inference.target) as aio:
         sae = await aio.dictionaries.get("resid_post_2")
         assert sae.description == sync.description
         assert "resid_post_2" in {one.dictionary_id for one in await aio.dictionaries.list()}
@@ -191,12 +183,10 @@ def test_feature_sweeps_and_attributions_over_http(http: httpx.Client) -> None:
     assert (scores["dims"], len(scores["values"])) == (["feature"], 512)
 
 
-def test_the_commands(inference: Service, client: Client, tmp_path: Path) -> None:
-    base = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target]
-
+def test_the_commands(tiny_inference: Service, client: Client, tmp_path: Path) -> None:
     def run(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run([*base, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
+        done = neuroscope(*arguments, target=tiny_inference.target)
+        assert done.exit_code == code, done.stderr
         return done.stdout + done.stderr
 
     assert "shell" in run("dictionaries", "load", str(SAE), "--name", "shell")

@@ -3,23 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.fixture(scope="module")
-def services(bundled_model_dir: Path) -> Iterator[tuple[Service, Service]]:
-    with (
-        inference_service(bundled_model_dir) as inference,
-        running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as gateway,
-    ):
-        yield inference, gateway
+@pytest.fixture
+def services(tiny_inference: Service, tiny_gateway: Service) -> tuple[Service, Service]:
+    return tiny_inference, tiny_gateway
 
 
 def run_example(name: str, services: tuple[Service, Service]) -> str:

@@ -26,12 +26,6 @@ SIZE = 12
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e47"
 
 
-@pytest.fixture(scope="module")
-def gateway(inference: Service) -> Generator[Service]:
-    with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service:
-        yield service
-
-
 @pytest.fixture
 def http(gateway: Service) -> Generator[httpx.Client]:
     with httpx.Client(base_url=gateway.target, timeout=120) as client:

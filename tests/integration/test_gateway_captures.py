@@ -16,7 +16,7 @@ from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError, UnknownIdError
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.vocabulary.tensors import numpy_dtype, parse_dtype
-from tests.support.services import Service, running
+from tests.support.services import Service
 
 ACTIVATIONS = "/v1/chat/completions/with_activations"
 CAPTURES = "/v1/activations/captures"
@@ -26,12 +26,6 @@ HOOKS = [
     {"layer_name": "transformer.h.2", "component": "attention_pattern", "hook_id": "p"},
 ]
 SIZE = 3
-
-
-@pytest.fixture(scope="module")
-def gateway(inference: Service) -> Generator[Service]:
-    with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service:
-        yield service
 
 
 @pytest.fixture

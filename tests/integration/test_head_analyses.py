@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from neuroscope import Client
 from neuroscope.analysis import (
@@ -24,7 +23,6 @@ from neuroscope.analysis import (
     CompositionResult,
     InteractionGraph,
 )
-from neuroscope.cli.app import app
 from neuroscope.errors import (
     ContextLengthError,
     InvalidRequestError,
@@ -39,6 +37,7 @@ from neuroscope.v1 import interaction_pb2 as pb
 from neuroscope.viz import pattern_picture
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.services import Service, running
+from tests.support.shell import neuroscope
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 SERVICE = ("neuroscope_analysis", "--port", "0", "--inference")
@@ -54,25 +53,14 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def service(inference: Service) -> Iterator[Service]:
-    with running(*SERVICE, inference.target) as found:
+def client(analysis: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(analysis.target) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[AnalysisClient]:
-    with AnalysisClient(service.target) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def rest(service: Service, inference: Service) -> Iterator[httpx.Client]:
-    """The gateway before both."""
-    arguments = ("--inference", inference.target, "--analysis", service.target)
-    with (
-        running("neuroscope_gateway", "--port", "0", *arguments) as it,
-        httpx.Client(base_url=it.target, timeout=120) as found,
-    ):
+def rest(gateway: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.target, timeout=120) as found:
         yield found
 
 
@@ -239,14 +227,14 @@ ASKED: dict[str, tuple[str, str, dict[str, Any]]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("case", ASKED)
 def test_clients_this_process_rest_and_files_agree(
-    client: AnalysisClient, service: Service, bundled: AnalysisClient, rest: httpx.Client, tmp_path: Path, case: str
+    client: AnalysisClient, analysis: Service, bundled: AnalysisClient, rest: httpx.Client, tmp_path: Path, case: str
 ) -> None:
     method, route, fields = ASKED[case]
     there = {**fields, "model_id": "neuroscope-tiny"}
     found = getattr(client, method)(**there)
 
     async def asynchronous() -> Any:
-        async with AsyncAnalysisClient(service.target) as other:
+        async with AsyncAnalysisClient(analysis.target) as other:
             return await getattr(other, method)(**there)
 
     here = getattr(bundled, method)(**fields)
@@ -275,14 +263,13 @@ def test_clients_this_process_rest_and_files_agree(
 
 
 @pytest.mark.filterwarnings("ignore:Q and K:UserWarning")
-def test_from_the_shell(service: Service, tmp_path: Path) -> None:
+def test_from_the_shell(analysis: Service, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
-    runner = CliRunner(env={"COLUMNS": "150"})
 
     def run(*arguments: str) -> Any:
-        common = ("--target", service.target, "--model", "neuroscope-tiny")
-        return runner.invoke(app, ["analyze", *arguments, *common], catch_exceptions=False)
+        common = ("--target", analysis.target, "--model", "neuroscope-tiny")
+        return neuroscope("analyze", *arguments, *common, COLUMNS="150")
 
     compared = run("attention", CLEAN, PAIRS[1]["clean"], "--compare", "--save", str(tmp_path / "compared.png"))
     assert "AttentionComparison" in compared.output

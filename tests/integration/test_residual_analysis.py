@@ -17,7 +17,7 @@ from neuroscope_analysis.residual import flow
 from tests.support.compare import assert_close
 from tests.support.loaded import capture_here, load_here
 from tests.support.random_models import FAMILIES, make_model
-from tests.support.services import Service, running
+from tests.support.services import Service
 
 IDS = np.random.default_rng(0).integers(5, 500, 24).tolist()
 CLEAN = "When Mary and John went to the store, John gave a drink to"
@@ -26,14 +26,8 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def service(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[AnalysisClient]:
-    with AnalysisClient(service.target) as found:
+def client(analysis: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(analysis.target) as found:
         yield found
 
 

@@ -5,8 +5,6 @@ python -m pytest tests/integration/test_residual_surfaces.py
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +29,7 @@ from neuroscope.vocabulary import tensors
 from tests.support.patience import eventually
 from tests.support.random_models import make_model
 from tests.support.services import Service, running
+from tests.support.shell import neuroscope
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
@@ -44,14 +43,8 @@ TINY: dict[str, Any] = {"model_id": "neuroscope-tiny"}
 
 
 @pytest.fixture(scope="module")
-def service(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[AnalysisClient]:
-    with AnalysisClient(service.target) as found:
+def client(analysis: Service) -> Iterator[AnalysisClient]:
+    with AnalysisClient(analysis.target) as found:
         yield found
 
 
@@ -85,10 +78,10 @@ def same(one: ResidualResult, other: ResidualResult) -> None:
 
 
 def test_both_clients_this_process_and_rest_agree(
-    service: Service, inference: Service, here: ResidualResult, bundled_model_dir: Path
+    analysis: Service, gateway: Service, here: ResidualResult, bundled_model_dir: Path
 ) -> None:
     async def asynchronous() -> ResidualResult:
-        async with AsyncAnalysisClient(service.target) as other:
+        async with AsyncAnalysisClient(analysis.target) as other:
             return await other.analyze_residual_stream(CLEAN, answer=" Mary", other=" John", **ALL, **TINY)
 
     same(asyncio.run(asynchronous()), here)
@@ -104,11 +97,7 @@ def test_both_clients_this_process_and_rest_agree(
         "strongest_neurons": 3,
         "max_writers": 4,
     }
-    arguments = ("--inference", inference.target, "--analysis", service.target)
-    with (
-        running("neuroscope_gateway", "--port", "0", *arguments) as gateway,
-        httpx.Client(base_url=gateway.target, timeout=120) as rest,
-    ):
+    with httpx.Client(base_url=gateway.target, timeout=120) as rest:
         plain = {**body, "parts": ["contributions", "attribution", "lens"], "corrupted": [], "max_writers": 0}
         answer = rest.post("/v1/analysis/residual_stream", json=plain).json()
         streamed = rest.post("/v1/analysis/residual_stream", json=body | {"stream": True})
@@ -150,12 +139,12 @@ def test_both_clients_this_process_and_rest_agree(
     assert any(array["name"] == "tuned_kl" for array in looked["prompts"][0]["arrays"])
 
 
-def test_the_shell(here: ResidualResult, service: Service, tmp_path: Path) -> None:
+def test_the_shell(here: ResidualResult, analysis: Service, tmp_path: Path) -> None:
     pictures = [tmp_path / f"found.{ending}" for ending in ("png", "html")]
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join([CLEAN, CORRUPTED] * 8), encoding="utf-8")
     lens = tmp_path / "lens.safetensors"
-    common = ["--target", service.target, "--model", "neuroscope-tiny"]
+    common = ["--target", analysis.target, "--model", "neuroscope-tiny"]
     train = ["analyze", "tuned-lens", str(texts), "--objective", "ridge", "--save", str(lens), *common]
     shown = _shell(*train)
     assert "KL before" in shown
@@ -172,10 +161,8 @@ def test_the_shell(here: ResidualResult, service: Service, tmp_path: Path) -> No
 
 
 def _shell(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "neuroscope.cli", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = neuroscope(*arguments)
+    assert done.exit_code == 0, done.stderr
     return done.stdout
 
 
@@ -350,7 +337,7 @@ def test_weights_beyond_the_budget_are_left_out_or_refused(inference: Service) -
 # ------------------------------------------------------------------------------------------------ how it ends
 
 
-def test_a_training_that_nobody_waits_for_ends(service: Service, inference: Service) -> None:
+def test_a_training_that_nobody_waits_for_ends(analysis: Service, inference: Service) -> None:
     ids = np.random.default_rng(0).integers(5, 500, (6, 400)).tolist()
     request = tuned_lens_pb2.TrainTunedLensRequest(
         model_id="llama",
@@ -358,26 +345,26 @@ def test_a_training_that_nobody_waits_for_ends(service: Service, inference: Serv
         objective=tuned_lens_pb2.TUNED_LENS_OBJECTIVE_KL,
         max_iterations=1000,
     )
-    with AnalysisClient(service.target) as client, Client(inference.target) as below:
+    with AnalysisClient(analysis.target) as client, Client(inference.target) as below:
         events = client.events(TunedLensResult(request))
         while next(events).progress.stage != "fitting translators":
             pass
         events.close()
-        before_s = service.cpu_seconds()
+        before_s = analysis.cpu_seconds()
         eventually(lambda: below.workload().streams == 0)
         time.sleep(1.0)
-        settled_s = service.cpu_seconds()
+        settled_s = analysis.cpu_seconds()
         time.sleep(0.5)
-        assert service.cpu_seconds() - settled_s < 0.25, service.cpu_seconds() - before_s
+        assert analysis.cpu_seconds() - settled_s < 0.25, analysis.cpu_seconds() - before_s
 
 
-def test_long_prompts_are_summed_up_in_bounded_memory(service: Service, client: AnalysisClient) -> None:
+def test_long_prompts_are_summed_up_in_bounded_memory(analysis: Service, client: AnalysisClient) -> None:
     """Every position's numbers, and no stream is kept."""
     ids = np.random.default_rng(0).integers(5, 500, (3, 1000)).tolist()
     client.analyze_residual_stream(ids[:1], parts=["contributions", "attribution"], answer=7, model_id="llama")
-    before_s, before_bytes = service.cpu_seconds(), service.resident_bytes()
+    before_s, before_bytes = analysis.cpu_seconds(), analysis.resident_bytes()
     client.analyze_residual_stream(ids, parts=["contributions", "attribution"], answer=7, model_id="llama")
-    took_s = service.cpu_seconds() - before_s
-    print(f"{took_s:.2f} s, {service.resident_bytes() / 1e6:.0f} MB, before {before_bytes / 1e6:.0f}")
-    assert service.resident_bytes() < 500e6
+    took_s = analysis.cpu_seconds() - before_s
+    print(f"{took_s:.2f} s, {analysis.resident_bytes() / 1e6:.0f} MB, before {before_bytes / 1e6:.0f}")
+    assert analysis.resident_bytes() < 500e6
     assert took_s < 8

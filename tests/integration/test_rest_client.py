@@ -32,12 +32,6 @@ SPECS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def gateway(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service:
-        yield service
-
-
 @pytest.fixture
 def client(gateway: Service) -> Iterator[RESTActivationCaptureClient]:
     with RESTActivationCaptureClient(gateway.target, timeout=120) as client:

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from typer.testing import Result
 
 from neuroscope import AsyncClient, Client, Directions, contrast, contrast_async
 from neuroscope.errors import InvalidRequestError
 from tests.support.compare import relative_error
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service
+from tests.support.shell import neuroscope
 
 NORWAY, ITALY = "The capital of Norway is", "The capital of Italy is"
 COUNTRIES = ("France", "Spain", "Japan", "Egypt", "Norway", "Italy")
@@ -30,14 +29,8 @@ TEXTS = ["Once upon a time", "She looked at him", "He said that", "It was a dark
 
 
 @pytest.fixture(scope="module")
-def service(bundled_model_dir: Path) -> Generator[Service]:
-    with inference_service(bundled_model_dir) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Generator[Client]:
-    with Client(service.target) as client:
+def client(tiny_inference: Service) -> Generator[Client]:
+    with Client(tiny_inference.target) as client:
         yield client
 
 
@@ -101,9 +94,9 @@ def test_a_schedule_governs_its_steps(client: Client) -> None:
     np.testing.assert_allclose(shifts, [0, 1e-3, 2e-3, 0], atol=2e-5)
 
 
-def test_an_event_loop_finds_the_same(client: Client, service: Service) -> None:
+def test_an_event_loop_finds_the_same(client: Client, tiny_inference: Service) -> None:
     async def find() -> Directions:
-        async with AsyncClient(service.target) as other:
+        async with AsyncClient(tiny_inference.target) as other:
             return await contrast_async(other, CAPITALS, TEXTS)
 
     found, expected = asyncio.run(find()), contrast(client, CAPITALS, TEXTS)
@@ -142,7 +135,7 @@ def test_what_is_asked_wrongly_is_an_error_before_anything_runs(client: Client, 
 # Other ways in.
 
 
-def test_a_chat_over_rest_is_steered_as_one_over_grpc(client: Client, service: Service) -> None:
+def test_a_chat_over_rest_is_steered_as_one_over_grpc(client: Client, tiny_gateway: Service) -> None:
     direction = contrast(client, CAPITALS, TEXTS)["resid_post.2"]
     messages = [{"role": "user", "content": "Hello"}]
     expected = client.generate(messages, max_tokens=8, interventions=direction.steer(1.5)).wait().text
@@ -151,42 +144,34 @@ def test_a_chat_over_rest_is_steered_as_one_over_grpc(client: Client, service: S
         "max_tokens": 8,
         "interventions": [edit.to_json() for edit in direction.steer(1.5)],
     }
-    with running("neuroscope_gateway", "--port", "0", "--inference", service.target) as gateway:
-        response = httpx.post(f"{gateway.target}/v1/chat/completions", json=body, timeout=60)
+    response = httpx.post(f"{tiny_gateway.target}/v1/chat/completions", json=body, timeout=60)
     assert response.status_code == 200, response.text
     assert response.json()["choices"][0]["message"]["content"] == expected
     assert expected != client.generate(messages, max_tokens=8).wait().text
 
 
-def neuroscope(service: Service, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "neuroscope.cli", "--target", service.target, *map(str, arguments)],
-        env={**os.environ, "COLUMNS": "140", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def command(service: Service, *arguments: object) -> Result:
+    return neuroscope(*arguments, target=service.target, COLUMNS="140")
 
 
-def test_the_command_line_finds_shows_and_steers(client: Client, service: Service, tmp_path: Path) -> None:
+def test_the_command_line_finds_shows_and_steers(client: Client, tiny_inference: Service, tmp_path: Path) -> None:
     (tmp_path / "positive.txt").write_text("\n".join(CAPITALS) + "\n")
     (tmp_path / "negative.json").write_text(json.dumps(TEXTS))
     file, picture = tmp_path / "d.safetensors", tmp_path / "d.png"
     sets = ["--positive", tmp_path / "positive.txt", "--negative", tmp_path / "negative.json"]
-    done = neuroscope(service, "directions", "find", *sets, "-o", file, "--save", picture)
-    assert done.returncode == 0, done.stderr
+    done = command(tiny_inference, "directions", "find", *sets, "-o", file, "--save", picture)
+    assert done.exit_code == 0, done.stderr
     assert "12 of 12" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
-    shown = neuroscope(service, "directions", "show", file)
+    shown = command(tiny_inference, "directions", "show", file)
     assert "6 positive and 6 negative prompts" in shown.stdout
     assert "resid_post.3" in shown.stdout
 
     direction = Directions.load(file)["resid_post.3"]
     expected = client.generate(NORWAY, max_tokens=4, interventions=direction.steer(-2, schedule=[1, 1, 0])).wait().text
     steer = f"{file}:resid_post.3 -2 schedule=1,1,0"
-    done = neuroscope(service, "generate", NORWAY, "--raw", "--max-tokens", 4, "--steer", steer)
-    assert done.returncode == 0, done.stderr
+    done = command(tiny_inference, "generate", NORWAY, "--raw", "--max-tokens", 4, "--steer", steer)
+    assert done.exit_code == 0, done.stderr
     assert done.stdout.strip() == expected.strip()
     assert "resid_post.3[steps :2] := act + -2·tensor(128)" in done.stderr
 
@@ -202,11 +187,11 @@ def test_the_command_line_finds_shows_and_steers(client: Client, service: Servic
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(
-    client: Client, service: Service, tmp_path: Path, steer: str, says: str
+    client: Client, tiny_inference: Service, tmp_path: Path, steer: str, says: str
 ) -> None:
     contrast(client, [NORWAY], [ITALY]).save(tmp_path / "d.safetensors")
     steer = steer.replace("{file}", str(tmp_path / "d.safetensors"))
-    done = neuroscope(service, "generate", NORWAY, "--raw", "--steer", steer)
-    assert done.returncode == 1
+    done = command(tiny_inference, "generate", NORWAY, "--raw", "--steer", steer)
+    assert done.exit_code == 1
     assert says in " ".join(done.stderr.split())
     assert "--steer" in done.stderr

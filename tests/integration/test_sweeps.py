@@ -4,8 +4,6 @@ python -m pytest tests/integration/test_sweeps.py
 """
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +30,8 @@ from neuroscope.experiments import (
 )
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.wire.rpc import RPCS
-from tests.support.services import Service, running
+from tests.support.services import Service
+from tests.support.shell import neuroscope
 
 CLEAN = [0, 141, 59, 26, 53, 58, 97, 93, 23, 84]
 CORRUPTED = [0, 18, 28, 18, 28, 45, 90, 45, 23, 53]
@@ -270,30 +269,21 @@ def test_the_call_is_part_of_the_contract() -> None:
 
 
 def test_the_command(inference: Service, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, "sweep"]
     prompts = ["one two three", "one six three", "-a", "#7", "--other", "#9", "-s", "heads", "-s", "mlp_out"]
     kept = tmp_path / "result.json"
-    shown = subprocess.run(
-        [*command, *prompts, "--save", str(kept), "--save", str(tmp_path / "p.png"), "--positions=-1"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    saves = ["--save", kept, "--save", tmp_path / "p.png"]
+    shown = neuroscope("sweep", *prompts, *saves, "--positions=-1", target=inference.target)
+    assert shown.exit_code == 0, shown.stderr
     assert "head_output" in shown.stdout
     assert (tmp_path / "p-head_output.png").exists()
     assert SweepResult.load(kept).is_complete
-    again = subprocess.run([*command, *prompts, "--positions=-1", "--json"], capture_output=True, text=True, check=True)
+    again = neuroscope("sweep", *prompts, "--positions=-1", "--json", target=inference.target)
+    assert again.exit_code == 0, again.stderr
     found = SweepResult.from_json(json.loads(again.stdout))
     np.testing.assert_allclose(found["head_output"], SweepResult.load(kept)["head_output"], atol=1e-4)
-    wrong = subprocess.run([*command, "a", "b", "-a", "#7"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 1
+    wrong = neuroscope("sweep", "a", "b", "-a", "#7", target=inference.target)
+    assert wrong.exit_code == 1
     assert "--other" in wrong.stderr
-
-
-@pytest.fixture(scope="module")
-def gateway(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service:
-        yield service
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -561,9 +551,8 @@ def test_edits_corrupt_the_clean_prompt(client: Client) -> None:
     ids=["subject", "paths", "criterion"],
 )
 def test_the_shell_has_it(inference: Service, options: list[str]) -> None:
-    command = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, "sweep", "Mary went home"]
     if "--sender" in options:
         options = ["--value", "0", *options]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    done = neuroscope("sweep", "Mary went home", *options, target=inference.target)
+    assert done.exit_code == 0, done.stderr
     assert ("function_call" if "--criterion" in options else "clean") in done.stdout

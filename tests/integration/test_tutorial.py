@@ -7,13 +7,12 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neuroscope import ActivationCache
-from tests.support.services import Service, inference_service, running
+from tests.support.services import Service
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -36,13 +35,9 @@ def test_the_page_has_nothing_else() -> None:
     assert run == 9
 
 
-@pytest.fixture(scope="module")
-def services(bundled_model_dir: Path) -> Iterator[tuple[Service, Service]]:
-    with (
-        inference_service(bundled_model_dir) as inference,
-        running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as gateway,
-    ):
-        yield inference, gateway
+@pytest.fixture
+def services(tiny_inference: Service, tiny_gateway: Service) -> tuple[Service, Service]:
+    return tiny_inference, tiny_gateway
 
 
 def run(command: list[str], services: tuple[Service, Service], folder: Path, program: str) -> str:

@@ -18,19 +18,13 @@ from neuroscope.integration import (
     generate_neuroscope_smalltalk_interface,
 )
 from neuroscope.rest import ActivationHookSpec, RESTActivationCaptureClient
-from tests.support.services import Service, running
+from tests.support.services import Service
 from tests.support.upstream_clients import DemoClient, IntegrationClient
 
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "What is three plus four?"},
 ]
-
-
-@pytest.fixture(scope="module")
-def gateway(inference: Service) -> Iterator[Service]:
-    with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service:
-        yield service
 
 
 @pytest.fixture

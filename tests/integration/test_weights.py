@@ -4,9 +4,6 @@ python -m pytest tests/integration/test_weights.py
 """
 
 import base64
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,13 @@ import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from typer.testing import Result
 
 from neuroscope import AsyncClient, Client, errors
 from neuroscope.weights import Weights
 from tests.support.compare import assert_close
-from tests.support.services import Service, running
+from tests.support.services import Service
+from tests.support.shell import neuroscope
 
 TEXT = [0, 141, 59, 26, 53, 58, 97, 93]
 
@@ -36,11 +35,8 @@ def weights(client: Client) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def gateway(inference: Service) -> Iterator[httpx.Client]:
-    with (
-        running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as service,
-        httpx.Client(base_url=service.target, timeout=60) as http,
-    ):
+def http(gateway: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.target, timeout=60) as http:
         yield http
 
 
@@ -203,8 +199,8 @@ def test_bad_vectors(client: Client, changes: dict[str, Any], field: str, text: 
 # ------------------------------------------------------------------------------------------- REST and commands
 
 
-def test_weights_over_http(gateway: httpx.Client, weights: Weights) -> None:
-    listed = gateway.get("/v1/experiments/weights", params={"names": ["W_Q", "W_U"], "summaries": True}).json()
+def test_weights_over_http(http: httpx.Client, weights: Weights) -> None:
+    listed = http.get("/v1/experiments/weights", params={"names": ["W_Q", "W_U"], "summaries": True}).json()
     assert [(each["name"], each["layer"]) for each in listed["data"]] == [
         *(("W_Q", n) for n in range(4)),
         ("W_U", None),
@@ -212,13 +208,13 @@ def test_weights_over_http(gateway: httpx.Client, weights: Weights) -> None:
     norm = np.linalg.norm(weights.W_Q[0])
     assert listed["data"][0]["measures"]["norm"] == pytest.approx(norm, rel=1e-5)
     url = "/v1/experiments/weights/W_Q"
-    whole = gateway.get(url, params={"layer": 3, "heads": [6, 1]})
+    whole = http.get(url, params={"layer": 3, "heads": [6, 1]})
     assert whole.headers["x-neuroscope-shape"] == "2,128,16"
     assert whole.headers["x-neuroscope-axes"] == "head,d_model,d_head"
     array = np.frombuffer(whole.content, whole.headers["x-neuroscope-dtype"]).reshape(2, 128, 16)
     assert np.array_equal(array, weights.W_Q[3][[6, 1]])
     for form in ("list", "base64"):
-        told = gateway.get(url, params={"layer": -1, "heads": 6, "format": form, "dtype": "float16"}).json()
+        told = http.get(url, params={"layer": -1, "heads": 6, "format": form, "dtype": "float16"}).json()
         data: Any = told["data"]
         found = np.frombuffer(base64.b64decode(data), np.float16).reshape(told["shape"]) if form == "base64" else data
         assert np.array_equal(np.array(found, np.float16), weights.W_Q[3][[6]].astype(np.float16))
@@ -229,13 +225,13 @@ def test_weights_over_http(gateway: httpx.Client, weights: Weights) -> None:
     ("wanted", "part"),
     [("bytes=0-9", slice(0, 10)), ("bytes=-7", slice(-7, None)), ("bytes=600000-", slice(600000, None))],
 )
-def test_ranges_of_a_weight(gateway: httpx.Client, wanted: str, part: slice) -> None:
+def test_ranges_of_a_weight(http: httpx.Client, wanted: str, part: slice) -> None:
     url = "/v1/experiments/weights/W_gate"
     params = {"layer": 0, "dtype": "float32"}
-    whole = gateway.get(url, params=params)
-    bigger = gateway.get("/v1/experiments/weights/W_O", params={"layer": 0})
+    whole = http.get(url, params=params)
+    bigger = http.get("/v1/experiments/weights/W_O", params={"layer": 0})
     assert whole.headers["etag"] != bigger.headers["etag"]
-    some = gateway.get(url, params=params, headers={"Range": wanted})
+    some = http.get(url, params=params, headers={"Range": wanted})
     if part.start == 600000:  # beyond its 163,840 bytes
         assert some.status_code == 416
         assert some.headers["content-range"] == f"bytes */{len(whole.content)}"
@@ -243,9 +239,9 @@ def test_ranges_of_a_weight(gateway: httpx.Client, wanted: str, part: slice) -> 
     assert some.status_code == 206
     assert some.content == whole.content[part]
     assert some.headers["content-range"].endswith(f"/{len(whole.content)}")
-    changed = gateway.get(url, params=params, headers={"Range": wanted, "If-Range": '"other"'})
+    changed = http.get(url, params=params, headers={"Range": wanted, "If-Range": '"other"'})
     assert changed.status_code == 200
-    kept = gateway.get(url, params=params, headers={"Range": wanted, "If-Range": whole.headers["etag"]})
+    kept = http.get(url, params=params, headers={"Range": wanted, "If-Range": whole.headers["etag"]})
     assert kept.content == some.content
 
 
@@ -262,16 +258,16 @@ def test_ranges_of_a_weight(gateway: httpx.Client, wanted: str, part: slice) -> 
         ("", {"names": "W_X"}, "names[0]"),
     ],
 )
-def test_bad_readings_over_http(gateway: httpx.Client, path: str, params: dict[str, Any], param: str) -> None:
-    answer = gateway.get(f"/v1/experiments/weights{path}", params=params)
+def test_bad_readings_over_http(http: httpx.Client, path: str, params: dict[str, Any], param: str) -> None:
+    answer = http.get(f"/v1/experiments/weights{path}", params=params)
     assert 400 <= answer.status_code < 500, answer.text
     assert answer.json()["error"]["param"] in (param, "weight" if param == "names[0]" else param)
 
 
-def test_vectors_over_http(gateway: httpx.Client, client: Client, weights: Weights) -> None:
+def test_vectors_over_http(http: httpx.Client, client: Client, weights: Weights) -> None:
     vectors = np.asarray(weights.W_E)[:3]
     body = {"vectors": vectors.tolist(), "top_k": 2, "tokens": [7], "reference": 1}
-    answer = gateway.post("/v1/experiments/vocabulary", json=body)
+    answer = http.post("/v1/experiments/vocabulary", json=body)
     assert answer.status_code == 200, answer.text
     seen = client.project(vectors, top_k=2, tokens=[7], reference=1)
     data = answer.json()["data"]
@@ -286,20 +282,19 @@ def test_vectors_over_http(gateway: httpx.Client, client: Client, weights: Weigh
         ({"tokens": [4096]}, "tokens[0]"),
         ({"model": "nobody"}, "model"),
     ):
-        refused = gateway.post("/v1/experiments/vocabulary", json=body | changes)
+        refused = http.post("/v1/experiments/vocabulary", json=body | changes)
         assert 400 <= refused.status_code < 500, refused.text
         assert refused.json()["error"]["param"] == param, refused.text
 
 
-def command(inference: Service, *words: str) -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-m", "neuroscope.cli", "--target", inference.target, *words]
-    return subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+def command(inference: Service, *words: str) -> Result:
+    return neuroscope(*words, target=inference.target, COLUMNS="200")
 
 
 def test_the_commands(inference: Service, weights: Weights, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     shown = command(inference, "weights", "W_Q", "W_out", "-l", "1", "--norms", "--save", str(file))
-    assert shown.returncode == 0, shown.stderr
+    assert shown.exit_code == 0, shown.stderr
     assert f"{np.linalg.norm(weights.W_Q[1]):.4g}" in shown.stdout
     assert np.array_equal(load_file(file)["W_Q.1"], weights.W_Q[1])
     vectors = tmp_path / "vectors.safetensors"
@@ -307,5 +302,5 @@ def test_the_commands(inference: Service, weights: Weights, tmp_path: Path) -> N
     seen = command(inference, "project", str(vectors), "--tensor", "a", "--rank", "#7", "--reference", "0")
     assert "KL, nats" in seen.stdout, seen.stderr
     several = command(inference, "project", str(vectors))
-    assert several.returncode == 1
+    assert several.exit_code == 1
     assert "several tensors: a, b" in several.stderr

@@ -13,6 +13,8 @@ from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
 
+WITHOUT_EDGES = ("gemma2", "gemma3_text", "olmo2")
+"""Families with a norm behind attention: what their heads write into the stream does not add up."""
 ALLOWED = AllowedAttribution(max_prompts=64, batch_bytes=2**28)
 
 

@@ -1,7 +1,7 @@
 """Path patching as its papers describe it: forward passes in which every component but the sender is frozen by a hook.
 
-Runs of the whole model for one path: the frozen one, in which receivers' inputs are read, and the one in which they are
-put; nothing is taken from the engine but its hooks.
+Runs of the whole model: the frozen one of a sender, in which the inputs of receivers are read, and for each path one in
+which they are put; nothing is taken from the engine but its hooks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,21 +57,25 @@ def replaced(value: mx.array, heads: Sequence[int] = (), positions: Sequence[int
     return put
 
 
+Receiver = tuple[Point, Sequence[int], Sequence[int]]
+"""Point, heads and positions; empty: all."""
+
+
 def path_patched(
     model: LoadedModel,
     edited: Sequence[int],
     sender: tuple[Point, mx.array, Sequence[int], Sequence[int]],
-    receivers: Sequence[tuple[Point, Sequence[int], Sequence[int]]],
+    paths: Sequence[Sequence[Receiver]],
     *,
     recompute_mlps: bool = False,
-) -> NDArray[np.float32]:
-    """Logits (positions, vocabulary) of the edited prompt with one path patched.
+) -> list[NDArray[np.float32]]:
+    """Logits (positions, vocabulary) of the edited prompt with one path patched, for each path of a sender.
 
     Args:
         model: any.
         edited: its tokens.
         sender: the point, what is put there (1, positions, ...), heads and positions; empty: all.
-        receivers: points, heads and positions.
+        paths: the receivers of each.
         recompute_mlps: MLPs are not frozen.
     """
     heads, mlps = there(model, "head_output"), there(model, "mlp_out")
@@ -83,12 +87,15 @@ def path_patched(
     else:
         frozen = puts.get(point, lambda passing: passing)
         puts[point] = lambda passing: replaced(value, of_heads, at)(frozen(passing))
-    read = [name for name, *_ in receivers]
-    _, inputs = hooked(model, edited, puts, read)
-    final: dict[Point, Put] = {}
-    for name, of_heads, at in receivers:
-        earlier = final.get(name, lambda passing: passing)
-        now = replaced(inputs[name], of_heads, at)
-        final[name] = lambda passing, earlier=earlier, now=now: now(earlier(passing))
-    logits, _ = hooked(model, edited, final, [])
-    return np.array(logits.astype(mx.float32))
+    read = {name for receivers in paths for name, *_ in receivers}
+    _, inputs = hooked(model, edited, puts, list(read))
+    found: list[NDArray[np.float32]] = []
+    for receivers in paths:
+        final: dict[Point, Put] = {}
+        for name, of_heads, at in receivers:
+            earlier = final.get(name, lambda passing: passing)
+            now = replaced(inputs[name], of_heads, at)
+            final[name] = lambda passing, earlier=earlier, now=now: now(earlier(passing))
+        logits, _ = hooked(model, edited, final, [])
+        found.append(np.array(logits.astype(mx.float32)))
+    return found

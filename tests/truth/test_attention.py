@@ -10,21 +10,17 @@ import pytest
 
 from neuroscope.analysis import ROLES, AnalysisClient, AttentionResult
 from neuroscope.results.labels import role_name
-from tests.support.services import inference_service, running
 from tests.truth.attention.model import BLOCK, COPYING, DECOYS, DISTANCE, PLANTED, SUPPRESSING, TOKEN_IDS, build
+from tests.truth.running import Bench
 
 Heads = set[tuple[int, int]]
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalysisClient]:
+def client(services: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalysisClient]:
     folder = build(tmp_path_factory.mktemp("truth") / "attention")
-    with (
-        inference_service(folder) as inference,
-        running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as analysis,
-        AnalysisClient(analysis.target) as found,
-    ):
-        yield found
+    with services.model(folder):
+        yield services.analysis
 
 
 @pytest.fixture(scope="module")

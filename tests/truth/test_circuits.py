@@ -19,11 +19,11 @@ from neuroscope.results.discovery import DiscoveryResult, EvaluationResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
 from tests.support.numpy_paths import Paths
-from tests.support.services import inference_service, running
 from tests.support.sweeping import prompt
 from tests.truth.induction.model import build
 from tests.truth.induction.prompts import Asked, asked
 from tests.truth.noise import noise
+from tests.truth.running import Bench
 
 PAIRS = 8
 CIRCUIT = {"input->a0.h0<v>", "a0.h0->a1.h0<k>", "input->a1.h0<v>", "a1.h0->logits"}
@@ -44,13 +44,9 @@ def null_folder(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path, null_folder: Path) -> Iterator[AnalysisClient]:
-    with (
-        inference_service(folder, null_folder) as inference,
-        running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as analysis,
-        AnalysisClient(analysis.target) as found,
-    ):
-        yield found
+def client(services: Bench, folder: Path, null_folder: Path) -> Iterator[AnalysisClient]:
+    with services.model(folder), services.model(null_folder):
+        yield services.analysis
 
 
 def searched(client: AnalysisClient, method: str, pairs: list[Asked] | None = None, **fields: Any) -> DiscoveryResult:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from neuroscope.analysis import AnalysisClient, AttentionResult, InteractionGraph
-from tests.support.services import inference_service, running
 from tests.truth.measures import edge_scores
 from tests.truth.names.model import (
     COMPOSITIONS,
@@ -23,19 +22,16 @@ from tests.truth.names.model import (
 )
 from tests.truth.names.prompts import named_pairs, swapped_pairs
 from tests.truth.ranking import auroc
+from tests.truth.running import Bench
 
 ROLES = {"name_mover": NAME_MOVER, "s_inhibition": S_INHIBITION}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalysisClient]:
+def client(services: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalysisClient]:
     folder = build(tmp_path_factory.mktemp("truth") / "names")
-    with (
-        inference_service(folder) as inference,
-        running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as analysis,
-        AnalysisClient(analysis.target) as found,
-    ):
-        yield found
+    with services.model(folder):
+        yield services.analysis
 
 
 @pytest.fixture(scope="module")

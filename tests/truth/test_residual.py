@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from neuroscope.analysis import AnalysisClient, ResidualResult
-from tests.support.services import inference_service, running
 from tests.truth.residual import model
 from tests.truth.residual.model import (
     EDGES,
@@ -22,6 +21,7 @@ from tests.truth.residual.model import (
     SUBJECT_IDS,
     WRITES,
 )
+from tests.truth.running import Bench
 
 CLEAN, CORRUPTED = 2, 5
 PROMPT = model.prompt(CLEAN)
@@ -30,14 +30,10 @@ PARTS = ("contributions", "attribution", "lens", "routing", "ablation", "flow")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalysisClient]:
+def client(services: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnalysisClient]:
     folder = model.build(tmp_path_factory.mktemp("truth") / "residual")
-    with (
-        inference_service(folder) as inference,
-        running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as analysis,
-        AnalysisClient(analysis.target) as found,
-    ):
-        yield found
+    with services.model(folder):
+        yield services.analysis
 
 
 @pytest.fixture(scope="module")

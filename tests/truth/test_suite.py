@@ -3,7 +3,6 @@
 python -m pytest tests/truth/test_suite.py
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,9 @@ import pytest
 from tests.truth import suite
 from tests.truth.methods import METHODS
 from tests.truth.noise import random_pairs
-from tests.truth.running import Bench, bench
+from tests.truth.running import Bench
 
 FEW = ("edge-patching", "eap-ig")
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[Bench]:
-    with bench() as found:
-        yield found
 
 
 def test_a_planted_circuit_is_found(services: Bench, tmp_path: Path) -> None:

@@ -1,17 +1,24 @@
 """Fixtures of the gateway's tests: one gateway before a scripted inference service for each test file."""
 
-from collections.abc import Generator
+from __future__ import annotations
 
-import httpx
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.support.fake_inference import FakeInference
-from tests.support.running_gateway import RunningGateway, running_gateway
+if TYPE_CHECKING:  # the process that hands tests to workers imports this file too, and no gateway
+    import httpx
+
+    from tests.support.fake_inference import FakeInference
+    from tests.support.running_gateway import RunningGateway
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Generator[RunningGateway]:
     """The gateway with default settings."""
+    from tests.support.running_gateway import running_gateway
+
     with running_gateway() as running:
         yield running
 
@@ -26,5 +33,7 @@ def fake(gateway: RunningGateway) -> FakeInference:
 @pytest.fixture
 def http(gateway: RunningGateway, fake: FakeInference) -> Generator[httpx.Client]:
     """A plain HTTP client of it."""
+    import httpx
+
     with httpx.Client(base_url=gateway.url, timeout=30) as client:
         yield client

@@ -57,7 +57,9 @@ def list_models(
 @app.command()
 def load(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH", help=f"Folder at the service, hub id, or {NAME}.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help=f"Folder or GGUF file at the service, hub id, or {NAME}.")
+    ],
     model_id: Annotated[str, typer.Option("--id", help="Name in requests; by default the last part of PATH.")] = "",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub.")] = "",
     adapter: Annotated[str, typer.Option(metavar="PATH", help="Folder of a LoRA adapter.")] = "",

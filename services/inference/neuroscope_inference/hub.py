@@ -1,4 +1,4 @@
-"""From what a user calls a model to a folder: a local path, or files fetched from the Hugging Face hub with progress.
+"""From what a user calls a model to a folder: a local path, a GGUF file, or files from the Hugging Face hub.
 
 Runs beside the engine: a download of hours holds up nobody. A repository that is in the hub's cache needs no network.
 """
@@ -9,9 +9,12 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
@@ -19,6 +22,8 @@ from tqdm import tqdm
 
 from neuroscope.errors import ModelNotFoundError, nearest
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.gguf.conversion import SUFFIX as GGUF_SUFFIX
+from neuroscope_inference.gguf.conversion import convert, gguf_file
 
 _Report = Callable[[int, int], None]
 
@@ -34,9 +39,25 @@ async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgre
         ModelNotFoundError: neither a folder nor a repository of that name; says what is near.
     """
     folder = local_folder(model_path)
-    if folder is not None:
+    if folder is None:
+        work = partial(_fetch, model_path, revision)
+    elif (file := gguf_file(folder)) is not None:
+        work = partial(convert, file, dtype=_gguf_dtype())
+    else:
         yield folder
         return
+    async with aclosing(_reported(work)) as reported:
+        async for found in reported:
+            yield found
+
+
+def _gguf_dtype() -> str:
+    """The type of what is not quantised: MLX's CPU backend computes float16 some thirty times slower than float32."""
+    return "float32" if mx.default_device().type == mx.DeviceType.cpu else ""
+
+
+async def _reported(work: Callable[[_Report], Path]) -> AsyncGenerator[pb.LoadProgress | Path, None]:
+    """Progress of work that runs in a thread of its own, then its folder."""
     progress: asyncio.Queue[pb.LoadProgress | None] = asyncio.Queue()  # None: the end
     loop = asyncio.get_running_loop()
     gone = threading.Event()
@@ -47,7 +68,7 @@ async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgre
         message = pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=done, bytes_total=total)
         loop.call_soon_threadsafe(progress.put_nowait, message)
 
-    fetching = _in_daemon_thread(lambda: _fetch(model_path, revision, report))
+    fetching = _in_daemon_thread(lambda: work(report))
     fetching.add_done_callback(lambda _: progress.put_nowait(None))
     done_bytes = 0
     try:
@@ -87,8 +108,9 @@ def local_folder(model_path: str) -> Path | None:
 
 
 def default_id(model_path: str) -> str:
-    """The last part of a path or of a hub id."""
-    return (local_folder(model_path) or Path(model_path)).name
+    """The last part of a path or of a hub id, of a GGUF file without its ending."""
+    path = local_folder(model_path) or Path(model_path)
+    return path.stem if path.suffix.lower() == GGUF_SUFFIX else path.name
 
 
 def _fetch(repository: str, revision: str, report: _Report) -> Path:

@@ -36,7 +36,9 @@ class ModelServicer:
     ) -> AsyncGenerator[pb.LoadModelResponse, None]:
         """Streams progress, then the model."""
         if not request.model_path:
-            raise InvalidRequestError("model_path is missing: a folder or a Hugging Face id", field="model_path")
+            raise InvalidRequestError(
+                "model_path is missing: a folder, a GGUF file or a Hugging Face id", field="model_path"
+            )
         self._dirs.check(request.model_path, "model_path")
         if request.adapter_path:
             self._dirs.check(request.adapter_path, "adapter_path")

@@ -1,6 +1,6 @@
 """Sets of edges against their definition: a float64 forward pass of its own, and runs by hooks on every family.
 
-python -m pytest tests/unit/test_engine_edges.py
+python -m pytest tests/integration/test_engine_edges.py
 """
 
 from pathlib import Path
@@ -19,14 +19,13 @@ from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2
 from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.edges.model_graph import described
 from neuroscope_inference.engine.model import LoadedModel
-from tests.support.attributing import labels
+from tests.support.attributing import WITHOUT_EDGES, labels
 from tests.support.edge_runs import EdgeRuns, random_sets, reach
 from tests.support.freezing import hooked
 from tests.support.loaded import load_here
 from tests.support.numpy_paths import Node, Paths
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.sweeping import ALLOWED, events_here, prompt, sweep_here, values_of
-from tests.unit.test_engine_attributions import WITHOUT_EDGES
 
 _RANDOM = np.random.default_rng(11)
 _PREFIX = [0, *_RANDOM.integers(5, 500, 6).tolist()]  # both prompts begin with it

@@ -1,6 +1,6 @@
 """Hooks change nothing, and see what they are named after, in every family of models.
 
-python -m pytest tests/unit/test_engine_hooks.py
+python -m pytest tests/integration/test_engine_hooks.py
 """
 
 import json

@@ -1,6 +1,6 @@
 """Weights are those that the model computes with: every captured activation is made of them again, with numpy.
 
-python -m pytest tests/unit/test_engine_weights.py
+python -m pytest tests/integration/test_engine_weights.py
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Every point of every family that can be written: what is written goes on, and writing what was read changes nothing.
 
-python -m pytest tests/unit/test_engine_edits.py
+python -m pytest tests/integration/test_engine_edits.py
 """
 
 from collections.abc import Callable

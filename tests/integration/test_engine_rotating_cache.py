@@ -1,6 +1,6 @@
 """Attention over sliding windows: key columns in ring order, prompts and generations longer than the window.
 
-python -m pytest tests/unit/test_engine_rotating_cache.py
+python -m pytest tests/integration/test_engine_rotating_cache.py
 """
 
 import json

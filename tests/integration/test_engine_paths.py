@@ -1,6 +1,6 @@
 """Path patching against forward passes that freeze everything by hooks, on every family.
 
-python -m pytest tests/unit/test_engine_paths.py
+python -m pytest tests/integration/test_engine_paths.py
 """
 
 from pathlib import Path
@@ -87,25 +87,27 @@ RECEIVERS = [
 def expected(model: LoadedModel, *, recompute_mlps: bool) -> np.ndarray[Any, Any]:
     """By the plain way, (senders, receivers); every sender gets what the corrupted run has."""
     end = Point("resid_post", model.layout.num_layers - 1)
-    found = np.zeros((len(SENDERS), len(RECEIVERS)))
-    for row, sent in enumerate(SENDERS):
-        point = Point(sent.site.component, sent.site.layer)
-        _, other = hooked(model, CORRUPTED, {}, [point])
+    paths = [
+        [
+            (
+                end
+                if node.site.component == "logits"
+                else Point(node.site.component, node.site.layer, node.site.side == site_pb2.SIDE_INPUT),
+                list(node.heads),
+                [p % 20 for p in node.positions.indices],
+            )
+            for node in read.nodes
+        ]
+        for read in RECEIVERS
+    ]
+    points = [Point(sent.site.component, sent.site.layer) for sent in SENDERS]
+    _, other = hooked(model, CORRUPTED, {}, points)
+    found: list[list[float]] = []
+    for point, sent in zip(points, SENDERS, strict=True):
         source = (point, other[point], sent.heads.together.indices, [p % 20 for p in sent.positions.indices])
-        for column, read in enumerate(RECEIVERS):
-            nodes = [
-                (
-                    end
-                    if node.site.component == "logits"
-                    else Point(node.site.component, node.site.layer, node.site.side == site_pb2.SIDE_INPUT),
-                    list(node.heads),
-                    [p % 20 for p in node.positions.indices],
-                )
-                for node in read.nodes
-            ]
-            logits = path_patched(model, CLEAN, source, nodes, recompute_mlps=recompute_mlps)
-            found[row, column] = logits[-1, ANSWER] - logits[-1, OTHER]
-    return found
+        runs = path_patched(model, CLEAN, source, paths, recompute_mlps=recompute_mlps)
+        found.append([float(logits[-1, ANSWER] - logits[-1, OTHER]) for logits in runs])
+    return np.array(found)
 
 
 # ------------------------------------------------------------------------------------------------ of every family
@@ -169,7 +171,7 @@ def test_senders_take_every_value(llama: LoadedModel, value: pb.SweepValue) -> N
         point = Point("mlp_out", 0)
         _, seen = hooked(llama, CLEAN, {}, [point])
         zero = (point, mx.zeros_like(seen[point]), (), ())
-        logits = path_patched(llama, CLEAN, zero, [(Point("q_proj", 2), (), ())])
+        (logits,) = path_patched(llama, CLEAN, zero, [[(Point("q_proj", 2), (), ())]])
         assert values_of(events)[0, 0] == pytest.approx(logits[-1, ANSWER] - logits[-1, OTHER], abs=1e-5)
 
 

@@ -1,6 +1,6 @@
 """Processes that take turns on the clock, and what another process uses.
 
-python -m pytest tests/unit/test_bench_turns.py
+python -m pytest tests/integration/test_bench_turns.py
 """
 
 import subprocess

@@ -1,6 +1,6 @@
 """The self-test withdraws what is not what its name promises.
 
-python -m pytest tests/unit/test_engine_selftest.py
+python -m pytest tests/integration/test_engine_selftest.py
 """
 
 import gc

@@ -1,6 +1,6 @@
 """Scores of attributions are derivatives: held to central differences of an independent float64 forward pass.
 
-python -m pytest tests/unit/test_engine_attributions.py
+python -m pytest tests/integration/test_engine_attributions.py
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
 from neuroscope_inference.engine.attributions.proof import why_no_edges, why_no_gradients
 from neuroscope_inference.engine.model import LoadedModel
-from tests.support.attributing import ALLOWED, attribute_here, labels
+from tests.support.attributing import ALLOWED, WITHOUT_EDGES, attribute_here, labels
 from tests.support.compare import assert_close
 from tests.support.loaded import load_here
 from tests.support.numpy_forward import forward
@@ -37,8 +37,6 @@ METRIC = pb.Metric(
 )
 DELTA = 1e-4
 TOLERANCE = 1e-4
-# A norm stands behind attention in these: what heads write into the stream does not add up.
-WITHOUT_EDGES = ("gemma2", "gemma3_text", "olmo2")
 
 
 @pytest.fixture(scope="module", params=("llama", "gpt2"))

@@ -1,6 +1,6 @@
 """What the runs of a sweep go on with, against whole forward passes without caches, token by token, on every family.
 
-python -m pytest tests/unit/test_engine_continuations.py
+python -m pytest tests/integration/test_engine_continuations.py
 """
 
 from collections.abc import Sequence

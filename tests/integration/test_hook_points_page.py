@@ -1,6 +1,6 @@
 """Every module of mlx-lm is hooked and proved, and docs/hook_points.md says what came of it.
 
-python -m pytest tests/unit/test_hook_points_page.py
+python -m pytest tests/integration/test_hook_points_page.py
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The BLAS under MLX's CPU backend.  Run: .venv/bin/python -m pytest tests/unit/test_blas.py
+"""The BLAS under MLX's CPU backend.  Run: .venv/bin/python -m pytest tests/integration/test_blas.py
 
 What a process loads cannot be unloaded, so each test that loads something does it in a process of its own.
 """
