@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.optional_import import optional_import
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,10 +80,7 @@ class LabelledArray(Displayable):
         Raises:
             InvalidRequestError: pandas is not installed.
         """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError:
-            raise InvalidRequestError("to_dataframe needs pandas: pip install pandas", field="pandas") from None
+        pandas = optional_import("pandas", "to_dataframe")
         places = list(itertools.product(*(self.coords[dim] for dim in self.dims)))
         columns = {dim: [place[axis] for place in places] for axis, dim in enumerate(self.dims)}
         return pandas.DataFrame({**columns, "value": self.values.reshape(-1)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.display import Displayable, show
+from neuroscope.optional_import import optional_import
 from neuroscope.v1 import dictionary_pb2 as pb
 
 if TYPE_CHECKING:
@@ -89,9 +89,12 @@ class FeatureActivations(Displayable):
                     yield {"position": position, "token": token, "feature": int(feature), "value": float(value)}
 
     def to_dataframe(self) -> Any:
-        """`records` as a pandas DataFrame; pandas must be installed."""
-        pandas: Any = importlib.import_module("pandas")
-        return pandas.DataFrame(self.records())
+        """`records` as a pandas DataFrame.
+
+        Raises:
+            InvalidRequestError: pandas is not installed.
+        """
+        return optional_import("pandas", "to_dataframe").DataFrame(self.records())
 
     def table(self, count: int = 8) -> Table:
         """The most active features at every position, so many of them."""

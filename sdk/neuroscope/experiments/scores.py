@@ -118,7 +118,7 @@ class Scores(LabelledArray):
         """A matplotlib figure: a line for one axis, a heat map for two, several of these for more.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).

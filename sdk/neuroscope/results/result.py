@@ -1,4 +1,4 @@
-"""What every analysis has: a plan, arrays, an end; filled as the stream comes, and kept as JSON."""
+"""The base of all analysis results: request, plan and arrays, filled from a stream, stored as JSON."""
 
 from __future__ import annotations
 
@@ -31,38 +31,39 @@ End = TypeVar("End", bound=Message)
 
 
 class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
-    """A result that holds what there is when a call breaks off.
+    """The result of an analysis. If the call fails midway, it holds everything received until then.
 
-    Its responses are a `oneof event` of `plan` (with the `arrays` to come and `warnings`), `progress`, `partial`,
-    `result` and the two frames of tensors.
+    Responses of the call are a `oneof event` of `plan` (which lists `arrays` and `warnings`), `progress`, `partial`,
+    `result` and the two kinds of tensor frames.
 
     Args:
-        request: what was asked for.
+        request: the request of the analysis.
     """
 
     rpc: ClassVar[str]
-    """The call."""
+    """Name of the call."""
     noun: ClassVar[str]
-    """For errors: "an analysis of ..."."""
+    """Name of the analysis in error messages: "an analysis of ..."."""
     request_type: ClassVar[type[Message]]
     response_type: ClassVar[type[Message]]
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.plan: Plan | None = None
-        """What the service said that it would do."""
+        """The service's plan; None before it is received."""
         self.end: End | None = None
-        """What it said at the end; None: it has not come to it."""
+        """The last message; None until the analysis is complete."""
         self._reader: FrameReader | None = None
-        self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}  # by entry of the plan and row
+        self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}  # by plan index and row
 
-    # Taking it in.
+    # Receiving.
 
     def feed(self, event: Event) -> Response | None:
-        """Takes in an event of the stream; gives it back if it is a message.
+        """Processes an event of the stream. Returns the message, or None for tensor frames.
 
         Raises:
-            StreamingError, ChecksumError: it is none of such an analysis, or came damaged.
+            StreamingError: the event belongs to another kind of call.
+            ChecksumError: a tensor was damaged on the way.
         """
         if isinstance(event, Framed):
             if self._reader is None:
@@ -87,10 +88,10 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         return cast("Response", event)
 
     def finish(self) -> Self:
-        """The result, once the stream has ended.
+        """Returns the result after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         if self.end is None:
             raise StreamingError("the analysis ended before its last message")
@@ -102,11 +103,11 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
 
     @abstractmethod
     def _on_partial(self, response: Response) -> None:
-        """Takes in something that was found on the way."""
+        """Processes a partial result."""
 
     @abstractmethod
     def _on_result(self, end: End) -> None:
-        """Takes in the last message."""
+        """Processes the last message."""
 
     @property
     def names(self) -> list[str]:
@@ -119,11 +120,11 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         return self.plan
 
     def _stacked(self, name: str) -> tuple[list[int], NDArray[np.float32]]:
-        """Rows of an array that have come, and their values (row, ...).
+        """The received rows of an array, and their values (row, ...).
 
         Raises:
-            InvalidRequestError: there is none of that name.
-            StreamingError: none has come.
+            InvalidRequestError: the result has no array of that name.
+            StreamingError: no row was received.
         """
         if name not in self.names:
             close = nearest(name, self.names)
@@ -136,10 +137,10 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
             raise StreamingError(f"{name} has not come")
         return rows, np.stack([self._tensors[index, row] for row in rows])
 
-    # Keeping it.
+    # Storing.
 
     def to_json(self) -> dict[str, Any]:
-        """Request, plan, result and arrays; float32 survives to the last bit, NaN is null."""
+        """Request, plan, result and arrays as JSON. float32 values are exact; NaN is null."""
         empty: Any = self.response_type()
         return {
             "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
@@ -158,10 +159,10 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a part is missing or malformed.
+            InvalidRequestError: a field is missing or malformed.
         """
         try:
             response: Any = cls.response_type()
@@ -180,14 +181,14 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         return result
 
     def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file."""
+        """Writes a JSON file."""
         Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads the file of `save`.
+        """Reads a file written by `save`.
 
         Raises:
-            InvalidRequestError: it holds something else.
+            InvalidRequestError: the file has other content.
         """
         return cls.from_json(read_object(path))

@@ -1,4 +1,4 @@
-"""An analysis of attention as a picture: a heat map of layers and heads for each statistic and score, labels marked."""
+"""Picture of an attention analysis: a heat map over layers and heads for each statistic and score, with labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCORE = "_score"
 
 
 def draw(result: AttentionResult, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     arrays = [array.mean("prompt") if "prompt" in array.dims else array for array in result]
     figure, grid = figure_of(len(arrays), *arrays[0].shape)
     for axes, array in zip(grid, arrays, strict=True):

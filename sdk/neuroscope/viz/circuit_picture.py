@@ -1,4 +1,4 @@
-"""Circuits as pictures: the graph by layers, the curve of faithfulness, two circuits in one graph."""
+"""Pictures of circuits: the graph by layer, the faithfulness curve, two circuits in one graph."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LARGEST = 80.0
 
 
 def draw(circuit: CircuitContent, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     measured = circuit.evaluation
     curve = [] if measured is None else list(measured.curve)
     width, height = _extent(circuit)
@@ -58,7 +58,7 @@ def draw(circuit: CircuitContent, path: str | Path | None = None) -> Any:
 
 
 def draw_comparison(comparison: CircuitComparison, path: str | Path | None = None) -> Any:
-    """Both circuits in one graph, and the scores of their edges against each other."""
+    """Draws two circuits in one graph, and a scatter plot of their edge scores."""
     first, second = comparison.first, comparison.second
     both = first.with_edges([*first.edges, *comparison.only_second])
     colors = dict.fromkeys(comparison.shared_edges, _BOTH)
@@ -94,7 +94,7 @@ def draw_comparison(comparison: CircuitComparison, path: str | Path | None = Non
 
 
 def _graph(axes: Any, circuit: CircuitContent, drawn: Mapping[str, tuple[str, float]]) -> None:
-    """Nodes in their rows, edges by color and strength, the strongest on top."""
+    """Draws nodes in rows, and edges by colour and strength with the strongest on top."""
     where = node_positions(circuit)
     for name, (color, strength) in sorted(drawn.items(), key=lambda entry: entry[1][1]):
         edge = circuit.all_edges[name]
@@ -133,9 +133,9 @@ def _curve(axes: Any, measured: pb.CircuitEvaluation) -> None:
     axes.set_xlabel("edges kept, %", fontsize=7)
     axes.set_ylabel("faithfulness", fontsize=7)
     axes.tick_params(labelsize=6)
-    told = f"CPR {measured.cpr:.3f}" if measured.HasField("cpr") else ""
-    told += f", CMD {measured.cmd:.3f}" if measured.HasField("cmd") else ""
-    axes.set_title(told, fontsize=8)
+    title = f"CPR {measured.cpr:.3f}" if measured.HasField("cpr") else ""
+    title += f", CMD {measured.cmd:.3f}" if measured.HasField("cmd") else ""
+    axes.set_title(title, fontsize=8)
 
 
 def _percent(size: float, index: int | None = None) -> str:

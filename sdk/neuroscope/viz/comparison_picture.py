@@ -1,4 +1,4 @@
-"""Two prompts compared: heat maps of how far each head's patterns are apart, and of how its statistics change."""
+"""Picture of an attention comparison: heat maps of the divergences and of the changes of statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = {"jensen_shannon": math.log(2), "total_variation": 1.0}
 
 
 def draw(result: AttentionComparison, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     divergences = [result[name] for name in DIVERGENCES]
     differences = [result.difference(name) for name in result.names if name not in DIVERGENCES]
     figure, grid = figure_of(len(divergences) + len(differences), *divergences[0].shape)

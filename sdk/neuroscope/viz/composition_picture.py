@@ -1,4 +1,4 @@
-"""Composition as a picture: for each kind a heat map of readers and writers, what random heads score subtracted."""
+"""Picture of composition scores: for each kind a heat map of readers and writers, minus the score of random heads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CELL = 0.09  # inches
 
 
 def draw(result: CompositionResult, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     arrays = [result.excess(kind) for kind in "qkv"]
     layers, heads = arrays[0].shape[:2]
     side = min(12.0, max(3.2, 1.2 + _CELL * layers * heads))

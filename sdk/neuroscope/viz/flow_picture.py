@@ -1,4 +1,4 @@
-"""The flow of information as a picture: components from the input up to the logits, skip edges in colour."""
+"""Picture of information flow: components from the input up to the logits, skip edges in colour."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SKIP, _RAISES, _LOWERS = "#d1495b", "#3b6fb6", "#9a9a9a"
 
 
 def draw(flow: InformationFlow, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     figure: Any = Figure(figsize=size(flow), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     draw_on(figure.subplots(), flow)
@@ -31,13 +31,13 @@ def draw(flow: InformationFlow, path: str | Path | None = None) -> Any:
 
 
 def size(flow: InformationFlow) -> tuple[float, float]:
-    """Inches that the graph wants."""
+    """Width and height of the graph in inches."""
     rows = _rows(flow)
     return max(5.0, 1.3 * max(map(len, rows), default=1)), 1.4 + 0.75 * len(rows)
 
 
 def draw_on(axes: Any, flow: InformationFlow) -> None:
-    """The graph, into axes of matplotlib."""
+    """Draws the graph on matplotlib axes."""
     places: dict[str, tuple[float, float]] = {}
     for row, nodes in enumerate(_rows(flow)):
         for column, node in enumerate(nodes):
@@ -92,7 +92,7 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
 
 
 def _rows(flow: InformationFlow) -> list[list[str]]:
-    """Nodes of each depth, from the bottom."""
+    """Nodes by depth, from the bottom."""
     rows: dict[float, list[str]] = defaultdict(list)
     for node in flow.nodes:
         rows[depth(node)].append(node)

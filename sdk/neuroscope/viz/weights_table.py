@@ -1,4 +1,4 @@
-"""Weights as a table of rich. Imported only when one is shown."""
+"""Table of weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SOURCES = {
 
 
 def weights_table(weights: Weights) -> Table:
-    """A line for each weight, layers that are alike together; with summaries a line for each layer, with norms."""
+    """A row for each weight, with equal layers combined; with summaries, a row for each layer with its norm."""
     title = f"{weights.model_id}: {len(weights.places)} tensors, {weights.nbytes / _MB:,.1f} MB"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("weight", "layers", "shape", "dtype", "source", "module"):

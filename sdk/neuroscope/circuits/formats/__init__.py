@@ -1,12 +1,12 @@
-"""Circuits in files: ours, those of other tools, and graph languages.
+"""File formats of circuits.
 
-json       protobuf's JSON of the contract's message; nothing is lost; read back
-mib        the layout of the MIB benchmark's circuit track, as EAP-IG's Graph.to_json writes it; read back
-lazarus    the layout of chuk-lazarus; read back
-graphml    for Gephi, yEd, networkx; nothing is lost; read back
+json       protobuf's JSON of the contract's message; lossless; can be read back
+mib        the layout of the MIB benchmark's circuit track, as written by EAP-IG's Graph.to_json; can be read back
+lazarus    the layout of chuk-lazarus; can be read back
+graphml    for Gephi, yEd, networkx; lossless; can be read back
 dot        for Graphviz
 mermaid    for Markdown pages
-html       a page to look around in, which needs nothing else
+html       an interactive, self-contained page
 png, svg, pdf    a picture
 """
 
@@ -28,7 +28,7 @@ from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
 
 OWN = "neuroscope.v1.Circuit"
-"""What our JSON says that it holds, at `format`."""
+"""The value of `format` in our JSON."""
 TEXTS: Mapping[str, Callable[[CircuitContent], str]] = {
     "json": lambda circuit: _dumped(to_object(circuit)),
     "mib": lambda circuit: _dumped(mib.to_json(circuit)),
@@ -38,19 +38,19 @@ TEXTS: Mapping[str, Callable[[CircuitContent], str]] = {
     "mermaid": mermaid.write,
     "html": lambda circuit: show(circuit, "page"),
 }
-"""Formats of text."""
+"""Writers of the text formats."""
 PICTURES = ("png", "svg", "pdf")
-"""Formats of matplotlib."""
+"""Formats drawn by matplotlib."""
 FORMATS = (*TEXTS, *PICTURES)
 ENDINGS = {".gv": "dot", ".mmd": "mermaid", ".md": "mermaid", ".htm": "html"} | {f".{name}": name for name in FORMATS}
 _READABLE = "json (ours, mib, lazarus), graphml"
 
 
 def format_of(path: str | Path, format: str = "") -> str:
-    """The format of a file: what is said, or what its ending says.
+    """The format of a file: `format`, or by default that of the suffix.
 
     Raises:
-        InvalidRequestError: there is no such format.
+        InvalidRequestError: the format or the suffix is unknown.
     """
     if format:
         return check_format(format)
@@ -63,10 +63,10 @@ def format_of(path: str | Path, format: str = "") -> str:
 
 
 def check_format(format: str) -> str:
-    """The name of a format.
+    """Returns the name of a format if it is valid.
 
     Raises:
-        InvalidRequestError: there is no such format.
+        InvalidRequestError: the format is unknown.
     """
     if format not in FORMATS:
         close = nearest(format, FORMATS)
@@ -82,7 +82,7 @@ def to_object(circuit: CircuitContent) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> pb.Circuit:
-    """The circuit of a file in any of the readable formats, which is told by what is in it.
+    """Reads a file in any of the readable formats; the format is detected.
 
     Raises:
         InvalidRequestError: the file cannot be read, or holds no circuit.
@@ -99,7 +99,7 @@ def read(path: str | Path) -> pb.Circuit:
 
 
 def parse(text: str) -> pb.Circuit:
-    """The circuit of a text in any of the readable formats."""
+    """Reads text in any of the readable formats."""
     if text.lstrip().startswith("<"):
         return validated(graphml.read(text))
     try:
@@ -110,7 +110,7 @@ def parse(text: str) -> pb.Circuit:
 
 
 def from_object(value: Any) -> pb.Circuit:
-    """The circuit of a JSON object."""
+    """Reads a JSON object in any of the JSON layouts."""
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
         if fields.get("format") == OWN:
@@ -127,10 +127,10 @@ def from_object(value: Any) -> pb.Circuit:
 
 
 def validated(circuit: pb.Circuit) -> pb.Circuit:
-    """The same circuit, if its edges are between its nodes, and its scores are numbers.
+    """Returns a circuit if names are unique, edges connect its nodes and scores are finite.
 
     Raises:
-        InvalidRequestError: something else; says what.
+        InvalidRequestError: they do not; the message names the offending field.
     """
     nodes = {node.name: node for node in circuit.nodes}
     if len(nodes) != len(circuit.nodes):

@@ -1,4 +1,4 @@
-"""Mermaid's flowcharts, which GitHub and many Markdown pages draw."""
+"""Mermaid flowcharts, which GitHub renders in Markdown."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BRACKETS = {
     pb.CIRCUIT_NODE_KIND_DIRECTION: ('{{"', '"}}'),
 }
 _STRONG = 0.5
-"""Share of the strongest score from which an edge is drawn thick."""
+"""Edges with at least this share of the strongest score are drawn thick."""
 
 
 def write(circuit: CircuitContent) -> str:
-    """The file's text."""
+    """The circuit as a flowchart."""
     widths = edge_strengths(circuit)
     lines = ["flowchart BT"]
     for row in node_rows(circuit):
