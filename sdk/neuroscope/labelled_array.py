@@ -1,4 +1,4 @@
-"""An array whose axes have names and whose indices stand for something."""
+"""An array with named axes and coordinates."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledArray(Displayable):
-    """Numbers along named axes; numpy takes it as an array.
+    """An array with named axes and coordinates, as in xarray. numpy functions accept it.
 
     Args:
-        name: what the numbers are.
-        values: float32; NaN where there is none.
+        name: name of the values.
+        values: float32; NaN for missing values.
         dims: names of the axes, such as layer and head.
-        coords: by axis, what its indices stand for.
+        coords: coordinates by axis.
     """
 
     name: str
@@ -38,19 +38,19 @@ class LabelledArray(Displayable):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents of the axes."""
+        """Shape of the values."""
         return self.values.shape
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Extents by axis."""
+        """Size of each axis."""
         return dict(zip(self.dims, self.shape, strict=True))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def sel(self, **chosen: Any) -> Self:
-        """The part at given coordinates, such as `sel(layer=3, head=[0, 2])`; one coordinate drops its axis.
+        """Selects by coordinates, such as `sel(layer=3, head=[0, 2])`. A single coordinate drops its axis.
 
         Raises:
             InvalidRequestError: there is no such axis, or no such coordinate.
@@ -69,13 +69,13 @@ class LabelledArray(Displayable):
         return replace(self, values=values, dims=dims, coords=left, **self._dependent_fields(dim, None))
 
     def top(self, count: int = 10) -> list[tuple[dict[str, Any], float]]:
-        """The places of the largest magnitudes, with their values; largest first."""
+        """Coordinates and values of the largest magnitudes, largest first."""
         values = self.values.reshape(-1)
         order = np.argsort(-np.abs(np.nan_to_num(self._ranking())), kind="stable")[:count]
         return [(self._place(int(index)), float(values[index])) for index in order]
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, a line for each place: its coordinates and `value`.
+        """A pandas DataFrame with a row for each value: its coordinates and `value`.
 
         Raises:
             InvalidRequestError: pandas is not installed.
@@ -86,7 +86,7 @@ class LabelledArray(Displayable):
         return pandas.DataFrame({**columns, "value": self.values.reshape(-1)})
 
     def table(self) -> Table:
-        """The strongest places as a table of rich."""
+        """The values with the largest magnitudes."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -94,11 +94,11 @@ class LabelledArray(Displayable):
         return f"{type(self).__name__}({self.name}, {sizes})"
 
     def _ranking(self) -> NDArray[np.float32]:
-        """What `top` goes by."""
+        """The values that `top` sorts by."""
         return self.values.reshape(-1)
 
     def _dependent_fields(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
-        """Other fields that change with an axis: when one or some of its indices are taken, or (None) their mean."""
+        """Other fields that change when indices of an axis are selected, or (None) averaged."""
         return {}
 
     def _selected(self, dim: str, wanted: Any) -> Self:

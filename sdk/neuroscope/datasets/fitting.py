@@ -1,4 +1,4 @@
-"""Whether an example fits a tokenizer: prompts of a pair equally long, answers of one token."""
+"""Checks that an example fits a tokenizer: prompts of equal length, single-token answers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class TokenizerMismatch(Exception):
-    """Why an example does not fit.
+    """An example that does not fit the tokenizer.
 
     Args:
-        reason: in a word or two, to count by.
-        message: for errors.
-        part: which field of the example.
+        reason: short reason, for counting.
+        message: full error message.
+        part: field of the example.
     """
 
     def __init__(self, reason: str, message: str, part: str) -> None:
@@ -36,7 +36,7 @@ class TokenizerMismatch(Exception):
 
 
 def answers(example: Example) -> Iterator[tuple[Text, str]]:
-    """Texts whose end is an answer: how a text is cut into tokens depends on what is before it."""
+    """Prompts followed by an answer, since tokenization depends on the preceding text."""
     if isinstance(example.clean, str):
         for answer in (example.answer, example.other):
             if isinstance(answer, str):
@@ -44,12 +44,12 @@ def answers(example: Example) -> Iterator[tuple[Text, str]]:
 
 
 def pair(example: Example, known: Mapping[tuple[Text, str], Tokens], most_tokens_per_word: float) -> Pair:
-    """The pair of an example.
+    """Tokenises an example.
 
     Args:
-        example: the prompts and answers.
-        known: the tokens of each prompt, alone and followed by an answer.
-        most_tokens_per_word: more tokens a word than this do not fit; 0: any number does.
+        example: prompts and answers.
+        known: tokens of each prompt, alone and followed by an answer.
+        most_tokens_per_word: the most tokens per word; 0 for no limit.
 
     Raises:
         TokenizerMismatch: the example does not fit the tokenizer.
@@ -62,7 +62,7 @@ def pair(example: Example, known: Mapping[tuple[Text, str], Tokens], most_tokens
             "corrupted",
         )
     if most_tokens_per_word and isinstance(example.clean, str):
-        words = len(_WORD.findall(example.clean)) + 1  # and the beginning
+        words = len(_WORD.findall(example.clean)) + 1  # + 1 for BOS
         if len(clean) > most_tokens_per_word * words:
             raise TokenizerMismatch(
                 "words of several tokens", f"{example.clean!r} is spelled out: {len(clean)} tokens", "clean"

@@ -1,4 +1,4 @@
-"""What an attribution found: scores of places, edges or positions, with named axes."""
+"""The result of an attribution: scores of components, edges or positions, with named axes."""
 
 from __future__ import annotations
 
@@ -39,38 +39,40 @@ _UNIT = "unit"
 
 
 class AttributionResult(NamedScores):
-    """The scores of an attribution: the change of the metric, were an activation that of the other run.
+    """The scores of an attribution: the estimated change of the metric if an activation were that of the other run.
 
-    `result["head_output"]` is a component's `Scores`, `result["edges"]` that of edges (sender, receiver; NaN where one
-    does not reach the other), `result["inputs"]` that of positions; the only one's attributes are the result's own too.
+    `result["head_output"]` has the `Scores` of a component, `result["edges"]` those of edges (sender, receiver; NaN if
+    there is no such edge), `result["inputs"]` those of positions. If there is only one, its attributes are available on
+    the result itself.
 
     Args:
-        attribution: what was asked for.
-        warns: whether warnings of the plan are Python's too; a service that tells them itself has none.
+        attribution: the attribution.
+        warns: whether to issue the plan's warnings as Python warnings.
     """
 
     def __init__(self, attribution: Attribution, *, warns: bool = True) -> None:
         self.attribution = attribution
         self._warns = warns
         self.plan: pb.AttributionPlan | None = None
-        """What the service said that it would do."""
+        """The service's plan; None before it is received."""
         self.end: pb.AttributionEnd | None = None
-        """What it said at the end; None: it has not come to it."""
+        """The last message; None until the attribution is complete."""
         self.tokens: list[str] = []
-        """Texts of the first edited prompt's tokens."""
+        """Tokens of the first edited prompt as text."""
         self.completeness: list[pb.Completeness] = []
-        """Of integrated gradients, how much of each pair's change the scores account for."""
+        """For integrated gradients: how much of each pair's change the scores explain."""
         self._reader: FrameReader | None = None
         self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._baselines = Baselines()
 
-    # Taking it in.
+    # Receiving.
 
     def feed(self, event: Event) -> pb.AttributeResponse | None:
-        """Takes in an event of the stream; gives it back if it is a message.
+        """Processes an event of the stream. Returns the message, or None for tensor frames.
 
         Raises:
-            StreamingError, ChecksumError: it is none of an attribution, or came damaged.
+            StreamingError: the event belongs to another kind of call.
+            ChecksumError: a tensor was damaged on the way.
         """
         if isinstance(event, Framed):
             if self._reader is None:
@@ -94,10 +96,10 @@ class AttributionResult(NamedScores):
         return event
 
     def finish(self) -> AttributionResult:
-        """The result, once the stream has ended.
+        """Returns the result after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         if self.end is None:
             raise StreamingError("the attribution ended before its last message")
@@ -110,22 +112,22 @@ class AttributionResult(NamedScores):
         if self._warns:
             warn(plan.warnings)
 
-    # Reading it.
+    # Access.
 
     @property
     def edited_tokens(self) -> list[int]:
-        """Token ids of the run that positions are those of, in the first pair."""
+        """Token ids of the edited prompt of the first pair."""
         plan = self._require_plan()
         pair = plan.pairs[0]
         return list((pair.corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else pair.clean).ids)
 
     @property
     def names(self) -> list[str]:
-        """Names of the scores; a second one of a component ends with #2."""
+        """Names of the scores. The second of the same name ends with #2."""
         return unique_names(map(self._name, self._require_plan().tensors.tensors))
 
     def top_edges(self, count: int = 10) -> list[tuple[str, str, float]]:
-        """The strongest edges: sender, receiver, score; of several pairs those of the mean.
+        """The strongest edges as (sender, receiver, score), by the mean over pairs.
 
         Raises:
             InvalidRequestError: edges were not scored.
@@ -135,13 +137,13 @@ class AttributionResult(NamedScores):
         return [(place["sender"], place["receiver"], value) for place, value in scores.top(count)]
 
     def top(self, count: int = 10) -> list[tuple[str, dict[str, Any], float]]:
-        """The strongest places of all: what they are of, where, and the score."""
+        """The strongest scores of all as (name, coordinates, score)."""
         found = [(name, place, value) for name in self.names for place, value in self[name].top(count)]
         return sorted(found, key=lambda entry: -abs(entry[2]))[:count]
 
     @property
     def completeness_gap(self) -> float:
-        """The largest share of a pair's change that integrated gradients do not account for.
+        """The largest share of a pair's change that integrated gradients do not explain.
 
         Raises:
             InvalidRequestError: no inputs were scored.
@@ -151,7 +153,7 @@ class AttributionResult(NamedScores):
         return max(abs(total.attributed - total.change) / max(abs(total.change), 1e-30) for total in self.completeness)
 
     def table(self) -> Table:
-        """What was scored, and how."""
+        """The strongest scores."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -220,10 +222,10 @@ class AttributionResult(NamedScores):
             raise InvalidRequestError("the attribution has not begun: it has no scores", field="result")
         return self.plan
 
-    # Keeping it.
+    # Storing.
 
     def to_json(self) -> dict[str, Any]:
-        """Attribution, plan and scores; float32 survives to the last bit."""
+        """Attribution, plan and scores as JSON. float32 values are exact."""
         return {
             "attribution": self.attribution.to_json(),
             "plan": json_format.MessageToDict(self._require_plan(), preserving_proto_field_name=True),
@@ -239,10 +241,10 @@ class AttributionResult(NamedScores):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> AttributionResult:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a part is missing or malformed.
+            InvalidRequestError: a field is missing or malformed.
         """
         try:
             result = cls(Attribution.from_json(value["attribution"]))

@@ -1,4 +1,4 @@
-"""How far a sweep or an attribution is: a rich bar, or a function of the user's."""
+"""Progress of sweeps and attributions: a progress bar (rich), or a callback."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TypeAlias
 from neuroscope.v1 import experiment_pb2 as pb
 
 SweepListener: TypeAlias = "bool | Callable[[pb.SweepProgress], None]"
-"""True: a bar on standard error; a function: called with every report."""
+"""True for a progress bar on standard error, or a function that is called with every report."""
 
 
 AttributionListener: TypeAlias = "bool | Callable[[pb.AttributionProgress], None]"
-"""The same, of an attribution."""
+"""The same for attributions."""
 
 
 @contextmanager
 def sweep_listener(listener: SweepListener) -> Generator[Callable[[pb.SweepProgress], None], None, None]:
-    """What to call with each report; a bar ends with the block."""
+    """A function to call with each report. A bar ends with the block."""
     if callable(listener):
         yield listener
         return
@@ -30,7 +30,7 @@ def sweep_listener(listener: SweepListener) -> Generator[Callable[[pb.SweepProgr
 def attribution_listener(
     listener: AttributionListener,
 ) -> Generator[Callable[[pb.AttributionProgress], None], None, None]:
-    """The same, of an attribution."""
+    """The same for attributions."""
     if callable(listener):
         yield listener
         return
@@ -40,7 +40,7 @@ def attribution_listener(
 
 @contextmanager
 def _bar(name: str, *, is_shown: bool) -> Generator[Callable[[int, int, float], None], None, None]:
-    """What to call with what is done, how much there is, and the seconds that it will take."""
+    """A function to call with done, total and remaining seconds."""
     if not is_shown:
         yield lambda done, count, remaining_s: None
         return

@@ -1,4 +1,4 @@
-"""What a sweep found, while it runs and after: values of all cells, and where they come from."""
+"""The result of a sweep, filled while it runs: the values of all cells."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ _RUNS = ("clean", "corrupted")
 
 
 class SweepResult(NamedScores):
-    """The values of a sweep. One that was interrupted goes on where it stopped: `client.sweep(..., result=it)`.
+    """The values of a sweep. An interrupted sweep can be continued: `client.sweep(..., result=result)`.
 
-    `result["head_output"]` is a grid's `Scores`, `result["cells"]` that of single cells.
+    `result["head_output"]` has the `Scores` of a grid, `result["cells"]` those of single cells.
 
     Args:
-        experiment: what was asked for.
-        warns: whether warnings of the plan are Python's too; a service that tells them itself has none.
+        experiment: the experiment.
+        warns: whether to issue the plan's warnings as Python warnings.
     """
 
     def __init__(self, experiment: Experiment, *, warns: bool = True) -> None:
         self.experiment = experiment
         self._warns = warns
         self.plan: pb.SweepPlan | None = None
-        """What the service said that it would do."""
+        """The service's plan; None before it is received."""
         self.end: pb.SweepEnd | None = None
-        """What it said at the end; None: it has not come to it."""
+        """The last message; None until the sweep is complete."""
         self.tokens: list[str] = []
-        """Texts of the first edited prompt's tokens."""
+        """Tokens of the first edited prompt as text."""
         self._values: NDArray[np.float32] = np.empty(0, np.float32)
         self._baselines = Baselines()
         self._texts: dict[int, pb.GeneratedText] = {}
-        """By patch, what it went on with."""
+        """Generated texts by patch."""
         self._unedited_texts: dict[tuple[str, int], pb.GeneratedText] = {}
-        """By run and pair."""
+        """Generated texts of unedited runs by run and pair."""
 
-    # Taking it in.
+    # Receiving.
 
     def request(self) -> pb.RunSweepRequest:
-        """What is to be asked for: patches that have values are not run again."""
+        """The request for the remaining patches."""
         request = pb.RunSweepRequest()
         request.CopyFrom(self.experiment.request)
         known = set(request.done_patches) | set(np.flatnonzero(np.isfinite(self._values)).tolist())
@@ -72,10 +72,10 @@ class SweepResult(NamedScores):
         return request
 
     def feed(self, event: Event) -> pb.RunSweepResponse:
-        """Takes in an event of the stream, and gives it back.
+        """Processes an event of the stream, and returns it.
 
         Raises:
-            StreamingError: it is none of a sweep, or of another sweep.
+            StreamingError: the event belongs to another kind of call, or to another sweep.
         """
         if not isinstance(event, pb.RunSweepResponse):
             raise StreamingError("a sweep's stream carries no frames")
@@ -90,7 +90,8 @@ class SweepResult(NamedScores):
                     self._unedited_texts["corrupted", event.baseline.pair] = event.baseline.corrupted_text
             case "values":
                 self._values[list(event.values.patches)] = event.values.values
-                self._texts.update(zip(event.values.patches, event.values.texts, strict=False))  # none, or one for each
+                # Without generation there are no texts.
+                self._texts.update(zip(event.values.patches, event.values.texts, strict=False))
             case "end":
                 self.end = event.end
             case _:
@@ -98,10 +99,10 @@ class SweepResult(NamedScores):
         return event
 
     def finish(self) -> SweepResult:
-        """The result, once the stream has ended.
+        """Returns the result after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         if self.end is None:
             raise StreamingError("the sweep ended before its last message; pass its result to go on with it")
@@ -118,11 +119,11 @@ class SweepResult(NamedScores):
         if self._warns:
             warn(plan.warnings)
 
-    # Reading it.
+    # Access.
 
     @property
     def is_complete(self) -> bool:
-        """Whether every cell has its value."""
+        """Whether every cell has a value."""
         return self.plan is not None and bool(np.isfinite(self._values).all())
 
     @property
@@ -134,11 +135,11 @@ class SweepResult(NamedScores):
 
     @property
     def names(self) -> list[str]:
-        """Names of the grids, in the order of the experiment; a second one of a component ends with #2."""
+        """Names of the grids, in the order of the experiment. The second of the same name ends with #2."""
         return unique_names(map(self._name, range(len(self._require_plan().grids))))
 
     def table(self) -> Table:
-        """What was swept, and how."""
+        """A row for each grid with its strongest cell."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -204,10 +205,10 @@ class SweepResult(NamedScores):
             raise InvalidRequestError("the sweep has not begun: it has no values", field="result")
         return self.plan
 
-    # Keeping it.
+    # Storing.
 
     def to_json(self) -> dict[str, Any]:
-        """Experiment, plan and values; a value that is not there is null. float32 survives to the last bit."""
+        """Experiment, plan and values as JSON. float32 values are exact; missing values are null."""
         plan = self._require_plan()
         return {
             "experiment": self.experiment.to_json(),
@@ -224,10 +225,10 @@ class SweepResult(NamedScores):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SweepResult:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a part is missing or malformed.
+            InvalidRequestError: a field is missing or malformed.
         """
         try:
             result = cls(Experiment.from_json(value["experiment"]))
@@ -248,7 +249,7 @@ class SweepResult(NamedScores):
 
 
 def _objects(values: Iterable[Any]) -> NDArray[np.object_]:
-    """An array of what numpy would take apart."""
+    """An object array of values that numpy would unpack."""
     listed = list(values)
     found = np.empty(len(listed), object)
     found[:] = listed

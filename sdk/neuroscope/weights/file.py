@@ -1,4 +1,4 @@
-"""Files of weights: safetensors, the plan in their metadata."""
+"""Files of weights: safetensors, with the plan as metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEY = "neuroscope_weights"
 
 
 def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[WeightKey, Array]) -> None:
-    """Writes weights under the names of their places."""
+    """Writes weights by key."""
     from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
     arrays = {file_name(place): np.ascontiguousarray(array) for place, array in weights.items()}
@@ -32,10 +32,10 @@ def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[WeightKey, Ar
 
 @contextmanager
 def read(path: str | Path) -> Generator[tuple[pb.WeightsPlan, dict[WeightKey, Array]], None, None]:
-    """The plan and the weights of a file, to be taken in within the block.
+    """The plan and the weights of a file. Arrays are valid within the block.
 
     Raises:
-        DataConversionError: it is another file, or its plan and its weights do not fit together.
+        DataConversionError: the file has other content, or plan and weights do not match.
     """
     try:
         arrays, metadata = safetensors_file.read(Path(path).read_bytes())
