@@ -45,7 +45,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The measurements in Markdown."""
     sizes = " | ".join(f"{100 * size:g} %" for size in SIZES)
     lines = [
-        f"| dataset | metric, clean | corrupted | {sizes} | completeness | CPR | CMD |",
+        f"| dataset | metric on clean prompts | on corrupted prompts | {sizes} | completeness | CPR | CMD |",
         "|---|" + "---|" * (5 + len(SIZES)),
     ]
     for row in rows:

@@ -1,10 +1,10 @@
-"""Makes docs/peers.md and its plot from what `make bench-peers` measured.
+"""Makes docs/peers.md and its plot from the results of `make bench-peers`.
 
     make bench-peers BENCH_ARGS="--json peers.json"
     python -m scripts.make_peers_page peers.json [...]
 
-Benches of files given later replace those of files given before. What was used is kept as docs/peers.json, and without
-a file the page is made of that.
+Benches of later files replace those of earlier ones. The merged results are docs/peers.json, which the page is made
+of if no file is given.
 """
 
 from __future__ import annotations
@@ -34,45 +34,41 @@ _COLOURS = {
     "mlx-lm": "#999999",
 }
 
-_HEAD = """# Beside other libraries
+_HEAD = """# Benchmarks against other libraries
 
-The same work in other libraries and here, in one run: `make bench-peers`, which makes an environment of its own for
-torch (a few minutes, once). This page is made of [peers.json](peers.json) by `python -m scripts.make_peers_page`; the
-figures are of {machine}, without a GPU, {versions}. Each has one thread for matrix products.
+The same work in other libraries and in NeuroScope, in one run: `make bench-peers`, which sets up an environment with
+torch once. `python -m scripts.make_peers_page` makes this page from [peers.json](peers.json). Machine: {machine},
+without a GPU, {versions}. Each library has one thread for matrix products.
 
-Weights are the same files for all, random, of 124 million parameters (gpt2 and llama, 12 layers of width 768, float32).
-Before anything is measured the libraries' logits and residual streams are compared, within 1e-4 of the largest entry;
-generated tokens, bytes captured and scores of patches are compared as well. A library that differs ends the run.
+All use the same weight files: random, 124 million parameters (gpt2 and llama, 12 layers of width 768, float32). Before
+anything is measured, logits and residual streams must agree within 1e-4 of the largest entry, then generated tokens,
+bytes captured and patch scores. A library that differs ends the run.
 
-On this machine torch's kernels are faster than those of MLX's CPU backend, most of all for the products of a single
-token; where MLX is meant to be fast, on Apple silicon, it runs on the GPU. So compare a library with itself, captures
-against none, and rates across libraries with `mlx-lm` in mind: the same kernels with nothing of ours.
+Here torch's kernels are faster than those of MLX's CPU backend, above all for single tokens; on Apple silicon MLX runs
+on the GPU. So compare each library with itself, and with `mlx-lm`, which has NeuroScope's kernels.
 
 ![Tokens and patches per CPU second](images/{plot})
 
-## Generating and long prompts
+## Generation and long prompts
 
-Decode is {tokens} tokens after a prompt of {prompt}, prefill one token after a prompt of {prefill}; greedy. `all` is
-every residual point captured: resid_pre, resid_mid and resid_post of 12 layers at every position, {megabytes:.0f} MB of
-a prefill. Medians of rounds ({rounds}), in which all work at the same time in turns of a quarter of a second; `all to
-none` is the median of the ratios within rounds; single rounds differ by about a tenth, so a smaller difference says
-nothing.
+Greedy decoding of {tokens} tokens after a prompt of {prompt}; prefill of {prefill} tokens and one token. `all` captures
+resid_pre, resid_mid and resid_post of 12 layers at every position, {megabytes:.0f} MB for a prefill. Medians of rounds
+({rounds}), measured interleaved in turns of a quarter of a second; `all to none` is the median ratio within rounds.
+Rounds differ by about a tenth, so smaller differences mean nothing.
 
-* **NeuroScope**: `Client.generate(..., hooks=[...])` over gRPC; CPU time and memory are those of service and client
-  together.
+* **NeuroScope**: `Client.generate(..., hooks=[...])` over gRPC; CPU time and memory of service and client together.
 * **TransformerLens**: `TransformerBridge.generate` within `model.hooks(...)`. **nnsight**: `model.generate` with
-  `tracer.cache(...)`. **Hugging Face**: `model.generate` with forward hooks. All three in the caller's process.
-* **mlx-lm**: `stream_generate`, which has no captures.
-
+  `tracer.cache(...)`. **Hugging Face**: `model.generate` with forward hooks. All in the caller's process.
+* **mlx-lm**: `stream_generate`, without captures.
 """
 
 _PATCHES = """
 ## Patches
 
-Activation patching of `resid_pre` ({model}): {layers} layers x {positions} positions of a prompt of {prompt_tokens}
-tokens, one layer and position at a time, metric a difference of two logits; rounds: {rounds}. `per forward` is how many
-patches a library does in the time of one of its own plain forward passes, a ratio that depends little on the machine.
-Who patches one by one does a quarter of the positions, at the same rate.
+Activation patching of `resid_pre` ({model}), {layers} layers x {positions} positions of a prompt of {prompt_tokens}
+tokens, each alone, scored by a logit difference; rounds: {rounds}. `per forward` is the number of patches in the time
+of the library's own plain forward pass and depends little on the machine. Libraries that patch one by one do a quarter
+of the positions.
 
 """
 
@@ -80,19 +76,18 @@ _SERVING = """
 ## Chat
 
 `POST /v1/chat/completions`, streamed to one client, {tokens} tokens; medians of {rounds} rounds, one server after the
-other. mlx-lm's own server runs on the BLAS that ours has (it comes with one many times slower), and both give the same
-text. `llama-85m` is a random llama of 12 layers and width 768 with 512 tokens; `neuroscope-tiny` the bundled model of a
-million parameters, whose steps are so short that what a server adds is most of what is measured.
+other. mlx-lm's server uses the BLAS of NeuroScope (its own is many times slower); both return the same text.
+`llama-85m` is random, with 12 layers, width 768 and 512 tokens. Steps of the bundled `neuroscope-tiny` (a million
+parameters) are so short that the server's overhead dominates.
 
 """
 
 _NUMBERS = """
-## The same numbers
+## Numerical agreement
 
-`tests/data/peers` holds what TransformerLens computes of the bundled model and of a small random gpt2: logits, residual
-streams, attention patterns, logit-lens predictions, the effect of ablating each head, and a heatmap of residual
-patches, with the versions and the command in the files' metadata. `tests/integration/test_peer_numbers.py` finds the
-same here, within 1e-4 of the largest entry. `python -m tests.bench.peers.fixtures` makes the files anew.
+`tests/data/peers` holds TransformerLens' logits, residual streams, attention patterns, logit-lens predictions, head
+ablations and residual patches for the bundled model and a small random gpt2 (`python -m tests.bench.peers.fixtures`).
+`tests/integration/test_peer_numbers.py` reproduces them within 1e-4 of the largest entry.
 """
 
 
@@ -110,10 +105,7 @@ def page(results: Mapping[str, Any]) -> str:
         rounds=", ".join(f"{model} {results[model]['rounds']}" for model in MODELS),
         megabytes=max(case["captured_mb"] for case in captures),
     )
-    text += markdown_table(
-        ("model", "", "library", "tokens per CPU s", "all", "all to none", "tokens per s", "all", "peak MB", "all"),
-        [_captures_row(none, captures) for none in captures if none["captured"] == NOTHING],
-    )
+    text += "".join(_captures_table(kind, captures) for kind in tokens)
     patches = results["patches"]
     text += _PATCHES.format(**patches) + markdown_table(
         ("library", "patches", "patches per CPU s", "patches per s", "per forward", "peak MB"),
@@ -128,14 +120,27 @@ def page(results: Mapping[str, Any]) -> str:
     return text + "".join(f"* {name}: {why}.\n" for name, why in results["absent"].items())
 
 
+def _captures_table(kind: str, cases: Sequence[Mapping[str, Any]]) -> str:
+    """The cases of decode or of prefill, with a heading."""
+    columns = (
+        "model",
+        "library",
+        "tokens per CPU s, none/all",
+        "all to none",
+        "tokens per s, none/all",
+        "peak MB, none/all",
+    )
+    nothing = [case for case in cases if case["captured"] == NOTHING and case["kind"] == kind]
+    rows = [_captures_row(none, cases) for none in nothing]
+    return f"\n### {kind.capitalize()}\n\n{markdown_table(columns, rows)}"
+
+
 def _captures_row(none: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> list[str]:
     same = [case for case in cases if case["captured"] == ALL and _group(case) == _group(none)]
-    pairs = [
-        (f"{none[name]:.1f}", f"{same[0][name]:.1f}" if same else "") for name in ("tokens_per_cpu_s", "tokens_per_s")
-    ]
+    pair = [none, *same]
+    rates = ["/".join(f"{case[name]:.1f}" for case in pair) for name in ("tokens_per_cpu_s", "tokens_per_s")]
     ratio = f"{same[0]['to_nothing']:.2f}" if same else ""
-    peaks = [_megabytes(none), _megabytes(same[0]) if same else ""]
-    return [none["model"], f"{none['kind']} {none['tokens']}", none["library"], *pairs[0], ratio, *pairs[1], *peaks]
+    return [none["model"], none["library"], rates[0], ratio, rates[1], "/".join(filter(None, map(_megabytes, pair)))]
 
 
 def _group(case: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,17 +1,17 @@
-"""Makes docs/performance.md and its plots from what the benches measured.
+"""Makes docs/performance.md and its plots from the results of the benches.
 
     python -m tests.bench --full --json bench.json
     python -m scripts.make_performance_page bench.json [...]
 
-Cases of files given later replace those of files given before. What was used is kept as docs/performance.json, and
-without a file the page is made of that.
+Cases of later files replace those of earlier ones. The merged results are docs/performance.json, which the page is made
+of if no file is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,78 +31,75 @@ _COLOURS = ("#5b8def", "#3fb68b", "#e0a43a", "#d45f6a", "#9a7bd0")
 
 _HEAD = """# Performance
 
-What the service costs, measured by scripts of the repository: `make bench`, a table for each bench (`BENCH_ARGS="tax
---quick"` for one of them, in a hurry). This page is made of [performance.json](performance.json) by `python -m
-scripts.make_performance_page`; the figures are of {machine}, MLX's CPU backend, {versions}. The machine is shared, and
-other work ran beside some of them, so rates depend on that; ratios are taken within a run, those to mlx-lm between
-processes that take turns of a quarter of a second.
+What the services cost, measured by `make bench` (`BENCH_ARGS="tax --quick"`: one bench, quickly). `python -m
+scripts.make_performance_page` makes this page from [performance.json](performance.json). Machine: {machine}, MLX's CPU
+backend, {versions}. Other work ran beside some benches, which affects rates; ratios are taken within a run, those to
+mlx-lm between processes that alternate every quarter of a second.
 
-## What captures cost
+## Captures
 
-Tokens per CPU second of the service, to those of mlx-lm with the same weights in the same run: the median of {rounds}
-rounds and its 90 % bootstrap interval. One BLAS thread for each. Decode is {tokens} tokens after a short prompt
-beside `mlx_lm.stream_generate`; prefill a prompt of {prefill} tokens and one token after it. `one point` is the
-residual stream behind a layer; `every point` is all that the model has, scores and patterns of every head among them.
-Captures go to a client over gRPC, whose CPU time stands beside; `REST` goes through the gateway as NDJSON with base64,
-and the gateway's CPU time counts as the service's.
+Tokens per CPU second of the service, relative to mlx-lm with the same weights: median of {rounds} rounds (90 %
+bootstrap interval), one BLAS thread each. Decode: {tokens} tokens after a short prompt, `mlx_lm.stream_generate` for
+mlx-lm. Prefill: a prompt of {prefill} tokens and one token. `one point` is the residual stream after one layer; `every
+point` includes scores and patterns of every head. The client uses gRPC; `REST` uses the gateway (NDJSON, base64), whose
+CPU time counts as the service's.
 
-![Tokens per CPU second to mlx-lm's](images/{tax_plot})
+![Tokens per CPU second, relative to mlx-lm](images/{tax_plot})
 
 """
 
-_PREFILL = """
-A prefill that captures the residual stream behind the last layer computes that layer's attention and MLP for every
-position, which a prefill without captures never does: of twelve layers that is a twelfth of the work. That the ratios
-lie near 1 all the same is the doing of short chunks, see [decisions.md](decisions.md).
+_PREFILL = """A prefill that captures the residual stream after the last layer computes that layer at every position,
+which a plain prefill skips: of twelve layers, a twelfth of the work. Short chunks keep the ratios near 1
+([decisions.md](decisions.md#engine)).
 
-## Many at once
+## Concurrency
 
-Generations of {tokens} tokens at the same time, each of which captures another layer's residual stream; tokens per
-second of all of them, and to one alone in the same round (medians of {rounds} rounds).
+Simultaneous generations of {tokens} tokens, each capturing another layer's residual stream: total tokens per second
+(relative to a single generation in the same round; bar), medians of {rounds} rounds.
 
-![Tokens per second of several generations at once](images/{concurrency_plot})
+![Tokens per second of simultaneous generations](images/{concurrency_plot})
 
 """
 
 _REST = """
-## REST beside gRPC
+## REST compared with gRPC
 
-The same chat over both, {tokens} tokens, medians of {rounds} rounds with 90 % intervals. `later` is how much later the
-first token comes over REST; where the prompt's activations are asked for they come before it, and a client has to parse
-them. CPU time is per generated token, the prompt's share included.
+The same chat over both, {tokens} tokens, medians of {rounds} rounds with 90 % intervals. `later` is the delay of the
+first token over REST; with activations it includes receiving and parsing the prompt's. CPU time is per generated token,
+the prompt included.
 
 """
 
 _WIRE = """
 ## The wire
 
-Tensors that are already computed, from one process to another, CPU seconds per 10^9 bytes. `tcp` is raw loopback TCP,
-`gRPC alone` are bytes over gRPC that nobody looks at: what a codec cannot be faster than. Rates are compared with that
-of raw TCP in turns. `shared` is what clients on the service's host get unless they say otherwise, over TCP too.
+CPU seconds per 10^9 bytes of tensors that are already computed, between two processes. `tcp` is raw loopback TCP; `gRPC
+alone` moves bytes without a codec, the bound for any codec. Rates are measured interleaved with raw TCP. `shared` is
+the default for clients on the service's host, over TCP too.
 
 """
 
 _SWEEP = """
 ## Sweeps and attributions
 
-How many patches a sweep of {model} runs in the time of one plain forward pass of mlx-lm, which takes turns with it;
-from the call to the last value, both unedited runs included. `resid`: the residual stream before each of 12 layers at
-16 positions. `heads`: 12 x 12 heads, each at all positions. `last`: each head at the last position. One by one it would
-be less than 1. Medians of rounds; memory is the process's peak, weights included.
+Patches that a sweep of {model} runs in the time of one plain forward pass of mlx-lm, measured interleaved, with both
+unedited runs included. `resid`: the residual stream before each of 12 layers at 16 positions. `heads`: 12 x 12 heads at
+all positions. `last`: each head at the last position. One by one would be less than 1. Medians of rounds; memory is the
+peak of the process, with weights.
 
 """
 
 _ATTRIBUTION = """
-And the time that attributions take, in forward passes. `nodes`: attribution patching of every head, MLP and the input
-at every position. `edges`: EAP-IG with 5 steps over all edges.
+The time of attributions, in forward passes. `nodes`: attribution patching of every head, MLP and the input at every
+position. `edges`: EAP-IG with 5 steps over all edges.
 
 """
 
 _ANALYSIS = """
 ## Analyses
 
-What the analysis service costs beside the inference service that makes the captures, on {model}: CPU seconds of both,
-one BLAS thread for each, those of the analysis as a share of the other's, and the most memory that it held.
+CPU seconds of analysis and inference service on {model} with prompts of {length} tokens, one BLAS thread each, their
+ratio (bar {share}), and peak memory of the analysis service (bar {memory} MB).
 
 """
 
@@ -120,36 +117,17 @@ def page(results: Mapping[str, Any]) -> str:
         prefill=kinds["prefill"],
         tax_plot=TAX_PLOT.name,
     )
-    text += markdown_table(
-        (
-            "model",
-            "",
-            "captured",
-            "tokens per CPU s",
-            "to mlx-lm",
-            "90 % interval",
-            "bar",
-            "client, ms a token",
-            "memory",
-        ),
-        map(_tax_row, tax["cases"]),
-    )
+    text += "".join(_tax_table(kind, tokens, tax["cases"]) for kind, tokens in kinds.items())
     text += _PREFILL.format(
         tokens=concurrency["tokens"], rounds=concurrency["rounds"], concurrency_plot=CONCURRENCY_PLOT.name
     )
-    text += markdown_table(
-        ("model", "generations", "tokens per s", "to one", "bar"),
-        (
-            [c["model"], str(c["generations"]), f"{c['tokens_per_s']:.1f}", f"{c['to_one']:.2f}", _bar(c["bar"])]
-            for c in concurrency["cases"]
-        ),
-    )
+    text += _concurrency_table(concurrency["cases"])
     rest = results["rest"]
     text += _REST.format(tokens=rest["tokens"], rounds=rest["rounds"]) + markdown_table(
         (
             "model",
             "captured",
-            "way",
+            "protocol",
             "later, ms",
             "tokens per s, to gRPC",
             "KB a token",
@@ -160,48 +138,78 @@ def page(results: Mapping[str, Any]) -> str:
         map(_rest_row, rest["cases"]),
     )
     text += _WIRE + markdown_table(
-        ("case", "client", "server", "both", "MB/s", "of raw TCP", "per step of 200 tensors of 3 KiB"),
+        ("case", "client", "server", "MB/s", "of raw TCP", "ms per step of 200 tensors of 3 KiB"),
         map(_wire_row, results["wire"]["cases"]),
     )
     slow = capture["cases"][-1]
     text += (
-        f"\nA capture of {slow['bytes'] / 1e6:.1f} MB ({capture['positions']} positions in chunks of "
-        f"{capture['chunk_positions']}, width {capture['shape']['hidden_size']}, "
-        f"{capture['shape']['num_hidden_layers']} layers) by a reader ten times slower than the engine: the server's "
-        f"memory grew by {slow['growth_mb']:.0f} MB.\n"
+        f"\nA reader ten times slower than the engine, of a capture of {slow['bytes'] / 1e6:.1f} MB "
+        f"({capture['positions']} positions in chunks of {capture['chunk_positions']}, width "
+        f"{capture['shape']['hidden_size']}, {capture['shape']['num_hidden_layers']} layers): the server's memory grew "
+        f"by {slow['growth_mb']:.0f} MB.\n"
     )
     counts = "tokens", "range", "rounds", "bar", "seconds", "peak MB", "to a forward pass's"
     text += _SWEEP.format(**results["sweep"]) + markdown_table(
         ("sweep", "patches", "per forward pass", *counts),
-        (_counted(case, "patches", "patches_per_forward", "at least") for case in results["sweep"]["cases"]),
+        (_counted(case, "patches", "patches_per_forward", "≥") for case in results["sweep"]["cases"]),
     )
     text += _ATTRIBUTION + markdown_table(
         ("attribution", "scores", "forward passes", *counts),
-        (_counted(case, "scores", "forwards", "at most") for case in results["attribution"]["cases"]),
+        (_counted(case, "scores", "forwards", "≤") for case in results["attribution"]["cases"]),
     )
+    analyses = results["analysis"]["cases"]
     return (
         text
-        + _ANALYSIS.format(**results["analysis"])
+        + _ANALYSIS.format(
+            model=results["analysis"]["model"],
+            length=_common(case["length"] for case in analyses),
+            share=_bar(_common(case["bar"] for case in analyses), "≤"),
+            memory=_bar(_common(case["most_bytes"] / 1e6 for case in analyses), "≤"),
+        )
         + markdown_table(
-            ("analysis", "tokens", "in prompts of", "CPU s", "of inference", "share", "bar", "peak MB", "bar"),
-            map(_analysis_row, results["analysis"]["cases"]),
+            ("analysis", "tokens", "CPU s", "of inference", "ratio", "peak MB"), map(_analysis_row, analyses)
         )
     )
 
 
-def _tax_row(case: Mapping[str, Any]) -> list[str]:
+def _common(values: Iterable[Any]) -> Any:
+    """The value that all cases have."""
+    (value,) = set(values)
+    return value
+
+
+def _tax_table(kind: str, tokens: int, cases: Sequence[Mapping[str, Any]]) -> str:
+    """The cases of decode or of prefill, with a heading."""
+    columns = "model", "captured", "tokens per CPU s", "to mlx-lm", "bar", "client, ms a token", "memory, to mlx-lm"
+    rows = (_tax_row(case, tokens) for case in cases if case["kind"] == kind)
+    return f"### {kind.capitalize()}\n\n{markdown_table(columns, rows)}\n"
+
+
+def _tax_row(case: Mapping[str, Any], tokens: int) -> list[str]:
     low, high = case["interval_90"]
-    named = [case["model"], f"{case['kind']} {case['tokens']}", case["captured"], f"{case['tokens_per_cpu_s']:.1f}"]
+    captured = case["captured"] + ("" if case["tokens"] == tokens else f", {case['tokens']} tokens")
+    named = [case["model"], captured, f"{case['tokens_per_cpu_s']:.1f}"]
     if case["captured"] == PEER:
-        return [*named, "1", "", "", "", f"{case['resident_mb']:.0f} MB"]
+        return [*named, "1", "", "", f"{case['resident_mb']:.0f} MB"]
     return [
         *named,
-        f"{case['to_mlx_lm']:.3f}",
-        f"{low:.3f} to {high:.3f}",
+        f"{case['to_mlx_lm']:.3f} ({low:.3f}-{high:.3f})",
         _bar(case["bar"]),
         f"{case['client_ms_per_token']:.2f}",
-        f"x {case['memory_to_mlx_lm']:.2f}",
+        f"{case['memory_to_mlx_lm']:.2f}",
     ]
+
+
+def _concurrency_table(cases: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each model, a column for each number of generations."""
+    counts = sorted({case["generations"] for case in cases})
+    cells: dict[str, dict[int, str]] = {}
+    for case in cases:
+        bar = f"; {_bar(case['bar'])}" if case["bar"] else ""
+        rate = f"{case['tokens_per_s']:.1f} ({case['to_one']:.2f}{bar})"
+        cells.setdefault(case["model"], {})[case["generations"]] = rate
+    rows = ([model, *(found[count] for count in counts)] for model, found in cells.items())
+    return markdown_table(("generations", *map(str, counts)), rows)
 
 
 def _rest_row(case: Mapping[str, Any]) -> list[str]:
@@ -224,21 +232,20 @@ def _rest_row(case: Mapping[str, Any]) -> list[str]:
 def _wire_row(case: Mapping[str, Any]) -> list[str]:
     client, server = case["client_cpu_s_per_gb"], case["server_cpu_s_per_gb"]
     small = "client_cpu_ms_per_step" in case
-    step = f"{case['client_cpu_ms_per_step']:.2f} + {case['server_cpu_ms_per_step']:.2f} ms" if small else ""
-    rates = f"{client:.2f}", f"{server:.2f}", f"{client + server:.2f}", f"{case['mb_per_s']:.0f}"
+    step = f"{case['client_cpu_ms_per_step']:.2f} + {case['server_cpu_ms_per_step']:.2f}" if small else ""
     of_raw_tcp = f"{case['of_raw_tcp']:.2f}" if "of_raw_tcp" in case else ""
-    return [case["case"], *rates, of_raw_tcp, step]
+    return [case["case"], f"{client:.2f}", f"{server:.2f}", f"{case['mb_per_s']:.0f}", of_raw_tcp, step]
 
 
 def _counted(case: Mapping[str, Any], what: str, ratio: str, bound: str) -> list[str]:
-    """A row of what is counted in forward passes."""
+    """A row of a table whose unit is a forward pass."""
     seconds = case["seconds"] if "seconds" in case else case["patches"] / case["patches_per_s"]
     return [
         case["name"],
         str(case[what]),
         f"{case[ratio]:.2f}",
         str(case["length"]),
-        f"{case['lowest']:.2f} to {case['highest']:.2f}",
+        f"{case['lowest']:.2f}-{case['highest']:.2f}" if case["rounds"] > 1 else "",
         str(case["rounds"]),
         _bar(case["bar"], bound),
         f"{seconds:.1f}",
@@ -251,18 +258,15 @@ def _analysis_row(case: Mapping[str, Any]) -> list[str]:
     return [
         case["name"],
         str(case["tokens"]),
-        str(case["length"]),
         f"{case['analysis_cpu_s']:.1f}",
         f"{case['inference_cpu_s']:.1f}",
         f"{case['share']:.3f}",
-        _bar(case["bar"], "at most"),
         f"{case['peak_bytes'] / 1e6:.0f}",
-        _bar(case["most_bytes"] / 1e6, "at most"),
     ]
 
 
-def _bar(bar: float | None, bound: str = "at least") -> str:
-    return "" if bar is None else f"{bound} {bar:g}"
+def _bar(bar: float | None, bound: str = "≥") -> str:
+    return "" if bar is None else f"{bound}{bar:g}"
 
 
 def draw(results: Mapping[str, Any]) -> None:
@@ -288,7 +292,7 @@ def draw(results: Mapping[str, Any]) -> None:
         axes.set_xticks(range(len(models)), models)
         axes.set_title(kind)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("tokens per CPU second, to mlx-lm")
+    figure.axes[0].set_ylabel("tokens per CPU second, relative to mlx-lm")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(TAX_PLOT, metadata={"Date": None})
 
@@ -300,8 +304,8 @@ def draw(results: Mapping[str, Any]) -> None:
         counts = [case["generations"] for case in chosen]
         axes.plot(counts, [case["to_one"] for case in chosen], "o-", label=model, color=_COLOURS[index])
     axes.set_xticks([1, 2, 4, 8])
-    axes.set_xlabel("generations at once")
-    axes.set_ylabel("tokens per second, to one")
+    axes.set_xlabel("simultaneous generations")
+    axes.set_ylabel("tokens per second, relative to one")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(CONCURRENCY_PLOT, metadata={"Date": None})

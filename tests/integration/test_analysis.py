@@ -7,7 +7,7 @@ import asyncio
 import importlib
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ from neuroscope.errors import (
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope.wire.rpc import ANALYSIS_RPCS
+from neuroscope_inference.engine.model import LoadedModel
 from tests.support import tracing
 from tests.support.byte_bpe import save_tokenizer
-from tests.support.loaded import capture_here, load_here
+from tests.support.loaded import capture_here
 from tests.support.patience import eventually
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 from tests.support.services import Service, inference_service, running
 from tests.support.tiny_configs import tiny_config
 
@@ -63,11 +64,13 @@ def same(one: AttentionResult, other: AttentionResult) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_statistics_are_those_of_the_captured_patterns(family: str, tmp_path: Path) -> None:
+def test_statistics_are_those_of_the_captured_patterns(
+    family: str, family_dir: Callable[[str], Path], family_model: Callable[[str], LoadedModel]
+) -> None:
     """Of a prompt that takes many chunks, longer than sliding windows; layers without patterns are left out."""
-    folder = make_model(family, tmp_path / family)
+    folder = family_dir(family)
     ids = np.random.default_rng(0).integers(5, 500, 40).tolist()
-    captured = {p.layer or 0: x[0] for p, x in capture_here(load_here(folder), ids).items() if _is_pattern(p)}
+    captured = {p.layer or 0: x[0] for p, x in capture_here(family_model(family), ids).items() if _is_pattern(p)}
     with AnalysisClient.local(model=[str(folder)], chunk_budget_bytes=20_000) as client:
         found = client.analyze_attention([ids], roles=())
     assert found["entropy"].coords["layer"] == sorted(captured)
@@ -94,9 +97,9 @@ def _is_pattern(point: Any) -> bool:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_copying_is_that_of_the_whole_circuit(family: str, tmp_path: Path) -> None:
+def test_copying_is_that_of_the_whole_circuit(family: str, family_dir: Callable[[str], Path]) -> None:
     """Eigenvalues of the circuit as it is written, vocabulary squared."""
-    folder = str(make_model(family, tmp_path / family))
+    folder = str(family_dir(family))
     with Client.local(model=[folder]) as below:
         weights = below.weights("W_E", "W_U", "W_V", "W_O", "ln1.w", "final_norm.w")
     with AnalysisClient.local(model=[folder]) as client:
@@ -111,9 +114,8 @@ def test_copying_is_that_of_the_whole_circuit(family: str, tmp_path: Path) -> No
         assert found["suppression_score"].sel(layer=1, head=head).values == pytest.approx(-expected, abs=1e-3)
 
 
-def test_roles_by_weights_are_left_out_where_weights_are_too_large(inference: Service) -> None:
-    arguments = ("--port", "0", "--inference", inference.target, "--weights-budget-bytes", "1000")
-    with running("neuroscope_analysis", *arguments) as service, AnalysisClient(service.target) as client:
+def test_roles_by_weights_are_left_out_where_weights_are_too_large(frugal_analysis: Service) -> None:
+    with AnalysisClient(frugal_analysis.target) as client:
         with pytest.warns(UserWarning, match="left out: its weights take"):
             found = client.analyze_attention(model_id="llama", test=False, **FEW)
         assert "copying" not in found.roles

@@ -15,7 +15,7 @@ import pytest
 from neuroscope import AsyncClient, Client, errors
 from neuroscope.experiments import Attribution, AttributionResult, kl_divergence, logit_diff, rank
 from neuroscope.v1 import experiment_pb2 as pb
-from tests.support.services import Service, inference_service
+from tests.support.services import Service
 from tests.support.shell import neuroscope
 from tests.truth.induction.model import CIRCUIT, build
 from tests.truth.induction.prompts import asked
@@ -113,16 +113,20 @@ def test_bad_input(client: Client, changes: dict[str, Any], field: str, text: st
     assert refused.value.field == field
 
 
-def test_the_planted_circuit_in_a_running_service(tmp_path: Path) -> None:
+def test_the_planted_circuit_in_a_running_service(client: Client, tmp_path: Path) -> None:
     pairs = asked(4)
     answers, others = ([getattr(pair, name) for pair in pairs] for name in ("answer", "other"))
-    with inference_service(build(tmp_path / "induction")) as service, Client(service.target) as client:
+    model_id = client.load_model(build(tmp_path / "induction")).model_id
+    try:
         result = client.attribute(
             [pair.clean for pair in pairs],
             [pair.corrupted for pair in pairs],
             metric=logit_diff(answers, others).normalised(),
             method="eap-ig",
+            model_id=model_id,
         )
+    finally:
+        client.unload_model(model_id)
     names: dict[tuple[str, int | None, int | None], str] = {
         ("resid_pre", 0, None): "input",
         ("logits", None, None): "logits",

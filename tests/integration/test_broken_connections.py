@@ -39,20 +39,14 @@ QUICK = Retry(attempts=12, first_pause_s=0.05, longest_pause_s=0.4)
 
 
 @pytest.fixture(scope="module")
-def service(llama_dir: Path) -> Iterator[Service]:
-    with inference_service(llama_dir) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def expected(service: Service) -> ActivationCache:
-    with Client(service.target) as client:
+def expected(inference: Service) -> ActivationCache:
+    with Client(inference.target) as client:
         return client.capture(PROMPT, SITES, **SMALL)
 
 
 @pytest.fixture
-def proxy(service: Service) -> Iterator[CuttingProxy]:
-    with CuttingProxy(service.target) as running:
+def proxy(inference: Service) -> Iterator[CuttingProxy]:
+    with CuttingProxy(inference.target) as running:
         yield running
 
 
@@ -141,9 +135,9 @@ def test_the_asynchronous_client_does_the_same(proxy: CuttingProxy, expected: Ac
     asyncio.run(run())
 
 
-def test_a_resumable_generation_goes_on_if_the_service_had_finished(proxy: CuttingProxy, service: Service) -> None:
+def test_a_resumable_generation_goes_on_if_the_service_had_finished(proxy: CuttingProxy, inference: Service) -> None:
     options: dict[str, Any] = {"hooks": SITES, "max_tokens": 4, "ignore_eos": True, "resumable": True, **SMALL}
-    with connected(proxy) as client, Client(service.target) as direct:
+    with connected(proxy) as client, Client(inference.target) as direct:
         whole = direct.generate(PROMPT, generation_id="whole", **options).wait()
         total = frame_count(client, proxy, lambda: client.generate(PROMPT, generation_id="whole", **options).wait())
         for frames in range(total):
@@ -176,9 +170,9 @@ def test_a_generation_that_broke_off_is_not_spliced(proxy: CuttingProxy, auto_ad
         assert caught.value.restart_token
 
 
-def test_a_generation_in_lockstep_goes_on_if_the_service_had_finished(proxy: CuttingProxy, service: Service) -> None:
+def test_a_generation_in_lockstep_goes_on_if_the_service_had_finished(proxy: CuttingProxy, inference: Service) -> None:
     options: dict[str, Any] = {"max_tokens": 4, "ignore_eos": True, "resumable": True, "max_steps_ahead": 4}
-    with connected(proxy) as client, Client(service.target) as direct:
+    with connected(proxy) as client, Client(inference.target) as direct:
         whole = direct.generate(PROMPT, **options).wait()
         proxy.pass_on()
         generation = client.generate(PROMPT, **options)
@@ -193,8 +187,8 @@ def test_a_generation_in_lockstep_goes_on_if_the_service_had_finished(proxy: Cut
         assert generation.text == whole.text
 
 
-def test_mistakes_are_not_tried_twice(service: Service) -> None:
-    with Client(service.target, retry=Retry(attempts=5, first_pause_s=5)) as client:
+def test_mistakes_are_not_tried_twice(inference: Service) -> None:
+    with Client(inference.target, retry=Retry(attempts=5, first_pause_s=5)) as client:
         begin = time.monotonic()
         for call, error in (
             (lambda: client.capture(PROMPT, ["resid_pots"], resumable=True), UnknownSiteError),
@@ -249,9 +243,9 @@ def test_a_killed_service_is_reported_within_a_second_and_keeps_what_was_whole(
         assert client.resume_capture("half", restart_token=caught.value.restart_token).manifest
 
 
-def test_who_pings_too_often_is_sent_away(service: Service) -> None:
+def test_who_pings_too_often_is_sent_away(inference: Service) -> None:
     options = [("grpc.keepalive_time_ms", 100), ("grpc.http2.max_pings_without_data", 0)]
-    with grpc.insecure_channel(service.target, options=options) as channel:
+    with grpc.insecure_channel(inference.target, options=options) as channel:
         sampling = pb.Sampling(max_tokens=5, ignore_eos=True)
         request = pb.GenerateRequest(
             prompts=[pb.Prompt(token_ids=pb.TokenIds(ids=PROMPT))], sampling=sampling, max_steps_ahead=1

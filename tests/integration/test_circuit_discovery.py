@@ -3,7 +3,7 @@
 python -m pytest tests/integration/test_circuit_discovery.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ def client(analysis: Service) -> Iterator[AnalysisClient]:
 
 @pytest.mark.filterwarnings("ignore:experts are chosen by a router")
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in WITHOUT_EDGES])
-def test_every_family(family: str, tmp_path: Path) -> None:
+def test_every_family(family: str, family_dir: Callable[[str], Path]) -> None:
     """Half of the edges by their scores do better than the other half, and all of them are the model."""
-    folder = make_model(family, tmp_path / family)
+    folder = family_dir(family)
     options = pb.EvaluationOptions(curve=True, curve_sizes=[0.1, 1.0], completeness=True)
     with AnalysisClient.local(model=[str(folder)]) as client:
         result = client.run(DiscoveryResult(request_of(search={"size": 0.5}, evaluation=options)), False)
@@ -83,8 +83,8 @@ def test_every_family(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", WITHOUT_EDGES)
-def test_a_model_without_a_graph_says_why(family: str, tmp_path: Path) -> None:
-    folder = make_model(family, tmp_path / family)
+def test_a_model_without_a_graph_says_why(family: str, family_dir: Callable[[str], Path]) -> None:
+    folder = family_dir(family)
     with (
         AnalysisClient.local(model=[str(folder)]) as client,
         pytest.raises(UnavailableSiteError, match="a norm stands behind the attention") as caught,

@@ -325,4 +325,4 @@ def test_the_shell_refuses_what_is_wrong(arguments: tuple[str, ...], told: str) 
 
 
 def test_the_names_of_datasets_are_those_of_the_rest_interface() -> None:
-    assert set(circuits.Name.__args__) == set(NAMED)  # type: ignore[attr-defined]
+    assert set(circuits.DatasetName.__args__) == set(NAMED)  # type: ignore[attr-defined]

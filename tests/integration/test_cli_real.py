@@ -21,6 +21,7 @@ import pytest
 
 from neuroscope import ActivationCache, Client
 from neuroscope.errors import NeuroScopeIntegrationError, StreamingError
+from tests.support import shell
 from tests.support.patience import eventually
 from tests.support.services import Service
 
@@ -161,14 +162,20 @@ def up(model: Path, log: Path, *arguments: object) -> Generator[tuple[subprocess
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_up_serves_until_it_is_told_to_stop(llama_dir: Path, tmp_path: Path, number: signal.Signals, exit_code: int):
+    """What runs then comes to its end, and nothing new begins."""
     log, trace = tmp_path / "log", tmp_path / "up.json"
-    with up(llama_dir, log, "--trace", trace) as (process, target, url):
-        with Client(target) as client:
-            assert [model.model_id for model in client.models()] == ["llama"]
-            client.generate("hello", max_tokens=3).wait()
+    with up(llama_dir, log, "--trace", trace) as (process, target, url), Client(target) as client:
+        assert [model.model_id for model in client.models()] == ["llama"]
         with urllib.request.urlopen(f"{url}/health", timeout=10) as response:
             assert json.load(response)["status"] == "healthy"
+        generation = client.generate("hello", hooks=["resid_post"], max_tokens=600, ignore_eos=True)
+        assert next(generation).step == 0
         process.send_signal(number)
+        time.sleep(0.2)
+        assert process.poll() is None
+        with pytest.raises(NeuroScopeIntegrationError):
+            client.models()
+        assert generation.wait().usage.completion_tokens == 600
         assert process.wait(60) == exit_code
     assert not listens(int(target.rpartition(":")[2]))
     assert not listens(int(url.rpartition(":")[2]))
@@ -225,20 +232,7 @@ def test_up_starts_a_killed_service_again_and_what_it_kept_is_there(
         assert process.wait(60) == 143
 
 
-def test_what_runs_when_up_is_told_to_stop_comes_to_its_end(llama_dir: Path, tmp_path: Path):
-    with up(llama_dir, tmp_path / "log") as (process, target, _), Client(target) as client:
-        generation = client.generate("hello", hooks=["resid_post"], max_tokens=600, ignore_eos=True)
-        assert next(generation).step == 0
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        assert process.poll() is None
-        with pytest.raises(NeuroScopeIntegrationError):
-            client.models()
-        assert generation.wait().usage.completion_tokens == 600
-        assert process.wait(60) == 143
-
-
-# The other commands, against a running service.
+# The other commands, against a running service; where the process makes no difference, in this one.
 
 
 def spans_of(file: Path) -> list[dict[str, Any]]:
@@ -260,10 +254,10 @@ def test_generate_with_hooks_and_a_trace(inference: Service, tmp_path: Path):
 def test_capture_says_what_it_would_cost(inference: Service, tmp_path: Path):
     file = tmp_path / "activations.safetensors"
     sites = ("-s", "resid_post", "-s", '{"component": "logits", "reduce": {"top_k": 5}}')
-    run = neuroscope(
+    run = shell.neuroscope(
         "capture", "hello there", *sites, "-o", file, "--estimate", "--model", "llama", "--target", inference.target
     )
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     assert not file.exists()
     with Client(inference.target) as client:
         tokens = len(client.tokenize("hello there", model_id="llama").ids)
@@ -273,17 +267,17 @@ def test_capture_says_what_it_would_cost(inference: Service, tmp_path: Path):
 
 def test_capture_writes_what_it_shows(inference: Service, tmp_path: Path):
     file = tmp_path / "c.safetensors"
-    run = neuroscope(
+    run = shell.neuroscope(
         "capture", "hello there", "-s", "resid_post,attention_pattern.1", "-o", file, "--target", inference.target
     )
-    assert run.returncode == 0, run.stderr
+    assert run.exit_code == 0, run.stderr
     cache = ActivationCache.load(file)
     assert len(cache) == 5
     assert str(cache["resid_post", 0].shape) in run.stdout
 
 
 def test_hooks_of_a_real_model(inference: Service):
-    points = json.loads(neuroscope("hooks", "--json", "--target", inference.target).stdout)
+    points = json.loads(shell.neuroscope("hooks", "--json", "--target", inference.target).stdout)
     available = {point["point"] for point in points if point["available"]}
     assert {"embedding", "resid_post.3", "attention_pattern.0", "logits"} <= available
     assert all(point["reason"] for point in points if not point["available"])
@@ -298,22 +292,24 @@ def test_the_engine_in_this_process(llama_dir: Path, tmp_path: Path):
 
 
 def test_an_unknown_site_names_its_neighbours(inference: Service):
-    run = neuroscope("capture", "hello", "-s", "resid_pots", "--target", inference.target)
-    assert run.returncode == 1
+    run = shell.neuroscope("capture", "hello", "-s", "resid_pots", "--target", inference.target)
+    assert run.exit_code == 1
     assert "nearest: resid_post" in run.stderr
     assert run.stderr.count("\n") == 1
 
 
 def test_keys_in_fewer_bits_than_the_model_allows(inference: Service):
-    run = neuroscope("capture", "hello", "-s", "key", "--kv-bits", 8, "--model", "llama", "--target", inference.target)
-    assert run.returncode == 1
+    run = shell.neuroscope(
+        "capture", "hello", "-s", "key", "--kv-bits", 8, "--model", "llama", "--target", inference.target
+    )
+    assert run.exit_code == 1
     assert "keys and values of llama stay as they are" in run.stderr
 
 
 def test_the_lens_of_a_prompt(inference: Service, tmp_path: Path):
     file = tmp_path / "lens.png"
-    run = neuroscope("lens", "hello there", "--rank", "7", "--save", file, "--target", inference.target)
-    assert run.returncode == 0, run.stderr
+    run = shell.neuroscope("lens", "hello there", "--rank", "7", "--save", file, "--target", inference.target)
+    assert run.exit_code == 0, run.stderr
     assert "resid_post.3" in run.stdout
     assert "KL" in run.stdout
     assert file.read_bytes().startswith(b"\x89PNG")

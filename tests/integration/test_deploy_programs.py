@@ -40,16 +40,10 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pa
         assert process.wait(10) == 0
 
 
-def test_probes_of_running_services(inference: Service) -> None:
+def test_probes_of_running_services(inference: Service, analysis: Service, gateway: Service) -> None:
     assert probe("neuroscope_inference.probe", inference.target).returncode == 0
-    with running("neuroscope_analysis", "--port", "0", "--inference", inference.target) as analysis:
-        assert probe("neuroscope_analysis.probe", analysis.target).returncode == 0
-    assert probe("neuroscope_analysis.probe", analysis.target).returncode == 1
-    with running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as gateway:
-        assert probe("neuroscope_gateway.probe", gateway.target).returncode == 0
-    gone = probe("neuroscope_gateway.probe", gateway.target)
-    assert gone.returncode == 1
-    assert gateway.target in gone.stderr
+    assert probe("neuroscope_analysis.probe", analysis.target).returncode == 0
+    assert probe("neuroscope_gateway.probe", gateway.target).returncode == 0
 
 
 def test_a_probe_takes_the_socket_of_a_service_with_a_certificate(
@@ -69,10 +63,14 @@ def test_a_probe_takes_the_socket_of_a_service_with_a_certificate(
 def test_probes_where_nothing_serves() -> None:
     done = probe("neuroscope_inference.probe", "127.0.0.1:9")
     assert (done.returncode, done.stderr) == (1, "127.0.0.1:9: UNAVAILABLE\n")
+    assert probe("neuroscope_analysis.probe", "127.0.0.1:9").returncode == 1
     with running("neuroscope_gateway", "--port", "0", "--inference", "127.0.0.1:9") as gateway:
         alone = probe("neuroscope_gateway.probe", gateway.target)
     assert alone.returncode == 1
     assert "503" in alone.stderr
+    gone = probe("neuroscope_gateway.probe", gateway.target)
+    assert gone.returncode == 1
+    assert gateway.target in gone.stderr
 
 
 def test_a_request_becomes_a_page(receiver: tuple[str, Path], llama_dir: Path) -> None:

@@ -4,7 +4,7 @@ python -m pytest tests/integration/test_dictionaries.py
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from neuroscope.errors import (
 from neuroscope.experiments import EACH, log_prob, logit_diff, other_run, together
 from neuroscope.v1 import intervention_pb2, site_pb2
 from tests.support.numpy_dictionary import FEATURES, NumpyDictionary, make
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 
 IDS = [0, *np.random.default_rng(7).integers(5, 500, 11).tolist()]
 OTHER_IDS = [0, *np.random.default_rng(8).integers(5, 500, 11).tolist()]
@@ -313,9 +313,11 @@ def test_attributions_of_features_and_of_the_error_add_up_to_that_of_the_site(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_features_and_edits_of_them(family: str, tmp_path: Path) -> None:
+def test_every_family_has_features_and_edits_of_them(
+    family: str, family_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Width, sandwich norms, experts and rings: the referee sees captured activations, whatever made them."""
-    folder = make_model(family, tmp_path / family)
+    folder = family_dir(family)
     with Client.local(model=[str(folder)]) as client:
         width = client.model().model.d_model
         referee = make("jumprelu", "blocks.1.hook_resid_post", width)

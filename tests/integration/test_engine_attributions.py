@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_attributions.py
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,8 +227,8 @@ def test_a_gradient_is_what_small_steps_of_a_sweep_find(family: str, tmp_path: P
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families(family: str, tmp_path: Path) -> None:
-    model = load_here(make_model(family, tmp_path / family))
+def test_families(family: str, family_model: Callable[[str], LoadedModel]) -> None:
+    model = family_model(family)
     assert not why_no_gradients(model)
     long = np.random.default_rng(1).integers(5, 500, (2, 20))  # longer than the windows of 16
     pair = pb.PromptPair(clean=prompt([0, *long[0]]), corrupted=prompt([0, *long[1]]))
@@ -311,8 +312,8 @@ def test_bad_input(model: LoadedModel, request_: pb.AttributeRequest, field: str
     assert refused.value.field == field
 
 
-def test_no_gradient_goes_through_a_choice(tmp_path: Path) -> None:
-    model = load_here(make_model("mixtral", tmp_path / "mixtral"))
+def test_no_gradient_goes_through_a_choice(family_model: Callable[[str], LoadedModel]) -> None:
+    model = family_model("mixtral")
     for component, text in (("expert_indices", "a choice has no gradient"), ("expert_weights", "computes nothing")):
         with pytest.raises(UnavailableSiteError, match=text) as refused:
             attribute_here(model, request_of(nodes=pb.NodeAttribution(sites=[node(component)])))

@@ -3,7 +3,7 @@
 python -m pytest tests/integration/test_engine_continuations.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from neuroscope_inference.engine.arrays import number
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.freezing import hooked, replaced
 from tests.support.loaded import load_here
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 from tests.support.sweeping import events_here, one_by_one, prompt, together
 
 _RANDOM = np.random.default_rng(11)
@@ -31,8 +31,8 @@ ZERO = pb.SweepValue(constant=0)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")

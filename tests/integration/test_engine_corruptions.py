@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_corruptions.py
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from neuroscope_inference.engine.sweeps.corruption import positions_of_text
 from tests.support.attributing import attribute_here
 from tests.support.freezing import Put, hooked, replaced
 from tests.support.loaded import load_here
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 from tests.support.sweeping import EACH, events_here, one_by_one, prompt, sweep_here, values_of
 
 _RANDOM = np.random.default_rng(13)
@@ -37,8 +38,8 @@ AT = [2, 3, 15]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_noise_is_seeded_and_measured_in_the_embeddings_own_deviation(llama: Loa
 
 
 def test_noise_has_the_deviation_that_is_asked_for(llama: LoadedModel) -> None:
-    from neuroscope_inference.engine.span import Span
+    from neuroscope_inference.engine.position_range import PositionRange
     from neuroscope_inference.engine.sweeps.corruption import Corruptions, noise_of
     from neuroscope_inference.engine.sweeps.pair import Corruption, Pair
 
@@ -191,7 +192,7 @@ def test_noise_has_the_deviation_that_is_asked_for(llama: LoadedModel) -> None:
     )
     assert plan is not None
     _, seen = hooked(llama, ids, {}, [point])
-    edits, _ = plan.at(Span(1, 0, 0, len(ids), len(ids)))
+    edits, _ = plan.at(PositionRange(1, 0, 0, len(ids), len(ids)))
     ((edit_of_row,),) = edits.values()
     own, noisy = np.array(seen[point][0]), np.array(edit_of_row.apply(seen[point])[0])
     changed = np.flatnonzero((own != noisy).any(axis=-1)).tolist()

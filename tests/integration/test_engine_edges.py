@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_edges.py
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ SHARES = (0.003, 0.2, 0.9)
 
 
 @pytest.fixture(scope="module", params=[family for family in FAMILIES if family not in WITHOUT_EDGES])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +101,8 @@ def test_sets_are_what_their_definition_says(model: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("family", WITHOUT_EDGES)
-def test_what_has_no_graph_is_refused(family: str, tmp_path: Path) -> None:
-    model = load_here(make_model(family, tmp_path / family))
+def test_what_has_no_graph_is_refused(family: str, family_model: Callable[[str], LoadedModel]) -> None:
+    model = family_model(family)
     for ask in (
         lambda: events_here(model, request_of(to_edge_grid(None, PATCH))),
         lambda: described(model, "edges[0]"),

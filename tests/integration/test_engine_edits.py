@@ -13,11 +13,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from neuroscope.vocabulary.sites import Point
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.tap import PointIndex, RowEdit, Tap
 from tests.support.compare import relative_error
-from tests.support.loaded import load_here
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 
 PROMPT = [0, *np.random.default_rng(3).integers(5, 500, 19).tolist()]  # longer than the windows of 16
 TOLERANCE = 1e-5
@@ -26,17 +25,17 @@ READ_ONLY = {"expert_indices", "expert_weights"}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 def run(model: LoadedModel, edits: dict[PointIndex, Callable[[mx.array], mx.array]], read: PointIndex) -> Any:
     """Logits with edits at points, and what is read of one point."""
     wanted = model.layout.wanted([read])
-    tap = Tap(wanted, {point: [RowEdit(edit)] for point, edit in edits.items()})
-    with model.layout.switch.reading(tap):
+    hook_plan = HookPlan(wanted, {point: [RowEdit(edit)] for point, edit in edits.items()})
+    with model.layout.switch.reading(hook_plan):
         logits = model.network(mx.array([PROMPT]), cache=make_prompt_cache(model.network))  # type: ignore[operator]
-    return np.array(logits), np.array(tap.seen[read])
+    return np.array(logits), np.array(hook_plan.seen[read])
 
 
 def uneven(x: mx.array) -> mx.array:
@@ -86,8 +85,8 @@ def test_one_row_of_a_batch_is_written_alone(model: LoadedModel, tmp_path: Path)
     for point in writable(model):
         index = model.layout.index[point]
         plain, _ = run(model, {}, index)
-        tap = Tap(model.layout.wanted([]), {index: [RowEdit(uneven, slot=1)]})
-        with model.layout.switch.reading(tap):
+        hook_plan = HookPlan(model.layout.wanted([]), {index: [RowEdit(uneven, slot=1)]})
+        with model.layout.switch.reading(hook_plan):
             network: Any = model.network
             logits = np.array(network(mx.array([PROMPT] * 3), cache=make_prompt_cache(network)))
         assert relative_error(logits[[0]], plain) < TOLERANCE, point

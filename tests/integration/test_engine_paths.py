@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_paths.py
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.proof import why_no_paths
 from tests.support.freezing import hooked, path_patched
 from tests.support.loaded import load_here
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 from tests.support.sweeping import EACH, events_here, one_by_one, prompt, sweep_here, together, values_of
 
 _RANDOM = np.random.default_rng(7)
@@ -33,8 +34,8 @@ PATCH = pb.SweepValue(other_run=pb.OtherRun())
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_a_part_that_adds_a_constant_loses_its_points(
     llama_dir: Path, monkeypatch: pytest.MonkeyPatch, broken: type, components: set[str], identity: str
 ) -> None:
     monkeypatch.setattr(broken, "__call__", shifted(broken.__call__))
-    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    monkeypatch.setattr("neuroscope_inference.engine.hook_plan._swapped_classes", {})
     model = load_here(llama_dir)
     assert withdrawn(model) == {component: set(range(4)) for component in components}
     (failed,) = [check for check in model.self_test.identities if check.failed_layers]
@@ -99,7 +99,7 @@ def test_only_the_broken_layer_loses_its_points(llama_dir: Path, monkeypatch: py
     monkeypatch.setattr(
         llama.MLP, "__call__", lambda self, x: plain(self, x) + (self.down_proj.weight[0, 0] == float(broken))
     )
-    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    monkeypatch.setattr("neuroscope_inference.engine.hook_plan._swapped_classes", {})
     assert withdrawn(load_here(llama_dir)) == {"mlp_neurons": {2}}
 
 
@@ -109,7 +109,7 @@ def test_a_model_whose_logits_differ_from_run_to_run_is_refused(
     plain = llama.MLP.__call__
     calls = iter(range(100))
     monkeypatch.setattr(llama.MLP, "__call__", lambda self, x: plain(self, x) + next(calls))
-    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    monkeypatch.setattr("neuroscope_inference.engine.hook_plan._swapped_classes", {})
     with pytest.raises(ModelUnsupportedError, match="logits"):
         load_here(llama_dir)
 
@@ -172,7 +172,7 @@ def test_two_forward_passes_and_short_probes_are_all_there_is(llama_dir: Path, m
     monkeypatch.setattr(
         llama.Model, "__call__", lambda self, *args, **kwargs: passes.append(args) or plain(self, *args, **kwargs)
     )
-    monkeypatch.setattr("neuroscope_inference.engine.tap._swapped_classes", {})
+    monkeypatch.setattr("neuroscope_inference.engine.hook_plan._swapped_classes", {})
     load_here(llama_dir)
     lengths = [tokens.shape[1] for tokens, *_ in passes]
     assert lengths[:2] == [8, 8]

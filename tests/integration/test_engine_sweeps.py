@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_sweeps.py
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps import submissions
 from neuroscope_inference.engine.sweeps.cells import Extent
 from neuroscope_inference.engine.sweeps.proof import fastest
-from neuroscope_inference.engine.sweeps.request import Allowed
+from neuroscope_inference.engine.sweeps.request import SweepLimits
 from tests.support.loaded import load_here
 from tests.support.plain_mlx import load_plain, plain_logits
-from tests.support.random_models import FAMILIES, make_model
+from tests.support.random_models import FAMILIES
 from tests.support.sweeping import EACH, events_here, one_by_one, prompt, sweep_here, together, values_of
 
 _RANDOM = np.random.default_rng(3)
@@ -40,8 +41,8 @@ WITHOUT_PREFIXES = {"llama4"}  # its caches drop what a chunk of attention no lo
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_here(make_model(request.param, tmp_path_factory.mktemp("families") / request.param))
+def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedModel]) -> LoadedModel:
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +287,7 @@ def test_what_is_done_is_not_run_again(llama: LoadedModel) -> None:
 
 def test_rows_keep_to_the_memory_that_they_may_take(llama: LoadedModel) -> None:
     request = request_of(grid("head_output", heads=EACH, positions=None))
-    one = events_here(llama, request, Allowed(64, 1000, 1))
+    one = events_here(llama, request, SweepLimits(64, 1000, 1))
     assert one[-1].end.most_rows == 1
     some = events_here(llama, request)
     assert some[-1].end.most_rows > 1
@@ -311,14 +312,14 @@ def test_events_come_in_order(llama: LoadedModel) -> None:
 
 
 def test_short_memory_halves_a_batch(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuroscope_inference.engine.memory import ShortOfMemory
+    from neuroscope_inference.engine.memory import OutOfMemoryError
     from neuroscope_inference.engine.sweeps import prepared
 
     run_batch = prepared.run_batch
 
     def short(*args: Any, **kwargs: Any) -> Any:
         if len(args[3]) > 2:
-            raise ShortOfMemory("no room")
+            raise OutOfMemoryError("no room")
         return run_batch(*args, **kwargs)
 
     request = request_of(grid("resid_pre"))

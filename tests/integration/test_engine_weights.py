@@ -3,6 +3,7 @@
 python -m pytest tests/integration/test_engine_weights.py
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,8 @@ def softcapped(x: Floats, softcap: float | None) -> Floats:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_activations_are_made_of_weights(family: str, tmp_path: Path) -> None:
-    model = load_here(make_model(family, tmp_path / family))
+def test_activations_are_made_of_weights(family: str, family_model: Callable[[str], LoadedModel]) -> None:
+    model = family_model(family)
     remade = Remade(model, read_here(model), TOLERANCES["float32"])
     remade.whole()
     assert remade.compared > 8 * len(remade.facts)
@@ -276,8 +277,8 @@ def test_what_is_asked_for_is_what_comes(llama: LoadedModel) -> None:
     assert part.plan.tensors.tensors[0].layer_name == "model.layers.1.self_attn.q_proj"
 
 
-def test_experts_are_chosen(tmp_path: Path) -> None:
-    model = load_here(make_model("gpt_oss", tmp_path / "gpt_oss"))
+def test_experts_are_chosen(family_model: Callable[[str], LoadedModel]) -> None:
+    model = family_model("gpt_oss")
     whole = read_here(model, pb.ReadWeightsRequest(names=["experts"], layers=[2]))
     part = read_here(model, pb.ReadWeightsRequest(names=["experts"], layers=[2], experts=[6, 1]))
     for place, array in part.arrays.items():
@@ -338,8 +339,8 @@ def test_weights_are_no_integers(llama: LoadedModel) -> None:
     assert refused.value.field == "dtype"
 
 
-def test_a_layer_without_the_weight_is_refused_by_its_name(tmp_path: Path) -> None:
-    model = load_here(make_model("llama4", tmp_path / "llama4"))  # every other layer is a mixture of experts
+def test_a_layer_without_the_weight_is_refused_by_its_name(family_model: Callable[[str], LoadedModel]) -> None:
+    model = family_model("llama4")  # every other layer is a mixture of experts
     read = read_here(model, pb.ReadWeightsRequest(names=["W_in"]))
     assert set(read.arrays) == {("W_in", 0), ("W_in", 2)}
     with pytest.raises(MLXIntegrationError, match=r"no W_in in layer 1: the layer is a mixture") as refused:

@@ -13,7 +13,7 @@ import pytest
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2
 from neuroscope.vocabulary.model_info import ModelInfo
-from neuroscope_gateway.schemas.presets import Preset, PresetName, spread
+from neuroscope_gateway.schemas.presets import Preset, PresetName, evenly_spaced_layers
 from tests.support.random_models import make_model
 from tests.support.services import inference_service, running
 
@@ -142,10 +142,10 @@ def test_mistakes(http: httpx.Client, path: str, query: dict[str, Any], status: 
 
 
 def test_scenarios_spread_over_the_layers() -> None:
-    assert spread(32) == [0, 8, 16, 23, 31]
-    assert spread(5) == [0, 1, 2, 3, 4]
-    assert spread(2) == [0, 1]
-    assert spread(1) == [0]
+    assert evenly_spaced_layers(32) == [0, 8, 16, 23, 31]
+    assert evenly_spaced_layers(5) == [0, 1, 2, 3, 4]
+    assert evenly_spaced_layers(2) == [0, 1]
+    assert evenly_spaced_layers(1) == [0]
 
 
 def test_a_model_is_freed(http: httpx.Client, tmp_path: Path) -> None:

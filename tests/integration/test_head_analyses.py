@@ -5,7 +5,7 @@ python -m pytest tests/integration/test_head_analyses.py
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,9 @@ def bundled(bundled_model_dir: Path) -> Iterator[AnalysisClient]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_composition_is_that_of_the_matrices_multiplied_out(family: str, tmp_path: Path) -> None:
+def test_composition_is_that_of_the_matrices_multiplied_out(family: str, family_dir: Callable[[str], Path]) -> None:
     """With the norm's gain and centring, and shared key/value heads; every family."""
-    folder = str(make_model(family, tmp_path / family))
+    folder = str(family_dir(family))
     with Client.local(model=[folder]) as below:
         weights = below.weights("attention", "norms")
     with AnalysisClient.local(model=[folder]) as client:
@@ -434,9 +434,8 @@ def test_mistakes_are_told_before_anything_runs(client: AnalysisClient, case: st
     assert fresh.plan is None
 
 
-def test_weights_that_are_too_large_are_refused(inference: Service) -> None:
-    arguments = ("--port", "0", "--inference", inference.target, "--weights-budget-bytes", "1000")
-    with running("neuroscope_analysis", *arguments) as service, AnalysisClient(service.target) as client:
+def test_weights_that_are_too_large_are_refused(frugal_analysis: Service) -> None:
+    with AnalysisClient(frugal_analysis.target) as client:
         with pytest.raises(UnavailableSiteError, match="weights_budget_bytes") as caught:
             client.measure_composition(model_id="llama")
         assert caught.value.field == "layers"

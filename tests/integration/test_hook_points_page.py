@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.utils import MODEL_REMAPPING
 
 from neuroscope.vocabulary.sites import COMPONENTS
-from scripts.make_hook_points import FAMILIES, PAGE, page
+from scripts.make_hook_points import FAMILIES, PAGE, REASONS, page
 from tests.support.module_sweep import Proved, prove
 from tests.support.tiny_configs import modules
 
@@ -35,6 +35,10 @@ def test_every_other_module_has_a_reason(swept: tuple[list[Proved], float]) -> N
         assert bool(p.failure) != bool(p.components), p.module
         missing = set(COMPONENTS) - set(p.components)
         assert p.failure or missing <= set[str]().union(*p.reasons.values()), p.module
+
+
+def test_abbreviated_reasons_occur(swept: tuple[list[Proved], float]) -> None:
+    assert set(REASONS) <= set[str]().union(*(p.reasons for p in swept[0]))
 
 
 def test_the_page_is_what_the_script_makes(swept: tuple[list[Proved], float]) -> None:

@@ -20,7 +20,7 @@ from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.batch import Batch
-from neuroscope_inference.engine.memory import ShortOfMemory
+from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error
 from tests.support.random_models import make_model
@@ -173,7 +173,7 @@ def failing_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             counts.append(len(rows))
             is_failing = len(rows) > most_rows and sum(count > most_rows for count in counts) <= times
             if is_failing and launched:
-                raise ShortOfMemory(METAL)
+                raise OutOfMemoryError(METAL)
             if is_failing:
                 doomed.extend(row.flights[-1].draw.token for row in rows)
 

@@ -22,7 +22,7 @@ from neuroscope.mlx_engine import (
     tokenize,
 )
 from neuroscope.rest import DataSerializer, RESTActivationCaptureClient, join
-from tests.support.services import Service, running
+from tests.support.services import Service
 
 TEXT = "The cat sat on the mat"
 SIZE = 6
@@ -75,7 +75,7 @@ def test_a_script_as_users_of_mlx_engine_write_it(llama_dir: Path) -> None:
     assert lines[1] == "1 hook: transformer.h.3_residual"
 
 
-def test_the_bits_are_those_of_grpc_and_of_rest(model: ModelKit, inference: Service) -> None:
+def test_the_bits_are_those_of_grpc_and_of_rest(model: ModelKit, inference: Service, gateway: Service) -> None:
     hooks = [
         ActivationHookSpec(f"transformer.h.{layer}", component, capture_input=component in ("residual", "mlp"))
         for layer in (0, 3)
@@ -88,10 +88,7 @@ def test_the_bits_are_those_of_grpc_and_of_rest(model: ModelKit, inference: Serv
     with Client(inference.target) as client:
         objects = [hook.to_api_format() for hook in hooks]
         grpc = client.generate(messages, hooks=objects, model_id="llama", max_tokens=SIZE).wait()
-    with (
-        running("neuroscope_gateway", "--port", "0", "--inference", inference.target) as gateway,
-        RESTActivationCaptureClient(gateway.target, timeout=120) as client,
-    ):
+    with RESTActivationCaptureClient(gateway.target, timeout=120) as client:
         rest = client.generate_with_activations(messages, hooks, model="llama", max_tokens=SIZE)
     assert text_of(mine) == grpc.text == rest.text
     for hook in hooks:

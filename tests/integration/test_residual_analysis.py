@@ -3,7 +3,7 @@
 python -m pytest tests/integration/test_residual_analysis.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from neuroscope import Client
 from neuroscope.analysis import AnalysisClient, InformationFlow, TunedLens
 from neuroscope.vocabulary.sites import Point
 from neuroscope_analysis.residual import flow
+from neuroscope_inference.engine.model import LoadedModel
 from tests.support.compare import assert_close
-from tests.support.loaded import capture_here, load_here
+from tests.support.loaded import capture_here
 from tests.support.random_models import FAMILIES, make_model
 from tests.support.services import Service
 
@@ -35,10 +36,12 @@ def client(analysis: Service) -> Iterator[AnalysisClient]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_written_adds_up(family: str, tmp_path: Path) -> None:
+def test_what_is_written_adds_up(
+    family: str, family_dir: Callable[[str], Path], family_model: Callable[[str], LoadedModel]
+) -> None:
     """To the last stream, attributions to the logits, heads to attention, neurons to the MLP; in many chunks."""
-    folder = make_model(family, tmp_path / family)
-    seen = capture_here(load_here(folder), IDS)
+    folder = family_dir(family)
+    seen = capture_here(family_model(family), IDS)
     logits = seen[Point("logits")][0, -1].astype(np.float64)
     final = seen[Point("resid_post", 3)][0].astype(np.float64)
     asked: dict[str, Any] = {} if Point("mlp_neurons", 0) not in seen else {"neurons": 512}
@@ -85,9 +88,9 @@ def test_what_is_written_adds_up(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
-def test_neurons_and_the_bias_are_the_mlp(family: str, tmp_path: Path) -> None:
+def test_neurons_and_the_bias_are_the_mlp(family: str, family_dir: Callable[[str], Path]) -> None:
     """All neurons of a layer, and what its bias and the norm behind it add, are what the MLP contributes."""
-    folder = make_model(family, tmp_path / family)
+    folder = family_dir(family)
     with Client.local(model=[str(folder)]) as below:
         weights = below.weights("W_out", "b_out") if family == "gpt2" else below.weights("W_out")
         width = weights["W_out"].shape[1]
@@ -107,10 +110,12 @@ def test_neurons_and_the_bias_are_the_mlp(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_oss"])
-def test_routes_are_norms_of_what_is_moved(family: str, tmp_path: Path) -> None:
+def test_routes_are_norms_of_what_is_moved(
+    family: str, family_dir: Callable[[str], Path], family_model: Callable[[str], LoadedModel]
+) -> None:
     """As they are written: a vector of every head for every pair of tokens, in chunks that cut the prompt."""
-    folder = make_model(family, tmp_path / family)
-    seen = capture_here(load_here(folder), IDS)
+    folder = family_dir(family)
+    seen = capture_here(family_model(family), IDS)
     with Client.local(model=[str(folder)]) as below:
         weights = below.weights("ov", "norms")
     with AnalysisClient.local(model=[str(folder)], chunk_budget_bytes=100_000) as client:

@@ -28,7 +28,7 @@ from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.vocabulary import tensors
 from tests.support.patience import eventually
 from tests.support.random_models import make_model
-from tests.support.services import Service, running
+from tests.support.services import Service
 from tests.support.shell import neuroscope
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
@@ -318,9 +318,8 @@ def test_a_tuned_lens_of_another_model_is_refused(client: AnalysisClient, tmp_pa
         client.train_tuned_lens("Hello there", model_id="llama")
 
 
-def test_weights_beyond_the_budget_are_left_out_or_refused(inference: Service) -> None:
-    arguments = ("--port", "0", "--inference", inference.target, "--weights-budget-bytes", "1000")
-    with running("neuroscope_analysis", *arguments) as service, AnalysisClient(service.target) as client:
+def test_weights_beyond_the_budget_are_left_out_or_refused(frugal_analysis: Service) -> None:
+    with AnalysisClient(frugal_analysis.target) as client:
         with pytest.warns(UserWarning, match="left out"):
             found = client.analyze_residual_stream([5, 6, 7], model_id="llama")
         assert "direct" not in found.names

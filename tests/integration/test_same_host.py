@@ -182,7 +182,8 @@ def test_without_memory_to_share_everything_is_as_over_tcp(llama_dir: Path) -> N
 
 
 def refusal(*arguments: str, tmp_path: Path) -> str:
-    started = services.spawn("neuroscope_inference", "--port", "0", *arguments, log_file=tmp_path / "log")
+    """What a service says that does not start; that of analysis, whose sockets are the same, starts sooner."""
+    started = services.spawn("neuroscope_analysis", "--port", "0", *arguments, log_file=tmp_path / "log")
     assert started.process.wait(60) == 1
     return started.log
 

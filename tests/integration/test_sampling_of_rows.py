@@ -15,7 +15,7 @@ from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine.batch import Batch
-from neuroscope_inference.engine.memory import ShortOfMemory
+from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error
 from tests.support.following import Follower
@@ -141,7 +141,7 @@ def test_penalties_survive_a_step_that_was_lost(
         launch(batch, rows)
         counts[0] += 1
         if counts[0] == fails_at:
-            raise ShortOfMemory("no memory")
+            raise OutOfMemoryError("no memory")
 
     monkeypatch.setattr(Batch, "launch", failing)
     disturbed = generate(local, list(PROMPTS), **DRAWN, **STRONG)

@@ -6,8 +6,6 @@ python -m pytest tests/integration/test_secured.py
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +23,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from neuroscope import AsyncClient, Client, Tls
 from neuroscope.errors import InvalidRequestError, NeuroScopeIntegrationError, UnauthenticatedError
 from neuroscope.wire.endpoint import Endpoint
+from neuroscope_inference.__main__ import main
 from tests.support import services
 from tests.support.services import Service, inference_service, running
+from tests.support.shell import neuroscope
 
 TOKEN = "correct-horse_battery.staple"
 
@@ -197,13 +197,17 @@ def test_files_that_are_no_certificates_are_named(files: Files, tmp_path: Path) 
     ],
 )
 def test_settings_that_do_not_fit_keep_the_service_from_starting(
-    files: Files, tmp_path: Path, arguments: list[str], says: str
+    files: Files,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
 ) -> None:
+    """In this process: a service reads all of them before it does anything else."""
     filled = [argument.format(ca=files.ca) for argument in arguments]
-    started = services.spawn("neuroscope_inference", "--port", "0", *filled, log_file=tmp_path / "log")
-    assert started.process.wait(60) == 1
-    assert says in started.log
-    assert "Traceback" not in started.log
+    monkeypatch.setattr(sys, "argv", ["neuroscope_inference", "--port", "0", *filled])
+    assert main() == 1
+    assert says in capsys.readouterr().err
 
 
 def test_an_address_that_others_reach_is_warned_about(files: Files, tmp_path: Path) -> None:
@@ -235,21 +239,14 @@ def test_the_gateway_has_a_token_and_certificates_of_its_own(secured: Service, f
     assert "token: the token would travel to gpu-box:1" in started.log
 
 
-def neuroscope(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "neuroscope.cli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300", **environment}, timeout=60
-    )
-
-
 def test_the_command_line_takes_them_from_options_and_variables(secured: Service, files: Files) -> None:
-    target = {"NEUROSCOPE_TARGET": secured.target}
+    target = {"NEUROSCOPE_TARGET": secured.target, "COLUMNS": "300"}
     by_option = neuroscope("--token", TOKEN, "--tls-ca", str(files.ca), "models", "list", **target)
-    assert by_option.returncode == 0, by_option.stderr
+    assert by_option.exit_code == 0, by_option.stderr
     variables = {"NEUROSCOPE_TOKEN": TOKEN, "NEUROSCOPE_TLS_CA": str(files.ca), **target}
     assert neuroscope("models", "list", **variables).stdout == by_option.stdout
     refused = neuroscope("--tls-ca", str(files.ca), "models", "list", **target)
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "wants a token" in refused.stderr
     doctor = neuroscope("--tls-ca", str(files.ca), "doctor", **target)
     assert "wants a token" in doctor.stdout

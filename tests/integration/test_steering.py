@@ -151,7 +151,7 @@ def test_a_chat_over_rest_is_steered_as_one_over_grpc(client: Client, tiny_gatew
 
 
 def command(service: Service, *arguments: object) -> Result:
-    return neuroscope(*arguments, target=service.target, COLUMNS="140")
+    return neuroscope(*arguments, target=service.target)
 
 
 def test_the_command_line_finds_shows_and_steers(client: Client, tiny_inference: Service, tmp_path: Path) -> None:

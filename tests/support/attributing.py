@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.attributions.request import AllowedAttribution, attribution_of
+from neuroscope_inference.engine.attributions.request import AttributionLimits, attribution_of
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.tensor_references import TensorReferences
@@ -15,7 +15,7 @@ from neuroscope_inference.tensor_store import TensorStore
 
 WITHOUT_EDGES = ("gemma2", "gemma3_text", "olmo2")
 """Families with a norm behind attention: what their heads write into the stream does not add up."""
-ALLOWED = AllowedAttribution(max_prompts=64, batch_bytes=2**28)
+ALLOWED = AttributionLimits(max_prompts=64, batch_bytes=2**28)
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Attributed:
 
 
 def attribute_here(
-    model: LoadedModel, request: pb.AttributeRequest, allowed: AllowedAttribution = ALLOWED
+    model: LoadedModel, request: pb.AttributeRequest, allowed: AttributionLimits = ALLOWED
 ) -> Attributed:
     """Everything that an attribution sends."""
     references = TensorReferences(TensorStore(2**20, 60))

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.hook_plan import HookPlan, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.writing import mlp_stream, written
-from neuroscope_inference.engine.tap import RowEdit, Tap
 from tests.support.freezing import hooked, replaced
 
 Mask = NDArray[np.bool_]
@@ -90,10 +90,10 @@ class EdgeRuns:
             return input_
         layout, network = self._model.layout, cast("Any", self._model.network)
         edits = [RowEdit(replaced(input_[row : row + 1]), slot=row) for row in range(len(input_))]
-        tap = Tap(layout.wanted([layout.index[point]]), {layout.index[stream]: edits})
-        with layout.switch.reading(tap):
+        hook_plan = HookPlan(layout.wanted([layout.index[point]]), {layout.index[stream]: edits})
+        with layout.switch.reading(hook_plan):
             network(mx.array([list(self._edited)] * len(input_)), cache=make_prompt_cache(self._model.network))
-        return tap.seen[layout.index[point]]
+        return hook_plan.seen[layout.index[point]]
 
     def _writes(self, seen: Mapping[Point, mx.array]) -> mx.array:
         """What every sender writes (senders, positions, d_model), head by head through the output projection."""

@@ -13,8 +13,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
 from neuroscope.vocabulary.sites import Point
+from neuroscope_inference.engine.hook_plan import HookPlan, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.tap import RowEdit, Tap
 
 Put = Callable[[mx.array], mx.array]
 
@@ -25,12 +25,12 @@ def hooked(
     """Logits (positions, vocabulary) of a run in which points are replaced, and what passed at some of them."""
     layout = model.layout
     edits = {layout.index[point]: [RowEdit(put)] for point, put in puts.items()}
-    tap = Tap(layout.wanted([layout.index[point] for point in reads]), edits)
+    hook_plan = HookPlan(layout.wanted([layout.index[point] for point in reads]), edits)
     network: Any = model.network
-    with layout.switch.reading(tap):
+    with layout.switch.reading(hook_plan):
         logits = network(mx.array([list(tokens)]), cache=make_prompt_cache(model.network))
-    mx.eval(logits, tap.seen)
-    return logits[0], {point: tap.seen[layout.index[point]] for point in reads}
+    mx.eval(logits, hook_plan.seen)
+    return logits[0], {point: hook_plan.seen[layout.index[point]] for point in reads}
 
 
 def there(model: LoadedModel, component: str, *, is_input: bool = False) -> list[Point]:

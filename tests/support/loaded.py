@@ -9,9 +9,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
 from neuroscope.vocabulary.sites import Point
+from neuroscope_inference.engine.hook_plan import HookPlan
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.tap import Tap
 
 
 def load_here(folder: Path) -> LoadedModel:
@@ -25,16 +25,16 @@ def load_here(folder: Path) -> LoadedModel:
     return model
 
 
-def logits_of_steps(network: Any, prompt: list[int], continuation: list[int], tap: Any = None) -> list[mx.array]:
-    """Logits of a prefill, then of one forward pass for each token that follows; with `tap`, inside of it."""
+def logits_of_steps(network: Any, prompt: list[int], continuation: list[int], hook_plan: Any = None) -> list[mx.array]:
+    """Logits of a prefill, then of one forward pass for each token that follows; with `hook_plan`, inside of it."""
     cache = make_prompt_cache(network)
     steps: list[mx.array] = []
     for tokens in [prompt, *([token] for token in continuation)]:
-        if tap is None:
+        if hook_plan is None:
             logits = network(mx.array([tokens]), cache=cache)
             mx.eval(logits)
         else:
-            with tap() as reads:
+            with hook_plan() as reads:
                 logits = network(mx.array([tokens]), cache=cache)
             mx.eval(logits, list(reads.seen.values()))
         steps.append(logits)
@@ -42,16 +42,16 @@ def logits_of_steps(network: Any, prompt: list[int], continuation: list[int], ta
 
 
 def read_all(model: LoadedModel) -> Any:
-    """For `logits_of_steps`: a fresh tap for every forward pass that reads every point there is."""
-    return lambda: model.layout.switch.reading(Tap([True] * len(model.layout.states)))
+    """For `logits_of_steps`: a fresh hook plan for every forward pass that reads every point there is."""
+    return lambda: model.layout.switch.reading(HookPlan([True] * len(model.layout.states)))
 
 
 def capture_here(model: LoadedModel, tokens: list[int]) -> dict[Point, NDArray[Any]]:
     """Every available point in one forward pass without a cache from before; bfloat16 as float32, for numpy."""
-    tap = Tap([True] * len(model.layout.states))
-    with model.layout.switch.reading(tap):
+    hook_plan = HookPlan([True] * len(model.layout.states))
+    with model.layout.switch.reading(hook_plan):
         logits = model.network(mx.array([tokens]), cache=make_prompt_cache(model.network))  # type: ignore[operator]
-    mx.eval(logits, list(tap.seen.values()))
+    mx.eval(logits, list(hook_plan.seen.values()))
     states = model.layout.states
-    found = {states[i].point: x for i, x in tap.seen.items() if not states[i].reason}
+    found = {states[i].point: x for i, x in hook_plan.seen.items() if not states[i].reason}
     return {point: np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x) for point, x in found.items()}

@@ -21,10 +21,10 @@ def neuroscope(*arguments: object, target: str | None = None, **environment: str
     Args:
         arguments: what follows `neuroscope` on the command line.
         target: the inference service; by default what the environment says.
-        environment: variables that are set meanwhile.
+        environment: variables that are set meanwhile, besides a width of 140 columns and no colours.
     """
     options = [] if target is None else ["--target", target]
-    runner = CliRunner(env={"NO_COLOR": "1", **environment})
+    runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "140", **environment})
     shown = warnings.showwarning  # a command shows warnings its own way, for the life of its process
     try:
         return runner.invoke(app, [*options, *map(str, arguments)], prog_name="neuroscope", catch_exceptions=False)

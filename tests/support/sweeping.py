@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.request import Allowed, sweep_of
+from neuroscope_inference.engine.sweeps.request import SweepLimits, sweep_of
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
 
-ALLOWED = Allowed(max_prompts=64, max_patches=10_000, batch_bytes=2**28)
+ALLOWED = SweepLimits(max_prompts=64, max_patches=10_000, batch_bytes=2**28)
 EACH = pb.SweepAxis(each=pb.EachIndex())
 
 
@@ -30,7 +30,7 @@ def together(*indices: int) -> pb.SweepAxis:
 
 
 def events_here(
-    model: LoadedModel, request: pb.RunSweepRequest, allowed: Allowed = ALLOWED
+    model: LoadedModel, request: pb.RunSweepRequest, allowed: SweepLimits = ALLOWED
 ) -> list[pb.RunSweepResponse]:
     """Everything that a sweep would send."""
     references = TensorReferences(TensorStore(2**20, 60))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from neuroscope.analysis import AttentionResult, DiscoveryResult
 from neuroscope.v1 import circuit_pb2
-from neuroscope_analysis.circuits.effects import difference, sharing
+from neuroscope_analysis.circuits.effect_test import run_difference, share_prompts
 from tests.truth import measures
 from tests.truth.addition import model as addition
 from tests.truth.attention import model as attention
@@ -164,13 +164,13 @@ def differences(bench: Bench, model_id: str, pairs: Pairs) -> list[Differences]:
     assert not found.is_found
     clean, corrupted = (np.array([getattr(each, run) for each in found.baselines]) for run in ("clean", "corrupted"))
     groups = [slice(first, first + PAIRS) for first in range(0, len(pairs), PAIRS)]
-    return [(clean[group], corrupted[group], sharing(found.plan.pairs[group])) for group in groups]
+    return [(clean[group], corrupted[group], share_prompts(found.plan.pairs[group])) for group in groups]
 
 
 def _opened(prompts: str, tests: Sequence[Differences], level: float) -> Row:
     """How many would pass the test of a search at a significance."""
     test = circuit_pb2.EffectTest(significance=level)
-    opened = sum(not difference(clean, corrupted, test, shared).why_none for clean, corrupted, shared in tests)
+    opened = sum(not run_difference(clean, corrupted, test, shared).why_no_effect for clean, corrupted, shared in tests)
     low, high = measures.wilson(opened, len(tests))
     share = opened / len(tests)
     return {"prompts": prompts, "significance": level, "tests": len(tests), "share": share, "lower": low, "upper": high}

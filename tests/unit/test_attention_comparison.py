@@ -62,9 +62,9 @@ def test_divergences_are_their_definitions_of_aligned_rows() -> None:
         rows[0].add(0, chunk(one, start, min(start + 2, 5)))
     rows[1].add(0, chunk(other, 0, 7))
     found = Divergences(2, HEADS + 1, 4)
-    found.add(0, *(each.of(0)[:, :3] for each in rows))
+    found.add(0, *(each.layer_rows(0)[:, :3] for each in rows))
     assert np.isnan(found.arrays()["jensen_shannon"]).all(), "a row is missing"
-    found.add(0, *(each.of(0)[:, 3:] for each in rows))
+    found.add(0, *(each.layer_rows(0)[:, 3:] for each in rows))
     shannon, variation = found.arrays()["jensen_shannon"], found.arrays()["total_variation"]
     for head in range(HEADS):
         expected: list[tuple[float, float]] = []
@@ -86,4 +86,4 @@ def test_rows_of_a_rotating_cache_are_where_they_say() -> None:
     order = [*np.random.default_rng(1).permutation(6).tolist(), NO_KEY]
     mixed = np.concatenate([weights[:, :, order[:-1]], np.zeros_like(weights[:, :, :1])], axis=2)
     turned.add(0, PatternChunk(mixed, places, np.array(order)))
-    np.testing.assert_allclose(turned.of(0), plain.of(0), atol=1e-6)
+    np.testing.assert_allclose(turned.layer_rows(0), plain.layer_rows(0), atol=1e-6)

@@ -13,8 +13,8 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_analysis.attention.patterns import NO_KEY, PatternChunk
-from neuroscope_analysis.attention.scores import SequenceScores
-from neuroscope_analysis.attention.sequences import RepeatedBlocks
+from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
+from neuroscope_analysis.attention.sequence_scores import SequenceScores
 from neuroscope_analysis.attention.statistics import STATISTICS, PromptStatistics
 
 HEADS = 3
@@ -124,9 +124,9 @@ def test_a_head_that_a_layer_lacks_is_no_number() -> None:
 MODEL = inference_pb2.Model(vocab_size=100, context_length=64, bos_token_id=3, eos_token_ids=[4])
 
 
-def blocks(**fields: Any) -> RepeatedBlocks:
+def blocks(**fields: Any) -> RepeatedSequences:
     wanted: dict[str, Any] = {"count": 3, "block_length": 6, **fields}
-    return RepeatedBlocks.drawn(pb.RandomSequences(**wanted), MODEL)
+    return RepeatedSequences.draw(pb.RandomSequences(**wanted), MODEL)
 
 
 def test_sequences_are_a_block_twice_behind_the_beginning() -> None:
@@ -139,7 +139,7 @@ def test_sequences_are_a_block_twice_behind_the_beginning() -> None:
         assert not {3, 4} & set(ids[1:])
     assert found.ids == blocks(seed=5).ids
     assert found.ids != blocks(seed=6).ids
-    assert list(found.second) == list(range(7, 13))
+    assert list(found.second_block) == list(range(7, 13))
     assert list(found.predictable) == list(range(7, 12))
 
 
@@ -162,7 +162,7 @@ def test_sequences_that_cannot_be_made(fields: dict[str, Any], field: str) -> No
 
 def test_each_role_is_scored_on_its_own_pattern() -> None:
     sequences = blocks(block_length=10)
-    length, block = sequences.length, sequences.block
+    length, block = sequences.length, sequences.block_length
     queries = np.arange(length)
     attended = {
         pb.HEAD_ROLE_PREVIOUS_TOKEN: np.maximum(queries - 1, 0),
@@ -183,4 +183,4 @@ def test_each_role_is_scored_on_its_own_pattern() -> None:
         assert scores[role][0, head] == pytest.approx(1.0), pb.HeadRole.Name(role)
         others = np.delete(scores[role][0], head)
         assert others.max() < 0.9, pb.HeadRole.Name(role)
-    assert found.distances()[0, 4] == 4
+    assert found.peak_distances()[0, 4] == 4

@@ -15,12 +15,12 @@ from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, inference_pb2
 from neuroscope_analysis.circuits.acdc import Acdc
-from neuroscope_analysis.circuits.effects import difference, sharing
-from neuroscope_analysis.circuits.evaluation import area, faithfulness, standard_error
-from neuroscope_analysis.circuits.outbox import Outbox
-from neuroscope_analysis.circuits.runs import PairRuns
-from neuroscope_analysis.circuits.scoring import Scored
-from neuroscope_analysis.circuits.selection import Ranking, chosen
+from neuroscope_analysis.circuits.effect_test import run_difference, share_prompts
+from neuroscope_analysis.circuits.evaluator import faithfulness, standard_error, trapezoid_area
+from neuroscope_analysis.circuits.event_queue import EventQueue
+from neuroscope_analysis.circuits.pair_runs import PairRuns
+from neuroscope_analysis.circuits.scoring import Scores
+from neuroscope_analysis.circuits.selection import Ranking, select_edges
 
 GRAPH = ComponentGraph.from_model(pb.CircuitModel(layer_count=3, head_count=4, key_value_head_count=2))
 Measure = Callable[[Mask], float]
@@ -31,11 +31,11 @@ class Runs:
 
     def __init__(self, measure: Measure, clean: Sequence[float] = (0.0,), corrupted: Sequence[float] = (1.0,)) -> None:
         self.clean, self.corrupted = np.array(clean), np.array(corrupted)
-        self.gap = float((self.clean - self.corrupted).mean())
+        self.metric_gap = float((self.clean - self.corrupted).mean())
         self.sweeps: list[int] = []
         self._measure = measure
 
-    async def changed(self, sets: Sequence[Mask] | NDArray[np.bool_], stage: str) -> NDArray[np.float64]:
+    async def patch_edges(self, sets: Sequence[Mask] | NDArray[np.bool_], stage: str) -> NDArray[np.float64]:
         self.sweeps.append(len(sets))
         return np.array([[self._measure(changed) for changed in sets]] * len(self.clean))
 
@@ -43,7 +43,7 @@ class Runs:
         raise AssertionError(name)
 
 
-class Silent(Outbox):
+class Silent(EventQueue):
     """Nobody listens."""
 
     def __init__(self) -> None:
@@ -91,16 +91,16 @@ def measures(seed: int) -> Measure:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("may_fall", [True, False], ids=["divergence", "any metric"])
 def test_guesses_do_not_change_what_acdc_decides(seed: int, may_fall: bool) -> None:
-    measure, outbox = measures(seed), Silent()
+    measure, events = measures(seed), Silent()
     runs = Runs(measure)
-    acdc = Acdc(GRAPH, cast("PairRuns", runs), 0.05, outbox, may_fall=may_fall)
+    acdc = Acdc(GRAPH, cast("PairRuns", runs), 0.05, events, may_fall=may_fall)
     asyncio.run(acdc.run())
     expected = one_by_one(measure, 0.05, may_fall=may_fall)
     np.testing.assert_array_equal(acdc.kept, expected)
     assert 0 < expected.sum() < GRAPH.edge_count
     tests = int(np.isfinite(acdc.scores).sum())
     assert len(runs.sweeps) < tests * 0.7, "tests run together"
-    edges = [edge for event in outbox.sent for edge in event.partial.edges.edges]
+    edges = [edge for event in events.sent for edge in event.partial.edges.edges]
     assert len(edges) == tests
     assert {(edge.sender, edge.receiver) for edge in edges if edge.in_circuit} <= set(GRAPH.edge_pairs(expected))
 
@@ -119,8 +119,8 @@ def test_as_few_edges_as_are_needed() -> None:
     scores = np.where(GRAPH.mask, random.exponential(1, GRAPH.mask.shape), np.nan)
     total = np.nansum(scores)
     runs = Runs(lambda changed: float(np.nansum(scores * changed)) / total)
-    ranking = Ranking(GRAPH, Scored(edges=scores), of_nodes=False, keeps_dangling=True)
-    found = asyncio.run(chosen(ranking, pb.CircuitSearch(faithfulness=0.9), cast("PairRuns", runs)))
+    ranking = Ranking(GRAPH, Scores(edges=scores), of_nodes=False, keeps_dangling=True)
+    found = asyncio.run(select_edges(ranking, pb.CircuitSearch(faithfulness=0.9), cast("PairRuns", runs)))
     strengths = np.sort(scores[GRAPH.mask])[::-1].cumsum() / total
     assert found.sum() == int(np.argmax(strengths >= 0.9)) + 1
     assert len(runs.sweeps) <= 3
@@ -144,7 +144,7 @@ def test_as_few_edges_as_are_needed() -> None:
 def test_when_an_effect_counts(changes: list[float], test: dict[str, Any], said: str) -> None:
     corrupted = np.full(len(changes), 5.0)
     test = {"significance": 0.001, **test}
-    why = difference(corrupted + changes, corrupted, pb.EffectTest(**test)).why_none
+    why = run_difference(corrupted + changes, corrupted, pb.EffectTest(**test)).why_no_effect
     assert said in why
     assert bool(why) == bool(said)
 
@@ -153,7 +153,7 @@ def test_noise_passes_no_oftener_than_it_says() -> None:
     """Of 2000 searches on noise alone; 99 of 100 such counts lie below the bound."""
     random = np.random.default_rng(0)
     corrupted, test = np.zeros(8), pb.EffectTest(significance=0.05)
-    found = sum(not difference(random.normal(size=8), corrupted, test).why_none for _ in range(2000))
+    found = sum(not run_difference(random.normal(size=8), corrupted, test).why_no_effect for _ in range(2000))
     assert 60 < found < 123
 
 
@@ -162,26 +162,26 @@ def test_pairs_of_few_prompts_are_worth_few() -> None:
     random = np.random.default_rng(0)
     numbers = [(one, other) for one in range(8) for other in range(8) if one != other]
     ids = [pair_tokens(*each) for each in numbers]
-    shared, test = sharing(ids), pb.EffectTest(significance=0.05)
+    shared, test = share_prompts(ids), pb.EffectTest(significance=0.05)
     alone = taken = 0
     for _ in range(500):
         logits = random.normal(size=(8, 8))  # of each prompt, by answer
         clean = np.array([logits[one, one] - logits[one, other] for one, other in numbers])
         corrupted = np.array([logits[other, one] - logits[other, other] for one, other in numbers])
-        taken += not difference(clean, corrupted, test, shared).why_none
-        alone += not difference(clean, corrupted, test).why_none
+        taken += not run_difference(clean, corrupted, test, shared).why_no_effect
+        alone += not run_difference(clean, corrupted, test).why_no_effect
     assert taken <= 35
     assert alone > 100
 
 
 def test_pairs_share_what_is_clean_in_one_of_them() -> None:
-    chain = sharing([pair_tokens(1, 2), pair_tokens(2, 3), pair_tokens(4, 5)])
+    chain = share_prompts([pair_tokens(1, 2), pair_tokens(2, 3), pair_tokens(4, 5)])
     np.testing.assert_array_equal(chain, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
-    np.testing.assert_array_equal(sharing([pair_tokens(each, 0) for each in (1, 2, 3)]), np.eye(3))
+    np.testing.assert_array_equal(share_prompts([pair_tokens(each, 0) for each in (1, 2, 3)]), np.eye(3))
     changes, corrupted = np.array([3.0, 2.0, 4.0]), np.zeros(3)
     test = pb.EffectTest(significance=0.05)
-    assert not difference(changes, corrupted, test).why_none
-    why = difference(changes, corrupted, test, chain).why_none
+    assert not run_difference(changes, corrupted, test).why_no_effect
+    why = run_difference(changes, corrupted, test, chain).why_no_effect
     assert "over 3 pairs, worth 1.8 that share no prompt, noise explains" in why
 
 
@@ -202,5 +202,5 @@ def test_faithfulness_and_its_error() -> None:
 
 
 def test_areas_are_those_of_trapezoids() -> None:
-    assert area([0.0, 0.5, 1.0], [0.0, 1.0, 1.0]) == 0.75
-    assert area([0.2, 1.0], [1.0, 1.0]) == pytest.approx(0.8)
+    assert trapezoid_area([0.0, 0.5, 1.0], [0.0, 1.0, 1.0]) == 0.75
+    assert trapezoid_area([0.2, 1.0], [1.0, 1.0]) == pytest.approx(0.8)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuroscope_gateway.byte_ranges import BEYOND, ByteRange, parse
+from neuroscope_gateway.http.byte_ranges import PAST_END, ByteRange, parse
 
 
 @pytest.mark.parametrize(
@@ -13,9 +13,9 @@ from neuroscope_gateway.byte_ranges import BEYOND, ByteRange, parse
         ("bytes= 4-11 ", ByteRange(4, 8)),
         ("bytes=100-", ByteRange(100)),
         ("bytes=-16", ByteRange(-16)),
-        ("bytes=-0", ByteRange(BEYOND)),  # the last 0 bytes: not satisfiable
-        ("bytes=99999999999999999999999-", ByteRange(BEYOND)),
-        ("bytes=0-99999999999999999999999", ByteRange(0, BEYOND)),
+        ("bytes=-0", ByteRange(PAST_END)),  # the last 0 bytes: not satisfiable
+        ("bytes=99999999999999999999999-", ByteRange(PAST_END)),
+        ("bytes=0-99999999999999999999999", ByteRange(0, PAST_END)),
         (None, None),
         ("", None),
         ("bytes=-", None),

@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from neuroscope import errors as tree
-from neuroscope_gateway import errors
 from neuroscope_gateway.app import create_app
-from neuroscope_gateway.requested import RequestedHooks, param_of
+from neuroscope_gateway.generation.request_hooks import RequestHooks, rest_param
+from neuroscope_gateway.http import errors
 from neuroscope_gateway.schemas.chat import ChatCompletionRequest
 from neuroscope_gateway.schemas.hooks import ActivationHook
 from neuroscope_gateway.settings import GatewaySettings
@@ -139,12 +139,12 @@ async def test_a_fault_of_ours_is_500_and_goes_to_the_log(caplog: pytest.LogCapt
 
 
 def test_an_error_about_unprintable_text_can_be_sent() -> None:
-    body = errors.body("about \ud800", param="\ud800", code="x")
+    body = errors.error_json("about \ud800", param="\ud800", code="x")
     assert body["error"]["message"] == "about ?"
     json.dumps(body).encode()
 
 
-HOOKS = RequestedHooks(
+HOOKS = RequestHooks(
     ["kept", ActivationHook(component="mlp", capture_input=True), ActivationHook(component="logits"), "other"]
 )
 PARAMS = {
@@ -176,4 +176,4 @@ PARAMS = {
 def test_fields_of_the_contract_as_rest_parameters(field: str) -> None:
     aliases = {"model_id": "model", "max_tokens": "max_completion_tokens"}
     chat = ChatCompletionRequest.model_construct()
-    assert param_of(field, HOOKS, aliases, chat.prompt_param) == PARAMS[field]
+    assert rest_param(field, HOOKS, aliases, chat.prompt_param) == PARAMS[field]

@@ -11,7 +11,7 @@ from neuroscope.errors import InvalidRequestError, UnknownIdError
 from neuroscope.interventions import Intervention, to_messages
 from neuroscope.interventions.forms import ACTIONS
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_gateway.schemas.interventions import EXAMPLES
+from neuroscope_gateway.examples.interventions import EXAMPLES
 from tests.support.fake_inference import FakeInference
 
 PATHS = ["/v1/chat/completions", "/v1/chat/completions/with_activations"]

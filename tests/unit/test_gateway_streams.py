@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from neuroscope.errors import ActivationCaptureError, NeuroScopeIntegrationError, ResourceExhaustedError
-from neuroscope_gateway import streaming, tensors
+from neuroscope_gateway.http import event_stream, tensor_json
 from tests.support.fake_inference import FakeInference, Script, Token
 from tests.support.running_gateway import RunningGateway
 
@@ -96,7 +96,7 @@ def test_tokens_are_sent_as_they_come(http: httpx.Client, fake: FakeInference) -
 
 
 def test_a_silent_stream_is_kept_open(http: httpx.Client, fake: FakeInference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(event_stream, "KEEPALIVE_S", 0.05)
     fake.script.prefill_s = 0.3
     text = http.post(CHAT, json=HELLO | {"stream": True}).text
     assert text.count(": keepalive\n\n") >= 3
@@ -152,7 +152,7 @@ def test_a_fault_of_ours_in_a_stream_is_an_object_without_its_inside(
     async def broken(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("a secret path")
 
-    monkeypatch.setattr(tensors, "activations", broken)
+    monkeypatch.setattr(tensor_json, "activation_json", broken)
     fake.script.step_s = 60
     response = http.post(ACTIVATIONS, json=HELLO | HOOKS | {"stream": True})
     assert json.loads(response.text.splitlines()[-1])["error"]["code"] == "internal"

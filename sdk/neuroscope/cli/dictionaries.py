@@ -111,7 +111,7 @@ def attribute(
         str, typer.Argument(metavar="[CORRUPTED]", help="The prompt without it; none: feature x gradient.")
     ] = "",
     answer: Annotated[str, typer.Option("--answer", "-a", help="The right token, its leading space included.")] = "",
-    other: Annotated[str, typer.Option("--other", help="The wrong each, for logit_diff.")] = "",
+    other: Annotated[str, typer.Option("--other", help="The wrong one, for logit_diff.")] = "",
     metric: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "logit_diff",
     top: Annotated[int, typer.Option(min=1, help="Features that are shown.")] = 20,
     model: ModelOption = "",

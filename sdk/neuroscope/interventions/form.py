@@ -17,7 +17,7 @@ from neuroscope.interventions.site import to_site
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import site_pb2
 from neuroscope.vocabulary.selection import to_selector
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
 
 _Message = TypeVar("_Message", bound=Message)
 _Int32 = Annotated[int, Field(ge=-MAX_INT32 - 1, le=MAX_INT32)]
@@ -25,7 +25,7 @@ Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
 _SITE_FIELDS = {"layer": "layer_name", "side": "is_input"}
 
 
-class PositionRange(Strict):
+class PositionRange(StrictModel):
     """Positions start, start + 1, ..., stop - 1."""
 
     start: _Int32 = 0
@@ -34,7 +34,7 @@ class PositionRange(Strict):
     """Absent: to the end, generated tokens included."""
 
 
-class StepRange(Strict):
+class StepRange(StrictModel):
     """Steps start, ..., stop - 1."""
 
     start: Uint32 = 0
@@ -51,7 +51,7 @@ _BY_FORM = Discriminator(
 )
 
 
-class Form(Strict):
+class Form(StrictModel):
     """An edit: where, which part, and what becomes of it."""
 
     layer_name: Text | None = Field(default=None, examples=["transformer.h.5"])

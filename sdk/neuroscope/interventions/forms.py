@@ -36,7 +36,7 @@ from neuroscope.interventions.actions import (
 )
 from neuroscope.interventions.form import parsed
 from neuroscope.v1 import intervention_pb2 as pb
-from neuroscope.vocabulary.strict_model import INVALID, path, place, reason
+from neuroscope.vocabulary.strict_model import INVALID, error_location, error_reason, param_path
 
 
 class Exact(RootModel[dict[str, Any]]):
@@ -97,8 +97,8 @@ def from_json(value: Mapping[str, Any], field: str) -> pb.Intervention:
         form = _ADAPTER.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = path((field, *place(first)))
-        raise InvalidRequestError(f"{where}: {reason(first)}", field=where) from None
+        where = param_path((field, *error_location(first)))
+        raise InvalidRequestError(f"{where}: {error_reason(first)}", field=where) from None
     try:
         return form.to_message()
     except MLXIntegrationError as error:

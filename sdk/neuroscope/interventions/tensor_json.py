@@ -14,20 +14,20 @@ from pydantic_core import PydanticCustomError
 from neuroscope.errors import DataConversionError
 from neuroscope.interventions import expressions
 from neuroscope.interventions.expressions import Expression
-from neuroscope.vocabulary.strict_model import INVALID, Strict, Text
+from neuroscope.vocabulary.strict_model import INVALID, StrictModel, Text
 from neuroscope.vocabulary.tensors import Array, numpy_dtype, parse_dtype, to_array
 
 _Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class UploadedTensor(Strict):
+class UploadedTensor(StrictModel):
     """A tensor that was uploaded to the inference service."""
 
     tensor_id: Text = Field(min_length=1)
     """The id that PutTensor answered."""
 
 
-class CapturedTensor(Strict):
+class CapturedTensor(StrictModel):
     """A tensor of a capture that the inference service keeps."""
 
     capture_id: Text = Field(min_length=1)
@@ -37,7 +37,7 @@ class CapturedTensor(Strict):
     row: _Uint32 = 0
 
 
-class EncodedTensor(Strict):
+class EncodedTensor(StrictModel):
     """A tensor as bytes."""
 
     dtype: Text = Field(examples=["float32"])

@@ -27,19 +27,19 @@ def _encodable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A part of a request."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-def place(error: Mapping[str, Any]) -> tuple[str | int, ...]:
+def error_location(error: Mapping[str, Any]) -> tuple[str | int, ...]:
     """Where one of pydantic's errors lies; of several fields that do not agree, the one at fault."""
     given = error.get("ctx", {}).get("param")
     return (*error["loc"], given) if given else tuple(error["loc"])
 
 
-def path(location: Sequence[str | int]) -> str:
+def param_path(location: Sequence[str | int]) -> str:
     """`messages[0].role` of ("messages", 0, "role"); the tags of unions, in angle brackets, are left out, and so is
     pydantic's mark of a key that does not fit."""
     text = ""
@@ -51,7 +51,7 @@ def path(location: Sequence[str | int]) -> str:
     return text
 
 
-def reason(error: Mapping[str, Any]) -> str:
+def error_reason(error: Mapping[str, Any]) -> str:
     """What is wrong there, in words."""
     match error["type"]:
         case "extra_forbidden":

@@ -1,1 +1,1 @@
-"""The analysis service: what streams of activations say about how a model works; it sees models by the contract."""
+"""The analysis service: mechanistic analyses of models that it reaches through the inference service only."""

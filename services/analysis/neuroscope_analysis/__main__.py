@@ -10,7 +10,7 @@ from neuroscope_serving import program
 
 
 def main() -> int:
-    """Serves until told to stop; gives the exit status."""
+    """Serves until it is stopped; returns the exit status."""
     return program.run(NAME, AnalysisSettings, serve)
 
 

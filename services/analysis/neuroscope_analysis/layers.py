@@ -1,24 +1,24 @@
-"""The layers of a request."""
+"""Selection of layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError, nearest
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.remote_model import RemoteModel
 
 
-def chosen(given: Sequence[int], model: InspectedModel, there: Sequence[int], what: str) -> list[int]:
-    """The layers that are asked for, from 0; all that there are where none is.
+def select_layers(given: Sequence[int], model: RemoteModel, there: Sequence[int], what: str) -> list[int]:
+    """The requested layers, or all suitable ones.
 
     Args:
-        given: of the request; negative ones count from the last.
-        model: what has them.
-        there: those that have what is needed.
-        what: that, in words.
+        given: layers of the request; negative indices count from the end.
+        model: the model.
+        there: suitable layers.
+        what: what a suitable layer has, for errors.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError: names the layer.
+        InvalidRequestError, UnavailableSiteError: a layer does not exist, is repeated, or is not suitable.
     """
     count = model.info.model.num_layers
     found: list[int] = []
@@ -40,11 +40,11 @@ def chosen(given: Sequence[int], model: InspectedModel, there: Sequence[int], wh
     return found or list(there)
 
 
-def with_component(given: Sequence[int], model: InspectedModel, component: str, what: str) -> list[int]:
-    """The layers that are asked for, of those in which a component can be captured.
+def layers_with_component(given: Sequence[int], model: RemoteModel, component: str, what: str) -> list[int]:
+    """The requested layers, or all in which a component can be captured.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError: names the layer, or the model where no layer has it.
+        InvalidRequestError, UnavailableSiteError: a layer, or every layer, lacks the component.
     """
     there = model.layers(component)
     if not there:
@@ -53,4 +53,4 @@ def with_component(given: Sequence[int], model: InspectedModel, component: str, 
             f"{model.model_id} has no {what}: {'; '.join(sorted(reasons)) or 'no layer has attention'}",
             field="model_id",
         )
-    return chosen(given, model, there, what)
+    return select_layers(given, model, there, what)

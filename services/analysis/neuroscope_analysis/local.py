@@ -1,4 +1,4 @@
-"""Engine and analyses in the caller's own process; found through the entry point group `neuroscope.transports`."""
+"""In-process transports with engine and analyses, found through the entry point group `neuroscope.transports`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from neuroscope_serving.local import AsyncInProcessTransport, InProcessTransport
 
 
 class AsyncLocalTransport(AsyncInProcessTransport):
-    """The in-process transport for the asynchronous client; use it on one event loop.
+    """The in-process transport of the asynchronous client, for one event loop.
 
     Args:
-        settings: of the engine: fields of the inference service's settings.
+        settings: settings of the inference service.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -22,10 +22,10 @@ class AsyncLocalTransport(AsyncInProcessTransport):
 
 
 class LocalTransport(InProcessTransport):
-    """The in-process transport for the synchronous client.
+    """The in-process transport of the synchronous client.
 
     Args:
-        settings: of the engine: fields of the inference service's settings.
+        settings: settings of the inference service.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""How far an analysis is."""
+"""Progress of an analysis."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from neuroscope.v1 import progress_pb2 as pb
 
 
-class Clock:
-    """Counts from the plan of an analysis on."""
+class ProgressTimer:
+    """Measures the time since the plan of an analysis."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
 
     def elapsed_s(self) -> float:
-        """Since the plan."""
+        """Seconds since the plan."""
         return time.monotonic() - self._began_s
 
     def progress(self, stage: str, done: int, count: int) -> pb.AnalysisProgress:
-        """How far a stage is."""
+        """The progress of a stage."""
         return pb.AnalysisProgress(stage=stage, done=done, count=count, elapsed_seconds=self.elapsed_s())

@@ -1,4 +1,4 @@
-"""Configuration of the analysis service: environment variables, flags and defaults from one list."""
+"""Settings of the analysis service: environment variables, flags and defaults."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from neuroscope_serving.inference_client import InferenceClientSettings
 from neuroscope_serving.settings import ServingSettings
-from neuroscope_serving.upstream import UpstreamSettings
 
 DEFAULT_PORT = 50052
 
 
-class AnalysisSettings(UpstreamSettings, ServingSettings):
+class AnalysisSettings(InferenceClientSettings, ServingSettings):
     """Analysis service of NeuroScope-MLX.
 
     Every field is a flag (`--port 50052`) and an environment variable (`NEUROSCOPE_ANALYSIS_PORT=50052`).

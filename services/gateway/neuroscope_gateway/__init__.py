@@ -1,4 +1,4 @@
-"""The REST gateway: OpenAI's chat interface and the NeuroScope activation format over HTTP.
+"""The REST gateway: OpenAI's API and the NeuroScope activation format over HTTP.
 
-It translates and never computes: every route is one call of the inference service and a mapping of its answer.
+The gateway translates and does not compute: every route calls the inference or analysis service and maps the result.
 """

@@ -1,4 +1,4 @@
-"""The application: routes, guards, and the connection to the inference service."""
+"""The application: routes, middleware, and the clients of the services."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from starlette.middleware import Middleware
 from neuroscope.aio import AsyncClient
 from neuroscope.analysis import AsyncAnalysisClient
 from neuroscope.wire.transport import AsyncGrpcTransport
-from neuroscope_gateway import (
+from neuroscope_gateway import exception_handlers, openapi_document
+from neuroscope_gateway.middleware.api_keys import ApiKeyMiddleware
+from neuroscope_gateway.middleware.body_limit import BodyLimitMiddleware
+from neuroscope_gateway.middleware.concurrency_limit import ConcurrencyLimitMiddleware
+from neuroscope_gateway.middleware.server_errors import ServerErrorMiddleware
+from neuroscope_gateway.middleware.tracing import TracingMiddleware
+from neuroscope_gateway.middleware.trusted_origins import TrustedOriginMiddleware
+from neuroscope_gateway.routes import (
     activations,
-    analyses,
+    attention,
     attributions,
     captures,
     chat,
     circuits,
     completions,
     dictionaries,
-    document,
     edge_graph,
-    errors,
-    experiments,
     heads,
     health,
     hooks,
@@ -33,15 +37,12 @@ from neuroscope_gateway import (
     reference,
     residual,
     responses,
+    sweeps,
     traces,
     vocabulary,
     weights,
 )
-from neuroscope_gateway.admission import Admission, Keys
-from neuroscope_gateway.errors import FaultGuard
-from neuroscope_gateway.security import Guard
 from neuroscope_gateway.settings import GatewaySettings
-from neuroscope_gateway.tracing import Tracing
 
 ROUTERS = (
     health.router,
@@ -54,10 +55,10 @@ ROUTERS = (
     hooks.router,
     presets.router,
     dictionaries.router,
-    experiments.router,
+    sweeps.router,
     attributions.router,
     edge_graph.router,
-    analyses.router,
+    attention.router,
     circuits.router,
     heads.router,
     residual.router,
@@ -72,14 +73,14 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
     """The gateway as an ASGI application.
 
     Args:
-        settings: absent: from the environment.
-        client: of the inference service; absent: one of `settings.inference`, opened and closed with the application.
+        settings: default: from the environment.
+        client: client of the inference service; default: made from the settings, and closed with the application.
 
     Raises:
-        neuroscope.errors.InvalidRequestError: the settings of the inference service do not fit together.
+        neuroscope.errors.InvalidRequestError: the settings of the inference service are inconsistent.
     """
     chosen = settings or GatewaySettings()
-    endpoint, analysis = chosen.upstream(), chosen.endpoint(chosen.analysis, "analysis")
+    endpoint, analysis = chosen.inference_endpoint(), chosen.endpoint_of(chosen.analysis, "analysis")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -97,29 +98,24 @@ def create_app(settings: GatewaySettings | None = None, *, client: AsyncClient |
         summary="Chat completions with activations.",
         version=version("neuroscope-mlx"),
         lifespan=lifespan,
-        separate_input_output_schemas=False,  # one name for a request, also where an answer holds one
+        separate_input_output_schemas=False,  # requests have the same name as input and as output
         middleware=[
-            Middleware(Tracing),
-            Middleware(
-                Guard,
-                hosts=chosen.hosts(),
-                origins=chosen.allowed_origins,
-                max_body_bytes=chosen.max_body_bytes,
-                body_timeout_s=chosen.body_timeout_seconds,
-            ),
-            Middleware(Keys, keys=chosen.api_keys),
-            Middleware(Admission, max_requests=chosen.max_concurrent_requests),
-            Middleware(FaultGuard),
+            Middleware(TracingMiddleware),
+            Middleware(TrustedOriginMiddleware, hosts=chosen.hosts(), origins=chosen.allowed_origins),
+            Middleware(BodyLimitMiddleware, max_bytes=chosen.max_body_bytes, timeout_s=chosen.body_timeout_seconds),
+            Middleware(ApiKeyMiddleware, keys=chosen.api_keys),
+            Middleware(ConcurrencyLimitMiddleware, max_requests=chosen.max_concurrent_requests),
+            Middleware(ServerErrorMiddleware),
         ],
-        # FastAPI's pages run scripts of a public server, which would read activations as this gateway's own page;
-        # `reference` has a page without scripts.
+        # FastAPI's pages load scripts from a CDN, which could then read activations from this origin;
+        # `routes.reference` has no scripts.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.settings = chosen
-    errors.install(app)
+    exception_handlers.add_exception_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
-    document.install(app, has_keys=bool(chosen.api_keys))
+    openapi_document.set_openapi(app, has_keys=bool(chosen.api_keys))
     return app

@@ -1,4 +1,4 @@
-"""`python -m neuroscope_gateway.probe [URL]`: exit status 0 if a gateway and the service behind it answer there."""
+"""`python -m neuroscope_gateway.probe [URL]`: exit status 0 if the gateway and its inference service are healthy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 _TIMEOUT_S = 5.0
-# A caller whose trace is not sampled: health checks would be most of what a collector gets.
+# An unsampled trace: otherwise health checks would fill the collector.
 _UNSAMPLED = {"traceparent": f"00-{1:032x}-{1:016x}-00"}
 
 
 def main(arguments: list[str]) -> int:
-    """Asks once; 1 if there is no healthy answer, and says why."""
+    """Sends one request; returns 1 and prints the reason if the gateway is not healthy."""
     url = arguments[0] if arguments else f"http://127.0.0.1:{os.environ.get('NEUROSCOPE_GATEWAY_PORT', '8080')}"
     try:
         with build_opener(ProxyHandler({})).open(Request(f"{url}/health", headers=_UNSAMPLED), timeout=_TIMEOUT_S):

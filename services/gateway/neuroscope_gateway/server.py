@@ -1,4 +1,4 @@
-"""The process: a port, uvicorn, a line when it is ready, a drain when it is told to stop."""
+"""The server process: socket, uvicorn, ready line, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from neuroscope_gateway.settings import WILDCARD_ADDRESSES, GatewaySettings
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 30
-"""How long running requests may take to end after SIGTERM."""
+"""Timeout of the graceful shutdown after SIGTERM."""
 PORTS_TRIED = 100
 
 
@@ -27,7 +27,7 @@ def run(settings: GatewaySettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the address cannot be bound.
     """
     listener = listen(settings.host, settings.port)
     if settings.host in WILDCARD_ADDRESSES:
@@ -40,10 +40,10 @@ def run(settings: GatewaySettings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket, on the next free port where the wanted one is taken.
+    """A listening socket, on the next free port if the requested one is taken.
 
     Raises:
-        OSError: the address is none of this machine's, or the ports are not allowed or all taken.
+        OSError: the address cannot be bound, or no port is free.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     last = min(port + PORTS_TRIED, 65536) if port else 1
@@ -65,16 +65,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url(listener: socket.socket) -> str:
-    """The address of a socket as a browser takes it."""
+    """The URL of a socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):
-    """uvicorn that says when it accepts connections, and ends with status 0 when it was asked to end."""
+    """A uvicorn server that prints a ready line, and exits with status 0 after a signal."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to accept connections and prints the ready line."""
+        """Starts the server and prints the ready line."""
         await super().startup(sockets)
         if self.started and sockets:
             sys.stdout.write(f"neuroscope-gateway ready on {url(sockets[0])}\n")
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Drains on SIGTERM and SIGINT, without raising the signal again afterwards as uvicorn does."""
+        """Shuts down gracefully on SIGTERM and SIGINT; unlike uvicorn, does not re-raise the signal."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,4 +1,4 @@
-"""Settings of the gateway, from the command line and from NEUROSCOPE_GATEWAY_* variables."""
+"""Settings of the gateway, from the command line and NEUROSCOPE_GATEWAY_* variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from neuroscope_serving.upstream import UpstreamSettings, target
+from neuroscope_serving.inference_client import InferenceClientSettings, check_target
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 LOOPBACK_ORIGINS = tuple(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in LOOPBACK_HOSTS)
@@ -16,7 +16,7 @@ WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")
 
 
 def _split(value: Any) -> Any:
-    """Names separated by commas, or given one by one, as a flat list."""
+    """Splits comma-separated names."""
     match value:
         case str():
             return tuple(name for part in value.split(",") if (name := part.strip()))
@@ -30,7 +30,7 @@ def _split(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
-class GatewaySettings(UpstreamSettings):
+class GatewaySettings(InferenceClientSettings):
     """Every field is a flag (`--max-body-bytes`) and a variable (`NEUROSCOPE_GATEWAY_MAX_BODY_BYTES`)."""
 
     model_config = SettingsConfigDict(
@@ -65,20 +65,20 @@ class GatewaySettings(UpstreamSettings):
     @field_validator("analysis")
     @classmethod
     def _analysis_is_target(cls, value: str) -> str:
-        return target(value)
+        return check_target(value)
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> GatewaySettings:
-        """The settings of a command line, then of the environment, then the defaults.
+        """Parses a command line; the environment and defaults fill the rest.
 
         Raises:
-            pydantic.ValidationError: a value does not fit.
-            SystemExit: a flag is unknown, or is --help.
+            pydantic.ValidationError: a value is invalid.
+            SystemExit: a flag is unknown, or --help.
         """
         return cls(_cli_parse_args=list(arguments))  # pyright: ignore[reportCallIssue]  # pydantic-settings' own argument
 
     def hosts(self) -> frozenset[str]:
-        """The host names under which it answers: those allowed, and the address it was told to listen on."""
+        """The accepted host names: the allowed ones and the address to listen on."""
         names = {name.lower() for name in self.allowed_hosts}
         if self.host not in WILDCARD_ADDRESSES:
             names.add(f"[{self.host}]" if ":" in self.host else self.host.lower())

@@ -28,7 +28,7 @@ from neuroscope_inference.gguf.conversion import convert, gguf_file
 _Report = Callable[[int, int], None]
 
 
-class NobodyWaitsError(Exception):
+class DownloadCancelledError(Exception):
     """Ends a download that nobody waits for any more."""
 
 
@@ -64,7 +64,7 @@ async def _reported(work: Callable[[_Report], Path]) -> AsyncGenerator[pb.LoadPr
 
     def report(done: int, total: int) -> None:
         if gone.is_set():
-            raise NobodyWaitsError
+            raise DownloadCancelledError
         message = pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=done, bytes_total=total)
         loop.call_soon_threadsafe(progress.put_nowait, message)
 

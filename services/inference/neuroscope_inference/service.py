@@ -14,17 +14,17 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import RPCS, Rpc
 from neuroscope_inference.engine.engine import Engine
-from neuroscope_inference.engine.shelf import Shelf
-from neuroscope_inference.engine.verdicts import cache_folder
+from neuroscope_inference.engine.model_registry import ModelRegistry
+from neuroscope_inference.engine.self_test_cache import cache_folder
 from neuroscope_inference.model_dirs import ModelDirs
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.dictionaries import DictionaryServicer
 from neuroscope_inference.servicers.experiments import ExperimentServicer
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.hooks import HookServicer
-from neuroscope_inference.servicers.keeping import Keeper
 from neuroscope_inference.servicers.models import ModelServicer
-from neuroscope_inference.servicers.running import Runner
+from neuroscope_inference.servicers.runner import Runner
+from neuroscope_inference.servicers.stream_recorder import StreamRecorder
 from neuroscope_inference.servicers.tensors import TensorServicer
 from neuroscope_inference.servicers.traces import TelemetryServicer
 from neuroscope_inference.settings import InferenceSettings
@@ -49,7 +49,7 @@ class InferenceService:
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
         self.engine = Engine(
-            settings.stream_limit_bytes, settings.prompt_cache_bytes, Shelf(settings.model_memory_bytes)
+            settings.stream_limit_bytes, settings.prompt_cache_bytes, ModelRegistry(settings.model_memory_bytes)
         )
         self._admission = Admission(settings.max_streams_per_client, settings.max_streams)
         self._sharing = Sharing(settings.shared_memory_bytes)
@@ -59,7 +59,7 @@ class InferenceService:
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)
         references = TensorReferences(store, SpooledTensors(spool))
         runner = Runner(self.engine, hooks, references, settings)
-        self._keeper = Keeper(spool, self.engine, hooks)
+        self._keeper = StreamRecorder(spool, self.engine, hooks)
         generation = GenerationServicer(self.engine, runner, self._keeper)
         dirs = ModelDirs(settings.model_dirs, settings.model)
         servicers = (

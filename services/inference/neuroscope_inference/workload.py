@@ -37,15 +37,15 @@ class Workload:
 
     def now(self) -> pb.GetWorkloadResponse:
         """All of them."""
-        tally, shelf = self._engine.tally, self._engine.shelf
+        counters, registry = self._engine.counters, self._engine.registry
         return pb.GetWorkloadResponse(
             streams=self._admission.running,
             decoding_rows=self._engine.decoding_rows,
-            generated_tokens=tally.generated_tokens,
-            captured_bytes=tally.captured_bytes,
-            queue_wait_ms=1e3 * tally.queue_wait_s,
-            weights_bytes=shelf.held_bytes,
-            weights_budget_bytes=shelf.budget_bytes,
+            generated_tokens=counters.generated_tokens,
+            captured_bytes=counters.captured_bytes,
+            queue_wait_ms=1e3 * counters.queue_wait_s,
+            weights_bytes=registry.held_bytes,
+            weights_budget_bytes=registry.budget_bytes,
             active_memory_bytes=mx.get_active_memory(),
             peak_memory_bytes=mx.get_peak_memory(),
             shared_memory_streams=self._sharing.streams,
@@ -61,7 +61,7 @@ class Workload:
         waits = meter.create_histogram(
             "neuroscope.queue_wait", "s", "From a stream's arrival at the engine to its first piece of work."
         )
-        self._engine.tally.observe_wait = waits.record
+        self._engine.counters.observe_wait = waits.record
 
     def _reading(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         return lambda _: [Observation(getattr(self.now(), name))]

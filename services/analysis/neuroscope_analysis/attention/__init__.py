@@ -1,4 +1,4 @@
-"""Attention heads: `statistics` of their patterns, `roles` by their scores, `confirmation` by ablation.
+"""Analysis of attention heads: `statistics` of patterns, `roles` by scores, `ablation_tests` of labels.
 
-Patterns are summed up chunk by chunk; those of more than one chunk of one prompt are never held.
+Patterns are accumulated chunk by chunk; only one chunk of one prompt is in memory.
 """

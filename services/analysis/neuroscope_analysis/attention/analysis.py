@@ -1,4 +1,4 @@
-"""An analysis of attention from its request to its result, as the events of its stream."""
+"""The run of an attention analysis."""
 
 from __future__ import annotations
 
@@ -12,105 +12,103 @@ from numpy.typing import NDArray
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.wire.codec import Event
-from neuroscope_analysis.arrays import NamedArrays
-from neuroscope_analysis.attention import circuits
-from neuroscope_analysis.attention.confirmation import Candidate, Confirmation, Head
-from neuroscope_analysis.attention.name_heads import NameHeads
+from neuroscope_analysis.attention import copying_scores
+from neuroscope_analysis.attention.ablation_tests import AblationTests, Candidate, Head
+from neuroscope_analysis.attention.name_movers import NameHeadAnalysis
+from neuroscope_analysis.attention.pattern_capture import ATTENTION_PATTERN, AccumulatorT, accumulate_patterns
 from neuroscope_analysis.attention.patterns import Floats
-from neuroscope_analysis.attention.reading import PATTERN, Taker, summed
-from neuroscope_analysis.attention.request import AttentionWork
+from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
+from neuroscope_analysis.attention.request import AttentionJob
 from neuroscope_analysis.attention.roles import Role
-from neuroscope_analysis.attention.scores import SequenceScores
-from neuroscope_analysis.attention.sequences import RepeatedBlocks
+from neuroscope_analysis.attention.sequence_scores import SequenceScores
 from neuroscope_analysis.attention.statistics import STATISTICS, PromptStatistics
-from neuroscope_analysis.progress import Clock
+from neuroscope_analysis.progress import ProgressTimer
+from neuroscope_analysis.result_arrays import ResultArrays
 
 DIRECT_EFFECT = "direct_effect"
-"""What each head's path to the logits is worth on named pairs."""
+"""The effect of each head's path to the logits on named pairs."""
 
 
 class AttentionAnalysis:
     """Runs one analysis.
 
     Args:
-        work: what is to be done.
-        chunk_budget_bytes: patterns of one chunk of a prompt.
+        job: the validated request.
     """
 
-    def __init__(self, work: AttentionWork, chunk_budget_bytes: int) -> None:
-        self._work = work
-        self._chunk_budget_bytes = chunk_budget_bytes
-        names = [*(STATISTICS if work.prompts else ()), *(role.array for role in work.roles)]
-        if self._names_are_tested():
+    def __init__(self, job: AttentionJob) -> None:
+        self._job = job
+        names = [*(STATISTICS if job.prompts else ()), *(role.array_name for role in job.roles)]
+        if self._tests_name_heads():
             names.append(DIRECT_EFFECT)
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD)
-        self._arrays = NamedArrays.alike(names, PATTERN, axes, (len(work.layers), work.heads))
-        self._clock = Clock()
+        self._arrays = ResultArrays.of_shape(names, ATTENTION_PATTERN, axes, (len(job.layers), job.head_count))
+        self._timer = ProgressTimer()
         self._labels: list[pb.HeadLabel] = []
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
+        """The plan, partial results and the result."""
         yield pb.AnalyzeAttentionResponse(plan=self._plan())
-        async with aclosing(self._describe()) as described:
+        async with aclosing(self._prompt_statistics()) as described:
             async for event in described:
                 yield event
-        if self._work.sequences is not None:
-            async with aclosing(self._score(self._work.sequences)) as scored:
+        if self._job.sequences is not None:
+            async with aclosing(self._role_scores(self._job.sequences)) as scored:
                 async for event in scored:
                     yield event
-        if self._work.named_pairs:
-            async with aclosing(self._score_names()) as scored:
+        if self._job.named_pairs:
+            async with aclosing(self._name_head_scores()) as scored:
                 async for event in scored:
                     yield event
         yield pb.AnalyzeAttentionResponse(
             result=pb.AttentionResult(
                 labels=self._labels,
-                token_count=self._work.model.token_count,
-                call_count=self._work.model.call_count,
-                elapsed_seconds=self._clock.elapsed_s(),
+                token_count=self._job.model.token_count,
+                call_count=self._job.model.call_count,
+                elapsed_seconds=self._timer.elapsed_s(),
             )
         )
 
     def _plan(self) -> pb.AttentionPlan:
-        work = self._work
-        sequences = work.sequences
+        job = self._job
+        sequences = job.sequences
         return pb.AttentionPlan(
-            model_id=work.model.model_id,
-            layers=work.layers,
-            head_count=work.heads,
+            model_id=job.model.model_id,
+            layers=job.layers,
+            head_count=job.head_count,
             arrays=self._arrays.plan,
-            prompts=[inference_pb2.TokenIds(ids=tokens.ids) for tokens in work.prompts],
+            prompts=[inference_pb2.TokenIds(ids=tokens.ids) for tokens in job.prompts],
             roles=[
                 pb.RolePlan(
                     role=role.role,
-                    threshold=work.thresholds[role.role],
+                    threshold=job.thresholds[role.role],
                     definition=role.definition,
-                    causal_test=f"none: {why}" if (why := self._why_not_tested(role)) else role.test,
+                    causal_test=f"none: {why}" if (why := self._why_not_tested(role)) else role.causal_test,
                 )
-                for role in work.roles
+                for role in job.roles
             ],
-            named_pairs=[pair.to_message() for pair in work.named_pairs],
+            named_pairs=[pair.to_message() for pair in job.named_pairs],
             sequence_length=0 if sequences is None else sequences.length,
             warnings=list(
-                dict.fromkeys([*work.warnings, *(warning for tokens in work.prompts for warning in tokens.warnings)])
+                dict.fromkeys([*job.warnings, *(warning for tokens in job.prompts for warning in tokens.warnings)])
             ),
         )
 
     def _why_not_tested(self, role: Role) -> str:
-        return self._work.why_no_paths if role.path_to else self._work.why_not_tested
+        return self._job.why_paths_not_tested if role.path_receiver else self._job.why_not_tested
 
-    def _names_are_tested(self) -> bool:
-        return bool(self._work.named_pairs) and not self._work.why_no_paths
+    def _tests_name_heads(self) -> bool:
+        return bool(self._job.named_pairs) and not self._job.why_paths_not_tested
 
-    async def _describe(self) -> AsyncGenerator[Event, None]:
-        """Statistics of every prompt."""
-        work = self._work
-        count = len(work.prompts)
-        for index, tokens in enumerate(work.prompts):
+    async def _prompt_statistics(self) -> AsyncGenerator[Event, None]:
+        """Statistics of each prompt."""
+        job = self._job
+        count = len(job.prompts)
+        for index, tokens in enumerate(job.prompts):
             yield self._progress("reading prompts", index, count)
-            found = await self._summed(
+            found = await self._accumulate(
                 tokens.ids,
-                lambda ids=tokens.ids: PromptStatistics(ids, len(work.layers), work.heads),
+                lambda ids=tokens.ids: PromptStatistics(ids, len(job.layers), job.head_count),
                 f"reading prompt {index + 1} of {count}",
             )
             for frame in self._arrays.frames({name: found.array(name) for name in STATISTICS}, index):
@@ -118,14 +116,14 @@ class AttentionAnalysis:
             done = pb.AttentionOfPrompt(prompt=index, token_count=len(tokens))
             yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(prompt=done))
 
-    async def _score(self, sequences: RepeatedBlocks) -> AsyncGenerator[Event, None]:
-        """Scores and labels of every role."""
-        work, shape = self._work, (len(self._work.layers), self._work.heads)
+    async def _role_scores(self, sequences: RepeatedSequences) -> AsyncGenerator[Event, None]:
+        """Scores and labels of roles on random sequences."""
+        job, shape = self._job, (len(self._job.layers), self._job.head_count)
         count = len(sequences.ids)
         total: SequenceScores | None = None
         for index, ids in enumerate(sequences.ids):
             yield self._progress("scoring roles", index, count)
-            found = await self._summed(
+            found = await self._accumulate(
                 ids,
                 lambda index=index: SequenceScores(sequences, index, *shape),
                 f"reading random sequence {index + 1} of {count}",
@@ -133,71 +131,72 @@ class AttentionAnalysis:
             if total is None:
                 total = found
             else:
-                total.absorb(found)
+                total.merge(found)
         assert total is not None
         scores = total.scores()
-        roles = [role for role in work.roles if not role.path_to]
-        if any(role.by_weights for role in roles):
+        roles = [role for role in job.roles if not role.path_receiver]
+        if any(role.uses_weights for role in roles):
             yield self._progress("reading weights", 0, 1)
-            copying = await circuits.copying_scores(work.model, work.layers, work.heads)
+            copying = await copying_scores.copying_scores(job.model, job.layers, job.head_count)
             scores |= {pb.HEAD_ROLE_COPYING: copying, pb.HEAD_ROLE_SUPPRESSION: -copying}
-        for frame in self._arrays.frames({role.array: scores[role.role] for role in roles}):
+        for frame in self._arrays.frames({role.array_name: scores[role.role] for role in roles}):
             yield frame
-        tests = None if work.why_not_tested else Confirmation(work.model, sequences, work.causal_test)
+        tests = None if job.why_not_tested else AblationTests(job.model, sequences, job.causal_test)
         for index, role in enumerate(roles):
             yield self._progress("testing labels", index, len(roles))
-            threshold = work.thresholds[role.role]
-            candidates, others = self._split(role, scores[role.role], threshold, total.distances())
-            async for label in _tested(tests, role, threshold, candidates, others, work.why_not_tested):
+            threshold = job.thresholds[role.role]
+            candidates, others = self._split_by_threshold(role, scores[role.role], threshold, total.peak_distances())
+            async for label in _labels(tests, role, threshold, candidates, others, job.why_not_tested):
                 self._labels.append(label)
                 yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(label=label))
 
-    async def _score_names(self) -> AsyncGenerator[Event, None]:
-        """Scores and labels of the roles that named pairs tell."""
-        work, count = self._work, len(self._work.named_pairs)
-        heads = NameHeads(
-            work.model,
-            work.named_pairs,
-            work.layers,
-            work.heads,
-            self._chunk_budget_bytes,
-            work.causal_test,
-            work.why_no_paths,
+    async def _name_head_scores(self) -> AsyncGenerator[Event, None]:
+        """Scores and labels of roles on named pairs."""
+        job, count = self._job, len(self._job.named_pairs)
+        heads = NameHeadAnalysis(
+            job.model,
+            job.named_pairs,
+            job.layers,
+            job.head_count,
+            job.causal_test,
+            job.why_paths_not_tested,
         )
         for index in range(count):
             yield self._progress("reading named pairs", index, count)
             await heads.read(index)
-        roles = sorted((role for role in work.roles if role.path_to), key=lambda role: role.role)  # name movers first
+        roles = sorted(
+            (role for role in job.roles if role.path_receiver), key=lambda role: role.role
+        )  # name movers first
         yield self._progress("reading weights", 0, 1)
         scores = await heads.scores()
-        for frame in self._arrays.frames({role.array: scores[role.role] for role in roles}):
+        for frame in self._arrays.frames({role.array_name: scores[role.role] for role in roles}):
             yield frame
-        direct = np.full((count, len(work.layers), work.heads), np.nan)
-        if self._names_are_tested():
+        direct = np.full((count, len(job.layers), job.head_count), np.nan)
+        if self._tests_name_heads():
             yield self._progress("patching paths", 0, 1)
             direct = await heads.direct_effects()
             for frame in self._arrays.frames({DIRECT_EFFECT: direct.mean(axis=0)}):
                 yield frame
         for index, role in enumerate(roles):
             yield self._progress("testing labels", index, len(roles))
-            threshold = work.thresholds[role.role]
-            candidates, others = self._split(role, scores[role.role], threshold, None)
+            threshold = job.thresholds[role.role]
+            candidates, others = self._split_by_threshold(role, scores[role.role], threshold, None)
             async for label in heads.labels(role, threshold, candidates, others, direct):
                 self._labels.append(label)
                 yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(label=label))
 
-    async def _summed(self, ids: Sequence[int], make: Callable[[], Taker], what: str) -> Taker:
-        """The sums over the patterns of one prompt."""
-        work, budget = self._work, self._chunk_budget_bytes
-        return await summed(work.model, ids, work.layers, make, chunk_budget_bytes=budget, what=what)
+    async def _accumulate(self, ids: Sequence[int], make: Callable[[], AccumulatorT], what: str) -> AccumulatorT:
+        """Accumulates the patterns of one prompt."""
+        job = self._job
+        return await accumulate_patterns(job.model, ids, job.layers, make, what=what)
 
-    def _split(
+    def _split_by_threshold(
         self, role: Role, scores: Floats, threshold: float, distances: NDArray[np.int64] | None
     ) -> tuple[list[Candidate], list[Head]]:
-        """Heads that reach the threshold, strongest first, and those that do not."""
+        """Heads that reach the threshold, highest score first, and the other heads."""
         candidates: list[Candidate] = []
         others: list[Head] = []
-        for place, layer in enumerate(self._work.layers):
+        for place, layer in enumerate(self._job.layers):
             for head, score in enumerate(scores[place].tolist()):
                 if score >= threshold:
                     offset = None
@@ -209,11 +208,11 @@ class AttentionAnalysis:
         return sorted(candidates, key=lambda candidate: -candidate.score), others
 
     def _progress(self, stage: str, done: int, count: int) -> pb.AnalyzeAttentionResponse:
-        return pb.AnalyzeAttentionResponse(progress=self._clock.progress(stage, done, count))
+        return pb.AnalyzeAttentionResponse(progress=self._timer.progress(stage, done, count))
 
 
-async def _tested(
-    tests: Confirmation | None,
+async def _labels(
+    tests: AblationTests | None,
     role: Role,
     threshold: float,
     candidates: Sequence[Candidate],
@@ -226,13 +225,4 @@ async def _tested(
                 yield label
         return
     for candidate in candidates:
-        yield pb.HeadLabel(
-            layer=candidate.head[0],
-            head=candidate.head[1],
-            role=role.role,
-            score=candidate.score,
-            threshold=threshold,
-            verdict=pb.CAUSAL_VERDICT_NOT_TESTED,
-            reason=why_not,
-            offset=candidate.offset,
-        )
+        yield candidate.label(role, threshold, pb.CAUSAL_VERDICT_NOT_TESTED, reason=why_not)

@@ -1,4 +1,4 @@
-"""Pairs of prompts with two names, as those of indirect object identification: where the names stand."""
+"""Pairs of prompts with two names, as in indirect object identification (IOI)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import attention_pb2 as pb
-from neuroscope_analysis import pairs
-from neuroscope_analysis.pairs import PairTokens
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis import tokenized_pairs
+from neuroscope_analysis.remote_model import RemoteModel
+from neuroscope_analysis.tokenized_pairs import TokenizedPair
 
 FIELD = "named_pairs"
 
@@ -18,11 +18,11 @@ FIELD = "named_pairs"
 class NamedPair:
     """One pair."""
 
-    tokens: PairTokens
+    tokens: TokenizedPair
     answer_position: int
-    """Where the answer stands in the clean prompt: IO."""
+    """Position of the answer in the clean prompt: IO."""
     repeated_position: int
-    """Where the other name stands again: S2."""
+    """Position of the second occurrence of the other name: S2."""
 
     @property
     def ids(self) -> list[int]:
@@ -30,10 +30,10 @@ class NamedPair:
         return self.tokens.clean
 
     def to_message(self) -> pb.NamedPairTokens:
-        """As the plan has it."""
+        """This pair as a message of the plan."""
         return pb.NamedPairTokens(
-            clean=pairs.as_message(self.tokens.clean),
-            corrupted=pairs.as_message(self.tokens.corrupted),
+            clean=tokenized_pairs.token_ids_message(self.tokens.clean),
+            corrupted=tokenized_pairs.token_ids_message(self.tokens.corrupted),
             answer_id=self.tokens.answer,
             other_id=self.tokens.other,
             answer_position=self.answer_position,
@@ -41,24 +41,27 @@ class NamedPair:
         )
 
 
-async def checked(given: Sequence[pb.NamedPair], model: InspectedModel, most: int) -> list[NamedPair]:
-    """The named pairs of a request.
+async def resolve_named_pairs(given: Sequence[pb.NamedPair], model: RemoteModel, most: int) -> list[NamedPair]:
+    """The named pairs of a request with their positions.
 
     Raises:
-        InvalidRequestError, ContextLengthError: names the field.
+        InvalidRequestError, ContextLengthError: a pair is invalid.
     """
     fields = [f"{FIELD}[{index}].pair" for index in range(len(given))]
-    tokens = await pairs.tokenized([each.pair for each in given], model, fields, most)
-    return [_placed(each, of, f"{FIELD}[{index}]") for index, (each, of) in enumerate(zip(given, tokens, strict=True))]
+    tokens = await tokenized_pairs.tokenize_pairs([each.pair for each in given], model, fields, most)
+    return [
+        _resolve_positions(each, of, f"{FIELD}[{index}]")
+        for index, (each, of) in enumerate(zip(given, tokens, strict=True))
+    ]
 
 
-def _placed(given: pb.NamedPair, tokens: PairTokens, field: str) -> NamedPair:
+def _resolve_positions(given: pb.NamedPair, tokens: TokenizedPair, field: str) -> NamedPair:
     places = {
         name: [place for place, id in enumerate(tokens.clean) if id == token]
         for name, token in (("answer", tokens.answer), ("other", tokens.other))
     }
     if given.HasField("answer_position"):
-        answer = _within(given.answer_position, tokens, f"{field}.answer_position")
+        answer = _check_position(given.answer_position, tokens, f"{field}.answer_position")
     elif len(places["answer"]) == 1:
         answer = places["answer"][0]
     else:
@@ -67,7 +70,7 @@ def _placed(given: pb.NamedPair, tokens: PairTokens, field: str) -> NamedPair:
             field=f"{field}.pair.answer",
         )
     if given.HasField("repeated_position"):
-        repeated = _within(given.repeated_position, tokens, f"{field}.repeated_position")
+        repeated = _check_position(given.repeated_position, tokens, f"{field}.repeated_position")
     elif len(places["other"]) > 1:
         repeated = places["other"][-1]
     else:
@@ -79,7 +82,7 @@ def _placed(given: pb.NamedPair, tokens: PairTokens, field: str) -> NamedPair:
     return NamedPair(tokens, answer, repeated)
 
 
-def _within(position: int, tokens: PairTokens, field: str) -> int:
+def _check_position(position: int, tokens: TokenizedPair, field: str) -> int:
     if position >= len(tokens.clean):
         raise InvalidRequestError(f"the clean prompt has {len(tokens.clean)} tokens", field=field)
     return position

@@ -1,4 +1,4 @@
-"""One chunk of attention patterns, and which keys a query of it is expected to attend to."""
+"""Chunks of attention patterns, and the detection patterns of head roles."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from neuroscope.wire.frames import TensorPiece
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
-Wanted = NDArray[np.bool_]
+PatternMask = NDArray[np.bool_]
 NO_KEY = -1
 
 
 @dataclass(frozen=True, slots=True)
 class PatternChunk:
-    """Weights of some queries of one layer.
+    """Attention weights of some queries of one layer.
 
     Args:
-        weights: float32 (head, query, key); rows sum to 1, or to less where a learnt sink takes the rest.
+        weights: float32 (head, query, key); rows sum to 1, or to less if an attention sink takes the rest.
         queries: positions of the queries (query,).
         keys: positions of the keys (key,); NO_KEY is an empty slot of a rotating cache.
     """
@@ -39,7 +39,7 @@ class PatternChunk:
         return cls(weights, np.asarray(queries, np.int64), np.asarray(keys, np.int64))
 
     def at(self, keys: Positions) -> Floats:
-        """The weights at one key for each query (head, query); 0 where the chunk does not have the key.
+        """The weights at one key for each query (head, query); 0 if the chunk does not have the key.
 
         Args:
             keys: positions (query,); NO_KEY: none.
@@ -52,20 +52,20 @@ class PatternChunk:
         return np.where(column >= 0, found, 0).astype(np.float32)
 
 
-def previous_tokens(tokens: Positions, queries: Positions, keys: Positions) -> Wanted:
-    """The token before, as TransformerLens' `previous_token_head`."""
+def previous_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
+    """The previous token, as in TransformerLens' `previous_token_head`."""
     return keys[None, :] == queries[:, None] - 1
 
 
-def duplicate_tokens(tokens: Positions, queries: Positions, keys: Positions) -> Wanted:
-    """Earlier occurrences of the same token, as TransformerLens' `duplicate_token_head`."""
+def duplicate_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
+    """Earlier occurrences of the same token, as in TransformerLens' `duplicate_token_head`."""
     return (tokens[keys][None, :] == tokens[queries][:, None]) & (keys[None, :] < queries[:, None])
 
 
-def induction_tokens(tokens: Positions, queries: Positions, keys: Positions) -> Wanted:
-    """Tokens behind earlier occurrences of the same token, as TransformerLens' `induction_head`."""
+def induction_tokens(tokens: Positions, queries: Positions, keys: Positions) -> PatternMask:
+    """Tokens after earlier occurrences of the same token, as in TransformerLens' `induction_head`."""
     return duplicate_tokens(tokens, queries, np.maximum(keys - 1, 0)) & (keys > 0)
 
 
 DETECTORS = {"previous_token": previous_tokens, "duplicate_token": duplicate_tokens, "induction": induction_tokens}
-"""Detection patterns of TransformerLens' head_detector, by name: of tokens, queries and keys (query, key)."""
+"""Detection patterns of TransformerLens' head_detector by name; functions of tokens, queries and keys (query, key)."""

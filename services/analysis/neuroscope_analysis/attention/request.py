@@ -1,4 +1,4 @@
-"""A request for an analysis of attention, checked against its model before anything runs."""
+"""Validation of requests for attention analyses."""
 
 from __future__ import annotations
 
@@ -8,50 +8,48 @@ from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.results.labels import role_name
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
-from neuroscope_analysis import bounds
-from neuroscope_analysis.attention import circuits, name_heads, named_pairs
+from neuroscope_analysis import significance
+from neuroscope_analysis.attention import copying_scores, name_movers, named_pairs
 from neuroscope_analysis.attention.named_pairs import NamedPair
-from neuroscope_analysis.attention.reading import PATTERN
+from neuroscope_analysis.attention.pattern_capture import ATTENTION_PATTERN
+from neuroscope_analysis.attention.repeated_sequences import RepeatedSequences
 from neuroscope_analysis.attention.roles import ROLES, Role
-from neuroscope_analysis.attention.sequences import RepeatedBlocks
-from neuroscope_analysis.layers import with_component
+from neuroscope_analysis.layers import layers_with_component
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_analysis.upstream import InspectedModel
 
 HEAD_OUTPUT = "head_output"
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionWork:
-    """What is to be done."""
+class AttentionJob:
+    """A validated request."""
 
-    model: InspectedModel
+    model: RemoteModel
     prompts: list[Tokens]
     layers: list[int]
-    heads: int
-    """The most heads of a layer."""
+    head_count: int
+    """Maximum number of heads of a layer."""
     roles: list[Role]
     thresholds: dict[pb.HeadRole.ValueType, float]
-    sequences: RepeatedBlocks | None
-    """None: no roles are scored on them."""
+    sequences: RepeatedSequences | None
+    """None: no role is scored on random sequences."""
     named_pairs: list[NamedPair]
-    """None: neither are name movers and S-inhibition heads."""
+    """Empty: name movers and S-inhibition heads are not scored."""
     causal_test: pb.CausalTest
     why_not_tested: str = ""
-    """Why labels are not tested; empty: they are."""
-    why_no_paths: str = ""
-    """Why labels of named pairs are not."""
+    """Why labels are not tested; empty if they are."""
+    why_paths_not_tested: str = ""
+    """Why labels of named pairs are not tested."""
     warnings: tuple[str, ...] = ()
-    """What was left out."""
+    """What is skipped."""
 
 
-async def checked(
-    request: pb.AnalyzeAttentionRequest, model: InspectedModel, settings: AnalysisSettings
-) -> AttentionWork:
-    """The work of a request.
+async def validate(request: pb.AnalyzeAttentionRequest, model: RemoteModel, settings: AnalysisSettings) -> AttentionJob:
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     roles = _roles(request)
     if not request.prompts and not roles:
@@ -62,13 +60,15 @@ async def checked(
         )
     thresholds = _thresholds(request)
     test, field = request.causal_test, "causal_test"
-    bounds.check(test.least_effect_nats, test.significance, f"{field}.least_effect_nats", f"{field}.significance")
-    layers = with_component(request.layers, model, PATTERN, "attention patterns")
+    significance.check_ranges(
+        test.least_effect_nats, test.significance, f"{field}.least_effect_nats", f"{field}.significance"
+    )
+    layers = layers_with_component(request.layers, model, ATTENTION_PATTERN, "attention patterns")
     warnings: list[str] = []
-    for needed, group in ((circuits.NEEDED, _by_weights), (("W_O",), _by_paths)):
+    for needed, group in ((copying_scores.COPYING_WEIGHTS, _needs_weights), (("W_O",), _needs_paths)):
         if not any(map(group, roles)):
             continue
-        why = await circuits.why_not(model, layers, settings.weights_budget_bytes, needed)
+        why = await copying_scores.why_unavailable(model, layers, settings.weights_budget_bytes, needed)
         if why and request.roles:
             index = next(index for index, role in enumerate(roles) if group(role))
             raise UnavailableSiteError(f"{roles[index].name} is scored by weights: {why}", field=f"roles[{index}]")
@@ -76,19 +76,19 @@ async def checked(
             left_out = " and ".join(role.name.replace("_", " ") for role in roles if group(role))
             warnings.append(f"{left_out} are left out: {why}")
             roles = [role for role in roles if not group(role)]
-    on_sequences = any(not role.path_to for role in roles)
-    sequences = RepeatedBlocks.drawn(request.sequences, model.info.model) if on_sequences else None
-    prompts = [await model.tokens(prompt, f"prompts[{index}]") for index, prompt in enumerate(request.prompts)]
+    on_sequences = any(not role.path_receiver for role in roles)
+    sequences = RepeatedSequences.draw(request.sequences, model.info.model) if on_sequences else None
+    prompts = [await model.tokenize_prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(request.prompts)]
     named: list[NamedPair] = []
-    if any(map(_by_paths, roles)):
-        named = await named_pairs.checked(request.named_pairs, model, settings.max_prompts)
+    if any(map(_needs_paths, roles)):
+        named = await named_pairs.resolve_named_pairs(request.named_pairs, model, settings.max_prompts)
     skipped = "the request skips it" if request.causal_test.skip else ""
-    why_no_paths = await name_heads.why_no_paths(model, layers) if named and not skipped else skipped
+    why_no_paths = await name_movers.why_no_paths(model, layers) if named and not skipped else skipped
     untestable = sorted(set(layers) - set(model.layers(HEAD_OUTPUT)))
     untested = (
         f"heads of layers {', '.join(map(str, untestable))} cannot be ablated on this model" if untestable else ""
     )
-    return AttentionWork(
+    return AttentionJob(
         model,
         prompts,
         layers,
@@ -116,25 +116,25 @@ def _roles(request: pb.AnalyzeAttentionRequest) -> list[Role]:
             raise InvalidRequestError(
                 f"there is no role of number {role}; roles: {', '.join(valid)}", field=f"roles[{index}]", valid=valid
             )
-        if ROLES[role].path_to and not request.named_pairs:
+        if ROLES[role].path_receiver and not request.named_pairs:
             raise InvalidRequestError(
                 f"{ROLES[role].name} is scored on named pairs: give two at least", field="named_pairs"
             )
     wanted = dict.fromkeys(request.roles or ROLES)
-    found = [ROLES[role] for role in wanted if request.named_pairs or not ROLES[role].path_to]
+    found = [ROLES[role] for role in wanted if request.named_pairs or not ROLES[role].path_receiver]
     if pb.HEAD_ROLE_S_INHIBITION in wanted and pb.HEAD_ROLE_NAME_MOVER not in wanted:
         raise InvalidRequestError("s_inhibition is tested on name movers: ask for name_mover, too", field="roles")
-    if request.named_pairs and not any(map(_by_paths, found)):
+    if request.named_pairs and not any(map(_needs_paths, found)):
         raise InvalidRequestError("named pairs are given, and no role that is scored on them", field="roles")
     return found
 
 
-def _by_weights(role: Role) -> bool:
-    return role.by_weights
+def _needs_weights(role: Role) -> bool:
+    return role.uses_weights
 
 
-def _by_paths(role: Role) -> bool:
-    return bool(role.path_to)
+def _needs_paths(role: Role) -> bool:
+    return bool(role.path_receiver)
 
 
 def _thresholds(request: pb.AnalyzeAttentionRequest) -> dict[pb.HeadRole.ValueType, float]:

@@ -22,33 +22,33 @@ from numpy.typing import NDArray
 
 from neuroscope_analysis.attention.patterns import DETECTORS, Floats, PatternChunk, Positions
 
-PLAIN = ("entropy", "normalised_entropy", "distance", "first_token", "focus")
-_MISSED = {f"{name}_detector_abs": name for name in DETECTORS}
-STATISTICS = (*PLAIN, *(f"{name}_detector" for name in DETECTORS), *_MISSED)
+PATTERN_STATISTICS = ("entropy", "normalised_entropy", "distance", "first_token", "focus")
+_ABS_DETECTORS = {f"{name}_detector_abs": name for name in DETECTORS}
+STATISTICS = (*PATTERN_STATISTICS, *(f"{name}_detector" for name in DETECTORS), *_ABS_DETECTORS)
 _TINY = np.float32(1e-30)
 
 
 class PromptStatistics:
-    """The statistics of one prompt.
+    """Statistics of one prompt.
 
     Args:
         ids: its tokens.
-        layers: how many layers.
-        heads: the most heads of a layer.
+        layers: number of layers.
+        heads: maximum number of heads of a layer.
     """
 
     def __init__(self, ids: Sequence[int], layers: int, heads: int) -> None:
         self._tokens = np.asarray(ids, np.int64)
         self._sums = {name: np.zeros((layers, heads)) for name in STATISTICS}
-        self._counts = {name: np.zeros(layers) for name in (*PLAIN, *_MISSED)}
+        self._counts = {name: np.zeros(layers) for name in (*PATTERN_STATISTICS, *_ABS_DETECTORS)}
         self._weight = np.zeros((layers, heads))
         self._seen = np.zeros((layers, heads), np.bool_)
 
     def add(self, layer: int, chunk: PatternChunk) -> None:
-        """Counts a chunk of a layer in.
+        """Adds a chunk.
 
         Args:
-            layer: its index among the layers, not its number.
+            layer: an index into the layers.
             chunk: the weights.
         """
         weights, queries = chunk.weights, chunk.queries
@@ -70,12 +70,12 @@ class PromptStatistics:
         for name, pattern in DETECTORS.items():
             wanted = pattern(self._tokens, queries, np.maximum(chunk.keys, 0)) & held
             self._sums[f"{name}_detector"][layer, :heads] += np.einsum("hqk,qk->h", weights, wanted.astype(np.float32))
-            unseen = self._wanted(name, queries) - wanted.sum(axis=1)  # keys that a window has left behind
+            unseen = self._expected_keys(name, queries) - wanted.sum(axis=1)  # keys outside a sliding window
             missed = np.abs(weights - wanted).sum(axis=2) + unseen
             self._count(f"{name}_detector_abs", layer, missed)
 
-    def absorb(self, other: PromptStatistics) -> None:
-        """Adds those of another prompt, as if both were one."""
+    def merge(self, other: PromptStatistics) -> None:
+        """Adds the sums of another prompt."""
         for name in self._sums:
             self._sums[name] += other._sums[name]
         for name in self._counts:
@@ -84,14 +84,14 @@ class PromptStatistics:
         self._seen |= other._seen
 
     def array(self, name: str) -> Floats:
-        """A statistic (layer, head); NaN where a layer has no such head or the prompt no such query."""
+        """A statistic (layer, head); NaN for missing heads, and without a suitable query."""
         divisor = self._counts[name][:, None] if name in self._counts else self._weight
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(self._seen & (divisor > 0), self._sums[name] / divisor, np.nan)
-        return (1 - values if name in _MISSED else values).astype(np.float32)
+        return (1 - values if name in _ABS_DETECTORS else values).astype(np.float32)
 
-    def _wanted(self, name: str, queries: Positions) -> NDArray[np.int64]:
-        """How many keys of all that come before a query its pattern has (query,)."""
+    def _expected_keys(self, name: str, queries: Positions) -> NDArray[np.int64]:
+        """Number of keys in a query's detection pattern (query,)."""
         return DETECTORS[name](self._tokens, queries, np.arange(int(queries.max()) + 1)).sum(axis=1)
 
     def _count(self, name: str, layer: int, values: NDArray[np.floating]) -> None:

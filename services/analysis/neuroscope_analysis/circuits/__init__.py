@@ -1,5 +1,5 @@
-"""Circuits: edges or nodes of a model's graph are scored, the strongest are kept and evaluated without the rest.
+"""Circuit discovery and evaluation.
 
-`runs` has the metric of the pairs' runs with any edges changed, `scoring` and `acdc` say what each edge or node is
-worth, `effects` whether there is anything to find, `selection` what is kept, `evaluation` how well that does.
+`effect_test` tests whether the prompts make a difference, `scoring` and `acdc` score edges or nodes, `selection` keeps
+the strongest, `evaluator` measures the circuit. `pair_runs` runs the pairs with any edges patched.
 """

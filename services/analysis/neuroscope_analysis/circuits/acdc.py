@@ -1,13 +1,12 @@
-"""ACDC (Conmy et al. 2023, arXiv:2304.14997): edges are taken out one after the other, from the logits back.
+"""ACDC (Conmy et al. 2023, arXiv:2304.14997): edges are removed one by one, from the logits backwards.
 
-Receivers come in the reverse of the order in which they read, their senders in the reverse of that in which they write.
-An edge is taken out, for good, where that changes the mean metric of the pairs by less than the threshold, all edges
-that went before being out; what is out carries what the sender writes in the corrupted run. The divergence from the
-clean run, the metric of the paper, may also fall by more. Edges into a node whose own edges are all out reach nothing,
-and go untested.
+Receivers are visited in reverse reading order, their senders in reverse writing order. An edge is removed if that
+changes the mean metric of the pairs by less than the threshold, given the edges removed before; a removed edge carries
+the sender's output of the corrupted run. A divergence from the clean run (the paper's metric) may decrease by any
+amount. Edges into a node without outgoing edges are removed without a test.
 
-Each test depends on those before it. So a batch of tests is run on the guess that its edges meet the fate of the last
-one: up to the first that does not, results are those of one test after the other; what comes behind is run again.
+Each test depends on the previous ones. A batch therefore speculates that all its edges share the fate of the last
+tested edge. Results are valid up to the first edge that does not; the rest is run again.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import LOGITS
-from neuroscope_analysis.circuits.outbox import Outbox
-from neuroscope_analysis.circuits.runs import PairRuns
+from neuroscope_analysis.circuits.event_queue import EventQueue
+from neuroscope_analysis.circuits.pair_runs import PairRuns
 
-_FEWEST, _MOST = 8, 128
-"""Tests of a batch: after a guess that was wrong, and at most."""
+_MIN_BATCH, _MAX_BATCH = 8, 128
+"""Batch size after a wrong guess, and maximum batch size."""
 Edge = tuple[int, int]
 
 
@@ -32,21 +31,21 @@ class Acdc:
     """One search.
 
     Args:
-        graph: of the model.
-        runs: of the pairs.
+        graph: the graph of the model.
+        runs: runs of the pairs.
         threshold: tau, in units of the metric.
-        may_fall: whether the metric may fall by any amount: a divergence.
-        outbox: hears of what is decided.
+        events: receives decisions.
+        may_fall: the metric is a divergence, which may decrease by any amount.
 
     Attributes:
-        kept: edges that are in (sender, receiver).
-        scores: the change of the metric as each edge was taken out; NaN where it was not tested.
+        kept: the kept edges (sender, receiver).
+        scores: the change of the metric when each edge was removed; NaN if it was not tested.
     """
 
     def __init__(
-        self, graph: ComponentGraph, runs: PairRuns, threshold: float, outbox: Outbox, *, may_fall: bool
+        self, graph: ComponentGraph, runs: PairRuns, threshold: float, events: EventQueue, *, may_fall: bool
     ) -> None:
-        self._graph, self._runs, self._outbox = graph, runs, outbox
+        self._graph, self._runs, self._events = graph, runs, events
         self._threshold, self._may_fall = threshold, may_fall
         self.kept: Mask = graph.mask.copy()
         self.scores: NDArray[np.float64] = np.full(graph.mask.shape, np.nan)
@@ -60,36 +59,36 @@ class Acdc:
         ]
 
     async def run(self) -> None:
-        """Decides every edge."""
-        current, place, size, guess = float(self._runs.clean.mean()), 0, _FEWEST, False
+        """Decides all edges."""
+        current, place, size, guess = float(self._runs.clean.mean()), 0, _MIN_BATCH, False
         while True:
-            places, sets = self._guessed(place, size, stays=guess)
+            places, sets = self._speculate(place, size, stays=guess)
             if not places:
                 break
             changed = self._graph.mask & ~np.stack(sets)
-            values = (await self._runs.changed(changed, "")).mean(axis=0)
-            size = min(2 * size, _MOST)
-            told = pb.CircuitEdges()
+            values = (await self._runs.patch_edges(changed, "")).mean(axis=0)
+            size = min(2 * size, _MAX_BATCH)
+            message = pb.CircuitEdges()
             for at, kept, value in zip(places, sets, values.tolist(), strict=True):
                 edge, change, place = self._order[at], value - current, at + 1
                 self.scores[edge], self.kept = change, kept
                 stays = change >= self._threshold or (not self._may_fall and -change >= self._threshold)
                 sender, receiver = self._graph.senders[edge[0]], self._graph.receivers[edge[1]]
-                told.edges.add(sender=sender, receiver=receiver, score=change, in_circuit=stays)
+                message.edges.add(sender=sender, receiver=receiver, score=change, in_circuit=stays)
                 if stays:
                     kept[edge] = True
                 else:
                     current = value
                 if stays != guess:
-                    guess, size = stays, _FEWEST
+                    guess, size = stays, _MIN_BATCH
                     break
-            await self._outbox.partial(pb.CircuitPartial(edges=told))
-            await self._outbox.progress("taking edges out", place, len(self._order))
+            await self._events.partial(pb.CircuitPartial(edges=message))
+            await self._events.progress("taking edges out", place, len(self._order))
 
-    def _guessed(self, first: int, size: int, *, stays: bool) -> tuple[list[int], list[Mask]]:
-        """The next tests, if all of their edges stay, or go: where they are in the order, and what each leaves.
+    def _speculate(self, first: int, size: int, *, stays: bool) -> tuple[list[int], list[Mask]]:
+        """The next tests, if all their edges stay (or all go): indices into the order, and the kept edges of each.
 
-        Where none is left to test, what is untested goes.
+        If there is none, the untested edges are removed.
         """
         kept = self.kept.copy()
         places: list[int] = []
@@ -109,6 +108,6 @@ class Acdc:
         return places, sets
 
     def _is_read(self, column: int, kept: Mask) -> bool:
-        """Whether something reads what a receiver's node writes."""
+        """Whether the node of a receiver has outgoing edges."""
         writers = self._writers[column]
         return not writers or bool(kept[writers].any())

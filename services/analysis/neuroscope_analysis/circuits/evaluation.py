@@ -1,132 +1,69 @@
-"""How well a circuit does: every edge outside of it carries what it carries in the corrupted run.
-
-With m the mean metric over the pairs, C the circuit and M the whole graph,
-
-    faithfulness   f(C) = (m(C) - m(corrupted)) / (m(clean) - m(corrupted))
-    completeness   1 - f(M without C)
-    minimality     the share of edges e of C with f(C) - f(C without e) above a bound
-    CPR            the area under f(C_k) over the sizes k, by trapezoids
-    CMD            the area between f(C_k) and 1, likewise
-
-where C_k are the strongest k of the edges (Mueller et al. 2025, arXiv:2504.13151, at their sizes by default).
-"""
+"""An evaluation of a circuit, from its request to its result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from neuroscope.circuits.graph import ComponentGraph, Mask
+from neuroscope.circuits.model_match import weights_difference
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope_analysis.circuits.outbox import Outbox
-from neuroscope_analysis.circuits.runs import PairRuns, Values
+from neuroscope.wire.codec import Event
+from neuroscope_analysis.circuits.evaluator import CircuitEvaluator, write_removal_effects
+from neuroscope_analysis.circuits.event_queue import EventQueue
+from neuroscope_analysis.circuits.pair_runs import PairRuns
+from neuroscope_analysis.circuits.plan import plan_message
+from neuroscope_analysis.circuits.request import EvaluationJob
+from neuroscope_analysis.circuits.scoring import Scores
+from neuroscope_analysis.circuits.selection import Ranking
 
 
-def faithfulness(runs: PairRuns, values: Values) -> float:
-    """Of runs with these metrics (pairs,)."""
-    return float((values - runs.corrupted).mean() / runs.gap)
-
-
-def standard_error(runs: PairRuns, values: Values) -> float:
-    """Of the faithfulness, a ratio of means over the pairs, to first order (pairs,)."""
-    gaps, recovered = runs.clean - runs.corrupted, values - runs.corrupted
-    rest = recovered - faithfulness(runs, values) * gaps
-    return float(rest.std(ddof=1) / np.sqrt(len(rest)) / abs(gaps.mean()))
-
-
-class Evaluation:
-    """Measures circuits of one graph.
+class CircuitEvaluation:
+    """Runs one evaluation.
 
     Args:
-        graph: of the model.
-        runs: of the pairs.
-        options: what is measured, with its defaults filled in.
-        dataset: the pairs.
-        outbox: hears what has been measured.
+        job: the validated request.
     """
 
-    def __init__(
-        self,
-        graph: ComponentGraph,
-        runs: PairRuns,
-        options: pb.EvaluationOptions,
-        dataset: pb.CircuitDataset,
-        outbox: Outbox,
-    ) -> None:
-        self._graph, self._runs, self._options = graph, runs, options
-        self._dataset, self._outbox = dataset, outbox
+    def __init__(self, job: EvaluationJob) -> None:
+        self._task, self._options, self._circuit = job.task, job.options, job.circuit
+        self._events = EventQueue(pb.EvaluateCircuitResponse)
+        self._runs = PairRuns(job.task, self._events)
 
-    async def of(
-        self, circuit: Mask, at: Callable[[float], Mask]
-    ) -> tuple[pb.CircuitEvaluation, dict[tuple[str, str], float]]:
-        """What is measured of a circuit, and the loss of faithfulness without each of its edges.
+    def events(self) -> AsyncGenerator[Event, None]:
+        """The plan, partial results and the result."""
+        return self._events.events(self._run)
 
-        Args:
-            circuit: its edges (sender, receiver).
-            at: the circuit of a share of the graph.
-        """
-        graph, runs, options = self._graph, self._runs, self._options
-        sets = [graph.mask & ~circuit]
-        if options.completeness:
-            sets.append(circuit)
-        values = await runs.changed(sets, "measuring faithfulness")
-        found = pb.CircuitEvaluation(
-            clean=runs.clean.mean(),
-            corrupted=runs.corrupted.mean(),
-            circuit=values[:, 0].mean(),
-            faithfulness=faithfulness(runs, values[:, 0]),
-            edge_count=int(circuit.sum()),
-            node_count=len(graph.nodes_of(circuit)),
-            dataset=self._dataset,
-        )
-        if len(values) > 1:
-            found.faithfulness_standard_error = standard_error(runs, values[:, 0])
-        if options.completeness:
-            found.completeness = 1 - faithfulness(runs, values[:, 1])
-        await self._outbox.partial(pb.CircuitPartial(evaluation=found))
-        losses: dict[tuple[str, str], float] = {}
-        if options.minimality:
-            losses = await self._losses(circuit, found.faithfulness)
-            found.minimality_bound = options.minimality_bound
-            passed = [loss > options.minimality_bound for loss in losses.values()]
-            found.minimality = float(np.mean(passed)) if passed else 1.0
-            await self._outbox.partial(pb.CircuitPartial(evaluation=found))
-        if options.curve:
-            await self._draw(found, at)
-        return found, losses
-
-    async def _losses(self, circuit: Mask, whole: float) -> dict[tuple[str, str], float]:
-        """Of faithfulness, without each edge."""
-        edges = np.argwhere(circuit)
-
-        def without(number: int) -> Mask:
-            changed = self._graph.mask & ~circuit
-            changed[tuple(edges[number])] = True
-            return changed
-
-        values = await self._runs.made(len(edges), without, "leaving edges out")
-        names = self._graph.edge_pairs(circuit)
-        return {name: whole - faithfulness(self._runs, values[:, index]) for index, name in enumerate(names)}
-
-    async def _draw(self, found: pb.CircuitEvaluation, at: Callable[[float], Mask]) -> None:
-        sizes = list(self._options.curve_sizes)
-        circuits = [at(size) for size in sizes]
-        values = await self._runs.changed([self._graph.mask & ~circuit for circuit in circuits], "drawing the curve")
-        for index, (size, circuit) in enumerate(zip(sizes, circuits, strict=True)):
-            point = pb.FaithfulnessPoint(
-                size=size, edge_count=int(circuit.sum()), faithfulness=faithfulness(self._runs, values[:, index])
+    async def _run(self) -> None:
+        task, runs, graph = self._task, self._runs, self._task.graph
+        await runs.run_unedited()
+        plan = plan_message(task, runs, self._options)
+        if other := weights_difference(self._circuit.model, plan.model):
+            plan.warnings.append(f"the circuit was found on another checkpoint: {other}")
+        await self._events.plan(plan)
+        for baseline in runs.baseline_messages():
+            await self._events.partial(baseline)
+        edges = [edge for edge in self._circuit.edges if edge.in_circuit]
+        mask = graph.mask_of((edge.sender, edge.receiver) for edge in edges)
+        scores = np.full(graph.mask.shape, np.nan)
+        for edge in self._circuit.edges:
+            if edge.HasField("score"):
+                scores[graph.rows[edge.sender], graph.columns[edge.receiver]] = edge.score
+        keeps = self._circuit.provenance.search.keep_dangling
+        ranking = Ranking(graph, Scores(edges=scores), of_nodes=False, keeps_dangling=keeps)
+        measuring = CircuitEvaluator(graph, runs, self._options, task.dataset, self._events)
+        found, losses = await measuring.evaluate(mask, ranking.of_size)
+        circuit = pb.Circuit()
+        circuit.CopyFrom(self._circuit)
+        circuit.evaluation.CopyFrom(found)
+        write_removal_effects(circuit, losses)
+        await self._events.send(
+            pb.EvaluateCircuitResponse(
+                result=pb.EvaluationResult(
+                    circuit=circuit,
+                    token_count=runs.token_count,
+                    call_count=task.model.call_count,
+                    elapsed_seconds=self._events.elapsed_s,
+                )
             )
-            found.curve.append(point)
-            await self._outbox.partial(pb.CircuitPartial(point=point))
-        if sizes[-1] < 1:
-            return  # a part of the curve has a part of the area, which nobody could compare
-        found.cpr = area(sizes, [point.faithfulness for point in found.curve])
-        found.cmd = area(sizes, [abs(1 - point.faithfulness) for point in found.curve])
-
-
-def area(sizes: Sequence[float], heights: Sequence[float]) -> float:
-    """Under a line through points, between the first size and the last."""
-    points = list(zip(sizes, heights, strict=True))
-    return sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(points))
+        )

@@ -1,4 +1,4 @@
-"""Requests for circuits, checked before anything runs."""
+"""Validation of requests for circuits."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from neuroscope.circuits.sources import circuit_model
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
+from neuroscope_analysis.remote_model import RemoteModel
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_analysis.upstream import InspectedModel
 
-OF_NODES = (pb.CIRCUIT_METHOD_ACTIVATION_PATCHING, pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING)
-OF_GRADIENTS = (
+NODE_METHODS = (pb.CIRCUIT_METHOD_ACTIVATION_PATCHING, pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING)
+GRADIENT_METHODS = (
     pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING,
     pb.CIRCUIT_METHOD_EAP,
     pb.CIRCUIT_METHOD_EAP_IG,
 )
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the edges (Mueller et al. 2025, arXiv:2504.13151)."""
-SIGNIFICANCE = 0.001
-_STEPS = 5
-_MINIMALITY_BOUND = 0.01
+"""Circuit sizes as shares of the edges (Mueller et al. 2025, arXiv:2504.13151)."""
+DEFAULT_SIGNIFICANCE = 0.001
+_DEFAULT_STEPS = 5
+_DEFAULT_MINIMALITY_BOUND = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The prompts of a request, and how they are scored.
+class CircuitTask:
+    """The task of a circuit: pairs of prompts and their metric.
 
     Args:
-        model: what runs.
-        graph: of the model.
+        model: the model.
+        graph: the graph of the model.
         pairs: clean and corrupted prompts.
         metric: how runs are scored.
-        dataset: where the pairs come from.
+        dataset: the origin of the pairs.
     """
 
-    model: InspectedModel
+    model: RemoteModel
     graph: ComponentGraph
     pairs: Sequence[experiment_pb2.PromptPair]
     metric: experiment_pb2.Metric
@@ -50,35 +50,52 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Discovery:
-    """What is searched for.
+class DiscoveryJob:
+    """The validated request of a search.
 
     Args:
-        asked: on which prompts.
-        search: with its defaults filled in, but for the threshold of ACDC, which goes by the metric.
-        evaluation: with its defaults filled in.
-        name: of the circuit.
+        task: the prompts and their metric.
+        search: the search with defaults filled in, except the threshold of ACDC, which depends on the metric.
+        evaluation: what is measured, with defaults filled in.
+        name: the name of the circuit.
     """
 
-    asked: Asked
+    task: CircuitTask
     search: pb.CircuitSearch
     evaluation: pb.EvaluationOptions
     name: str
 
     @property
-    def of_nodes(self) -> bool:
+    def scores_nodes(self) -> bool:
         """Whether nodes are scored."""
-        return self.search.method in OF_NODES
+        return self.search.method in NODE_METHODS
 
 
-async def discovery(request: pb.DiscoverCircuitRequest, model: InspectedModel, settings: AnalysisSettings) -> Discovery:
-    """A search.
+@dataclass(frozen=True, slots=True)
+class EvaluationJob:
+    """The validated request of an evaluation.
+
+    Args:
+        task: the prompts and their metric.
+        options: what is measured, with defaults filled in.
+        circuit: the circuit to evaluate.
+    """
+
+    task: CircuitTask
+    options: pb.EvaluationOptions
+    circuit: pb.Circuit
+
+
+async def validate_discovery(
+    request: pb.DiscoverCircuitRequest, model: RemoteModel, settings: AnalysisSettings
+) -> DiscoveryJob:
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError: names the field.
+        InvalidRequestError, UnavailableSiteError: `field` is the offending field.
     """
     search = _search(request.search)
-    if search.method in OF_GRADIENTS and request.metric.WhichOneof("kind") == "rank":
+    if search.method in GRADIENT_METHODS and request.metric.WhichOneof("kind") == "rank":
         raise InvalidRequestError(
             f"a rank is a count and has no gradient, which {method_name(search.method)} takes", field="metric.rank"
         )
@@ -92,16 +109,16 @@ async def discovery(request: pb.DiscoverCircuitRequest, model: InspectedModel, s
         raise InvalidRequestError(f"the graph has {most} {what}, not {search.count}", field="search.count")
     dataset = _dataset(request.dataset, len(request.pairs))
     name = request.name or f"{dataset.name or 'circuit'} by {method_name(search.method)}"
-    return Discovery(Asked(model, graph, request.pairs, request.metric, dataset), search, evaluation, name)
+    return DiscoveryJob(CircuitTask(model, graph, request.pairs, request.metric, dataset), search, evaluation, name)
 
 
-async def evaluation(
-    request: pb.EvaluateCircuitRequest, model: InspectedModel, settings: AnalysisSettings
-) -> tuple[Asked, pb.EvaluationOptions]:
-    """An evaluation of the request's circuit.
+async def validate_evaluation(
+    request: pb.EvaluateCircuitRequest, model: RemoteModel, settings: AnalysisSettings
+) -> EvaluationJob:
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError: names the field.
+        InvalidRequestError, UnavailableSiteError: `field` is the offending field.
     """
     options = _evaluation(request.evaluation)
     if options.skip:
@@ -124,7 +141,8 @@ async def evaluation(
                 f"{edge.sender}->{edge.receiver} is no edge of {model.model_id}", field=f"circuit.edges[{index}]"
             )
     dataset = _dataset(request.dataset, len(request.pairs))
-    return Asked(model, graph, request.pairs, request.metric, dataset), options
+    task = CircuitTask(model, graph, request.pairs, request.metric, dataset)
+    return EvaluationJob(task, options, request.circuit)
 
 
 def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:
@@ -133,7 +151,7 @@ def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:
     search.method = given.method or pb.CIRCUIT_METHOD_EAP_IG
     if search.method not in METHODS.values():
         raise InvalidRequestError(f"there is no method {given.method}", field="search.method", valid=list(METHODS))
-    name, of_nodes = method_name(search.method), search.method in OF_NODES
+    name, of_nodes = method_name(search.method), search.method in NODE_METHODS
     if given.granularity not in pb.CircuitGranularity.values():
         raise InvalidRequestError(f"there is no granularity {given.granularity}", field="search.granularity")
     scored = pb.CIRCUIT_GRANULARITY_NODE if of_nodes else pb.CIRCUIT_GRANULARITY_EDGE
@@ -155,16 +173,16 @@ def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:
     test = search.effect_test
     if not 0 <= test.significance < 1:
         raise InvalidRequestError("a significance lies between 0 and 1", field="search.effect_test.significance")
-    if not _is_amount(test.least_effect):
+    if not _is_non_negative(test.least_effect):
         raise InvalidRequestError("an effect is a number from 0", field="search.effect_test.least_effect")
-    search.effect_test.significance = test.significance or SIGNIFICANCE
+    search.effect_test.significance = test.significance or DEFAULT_SIGNIFICANCE
     return search
 
 
 def _check_steps(search: pb.CircuitSearch, name: str) -> None:
     if search.method == pb.CIRCUIT_METHOD_EAP_IG:
-        search.steps = search.steps or _STEPS
-    elif search.steps > 1 or (search.steps and search.method not in OF_GRADIENTS):
+        search.steps = search.steps or _DEFAULT_STEPS
+    elif search.steps > 1 or (search.steps and search.method not in GRADIENT_METHODS):
         raise InvalidRequestError(f"{name} takes no steps; eap-ig does", field="search.steps")
 
 
@@ -181,7 +199,7 @@ def _check_extent(search: pb.CircuitSearch, *, is_acdc: bool) -> None:
             if not search.count:
                 raise InvalidRequestError("a count is a number from 1", field="search.count")
         case "threshold":
-            if not _is_amount(search.threshold) or (is_acdc and not search.threshold):
+            if not _is_non_negative(search.threshold) or (is_acdc and not search.threshold):
                 raise InvalidRequestError(
                     f"a threshold is a number {'above' if is_acdc else 'from'} 0, not {search.threshold:g}",
                     field="search.threshold",
@@ -202,9 +220,9 @@ def _evaluation(given: pb.EvaluationOptions) -> pb.EvaluationOptions:
     del options.curve_sizes[:]
     if options.curve:
         options.curve_sizes.extend(sizes)
-    if not _is_amount(given.minimality_bound):
+    if not _is_non_negative(given.minimality_bound):
         raise InvalidRequestError("a loss of faithfulness is a number from 0", field="evaluation.minimality_bound")
-    options.minimality_bound = given.minimality_bound or _MINIMALITY_BOUND
+    options.minimality_bound = given.minimality_bound or _DEFAULT_MINIMALITY_BOUND
     return options
 
 
@@ -244,5 +262,5 @@ def _dataset(given: pb.CircuitDataset, pairs: int) -> pb.CircuitDataset:
     return dataset
 
 
-def _is_amount(value: float) -> bool:
+def _is_non_negative(value: float) -> bool:
     return math.isfinite(value) and value >= 0

@@ -1,6 +1,6 @@
-"""What each edge or node is worth: the change of the metric, were what it carries that of the other run.
+"""Scores of edges or nodes: the change of the metric when they carry the activation of the other run.
 
-Patching runs the model for each of them, gradients say of all at once what that would give to first order.
+Patching runs the model for each of them; gradients approximate all of them to first order.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from neuroscope.experiments.paths import to_receivers, to_senders
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, site_pb2
 from neuroscope.vocabulary.component_names import INPUT, Place
-from neuroscope_analysis.circuits.outbox import Outbox
-from neuroscope_analysis.circuits.request import Discovery
-from neuroscope_analysis.circuits.runs import OTHER_RUN, PairRuns, Values
+from neuroscope_analysis.circuits.event_queue import EventQueue
+from neuroscope_analysis.circuits.pair_runs import OTHER_RUN, PairRuns, Values
+from neuroscope_analysis.circuits.request import DiscoveryJob
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Scores in units of the metric, the mean over the pairs; NaN where there is none.
+class Scores:
+    """Scores in units of the metric, averaged over the pairs; NaN for missing ones.
 
     Args:
-        edges: (sender, receiver); None where nodes are scored.
-        nodes: (sender,); None where edges are scored.
+        edges: (sender, receiver); None if nodes are scored.
+        nodes: (sender,); None if edges are scored.
     """
 
     edges: NDArray[np.float64] | None = None
@@ -43,28 +43,28 @@ class Scored:
         return float(magnitudes.max()) if magnitudes.size else 0.0
 
 
-async def scored(work: Discovery, runs: PairRuns, outbox: Outbox) -> Scored:
-    """Scores of all edges or nodes, but by ACDC, which scores as it goes; edges that are patched are told at once."""
-    search = work.search
+async def compute_scores(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> Scores:
+    """Scores all edges or nodes, by any method except ACDC; reports patched edges as they come."""
+    search = job.search
     match search.method:
         case pb.CIRCUIT_METHOD_ACTIVATION_PATCHING:
-            return Scored(nodes=await _patched_nodes(work, runs))
+            return Scores(nodes=await _patched_nodes(job, runs))
         case pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING:
-            return Scored(nodes=await _attributed_nodes(work, runs))
+            return Scores(nodes=await _attributed_nodes(job, runs))
         case pb.CIRCUIT_METHOD_EDGE_PATCHING:
-            return Scored(edges=await _patched_edges(work, runs, outbox))
+            return Scores(edges=await _patched_edges(job, runs, events))
         case pb.CIRCUIT_METHOD_PATH_PATCHING:
-            return Scored(edges=await _patched_paths(work, runs, outbox))
+            return Scores(edges=await _patched_paths(job, runs, events))
         case _:
             steps = 1 if search.method == pb.CIRCUIT_METHOD_EAP else search.steps
             edges = experiment_pb2.EdgeAttribution(steps=steps)
-            result = await runs.attributed("taking gradients", search.edited_run, edges=edges)
-            return Scored(edges=_mean(runs, result["edges"].values, work.asked.graph.mask.shape))
+            result = await runs.attribute("taking gradients", search.edited_run, edges=edges)
+            return Scores(edges=_mean_over_pairs(runs, result["edges"].values, job.task.graph.mask.shape))
 
 
-async def _patched_edges(work: Discovery, runs: PairRuns, outbox: Outbox) -> NDArray[np.float64]:
-    """Each edge alone."""
-    graph, run = work.asked.graph, work.search.edited_run
+async def _patched_edges(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> NDArray[np.float64]:
+    """Patches each edge alone."""
+    graph, run = job.task.graph, job.search.edited_run
     edges, found = np.argwhere(graph.mask), np.full(graph.mask.shape, np.nan)
 
     def alone(number: int) -> NDArray[np.bool_]:
@@ -75,32 +75,34 @@ async def _patched_edges(work: Discovery, runs: PairRuns, outbox: Outbox) -> NDA
     async def tell(numbers: range, values: Values) -> None:
         some = edges[numbers.start : numbers.stop]
         found[some[:, 0], some[:, 1]] = (values - runs.unedited(run)[:, None]).mean(axis=0)
-        await _told(graph, found, some, outbox)
+        await _send_scores(graph, found, some, events)
 
-    await runs.made(len(edges), alone, "patching edges", run, tell)
+    await runs.patch_edge_batches(len(edges), alone, "patching edges", run, tell)
     return found
 
 
-async def _told(graph: ComponentGraph, scores: NDArray[np.float64], edges: NDArray[np.int64], outbox: Outbox) -> None:
-    """Tells scores of edges (edge, 2), rows and columns of the scores."""
-    told = pb.CircuitEdges()
+async def _send_scores(
+    graph: ComponentGraph, scores: NDArray[np.float64], edges: NDArray[np.int64], events: EventQueue
+) -> None:
+    """Sends the scores of edges (edge, 2), which index rows and columns."""
+    message = pb.CircuitEdges()
     for row, column in edges.tolist():
         score = float(scores[row, column])
-        told.edges.add(sender=graph.senders[row], receiver=graph.receivers[column], score=score)
-    await outbox.partial(pb.CircuitPartial(edges=told))
+        message.edges.add(sender=graph.senders[row], receiver=graph.receivers[column], score=score)
+    await events.partial(pb.CircuitPartial(edges=message))
 
 
-async def _patched_nodes(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
-    """Each node's output, for all that read it: all of its edges."""
-    graph, run = work.asked.graph, work.search.edited_run
+async def _patched_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float64]:
+    """Patches the output of each node for all its receivers."""
+    graph, run = job.task.graph, job.search.edited_run
     rows = np.eye(len(graph.senders), dtype=bool)[:, :, None] & graph.mask[None]
-    values = await runs.changed(rows, "patching nodes", run)
+    values = await runs.patch_edges(rows, "patching nodes", run)
     return (values - runs.unedited(run)[:, None]).mean(axis=0)
 
 
-async def _patched_paths(work: Discovery, runs: PairRuns, outbox: Outbox) -> NDArray[np.float64]:
-    """Paths from each sender to each receiver, directly or through the MLPs between (Wang et al. 2022)."""
-    graph, run = work.asked.graph, work.search.edited_run
+async def _patched_paths(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> NDArray[np.float64]:
+    """Patches paths from each sender to each receiver, directly or through MLPs (Wang et al. 2022)."""
+    graph, run = job.task.graph, job.search.edited_run
     found = np.full(graph.mask.shape, np.nan)
     readers = sorted(range(len(graph.receivers)), key=lambda column: graph.sender_counts[column])
     for count, group in groupby(readers, key=lambda column: graph.sender_counts[column]):
@@ -111,28 +113,28 @@ async def _patched_paths(work: Discovery, runs: PairRuns, outbox: Outbox) -> NDA
             value=OTHER_RUN,
             recompute_mlps=True,
         )
-        result = await runs.swept([grid], run, f"patching paths to {graph.receivers[columns[0]]} and beside it")
+        result = await runs.patch_paths([grid], run, f"patching paths to {graph.receivers[columns[0]]} and beside it")
         effects = runs.by_pair(result.values) - runs.unedited(run)[:, None]
         found[:count, columns] = effects.mean(axis=0).reshape(count, len(columns))
-        await _told(graph, found, np.array(list(product(range(count), columns))), outbox)
+        await _send_scores(graph, found, np.array(list(product(range(count), columns))), events)
     return found
 
 
-async def _attributed_nodes(work: Discovery, runs: PairRuns) -> NDArray[np.float64]:
-    """Each node's output, to first order."""
-    graph, run = work.asked.graph, work.search.edited_run
+async def _attributed_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float64]:
+    """Approximates patching of each node's output to first order."""
+    graph, run = job.task.graph, job.search.edited_run
     places = [Place.of(sender) for sender in graph.senders]
     heads = sorted({place.layer for place in places if place.head is not None and place.layer is not None})
     mlps = sorted({place.layer for place in places if place.head is None and place.layer is not None})
     sites = [_site("resid_pre", [0])]
     sites += [_site("head_output", heads, by_head=True)] * bool(heads) + [_site("mlp_contrib", mlps)] * bool(mlps)
     nodes = experiment_pb2.NodeAttribution(sites=sites)
-    result = await runs.attributed("taking gradients", run, nodes=nodes)
+    result = await runs.attribute("taking gradients", run, nodes=nodes)
     found = np.full(len(graph.senders), np.nan)
     for name, layers in (("resid_pre", [0]), ("head_output", heads), ("mlp_contrib", mlps)):
         if not layers:
             continue
-        values = _mean(runs, result[name].values, (len(layers), -1))
+        values = _mean_over_pairs(runs, result[name].values, (len(layers), -1))
         for index, layer in enumerate(layers):
             for head, value in enumerate(values[index]):
                 found[graph.rows[_sender(name, layer, head)]] = value
@@ -149,11 +151,11 @@ def _sender(component: str, layer: int, head: int) -> str:
     return f"a{layer}.h{head}" if component == "head_output" else f"m{layer}"
 
 
-def _mean(runs: PairRuns, values: NDArray[np.float32], shape: tuple[int, ...]) -> Values:
-    """Over the pairs."""
+def _mean_over_pairs(runs: PairRuns, values: NDArray[np.float32], shape: tuple[int, ...]) -> Values:
+    """The mean over the pairs."""
     return runs.by_pair(values).mean(axis=0).reshape(shape)
 
 
-def of_nodes(graph: ComponentGraph, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores of nodes from those of the edges that leave them."""
+def node_scores(graph: ComponentGraph, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The score of a node: the sum over its outgoing edges."""
     return np.nansum(np.where(graph.mask, edges, np.nan), axis=1)

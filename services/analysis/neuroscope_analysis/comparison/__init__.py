@@ -1,1 +1,1 @@
-"""Attention patterns of two prompts, beside each other: `alignment` of positions, `divergence` of patterns."""
+"""Comparison of attention patterns on two prompts: `alignment` of positions, `divergence` of patterns."""

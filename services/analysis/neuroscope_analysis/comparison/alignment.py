@@ -1,4 +1,4 @@
-"""Which positions of two prompts belong together."""
+"""Alignment of the positions of two prompts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from neuroscope_analysis.attention.patterns import Positions
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Positions in pairs."""
+    """Aligned positions."""
 
     kind: pb.Alignment.ValueType
     first: Positions
-    """Of the first prompt, growing (pair,)."""
+    """Positions of the first prompt, increasing (pair,)."""
     second: Positions
-    """Of the second one, growing (pair,)."""
+    """Positions of the second prompt, increasing (pair,)."""
 
 
 def align(first: Sequence[int], second: Sequence[int], wanted: pb.Alignment.ValueType) -> Alignment:
@@ -30,10 +30,10 @@ def align(first: Sequence[int], second: Sequence[int], wanted: pb.Alignment.Valu
     Args:
         first: token ids.
         second: token ids.
-        wanted: how; not stated: by positions where they are equally long.
+        wanted: the kind of alignment; unspecified: by positions if the lengths are equal, else by tokens.
 
     Raises:
-        InvalidRequestError: there is no such alignment of them; names the field.
+        InvalidRequestError: the prompts cannot be aligned this way.
     """
     if wanted == pb.ALIGNMENT_UNSPECIFIED:
         wanted = pb.ALIGNMENT_POSITIONS if len(first) == len(second) else pb.ALIGNMENT_TOKENS

@@ -1,9 +1,9 @@
-"""How far the patterns of a head are from each other on two prompts, query by query.
+"""Divergences between the attention patterns of a head on two prompts.
 
-    jensen_shannon     mean over aligned queries of both rows' Jensen-Shannon divergence, in nats: 0 to ln 2 (Lin 1991)
-    total_variation    mean over them of half the sum of magnitudes of differences: 0 to 1
+    jensen_shannon     mean Jensen-Shannon divergence over aligned queries, in nats: 0 to ln 2 (Lin 1991)
+    total_variation    mean total variation distance over aligned queries: 0 to 1
 
-A row is a distribution over the aligned keys and one further place: all weight elsewhere, that of a learnt sink too.
+A row is a distribution over the aligned keys and one more entry for all other weight, including an attention sink.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _TINY = np.float32(1e-30)
 
 
 class AlignedRows:
-    """Rows of some queries of some layers, over the aligned keys and the rest.
+    """Attention rows of some queries and layers, over the aligned keys and the rest.
 
     Args:
-        queries: positions of the queries that are wanted, growing.
-        keys: positions of the aligned keys, growing.
-        layers: how many layers.
-        heads: the most heads of a layer.
+        queries: positions of the queries, increasing.
+        keys: positions of the aligned keys, increasing.
+        layers: number of layers.
+        heads: maximum number of heads of a layer.
     """
 
     def __init__(self, queries: Positions, keys: Positions, layers: int, heads: int) -> None:
@@ -34,7 +34,7 @@ class AlignedRows:
         self._heads = [0] * layers
 
     def add(self, layer: int, chunk: PatternChunk) -> None:
-        """Takes the wanted queries of a chunk of a layer."""
+        """Adds the queries of a chunk; `layer` is an index into the layers."""
         wanted = np.isin(chunk.queries, self._queries)
         into = np.searchsorted(self._queries, chunk.queries[wanted])
         columns = np.full(max(int(chunk.keys.max()), int(self._keys.max())) + 1, NO_KEY, np.int64)
@@ -49,18 +49,18 @@ class AlignedRows:
         rows[:, :, -1] = np.maximum(1 - rows.sum(axis=2), 0)
         self._rows[layer, :heads, into] = rows.swapaxes(0, 1)
 
-    def of(self, layer: int) -> Floats:
-        """The rows of a layer (head, query, place)."""
+    def layer_rows(self, layer: int) -> Floats:
+        """The rows of a layer (head, query, key)."""
         return self._rows[layer, : self._heads[layer]]
 
 
 class Divergences:
-    """Sums over queries.
+    """Sums of divergences over queries.
 
     Args:
-        layers: how many layers.
-        heads: the most heads of a layer.
-        queries: how many are aligned.
+        layers: number of layers.
+        heads: maximum number of heads of a layer.
+        queries: number of aligned queries.
     """
 
     def __init__(self, layers: int, heads: int, queries: int) -> None:
@@ -69,12 +69,12 @@ class Divergences:
         self._counts = np.zeros((layers, heads))
 
     def add(self, layer: int, first: Floats, second: Floats) -> None:
-        """Counts aligned rows in.
+        """Adds aligned rows.
 
         Args:
-            layer: its index among the layers.
-            first: of the first prompt (head, query, place).
-            second: of the second one, alike.
+            layer: an index into the layers.
+            first: rows of the first prompt (head, query, key).
+            second: rows of the second prompt (head, query, key).
         """
         heads = len(first)
         middle = ((first + second) / 2).astype(np.float32)
@@ -83,7 +83,7 @@ class Divergences:
         self._counts[layer, :heads] += first.shape[1]
 
     def arrays(self) -> dict[str, Floats]:
-        """Each by name (layer, head); NaN where a layer has no such head, or not all of its rows are counted."""
+        """The divergences by name (layer, head); NaN for missing heads and incomplete rows."""
         is_whole = self._counts == self._queries
         return {
             name: np.where(is_whole, sums / self._queries, np.nan).astype(np.float32)
@@ -92,6 +92,6 @@ class Divergences:
 
 
 def _kl(p: Floats, q: Floats) -> NDArray[np.float64]:
-    """KL(p || q) of each row (head, query); q is not 0 where p is not."""
+    """KL(p || q) of each row (head, query)."""
     ratio = np.log(np.maximum(p, _TINY).astype(np.float64)) - np.log(np.maximum(q, _TINY).astype(np.float64))
     return np.maximum((p * ratio).sum(axis=2), 0)

@@ -1,1 +1,1 @@
-"""Composition of heads by their weights: `scores` between them, `analysis` from request to result."""
+"""Composition of heads by their weights."""

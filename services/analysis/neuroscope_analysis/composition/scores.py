@@ -1,14 +1,13 @@
-"""How much a head can read of what an earlier one writes (Elhage et al. 2021, "A Mathematical Framework ...").
+"""Composition scores of heads (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
 
-    Q    |W_OV^1 W_QK^2|   / (|W_OV^1| |W_QK^2|)      Frobenius norms; activations are multiplied from the left
+    Q    |W_OV^1 W_QK^2|   / (|W_OV^1| |W_QK^2|)      Frobenius norms; activations are row vectors
     K    |W_OV^1 W_QK^2^T| / (|W_OV^1| |W_QK^2|)
     V    |W_OV^1 W_OV^2|   / (|W_OV^1| |W_OV^2|)
 
-Heads are thin: W_OV = W_V W_O and W_QK = W_Q W_K^T are never multiplied out. A Frobenius norm does not change with a
-rotation, so that a factor that meets nothing else is as good as the triangle of its QR decomposition, which is as wide
-as a head. The gain of the norm that the reader reads through is in its matrices, and so is its centring, where it has
-one: then what a writer adds to all of the stream alike is left out. The gain of a norm behind attention is in the
-writer's.
+The low-rank products W_OV = W_V W_O and W_QK = W_Q W_K^T are never formed. The Frobenius norm is invariant under
+rotation, so an outer factor is replaced by the R of its QR decomposition (d_head, d_head). The reader's matrices
+include the gain of its input norm and, for LayerNorm, its centring. The writer's include the gain of a norm after
+attention.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ KINDS = {
     "k_composition": pb.COMPOSITION_KIND_K,
     "v_composition": pb.COMPOSITION_KIND_V,
 }
-"""Arrays of the result, and what they are."""
-_NOTHING = 1e-30
+"""Arrays of the result by kind."""
+_MIN_NORM = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
-class LayerHeads:
-    """The heads of one layer, as writers and as readers.
+class HeadFactors:
+    """Factors of the heads of one layer, as writers and as readers.
 
     Args:
-        written: what a head writes into the stream (head, d_head, d_model), of the Frobenius norm of its W_OV.
-        read: by array, what a head reads of the stream (head, d_model, d_head), likewise of W_QK or W_OV.
+        written: (head, d_head, d_model), with the Frobenius norm of W_OV.
+        read: by array (head, d_model, d_head), with the Frobenius norm of W_QK or W_OV.
     """
 
     written: Matrix
     read: dict[str, Matrix]
 
     @classmethod
-    def of(cls, weights: Weights, layer: int) -> LayerHeads:
-        """Those of a layer whose W_Q, W_K, W_V, W_O and norms have been read."""
+    def from_weights(cls, weights: Weights, layer: int) -> HeadFactors:
+        """The factors of a layer; `weights` has its W_Q, W_K, W_V, W_O and norms."""
         queries, values, outputs = (weights.of(name, layer).astype(np.float64) for name in ("W_Q", "W_V", "W_O"))
         keys = weights.of("W_K", layer).astype(np.float64)
         shared = [weights.key_value_head(head) for head in range(len(queries))]
@@ -59,56 +58,56 @@ class LayerHeads:
             outputs = outputs - outputs.mean(axis=2, keepdims=True)
         if "ln1_post.w" in weights.names:
             outputs = outputs * weights.of("ln1_post.w", layer).astype(np.float64)
-        return cls.made(queries, keys, values, outputs)
+        return cls.from_matrices(queries, keys, values, outputs)
 
     @classmethod
-    def made(cls, queries: Matrix, keys: Matrix, values: Matrix, outputs: Matrix) -> LayerHeads:
-        """Of matrices: queries, keys and values (head, d_model, d_head), outputs (head, d_head, d_model)."""
+    def from_matrices(cls, queries: Matrix, keys: Matrix, values: Matrix, outputs: Matrix) -> HeadFactors:
+        """The factors of queries, keys and values (head, d_model, d_head) and outputs (head, d_head, d_model)."""
         of_outputs = outputs.swapaxes(1, 2)
         return cls(
-            _triangle(values) @ outputs,
+            _qr_triangle(values) @ outputs,
             {
-                "q_composition": queries @ _triangle(keys).swapaxes(1, 2),
-                "k_composition": keys @ _triangle(queries).swapaxes(1, 2),
-                "v_composition": values @ _triangle(of_outputs).swapaxes(1, 2),
+                "q_composition": queries @ _qr_triangle(keys).swapaxes(1, 2),
+                "k_composition": keys @ _qr_triangle(queries).swapaxes(1, 2),
+                "v_composition": values @ _qr_triangle(of_outputs).swapaxes(1, 2),
             },
         )
 
 
-def composition(writers: LayerHeads, readers: LayerHeads, kind: str) -> Matrix:
-    """The scores of every head of a layer with every one of a later layer (writer, reader)."""
+def composition_scores(writers: HeadFactors, readers: HeadFactors, kind: str) -> Matrix:
+    """Scores of all heads of a layer with all heads of a later layer (writer, reader)."""
     read = readers.read[kind]
     rows, inner, width = writers.written.shape
     columns, _, outer = read.shape
     product = writers.written.reshape(rows * inner, width) @ read.swapaxes(0, 1).reshape(width, columns * outer)
     norms = np.sqrt(np.square(product).reshape(rows, inner, columns, outer).sum(axis=(1, 3)))
     sizes = np.linalg.norm(writers.written, axis=(1, 2))[:, None] * np.linalg.norm(read, axis=(1, 2))[None, :]
-    return np.where(sizes > _NOTHING, norms / np.maximum(sizes, _NOTHING), 0.0)
+    return np.where(sizes > _MIN_NORM, norms / np.maximum(sizes, _MIN_NORM), 0.0)
 
 
-def baselines(width: int, d_head: int, count: int, seed: int) -> Iterable[pb.CompositionBaseline]:
-    """What heads score whose factors are drawn from a normal distribution.
+def random_baselines(width: int, d_head: int, count: int, seed: int) -> Iterable[pb.CompositionBaseline]:
+    """Scores of heads with normally distributed random factors.
 
     Args:
-        width: of the residual stream.
-        d_head: of a head.
-        count: pairs that are drawn.
-        seed: of the draws.
+        width: d_model.
+        d_head: d_head.
+        count: number of random pairs.
+        seed: seed of the draws.
     """
     random = np.random.default_rng(seed)
 
-    def drawn() -> LayerHeads:
+    def drawn() -> HeadFactors:
         shapes = [(1, width, d_head)] * 3 + [(1, d_head, width)]
-        return LayerHeads.made(*(random.standard_normal(shape) for shape in shapes))
+        return HeadFactors.from_matrices(*(random.standard_normal(shape) for shape in shapes))
 
     pairs = [(drawn(), drawn()) for _ in range(count)]
     for name, kind in KINDS.items():
-        scores = np.array([composition(writer, reader, name)[0, 0] for writer, reader in pairs])
+        scores = np.array([composition_scores(writer, reader, name)[0, 0] for writer, reader in pairs])
         yield pb.CompositionBaseline(kind=kind, mean=scores.mean(), standard_deviation=scores.std(ddof=1))
 
 
-def _triangle(matrix: Matrix) -> Matrix:
-    """Of each head (head, d_model, d_head): the triangle of its QR decomposition (head, d_head, d_head)."""
+def _qr_triangle(matrix: Matrix) -> Matrix:
+    """The R of the QR decomposition of each head (head, d_head, d_head)."""
     return np.asarray(np.linalg.qr(matrix, mode="r"), np.float64)
 
 

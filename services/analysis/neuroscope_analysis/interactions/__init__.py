@@ -1,1 +1,1 @@
-"""Interactions of heads: `request` checks what is asked for, `analysis` patches paths from head to head."""
+"""Interactions between heads by path patching."""

@@ -1,8 +1,8 @@
-"""A search for interactions of heads, from its request to its result, as the events of its stream.
+"""The run of a search for interactions between heads.
 
-What a head writes is replaced by what it writes in the corrupted run, for the queries, keys or values of one later head
-alone; everything behind that one is computed again (path patching: Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill
-et al. 2023, arXiv:2304.05969). Heads that have no effect when all that they write is replaced are left out first.
+Path patching (Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969): the output of a head
+is replaced by that of the corrupted run for the queries, keys or values of one later head only; everything after that
+head is recomputed. Heads whose whole output has no effect are skipped.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from neuroscope.experiments import Patching
 from neuroscope.v1 import interaction_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.wire.codec import Event
-from neuroscope_analysis import paths
-from neuroscope_analysis.arrays import NamedArrays, PlannedArray
-from neuroscope_analysis.bounds import Changes, discovered, p_values, standard_error
-from neuroscope_analysis.interactions.receivers import Receiver, stages
-from neuroscope_analysis.interactions.request import HEAD_OUTPUT, InteractionWork
-from neuroscope_analysis.paths import Head
-from neuroscope_analysis.progress import Clock
+from neuroscope_analysis import head_paths
+from neuroscope_analysis.head_paths import Head
+from neuroscope_analysis.interactions.receivers import Receiver, receivers_by_layer
+from neuroscope_analysis.interactions.request import HEAD_OUTPUT, InteractionJob
+from neuroscope_analysis.progress import ProgressTimer
+from neuroscope_analysis.result_arrays import ArraySpec, ResultArrays
+from neuroscope_analysis.significance import MetricChanges, benjamini_hochberg, p_values, standard_error
 
 HEAD_EFFECT = "head_effect"
 _ARRAYS = {
@@ -37,96 +37,99 @@ _ARRAYS = {
 class InteractionMap:
     """Runs one search."""
 
-    def __init__(self, work: InteractionWork) -> None:
-        self._work = work
-        self._places = {layer: index for index, layer in enumerate(work.layers)}
+    def __init__(self, job: InteractionJob) -> None:
+        self._job = job
+        self._places = {layer: index for index, layer in enumerate(job.layers)}
         layer, head = tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD
-        one = (len(work.layers), work.heads)
-        readers = {"q_effect": work.heads, "k_effect": work.key_value_heads, "v_effect": work.key_value_heads}
+        one = (len(job.layers), job.head_count)
+        readers = {
+            "q_effect": job.head_count,
+            "k_effect": job.key_value_head_count,
+            "v_effect": job.key_value_head_count,
+        }
         shapes = {HEAD_EFFECT: one, "direct_effect": one}
-        shapes |= {name: (*one, len(work.layers), heads) for name, heads in readers.items()}
+        shapes |= {name: (*one, len(job.layers), heads) for name, heads in readers.items()}
         self._found = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
-        self._arrays = NamedArrays(
-            [
-                PlannedArray(name, HEAD_OUTPUT, (layer, head) * (len(shape) // 2), shape)
-                for name, shape in shapes.items()
-            ]
+        self._arrays = ResultArrays(
+            [ArraySpec(name, HEAD_OUTPUT, (layer, head) * (len(shape) // 2), shape) for name, shape in shapes.items()]
         )
-        self._clock = Clock()
-        self._tried: list[pb.HeadInteraction] = []
+        self._timer = ProgressTimer()
+        self._tested: list[pb.HeadInteraction] = []
         self._kept_count = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then what is found, then the result."""
-        work = self._work
+        """The plan, partial results and the result."""
+        job = self._job
         yield pb.MapInteractionsResponse(
             plan=pb.InteractionPlan(
-                model_id=work.model.model_id,
-                layers=work.layers,
-                head_count=work.heads,
-                key_value_head_count=work.key_value_heads,
+                model_id=job.model.model_id,
+                layers=job.layers,
+                head_count=job.head_count,
+                key_value_head_count=job.key_value_head_count,
                 arrays=self._arrays.plan,
-                metric=work.metric_text,
-                pair_count=len(work.clean),
+                metric=job.metric_description,
+                pair_count=len(job.clean),
             )
         )
-        async with aclosing(self._arrays.filled(self._search(), lambda: self._found)) as searched:
+        async with aclosing(self._arrays.stream(self._search(), lambda: self._found)) as searched:
             async for event in searched:
                 yield event
         yield pb.MapInteractionsResponse(
             result=pb.InteractionResult(
-                interactions=self._discovered(),
-                tested_count=len(self._tried),
+                interactions=self._significant(),
+                tested_count=len(self._tested),
                 screened_count=int(np.isfinite(self._found[HEAD_EFFECT]).sum()) - self._kept_count,
-                call_count=work.model.call_count,
-                elapsed_seconds=self._clock.elapsed_s(),
+                call_count=job.model.call_count,
+                elapsed_seconds=self._timer.elapsed_s(),
             )
         )
 
     async def _search(self) -> AsyncGenerator[Event, None]:
-        """Effects of heads, then of the paths between those that have one."""
-        work = self._work
+        """Patches heads, then the paths between heads with an effect."""
+        job = self._job
         yield self._progress("patching heads", 0, 1)
         heads = await self._heads_with_effect()
         self._kept_count = len(heads)
-        planned = list(stages(heads, work.heads, work.key_value_heads))
+        planned = list(receivers_by_layer(heads, job.head_count, job.key_value_head_count))
         for index, receivers in enumerate(planned):
             yield self._progress("patching paths", index, len(planned))
-            tried = await self._try(heads, receivers)
-            self._tried += tried
+            tried = await self._patch_paths(heads, receivers)
+            self._tested += tried
             yield pb.MapInteractionsResponse(partial=pb.InteractionPartial(tried=tried))
 
     async def _heads_with_effect(self) -> list[Head]:
-        """Heads whose whole output matters, in the order of their layers; it fills in what it does."""
-        work = self._work
-        written = self._patching().heads(layers=work.layers)
-        scores = (await work.model.sweep(written.scored_by(work.metric), "patching heads"))[HEAD_OUTPUT]
+        """Heads whose whole output has an effect, by layer; also stores the effects."""
+        job = self._job
+        written = self._patching().heads(layers=job.layers)
+        scores = (await job.model.sweep(written.scored_by(job.metric), "patching heads"))[HEAD_OUTPUT]
         effects = np.asarray(scores.effects().values, np.float64).reshape(-1, *scores.shape[-2:])
-        lost = -work.sign * effects.mean(axis=0)  # (layer, head)
+        lost = -job.sign * effects.mean(axis=0)  # (layer, head)
         self._found[HEAD_EFFECT][:, : lost.shape[1]] = lost
         return [
             (layer, head)
-            for layer, of_layer in zip(work.layers, lost, strict=True)
+            for layer, of_layer in zip(job.layers, lost, strict=True)
             for head, effect in enumerate(of_layer)
-            if work.every_head or abs(effect) > work.least_effect
+            if job.every_head or abs(effect) > job.least_effect
         ]
 
-    async def _try(self, heads: Sequence[Head], receivers: Sequence[Receiver]) -> list[pb.HeadInteraction]:
-        """Patches the paths of all heads that come before some receivers."""
-        work = self._work
+    async def _patch_paths(self, heads: Sequence[Head], receivers: Sequence[Receiver]) -> list[pb.HeadInteraction]:
+        """Patches the paths from all earlier heads to some receivers."""
+        job = self._job
         senders = [head for head in heads if receivers[0].is_reached_by(head)]
         if not senders:
             return []
-        written = self._patching().paths(map(paths.sender, senders), [receiver.name for receiver in receivers])
-        result = await work.model.sweep(written.scored_by(work.metric), "patching paths")
+        written = self._patching().paths(
+            map(head_paths.sender_name, senders), [receiver.name for receiver in receivers]
+        )
+        result = await job.model.sweep(written.scored_by(job.metric), "patching paths")
         return [
-            self._described(sender, receiver, work.sign * changes)
-            for receiver, effects in zip(receivers, paths.lost(result), strict=True)
+            self._interaction(sender, receiver, job.sign * changes)
+            for receiver, effects in zip(receivers, head_paths.path_effects(result), strict=True)
             for sender, changes in effects.items()
         ]
 
-    def _described(self, sender: Head, receiver: Receiver, lost: Changes) -> pb.HeadInteraction:
-        """The effect of a path; it fills it in."""
+    def _interaction(self, sender: Head, receiver: Receiver, lost: MetricChanges) -> pb.HeadInteraction:
+        """The effect of a path as a message; also stores it."""
         effect, error = float(lost.mean()), float(standard_error(lost))
         place: tuple[int, ...] = (self._places[sender[0]], sender[1])
         if receiver.head is not None:
@@ -143,19 +146,21 @@ class InteractionMap:
             p_value=p_values(np.atleast_1d(effect), np.atleast_1d(error), len(lost))[0],
         )
 
-    def _discovered(self) -> list[pb.HeadInteraction]:
-        """Those that are more than noise, strongest first."""
-        chances = np.array([each.p_value for each in self._tried])
+    def _significant(self) -> list[pb.HeadInteraction]:
+        """Significant interactions, strongest first."""
+        chances = np.array([each.p_value for each in self._tested])
         found = [
             each
-            for each, is_found in zip(self._tried, discovered(chances, self._work.false_discovery_rate), strict=True)
-            if is_found and abs(each.effect) > self._work.least_effect
+            for each, is_found in zip(
+                self._tested, benjamini_hochberg(chances, self._job.false_discovery_rate), strict=True
+            )
+            if is_found and abs(each.effect) > self._job.least_effect
         ]
         return sorted(found, key=lambda each: -abs(each.effect))
 
     def _patching(self) -> Patching[Any]:
-        work = self._work
-        return work.model.client.patch(work.clean, work.corrupted, into="clean", model_id=work.model.model_id)
+        job = self._job
+        return job.model.client.patch(job.clean, job.corrupted, into="clean", model_id=job.model.model_id)
 
     def _progress(self, stage: str, done: int, count: int) -> pb.MapInteractionsResponse:
-        return pb.MapInteractionsResponse(progress=self._clock.progress(stage, done, count))
+        return pb.MapInteractionsResponse(progress=self._timer.progress(stage, done, count))

@@ -1,4 +1,4 @@
-"""What reads a path: queries of a head, keys or values of a key/value head, or the logits."""
+"""Receivers of paths: queries of a head, keys or values of a key/value head, or the logits."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neuroscope.v1 import interaction_pb2 as pb
-from neuroscope_analysis.paths import Head
+from neuroscope_analysis.head_paths import Head
 
 PARTS = {"q": pb.RECEIVER_PART_Q, "k": pb.RECEIVER_PART_K, "v": pb.RECEIVER_PART_V}
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """One."""
+    """A receiver."""
 
     part: pb.ReceiverPart.ValueType
     head: Head | None
-    """None: the logits. Of keys and values the head is a key/value head."""
+    """None for the logits; a key/value head for keys and values."""
 
     @property
     def name(self) -> str:
-        """As sweeps name it."""
+        """The name in sweeps."""
         if self.head is None:
             return "logits"
         letter = next(letter for letter, part in PARTS.items() if part == self.part)
         return f"a{self.head[0]}.h{self.head[1]}<{letter}>"
 
     def is_reached_by(self, sender: Head) -> bool:
-        """Whether it comes behind a head."""
+        """Whether it is in a later layer than a head."""
         return self.head is None or sender[0] < self.head[0]
 
 
 LOGITS = Receiver(pb.RECEIVER_PART_LOGITS, None)
 
 
-def stages(heads: Sequence[Head], heads_count: int, key_value_heads: int) -> Iterator[list[Receiver]]:
-    """What reads, layer by layer, and the logits at last.
+def receivers_by_layer(heads: Sequence[Head], heads_count: int, key_value_heads: int) -> Iterator[list[Receiver]]:
+    """Receivers layer by layer, then the logits.
 
     Args:
-        heads: those whose queries, and whose key/value heads, take part.
-        heads_count: of a layer.
-        key_value_heads: of a layer.
+        heads: heads whose queries and key/value heads are receivers.
+        heads_count: number of heads of a layer.
+        key_value_heads: number of key/value heads of a layer.
     """
     for layer in sorted({layer for layer, _ in heads}):
         of_layer = [head for at, head in heads if at == layer]

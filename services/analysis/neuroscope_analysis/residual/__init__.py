@@ -1,1 +1,1 @@
-"""The residual stream: what is written into it, what that does to logits, what layers predict, what is read of it."""
+"""Analyses of the residual stream: contributions, logit attribution, lenses, routing, ablation, information flow."""

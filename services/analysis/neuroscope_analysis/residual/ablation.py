@@ -1,7 +1,7 @@
-"""What the attention and the MLP of each layer are worth to the answer: the metric as it is less that with their mean.
+"""Mean ablation of the attention and the MLP of each layer.
 
-Mean ablation: what a layer's attention or MLP writes is replaced, at every position, by its mean over the reference
-prompts and their positions.
+The output is replaced at every position by its mean over the reference prompts and their positions. The effect is the
+metric of the unablated run minus that of the ablated one.
 """
 
 from __future__ import annotations
@@ -12,49 +12,42 @@ import numpy as np
 
 from neuroscope.experiments import Metric, log_prob, logit_diff, mean
 from neuroscope.v1 import inference_pb2
-from neuroscope_analysis.residual.attribution import Asked
-from neuroscope_analysis.residual.chunks import Floats
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.remote_model import RemoteModel
+from neuroscope_analysis.residual.activation_chunks import Floats
+from neuroscope_analysis.residual.attribution import LogitTarget
 
 EFFECTS = {"attn_out": "ablated_attention", "mlp_out": "ablated_mlp"}
-"""Names of arrays by the component that is ablated."""
+"""Names of arrays by ablated component."""
 
 
-def metric_of(asked: Sequence[Asked], position: int) -> Metric:
-    """The difference of two logits, or the log-probability of one answer.
+def answer_metric(targets: Sequence[LogitTarget], position: int) -> Metric:
+    """The logit difference of two tokens, or the log-probability of one.
 
     Args:
-        asked: of each prompt.
-        position: as the request names it.
+        targets: the target of each prompt.
+        position: the position of the request.
     """
-    answers = [each.answer for each in asked]
-    others = [each.other for each in asked if each.other is not None]
+    answers = [each.answer for each in targets]
+    others = [each.other for each in targets if each.other is not None]
     metric = logit_diff(answers, others) if others else log_prob(answers)
     return metric.at(position)
 
 
-def metric_name(asked: Asked) -> str:
-    """In words."""
-    return (
-        "the answer's log-probability, in nats" if asked.other is None else "the answer's logit less that of the other"
-    )
-
-
-async def effects(
-    model: InspectedModel,
+async def ablation_effects(
+    model: RemoteModel,
     prompts: Sequence[Sequence[int]],
     references: Sequence[inference_pb2.Prompt],
-    asked: Sequence[Asked],
+    targets: Sequence[LogitTarget],
     position: int,
 ) -> tuple[list[dict[str, Floats]], list[float]]:
-    """For each prompt, by array name, the effect of each layer (layer,), NaN where there is none; and the metric.
+    """Effects by array name (layer,) for each prompt, NaN for missing components; and the metric of each prompt.
 
     Args:
-        model: what runs.
+        model: the model.
         prompts: token ids.
-        references: whose mean is taken; none: the prompts.
-        asked: of each prompt.
-        position: as the request names it.
+        references: prompts for the mean; empty: `prompts`.
+        targets: the target of each prompt.
+        position: the position of the request.
     """
     count = model.info.model.num_layers
     layers = {component: model.layers(component) for component in EFFECTS}
@@ -63,7 +56,7 @@ async def effects(
     for component, of_component in layers.items():
         if of_component:
             ablation = ablation.site(component, layers=of_component)
-    result = await model.sweep(ablation.scored_by(metric_of(asked, position)), "ablating layers")
+    result = await model.sweep(ablation.scored_by(answer_metric(targets, position)), "ablating layers")
     found = [{name: np.full(count, np.nan, np.float32) for name in EFFECTS.values()} for _ in prompts]
     plain = np.zeros(len(prompts), np.float32)
     for component, of_component in layers.items():

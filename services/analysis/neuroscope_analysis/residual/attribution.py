@@ -1,8 +1,7 @@
-"""Direct logit attribution of one prompt at one position: what each component adds to a logit, or to a difference.
+"""Direct logit attribution of one prompt at one position.
 
-Elhage et al. 2021; TransformerLens' `logit_attrs`. The final norm is frozen at what it divides by in the run, its mean
-is subtracted from every component, its bias and that of the unembedding are constants. The sum is the logit before the
-softcap.
+Elhage et al. 2021; TransformerLens' `logit_attrs`. The final norm is frozen: each component is centred and divided by
+the scale of the run; the biases of norm and unembedding are constants. The sum is the logit before the softcap.
 """
 
 from __future__ import annotations
@@ -14,23 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.v1 import residual_pb2 as pb
-from neuroscope_analysis.residual.chunks import Chunk, Floats
-from neuroscope_analysis.residual.components import STREAM, Components
-from neuroscope_analysis.residual.end import ModelEnd
-from neuroscope_analysis.residual.writers import HEAD_OUTPUT, NEURONS, Behind, LayerHeads, head_counts
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats
+from neuroscope_analysis.residual.components import RESID_POST, Components
+from neuroscope_analysis.residual.head_weights import HEAD_OUTPUT, NEURONS, HeadWeights, PostNorm, max_head_count
+from neuroscope_analysis.residual.lm_head import LMHead
 
 Doubles = NDArray[np.float64]
 COMPONENTS, HEADS, BIASES = "direct", "direct_head", "direct_head_bias"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of a prompt.
+class LogitTarget:
+    """The logit, or logit difference, that is attributed.
 
     Args:
-        position: where the answer is predicted.
-        answer: its token.
-        other: what it is compared with; None: nothing.
+        position: the position that predicts the answer.
+        answer: token id of the answer.
+        other: token id to compare with; None: none.
     """
 
     position: int
@@ -39,102 +38,102 @@ class Asked:
 
     @property
     def tokens(self) -> list[int]:
-        """The answer, and the other one."""
+        """The answer and the other token, if any."""
         return [self.answer] if self.other is None else [self.answer, self.other]
 
 
 @dataclass(slots=True)
-class Attribution:
-    """Of one prompt.
+class DirectLogitAttribution:
+    """The attribution of one prompt.
 
     Args:
-        asked: which logit.
-        components: what writes.
-        heads: by layer; empty: they are left out.
-        end: of the model.
-        neurons: by layer, what each neuron writes along the logits of all prompts, and what stands behind it.
-        prompt: which of these.
+        target: the logit or logit difference.
+        components: components that write.
+        heads: heads by layer; empty: no heads.
+        end: final norm and unembedding.
+        neurons: by layer, each neuron's write along the targets of all prompts, and its post norm.
+        prompt: index of the prompt.
     """
 
-    asked: Asked
+    target: LogitTarget
     components: Components
-    heads: Mapping[int, LayerHeads]
-    end: ModelEnd
-    neurons: Mapping[int, tuple[Doubles, Behind]]
+    heads: Mapping[int, HeadWeights]
+    end: LMHead
+    neurons: Mapping[int, tuple[Doubles, PostNorm]]
     prompt: int
     arrays: dict[str, Floats] = field(default_factory=dict[str, Floats])
     divisor: float = 0.0
-    """What the final norm divides by."""
+    """The divisor of the final norm."""
     sums: list[float] = field(default_factory=list[float])
-    """Of all components and constants, for each token."""
+    """The sum of contributions and constants for each token."""
     activations: dict[int, Doubles] = field(default_factory=dict[int, Doubles])
-    """Of neurons, by layer (d_mlp,)."""
+    """Activations of neurons by layer (d_mlp,)."""
     neuron_logits: dict[int, Doubles] = field(default_factory=dict[int, Doubles])
 
     def direction(self) -> Doubles:
-        """What raises the logit, or the difference, before the norm divides (d_model,)."""
-        return logit_direction(self.end, self.asked)
+        """The direction of the target in the residual stream, before the divisor (d_model,)."""
+        return logit_direction(self.end, self.target)
 
-    def add(self, chunk: Chunk) -> None:
-        """Looks at the position, if the chunk has it."""
+    def add(self, chunk: ActivationChunk) -> None:
+        """Attributes the target, if the chunk has its position."""
         last = self.components.layer_count - 1
-        (found,) = np.nonzero(chunk.positions(STREAM, last) == self.asked.position)
+        (found,) = np.nonzero(chunk.positions(RESID_POST, last) == self.target.position)
         if not found.size:
             return
         at = int(found[0])
-        self.divisor = float(self.end.norm.divisor(chunk.of(STREAM, last)[at]))
-        written = np.stack([one[at] for one in self.components.of_chunk(chunk)]).astype(np.float64)
-        of_tokens = [written @ self.end.direction(token) / self.divisor for token in self.asked.tokens]
+        self.divisor = float(self.end.norm.divisor(chunk.array(RESID_POST, last)[at]))
+        written = np.stack([one[at] for one in self.components.written_in(chunk)]).astype(np.float64)
+        of_tokens = [written @ self.end.direction(token) / self.divisor for token in self.target.tokens]
         self.sums = [
             float(each.sum()) + self.end.constant(token)
-            for each, token in zip(of_tokens, self.asked.tokens, strict=True)
+            for each, token in zip(of_tokens, self.target.tokens, strict=True)
         ]
         direct = of_tokens[0] if len(of_tokens) == 1 else of_tokens[0] - of_tokens[1]
         self.arrays[COMPONENTS] = direct.astype(np.float32)
         if self.heads:
             self._add_heads(chunk, at)
         for layer, (along, behind) in self.neurons.items():
-            active = chunk.of(NEURONS, layer)[0].astype(np.float64)
-            divisor = 1.0 if behind.norm is None else float(behind.divisor(chunk.of("mlp_out", layer)[0]))
+            active = chunk.array(NEURONS, layer)[0].astype(np.float64)
+            divisor = 1.0 if behind.norm is None else float(behind.divisor(chunk.array("mlp_out", layer)[0]))
             self.activations[layer] = active
             self.neuron_logits[layer] = active * along[:, self.prompt] / divisor / self.divisor
 
-    def _add_heads(self, chunk: Chunk, at: int) -> None:
+    def _add_heads(self, chunk: ActivationChunk, at: int) -> None:
         direction = self.direction()
         layers = self.components.layer_count
-        found = np.full((layers, head_counts(self.heads)), np.nan)
+        found = np.full((layers, max_head_count(self.heads)), np.nan)
         biases = np.full(layers, np.nan)
         for layer, heads in self.heads.items():
-            z = chunk.of(HEAD_OUTPUT, layer)[at].astype(np.float64)  # (head, d_head)
+            z = chunk.array(HEAD_OUTPUT, layer)[at].astype(np.float64)  # (head, d_head)
             divisor = 1.0
-            if heads.behind.norm is not None:
-                divisor = float(heads.behind.divisor(chunk.of("attn_out", layer)[at]))
+            if heads.post_norm.norm is not None:
+                divisor = float(heads.post_norm.divisor(chunk.array("attn_out", layer)[at]))
             along = heads.output.astype(np.float64) @ direction  # (head, d_head)
             found[layer, : len(z)] = (z * along).sum(axis=1) / divisor / self.divisor
             constant = heads.bias.astype(np.float64) @ direction / divisor
-            biases[layer] = (constant + np.sum(heads.behind.shift * direction)) / self.divisor
+            biases[layer] = (constant + np.sum(heads.post_norm.shift * direction)) / self.divisor
         self.arrays[HEADS] = found.astype(np.float32)
         self.arrays[BIASES] = biases.astype(np.float32)
 
-    def told(
+    def to_message(
         self, logits: Sequence[float], texts: Mapping[int, str], neurons: Sequence[pb.AttributedNeuron]
     ) -> pb.LogitAttribution:
-        """The message.
+        """The attribution as a message.
 
         Args:
-            logits: the model's, of the tokens.
-            texts: of the tokens.
-            neurons: those that were asked for.
+            logits: the model's logits of the tokens.
+            texts: texts of the tokens.
+            neurons: requested neurons.
         """
         tokens = [
             pb.AttributedToken(
                 token_id=token, text=texts.get(token, ""), logit=logit, sum=total, constant=self.end.constant(token)
             )
-            for token, logit, total in zip(self.asked.tokens, logits, self.sums, strict=True)
+            for token, logit, total in zip(self.target.tokens, logits, self.sums, strict=True)
         ]
         return pb.LogitAttribution(
             prompt=self.prompt,
-            position=self.asked.position,
+            position=self.target.position,
             answer=tokens[0],
             other=tokens[1] if len(tokens) > 1 else None,
             norm_scale=self.divisor,
@@ -143,8 +142,8 @@ class Attribution:
             neurons=neurons,
         )
 
-    def chosen_neurons(self, strongest: int, named: Sequence[tuple[int, int]]) -> list[pb.AttributedNeuron]:
-        """Neurons by name and the strongest ones, strongest first."""
+    def selected_neurons(self, strongest: int, named: Sequence[tuple[int, int]]) -> list[pb.AttributedNeuron]:
+        """The named neurons and the strongest ones, strongest first."""
         places = dict.fromkeys(named)
         if strongest:
             for layer, logits in self.neuron_logits.items():
@@ -163,7 +162,7 @@ class Attribution:
         ]
 
 
-def logit_direction(end: ModelEnd, asked: Asked) -> Doubles:
-    """What raises a logit, or a difference of two, before the final norm divides (d_model,)."""
-    direction = end.direction(asked.answer)
-    return direction if asked.other is None else direction - end.direction(asked.other)
+def logit_direction(end: LMHead, target: LogitTarget) -> Doubles:
+    """The direction of a logit, or of a difference, in the residual stream, before the divisor (d_model,)."""
+    direction = end.direction(target.answer)
+    return direction if target.other is None else direction - end.direction(target.other)

@@ -1,25 +1,25 @@
-"""What writes into the residual stream of a model, in the order in which it writes."""
+"""The components that write to the residual stream, in order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from neuroscope.errors import UnavailableSiteError
-from neuroscope_analysis.residual.chunks import Chunk, Floats
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.remote_model import RemoteModel
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats
 
-STREAM, ENTERS, EMBEDDING = "resid_post", "resid_pre", "embedding"
-ATTENTION, MLP = "attn_contrib", "mlp_contrib"
-_LETTERS = {ATTENTION: "a", MLP: "m"}
+RESID_POST, RESID_PRE, EMBEDDING = "resid_post", "resid_pre", "embedding"
+ATTN_CONTRIB, MLP_CONTRIB = "attn_contrib", "mlp_contrib"
+_LETTERS = {ATTN_CONTRIB: "a", MLP_CONTRIB: "m"}
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """Something that writes.
+    """A component that writes.
 
     Args:
-        component: that of the contract.
-        layer: -1: of none.
+        component: name in the contract.
+        layer: -1: no layer.
     """
 
     component: str
@@ -27,7 +27,7 @@ class Component:
 
     @property
     def name(self) -> str:
-        """embed, pos, a0, m0."""
+        """The name: embed, pos, a0, m0."""
         return self.component if self.layer < 0 else f"{_LETTERS[self.component]}{self.layer}"
 
 
@@ -36,13 +36,12 @@ EMBED, POSITION = Component("embed"), Component("pos")
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """All that writes.
+    """All components that write.
 
     Args:
-        written: in order; attention and MLP of each layer, as far as there are both.
-        layer_count: of the model.
-        embedding_scale: what token embeddings are multiplied with, where positions have embeddings of their own; None:
-            they have none.
+        written: embeddings, then attention and MLP of each layer.
+        layer_count: number of layers of the model.
+        embedding_scale: scale of token embeddings, if there are position embeddings; else None.
     """
 
     written: list[Component]
@@ -50,55 +49,60 @@ class Components:
     embedding_scale: float | None
 
     @classmethod
-    async def of(cls, model: InspectedModel) -> Components:
-        """Those of a model.
+    async def from_model(cls, model: RemoteModel) -> Components:
+        """The components of a model.
 
         Raises:
-            UnavailableSiteError: what some layer writes cannot be captured; says why.
+            UnavailableSiteError: the output of a layer cannot be captured.
         """
         count = model.info.model.num_layers
-        there = {name: set(model.layers(name)) for name in (ATTENTION, MLP, STREAM, ENTERS)}
+        there = {name: set(model.layers(name)) for name in (ATTN_CONTRIB, MLP_CONTRIB, RESID_POST, RESID_PRE)}
         for layer in range(count):
-            for name in (STREAM, ENTERS):
+            for name in (RESID_POST, RESID_PRE):
                 if layer not in there[name]:
                     raise _unavailable(model, name, layer)
-            if layer not in there[ATTENTION] | there[MLP]:
-                raise _unavailable(model, ATTENTION, layer)
-        for name in (ATTENTION, MLP):
+            if layer not in there[ATTN_CONTRIB] | there[MLP_CONTRIB]:
+                raise _unavailable(model, ATTN_CONTRIB, layer)
+        for name in (ATTN_CONTRIB, MLP_CONTRIB):
             for layer in range(count):
-                # A layer may lack one of both; one that has it, and cannot show it, has no sum.
+                # a layer may lack attention or MLP, but the output of an existing one must be captured
                 if layer not in there[name] and "self-test" in _reason(model, name, layer):
                     raise _unavailable(model, name, layer)
         plan = (await model.weights("embedding", content="plan")).plan
         has_positions = any(spec.hook_id == "W_pos" for spec in plan.tensors.tensors)
         first = [EMBED, POSITION] if has_positions else [EMBED]
-        layers = [Component(name, layer) for layer in range(count) for name in (ATTENTION, MLP) if layer in there[name]]
+        layers = [
+            Component(name, layer)
+            for layer in range(count)
+            for name in (ATTN_CONTRIB, MLP_CONTRIB)
+            if layer in there[name]
+        ]
         return cls([*first, *layers], count, (plan.embedding_scale or 1.0) if has_positions else None)
 
     @property
     def names(self) -> list[str]:
-        """In order."""
+        """Names in order."""
         return [each.name for each in self.written]
 
-    def of_chunk(self, chunk: Chunk) -> list[Floats]:
-        """What each wrote (position, d_model), in order; embeddings and contributions are in the chunk."""
-        enters = chunk.of(ENTERS, 0)
+    def written_in(self, chunk: ActivationChunk) -> list[Floats]:
+        """The output of each component (position, d_model), in order."""
+        enters = chunk.array(RESID_PRE, 0)
         if self.embedding_scale is None:
             first = [enters]
         else:
-            tokens = chunk.of(EMBEDDING) * self.embedding_scale
+            tokens = chunk.array(EMBEDDING) * self.embedding_scale
             first = [tokens, enters - tokens]
-        return [*first, *(chunk.of(each.component, each.layer) for each in self.written if each.layer >= 0)]
+        return [*first, *(chunk.array(each.component, each.layer) for each in self.written if each.layer >= 0)]
 
 
-def _unavailable(model: InspectedModel, component: str, layer: int) -> UnavailableSiteError:
+def _unavailable(model: RemoteModel, component: str, layer: int) -> UnavailableSiteError:
     reason = _reason(model, component, layer)
     return UnavailableSiteError(
         f"the residual stream of {model.model_id} is not known: {component}.{layer}: {reason}", field="model_id"
     )
 
 
-def _reason(model: InspectedModel, component: str, layer: int) -> str:
+def _reason(model: RemoteModel, component: str, layer: int) -> str:
     reasons = [
         point.reason
         for point in model.info.points

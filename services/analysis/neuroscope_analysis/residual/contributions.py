@@ -1,13 +1,12 @@
-"""Norms, shares and cosines of what components write into the stream of one prompt, position by position.
+"""Contributions of components to the residual stream r of the last layer, position by position.
 
     norm      |c|
-    share     c . r / |r|^2, r the last stream: shares of all components sum to 1
+    share     c . r / |r|^2; the shares of all components sum to 1
     cosine    c . r / (|c| |r|)
-    stream    the same norm and cosine of the stream before the first layer and behind each
-    drift     1 - cosine of the streams before and behind a layer
+    stream    norm and cosine of the residual stream before the first layer and after each layer
+    drift     1 - cosine between the residual streams before and after a layer
 
-Of heads they are means over positions. Sums are made in float64; that of all components is held against the last
-stream.
+Values of heads are means over positions. Sums are in float64; the sum of all components is compared with r.
 """
 
 from __future__ import annotations
@@ -17,54 +16,54 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope_analysis.residual.chunks import Chunk, Floats
-from neuroscope_analysis.residual.components import ATTENTION, STREAM, Components
-from neuroscope_analysis.residual.writers import HEAD_OUTPUT, LayerHeads, head_counts
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats
+from neuroscope_analysis.residual.components import ATTN_CONTRIB, RESID_POST, Components
+from neuroscope_analysis.residual.head_weights import HEAD_OUTPUT, HeadWeights, max_head_count
 
-OF_COMPONENTS = ("norm", "share", "cosine")
-OF_STREAM = ("stream_norm", "stream_cosine")
+COMPONENT_ARRAYS = ("norm", "share", "cosine")
+STREAM_ARRAYS = ("stream_norm", "stream_cosine")
 DRIFT = "drift"
-OF_HEADS = ("head_norm", "head_share", "head_cosine")
+HEAD_ARRAYS = ("head_norm", "head_share", "head_cosine")
 _TINY = 1e-30
-_CHECKED = 16
-"""Heads are held against what attention writes at so many positions of a chunk, at least: the sum is not cheap."""
+_CHECKED_POSITIONS = 16
+"""Number of positions of a chunk at which the sum of heads is compared with the output of attention."""
 
 
-class StreamSums:
-    """Of one prompt.
+class ContributionStatistics:
+    """Contributions of one prompt.
 
     Args:
-        components: what writes.
-        heads: by layer; empty: heads are left out.
-        length: tokens of the prompt.
+        components: components that write.
+        heads: heads by layer; empty: no heads.
+        length: number of tokens.
     """
 
-    def __init__(self, components: Components, heads: Mapping[int, LayerHeads], length: int) -> None:
+    def __init__(self, components: Components, heads: Mapping[int, HeadWeights], length: int) -> None:
         self._components = components
         self._heads = heads
         self._grams = {layer: each.gram for layer, each in heads.items()}
         count, layers = len(components.written), components.layer_count
-        self.arrays = {name: np.full((count, length), np.nan, np.float32) for name in OF_COMPONENTS}
-        self.arrays |= {name: np.full((layers + 1, length), np.nan, np.float32) for name in OF_STREAM}
+        self.arrays = {name: np.full((count, length), np.nan, np.float32) for name in COMPONENT_ARRAYS}
+        self.arrays |= {name: np.full((layers + 1, length), np.nan, np.float32) for name in STREAM_ARRAYS}
         self.arrays[DRIFT] = np.full((layers, length), np.nan, np.float32)
-        self._head_sums = {name: np.full((layers, head_counts(heads)), np.nan) for name in OF_HEADS}
+        self._head_sums = {name: np.full((layers, max_head_count(heads)), np.nan) for name in HEAD_ARRAYS}
         self._length = length
         self.error = 0.0
-        """Largest difference between the sum and the last stream, as a share of the stream's norm."""
+        """Maximum error of the sum of components, relative to the norm of the residual stream."""
         self.head_error = 0.0
-        """Largest difference between heads and their bias, and what attention writes, as a share of its norm; of some
-        positions of each chunk."""
+        """Maximum error of the sum of heads, relative to the norm of attention's output; at some positions of each
+        chunk."""
 
-    def add(self, chunk: Chunk) -> None:
-        """Counts the positions of a chunk in."""
+    def add(self, chunk: ActivationChunk) -> None:
+        """Adds a chunk."""
         components = self._components
-        at = chunk.positions(STREAM, components.layer_count - 1)
-        final = chunk.of(STREAM, components.layer_count - 1).astype(np.float64)
+        at = chunk.positions(RESID_POST, components.layer_count - 1)
+        final = chunk.array(RESID_POST, components.layer_count - 1).astype(np.float64)
         size = np.maximum(np.linalg.norm(final, axis=1), _TINY)
         total = np.zeros_like(final)
         before = total
         points = 0
-        written = components.of_chunk(chunk)
+        written = components.written_in(chunk)
         for index, (component, one) in enumerate(zip(components.written, written, strict=True)):
             norm = np.linalg.norm(one, axis=1)
             along = np.einsum("pd,pd->p", one, final)
@@ -87,32 +86,36 @@ class StreamSums:
         for layer, heads in self._heads.items():
             self._add_heads(chunk, layer, heads, final.astype(np.float32), size)
 
-    def _add_heads(self, chunk: Chunk, layer: int, heads: LayerHeads, final: Floats, size: NDArray[np.float64]) -> None:
-        z = chunk.of(HEAD_OUTPUT, layer)  # (P, head, d_head)
+    def _add_heads(
+        self, chunk: ActivationChunk, layer: int, heads: HeadWeights, final: Floats, size: NDArray[np.float64]
+    ) -> None:
+        z = chunk.array(HEAD_OUTPUT, layer)  # (P, head, d_head)
         count = z.shape[1]
         divisor = self._divisor(chunk, layer, heads)[:, None]
         by_head = np.ascontiguousarray(z.swapaxes(0, 1))
         squares = np.einsum("hpi,hpi->hp", by_head @ self._grams[layer], by_head)
         norm = np.sqrt(np.maximum(squares.T, 0)) / divisor
-        along = np.einsum("phi,phi->ph", z, heads.along(final)) / divisor
+        along = np.einsum("phi,phi->ph", z, heads.dot(final)) / divisor
         cosine = along / np.maximum(norm * size[:, None], _TINY)
-        for name, values in zip(OF_HEADS, (norm, along / size[:, None] ** 2, cosine), strict=True):
+        for name, values in zip(HEAD_ARRAYS, (norm, along / size[:, None] ** 2, cosine), strict=True):
             sums = self._head_sums[name][layer, :count]
             self._head_sums[name][layer, :count] = np.nan_to_num(sums) + values.sum(axis=0, dtype=np.float64)
-        some = slice(0, None, max(1, len(z) // _CHECKED))
+        some = slice(0, None, max(1, len(z) // _CHECKED_POSITIONS))
         whole = (z[some].reshape(-1, count * z.shape[2]) @ heads.output.reshape(-1, final.shape[1]) + heads.bias) / (
             divisor[some]
         )
-        told = chunk.of(ATTENTION, layer)[some]
-        wrong = np.linalg.norm(whole + heads.behind.shift - told, axis=1)
-        self.head_error = max(self.head_error, float((wrong / np.maximum(np.linalg.norm(told, axis=1), _TINY)).max()))
+        attention = chunk.array(ATTN_CONTRIB, layer)[some]
+        wrong = np.linalg.norm(whole + heads.post_norm.shift - attention, axis=1)
+        self.head_error = max(
+            self.head_error, float((wrong / np.maximum(np.linalg.norm(attention, axis=1), _TINY)).max())
+        )
 
-    def _divisor(self, chunk: Chunk, layer: int, heads: LayerHeads) -> NDArray[np.float64]:
-        if heads.behind.norm is None:
-            return np.ones(len(chunk.of(HEAD_OUTPUT, layer)))
-        return heads.behind.divisor(chunk.of("attn_out", layer))
+    def _divisor(self, chunk: ActivationChunk, layer: int, heads: HeadWeights) -> NDArray[np.float64]:
+        if heads.post_norm.norm is None:
+            return np.ones(len(chunk.array(HEAD_OUTPUT, layer)))
+        return heads.post_norm.divisor(chunk.array("attn_out", layer))
 
-    def found(self) -> dict[str, Floats]:
-        """The arrays by name; NaN where a layer has no such head."""
+    def result_arrays(self) -> dict[str, Floats]:
+        """The arrays by name; NaN for missing heads."""
         heads = {name: (sums / self._length).astype(np.float32) for name, sums in self._head_sums.items()}
         return self.arrays | (heads if self._heads else {})

@@ -1,13 +1,12 @@
-"""Which components read what others wrote, and which of these paths skip layers: by path patching, with what lies
-between.
+"""Information flow between components by path patching, and the edges that skip layers.
 
-Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). An edge's effect is that of its
-direct path alone: the writer's output becomes that of the corrupted run for one reader, everything between keeps what
-it has, and what lies behind the reader is computed anew. An edge skips layers if
+Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). The effect of an edge is that of its
+direct path: one reader reads the writer's output of the corrupted run, components in between keep their activations,
+everything after the reader is recomputed. An edge skips layers if
 
-    at least one whole layer lies between
-    the write arrives as it was: `survival` says so, and tells an edge whose information is erased between
-    nothing between reads it: no other direct path of the writer, to a reader between, has an effect of its own
+    at least one whole layer is in between
+    the write arrives unchanged (`survival`)
+    no component in between reads it: no other direct path of the writer to an earlier reader has an effect
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.experiments import Metric
 from neuroscope.experiments.patching import Patching
 from neuroscope.v1 import residual_pb2 as pb
-from neuroscope_analysis.residual.components import MLP, Components
-from neuroscope_analysis.residual.nodes import Reader, Writer, layers_between, readers_of
-from neuroscope_analysis.residual.survival import Followed, follow
-from neuroscope_analysis.residual.writers import LayerHeads
-from neuroscope_analysis.upstream import InspectedModel
+from neuroscope_analysis.remote_model import RemoteModel
+from neuroscope_analysis.residual.components import MLP_CONTRIB, Components
+from neuroscope_analysis.residual.graph_nodes import Reader, Writer, layers_between, readers_of
+from neuroscope_analysis.residual.head_weights import HeadWeights
+from neuroscope_analysis.residual.write_traces import WriteTrace, trace_writes
 
-_LEAST_EFFECT, _TOLERANCE, _MAX_WRITERS = 0.05, 0.1, 64
-_NO_DIFFERENCE = 1e-4
-"""Runs that score alike up to this have no difference that anything could carry."""
-_NOTHING = 1e-5
-"""Writes that differ by less than this share of the largest difference carry nothing."""
+_DEFAULT_LEAST_EFFECT, _DEFAULT_TOLERANCE, _DEFAULT_MAX_WRITERS = 0.05, 0.1, 64
+_MIN_RELATIVE_DIFFERENCE = 1e-4
+"""Minimum relative difference of the metric between both runs."""
+_MIN_RELATIVE_NORM = 1e-5
+"""Minimum difference of a write, relative to the largest one."""
 _ROW_BYTES = 64 * 2**20
-"""Activations of writers that are followed together, of all layers."""
+"""Memory of the activations of one batch of writers."""
 _CLEAN_BYTES = 128 * 2**20
-"""Activations of the clean run, of all layers, that are held at a time; longer prompts are run once for each part."""
-_MOST_ROWS = 16
-"""Writers that are followed together."""
+"""Memory of the activations of the clean run; longer prompts run once for each window of positions."""
+_MAX_ROWS = 16
+"""Maximum writers of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What counts.
+class FlowLimits:
+    """Limits of the search.
 
     Args:
-        least_effect: of an edge, as a share of the difference between both runs.
-        tolerance: of what may happen to a write between.
-        max_writers: whose paths are followed.
+        least_effect: minimum effect of an edge, as a share of the difference between both runs.
+        tolerance: tolerated change of a write in between.
+        max_writers: maximum number of writers whose paths are patched.
     """
 
     least_effect: float
@@ -55,72 +54,71 @@ class Limits:
     max_writers: int
 
     @classmethod
-    def of(cls, search: pb.FlowSearch) -> Limits:
-        """Those of a request.
+    def from_request(cls, search: pb.FlowSearch) -> FlowLimits:
+        """The limits of a request.
 
         Raises:
-            InvalidRequestError: one is out of its range.
+            InvalidRequestError: a limit is out of range.
         """
         for name in ("least_effect", "tolerance"):
             value: float = getattr(search, name)
             if not 0 <= value < 1:
                 raise InvalidRequestError(f"{name} is a share from 0 to below 1, not {value:g}", field=f"flow.{name}")
         return cls(
-            search.least_effect or _LEAST_EFFECT, search.tolerance or _TOLERANCE, search.max_writers or _MAX_WRITERS
+            search.least_effect or _DEFAULT_LEAST_EFFECT,
+            search.tolerance or _DEFAULT_TOLERANCE,
+            search.max_writers or _DEFAULT_MAX_WRITERS,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
-    """Finds the flow of information.
+class FlowSearch:
+    """Searches the information flow.
 
     Args:
-        model: what runs.
-        components: of the model.
-        heads: by layer.
-        limits: what counts.
-        chunk_budget_bytes: activations of one chunk of the prompts.
+        model: the model.
+        components: components that write.
+        heads: heads by layer.
+        limits: limits of the search.
     """
 
-    model: InspectedModel
+    model: RemoteModel
     components: Components
-    heads: Mapping[int, LayerHeads]
-    limits: Limits
-    chunk_budget_bytes: int
+    heads: Mapping[int, HeadWeights]
+    limits: FlowLimits
 
-    async def found(
+    async def search(
         self, prompt: int, pair: tuple[Sequence[int], Sequence[int]], metric: Metric
     ) -> AsyncGenerator[pb.InformationFlow | tuple[str, int, int], None]:
         """Progress (stage, done, count), then the flow of one pair."""
         yield "effects of writers", 0, 1
         effects, clean, corrupted = await self._effects(pair, metric)
         flow = pb.InformationFlow(prompt=prompt, clean=clean, corrupted=corrupted)
-        if abs(clean - corrupted) <= _NO_DIFFERENCE * max(1.0, abs(clean)):
+        if abs(clean - corrupted) <= _MIN_RELATIVE_DIFFERENCE * max(1.0, abs(clean)):
             yield flow
             return
         ranked = sorted(effects, key=lambda writer: -abs(effects[writer]))
         yield "following writes", 0, len(ranked)
-        followed = await follow(
+        followed = await trace_writes(
             self.model,
             pair,
             ranked,
             self.heads,
             [(each.component, each.layer) for each in self.components.written if each.layer >= 0],
-            rows=max(1, min(_MOST_ROWS, _ROW_BYTES // (len(pair[0]) * self._position_bytes()))),
+            rows=max(1, min(_MAX_ROWS, _ROW_BYTES // (len(pair[0]) * self._position_bytes()))),
             positions=max(1, _CLEAN_BYTES // self._position_bytes()),
-            chunk_budget_bytes=self.chunk_budget_bytes,
         )
         largest = max(each.norm for each in followed)
-        carrying = [each for each in followed if each.norm > _NOTHING * largest][: self.limits.max_writers]
+        carrying = [each for each in followed if each.norm > _MIN_RELATIVE_NORM * largest][: self.limits.max_writers]
         readers = self._readers()
         direct: dict[tuple[Writer, Reader], float] = {}
-        groups: dict[int, list[Followed]] = defaultdict(list)
+        groups: dict[int, list[WriteTrace]] = defaultdict(list)
         for each in carrying:
             groups[each.writer.order].append(each)
         for done, (order, group) in enumerate(sorted(groups.items())):
             yield "patching paths", done, len(groups)
             reached = [reader for reader in readers if reader.order > order]
-            direct |= await self._direct([each.writer for each in group], reached, pair, metric)
+            direct |= await self._direct_effects([each.writer for each in group], reached, pair, metric)
         count = self.components.layer_count
         for each in carrying:
             flow.writers.add(
@@ -139,7 +137,8 @@ class Flow:
     async def _effects(
         self, pair: tuple[Sequence[int], Sequence[int]], metric: Metric
     ) -> tuple[dict[Writer, float], float, float]:
-        """Of replacing each writer's output, as shares of the difference between both runs; and their metrics."""
+        """Effects of patching each writer's output, as shares of the difference between both runs; and the metrics
+        of both."""
         patching = self._patching(pair).heads(layers=sorted(self.heads)).site("resid_pre", layers=[0])
         mlps = self._mlps()
         if mlps:
@@ -157,7 +156,7 @@ class Flow:
                 found[Writer(2 * layer + 1)] = effect / spread
         return found, clean, corrupted
 
-    async def _direct(
+    async def _direct_effects(
         self,
         writers: Sequence[Writer],
         readers: Sequence[Reader],
@@ -185,7 +184,7 @@ class Flow:
             for r, reader in enumerate(readers)
         }
 
-    def _edges(self, each: Followed, direct: Mapping[Reader, float]) -> list[pb.FlowEdge]:
+    def _edges(self, each: WriteTrace, direct: Mapping[Reader, float]) -> list[pb.FlowEdge]:
         limits, found = self.limits, list[pb.FlowEdge]()
         for reader, effect in direct.items():
             if abs(effect) < limits.least_effect:
@@ -214,7 +213,7 @@ class Flow:
         return self.model.client.patch(clean, corrupted, into="clean", model_id=self.model.model_id)
 
     def _mlps(self) -> list[int]:
-        return [each.layer for each in self.components.written if each.component == MLP]
+        return [each.layer for each in self.components.written if each.component == MLP_CONTRIB]
 
     def _readers(self) -> list[Reader]:
         heads = {layer: len(each.output) for layer, each in self.heads.items()}
@@ -223,6 +222,6 @@ class Flow:
         return readers_of(heads, mlps, self.model.info.model.num_kv_heads, self.components.layer_count)
 
     def _position_bytes(self) -> int:
-        """Activations of a position, of all layers."""
+        """Bytes of the activations at one position in all layers."""
         model = self.model.info.model
         return len(self.components.written) * (model.d_model * 2 + model.num_heads * model.d_head) * 4

@@ -1,12 +1,12 @@
-"""What each layer would predict: the logit lens and a tuned one, of one prompt.
+"""Logit lens and tuned lens of one prompt.
 
-nostalgebraist, "interpreting GPT: the logit lens" (2020); Belrose et al. 2023, arXiv:2303.08112. The model's own end is
-applied by the inference service: to the stream itself as it runs, to translated streams by ProjectToVocabulary.
+nostalgebraist, "interpreting GPT: the logit lens" (2020); Belrose et al. 2023, arXiv:2303.08112. The inference service
+applies final norm and unembedding: during the run for the logit lens, by ProjectToVocabulary for the tuned lens.
 
-    tokens, probability     the likeliest (point, position, rank)
+    tokens, probability     top tokens (point, position, rank)
     kl                      KL(model || lens) in nats (point, position)
     entropy                 in nats
-    answer_rank             how many tokens are likelier than the answer; answer_probability is its own
+    answer_rank             number of tokens that are more likely than the answer; answer_probability is its probability
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from neuroscope.activations.vocabulary_projection import VocabularyProjection
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
-from neuroscope_analysis.residual.chunks import Chunk, Floats, Positions
-from neuroscope_analysis.residual.components import ENTERS, STREAM
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats, Positions
+from neuroscope_analysis.residual.components import RESID_POST, RESID_PRE
 
 LOGIT_LENS, TUNED_LENS = "lens", "tuned"
-OF_RANKS = ("tokens", "probability")
-OF_POSITIONS = ("kl", "entropy", "answer_rank", "answer_probability")
+RANK_ARRAYS = ("tokens", "probability")
+POSITION_ARRAYS = ("kl", "entropy", "answer_rank", "answer_probability")
 _REDUCED = {
     "tokens": tensor_pb2.REDUCED_LENS_TOP_K_TOKENS,
     "probability": tensor_pb2.REDUCED_LENS_TOP_K,
@@ -30,48 +30,48 @@ _REDUCED = {
     "answer_rank": tensor_pb2.REDUCED_LENS_RANK,
     "answer_probability": tensor_pb2.REDUCED_LENS_LOG_PROBABILITY,
 }
-_LOGARITHMS = ("probability", "answer_probability")
+_LOG_PROBABILITIES = ("probability", "answer_probability")
 
 
 def hooks(top_k: int, answer: int) -> list[Hook]:
-    """What the logit lens captures."""
+    """The hooks of the logit lens."""
     reduce = {"lens": {"top_k": top_k, "token_ids": [answer], "kl": True, "entropy": True}}
-    return [Hook(ENTERS, 0, hook_id="lens_enters", reduce=reduce), Hook(STREAM, hook_id="lens", reduce=reduce)]
+    return [Hook(RESID_PRE, 0, hook_id="lens_enters", reduce=reduce), Hook(RESID_POST, hook_id="lens", reduce=reduce)]
 
 
 def stream_points(layer_count: int) -> list[tuple[str, int]]:
-    """Where the stream is seen: before the first layer, then behind each."""
-    return [(ENTERS, 0), *((STREAM, layer) for layer in range(layer_count))]
+    """The points of the residual stream: before the first layer, then after each layer."""
+    return [(RESID_PRE, 0), *((RESID_POST, layer) for layer in range(layer_count))]
 
 
-class LensSums:
-    """What one lens sees of one prompt.
+class LensReadings:
+    """The readings of one lens on one prompt.
 
     Args:
-        layer_count: of the model.
-        length: tokens of the prompt.
-        top_k: likeliest tokens.
-        answer: the token that is looked for.
+        layer_count: number of layers of the model.
+        length: number of tokens of the prompt.
+        top_k: number of top tokens.
+        answer: token id of the answer.
     """
 
     def __init__(self, layer_count: int, length: int, top_k: int, answer: int) -> None:
         self._points = stream_points(layer_count)
         shape = (layer_count + 1, length)
         self.answer = answer
-        self.arrays: dict[str, Floats] = {name: np.full((*shape, top_k), np.nan, np.float32) for name in OF_RANKS}
-        self.arrays |= {name: np.full(shape, np.nan, np.float32) for name in OF_POSITIONS}
+        self.arrays: dict[str, Floats] = {name: np.full((*shape, top_k), np.nan, np.float32) for name in RANK_ARRAYS}
+        self.arrays |= {name: np.full(shape, np.nan, np.float32) for name in POSITION_ARRAYS}
 
-    def add(self, chunk: Chunk) -> None:
-        """Takes in what the service saw of the stream itself."""
+    def add(self, chunk: ActivationChunk) -> None:
+        """Adds the logit lens of a chunk."""
         for point, (component, layer) in enumerate(self._points):
             for name, reduced in _REDUCED.items():
-                values = chunk.of(component, layer, reduced)
+                values = chunk.array(component, layer, reduced)
                 at = chunk.positions(component, layer, reduced)
                 found = values[:, 0] if name.startswith("answer") else values
-                self.arrays[name][point, at] = np.exp(found) if name in _LOGARITHMS else found
+                self.arrays[name][point, at] = np.exp(found) if name in _LOG_PROBABILITIES else found
 
-    def put(self, point: int, at: Positions, seen: VocabularyProjection) -> None:
-        """Takes in what the service saw of translated streams."""
+    def add_projected(self, point: int, at: Positions, seen: VocabularyProjection) -> None:
+        """Adds a projection of translated residual streams."""
         assert seen.kl is not None
         found = {
             "tokens": seen.top_token_ids,
@@ -84,18 +84,18 @@ class LensSums:
         for name, values in found.items():
             self.arrays[name][point, at] = values
 
-    def named(self, lens: str) -> dict[str, Floats]:
-        """The arrays by the names of results."""
+    def named_arrays(self, lens: str) -> dict[str, Floats]:
+        """The arrays by their names in results."""
         return {f"{lens}_{name}": values for name, values in self.arrays.items()}
 
     def token_ids(self) -> set[int]:
-        """Every token that is among the likeliest somewhere."""
+        """All top tokens."""
         return {int(token) for token in np.unique(self.arrays["tokens"])}
 
     def emergence(self, position: int) -> int | None:
-        """The first point from which on the answer stays the likeliest at a position; None: it is not, in the end.
+        """The first point from which the answer stays the top token at a position; None if it never does.
 
-        Where another token is as likely, it is not the likeliest: all are alike where nothing has been written.
+        A tie does not count: before the first write all tokens are equally likely.
         """
         likeliest = self.arrays["answer_rank"][:, position] == 0
         probabilities = self.arrays["probability"][:, position]

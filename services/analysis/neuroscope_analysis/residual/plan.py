@@ -1,4 +1,4 @@
-"""What an analysis of the residual stream says it will do: arrays, components, notes on the numbers."""
+"""The plan of an analysis of the residual stream: arrays, components, notes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope_analysis.arrays import NamedArrays, PlannedArray
 from neuroscope_analysis.residual import ablation, attribution, contributions, lens, request, routing
-from neuroscope_analysis.residual.components import STREAM
-from neuroscope_analysis.residual.request import ResidualWork
+from neuroscope_analysis.residual.components import RESID_POST
+from neuroscope_analysis.residual.request import ResidualJob
+from neuroscope_analysis.result_arrays import ArraySpec, ResultArrays
 
 _A = tensor_pb2.Axis
-_VARIES = -1
+_VARIABLE = -1
 _NOTES = {
     request.CONTRIBUTIONS: (
         "shares are dot products with the last stream over its squared norm: those of all components sum to 1"
@@ -37,61 +37,61 @@ _NOTES = {
 }
 
 
-def planned(work: ResidualWork) -> NamedArrays:
-    """The arrays that will be sent."""
-    return NamedArrays(list(_arrays(work)))
+def result_arrays(job: ResidualJob) -> ResultArrays:
+    """The arrays of the result."""
+    return ResultArrays(list(_arrays(job)))
 
 
-def plan(work: ResidualWork, arrays: NamedArrays) -> pb.ResidualPlan:
-    """The message."""
-    behind = [*(warning for tokens in (*work.prompts, *work.corrupted) for warning in tokens.warnings)]
+def plan_message(job: ResidualJob, arrays: ResultArrays) -> pb.ResidualPlan:
+    """The plan as a message."""
+    behind = [*(warning for tokens in (*job.prompts, *job.corrupted) for warning in tokens.warnings)]
     return pb.ResidualPlan(
-        model_id=work.model.model_id,
-        parts=work.parts,
+        model_id=job.model.model_id,
+        parts=job.parts,
         arrays=arrays.plan,
-        components=work.components.names,
-        layer_count=work.components.layer_count,
-        head_count=_heads(work),
+        components=job.components.names,
+        layer_count=job.components.layer_count,
+        head_count=_heads(job),
         prompts=[
             pb.ResidualPrompt(ids=tokens.ids, texts=tokens.tokens, position=position, queries=queries)
-            for tokens, position, queries in zip(work.prompts, work.positions, work.queries, strict=True)
+            for tokens, position, queries in zip(job.prompts, job.positions, job.queries, strict=True)
         ],
-        warnings=list(dict.fromkeys([*work.warnings, *behind])),
-        notes=[_NOTES[part] for part in work.parts],
+        warnings=list(dict.fromkeys([*job.warnings, *behind])),
+        notes=[_NOTES[part] for part in job.parts],
     )
 
 
-def _arrays(work: ResidualWork) -> Iterator[PlannedArray]:
-    components, layers, heads = len(work.components.written), work.components.layer_count, _heads(work)
+def _arrays(job: ResidualJob) -> Iterator[ArraySpec]:
+    components, layers, heads = len(job.components.written), job.components.layer_count, _heads(job)
 
-    def array(name: str, **axes: int) -> PlannedArray:
+    def array(name: str, **axes: int) -> ArraySpec:
         numbers = tuple(_A.Value(f"AXIS_{axis.upper()}") for axis in axes)
-        return PlannedArray(name, STREAM, numbers, tuple(axes.values()))
+        return ArraySpec(name, RESID_POST, numbers, tuple(axes.values()))
 
-    if request.CONTRIBUTIONS in work.parts:
-        yield from (array(name, sender=components, position=_VARIES) for name in contributions.OF_COMPONENTS)
-        yield from (array(name, layer=layers + 1, position=_VARIES) for name in contributions.OF_STREAM)
-        yield array(contributions.DRIFT, layer=layers, position=_VARIES)
-        if work.has_heads:
-            yield from (array(name, layer=layers, head=heads) for name in contributions.OF_HEADS)
-    if request.ATTRIBUTION in work.parts:
+    if request.CONTRIBUTIONS in job.parts:
+        yield from (array(name, sender=components, position=_VARIABLE) for name in contributions.COMPONENT_ARRAYS)
+        yield from (array(name, layer=layers + 1, position=_VARIABLE) for name in contributions.STREAM_ARRAYS)
+        yield array(contributions.DRIFT, layer=layers, position=_VARIABLE)
+        if job.has_heads:
+            yield from (array(name, layer=layers, head=heads) for name in contributions.HEAD_ARRAYS)
+    if request.ATTRIBUTION in job.parts:
         yield array(attribution.COMPONENTS, sender=components)
-        if work.has_heads:
+        if job.has_heads:
             yield array(attribution.HEADS, layer=layers, head=heads)
             yield array(attribution.BIASES, layer=layers)
-    if request.LENS in work.parts:
-        lenses = [lens.LOGIT_LENS, *([lens.TUNED_LENS] if work.translators is not None else [])]
+    if request.LENS in job.parts:
+        lenses = [lens.LOGIT_LENS, *([lens.TUNED_LENS] if job.translators is not None else [])]
         for kind in lenses:
-            for name in lens.OF_RANKS:
-                yield array(f"{kind}_{name}", layer=layers + 1, position=_VARIES, rank=work.top_k)
-            yield from (array(f"{kind}_{name}", layer=layers + 1, position=_VARIES) for name in lens.OF_POSITIONS)
-    if request.ROUTING in work.parts:
-        yield array(routing.ROUTING, layer=layers, position=_VARIES, key_position=_VARIES)
-        if work.request.routing.by_head:
-            yield array(routing.BY_HEAD, layer=layers, head=heads, position=_VARIES, key_position=_VARIES)
-    if request.ABLATION in work.parts:
+            for name in lens.RANK_ARRAYS:
+                yield array(f"{kind}_{name}", layer=layers + 1, position=_VARIABLE, rank=job.top_k)
+            yield from (array(f"{kind}_{name}", layer=layers + 1, position=_VARIABLE) for name in lens.POSITION_ARRAYS)
+    if request.ROUTING in job.parts:
+        yield array(routing.ROUTING, layer=layers, position=_VARIABLE, key_position=_VARIABLE)
+        if job.request.routing.by_head:
+            yield array(routing.ROUTING_BY_HEAD, layer=layers, head=heads, position=_VARIABLE, key_position=_VARIABLE)
+    if request.ABLATION in job.parts:
         yield from (array(name, layer=layers) for name in ablation.EFFECTS.values())
 
 
-def _heads(work: ResidualWork) -> int:
-    return work.model.info.model.num_heads if work.has_heads else 0
+def _heads(job: ResidualJob) -> int:
+    return job.model.info.model.num_heads if job.has_heads else 0

@@ -1,4 +1,4 @@
-"""A request for an analysis of the residual stream, checked against its model before anything runs."""
+"""Validation of requests for analyses of the residual stream."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError, Unavaila
 from neuroscope.v1 import experiment_pb2, inference_pb2
 from neuroscope.v1 import residual_pb2 as pb
 from neuroscope.vocabulary.model_info import Tokens
-from neuroscope_analysis.residual import end, routing, writers
-from neuroscope_analysis.residual.attribution import Asked
+from neuroscope_analysis.remote_model import RemoteModel
+from neuroscope_analysis.residual import head_weights, lm_head, routing
+from neuroscope_analysis.residual.attribution import LogitTarget
 from neuroscope_analysis.residual.components import Components
-from neuroscope_analysis.residual.flow import Limits
-from neuroscope_analysis.residual.tuned import Translators
+from neuroscope_analysis.residual.flow import FlowLimits
+from neuroscope_analysis.residual.translators import Translators
 from neuroscope_analysis.settings import AnalysisSettings
-from neuroscope_analysis.upstream import InspectedModel
 
 Part = pb.ResidualPart.ValueType
 CONTRIBUTIONS, ATTRIBUTION, LENS = (
@@ -24,67 +24,67 @@ CONTRIBUTIONS, ATTRIBUTION, LENS = (
     pb.RESIDUAL_PART_LENS,
 )
 ROUTING, ABLATION, FLOW = pb.RESIDUAL_PART_ROUTING, pb.RESIDUAL_PART_ABLATION, pb.RESIDUAL_PART_FLOW
-_DEFAULT = (CONTRIBUTIONS, ATTRIBUTION, LENS)
+_DEFAULT_PARTS = (CONTRIBUTIONS, ATTRIBUTION, LENS)
 _OF_HEADS = {ROUTING, FLOW}
 _TOP_K = 5
 _ROUTES_BYTES = 64 * 2**20
-"""Routes of one prompt may take this many bytes."""
+"""Maximum bytes of the routing of one prompt."""
 
 
 @dataclass(slots=True)
-class ResidualWork:
-    """What is to be done."""
+class ResidualJob:
+    """A validated request."""
 
-    model: InspectedModel
+    model: RemoteModel
     request: pb.AnalyzeResidualStreamRequest
     parts: list[Part]
     prompts: list[Tokens]
     components: Components
     positions: list[int]
-    """Of each prompt, where the answer is predicted."""
+    """The position that predicts the answer, for each prompt."""
     answers: list[int | None]
-    """Of each prompt; None: what the model finds likeliest."""
+    """The answer of each prompt; None: the model's prediction."""
     others: list[int | None]
     top_k: int
     neurons: list[tuple[int, int]]
-    """By name."""
+    """Named neurons."""
     neuron_layers: list[int]
-    """Whose neurons are looked at."""
+    """Layers whose neurons are attributed."""
     queries: list[list[int]]
-    """Of each prompt, those whose routes are told."""
+    """Query positions of routing, for each prompt."""
     corrupted: list[Tokens]
-    limits: Limits
+    limits: FlowLimits
     translators: Translators | None
     has_heads: bool
     warnings: list[str] = field(default_factory=list[str])
 
-    def needs_answer(self, prompt: int) -> bool:
-        """Whether the model is asked what it finds likeliest."""
+    def needs_model_answer(self, prompt: int) -> bool:
+        """Whether the answer is the model's own prediction."""
         return self.answers[prompt] is None and bool(set(self.parts) - {CONTRIBUTIONS, ROUTING})
 
-    def asked(self, prompt: int, likeliest: int | None) -> Asked:
-        """What is asked of a prompt.
+    def target(self, prompt: int, likeliest: int | None) -> LogitTarget:
+        """The target of a prompt.
 
         Args:
-            prompt: which.
-            likeliest: what the model finds likeliest, where that is needed.
+            prompt: index of the prompt.
+            likeliest: the model's prediction, if it is needed.
         """
         answer = self.answers[prompt]
-        return Asked(self.positions[prompt], (likeliest or 0) if answer is None else answer, self.others[prompt])
+        return LogitTarget(self.positions[prompt], (likeliest or 0) if answer is None else answer, self.others[prompt])
 
     @property
     def position(self) -> int:
-        """As the request names it."""
+        """The position of the request."""
         return self.request.position if self.request.HasField("position") else -1
 
 
-async def checked(
-    request: pb.AnalyzeResidualStreamRequest, model: InspectedModel, settings: AnalysisSettings
-) -> ResidualWork:
-    """The work of a request.
+async def validate(
+    request: pb.AnalyzeResidualStreamRequest, model: RemoteModel, settings: AnalysisSettings
+) -> ResidualJob:
+    """Validates a request against its model.
 
     Raises:
-        InvalidRequestError, UnavailableSiteError, ContextLengthError: names the field.
+        InvalidRequestError, UnavailableSiteError, ContextLengthError: `field` is the offending field.
     """
     parts = _parts(request)
     if not request.prompts:
@@ -93,12 +93,12 @@ async def checked(
         raise InvalidRequestError(
             f"at most {settings.max_prompts} prompts a request (the setting max_prompts)", field="prompts"
         )
-    limits = Limits.of(request.flow)
+    limits = FlowLimits.from_request(request.flow)
     vocabulary = model.info.model.vocab_size
     if request.lens.top_k > vocabulary:
         raise InvalidRequestError(f"the vocabulary has {vocabulary} tokens", field="lens.top_k")
-    components = await Components.of(model)
-    prompts = await model.tokenize(request.prompts)
+    components = await Components.from_model(model)
+    prompts = await model.tokenize_prompts(request.prompts)
     positions = [_position(request, index, len(tokens)) for index, tokens in enumerate(prompts)]
     answers = await _tokens(request.answers, len(prompts), "answers", model)
     others = await _tokens(request.others, len(prompts), "others", model)
@@ -110,15 +110,15 @@ async def checked(
             raise InvalidRequestError("the answer is compared with itself", field=f"others[{at}]")
     warnings: list[str] = []
     has_heads = await _has_heads(request, parts, model, settings, warnings)
-    if ATTRIBUTION in parts and (why := await end.why_not(model, settings.weights_budget_bytes)):
+    if ATTRIBUTION in parts and (why := await lm_head.why_unavailable(model, settings.weights_budget_bytes)):
         if request.parts:
             raise UnavailableSiteError(f"logits cannot be attributed: {why}", field=_field_of(request, ATTRIBUTION))
         parts.remove(ATTRIBUTION)
         warnings.append(f"attribution is left out: {why}")
     if request.ablation.references:
-        await model.tokenize(request.ablation.references, "ablation.references")
+        await model.tokenize_prompts(request.ablation.references, "ablation.references")
     neurons, neuron_layers = await _neurons(request, parts, model)
-    return ResidualWork(
+    return ResidualJob(
         model=model,
         request=request,
         parts=parts,
@@ -147,7 +147,7 @@ def _parts(request: pb.AnalyzeResidualStreamRequest) -> list[Part]:
             raise InvalidRequestError(
                 f"there is no part of number {part}; parts: {', '.join(valid)}", field=f"parts[{index}]", valid=valid
             )
-    parts = sorted(set(request.parts or _DEFAULT))
+    parts = sorted(set(request.parts or _DEFAULT_PARTS))
     for name, part in (("neurons", ATTRIBUTION), ("routing", ROUTING), ("ablation", ABLATION), ("flow", FLOW)):
         if getattr(request, name).ListFields() and part not in parts:
             raise InvalidRequestError(f"{name} is stated, and parts leave out {valid[part - 1]}", field=name)
@@ -169,9 +169,9 @@ def _position(request: pb.AnalyzeResidualStreamRequest, prompt: int, length: int
 
 
 async def _tokens(
-    choices: Sequence[experiment_pb2.TokenChoice], count: int, name: str, model: InspectedModel
+    choices: Sequence[experiment_pb2.TokenChoice], count: int, name: str, model: RemoteModel
 ) -> list[int | None]:
-    """A token for each prompt; None where none is named."""
+    """A token for each prompt; None if the request has none."""
     if not choices:
         return [None] * count
     if len(choices) not in (1, count):
@@ -182,7 +182,7 @@ async def _tokens(
     return [*found] if len(found) == count else [*(found * count)]
 
 
-async def _token(choice: experiment_pb2.TokenChoice, path: str, model: InspectedModel) -> int:
+async def _token(choice: experiment_pb2.TokenChoice, path: str, model: RemoteModel) -> int:
     vocabulary = model.info.model.vocab_size
     match choice.WhichOneof("token"):
         case "id":
@@ -193,7 +193,7 @@ async def _token(choice: experiment_pb2.TokenChoice, path: str, model: Inspected
             return choice.id
         case "text":
             prompt = inference_pb2.Prompt(text=choice.text, bos=inference_pb2.BOS_POLICY_OMIT)
-            tokens = await model.tokenized(prompt, f"{path}.text")
+            tokens = await model.tokenize_text(prompt, f"{path}.text")
             if len(tokens) != 1:
                 parts = ", ".join(map(repr, tokens.tokens))
                 raise InvalidRequestError(
@@ -207,16 +207,18 @@ async def _token(choice: experiment_pb2.TokenChoice, path: str, model: Inspected
 async def _has_heads(
     request: pb.AnalyzeResidualStreamRequest,
     parts: list[Part],
-    model: InspectedModel,
+    model: RemoteModel,
     settings: AnalysisSettings,
     warnings: list[str],
 ) -> bool:
-    """Whether heads are told apart; parts that need it are refused where they are not."""
-    why = await writers.why_no_heads(model, settings.weights_budget_bytes)
+    """Whether heads can be separated; parts that need it are rejected otherwise."""
+    why = await head_weights.why_heads_unavailable(model, settings.weights_budget_bytes)
     for part, needed in ((ROUTING, (routing.VALUE, routing.PATTERN)), (FLOW, ())):
         if part not in parts:
             continue
-        lacking = [name for name in needed if not set(model.layers(writers.HEAD_OUTPUT)) <= set(model.layers(name))]
+        lacking = [
+            name for name in needed if not set(model.layers(head_weights.HEAD_OUTPUT)) <= set(model.layers(name))
+        ]
         if why or lacking:
             raise UnavailableSiteError(
                 f"{model.model_id}: {why or f'{lacking[0]} cannot be read in every layer of heads'}",
@@ -228,14 +230,14 @@ async def _has_heads(
 
 
 async def _neurons(
-    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: InspectedModel
+    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: RemoteModel
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Neurons by name, and the layers whose neurons are looked at."""
+    """Named neurons, and the layers whose neurons are attributed."""
     if ATTRIBUTION not in parts or not request.neurons.ListFields():
         return [], []
-    there = model.layers(writers.NEURONS)
+    there = model.layers(head_weights.NEURONS)
     if not there:
-        reasons = {p.reason for p in model.info.points if p.site.component == writers.NEURONS and p.reason}
+        reasons = {p.reason for p in model.info.points if p.site.component == head_weights.NEURONS and p.reason}
         raise UnavailableSiteError(
             f"{model.model_id} has no neurons that can be read: {'; '.join(sorted(reasons))}", field="neurons"
         )
@@ -263,7 +265,7 @@ async def _neurons(
 def _queries(
     request: pb.AnalyzeResidualStreamRequest,
     parts: Sequence[Part],
-    model: InspectedModel,
+    model: RemoteModel,
     prompts: Sequence[Tokens],
     positions: Sequence[int],
     warnings: list[str],
@@ -308,7 +310,7 @@ def _in_range(queries: Iterable[int], length: int, prompt: int) -> Iterable[int]
 
 
 async def _corrupted(
-    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: InspectedModel, prompts: Sequence[Tokens]
+    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: RemoteModel, prompts: Sequence[Tokens]
 ) -> list[Tokens]:
     if FLOW not in parts:
         return []
@@ -316,7 +318,7 @@ async def _corrupted(
         raise InvalidRequestError(
             f"there are {len(prompts)} prompts and {len(request.flow.corrupted)} corrupted ones", field="flow.corrupted"
         )
-    corrupted = await model.tokenize(request.flow.corrupted, "flow.corrupted")
+    corrupted = await model.tokenize_prompts(request.flow.corrupted, "flow.corrupted")
     for index, (clean, other) in enumerate(zip(prompts, corrupted, strict=True)):
         path = f"flow.corrupted[{index}]"
         if len(clean) != len(other):
@@ -329,12 +331,12 @@ async def _corrupted(
 
 
 async def _translators(
-    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: InspectedModel
+    request: pb.AnalyzeResidualStreamRequest, parts: Sequence[Part], model: RemoteModel
 ) -> Translators | None:
     if LENS not in parts or not request.lens.HasField("tuned"):
         return None
     try:
-        return await Translators.of(request.lens.tuned, model)
+        return await Translators.from_message(request.lens.tuned, model)
     except MLXIntegrationError as error:
         error.field = f"lens.tuned.{error.field}".rstrip(".")
         raise

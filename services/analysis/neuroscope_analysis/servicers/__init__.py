@@ -1,1 +1,1 @@
-"""One module for each service of the contract, or for each kind of analysis."""
+"""Servicers of the contract."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 from opentelemetry.context import Context
 
 from neuroscope.v1 import tokens_pb2 as pb
-from neuroscope_analysis.upstream import Upstream
+from neuroscope_analysis.inference_client import InferenceClient
 
 
 class TokensServicer:
-    """Cuts prompts into tokens."""
+    """Tokenizes prompts."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, inference: InferenceClient) -> None:
+        self._inference = inference
 
     async def TokenizePrompts(self, request: pb.TokenizePromptsRequest, context: Context) -> pb.TokenizePromptsResponse:
-        """Asks the inference service."""
-        model = await self._upstream.model(request.model_id, context)
-        found = await model.tokenize(request.prompts)
+        """Tokenizes with the inference service."""
+        model = await self._inference.model(request.model_id, context)
+        found = await model.tokenize_prompts(request.prompts)
         return pb.TokenizePromptsResponse(
             model=model.info.model,
             prompts=[

@@ -1,4 +1,4 @@
-"""TelemetryService: the spans of recent requests, and the load of the moment."""
+"""TelemetryService: spans of recent requests, and the current load."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class TelemetryServicer:
         self._admission = admission
 
     async def GetTrace(self, request: pb.GetTraceRequest, context: Context) -> pb.GetTraceResponse:
-        """Hands out this service's spans of a trace."""
+        """Returns this service's spans of a trace."""
         return pb.GetTraceResponse(traces_data=telemetry.recent_trace(request.trace_id))
 
     async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Context) -> pb.GetWorkloadResponse:
-        """Says how many analyses run; it has nothing else of what an inference service has."""
+        """Returns the number of running analyses; the other fields are those of inference services."""
         return pb.GetWorkloadResponse(streams=self._admission.running)

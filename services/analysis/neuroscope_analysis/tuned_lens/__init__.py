@@ -1,1 +1,1 @@
-"""Training of tuned lenses (Belrose et al. 2023, arXiv:2303.08112) from streams of activations."""
+"""Training of tuned lenses (Belrose et al. 2023, arXiv:2303.08112)."""

@@ -1,42 +1,42 @@
-"""The training of a tuned lens from its request to its result, as the events of its stream."""
+"""The run of a tuned lens training."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuroscope.v1 import progress_pb2, tensor_pb2
+from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import tuned_lens_pb2 as pb
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.vocabulary.model_info import Tokens
 from neuroscope.wire.codec import Event
-from neuroscope_analysis.arrays import NamedArrays, PlannedArray
-from neuroscope_analysis.residual.chunks import Chunk, ChunkReader, Floats
-from neuroscope_analysis.residual.components import STREAM
-from neuroscope_analysis.residual.end import ModelEnd
+from neuroscope_analysis.progress import ProgressTimer
+from neuroscope_analysis.residual.activation_chunks import ActivationChunk, ChunkAssembler, Floats
+from neuroscope_analysis.residual.components import RESID_POST
 from neuroscope_analysis.residual.lens import stream_points
-from neuroscope_analysis.tuned_lens.descent import Descent
-from neuroscope_analysis.tuned_lens.request import KL, TrainingWork
-from neuroscope_analysis.tuned_lens.sums import StreamMoments
+from neuroscope_analysis.residual.lm_head import LMHead
+from neuroscope_analysis.result_arrays import ArraySpec, ResultArrays
+from neuroscope_analysis.tuned_lens.kl_optimizer import KLOptimizer
+from neuroscope_analysis.tuned_lens.regression_sums import RegressionSums
+from neuroscope_analysis.tuned_lens.request import KL, TrainingJob
 
 WEIGHT, BIAS = "weight", "bias"
 _PROJECTED_BYTES = 8 * 2**20
 
 
 @dataclass(slots=True)
-class _Found:
-    """Of one point.
+class _FittedTranslator:
+    """The fitted translator of one point.
 
     Args:
-        ridge: the ridge's weight and bias.
-        kept: those of the lens.
-        iterations: of L-BFGS.
-        divergences: sums over held-out tokens: as it is, with what is kept, with the ridge's.
+        ridge: weight and bias of the ridge solution.
+        kept: weight and bias of the lens.
+        iterations: L-BFGS iterations.
+        divergences: sums of KL over held-out tokens: logit lens, tuned lens, ridge solution.
     """
 
     ridge: tuple[Floats, Floats]
@@ -49,34 +49,32 @@ class TunedLensTraining:
     """Runs one training.
 
     Args:
-        work: what is to be done.
-        chunk_budget_bytes: activations of one chunk of a text.
+        job: the validated request.
     """
 
-    def __init__(self, work: TrainingWork, chunk_budget_bytes: int) -> None:
-        self._work = work
-        self._chunk_budget_bytes = chunk_budget_bytes
-        self._places = stream_points(work.point_count)
-        width = work.model.info.model.d_model
+    def __init__(self, job: TrainingJob) -> None:
+        self._job = job
+        self._places = stream_points(job.point_count)
+        width = job.model.info.model.d_model
         d_model = tensor_pb2.AXIS_D_MODEL
-        self._arrays = NamedArrays(
+        self._arrays = ResultArrays(
             [
-                PlannedArray(WEIGHT, STREAM, (d_model, d_model), (width, width)),
-                PlannedArray(BIAS, STREAM, (d_model,), (width,)),
+                ArraySpec(WEIGHT, RESID_POST, (d_model, d_model), (width, width)),
+                ArraySpec(BIAS, RESID_POST, (d_model,), (width,)),
             ]
         )
-        self._began_s = time.monotonic()
+        self._timer = ProgressTimer()
         self._layers: list[pb.TunedLayer] = []
         self._stop = threading.Event()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The plan, then translators as they are found, then the result."""
-        work, model = self._work, self._work.model
+        """The plan, the translators and the result."""
+        job, model = self._job, self._job.model
         yield pb.TrainTunedLensResponse(plan=self._plan())
-        end = await ModelEnd.read(model) if work.objective == KL else None
+        end = await LMHead.read(model) if job.objective == KL else None
         try:
-            for first in range(0, work.point_count, work.points_at_once):
-                points = range(first, min(first + work.points_at_once, work.point_count))
+            for first in range(0, job.point_count, job.points_per_pass):
+                points = range(first, min(first + job.points_per_pass, job.point_count))
                 async for event in self._train(list(points), end):
                     yield event
         finally:
@@ -86,34 +84,34 @@ class TunedLensTraining:
                 layers=self._layers,
                 token_count=model.token_count,
                 call_count=model.call_count,
-                elapsed_seconds=self._elapsed_s(),
+                elapsed_seconds=self._timer.elapsed_s(),
             )
         )
 
-    async def _train(self, points: Sequence[int], end: ModelEnd | None) -> AsyncGenerator[Event, None]:
-        """Translators of some points."""
-        work = self._work
-        width = work.model.info.model.d_model
-        moments = StreamMoments(points, work.point_count, width, work.sample)
-        for index, tokens in enumerate(work.training):
-            yield self._progress("reading texts", index, len(work.training))
-            await self._read(tokens, points, ChunkReader.in_thread(moments.add))
-        found: dict[int, _Found] = {}
+    async def _train(self, points: Sequence[int], end: LMHead | None) -> AsyncGenerator[Event, None]:
+        """Trains the translators of some points."""
+        job = self._job
+        width = job.model.info.model.d_model
+        moments = RegressionSums(points, job.point_count, width, job.sample)
+        for index, tokens in enumerate(job.training):
+            yield self._progress("reading texts", index, len(job.training))
+            await self._capture_text(tokens, points, ChunkAssembler.in_thread(moments.add))
+        found: dict[int, _FittedTranslator] = {}
         for index, point in enumerate(points):
             yield self._progress("fitting translators", index, len(points))
-            ridge = await asyncio.to_thread(moments.ridge, point, work.ridge)
-            found[point] = _Found(ridge, ridge)
+            ridge = await asyncio.to_thread(moments.ridge, point, job.ridge)
+            found[point] = _FittedTranslator(ridge, ridge)
             if end is not None:
-                descent = Descent(end, work.ridge, work.iterations, self._stop)
+                descent = KLOptimizer(end, job.ridge, job.iterations, self._stop)
                 sample, final = (
                     array[: moments.sample_count] for array in (moments.sample[point], moments.sample_final)
                 )
-                weight, bias, steps = await asyncio.to_thread(descent.minimised, sample, final, *ridge)
-                found[point] = _Found(ridge, (weight, bias), steps)
-        for index, tokens in enumerate(work.held_out):
-            yield self._progress("testing translators", index, len(work.held_out))
-            await self._read(tokens, points, ChunkReader(self._tester(found)))
-        held_out = sum(map(len, work.held_out))
+                weight, bias, steps = await asyncio.to_thread(descent.minimize, sample, final, *ridge)
+                found[point] = _FittedTranslator(ridge, (weight, bias), steps)
+        for index, tokens in enumerate(job.held_out):
+            yield self._progress("testing translators", index, len(job.held_out))
+            await self._capture_text(tokens, points, ChunkAssembler(self._kl_consumer(found)))
+        held_out = sum(map(len, job.held_out))
         for point, each in found.items():
             before, after, ridge_after = (total / held_out for total in each.divergences)
             layer = pb.TunedLayer(
@@ -128,26 +126,25 @@ class TunedLensTraining:
                 yield frame
             yield pb.TrainTunedLensResponse(partial=layer)
 
-    async def _read(self, tokens: Tokens, points: Sequence[int], reader: ChunkReader) -> None:
-        last = self._work.point_count
+    async def _capture_text(self, tokens: Tokens, points: Sequence[int], reader: ChunkAssembler) -> None:
+        last = self._job.point_count
         places = [self._places[point] for point in (*points, last)]
-        await self._work.model.read(
+        await self._job.model.capture(
             tokens.ids,
             [Hook(component, layer, dtype="float32") for component, layer in places],
-            lambda: reader.begin().add,
-            chunk_budget_bytes=self._chunk_budget_bytes,
+            lambda: reader.reset().add,
             what="reading texts",
         )
         await reader.finish()
 
-    def _tester(self, found: dict[int, _Found]) -> Callable[[Chunk], Awaitable[None]]:
-        """Adds up divergences of chunks."""
+    def _kl_consumer(self, found: dict[int, _FittedTranslator]) -> Callable[[ActivationChunk], Awaitable[None]]:
+        """Returns a consumer of chunks that accumulates held-out divergences."""
 
-        async def use(chunk: Chunk) -> None:
-            final = chunk.of(*self._places[-1])
+        async def use(chunk: ActivationChunk) -> None:
+            final = chunk.array(*self._places[-1])
             some = max(1, _PROJECTED_BYTES // final[:1].nbytes)
             for point, each in found.items():
-                stream = chunk.of(*self._places[point])
+                stream = chunk.array(*self._places[point])
                 is_ridge = each.kept is each.ridge
                 maps = [None, each.kept, *([] if is_ridge else [each.ridge])]
                 sums = [await self._divergence(stream, final, one, some) for one in maps]
@@ -157,12 +154,12 @@ class TunedLensTraining:
         return use
 
     async def _divergence(self, stream: Floats, final: Floats, one: tuple[Floats, Floats] | None, some: int) -> float:
-        """Sum of KL(model || lens) over tokens."""
+        """The sum of KL(model || lens) over tokens."""
         total = 0.0
         for first in range(0, len(stream), some):
             part = stream[first : first + some]
             translated = part if one is None else part + part @ one[0] + one[1]
-            seen = await self._work.model.project(
+            seen = await self._job.model.project(
                 np.ascontiguousarray(translated, np.float32),
                 "testing translators",
                 top_k=0,
@@ -173,33 +170,26 @@ class TunedLensTraining:
         return total
 
     def _plan(self) -> pb.TunedLensPlan:
-        work = self._work
+        job = self._job
         return pb.TunedLensPlan(
-            model_id=work.model.model_id,
+            model_id=job.model.model_id,
             arrays=self._arrays.plan,
-            point_count=work.point_count,
-            training_token_count=sum(map(len, work.training)),
-            held_out_token_count=sum(map(len, work.held_out)),
-            objective=work.objective,
-            marks=work.marks,
-            ridge=work.ridge,
-            texts_sha256=work.texts_sha256,
+            point_count=job.point_count,
+            training_token_count=sum(map(len, job.training)),
+            held_out_token_count=sum(map(len, job.held_out)),
+            objective=job.objective,
+            marks=job.marks,
+            ridge=job.ridge,
+            texts_sha256=job.texts_sha256,
             warnings=list(
                 dict.fromkeys(
                     [
-                        *work.warnings,
-                        *(warning for tokens in (*work.training, *work.held_out) for warning in tokens.warnings),
+                        *job.warnings,
+                        *(warning for tokens in (*job.training, *job.held_out) for warning in tokens.warnings),
                     ]
                 )
             ),
         )
 
     def _progress(self, stage: str, done: int, count: int) -> pb.TrainTunedLensResponse:
-        return pb.TrainTunedLensResponse(
-            progress=progress_pb2.AnalysisProgress(
-                stage=stage, done=done, count=count, elapsed_seconds=self._elapsed_s()
-            )
-        )
-
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._began_s
+        return pb.TrainTunedLensResponse(progress=self._timer.progress(stage, done, count))

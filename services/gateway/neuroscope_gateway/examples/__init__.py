@@ -1,5 +1,4 @@
-"""An example of what every route takes and answers, for OpenAPI; a module a family. The tests hold each against its
-schema."""
+"""OpenAPI examples of every route; tests validate them against the schemas."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ _FAMILIES = (
     circuits,
 )
 EXAMPLES: dict[str, Example] = {route: example for family in _FAMILIES for route, example in family.EXAMPLES.items()}
-"""By operation, such as GET /v1/models."""
+"""Examples by operation, such as `GET /v1/models`."""
 
 PARAMETERS: dict[str, Any] = {
     "dictionary_id": "resid_post_2",
@@ -61,7 +60,7 @@ PARAMETERS: dict[str, Any] = {
     "format": "binary",
     "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
 }
-"""Parameters of paths, queries and headers."""
+"""Examples of path, query and header parameters."""
 
 ERROR: dict[str, Any] = {
     "error": {

@@ -1,4 +1,4 @@
-"""Hooks, presets and kept captures: examples of what routes take and answer."""
+"""Examples of hooks, presets and captures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat completions, with activations and without: examples of what routes take and answer."""
+"""Examples of chat completions."""
 
 from __future__ import annotations
 

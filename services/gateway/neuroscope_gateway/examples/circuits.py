@@ -1,4 +1,4 @@
-"""Circuits: examples of what routes take and answer."""
+"""Examples of circuits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions of texts: examples of what routes take and answer."""
+"""Examples of text completions."""
 
 from __future__ import annotations
 

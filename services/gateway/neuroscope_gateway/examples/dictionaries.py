@@ -1,4 +1,4 @@
-"""Dictionaries of features: examples of what routes take and answer."""
+"""Examples of dictionaries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One example of a route."""
+"""The example of a route."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ MODEL_ID = "neuroscope-tiny"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What a route takes and answers; None where it takes nothing, or answers no such thing."""
+    """Request and responses of a route; None if the route does not have them."""
 
     request: Any = None
-    """The body."""
+    """The request body."""
     answer: Any = None
-    """The answer in JSON."""
+    """The JSON response."""
     stream: Any = None
-    """A piece of the answer as a stream: an event of SSE, or a line."""
+    """One event or line of the streamed response."""

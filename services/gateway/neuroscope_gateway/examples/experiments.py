@@ -1,4 +1,4 @@
-"""Sweeps and attributions: examples of what routes take and answer."""
+"""Examples of sweeps and attributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention heads: examples of what routes take and answer."""
+"""Examples of analyses of attention heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's health: examples of what routes take and answer."""
+"""The example of the health route."""
 
 from __future__ import annotations
 

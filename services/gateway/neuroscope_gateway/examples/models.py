@@ -1,4 +1,4 @@
-"""Models: examples of what routes take and answer."""
+"""Examples of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The residual stream: examples of what routes take and answer."""
+"""Examples of analyses of the residual stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's responses: examples of what routes take and answer."""
+"""The example of OpenAI's Responses API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights, and what vectors predict: examples of what routes take and answer."""
+"""Examples of weights and projections to the vocabulary."""
 
 from __future__ import annotations
 

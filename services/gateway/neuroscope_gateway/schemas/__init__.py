@@ -1,1 +1,1 @@
-"""The JSON of every route, as pydantic models: the single definition of what is accepted and of what OpenAPI shows."""
+"""The JSON of every route as pydantic models, which validate requests and describe them in OpenAPI."""

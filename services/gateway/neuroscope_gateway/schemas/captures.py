@@ -1,4 +1,4 @@
-"""What the service keeps of streams, and the tensors in them."""
+"""Kept streams and their tensors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel
 
 
-class KeptRow(BaseModel):
-    """What of a tensor one row has."""
+class CapturedRow(BaseModel):
+    """The pieces of a tensor in one row."""
 
     row: int
     piece_count: int
@@ -16,21 +16,21 @@ class KeptRow(BaseModel):
     length_bytes: int
 
 
-class KeptTensor(BaseModel):
-    """A tensor of a kept stream; it has values for every step and row that its hook saw."""
+class CapturedTensor(BaseModel):
+    """A tensor of a kept stream, with values for every captured step and row."""
 
     tensor: int
-    """Its name in `/v1/activations/captures/{capture_id}/{tensor}`."""
+    """Its number in `/v1/activations/captures/{capture_id}/{tensor}`."""
     hook_id: str
     layer_name: str
     component: str
-    """The service's own name."""
+    """The component, by the service's own name."""
     is_input: bool
     dtype: str
     axes: list[str]
     reduced: str
-    """What of the tensor this is, such as `norm`; empty: the tensor itself."""
-    rows: list[KeptRow]
+    """The reduction, such as `norm`; empty: the tensor itself."""
+    rows: list[CapturedRow]
 
 
 class Capture(BaseModel):
@@ -40,10 +40,10 @@ class Capture(BaseModel):
     object: Literal["capture"] = "capture"
     state: Literal["running", "committed", "broken"]
     expires_at: int
-    """When it is removed, Unix time in seconds."""
+    """When it expires, Unix time in seconds."""
     prompt_tokens: int
     completion_tokens: int
-    tensors: list[KeptTensor]
+    tensors: list[CapturedTensor]
 
 
 class CaptureList(BaseModel):
@@ -54,7 +54,7 @@ class CaptureList(BaseModel):
 
 
 class DeletedCapture(BaseModel):
-    """What was removed."""
+    """The deleted capture."""
 
     id: str
     object: Literal["capture"] = "capture"

@@ -1,80 +1,60 @@
-"""Chat completions as OpenAI's clients ask for and read them, and their activations."""
+"""Chat completions in OpenAI's format, and their activations."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
-from neuroscope_gateway.schemas.answers import Usage
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
 from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope_gateway.schemas.messages import ConversationMessage, text_joiner
+from neuroscope_gateway.schemas.unsupported import Unsupported
+from neuroscope_gateway.schemas.usage import Usage
 
-Form = Literal["list", "base64", "metadata"]
+ActivationFormat = Literal["list", "base64", "metadata"]
 CAPTURE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
 _MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
 
 
-def _content(value: Any) -> Any:
-    """Text parts as one text."""
-    if not isinstance(value, list):
-        return value
-    texts: list[str] = []
-    for part in cast("list[Any]", value):
-        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-        text = fields.get("text")
-        if fields.keys() != {"type", "text"} or fields["type"] != "text" or not isinstance(text, str):
-            raise PydanticCustomError(INVALID, "Content parts must have the type 'text' and a text")
-        texts.append(text)
-    return "".join(texts)
-
-
 class TextPart(TypedDict):
-    """A part of a message."""
+    """One text part of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(Strict):
+class ChatMessage(ConversationMessage):
     """One message of the conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    """Who speaks; developer is read as system."""
-    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[Text, BeforeValidator(text_joiner("text"), json_schema_input_type=str | list[TextPart])]
     """The text, or a list of text parts."""
-    name: Annotated[Any, Only()] = None
-    refusal: Annotated[Any, Only()] = None
-    audio: Annotated[Any, Only()] = None
-    annotations: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only()] = None
-    tool_calls: Annotated[Any, Only([])] = None
-
-    @property
-    def speaker(self) -> str:
-        """The role as chat templates know it."""
-        return "system" if self.role == "developer" else self.role
+    name: Annotated[Any, Unsupported()] = None
+    refusal: Annotated[Any, Unsupported()] = None
+    audio: Annotated[Any, Unsupported()] = None
+    annotations: Annotated[Any, Unsupported([])] = None
+    function_call: Annotated[Any, Unsupported()] = None
+    tool_calls: Annotated[Any, Unsupported([])] = None
 
 
 class ChatCompletionRequest(ChoicesRequest):
-    """A chat completion as OpenAI's clients ask for it, with what `GenerationRequest` has besides."""
+    """A chat completion: OpenAI's parameters and those of `GenerationRequest`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
-    """Most tokens to generate; absent: the server's default."""
+    """Maximum number of generated tokens; default: the service's."""
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
-    """The older name of max_completion_tokens."""
+    """The deprecated name of max_completion_tokens."""
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    """Likeliest alternatives per token; needs logprobs."""
+    """Number of most likely alternatives for each token; needs `logprobs`."""
 
-    # Without effect on the answer.
+    # Accepted and ignored.
     metadata: Metadata | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
@@ -83,21 +63,21 @@ class ChatCompletionRequest(ChoicesRequest):
     prediction: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
-    # With an effect that the engine does not have.
-    store: Annotated[Any, Only(False)] = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    modalities: Annotated[Any, Only(["text"])] = None
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    functions: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only("none", "auto")] = None
-    audio: Annotated[Any, Only()] = None
-    reasoning_effort: Annotated[Any, Only()] = None
-    verbosity: Annotated[Any, Only("medium")] = None
-    web_search_options: Annotated[Any, Only()] = None
+    # Accepted at neutral values only.
+    store: Annotated[Any, Unsupported(False)] = None
+    response_format: Annotated[Any, Unsupported({"type": "text"})] = None
+    modalities: Annotated[Any, Unsupported(["text"])] = None
+    tools: Annotated[Any, Unsupported([])] = None
+    tool_choice: Annotated[Any, Unsupported("none", "auto")] = None
+    functions: Annotated[Any, Unsupported([])] = None
+    function_call: Annotated[Any, Unsupported("none", "auto")] = None
+    audio: Annotated[Any, Unsupported()] = None
+    reasoning_effort: Annotated[Any, Unsupported()] = None
+    verbosity: Annotated[Any, Unsupported("medium")] = None
+    web_search_options: Annotated[Any, Unsupported()] = None
 
     @model_validator(mode="after")
-    def _agree(self) -> ChatCompletionRequest:
+    def _check_consistency(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
             raise PydanticCustomError(INVALID, "This needs logprobs: true", {"param": "top_logprobs"})
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
@@ -107,42 +87,42 @@ class ChatCompletionRequest(ChoicesRequest):
 
     @property
     def prompts(self) -> PromptLike:
-        """The conversation."""
-        return [{"role": message.speaker, "content": message.content} for message in self.messages]
+        """The messages as a prompt of the SDK."""
+        return [{"role": message.template_role, "content": message.content} for message in self.messages]
 
     @property
-    def limit(self) -> tuple[str, int | None]:
-        """Most tokens to generate, under the name that was used."""
+    def max_tokens_param(self) -> tuple[str, int | None]:
+        """The parameter that limits generated tokens, and its value."""
         if self.max_tokens is None:
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
 
     @property
-    def alternatives(self) -> int | None:
-        """Likeliest alternatives wanted for each token; None where no probability is."""
+    def top_logprob_count(self) -> int | None:
+        """Number of alternatives for each token; None without log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def prompt_param(self, field: str) -> str:
-        """`messages[0].role` of `prompts[0].chat.messages[0].role`."""
+        """Turns `prompts[0].chat.messages[0].role` into `messages[0].role`."""
         match = _MESSAGE.search(field)
         return match[0] if match else "messages"
 
 
 class ActivationCompletionRequest(ChatCompletionRequest):
-    """A chat completion that captures activations on its way."""
+    """A chat completion that also captures activations."""
 
     activation_hooks: list[HookOrId] | None = None
-    """What to capture: hook objects, and ids of registered hooks."""
-    activation_format: Form | None = "list"
-    """How values are written: nested lists of numbers, base64 of their bytes (little-endian, row-major, of `dtype`), or
-    not at all, with a `url` that has them."""
+    """Hooks: objects, or ids of registered hooks."""
+    activation_format: ActivationFormat | None = "list"
+    """The encoding of values: `list` (nested lists), `base64` (little-endian, row-major, in `dtype`), or `metadata`
+    (no values, but a `url` that returns them)."""
     capture_id: Annotated[Text, Field(pattern=CAPTURE_ID)] | None = None
-    """Keeps the stream under this name for a while, for `/v1/activations/captures/{capture_id}`. With `metadata` it is
-    kept in any case, under the completion's id unless this names another."""
+    """Keeps the stream under this id for `/v1/activations/captures/{capture_id}`. `metadata` always keeps it, by
+    default under the completion's id."""
 
     @property
-    def form(self) -> Form:
-        """How values are written."""
+    def format(self) -> ActivationFormat:
+        """The encoding of values."""
         return self.activation_format or "list"
 
 
@@ -154,14 +134,14 @@ class Message(BaseModel):
 
 
 class TokenLogprob(BaseModel):
-    """A token and the natural logarithm of its probability by the model, before bias, penalties and filters."""
+    """A token and its log-probability (natural logarithm) before bias, penalties and filters."""
 
     token: str
     logprob: float
     bytes: list[int] | None
 
 
-class ChosenLogprob(TokenLogprob):
+class GeneratedTokenLogprob(TokenLogprob):
     """A generated token."""
 
     top_logprobs: list[TokenLogprob]
@@ -170,12 +150,12 @@ class ChosenLogprob(TokenLogprob):
 class Logprobs(BaseModel):
     """Log-probabilities of the generated tokens."""
 
-    content: list[ChosenLogprob]
+    content: list[GeneratedTokenLogprob]
     refusal: None = None
 
 
 class Choice(BaseModel):
-    """A finished answer."""
+    """A finished choice."""
 
     index: int
     message: Message
@@ -195,28 +175,28 @@ class ChatCompletion(BaseModel):
 
 
 class CapturedActivation(BaseModel):
-    """One tensor of one step, or one piece of it where a prefill ran in chunks."""
+    """One tensor of one step, or one piece of it if the prefill ran in chunks."""
 
     hook_id: str
     layer_name: str
     component: str
     shape: list[int]
     dtype: str
-    """The type that was captured; bfloat16 and float16 stand in `data` as the float32 numbers of the same value."""
+    """The captured type. A `list` has the same values of bfloat16 and float16 in float32."""
     is_input: bool
     data: list[Any] | str | None
-    """Nested list of `shape`, base64, or null."""
+    """Nested lists, base64, or null."""
     reduced: str = ""
-    """What of the activation it is: top_features, top_features_indices, ...; absent: the activation itself."""
+    """The reduction, such as top_features or top_features_indices; absent: the activation itself."""
     url: str = ""
-    """As metadata: where the bytes can be had."""
+    """The path that returns the bytes, with `metadata`."""
     choice: int = 0
-    """With `n` above 1: the choice that it belongs to."""
+    """The index of the choice, if `n` is above 1."""
 
 
 class ActivationCompletion(ChatCompletion):
-    """A chat completion and what its hooks saw, in step order."""
+    """A chat completion and its activations by hook id, in step order."""
 
     capture_id: str | None = None
-    """Where the stream is kept; absent where it is not."""
+    """The id of the kept stream; absent if it is not kept."""
     activations: dict[str, list[CapturedActivation]]

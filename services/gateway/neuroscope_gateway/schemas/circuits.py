@@ -1,4 +1,4 @@
-"""Circuits as JSON: what is asked for, and what is answered."""
+"""Circuits: requests and responses."""
 
 from __future__ import annotations
 
@@ -10,69 +10,57 @@ from neuroscope.analysis.circuit_request import evaluation_options
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.v1 import circuit_pb2 as pb
-from neuroscope.vocabulary.strict_model import Strict, Text
+from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.schemas.analysis_request import AnsweredPair
 from neuroscope_gateway.schemas.metrics import Metric
-from neuroscope_gateway.schemas.prompts import Prompt, Seed, Token
+from neuroscope_gateway.schemas.prompts import Seed
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Format = Literal["json", "mib", "lazarus", "graphml", "dot", "mermaid", "html", "svg", "png", "pdf"]
-Method = Literal[
+Fraction = Annotated[float, Field(gt=0, le=1)]
+CircuitFormat = Literal["json", "mib", "lazarus", "graphml", "dot", "mermaid", "html", "svg", "png", "pdf"]
+CircuitMethod = Literal[
     "activation-patching", "edge-patching", "path-patching", "attribution-patching", "eap", "eap-ig", "acdc"
 ]
-Name = Literal["ioi", "greater-than", "induction", "copying", "docstring", "facts", "arithmetic"]
+DatasetName = Literal["ioi", "greater-than", "induction", "copying", "docstring", "facts", "arithmetic"]
 _PAIRS = 4096
 
 
-class AnsweredPair(Strict):
-    """Two prompts of as many tokens, and the tokens that tell them apart."""
-
-    clean: Prompt
-    """The prompt with the behaviour: a text or token ids."""
-    corrupted: Prompt
-    """The prompt without it."""
-    answer: Token
-    """What comes after the clean prompt, its leading space included; of token ids, an id."""
-    other: Token
-    """What comes after the corrupted one, or is wrong after the clean one."""
-
-
-class CircuitPrompts(Strict):
-    """What searches and evaluations have in common."""
+class CircuitRequest(StrictModel):
+    """The common parameters of discovery and evaluation."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
-    dataset: Name | None = None
-    """A dataset of the literature."""
+    """Id of a loaded model; default: the model loaded first."""
+    dataset: DatasetName | None = None
+    """A built-in dataset from the literature."""
     pairs: Annotated[list[AnsweredPair], Field(min_length=1, max_length=_PAIRS)] | None = None
-    """Pairs of your own, in its place."""
+    """Your own pairs instead of a dataset."""
     pair_count: Annotated[int, Field(ge=1, le=_PAIRS)] | None = None
-    """How many of the dataset; absent: 64, and of your own all."""
+    """Number of pairs; default: 64 of a dataset, all of your own."""
     seed: Seed = 0
-    """Of the dataset's generator."""
+    """Seed of the dataset."""
     drop: bool = False
-    """Leaves out pairs of your own that do not fit the tokenizer; otherwise they are errors."""
+    """Drops your own pairs that do not fit the tokenizer; otherwise they are errors."""
     metric: Metric | None = None
-    """How runs are scored; absent: the answer's logit minus that of the other token, at the last position."""
+    """How runs are scored; default: the logit difference of answer and other at the last position."""
     curve: bool = False
-    """Faithfulness of the strongest edges at several sizes, with CPR and CMD."""
-    curve_sizes: list[Share] = Field([], max_length=64)
-    """Which, as shares of the edges; absent: those of MIB."""
+    """Measures the faithfulness curve over circuit sizes, with CPR and CMD."""
+    curve_sizes: list[Fraction] = Field([], max_length=64)
+    """The sizes of the curve as shares of the edges; default: those of MIB."""
     completeness: bool = True
-    """Measures what is outside of the circuit."""
+    """Measures completeness: the metric without the circuit."""
     minimality: bool = False
-    """Measures the circuit without each of its edges."""
+    """Measures minimality: the circuit without each of its edges."""
     minimality_bound: Annotated[float, Field(ge=0)] = 0.0
-    """Loss of faithfulness from which an edge is needed; 0: 0.01."""
-    format: Format | None = None
-    """Answers with the circuit in a format, not with JSON about it; not with `stream`."""
+    """Minimum loss of faithfulness that makes an edge necessary; 0: 0.01."""
+    format: CircuitFormat | None = None
+    """Returns the circuit as a file of this format; not with `stream`."""
     stream: bool = False
-    """Answers with Server-Sent Events: plan, progress, findings as they come, and the result."""
+    """Returns Server-Sent Events: plan, progress, partial results, and the result."""
 
-    def check(self) -> None:
-        """Refuses what does not go together.
+    def check_consistency(self) -> None:
+        """Checks parameters that depend on each other.
 
         Raises:
-            InvalidRequestError: there is not one of dataset and pairs, or a stream is to be a file.
+            InvalidRequestError: both or none of dataset and pairs are set, or both format and stream.
         """
         if (self.dataset is None) == (self.pairs is None):
             raise InvalidRequestError("one of dataset and pairs is needed", field="dataset", valid=("dataset", "pairs"))
@@ -80,17 +68,17 @@ class CircuitPrompts(Strict):
             raise InvalidRequestError("format is of a whole answer, not of a stream", field="format")
 
     @property
-    def wanted(self) -> Any:
-        """The dataset as the SDK takes it."""
+    def dataset_source(self) -> Any:
+        """The dataset in the SDK's form."""
         return self.dataset if self.pairs is None else [pair.model_dump() for pair in self.pairs]
 
     @property
-    def scored_by(self) -> MetricForm | None:
-        """The metric as the SDK takes it."""
+    def sdk_metric(self) -> MetricForm | None:
+        """The metric in the SDK's form."""
         return None if self.metric is None else MetricForm(self.metric.to_message())
 
-    def options(self, *, skip: bool = False) -> pb.EvaluationOptions:
-        """What is measured."""
+    def evaluation_options(self, *, skip: bool = False) -> pb.EvaluationOptions:
+        """The measurements of the evaluation."""
         return evaluation_options(
             skip=skip,
             curve=self.curve,
@@ -101,81 +89,82 @@ class CircuitPrompts(Strict):
         )
 
 
-class DiscoveryRequest(CircuitPrompts):
-    """A search for a circuit."""
+class DiscoveryRequest(CircuitRequest):
+    """A circuit discovery."""
 
-    method: Method = "eap-ig"
-    """How edges, or nodes, are scored."""
-    size: Share | None = None
-    """Share of the graph's edges that the circuit has; of the four the default is a size of 0.2."""
+    method: CircuitMethod = "eap-ig"
+    """The method that scores edges or nodes."""
+    size: Fraction | None = None
+    """Size of the circuit as a share of the graph's edges. Only one of size, count, threshold and faithfulness;
+    default: a size of 0.2."""
     count: Annotated[int, Field(ge=1, lt=2**32)] | None = None
-    """So many of them."""
+    """Size of the circuit as a number of edges or nodes."""
     threshold: Annotated[float, Field(ge=0)] | None = None
-    """Those whose score's magnitude is at least this; of acdc, its threshold."""
-    faithfulness: Share | None = None
-    """As few as are needed for this."""
+    """Minimum magnitude of a score; for acdc its threshold."""
+    faithfulness: Fraction | None = None
+    """Minimum faithfulness; the smallest circuit that reaches it."""
     granularity: Literal["edges", "nodes"] | None = None
-    """Absent: what the method scores."""
+    """Whether edges or nodes are selected; default: what the method scores."""
     steps: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Of eap-ig, inputs between both runs; 0: 5."""
+    """Number of interpolated inputs of eap-ig; 0: 5."""
     into: Literal["clean", "corrupted"] | None = None
-    """The run that is edited to score; absent: the method's own."""
+    """The run that is patched; default: the method's own."""
     prune: bool = True
-    """Leaves out edges that no path of the circuit leads through from input to logits."""
+    """Removes edges that are on no path from input to logits."""
     test: bool = True
-    """Answers "no effect" where effects are not more than noise."""
+    """Returns `is_found: false` if the effect is not significant."""
     significance: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Chance of taking noise for an effect; 0: 0.001."""
+    """Significance level; 0: 0.001."""
     least_effect: Annotated[float, Field(ge=0)] = 0.0
-    """Least effect that counts, in units of the metric; 0: what rounding can do."""
+    """Minimum effect in units of the metric; 0: the rounding error."""
     evaluate: bool = True
-    """Measures how well the circuit does."""
+    """Evaluates the circuit."""
     name: Text = ""
-    """Of the circuit; empty: made of dataset and method."""
+    """Name of the circuit; empty: dataset and method."""
 
 
-class EvaluationRequest(CircuitPrompts):
-    """An evaluation of a circuit."""
-
-    circuit: dict[str, Any]
-    """The circuit: as a search answered it, or in the JSON layouts of MIB or chuk-lazarus."""
-
-
-class ExportRequest(Strict):
-    """A circuit in another format."""
+class EvaluationRequest(CircuitRequest):
+    """A circuit evaluation."""
 
     circuit: dict[str, Any]
-    """As a search answered it, or in the JSON layouts of MIB or chuk-lazarus."""
-    format: Format = "json"
-    """What it is to be."""
+    """The circuit: from discovery, or in the JSON formats of MIB or chuk-lazarus."""
 
 
-class FoundCircuit(BaseModel):
-    """What a search found."""
+class ExportRequest(StrictModel):
+    """A conversion of a circuit to another format."""
+
+    circuit: dict[str, Any]
+    """The circuit: from discovery, or in the JSON formats of MIB or chuk-lazarus."""
+    format: CircuitFormat = "json"
+    """The target format."""
+
+
+class DiscoveredCircuit(BaseModel):
+    """The result of a circuit discovery."""
 
     object: Literal["circuit_discovery"] = "circuit_discovery"
     model: str
     is_found: bool
-    """Whether there was something to find."""
+    """Whether there is a significant effect."""
     reason: str
-    """Why there was not; empty where there was."""
+    """Why nothing was found; otherwise empty."""
     circuit: dict[str, Any]
-    """The circuit: `Circuit` of the contract in protobuf's JSON, with provenance and evaluation."""
+    """The circuit with provenance and evaluation: the contract's `Circuit` in protobuf's JSON."""
     dropped: dict[str, int]
-    """Pairs of the dataset that were left out, by reason."""
+    """Numbers of dropped pairs by reason."""
     warnings: list[str]
     token_count: int
 
 
 class EvaluatedCircuit(BaseModel):
-    """What an evaluation measured."""
+    """The result of a circuit evaluation."""
 
     object: Literal["circuit_evaluation"] = "circuit_evaluation"
     model: str
     circuit: dict[str, Any]
     """The circuit with its evaluation."""
     dropped: dict[str, int]
-    """Pairs of the dataset that were left out, by reason."""
+    """Numbers of dropped pairs by reason."""
     warnings: list[str]
     token_count: int
     elapsed_seconds: float

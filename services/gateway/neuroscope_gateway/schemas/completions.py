@@ -1,4 +1,4 @@
-"""Text completions: OpenAI's older route, for prompts without a chat template."""
+"""Text completions: OpenAI's legacy API, without a chat template."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pydantic_core import PydanticCustomError
 
 from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
-from neuroscope_gateway.schemas.answers import Usage
 from neuroscope_gateway.schemas.generation import ChoicesRequest
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope_gateway.schemas.unsupported import Unsupported
+from neuroscope_gateway.schemas.usage import Usage
 
 DEFAULT_MAX_TOKENS = 16
-"""OpenAI's."""
+"""OpenAI's default."""
 MAX_PROMPTS = 256
 _PROMPT = re.compile(r"prompts\[(\d+)\]")
 
 
-def _form_of_prompt(value: Any) -> str:
+def _prompt_tag(value: Any) -> str:
     if not isinstance(value, list):
         return "<text>"
     first = next(iter(cast("list[Any]", value)), None)
@@ -31,61 +31,61 @@ def _form_of_prompt(value: Any) -> str:
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
 TextPrompt = Annotated[Text, Field(min_length=1)]
-AnyPrompt = Annotated[
+CompletionPrompt = Annotated[
     Annotated[TextPrompt, Tag("<text>")]
     | Annotated[list[TextPrompt], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
     | Annotated[TokenIds, Tag("<ids>")]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<lists>")],
-    Discriminator(_form_of_prompt),
+    Discriminator(_prompt_tag),
 ]
 
 
 class CompletionRequest(ChoicesRequest):
-    """A text completion as OpenAI's clients ask for it, with what `GenerationRequest` has besides."""
+    """A text completion: OpenAI's parameters and those of `GenerationRequest`."""
 
-    prompt: AnyPrompt = Field(examples=["The capital of France is", [464, 3139], ["Once", "Twice"]])
-    """A text, token ids, or a list of texts or of lists of token ids; each has `n` choices, in this order."""
+    prompt: CompletionPrompt = Field(examples=["The capital of France is", [464, 3139], ["Once", "Twice"]])
+    """A text, token ids, or a list of texts or of lists of token ids. Each has `n` choices, in this order."""
     max_tokens: int | None = Field(default=None, ge=0, le=MAX_INT32)
-    """Most tokens to generate; absent: 16. 0, with echo: the prompt alone."""
+    """Maximum number of generated tokens; default: 16. 0 needs `echo` and returns the prompt only."""
     echo: bool | None = False
-    """Puts the prompt in front of each text; with logprobs its tokens too, the first without a probability."""
+    """Prepends the prompt to each text, and its log-probabilities if `logprobs` is set; the first token has none."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    """Log-probabilities of the tokens of the text and of so many likeliest alternatives."""
+    """Returns log-probabilities of the tokens and of this many most likely alternatives."""
 
-    # With an effect that the engine does not have.
-    suffix: Annotated[Any, Only()] = None
-    best_of: Annotated[Any, Only(1)] = None
+    # Accepted at neutral values only.
+    suffix: Annotated[Any, Unsupported()] = None
+    best_of: Annotated[Any, Unsupported(1)] = None
 
     @model_validator(mode="after")
-    def _agree(self) -> CompletionRequest:
+    def _check_consistency(self) -> CompletionRequest:
         if self.max_tokens == 0 and not self.echo:
             raise PydanticCustomError(INVALID, "0 needs echo: true", {"param": "max_tokens"})
         return self
 
     @property
     def prompts(self) -> PromptLike:
-        """What the model reads."""
+        """The prompts in the SDK's form."""
         return self.prompt
 
     @property
-    def limit(self) -> tuple[str, int | None]:
-        """Most tokens to generate."""
-        asked = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        return "max_tokens", max(1, asked)  # the first token is there with the prompt; it is left out where 0 are asked
+    def max_tokens_param(self) -> tuple[str, int | None]:
+        """The parameter that limits generated tokens, and its value."""
+        limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return "max_tokens", max(1, limit)  # the prefill always samples one token; `is_echo_only` drops it
 
     @property
-    def is_echo_alone(self) -> bool:
-        """Whether nothing is to follow the prompt."""
+    def is_echo_only(self) -> bool:
+        """Whether only the prompt is returned."""
         return self.max_tokens == 0
 
     @property
-    def alternatives(self) -> int | None:
-        """Likeliest alternatives wanted for each token; None where no probability is."""
+    def top_logprob_count(self) -> int | None:
+        """Number of alternatives for each token; None without log-probabilities."""
         return self.logprobs
 
     @property
-    def rows(self) -> list[str | list[int]]:
-        """The prompts one by one."""
+    def prompt_list(self) -> list[str | list[int]]:
+        """The prompts as a list."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -93,26 +93,26 @@ class CompletionRequest(ChoicesRequest):
         return [row for row in self.prompt if not isinstance(row, int)]
 
     def prompt_param(self, field: str) -> str:
-        """`prompt[2]` of `prompts[2]`, where there is a list of them."""
+        """Turns `prompts[2]` into `prompt[2]` if the request has a list of prompts."""
         match = _PROMPT.match(field)
         is_list = not isinstance(self.prompt, str) and not isinstance(self.prompt[0], int)
         return f"prompt[{match[1]}]" if match and is_list else "prompt"
 
 
 class TextLogprobs(BaseModel):
-    """Log-probabilities of the tokens, before bias, penalties, temperature and filters."""
+    """Log-probabilities before bias, penalties, temperature and filters."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
-    """null: the first token of an echoed prompt, which nothing precedes."""
+    """null for the first token of an echoed prompt."""
     top_logprobs: list[dict[str, float] | None] | None
-    """The token itself and the likeliest alternatives; null where none were asked for."""
+    """The token itself and the most likely alternatives; null without alternatives."""
     text_offset: list[int]
-    """Where each token's text begins in `text`, in characters."""
+    """Offset of each token in `text`, in characters."""
 
 
 class TextChoice(BaseModel):
-    """A finished text."""
+    """A finished choice."""
 
     index: int
     text: str

@@ -1,4 +1,4 @@
-"""Dictionaries of the loaded models: what is loaded, and what is said of them and of their features."""
+"""Dictionaries (sparse autoencoders, transcoders) and their features."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.vocabulary.strict_model import MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import MAX_INT32, StrictModel, Text
 
 
-class LoadDictionaryRequest(Strict):
-    """A dictionary to load."""
+class LoadDictionaryRequest(StrictModel):
+    """A request to load a dictionary."""
 
     path: Text = Field(min_length=1)
-    """A folder with cfg.json and sae_weights.safetensors, as the inference service sees it."""
+    """A folder with cfg.json and sae_weights.safetensors on the machine of the inference service."""
     dictionary_id: Text | None = None
-    """Name in later requests; absent: the last part of the path."""
+    """Id in later requests; default: the last part of the path."""
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     site: Text | None = Field(default=None, examples=["resid_post.2"])
-    """Where it reads; absent: as its configuration says."""
+    """The site that it reads; default: that of its configuration."""
     output_site: Text | None = None
-    """Where a transcoder writes; absent: as its configuration says."""
+    """The site that a transcoder writes; default: that of its configuration."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """Type to keep it in; absent: that of its file."""
+    """The type in memory; default: that of the file."""
 
 
 class Dictionary(BaseModel):
@@ -37,18 +37,18 @@ class Dictionary(BaseModel):
     path: str
     architecture: Literal["standard", "jumprelu", "topk", "gated"]
     site: str
-    """Where it reads."""
+    """The site that it reads."""
     output_site: str
-    """Where it writes; `site`, but for a transcoder."""
+    """The site that it writes: `site`, except for a transcoder."""
     feature_count: int
     input_width: int
     output_width: int
     top_k: int
-    """Of a top-k; 0 otherwise."""
+    """k of a top-k dictionary; otherwise 0."""
     dtype: str
     length_bytes: int
     trained_on: str
-    """The model that it was trained on, as its configuration says."""
+    """The model that it was trained on, from its configuration."""
     warnings: list[str]
 
 
@@ -60,20 +60,20 @@ class DictionaryList(BaseModel):
 
 
 class DeletedDictionary(BaseModel):
-    """The dictionary that was freed."""
+    """The unloaded dictionary."""
 
     id: str
     object: Literal["dictionary"] = "dictionary"
     deleted: Literal[True] = True
 
 
-class FeaturesRequest(Strict):
-    """A prompt whose features are wanted."""
+class FeaturesRequest(StrictModel):
+    """A request for the features of a prompt."""
 
     prompt: Text | Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     """A text, or token ids."""
     top: int = Field(default=16, ge=1, le=MAX_INT32)
-    """Features at each position, at most."""
+    """Maximum number of features at each position."""
 
 
 class ActiveFeature(BaseModel):
@@ -90,21 +90,21 @@ class PositionFeatures(BaseModel):
     token_id: int
     token: str
     active_count: int
-    """How many are active (L0)."""
+    """Number of active features (L0)."""
     squared_error: float
-    """Squared norm of what the reconstruction misses."""
+    """Squared norm of the reconstruction error."""
     squared_norm: float
-    """Squared norm of what is reconstructed."""
+    """Squared norm of the activation."""
     features: list[ActiveFeature]
-    """Most active first."""
+    """Strongest first."""
 
 
-class Features(BaseModel):
-    """The most active features at each position of a prompt."""
+class FeatureActivations(BaseModel):
+    """The strongest features at each position of a prompt."""
 
     object: Literal["features"] = "features"
     dictionary_id: str
     model: str
     fvu: float | None
-    """Fraction of variance unexplained over all positions; null of a single one."""
+    """Fraction of variance unexplained over all positions; null for a single position."""
     positions: list[PositionFeatures]

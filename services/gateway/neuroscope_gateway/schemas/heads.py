@@ -1,4 +1,4 @@
-"""Analyses of heads beside each other as JSON: what is asked for, and what is answered."""
+"""Comparison of heads: attention on two prompts, composition, interactions: requests and responses."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from pydantic import BaseModel, Field
 from neuroscope.analysis import AttentionComparison, CompositionResult, InteractionGraph
 from neuroscope.analysis.head_requests import comparison_request, composition_request, interactions_request
 from neuroscope.vocabulary.strict_model import Text
-from neuroscope_gateway.schemas.analyses import MAX_UINT32, AnsweredPair, NamedValues, Presented
-from neuroscope_gateway.schemas.axes import Index
+from neuroscope_gateway.schemas.analysis_request import MAX_UINT32, AnalysisRequest, AnsweredPair, Layers
+from neuroscope_gateway.schemas.arrays import NamedArray
 from neuroscope_gateway.schemas.prompts import Prompt, TokenId
 
-Layers = Annotated[list[Index], Field(min_length=1, max_length=1024)] | None
 
-
-class ComparisonRequest(Presented):
-    """A comparison of two prompts."""
+class ComparisonRequest(AnalysisRequest):
+    """A comparison of attention patterns on two prompts."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     first: Prompt
-    """One prompt: a text or a list of token ids."""
+    """The first prompt: a text or a list of token ids."""
     second: Prompt
-    """The other one."""
+    """The second prompt."""
     layers: Layers = None
-    """Layers, negative ones from the end; absent: all that have attention patterns."""
+    """Layer indices, negative from the end; default: all layers with attention patterns."""
     alignment: Literal["auto", "positions", "tokens"] = "auto"
-    """Which positions are compared: one by one, or those of tokens that both have in the same order; auto: the first
-    where the prompts are equally long."""
+    """How positions are aligned: `positions` (one by one) or `tokens` (common tokens in the same order); `auto`:
+    positions if the prompts have the same length."""
 
     def to_result(self) -> AttentionComparison:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         return AttentionComparison(
             comparison_request(
                 self.first,
@@ -45,20 +43,20 @@ class ComparisonRequest(Presented):
         )
 
 
-class CompositionRequest(Presented):
-    """A measurement of composition."""
+class CompositionRequest(AnalysisRequest):
+    """A measurement of composition scores."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     layers: Layers = None
-    """Layers, two at least, negative ones from the end; absent: all that have such weights."""
+    """Layer indices, at least two, negative from the end; default: all layers with the weights."""
     seed: Annotated[int, Field(ge=0, le=MAX_UINT32)] = 0
-    """Of the random heads that scores are compared with."""
+    """Seed of the random baseline."""
     random_pairs: Annotated[int, Field(ge=0, le=4096)] = 0
-    """How many pairs of them; 0: 64."""
+    """Number of random pairs in the baseline; 0: 64."""
 
     def to_result(self) -> CompositionResult:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         return CompositionResult(
             composition_request(
                 layers=self.layers, seed=self.seed, random_pairs=self.random_pairs, model_id=self.model or ""
@@ -66,33 +64,33 @@ class CompositionRequest(Presented):
         )
 
 
-class InteractionsRequest(Presented):
-    """A search for interactions of heads."""
+class InteractionsRequest(AnalysisRequest):
+    """A search for interactions between heads."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     pairs: list[AnsweredPair] = Field([], max_length=256)
-    """Pairs of prompts, two at least, scored by the logit difference; absent: random sequences, scored by the loss of
-    the second block."""
+    """At least two pairs, scored by the logit difference; default: random sequences, scored by the loss of their
+    second block."""
     layers: Layers = None
-    """Layers, negative ones from the end; absent: all."""
+    """Layer indices, negative from the end; default: all."""
     seed: Annotated[int, Field(ge=0, le=MAX_UINT32)] = 0
-    """Of the random sequences."""
+    """Seed of the random sequences."""
     sequences: Annotated[int, Field(ge=0, le=256)] = 0
-    """How many; 0: 16."""
+    """Number of random sequences; 0: 16."""
     block_length: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Tokens of a block, which comes twice in a sequence; 0: 24, or what the model allows."""
+    """Length of the block that each sequence repeats, in tokens; 0: 24, or the longest that fits the context."""
     token_ids: list[TokenId] = Field([], max_length=65536)
-    """Tokens that sequences are drawn from; absent: the vocabulary without special tokens."""
+    """Tokens to draw sequences from; default: the vocabulary without special tokens."""
     least_effect: Annotated[float, Field(ge=0)] = 0.0
-    """Least effect that counts, in logits or nats; 0: 0.01."""
+    """Minimum effect, in logits or nats; 0: 0.01."""
     false_discovery_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of interactions that may be false; 0: 0.01."""
+    """False-discovery rate; 0: 0.01."""
     every_head: bool = False
-    """Tries heads, too, that have no effect when all that they write is replaced."""
+    """Also tests heads whose whole output has no effect."""
 
     def to_result(self) -> InteractionGraph:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         return InteractionGraph(
             interactions_request(
                 [pair.model_dump() for pair in self.pairs],
@@ -110,66 +108,66 @@ class InteractionsRequest(Presented):
         )
 
 
-class ComparedAttention(BaseModel):
-    """How far each head's patterns are from each other on two prompts."""
+class AttentionComparisonResponse(BaseModel):
+    """How much each head's attention pattern differs between two prompts."""
 
     object: Literal["attention_comparison"] = "attention_comparison"
     model: str
     alignment: list[tuple[int, int]]
-    """Positions of the first prompt, each with that of the second one."""
-    arrays: list[NamedValues]
+    """Aligned positions of the first and the second prompt."""
+    arrays: list[NamedArray]
     """jensen_shannon (nats) and total_variation by layer and head, then statistics of both prompts."""
     elapsed_seconds: float
 
 
 class CompositionBaseline(BaseModel):
-    """What random heads score."""
+    """Scores of random heads."""
 
     kind: Literal["q", "k", "v"]
     mean: float
     standard_deviation: float
 
 
-class Composition(BaseModel):
-    """How much each head can read of what each earlier one writes."""
+class CompositionResponse(BaseModel):
+    """Composition scores of every two heads."""
 
     object: Literal["composition"] = "composition"
     model: str
-    arrays: list[NamedValues]
+    arrays: list[NamedArray]
     """q_composition, k_composition and v_composition by layer and head of writer and reader."""
     baselines: list[CompositionBaseline]
     warnings: list[str]
-    """What the scores leave out on this model."""
+    """What the scores do not account for on this model."""
     elapsed_seconds: float
 
 
-class Interaction(BaseModel):
-    """A head, what reads its output, and the effect of that."""
+class HeadInteraction(BaseModel):
+    """The effect of one path from a head to a receiver."""
 
     sender: tuple[int, int]
     """Layer and head."""
     receiver: tuple[int, int] | None
-    """Layer and head for q, layer and key/value head for k and v; null: the logits."""
+    """Layer and head for q, layer and key/value head for k and v; null for the logits."""
     part: Literal["q", "k", "v", "logits"]
     effect: float
-    """Part of the metric that is lost by replacing what is read; negative where the metric gains."""
+    """The metric's loss when the path is patched; negative if the metric increases."""
     standard_error: float
     p_value: float
 
 
-class Interactions(BaseModel):
-    """Which heads read what other heads write."""
+class InteractionsResponse(BaseModel):
+    """Interactions between heads."""
 
     object: Literal["head_interactions"] = "head_interactions"
     model: str
     metric: str
-    """What is scored."""
-    interactions: list[Interaction]
-    """Those that are more than noise, strongest first."""
-    arrays: list[NamedValues]
-    """Every effect that was tried; null where none was."""
+    """The metric in words."""
+    interactions: list[HeadInteraction]
+    """Significant interactions, strongest first."""
+    arrays: list[NamedArray]
+    """All tested effects; null where a path was not tested."""
     tested_count: int
-    """Paths that were tried."""
+    """Number of tested paths."""
     screened_count: int
-    """Heads that were left out, since replacing all that they write has no effect."""
+    """Number of skipped heads, whose whole output has no effect."""
     elapsed_seconds: float

@@ -1,4 +1,4 @@
-"""Metrics as JSON: how runs are scored."""
+"""Metrics: how runs are scored."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pydantic import Field
 
 from neuroscope.interventions.tensor_json import TensorForm, to_expression
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope.vocabulary.strict_model import Strict
-from neuroscope_gateway.schemas.axes import Index
+from neuroscope.vocabulary.strict_model import StrictModel
 from neuroscope_gateway.schemas.prompts import Token, token_message
+from neuroscope_gateway.schemas.sweep_axes import Index
 
 
-class Scored(Strict):
-    """What is measured of a run."""
+class BaseMetric(StrictModel):
+    """A metric of one run."""
 
     kind: Literal[
         "logit_difference", "log_probability", "probability", "rank", "kl_divergence", "cross_entropy", "projection"
     ] = "logit_difference"
-    """What is measured."""
+    """The kind of metric."""
     answers: list[Token] = Field([])
-    """The right token, for all pairs or for each; not of the last three kinds."""
+    """The correct token, one for all pairs or one for each; not for kl_divergence, cross_entropy and projection."""
     others: list[Token] = Field([])
-    """The wrong token, for all pairs or for each; of logit_difference."""
+    """The wrong token, one for all pairs or one for each; for logit_difference."""
     direction: TensorForm | None = None
-    """As wide as the residual stream; of projection."""
+    """A vector (d_model,); for projection."""
 
     def to_message(self) -> pb.Metric:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         message = pb.Metric()
         kind = getattr(message, self.kind)
         kind.SetInParent()
@@ -40,25 +40,25 @@ class Scored(Strict):
         return message
 
 
-class WeightedMetric(Strict):
-    """A term of a sum."""
+class WeightedMetric(StrictModel):
+    """A term of a weighted sum."""
 
     weight: float = 1.0
-    metric: Scored
+    metric: BaseMetric
 
 
-class Metric(Scored):
+class Metric(BaseMetric):
     """How a run is scored."""
 
     terms: list[WeightedMetric] = Field([], max_length=64)
-    """In the place of all above: a sum of metrics, each times a number."""
+    """A weighted sum of metrics instead of `kind`."""
     positions: list[Index] = Field([])
-    """Absent: the last one, and of cross_entropy all that have a next token."""
+    """Positions that are scored; default: the last one, for cross_entropy all with a next token."""
     normalised: bool = False
-    """Scales values: 0 the corrupted run, 1 the clean one."""
+    """Scales values so that the corrupted run is 0 and the clean run 1."""
 
     def to_message(self) -> pb.Metric:
-        """As the contract carries it."""
+        """This object as a message of the contract."""
         message = super().to_message()
         if self.terms:
             terms = [pb.WeightedMetric(weight=term.weight, metric=term.metric.to_message()) for term in self.terms]

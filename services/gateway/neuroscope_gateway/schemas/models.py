@@ -1,4 +1,4 @@
-"""Models and what can be seen in them."""
+"""Models and their hook points."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from neuroscope.vocabulary.strict_model import MAX_INT32, Strict, Text
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope.vocabulary.strict_model import MAX_INT32, StrictModel, Text
+from neuroscope_gateway.schemas.unsupported import Unsupported
 
 
-class LoadModelRequest(Strict):
-    """A model to load."""
+class LoadModelRequest(StrictModel):
+    """A request to load a model."""
 
     model_path: Text = Field(min_length=1)
-    """A folder as the inference service sees it, or a Hugging Face id."""
+    """A folder on the machine of the inference service, or a Hugging Face id."""
     model_id: Text | None = None
-    """Name in later requests; absent: the last part of the path."""
+    """Id in later requests; default: the last part of the path."""
     revision: Text | None = None
     adapter_path: Text | None = None
     max_kv_size: int | None = Field(default=None, ge=1, le=MAX_INT32)
-    """Of mlx-engine's clients; without effect, since no key is ever dropped."""
+    """Accepted for mlx-engine's clients and ignored: the KV cache is never truncated."""
 
-    # Of mlx-engine's clients, with an effect that the engine does not have.
-    trust_remote_code: Annotated[Any, Only(False)] = None
-    vocab_only: Annotated[Any, Only(False)] = None
+    # mlx-engine's clients send them; accepted at neutral values only.
+    trust_remote_code: Annotated[Any, Unsupported(False)] = None
+    vocab_only: Annotated[Any, Unsupported(False)] = None
 
 
 class Model(BaseModel):
-    """A loaded model: OpenAI's four fields, and its shape."""
+    """A loaded model: OpenAI's fields, and its shape."""
 
     id: str
     object: Literal["model"] = "model"
@@ -44,12 +44,12 @@ class Model(BaseModel):
     d_head: int
     vocab_size: int
     context_length: int
-    """Longest sequence in tokens; 0 where the model does not say."""
+    """Context length in tokens; 0 if unknown."""
     dtype: str
     parameter_count: int
     weights_bytes: int
     weights_hash: str
-    """Hash of the checkpoint, its quantisation and its adapter; empty where it is not known."""
+    """Hash of the checkpoint, its quantization and its adapter; empty if unknown."""
     has_chat_template: bool
     bos_token_id: int | None
     eos_token_ids: list[int]
@@ -61,11 +61,11 @@ class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Model]
     models: list[Model]
-    """The same, as mlx-engine's clients read it."""
+    """The same list, for mlx-engine's clients."""
 
 
 class HookPoint(BaseModel):
-    """A point of the vocabulary in a model."""
+    """A hook point of a model."""
 
     component: str
     layer: int | None
@@ -79,7 +79,7 @@ class HookPoint(BaseModel):
 
 
 class IdentityCheck(BaseModel):
-    """An identity over all layers, such as resid_mid + mlp_contrib == resid_post."""
+    """An identity checked in all layers, such as resid_mid + mlp_contrib == resid_post."""
 
     name: str
     worst_relative_error: float
@@ -88,7 +88,7 @@ class IdentityCheck(BaseModel):
 
 
 class SelfTest(BaseModel):
-    """What the self-test at load proved."""
+    """The self-test of a model at load."""
 
     logits_identical: bool
     token_count: int
@@ -97,14 +97,14 @@ class SelfTest(BaseModel):
 
 
 class ModelDetail(Model):
-    """A loaded model and its points."""
+    """A loaded model and its hook points."""
 
     hook_points: list[HookPoint]
     self_test: SelfTest
 
 
 class DeletedModel(BaseModel):
-    """The model that was freed."""
+    """The unloaded model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -112,7 +112,7 @@ class DeletedModel(BaseModel):
 
 
 class LoadedModel(Model):
-    """The model that was loaded."""
+    """The loaded model."""
 
     model_id: str
     status: Literal["loaded"] = "loaded"

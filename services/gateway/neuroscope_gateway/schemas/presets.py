@@ -1,4 +1,4 @@
-"""Hooks for common questions, and scenarios to ask them in, made for the layers and points that a loaded model has."""
+"""Presets (hooks for common questions) and scenarios (example requests), adapted to a loaded model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from neuroscope_gateway.schemas.chat import ActivationCompletionRequest
 from neuroscope_gateway.schemas.hooks import ActivationHook
 
 SCENARIO_LAYERS = 5
-"""Layers that a scenario looks at, evenly from the first to the last."""
+"""Number of layers that a scenario captures, evenly spaced."""
 
 
 class PresetName(StrEnum):
-    """A question, or a scenario."""
+    """The name of a preset."""
 
     CIRCUIT_DISCOVERY = "circuit_discovery"
     ATTENTION_ANALYSIS = "attention_analysis"
@@ -29,7 +29,7 @@ class PresetName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Site:
     """A component and its sides."""
 
     component: str
@@ -38,38 +38,38 @@ class _Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """What a preset is for, and what it looks at: once, and in every layer."""
+class _PresetDefinition:
+    """A preset: its description, and its sites in every layer and once."""
 
     description: str
-    in_layers: tuple[_Wanted, ...]
-    once: tuple[_Wanted, ...] = ()
+    in_layers: tuple[_Site, ...]
+    once: tuple[_Site, ...] = ()
 
 
-_EMBEDDING = _Wanted("embedding")
-_QUESTIONS = {
-    PresetName.CIRCUIT_DISCOVERY: _Question(
+_EMBEDDING = _Site("embedding")
+_PRESETS = {
+    PresetName.CIRCUIT_DISCOVERY: _PresetDefinition(
         "What each layer's attention and MLP write into the residual stream: candidates for the nodes of a circuit.",
-        tuple(map(_Wanted, ("residual", "attention", "mlp"))),
+        tuple(map(_Site, ("residual", "attention", "mlp"))),
     ),
-    PresetName.ATTENTION_ANALYSIS: _Question(
+    PresetName.ATTENTION_ANALYSIS: _PresetDefinition(
         "Where each head looks, and what it looks with.",
-        tuple(map(_Wanted, ("attention_pattern", "query", "key", "value", "attention"))),
+        tuple(map(_Site, ("attention_pattern", "query", "key", "value", "attention"))),
     ),
-    PresetName.MLP_ANALYSIS: _Question(
+    PresetName.MLP_ANALYSIS: _PresetDefinition(
         "What each MLP reads and what it writes.",
-        (_Wanted("mlp", is_input=True),),
+        (_Site("mlp", is_input=True),),
     ),
-    PresetName.RESIDUAL_STREAM: _Question(
+    PresetName.RESIDUAL_STREAM: _PresetDefinition(
         "How information flows: the embedding, and the stream before and after each layer.",
-        (_Wanted("residual", is_input=True),),
+        (_Site("residual", is_input=True),),
         (_EMBEDDING,),
     ),
-    PresetName.COMPREHENSIVE: _Question(
+    PresetName.COMPREHENSIVE: _PresetDefinition(
         "Every component of the REST format.",
         tuple(
             map(
-                _Wanted,
+                _Site,
                 (
                     "residual",
                     "attention",
@@ -89,8 +89,8 @@ _QUESTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
-    """A scenario: which preset, what is said, how it is answered."""
+class _ScenarioDefinition:
+    """A scenario: its preset, prompts and sampling."""
 
     description: str
     preset: PresetName
@@ -100,32 +100,32 @@ class _Setting:
 
 
 _SCENARIOS = {
-    "mathematical_reasoning": _Setting(
+    "mathematical_reasoning": _ScenarioDefinition(
         "Sums with and without a carry: which layers compute, and which only copy digits?",
         PresetName.CIRCUIT_DISCOVERY,
         ("What is 127 + 348? Answer with the number.", "What is 111 + 222? Answer with the number."),
         8,
     ),
-    "factual_recall": _Setting(
+    "factual_recall": _ScenarioDefinition(
         "Facts of one form with different subjects: where does the answer enter the stream of the last position?",
         PresetName.MLP_ANALYSIS,
         ("Who was the first person on the moon?", "Who was the first person in space?"),
         12,
     ),
-    "creative_writing": _Setting(
+    "creative_writing": _ScenarioDefinition(
         "Text that is drawn, not recalled: what differs from factual answers, layer by layer?",
         PresetName.CIRCUIT_DISCOVERY,
         ("Write a haiku about the sea.",),
         32,
         0.8,
     ),
-    "attention_patterns": _Setting(
+    "attention_patterns": _ScenarioDefinition(
         "A pronoun and a repeated name: which heads look back at what they refer to?",
         PresetName.ATTENTION_ANALYSIS,
         ("Mary gave John a book because she had read it. Who had read the book?",),
         12,
     ),
-    "residual_stream": _Setting(
+    "residual_stream": _ScenarioDefinition(
         "A syllogism: how does the stream of the last position change on its way to the answer?",
         PresetName.RESIDUAL_STREAM,
         ("All penguins are birds. Pip is a penguin. Is Pip a bird?",),
@@ -135,7 +135,7 @@ _SCENARIOS = {
 
 
 class UnavailableHook(BaseModel):
-    """What a preset would look at and this model does not have."""
+    """A hook of a preset that the model does not support."""
 
     layer_name: str
     component: str
@@ -150,13 +150,13 @@ class Preset(BaseModel):
     model: str
     layers: list[int]
     activation_hooks: list[ActivationHook]
-    """For `activation_hooks` of a request, or for registration."""
+    """Hooks for `activation_hooks` of a request, or for registration."""
     unavailable: list[UnavailableHook]
 
     @classmethod
     def of(cls, name: PresetName, info: ModelInfo, layers: Sequence[int] | None = None) -> Preset:
-        """The preset for some layers of a model; None: all."""
-        question = _QUESTIONS[name]
+        """The preset for layers of a model; None: all layers."""
+        question = _PRESETS[name]
         chosen = list(range(info.model.num_layers)) if layers is None else list(dict.fromkeys(layers))
         wanted = [("transformer.wte", "", item) for item in question.once]
         wanted += [(f"transformer.h.{layer}", f"_{layer}", item) for layer in chosen for item in question.in_layers]
@@ -188,7 +188,7 @@ class Preset(BaseModel):
 
 
 class Scenario(BaseModel):
-    """Requests that show something, ready for `/v1/chat/completions/with_activations`."""
+    """Example requests for `/v1/chat/completions/with_activations`."""
 
     name: str
     description: str
@@ -205,8 +205,8 @@ class PresetList(BaseModel):
     scenarios: list[Scenario]
 
 
-def all_of(info: ModelInfo) -> PresetList:
-    """Every preset for every layer, and every scenario for some."""
+def preset_list(info: ModelInfo) -> PresetList:
+    """All presets for all layers, and all scenarios for a few."""
     return PresetList(
         model=info.model_id,
         presets=[Preset.of(name, info) for name in PresetName],
@@ -215,28 +215,31 @@ def all_of(info: ModelInfo) -> PresetList:
 
 
 def scenarios(info: ModelInfo) -> list[Scenario]:
-    """The scenarios, with hooks in a few layers of the model."""
-    layers = spread(info.model.num_layers)
+    """All scenarios, with hooks in a few layers."""
+    layers = evenly_spaced_layers(info.model.num_layers)
     return [
         Scenario(
             name=name,
             description=setting.description,
             preset=setting.preset,
-            requests=[_request(prompt, setting, Preset.of(setting.preset, info, layers)) for prompt in setting.prompts],
+            requests=[
+                _scenario_request(prompt, setting, Preset.of(setting.preset, info, layers))
+                for prompt in setting.prompts
+            ],
         )
         for name, setting in _SCENARIOS.items()
     ]
 
 
-def spread(num_layers: int) -> list[int]:
-    """At most SCENARIO_LAYERS layers, the first and the last among them."""
+def evenly_spaced_layers(num_layers: int) -> list[int]:
+    """At most SCENARIO_LAYERS layers, including the first and the last."""
     count = min(SCENARIO_LAYERS, num_layers)
     if count <= 1:
         return list(range(num_layers))
     return [round(index * (num_layers - 1) / (count - 1)) for index in range(count)]
 
 
-def _request(prompt: str, setting: _Setting, preset: Preset) -> ActivationCompletionRequest:
+def _scenario_request(prompt: str, setting: _ScenarioDefinition, preset: Preset) -> ActivationCompletionRequest:
     body: dict[str, Any] = {
         "model": preset.model,
         "messages": [{"role": "user", "content": prompt}],

@@ -1,4 +1,4 @@
-"""Analyses of the residual stream and trainings of tuned lenses as JSON: what is asked for, and what is answered."""
+"""Analyses of the residual stream and training of tuned lenses: requests and responses."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from neuroscope.analysis import ResidualResult, TunedLens, TunedLensResult
 from neuroscope.analysis.residual_request import residual_request
 from neuroscope.interventions.tensor_json import EncodedTensor
 from neuroscope.results.tuned_training import training_request
-from neuroscope.vocabulary.strict_model import Strict, Text
-from neuroscope_gateway.schemas.analyses import NamedValues, Presented
-from neuroscope_gateway.schemas.axes import Index
+from neuroscope.vocabulary.strict_model import StrictModel, Text
+from neuroscope_gateway.schemas.analysis_request import AnalysisRequest
+from neuroscope_gateway.schemas.arrays import NamedArray
 from neuroscope_gateway.schemas.prompts import Prompt, Token
+from neuroscope_gateway.schemas.sweep_axes import Index
 
 Part = Literal["contributions", "attribution", "lens", "routing", "ablation", "flow"]
 _Count = Annotated[int, Field(ge=0, le=2**32 - 1)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
+_OpenFraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Translator(Strict):
-    """The map of one point's stream to the last one's: x + x @ weight + bias."""
+class Translator(StrictModel):
+    """The translator of one point of the residual stream: x + x @ weight + bias."""
 
     point: Annotated[int, Field(ge=0, lt=2**31)]
-    """0: the stream before the first layer, 1: that behind it."""
+    """0: resid_pre of the first layer, 1: its resid_post."""
     weight: EncodedTensor
     """float32 (d_model, d_model)."""
     bias: EncodedTensor
     """float32 (d_model)."""
 
 
-class TunedLensForm(Strict):
-    """A tuned lens, as its training answers it."""
+class TunedLensFile(StrictModel):
+    """A tuned lens."""
 
     model: Text
     """The model that it was trained on."""
     marks: dict[str, float] = Field({})
-    """Norms of some of its weights, by which it is known again."""
+    """Norms of weights that identify the model."""
     translators: list[Translator]
     provenance: dict[str, Any] = Field({})
-    """Objective, texts, held-out divergence."""
+    """Objective, hash of the texts, held-out divergence."""
 
     def to_lens(self) -> TunedLens:
-        """As the SDK has it."""
+        """The SDK's tuned lens."""
         return TunedLens(
             self.model,
             self.marks,
@@ -57,8 +58,8 @@ class TunedLensForm(Strict):
         )
 
     @classmethod
-    def from_lens(cls, lens: TunedLens) -> TunedLensForm:
-        """As JSON."""
+    def from_lens(cls, lens: TunedLens) -> TunedLensFile:
+        """The JSON of the SDK's tuned lens."""
         return cls(
             model=lens.model_id,
             marks=dict(lens.marks),
@@ -74,53 +75,53 @@ def _encoded(array: NDArray[np.float32]) -> EncodedTensor:
     return EncodedTensor(dtype="float32", shape=list(array.shape), data=b64encode(array.tobytes()).decode())
 
 
-class Neuron(Strict):
+class Neuron(StrictModel):
     """A neuron of an MLP."""
 
     layer: Index
     neuron: Index
 
 
-class ResidualRequest(Presented):
+class ResidualRequest(AnalysisRequest):
     """An analysis of the residual stream."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     prompts: Annotated[list[Prompt], Field(min_length=1, max_length=256)]
     """Texts or lists of token ids."""
     parts: Annotated[list[Part], Field(min_length=1)] | None = None
-    """What is found; absent: contributions, attribution and lens, and flow where there are corrupted prompts."""
+    """Parts of the analysis; default: contributions, attribution and lens, and flow if there are corrupted prompts."""
     answers: list[Token] = Field([], max_length=256)
-    """Tokens that logits are attributed to, one for all prompts or one for each; absent: what the model says."""
+    """Tokens whose logits are attributed, one for all prompts or one for each; default: the model's prediction."""
     others: list[Token] = Field([], max_length=256)
-    """What they are compared with; absent: nothing."""
+    """Tokens to compare with; default: none."""
     position: Index = -1
-    """Where the answer is predicted, negative from the end."""
+    """Position that predicts the answer, negative from the end."""
     top_k: _Count = 0
-    """Likeliest tokens of lenses; 0: 5."""
-    tuned_lens: TunedLensForm | None = None
-    """Beside the logit lens."""
+    """Number of top tokens of lenses; 0: 5."""
+    tuned_lens: TunedLensFile | None = None
+    """A tuned lens, in addition to the logit lens."""
     strongest_neurons: _Count = 0
-    """So many neurons whose direct effects are told."""
+    """Number of strongest neurons to return."""
     neurons: list[Neuron] = Field([], max_length=65536)
-    """Neurons by name, in place of the strongest."""
+    """Neurons to return instead of the strongest."""
     queries: list[Index] = Field([], max_length=65536)
-    """Positions whose routes are told; absent: all, or the answer's where that is too much."""
+    """Query positions of routing; default: all, or the answer's position if that is too large."""
     by_head: bool = False
-    """Routes of every head, too."""
+    """Also returns routing by head."""
     references: list[Prompt] = Field([], max_length=256)
-    """Whose mean takes the place of what is ablated; absent: the prompts'."""
+    """Prompts for mean ablation; default: `prompts`."""
     corrupted: list[Prompt] = Field([], max_length=256)
-    """For each prompt one of its length with another answer."""
-    least_effect: _Share = 0.0
-    """Of an edge of the flow, as a share of the difference of both runs; 0: 0.05."""
-    tolerance: _Share = 0.0
-    """Of what may happen to a write between, for an edge to skip layers; 0: 0.1."""
+    """A corrupted prompt for each prompt, with as many tokens."""
+    least_effect: _OpenFraction = 0.0
+    """Minimum effect of an edge, as a share of the difference between both runs; 0: 0.05."""
+    tolerance: _OpenFraction = 0.0
+    """Tolerated change of a write between writer and reader of a skip edge; 0: 0.1."""
     max_writers: _Count = 0
-    """Whose paths are followed; 0: 64."""
+    """Maximum number of writers whose paths are patched; 0: 64."""
 
     def to_result(self) -> ResidualResult:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         named = [(each.layer, each.neuron) for each in self.neurons]
         return ResidualResult(
             residual_request(
@@ -145,21 +146,21 @@ class ResidualRequest(Presented):
         )
 
 
-class AttributedToken(BaseModel):
-    """A token, and what the sum of all direct contributions says of it."""
+class TokenAttribution(BaseModel):
+    """A token and its attributed logit."""
 
     token_id: int
     text: str
     logit: float
-    """The model's."""
+    """The model's logit."""
     sum: float
-    """The logit before the softcap, where there is one."""
+    """The sum of all contributions: the logit before a softcap."""
     constant: float
-    """What of the sum no component contributes."""
+    """The part of the sum from biases."""
 
 
-class AttributedNeuron(BaseModel):
-    """A neuron's direct contribution."""
+class NeuronAttribution(BaseModel):
+    """The direct contribution of a neuron."""
 
     layer: int
     neuron: int
@@ -168,54 +169,54 @@ class AttributedNeuron(BaseModel):
 
 
 class LogitAttribution(BaseModel):
-    """Direct logit attribution, the final norm frozen at what it divides by in the run."""
+    """Direct logit attribution with a frozen final norm."""
 
     position: int
-    answer: AttributedToken
-    other: AttributedToken | None
+    answer: TokenAttribution
+    other: TokenAttribution | None
     norm_scale: float
-    """What the final norm divides by."""
+    """The scale that the final norm divides by."""
     logit_scale: float
     softcap: float | None
-    """Logits go through it after the sum."""
-    neurons: list[AttributedNeuron]
+    """Applied after the sum."""
+    neurons: list[NeuronAttribution]
 
 
-class SumError(BaseModel):
-    """How far the sum of all that is written is from the stream, as a share of its norm."""
+class ReconstructionError(BaseModel):
+    """The error of the sum of all contributions, relative to the norm of the residual stream."""
 
     components: float
     heads: float | None
 
 
-class LensReading(BaseModel):
-    """What lenses see of the answer."""
+class LensSummary(BaseModel):
+    """The answer in the lenses."""
 
     answer_id: int
     emergence: int | None
-    """The point from which on it stays the likeliest; 0: before the first layer."""
+    """The point from which the answer stays the top token; 0: before the first layer."""
     tuned_emergence: int | None
     texts: dict[str, str]
-    """By token id, of all tokens that are among the likeliest somewhere."""
+    """Texts of all top tokens by token id."""
 
 
-class Rewriting(BaseModel):
-    """A component that changes what another wrote."""
+class Rewriter(BaseModel):
+    """A component that changes another's write."""
 
     name: str
     share: float
-    """-1 erases it."""
+    """Change as a share of the write; -1 erases it."""
 
 
 class FlowWriter(BaseModel):
-    """A component that carries something of the difference between both prompts."""
+    """A component that writes part of the difference between both runs."""
 
     name: str
     effect: float
     written_norm: float
     survival: list[float]
-    """What is left of its write before each layer, then at the end."""
-    rewriters: list[Rewriting]
+    """The remaining share of its write before each layer, then at the end."""
+    rewriters: list[Rewriter]
 
 
 class FlowEdge(BaseModel):
@@ -233,7 +234,7 @@ class FlowEdge(BaseModel):
 
 
 class InformationFlow(BaseModel):
-    """Who reads what others wrote."""
+    """The flow of information between components."""
 
     clean: float
     corrupted: float
@@ -241,57 +242,57 @@ class InformationFlow(BaseModel):
     edges: list[FlowEdge]
 
 
-class AnalyzedPrompt(BaseModel):
-    """What was found of one prompt; parts that were not asked for are null."""
+class PromptAnalysis(BaseModel):
+    """The results of one prompt; parts that were not requested are null."""
 
     token_ids: list[int]
     tokens: list[str]
     position: int
-    """Where the answer is predicted."""
-    arrays: list[NamedValues]
-    error: SumError | None
+    """The position that predicts the answer."""
+    arrays: list[NamedArray]
+    error: ReconstructionError | None
     attribution: LogitAttribution | None
-    lens: LensReading | None
+    lens: LensSummary | None
     metric: float | None
-    """What ablation is measured by, of the run as it is."""
+    """The metric of the unablated run."""
     flow: InformationFlow | None
 
 
-class ResidualAnalysis(BaseModel):
-    """What an analysis of the residual stream found."""
+class ResidualAnalysisResponse(BaseModel):
+    """The result of an analysis of the residual stream."""
 
     object: Literal["residual_analysis"] = "residual_analysis"
     model: str
     parts: list[str]
     components: list[str]
-    """What writes, in order."""
-    prompts: list[AnalyzedPrompt]
+    """The components that write, in order."""
+    prompts: list[PromptAnalysis]
     notes: list[str]
-    """What is said about the numbers."""
+    """How the numbers are defined."""
     warnings: list[str]
     token_count: int
     call_count: int
     elapsed_seconds: float
 
 
-class TuningRequest(Presented):
-    """A training of a tuned lens."""
+class TunedLensRequest(AnalysisRequest):
+    """A request to train a tuned lens."""
 
     model: Text | None = None
-    """Id of a loaded model; absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     texts: Annotated[list[Prompt], Field(min_length=2, max_length=4096)]
-    """What is trained on; the last of them are held out."""
+    """Training texts; the last ones are held out."""
     objective: Literal["auto", "ridge", "kl"] = "auto"
-    """ridge: regression; kl: L-BFGS on the divergence of predictions; auto: kl where it is affordable."""
+    """`ridge`: ridge regression; `kl`: L-BFGS on the KL divergence; `auto`: kl if it is affordable."""
     ridge: Annotated[float, Field(ge=0)] = 0.0
-    """Penalty on a translator's weight, as a share of the mean square of what it reads; 0: 0.001."""
-    held_out_share: _Share = 0.0
-    """Of the texts; 0: 0.2."""
+    """Ridge penalty relative to the mean square of the input; 0: 0.001."""
+    held_out_share: _OpenFraction = 0.0
+    """Share of held-out texts; 0: 0.2."""
     max_iterations: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Of L-BFGS, for each layer; 0: 50."""
+    """Maximum L-BFGS iterations for each layer; 0: 50."""
 
     def to_result(self) -> TunedLensResult:
-        """The empty result of the request as the SDK writes it."""
+        """The SDK's empty result of this request."""
         return TunedLensResult(
             training_request(
                 [*self.texts],
@@ -306,30 +307,30 @@ class TuningRequest(Presented):
 
 
 class TunedLayer(BaseModel):
-    """One translator, on held-out tokens: mean KL(model || lens) in nats."""
+    """One translator, with its mean KL(model || lens) on held-out tokens in nats."""
 
     point: int
     held_out_kl_before: float
-    """Of the logit lens."""
+    """With the logit lens."""
     held_out_kl_after: float
-    """Of the tuned lens."""
+    """With the tuned lens."""
     held_out_kl_ridge: float
     iterations: int
-    """Of L-BFGS; 0: the ridge's translator is kept."""
+    """L-BFGS iterations; 0: the ridge solution is kept."""
 
 
-class TrainedLens(BaseModel):
-    """A tuned lens that was trained."""
+class TunedLensResponse(BaseModel):
+    """The result of training a tuned lens."""
 
     object: Literal["tuned_lens"] = "tuned_lens"
-    lens: TunedLensForm
-    """As `tuned_lens` of a request takes it."""
+    lens: TunedLensFile
+    """For `tuned_lens` of later requests."""
     layers: list[TunedLayer]
     token_count: int
     call_count: int
     elapsed_seconds: float
 
 
-def rewritings(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A writer with its rewriters as objects."""
+def flow_writer_fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a writer, with its rewriters as objects."""
     return {**found, "rewriters": [{"name": name, "share": share} for name, share in found["rewriters"]]}

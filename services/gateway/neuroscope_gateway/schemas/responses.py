@@ -1,123 +1,102 @@
-"""Responses: the part of OpenAI's newest route that a service without a memory or tools can keep. Text in, text out."""
+"""OpenAI's Responses API, without stored responses and tools: text in, text out."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Strict, Text
+from neuroscope.vocabulary.strict_model import MAX_INT32, Text
 from neuroscope_gateway.schemas.generation import GenerationRequest, Metadata
-from neuroscope_gateway.schemas.neutral import Only
+from neuroscope_gateway.schemas.messages import ConversationMessage, text_joiner
+from neuroscope_gateway.schemas.unsupported import Unsupported
 
-_PARTS = ("input_text", "output_text")
-
-
-def _content(value: Any) -> Any:
-    """Text parts as one text; what an answer's parts have besides is dropped."""
-    if not isinstance(value, list):
-        return value
-    texts: list[str] = []
-    for part in cast("list[Any]", value):
-        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-        text = fields.get("text")
-        if fields.get("type") not in _PARTS or not isinstance(text, str):
-            raise PydanticCustomError(INVALID, "Content parts must have the type 'input_text' and a text")
-        texts.append(text)
-    return "".join(texts)
+_join_text = text_joiner("input_text", "output_text", extra_fields=True)
 
 
-def _form_of_input(value: Any) -> str:
+def _input_tag(value: Any) -> str:
     return "<messages>" if isinstance(value, list) else "<text>"
 
 
 class InputPart(TypedDict):
-    """A part of a message."""
+    """One text part of a message."""
 
     type: Literal["input_text", "output_text"]
     text: str
 
 
-class InputMessage(Strict):
-    """One message, of the user or of an earlier answer."""
+class InputMessage(ConversationMessage):
+    """One message of the input, or an earlier output message."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    """Who speaks; developer is read as system."""
-    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=str | list[InputPart])]
+    content: Annotated[Text, BeforeValidator(_join_text, json_schema_input_type=str | list[InputPart])]
     """The text, or a list of text parts."""
     type: Literal["message"] = "message"
     id: Text | None = None
-    """Of an earlier answer; without effect."""
+    """Accepted and ignored."""
     status: Literal["in_progress", "completed", "incomplete"] | None = None
-    """Of an earlier answer; without effect."""
-
-    @property
-    def speaker(self) -> str:
-        """The role as chat templates know it."""
-        return "system" if self.role == "developer" else self.role
+    """Accepted and ignored."""
 
 
 class ResponseRequest(GenerationRequest):
-    """A response as OpenAI's clients ask for it; nothing is stored, no tool is called."""
+    """A response: OpenAI's parameters and those of `GenerationRequest`. Nothing is stored and no tool is called."""
 
     input: Annotated[
         Annotated[Text, Field(min_length=1), Tag("<text>")]
         | Annotated[list[InputMessage], Field(min_length=1), Tag("<messages>")],
-        Discriminator(_form_of_input),
+        Discriminator(_input_tag),
     ] = Field(examples=["What is the capital of France?"])
-    """What the user says, or the messages of a conversation."""
+    """A user message, or a list of messages."""
     instructions: Text | None = None
-    """A system message before the input."""
+    """A system message that precedes the input."""
     max_output_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
-    """Most tokens to generate; absent: the server's default."""
+    """Maximum number of generated tokens; default: the service's."""
 
-    # Without effect on the answer.
+    # Accepted and ignored.
     metadata: Metadata | None = None
-    """Given back as it is."""
+    """Returned unchanged."""
     user: Text | None = None
     safety_identifier: Text | None = None
     prompt_cache_key: Text | None = None
     service_tier: Text | None = None
     parallel_tool_calls: bool | None = None
 
-    # With an effect that this service does not have.
-    background: Annotated[Any, Only(False)] = None
-    conversation: Annotated[Any, Only()] = None
-    include: Annotated[Any, Only([])] = None
-    max_tool_calls: Annotated[Any, Only()] = None
-    previous_response_id: Annotated[Any, Only()] = None
-    prompt: Annotated[Any, Only()] = None
-    reasoning: Annotated[Any, Only({})] = None
-    store: Annotated[Any, Only(False)] = None
-    stream_options: Annotated[Any, Only({})] = None
-    text: Annotated[Any, Only({}, {"format": {"type": "text"}})] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    tools: Annotated[Any, Only([])] = None
-    top_logprobs: Annotated[Any, Only(0)] = None
-    truncation: Annotated[Any, Only("disabled")] = None
+    # Accepted at neutral values only.
+    background: Annotated[Any, Unsupported(False)] = None
+    conversation: Annotated[Any, Unsupported()] = None
+    include: Annotated[Any, Unsupported([])] = None
+    max_tool_calls: Annotated[Any, Unsupported()] = None
+    previous_response_id: Annotated[Any, Unsupported()] = None
+    prompt: Annotated[Any, Unsupported()] = None
+    reasoning: Annotated[Any, Unsupported({})] = None
+    store: Annotated[Any, Unsupported(False)] = None
+    stream_options: Annotated[Any, Unsupported({})] = None
+    text: Annotated[Any, Unsupported({}, {"format": {"type": "text"}})] = None
+    tool_choice: Annotated[Any, Unsupported("none", "auto")] = None
+    tools: Annotated[Any, Unsupported([])] = None
+    top_logprobs: Annotated[Any, Unsupported(0)] = None
+    truncation: Annotated[Any, Unsupported("disabled")] = None
 
     @property
     def prompts(self) -> PromptLike:
-        """The conversation."""
+        """The messages as a prompt of the SDK."""
         said = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         first = [] if self.instructions is None else [InputMessage(role="system", content=self.instructions)]
-        return [{"role": message.speaker, "content": message.content} for message in [*first, *said]]
+        return [{"role": message.template_role, "content": message.content} for message in [*first, *said]]
 
     @property
-    def limit(self) -> tuple[str, int | None]:
-        """Most tokens to generate."""
+    def max_tokens_param(self) -> tuple[str, int | None]:
+        """The parameter that limits generated tokens, and its value."""
         return "max_output_tokens", self.max_output_tokens
 
     def prompt_param(self, field: str) -> str:
-        """Always `input`: instructions and input are one prompt."""
+        """Always `input`, since instructions and input make one prompt."""
         return "input"
 
 
 class OutputText(BaseModel):
-    """What was answered."""
+    """A text of the output."""
 
     type: Literal["output_text"] = "output_text"
     text: str
@@ -136,19 +115,19 @@ class OutputMessage(BaseModel):
 
 
 class InputTokensDetails(BaseModel):
-    """Always 0: what a service may have read before is not told."""
+    """Always 0: cached tokens are not counted."""
 
     cached_tokens: int
 
 
 class OutputTokensDetails(BaseModel):
-    """Always 0: all tokens are text."""
+    """Always 0: there are no reasoning tokens."""
 
     reasoning_tokens: int
 
 
 class ResponseUsage(BaseModel):
-    """Tokens read and written."""
+    """Token counts."""
 
     input_tokens: int
     input_tokens_details: InputTokensDetails
@@ -158,7 +137,7 @@ class ResponseUsage(BaseModel):
 
 
 class IncompleteDetails(BaseModel):
-    """Why an answer is not complete."""
+    """Why a response is incomplete."""
 
     reason: Literal["max_output_tokens"]
 

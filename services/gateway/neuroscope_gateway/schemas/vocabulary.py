@@ -1,4 +1,4 @@
-"""What vectors predict, as JSON."""
+"""Projections of vectors to the vocabulary."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from neuroscope.interventions.tensor_json import TensorForm
-from neuroscope.vocabulary.strict_model import Strict, Text
+from neuroscope.vocabulary.strict_model import StrictModel, Text
 from neuroscope_gateway.schemas.prompts import Token
 
 
-class VocabularyRequest(Strict):
-    """Vectors through the model's own final norm and unembedding."""
+class VocabularyRequest(StrictModel):
+    """Vectors to project through the model's final norm and unembedding."""
 
     model: Text | None = None
-    """Absent: the one loaded first."""
+    """Id of a loaded model; default: the model loaded first."""
     vectors: TensorForm
-    """(..., d_model): nested lists, base64, or where the service has them."""
+    """Vectors (..., d_model): nested lists, base64, or a reference to a tensor of the service."""
     norm: bool = True
-    """false leaves out the final norm: for directions that are no residual stream."""
+    """Applies the final norm; false for directions that are not residual streams."""
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 10
-    """So many likeliest tokens; 0: none."""
+    """Number of top tokens; 0: none."""
     tokens: list[Token] = Field([], max_length=4096)
-    """Tokens whose logits, log-probabilities and ranks are wanted."""
+    """Tokens whose logits, log-probabilities and ranks are returned."""
     reference: Annotated[int, Field(ge=0, lt=2**32)] | TensorForm | None = None
-    """A row of the vectors, another vector, or one for each: KL(reference || vector) is answered."""
+    """A row of the vectors, another vector, or one for each: returns KL(reference || vector)."""
 
 
 class PredictedToken(BaseModel):
-    """A token as a vector predicts it."""
+    """A predicted token."""
 
     id: int
     text: str
     logit: float
     log_probability: float
     rank: int
-    """How many tokens are likelier."""
+    """Number of more likely tokens."""
 
 
 class Prediction(BaseModel):
-    """What one vector predicts."""
+    """The prediction of one vector."""
 
     index: list[int]
-    """Its place in the vectors, without their last axis."""
+    """The index of the vector, without the last axis."""
     top: list[PredictedToken]
     tokens: list[PredictedToken]
-    """Those that were asked for, in their order."""
+    """The requested tokens, in their order."""
     kl: float | None
     """KL(reference || vector) in nats."""
     entropy: float
-    """Of the distribution, in nats."""
+    """Entropy of the distribution in nats."""
 
 
 class Vocabulary(BaseModel):
-    """What vectors predict."""
+    """The predictions of all vectors."""
 
     object: Literal["vocabulary"] = "vocabulary"
     model: str
     data: list[Prediction]
-    """One for each vector, in the order of their rows."""
+    """One prediction for each vector, in row order."""

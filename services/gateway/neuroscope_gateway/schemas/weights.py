@@ -1,4 +1,4 @@
-"""The weights of a model: what there is, and one of them."""
+"""The weights of a model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-WeightForm = Literal["binary", "list", "base64"]
+WeightFormat = Literal["binary", "list", "base64"]
 
 
-class WeightMeasures(BaseModel):
-    """What is said of a weight in place of its values."""
+class WeightSummary(BaseModel):
+    """Statistics of a weight."""
 
     norm: float
     """Square root of the sum of squares."""
@@ -20,34 +20,34 @@ class WeightMeasures(BaseModel):
     """Largest magnitude."""
 
 
-class WeightEntry(BaseModel):
+class WeightInfo(BaseModel):
     """A weight of one layer."""
 
     name: str
     """Its name in `/v1/experiments/weights/{weight}`."""
     layer: int | None
-    """Absent where it belongs to no layer."""
+    """null if it belongs to no layer."""
     shape: list[int]
     axes: list[str]
     dtype: str
     module: str
     """Path of its module in the model."""
     source: Literal["stored", "dequantized", "adapted", "effective"]
-    """Where its numbers are from."""
+    """The origin of its values."""
     heads: list[int]
-    """Along the head axis; key/value heads of keys and values."""
+    """Indices along the head axis; key/value heads for keys and values."""
     experts: list[int]
-    measures: WeightMeasures | None = None
+    measures: WeightSummary | None = None
 
 
-class WeightLayer(BaseModel):
-    """What a layer does with its weights."""
+class WeightLayerInfo(BaseModel):
+    """How a layer uses its weights."""
 
     layer: int
     is_rotary: bool
     has_query_norm: bool
     score_scale: float
-    """What products of queries and keys are multiplied with; 0: not known."""
+    """The scale of attention scores; 0 if unknown."""
     score_softcap: float | None
     contribution_scale: float
     activation: str
@@ -58,20 +58,20 @@ class WeightList(BaseModel):
 
     object: Literal["list"] = "list"
     model: str
-    data: list[WeightEntry]
-    layers: list[WeightLayer]
+    data: list[WeightInfo]
+    layers: list[WeightLayerInfo]
     embedding_scale: float
     logit_scale: float
     logit_softcap: float | None
     is_tied: bool
     notes: list[str]
-    """What stands between these matrices and the model's activations."""
+    """How these matrices relate to the model's activations."""
     missing: dict[str, str]
-    """Why the model lacks the other weights that there are names for."""
+    """Known weight names that the model does not have, with the reason."""
 
 
-class WeightValues(WeightEntry):
-    """A weight in JSON."""
+class WeightValues(WeightInfo):
+    """A weight with its values."""
 
     object: Literal["weight"] = "weight"
     data: Annotated[list[Any] | str, Field(union_mode="left_to_right")]

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models import base
 
-from neuroscope_inference.engine.tap import PointIndex, Tap, View
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, PointView
 
 _original = base.scaled_dot_product_attention
 _running = threading.local()
@@ -36,10 +36,10 @@ class AttentionPoints:
     head_output: PointIndex
 
     @contextmanager
-    def reading(self, tap: Tap) -> Generator[None, None, None]:
+    def reading(self, hook_plan: HookPlan) -> Generator[None, None, None]:
         """Within the block, attention that runs on this thread is this layer's."""
         outer = getattr(_running, "attention", None)
-        _running.attention = (tap, self)
+        _running.attention = (hook_plan, self)
         try:
             yield
         finally:
@@ -63,54 +63,56 @@ def _dispatch(
     mask: Any = None,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    running: tuple[Tap, AttentionPoints] | None = getattr(_running, "attention", None)
+    running: tuple[HookPlan, AttentionPoints] | None = getattr(_running, "attention", None)
     if running is None:
         return _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-    tap, points = running
-    queries = tap.see(points.query, queries, _HEADS_INSIDE)
-    explicit = points.scores in tap.edits or points.pattern in tap.edits
-    wants_scores = explicit or tap.wanted[points.scores] or tap.wanted[points.pattern]
+    hook_plan, points = running
+    queries = hook_plan.see(points.query, queries, _HEADS_INSIDE)
+    explicit = points.scores in hook_plan.edits or points.pattern in hook_plan.edits
+    wants_scores = explicit or hook_plan.wanted[points.scores] or hook_plan.wanted[points.pattern]
     if hasattr(cache, "bits"):
         queries = mx.array(queries)  # the quantised kernel scales its queries in place
-        keys = _see_quantised(tap, points.key, keys, queries.shape[2], cache, "keys")
-        values = _see_quantised(tap, points.value, values, queries.shape[2], cache, "values")
+        keys = _see_quantised(hook_plan, points.key, keys, queries.shape[2], cache, "keys")
+        values = _see_quantised(hook_plan, points.value, values, queries.shape[2], cache, "values")
         dequantised = _dequantised(keys, cache) if wants_scores else keys[0]
     else:
         newest = _newest(cache, queries.shape[2], keys.shape[2])
-        keys = _see_newest(tap, points.key, keys, newest, cache, "keys")
-        values = _see_newest(tap, points.value, values, newest, cache, "values")
+        keys = _see_newest(hook_plan, points.key, keys, newest, cache, "keys")
+        values = _see_newest(hook_plan, points.value, values, newest, cache, "values")
         dequantised = keys
     if not wants_scores:
         output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-        return tap.see(points.head_output, output, _HEADS_INSIDE)
-    tap.key_columns[points.layer] = _columns(cache, dequantised.shape[2])
+        return hook_plan.see(points.head_output, output, _HEADS_INSIDE)
+    hook_plan.key_columns[points.layer] = _columns(cache, dequantised.shape[2])
     allowed = _allowed(mask, queries.shape[2], dequantised.shape[2])
     scores = _scores(queries, dequantised, scale, mask, allowed)
-    edited = _see_scores(tap, points.scores, scores, allowed)
+    edited = _see_scores(hook_plan, points.scores, scores, allowed)
     if explicit:
-        pattern = tap.see(points.pattern, _probabilities(edited, sinks))
+        pattern = hook_plan.see(points.pattern, _probabilities(edited, sinks))
         output = _mixed(pattern, _dequantised(values, cache) if hasattr(cache, "bits") else values)
         output = output.astype(queries.dtype)
     else:
-        if tap.wanted[points.pattern]:
-            tap.read(points.pattern, _probabilities(scores, sinks))
+        if hook_plan.wanted[points.pattern]:
+            hook_plan.read(points.pattern, _probabilities(scores, sinks))
         output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-    return tap.see(points.head_output, output, _HEADS_INSIDE)
+    return hook_plan.see(points.head_output, output, _HEADS_INSIDE)
 
 
 def _swap_heads(x: mx.array) -> mx.array:
     return x.swapaxes(1, 2)  # (B, H, L, D) and (B, L, H, D)
 
 
-_HEADS_INSIDE = View(_swap_heads, lambda _, edited: _swap_heads(edited))
+_HEADS_INSIDE = PointView(_swap_heads, lambda _, edited: _swap_heads(edited))
 
 
-def _see_newest(tap: Tap, point: PointIndex, whole: mx.array, newest: slice, cache: Any, name: str) -> mx.array:
+def _see_newest(
+    hook_plan: HookPlan, point: PointIndex, whole: mx.array, newest: slice, cache: Any, name: str
+) -> mx.array:
     """The keys or values of a layer, those of this step read and edited; an edit stays in the cache."""
-    if not tap.wanted[point] and point not in tap.edits:
+    if not hook_plan.wanted[point] and point not in hook_plan.edits:
         return whole
     part = whole[:, :, newest]
-    edited = tap.see(point, part, _HEADS_INSIDE)
+    edited = hook_plan.see(point, part, _HEADS_INSIDE)
     if edited is part:
         return whole
     written = mx.array(whole)
@@ -121,13 +123,13 @@ def _see_newest(tap: Tap, point: PointIndex, whole: mx.array, newest: slice, cac
     return written
 
 
-def _see_quantised(tap: Tap, point: PointIndex, whole: Any, length: int, cache: Any, name: str) -> Any:
+def _see_quantised(hook_plan: HookPlan, point: PointIndex, whole: Any, length: int, cache: Any, name: str) -> Any:
     """Like `_see_newest`, of a quantised cache: the numbers that its bits stand for, which an edit becomes as well."""
-    if not tap.wanted[point] and point not in tap.edits:
+    if not hook_plan.wanted[point] and point not in hook_plan.edits:
         return whole
     end = cache.offset
     part = _dequantised([x[..., end - length : end, :] for x in whole], cache)
-    edited = tap.edit(point, part, _HEADS_INSIDE)
+    edited = hook_plan.edit(point, part, _HEADS_INSIDE)
     if edited is not part:
         quantised = mx.quantize(edited, group_size=cache.group_size, bits=cache.bits)
         whole = [mx.array(x) for x in whole]
@@ -135,7 +137,7 @@ def _see_quantised(tap: Tap, point: PointIndex, whole: Any, length: int, cache: 
             written[..., end - length : end, :] = new
             stored[..., end - length : end, :] = new
         part = _dequantised(quantised, cache)
-    tap.read(point, part, _HEADS_INSIDE)
+    hook_plan.read(point, part, _HEADS_INSIDE)
     return whole
 
 
@@ -152,10 +154,10 @@ def _mixed(pattern: mx.array, values: mx.array) -> mx.array:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenManually:
+class ManualAttentionPoints:
     """What attention outside the dispatcher shows of itself, at the points of its layer; what it gets back goes on."""
 
-    tap: Tap
+    hook_plan: HookPlan
     points: AttentionPoints
 
     def projected(
@@ -163,39 +165,39 @@ class SeenManually:
     ) -> tuple[mx.array, mx.array, mx.array]:
         """Queries (B, H, L, D), keys and values (B, H_kv, S, D) as attended with, before any scale."""
         newest = _newest(cache, queries.shape[2], keys.shape[2])
-        if self.tap.wanted[self.points.scores] or self.tap.wanted[self.points.pattern]:
-            self.tap.key_columns[self.points.layer] = _columns(cache, keys.shape[2])
+        if self.hook_plan.wanted[self.points.scores] or self.hook_plan.wanted[self.points.pattern]:
+            self.hook_plan.key_columns[self.points.layer] = _columns(cache, keys.shape[2])
         return (
-            self.tap.see(self.points.query, queries, _HEADS_INSIDE),
-            _see_newest(self.tap, self.points.key, keys, newest, cache, "keys"),
-            _see_newest(self.tap, self.points.value, values, newest, cache, "values"),
+            self.hook_plan.see(self.points.query, queries, _HEADS_INSIDE),
+            _see_newest(self.hook_plan, self.points.key, keys, newest, cache, "keys"),
+            _see_newest(self.hook_plan, self.points.value, values, newest, cache, "values"),
         )
 
     def scored(self, scores: mx.array, mask: Any) -> mx.array:
         """Scores (B, H, L, S), masked."""
-        return _see_scores(self.tap, self.points.scores, scores, _allowed(mask, *scores.shape[2:]))
+        return _see_scores(self.hook_plan, self.points.scores, scores, _allowed(mask, *scores.shape[2:]))
 
     def weighted(self, pattern: mx.array) -> mx.array:
         """Probabilities (B, H, L, S)."""
-        return self.tap.see(self.points.pattern, pattern)
+        return self.hook_plan.see(self.points.pattern, pattern)
 
     def mixed(self, output: mx.array) -> mx.array:
         """Outputs of the heads (B, H, L, D)."""
-        return self.tap.see(self.points.head_output, output, _HEADS_INSIDE)
+        return self.hook_plan.see(self.points.head_output, output, _HEADS_INSIDE)
 
 
-def seen_manually() -> SeenManually | None:
+def seen_manually() -> ManualAttentionPoints | None:
     """For attention that does not pass through the dispatcher: where to show it; None while nobody reads."""
-    running: tuple[Tap, AttentionPoints] | None = getattr(_running, "attention", None)
-    return None if running is None else SeenManually(*running)
+    running: tuple[HookPlan, AttentionPoints] | None = getattr(_running, "attention", None)
+    return None if running is None else ManualAttentionPoints(*running)
 
 
-def _see_scores(tap: Tap, point: PointIndex, scores: mx.array, allowed: mx.array | None) -> mx.array:
+def _see_scores(hook_plan: HookPlan, point: PointIndex, scores: mx.array, allowed: mx.array | None) -> mx.array:
     """Scores that are edited and read; what was masked stays so."""
-    edited = tap.edit(point, scores)
+    edited = hook_plan.edit(point, scores)
     if edited is not scores and allowed is not None:
         edited = mx.where(allowed, edited, mx.finfo(edited.dtype).min)
-    tap.read(point, edited)
+    hook_plan.read(point, edited)
     return edited
 
 
@@ -235,7 +237,7 @@ def _allowed(mask: Any, length: int, columns: int) -> mx.array | None:
 
 
 def _scores(queries: mx.array, keys: mx.array, scale: float, mask: Any, allowed: mx.array | None) -> mx.array:
-    """Scaled, masked scores (B, H, L, S); masked entries hold the dtype's lowest finite number."""
+    """ScaledInput, masked scores (B, H, L, S); masked entries hold the dtype's lowest finite number."""
     batch, heads, length, width = queries.shape
     kv_heads, columns = keys.shape[1], keys.shape[2]
     grouped = (queries * scale).reshape(batch, kv_heads, heads // kv_heads, length, width)

@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from neuroscope_inference.engine import caches, memory
+from neuroscope_inference.engine.hook_plan import HookPlan
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.row import Row
-from neuroscope_inference.engine.tap import Tap
 
 
 class Batch:
@@ -30,7 +30,7 @@ class Batch:
         """Builds the next step of these rows and starts it.
 
         Raises:
-            ShortOfMemory: it takes more memory than there is; `dissolve` is all that is left to do.
+            OutOfMemoryError: it takes more memory than there is; `dissolve` is all that is left to do.
         """
         self._compose(rows)
         with memory.watched(0):
@@ -48,19 +48,22 @@ class Batch:
     def _step(self) -> list[mx.array]:
         """The graph of one step, built; all that is to be evaluated."""
         rows = self._rows
-        spans = [row.next_span() for row in rows]
+        position_ranges = [row.next_range() for row in rows]
         undo = [[*row.forward.plan.checkpoints(row.index)] for row in rows]
-        taps, outcomes = zip(*(row.forward.tap(span) for row, span in zip(rows, spans, strict=True)), strict=True)
-        tap = Tap.together(taps)
+        hook_plans, outcomes = zip(
+            *(row.forward.hook_plan(position_range) for row, position_range in zip(rows, position_ranges, strict=True)),
+            strict=True,
+        )
+        hook_plan = HookPlan.together(hook_plans)
         tokens = mx.concatenate([row.last.token for row in rows])[:, None]
         call: Any = self._model.network
-        with self._model.layout.switch.reading(tap):
+        with self._model.layout.switch.reading(hook_plan):
             logits: mx.array = call(tokens, cache=_own(rows[0]) if self._cache is None else self._cache)
         arrays: list[mx.array] = []
-        for slot, (row, span) in enumerate(zip(rows, spans, strict=True)):
+        for slot, (row, position_range) in enumerate(zip(rows, position_ranges, strict=True)):
             own = logits[slot : slot + 1]
-            pending = row.forward.take(tap, span, None if self._cache is None else slot, own)
-            draw = row.draw(own[:, -1], span.step)
+            pending = row.forward.take(hook_plan, position_range, None if self._cache is None else slot, own)
+            draw = row.draw(own[:, -1], position_range.step)
             arrays += row.launch(pending, draw, outcomes[slot], len(rows), undo[slot]).arrays
         return arrays
 

@@ -23,11 +23,11 @@ from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.batch import Batch
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import StepResult
-from neuroscope_inference.engine.row import Flight, Row
+from neuroscope_inference.engine.row import LaunchedStep, Row
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class BatchSlot:
     """A row that decodes, and whoever is told of it."""
 
     row: Row
@@ -41,7 +41,7 @@ class Seat:
     @property
     def is_ready(self) -> bool:
         """Whether there is something to do."""
-        return self.has_room() and (bool(self.row.flights) or self.may_launch)
+        return self.has_room() and (bool(self.row.launched_steps) or self.may_launch)
 
     @property
     def may_launch(self) -> bool:
@@ -53,7 +53,7 @@ class Decoder:
     """All decoding rows of one model."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self.seats: list[Seat] = []
+        self.slots: list[BatchSlot] = []
         self._model = model
         self._rotates = model.rotates
         self._batches: dict[Hashable, Batch] = {}
@@ -63,90 +63,90 @@ class Decoder:
     @property
     def is_ready(self) -> bool:
         """Whether some row may go on."""
-        return any(seat.is_ready for seat in self.seats)
+        return any(slot.is_ready for slot in self.slots)
 
     def turn(self) -> None:
         """Launches the next step of every row that may go on, then lands the steps that were launched before."""
-        seats = [seat for seat in self.seats if seat.is_ready]
-        flights = [(seat, flight) for seat in seats for flight in seat.row.flights]
-        groups = self._grouped([seat for seat in seats if seat.may_launch and self._has_cache(seat)])
+        slots = [slot for slot in self.slots if slot.is_ready]
+        launched_steps = [(slot, launched) for slot in slots for launched in slot.row.launched_steps]
+        groups = self._grouped([slot for slot in slots if slot.may_launch and self._has_cache(slot)])
         for key, group in groups.items():
             self._launch(key, group)
-        for seat, flight in flights:
-            if flight in seat.row.flights and not seat.row.ended:
-                self._land(seat, flight)
+        for slot, launched in launched_steps:
+            if launched in slot.row.launched_steps and not slot.row.ended:
+                self._land(slot, launched)
         self._keep_within(groups.values())
-        for seat in seats:
-            if seat.row.ended:
-                self._keep_prompt(seat.row)
-                self.leave(seat)
+        for slot in slots:
+            if slot.row.ended:
+                self._keep_prompt(slot.row)
+                self.leave(slot)
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, slot: BatchSlot) -> None:
         """Forgets a row, which has ended or is given up."""
-        seat.row.ended = True
-        if seat in self.seats:
-            self.seats.remove(seat)
-        going = {id(seat.row) for seat in self.seats}
+        slot.row.ended = True
+        if slot in self.slots:
+            self.slots.remove(slot)
+        going = {id(slot.row) for slot in self.slots}
         self._batches = {k: b for k, b in self._batches.items() if any(id(row) in going for row in b.rows)}
-        if not self.seats:
+        if not self.slots:
             self._most_rows = None
 
-    def _grouped(self, seats: Sequence[Seat]) -> dict[Hashable, list[Seat]]:
+    def _grouped(self, slots: Sequence[BatchSlot]) -> dict[Hashable, list[BatchSlot]]:
         """What runs together, by the name of its batch; no row is in another batch any more."""
-        kinds: defaultdict[Hashable, list[Seat]] = defaultdict(list)
-        for seat in seats:
-            kinds[self._kind(seat.row)].append(seat)
-        groups: dict[Hashable, list[Seat]] = {}
+        kinds: defaultdict[Hashable, list[BatchSlot]] = defaultdict(list)
+        for slot in slots:
+            kinds[self._kind(slot.row)].append(slot)
+        groups: dict[Hashable, list[BatchSlot]] = {}
         for kind, alike in kinds.items():
             size = self._most_rows or len(alike)
             groups |= {(kind, first): alike[first : first + size] for first in range(0, len(alike), size)}
-        names = {id(seat.row): name for name, group in groups.items() for seat in group}
+        names = {id(slot.row): name for name, group in groups.items() for slot in group}
         for name, batch in self._batches.items():
             for row in list(batch.rows):
                 if names.get(id(row), name) != name:
                     batch.remove(row)
         return groups
 
-    def _launch(self, name: Hashable, seats: Sequence[Seat]) -> None:
+    def _launch(self, name: Hashable, slots: Sequence[BatchSlot]) -> None:
         batch = self._batches.setdefault(name, Batch(self._model))
-        rows, steps = [seat.row for seat in seats], [seat.row.next_step for seat in seats]
+        rows, steps = [slot.row for slot in slots], [slot.row.next_step for slot in slots]
         try:
             batch.launch(rows)
-        except memory.ShortOfMemory as error:
+        except memory.OutOfMemoryError as error:
             batch.dissolve()
             for row, step in zip(rows, steps, strict=True):
                 row.lose(step)
-            self._shrink(seats[0], rows, len(rows), str(error))
+            self._shrink(slots[0], rows, len(rows), str(error))
 
-    def _land(self, seat: Seat, flight: Flight) -> None:
+    def _land(self, slot: BatchSlot, launched: LaunchedStep) -> None:
         """Waits for a step and delivers it."""
         started = time.perf_counter()
-        forward = seat.row.forward
+        forward = slot.row.forward
         try:
             with telemetry.part("decode", forward.context) as recorded:
                 with memory.watched(0):
-                    mx.eval(flight.arrays)
-                result = seat.row.land(flight)
-                recorded.set_attribute(telemetry.STEP, flight.step)
+                    mx.eval(launched.arrays)
+                result = slot.row.land(launched)
+                recorded.set_attribute(telemetry.STEP, launched.step)
                 recorded.set_attribute(telemetry.TOKENS, 1)
                 recorded.set_attribute(telemetry.BYTES, result.nbytes)
-        except memory.ShortOfMemory as error:
-            batches = [batch for batch in self._batches.values() if seat.row in batch.rows]
-            rows = [row for batch in batches for row in batch.dissolve()] or [seat.row]
+        except memory.OutOfMemoryError as error:
+            batches = [batch for batch in self._batches.values() if slot.row in batch.rows]
+            rows = [row for batch in batches for row in batch.dissolve()] or [slot.row]
             for row in rows:
-                row.lose(row.flights[0].step if row.flights else row.next_step)
-            self._shrink(seat, rows, flight.row_count, str(error))
+                row.lose(row.launched_steps[0].step if row.launched_steps else row.next_step)
+            self._shrink(slot, rows, launched.row_count, str(error))
         except MLXIntegrationError as error:  # the row's own: others go on
-            seat.fail(error)
+            slot.fail(error)
         else:
             forward.timing.decode_s += time.perf_counter() - started
-            seat.deliver(result)
+            slot.deliver(result)
 
-    def _shrink(self, seat: Seat, rows: Sequence[Row], row_count: int, reason: str) -> None:
+    def _shrink(self, slot: BatchSlot, rows: Sequence[Row], row_count: int, reason: str) -> None:
         """Fewer rows a batch after a step of so many that failed; a row that was alone has failed with it."""
         mx.clear_cache()
         if row_count == 1:
-            seat.fail(_too_large(seat.row, reason))
+            slot.fail(_too_large(slot.row, reason))
         else:
             self._halve(rows, row_count, reason)
 
@@ -158,22 +158,22 @@ class Decoder:
                 f"at most {self._most_rows} rows have shared a decode step since"
             )
 
-    def _keep_within(self, groups: Iterable[Sequence[Seat]]) -> None:
+    def _keep_within(self, groups: Iterable[Sequence[BatchSlot]]) -> None:
         """Fewer rows a batch from now on where MLX holds more than the settings allow."""
-        for seats in groups:
-            rows = [seat.row for seat in seats]
+        for slots in groups:
+            rows = [slot.row for slot in slots]
             if len(rows) > 1 and (excess := memory.excess(rows[0].forward.memory_limit_bytes)):
                 self._halve(rows, len(rows), excess)
 
-    def _has_cache(self, seat: Seat) -> bool:
+    def _has_cache(self, slot: BatchSlot) -> bool:
         """Gives a row that lost its cache a new one; where memory does not hold it, the row fails."""
-        if not seat.row.is_lost:
+        if not slot.row.is_lost:
             return True
         try:
             with memory.watched(0):
-                seat.row.read_again()
-        except memory.ShortOfMemory as error:
-            seat.fail(_too_large(seat.row, str(error)))
+                slot.row.read_again()
+        except memory.OutOfMemoryError as error:
+            slot.fail(_too_large(slot.row, str(error)))
             return False
         return True
 
@@ -192,7 +192,7 @@ class Decoder:
         """Rows of one kind share a batch."""
         forward = row.forward
         edits_attention = forward.steering.of(row.next_step).edits_attention
-        if not self._model.abilities.can_batch or forward.quantization is not None:
+        if not self._model.capabilities.can_batch or forward.quantization is not None:
             return id(row)
         if self._rotates and (edits_attention or forward.plan.reads_attention):
             return id(row)  # in a ring that rows share, a column is another position in each

@@ -18,11 +18,11 @@ from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.expression import Compiler, Frame, Part, Resolve, Value
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.layout import PointState
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.position_range import PositionRange, selected
 from neuroscope_inference.engine.selectors import heads_of, positions_of, rows_of
-from neuroscope_inference.engine.span import Span, selected
-from neuroscope_inference.engine.tap import PointIndex
 
 ATTENTION = ("attention_scores", "attention_pattern")
 
@@ -134,20 +134,20 @@ class Edit:
         for donor in self.donors:
             self._check_donor(donor, max_new_tokens)
 
-    def fires(self, span: Span) -> bool:
+    def fires(self, position_range: PositionRange) -> bool:
         """Whether something of a forward pass is selected, as far as rows and steps go."""
-        return span.step in self.steps and self._is_of(span.row)
+        return position_range.step in self.steps and self._is_of(position_range.row)
 
-    def apply(self, value: mx.array, span: Span, outcome: Outcome) -> mx.array:
+    def apply(self, value: mx.array, position_range: PositionRange, outcome: Outcome) -> mx.array:
         """The activation (1, ...) of one row with the edit; itself where no position is selected."""
-        chosen = self._chosen(span)
+        chosen = self._chosen(position_range)
         if not chosen:
             return value
-        where = [position - span.first for position in chosen]
+        where = [position - position_range.first for position in chosen]
         part = self._part(value, where).astype(mx.float32)
-        places = self.places[span.row]
+        places = self.places[position_range.row]
         source = self._source(where, outcome)
-        asked = Part(part, span.row, chosen, [places[position] for position in chosen], source)
+        asked = Part(part, position_range.row, chosen, [places[position] for position in chosen], source)
         edited = mx.broadcast_to(self._value(asked), part.shape)
         if self.units:
             edited = mx.where(self._is_chosen(part.shape[-1]), edited, part)
@@ -168,13 +168,13 @@ class Edit:
             )
         return mx.take(value, mx.array(where), axis=1)
 
-    def give(self, value: mx.array, span: Span, outcome: Outcome) -> mx.array:
+    def give(self, value: mx.array, position_range: PositionRange, outcome: Outcome) -> mx.array:
         """Keeps what other rows ask for; the activation goes on as it is."""
-        chosen = self._chosen(span)
+        chosen = self._chosen(position_range)
         if chosen:
-            part = self._part(value, [position - span.first for position in chosen]).astype(mx.float32)
-            ordinals = self._places(span.row, 1)
-            self._given.setdefault(span.row, []).append(([ordinals[position] for position in chosen], part))
+            part = self._part(value, [position - position_range.first for position in chosen]).astype(mx.float32)
+            ordinals = self._places(position_range.row, 1)
+            self._given.setdefault(position_range.row, []).append(([ordinals[position] for position in chosen], part))
             outcome.donated.append(part)
         return value
 
@@ -200,14 +200,14 @@ class Edit:
     def _is_of(self, row: int) -> bool:
         return self.rows is None or row in self.rows
 
-    def _chosen(self, span: Span) -> list[int]:
+    def _chosen(self, position_range: PositionRange) -> list[int]:
         if self.selector is None:
-            return list(range(span.first, span.end))
-        return selected(self.selector, span)
+            return list(range(position_range.first, position_range.end))
+        return selected(self.selector, position_range)
 
     def _places(self, row: int, max_new_tokens: int) -> dict[int, int]:
         length = self.lengths[row]
-        horizon = Span(row, 0, 0, length + max(max_new_tokens - 1, 0), length)
+        horizon = PositionRange(row, 0, 0, length + max(max_new_tokens - 1, 0), length)
         chosen = [p for p in self._chosen(horizon) if max(p - length + 1, 0) in self.steps]
         places = {position: ordinal for ordinal, position in enumerate(chosen)}
         if len(places) < len(chosen):

@@ -16,10 +16,10 @@ from neuroscope.v1 import intervention_pb2
 from neuroscope.vocabulary.sites import Point, resolve
 from neuroscope_inference.engine.edit import ATTENTION, Edit, Outcome
 from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.selectors import check_is_run
-from neuroscope_inference.engine.span import Span
-from neuroscope_inference.engine.tap import PointIndex, RowEdit
 
 
 class EditPlan:
@@ -90,20 +90,22 @@ class EditPlan:
         for edit in self.edits:
             for row in edit.donors:
                 length = edit.lengths[row]
-                edit.give(given[row, edit.index], Span(row, 0, 0, length, length), Outcome())
+                edit.give(given[row, edit.index], PositionRange(row, 0, 0, length, length), Outcome())
 
-    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
         """What is applied in one forward pass of one row, in order, and where it leaves its outcome."""
         outcome = Outcome()
         found: dict[PointIndex, list[RowEdit]] = {}
         for edit in self.edits:
-            if edit.fires(span):
-                columns = span.end if edit.point.component in ATTENTION else None
-                found.setdefault(edit.index, []).append(RowEdit(_guarded(edit, span, outcome), columns))
+            if edit.fires(position_range):
+                columns = position_range.end if edit.point.component in ATTENTION else None
+                found.setdefault(edit.index, []).append(RowEdit(_guarded(edit, position_range, outcome), columns))
         for edit in self.edits:
-            if span.row in edit.donors and span.step == 0:
-                found.setdefault(edit.index, []).append(RowEdit(_giving(edit, span, outcome)))
-        for source in {edit.source.index for edit in self.edits if edit.source is not None and edit.fires(span)}:
+            if position_range.row in edit.donors and position_range.step == 0:
+                found.setdefault(edit.index, []).append(RowEdit(_giving(edit, position_range, outcome)))
+        for source in {
+            edit.source.index for edit in self.edits if edit.source is not None and edit.fires(position_range)
+        }:
             found.setdefault(source, []).append(RowEdit(_keeping(source, outcome)))
         return found, outcome
 
@@ -158,12 +160,12 @@ def _points(model: LoadedModel, intervention: intervention_pb2.Intervention, pat
     return resolve(intervention.site, model.layout.num_layers, field=f"{path}.site")
 
 
-def _guarded(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:
+def _guarded(edit: Edit, position_range: PositionRange, outcome: Outcome) -> Callable[[mx.array], mx.array]:
     """An edit that fails leaves its row to fail, and not the batch that the row is in."""
 
     def apply(value: mx.array) -> mx.array:
         try:
-            return edit.apply(value, span, outcome)
+            return edit.apply(value, position_range, outcome)
         except MLXIntegrationError as error:
             outcome.errors.append(error)
         except ValueError as error:  # MLX: shapes that do not fit
@@ -181,5 +183,5 @@ def _keeping(source: PointIndex, outcome: Outcome) -> Callable[[mx.array], mx.ar
     return keep
 
 
-def _giving(edit: Edit, span: Span, outcome: Outcome) -> Callable[[mx.array], mx.array]:
-    return lambda value: edit.give(value, span, outcome)
+def _giving(edit: Edit, position_range: PositionRange, outcome: Outcome) -> Callable[[mx.array], mx.array]:
+    return lambda value: edit.give(value, position_range, outcome)

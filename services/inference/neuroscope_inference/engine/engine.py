@@ -23,15 +23,15 @@ import mlx.core as mx
 
 from neuroscope.errors import MLXIntegrationError, NeuroScopeIntegrationError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine.decoder import Decoder, Seat
+from neuroscope_inference.engine.counters import EngineCounters
+from neuroscope_inference.engine.decoder import BatchSlot, Decoder
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.memory import is_shortage
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.model_registry import ModelRegistry
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.row import Row
-from neuroscope_inference.engine.shelf import Shelf
 from neuroscope_inference.engine.stream import Stream
-from neuroscope_inference.engine.tally import Tally
 from neuroscope_serving.malloc import give_back_free_blocks
 
 _log = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ class Job:
     model: LoadedModel | None = None
     arrived_s: float | None = field(default_factory=time.perf_counter)
     """When it was started, until its first piece of work."""
-    seats: list[Seat] = field(default_factory=list)
+    slots: list[BatchSlot] = field(default_factory=list)
 
     def is_runnable(self) -> bool:
         """Whether there is something to do: the next piece, or the end of a job that nobody reads."""
-        return self.stream.closed or (self.stream.has_room() and not self.seats)
+        return self.stream.closed or (self.stream.has_room() and not self.slots)
 
     def deliver(self, item: Any) -> None:
         """Hands an item to the reader."""
@@ -83,13 +83,15 @@ class Engine:
     Args:
         stream_limit_bytes: captures that one reader may leave unread before its job rests.
         prompt_cache_bytes: what each model may keep of prompts that were read.
-        shelf: where the loaded models are.
+        registry: where the loaded models are.
     """
 
-    def __init__(self, stream_limit_bytes: int, prompt_cache_bytes: int = 0, shelf: Shelf | None = None) -> None:
-        self.shelf = shelf or Shelf()
+    def __init__(
+        self, stream_limit_bytes: int, prompt_cache_bytes: int = 0, registry: ModelRegistry | None = None
+    ) -> None:
+        self.registry = registry or ModelRegistry()
         self._prompt_cache_bytes = prompt_cache_bytes
-        self.tally = Tally()
+        self.counters = EngineCounters()
         self._stream_limit_bytes = stream_limit_bytes
         self._commands: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
@@ -151,7 +153,7 @@ class Engine:
 
     def models(self) -> list[LoadedModel]:
         """The loaded models, oldest first."""
-        return self.shelf.models()
+        return self.registry.models()
 
     def model(self, model_id: str) -> LoadedModel:
         """A loaded model; the oldest for an empty id.
@@ -159,12 +161,12 @@ class Engine:
         Raises:
             ModelNotFoundError: none of that id is loaded; names those that are.
         """
-        return self.shelf.get(model_id)
+        return self.registry.get(model_id)
 
     @property
     def decoding_rows(self) -> int:
         """Rows that decode."""
-        return sum(len(decoder.seats) for decoder in list(self._decoders.values()))
+        return sum(len(decoder.slots) for decoder in list(self._decoders.values()))
 
     def wake(self) -> None:
         """Makes the thread look again at what it can do."""
@@ -208,8 +210,8 @@ class Engine:
                 self._decode(decoder)
 
     def _begin(self, job: Job) -> None:
-        if job.model is not None and job.model not in self.shelf:  # it went while the request was being checked
-            job.stream.fail(self.shelf.missing(job.model.description.model_id))
+        if job.model is not None and job.model not in self.registry:  # it went while the request was being checked
+            job.stream.fail(self.registry.missing(job.model.description.model_id))
         else:
             self._jobs.append(job)
 
@@ -226,7 +228,7 @@ class Engine:
             self._end(job, None)
             return False
         if job.arrived_s is not None:
-            self.tally.waited(time.perf_counter() - job.arrived_s)
+            self.counters.waited(time.perf_counter() - job.arrived_s)
             job.arrived_s = None
         try:
             item = next(job.work)
@@ -241,19 +243,19 @@ class Engine:
             job.stream.fail(_told(error))
             return False
         if isinstance(item, list):
-            self._seat(job, cast("list[Row]", item))
+            self._slot(job, cast("list[Row]", item))
         elif item is not None:
             job.deliver(item)
         return True
 
-    def _seat(self, job: Job, rows: list[Row]) -> None:
+    def _slot(self, job: Job, rows: list[Row]) -> None:
         """Lets rows decode; their job goes on when all have ended."""
         for row in rows:
             model = row.forward.model
             decoder = self._decoders.setdefault(id(model), Decoder(model))
-            seat = Seat(row, job.may_compute, job.stream.has_room, job.deliver, partial(self._fail, job))
-            job.seats.append(seat)
-            decoder.seats.append(seat)
+            slot = BatchSlot(row, job.may_compute, job.stream.has_room, job.deliver, partial(self._fail, job))
+            job.slots.append(slot)
+            decoder.slots.append(slot)
 
     def _decode(self, decoder: Decoder) -> None:
         """One step of every row of a model that may go on."""
@@ -264,10 +266,10 @@ class Engine:
         except Exception as error:
             _log.exception("a decode step failed")
             failed = _told(error)
-            for job in [job for job in self._jobs if any(seat in decoder.seats for seat in job.seats)]:
+            for job in [job for job in self._jobs if any(slot in decoder.slots for slot in job.slots)]:
                 self._fail(job, failed)
         for job in self._jobs:
-            job.seats = [seat for seat in job.seats if not seat.row.ended]
+            job.slots = [slot for slot in job.slots if not slot.row.ended]
 
     def _fail(self, job: Job, error: MLXIntegrationError) -> None:
         if job in self._jobs:
@@ -275,9 +277,9 @@ class Engine:
         self._end(job, error)
 
     def _end(self, job: Job, error: MLXIntegrationError | None) -> None:
-        for seat in job.seats:
-            self._decoders[id(seat.row.forward.model)].leave(seat)
-        job.seats = []
+        for slot in job.slots:
+            self._decoders[id(slot.row.forward.model)].leave(slot)
+        job.slots = []
         close = getattr(job.work, "close", None)
         if close is not None:
             try:
@@ -288,30 +290,30 @@ class Engine:
             job.stream.fail(error)
 
     def _load(self, request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
-        existing = self.shelf.loaded_as(request)
+        existing = self.registry.loaded_as(request)
         if existing is not None:
             yield existing
             return
         try:
             for event in load(request):
                 if isinstance(event, LoadedModel):
-                    existing = self.shelf.loaded_as(request)  # by another request, meanwhile
-                    self.shelf.release(request)
+                    existing = self.registry.loaded_as(request)  # by another request, meanwhile
+                    self.registry.release(request)
                     if existing is None:
                         event.prompts = PromptCache(self._prompt_cache_bytes)
-                        self.shelf.put(event)
+                        self.registry.put(event)
                     yield existing or event
                     return
                 if event.phase == pb.LOAD_PHASE_READ and not event.bytes_done:  # sizes are known, nothing is read yet
                     self._make_room(request, event.bytes_total)
                 yield event
         finally:
-            self.shelf.release(request)
+            self.registry.release(request)
 
     def _make_room(self, request: LoadRequest, nbytes: int) -> None:
         in_use = [job.model for job in self._jobs if job.model is not None]
-        if self.shelf.reserve(request, nbytes, in_use):
-            self._decoders = {key: decoder for key, decoder in self._decoders.items() if decoder.seats}
+        if self.registry.reserve(request, nbytes, in_use):
+            self._decoders = {key: decoder for key, decoder in self._decoders.items() if decoder.slots}
             _let_go()
 
     def _unload(self, model_id: str) -> None:
@@ -319,7 +321,7 @@ class Engine:
         _let_go()
 
     def _take_away(self, model: LoadedModel) -> None:
-        self.shelf.remove(model)
+        self.registry.remove(model)
         for job in [job for job in self._jobs if job.model is model]:
             self._jobs.remove(job)
             self._end(job, NeuroScopeIntegrationError(f"model {model.description.model_id} was unloaded"))

@@ -16,10 +16,10 @@ import mlx.core as mx
 
 from neuroscope.v1 import inference_pb2, site_pb2
 from neuroscope_inference.engine.caches import Cache
+from neuroscope_inference.engine.capture_plan import CapturePlan, Read
 from neuroscope_inference.engine.forward import Forward, longest_chunk
-from neuroscope_inference.engine.reads import CapturePlan, Read
+from neuroscope_inference.engine.position_range import PositionRange, selected
 from neuroscope_inference.engine.run import Run
-from neuroscope_inference.engine.span import Span, selected
 from neuroscope_inference.engine.steering import Steering
 
 PROBE_POSITIONS = 128
@@ -31,7 +31,7 @@ class _Chunk:
     """One chunk of the capture, its graph built and dropped."""
 
     prompt: Sequence[int]
-    span: Span
+    position_range: PositionRange
     captured_bytes: int
     kept_bytes: int  # of the cache, at its end
     before_bytes: int  # of the cache, at its beginning
@@ -40,7 +40,9 @@ class _Chunk:
     def weight(self, heads: int) -> int:
         """Grows with the memory that it takes, roughly."""
         return (
-            self.captured_bytes + self.kept_bytes + 4 * heads * self.span.length * (self.span.first + self.span.length)
+            self.captured_bytes
+            + self.kept_bytes
+            + 4 * heads * self.position_range.length * (self.position_range.first + self.position_range.length)
         )
 
 
@@ -55,11 +57,11 @@ def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
     heaviest: _Chunk | None = None
     for row, prompt in enumerate(run.prompts):
         cache = forward.new_cache()
-        for span in forward.chunks(row, len(prompt), needs_logits=False):
+        for position_range in forward.chunks(row, len(prompt), needs_logits=False):
             before = _nbytes(cache)
-            sizes = _build(forward, prompt, span, cache)
+            sizes = _build(forward, prompt, position_range, cache)
             captured = sum(sizes)
-            chunk = _Chunk(prompt, span, captured, _nbytes(cache), before, max(sizes, default=0))
+            chunk = _Chunk(prompt, position_range, captured, _nbytes(cache), before, max(sizes, default=0))
             found.tensor_bytes += captured
             found.chunk_count += 1
             if heaviest is None or chunk.weight(heads) > heaviest.weight(heads):
@@ -70,18 +72,18 @@ def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
     yield found
 
 
-def _build(forward: Forward, prompt: Sequence[int], span: Span, cache: Cache) -> list[int]:
+def _build(forward: Forward, prompt: Sequence[int], position_range: PositionRange, cache: Cache) -> list[int]:
     """Builds the graph of a chunk; the bytes of the tensors that it would send."""
-    pending, _, _ = forward.build(prompt, span, cache)
+    pending, _, _ = forward.build(prompt, position_range, cache)
     return [p.array.nbytes for p in pending if p.is_sent]
 
 
 def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
     """Memory that the engine needs at most while it computes a chunk."""
-    span = chunk.span
-    length = min(span.length, PROBE_POSITIONS)
-    probe = replace(span, first=span.first + span.length - length, length=length)
-    forward = replace(forward, plan=_probing(forward.plan, span, probe))
+    position_range = chunk.position_range
+    length = min(position_range.length, PROBE_POSITIONS)
+    probe = replace(position_range, first=position_range.first + position_range.length - length, length=length)
+    forward = replace(forward, plan=_probing(forward.plan, position_range, probe))
     cache = _cache_of_zeros(forward, chunk.prompt, probe.first)
     cached, before = _nbytes(cache), mx.get_active_memory()
     mx.reset_peak_memory()
@@ -89,21 +91,21 @@ def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
     mx.eval([p.array for p in pending], [layer.state for layer in cache])
     used = mx.get_peak_memory() - before
     captured = sum(p.array.nbytes for p in pending if p.is_sent)
-    working = (used - captured - (_nbytes(cache) - cached)) * span.length / length
+    working = (used - captured - (_nbytes(cache) - cached)) * position_range.length / length
     # The caches from before are kept, should the chunk have to be halved.
     # Of the chunk before, one tensor may be with the reader and another in its frames.
-    leaving = 2 * chunk.largest_bytes if span.first else 0
+    leaving = 2 * chunk.largest_bytes if position_range.first else 0
     return max(0, int(chunk.kept_bytes + chunk.before_bytes + chunk.captured_bytes + leaving + working))
 
 
-def _probing(plan: CapturePlan, span: Span, probe: Span) -> CapturePlan:
+def _probing(plan: CapturePlan, position_range: PositionRange, probe: PositionRange) -> CapturePlan:
     """The plan with what it reads in a chunk read in the probe too: of single positions the probe's last one."""
     last = site_pb2.PositionSelector(list=site_pb2.PositionList(positions=[probe.first + probe.length - 1]))
 
     def moved(read: Read) -> Iterator[Read]:
         if read.positions is None:
             yield read
-        elif selected(read.positions, span):
+        elif selected(read.positions, position_range):
             yield replace(read, positions=last)
 
     probing = copy.copy(plan)
@@ -119,8 +121,8 @@ def _cache_of_zeros(forward: Forward, prompt: Sequence[int], length: int) -> Cac
     cache = forward.new_cache()
     step = longest_chunk()
     for first in range(0, length, step):
-        span = Span(0, 0, first, min(step, length - first), len(prompt))
-        _build(forward, prompt, span, cache)
+        position_range = PositionRange(0, 0, first, min(step, length - first), len(prompt))
+        _build(forward, prompt, position_range, cache)
     for layer in cache:
         _fill_with_zeros(layer)
     mx.eval([layer.state for layer in cache])

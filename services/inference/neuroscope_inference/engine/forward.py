@@ -16,15 +16,15 @@ from neuroscope.errors import ResourceExhaustedError
 from neuroscope.tracing import telemetry
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.caches import Cache, CacheQuantization
+from neuroscope_inference.engine.capture_plan import CapturePlan
 from neuroscope_inference.engine.edit import Outcome
+from neuroscope_inference.engine.hook_plan import HookPlan
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reads import CapturePlan
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.results import Pending, StepResult
 from neuroscope_inference.engine.sampling import Draw
-from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.steering import Steering
-from neuroscope_inference.engine.tap import Tap
 from neuroscope_inference.engine.unembedding import LAST
 
 _LOGITS_BUDGET_BYTES = 64 * 1024 * 1024
@@ -55,7 +55,7 @@ class Forward:
         plan: what is read.
         steering: what is edited.
         chunk_budget_bytes: captures of one prefill chunk may take this many bytes.
-        context: the trace that spans belong to.
+        context: the trace that ranges of positions belong to.
         longest_prompt: tokens of the request's longest prompt.
         memory_limit_bytes: memory that MLX may hold after a prefill chunk; 0 for no limit.
         quantization: of the key/value caches; None: they are exact.
@@ -99,7 +99,7 @@ class Forward:
         row: int,
         length: int,
         cache: Cache,
-        compute: Callable[[Span], StepResult],
+        compute: Callable[[PositionRange], StepResult],
         *,
         first: int = 0,
         needs_logits: bool,
@@ -110,21 +110,24 @@ class Forward:
             ResourceExhaustedError: memory does not hold a single position.
         """
         while first < length:
-            span = next(self.chunks(row, length, first, needs_logits=needs_logits))
+            position_range = next(self.chunks(row, length, first, needs_logits=needs_logits))
             restore: Callable[[], None] | None = self._checkpoint(row, cache)
             reason = ""
             results: list[StepResult] = []
             try:
-                results.append(compute(span))
-            except memory.ShortOfMemory as error:
+                results.append(compute(position_range))
+            except memory.OutOfMemoryError as error:
                 reason = str(error)
             if results:
-                first, restore = span.end, None  # nobody holds two caches, or a result, while others have their turn
+                first, restore = (
+                    position_range.end,
+                    None,
+                )  # nobody holds two caches, or a result, while others have their turn
                 yield results.pop()
                 continue
             restore()
             mx.clear_cache()
-            self._shrink(span, reason)
+            self._shrink(position_range, reason)
 
     def _checkpoint(self, row: int, cache: Cache) -> Callable[[], None]:
         """What brings a row back to where it is now; arrays are shared, not copied."""
@@ -138,19 +141,19 @@ class Forward:
 
         return restore
 
-    def _shrink(self, span: Span, reason: str) -> None:
-        if span.length == 1:
+    def _shrink(self, position_range: PositionRange, reason: str) -> None:
+        if position_range.length == 1:
             raise ResourceExhaustedError(
-                f"memory does not hold position {span.first} of prompt {span.row}: {reason}; capture less, or wait for "
-                "other requests to end"
+                f"memory does not hold position {position_range.first} of prompt {position_range.row}: {reason}; "
+                "capture less, or wait for other requests to end"
             )
-        self._most_positions = span.length // 2
+        self._most_positions = position_range.length // 2
         self.shortage = (
-            f"memory ran short at position {span.first} of prompt {span.row} ({reason}): "
+            f"memory ran short at position {position_range.first} of prompt {position_range.row} ({reason}): "
             f"prefill chunks have had at most {self._most_positions} positions since"
         )
 
-    def chunks(self, row: int, length: int, start: int = 0, *, needs_logits: bool) -> Iterator[Span]:
+    def chunks(self, row: int, length: int, start: int = 0, *, needs_logits: bool) -> Iterator[PositionRange]:
         """Spans of a prefill, from a position on.
 
         Where logits of all positions are computed with those of the last one, and are dear, that is a chunk of its own.
@@ -160,100 +163,108 @@ class Forward:
         is_dear = needs_logits and logits_bytes > _LOGITS_BUDGET_BYTES and not self._cuts
         body = length - 1 if is_dear else length
         for first in range(start, body, positions):
-            yield Span(row, 0, first, min(positions, body - first), length)
+            yield PositionRange(row, 0, first, min(positions, body - first), length)
         if start <= body < length:
-            yield Span(row, 0, body, 1, length)
+            yield PositionRange(row, 0, body, 1, length)
 
     def prefill(
-        self, prompt: Sequence[int], span: Span, cache: Cache, draws: Callable[[mx.array], Draw] | None = None
+        self,
+        prompt: Sequence[int],
+        position_range: PositionRange,
+        cache: Cache,
+        draws: Callable[[mx.array], Draw] | None = None,
     ) -> tuple[list[Pending], Draw | None]:
         """Computes one chunk. What draws the first token gets the last logits, (1, vocab), lazy.
 
         Raises:
             DataConversionError: an edit made numbers that are not finite.
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         started = time.perf_counter()
         span_of = telemetry.part("prefill", self.context)
         with span_of as recorded, memory.watched(self.memory_limit_bytes):
-            pending, logits, outcome = self.build(prompt, span, cache, cuts=draws is not None and self._cuts)
+            pending, logits, outcome = self.build(prompt, position_range, cache, cuts=draws is not None and self._cuts)
             draw = draws(logits[:, -1]) if draws is not None and logits is not None else None
             held = [p.array for p in pending] + outcome.arrays
             mx.eval(held, draw.arrays if draw else [], [layer.state for layer in cache])
             recorded.set_attribute(telemetry.STEP, 0)
-            recorded.set_attribute(telemetry.TOKENS, span.length)
+            recorded.set_attribute(telemetry.TOKENS, position_range.length)
             recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))
         outcome.check()
         self.timing.prefill_s += time.perf_counter() - started
         return pending, draw
 
-    def chunk(self, prompt: Sequence[int], cache: Cache, span: Span) -> StepResult:
+    def chunk(self, prompt: Sequence[int], cache: Cache, position_range: PositionRange) -> StepResult:
         """Computes one chunk of which nothing but its captures is wanted. Only the result holds their memory."""
-        pending, _ = self.prefill(prompt, span, cache)
-        return StepResult.of(span.step, pending)
+        pending, _ = self.prefill(prompt, position_range, cache)
+        return StepResult.of(position_range.step, pending)
 
     @property
     def _cuts(self) -> bool:
         """Whether a prefill needs the last position's logits only, and the model can give them alone."""
-        return not self.plan.reads_logits and not self.steering.of(0).edits_logits and self.model.abilities.can_cut
+        return not self.plan.reads_logits and not self.steering.of(0).edits_logits and self.model.capabilities.can_cut
 
     def build(
-        self, prompt: Sequence[int], span: Span, cache: Cache, *, cuts: bool = False
+        self, prompt: Sequence[int], position_range: PositionRange, cache: Cache, *, cuts: bool = False
     ) -> tuple[list[Pending], mx.array | None, Outcome]:
         """Builds the graph of one chunk; nothing is computed yet. No logits if the plan stops before them.
 
         Args:
             prompt: token ids.
-            span: the chunk.
+            position_range: the chunk.
             cache: of the row.
             cuts: logits are those of the last position alone.
         """
-        tap, outcome = self.tap(span)
+        hook_plan, outcome = self.hook_plan(position_range)
         if cuts:
-            tap = tap or Tap(self.model.layout.wanted(()))
-            tap.kept = LAST
+            hook_plan = hook_plan or HookPlan(self.model.layout.wanted(()))
+            hook_plan.kept = LAST
         call: Any = self.model.network
         logits: mx.array | None = None
-        with self.model.layout.switch.reading(tap), contextlib.suppress(ForwardStopped):
-            logits = call(mx.array([prompt[span.first : span.end]]), cache=cache)
-        return self.take(tap, span, logits=logits), logits, outcome
+        with self.model.layout.switch.reading(hook_plan), contextlib.suppress(ForwardStopped):
+            logits = call(mx.array([prompt[position_range.first : position_range.end]]), cache=cache)
+        return self.take(hook_plan, position_range, logits=logits), logits, outcome
 
     def replay(self, row: int, prompt: Sequence[int], drawn: Sequence[int], cache: Cache) -> None:
         """Fills an empty cache as it was after a prompt and generated tokens, with every edit and no read.
 
         Raises:
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         tokens, length = [*prompt, *drawn], len(prompt)
         alike = length if self.steering.has_edits else len(tokens)  # without edits no step differs from another
-        spans = [*self.chunks(row, alike, needs_logits=False)]
-        spans += [Span(row, p - length + 1, p, 1, length) for p in range(alike, len(tokens))]
+        position_ranges = [*self.chunks(row, alike, needs_logits=False)]
+        position_ranges += [PositionRange(row, p - length + 1, p, 1, length) for p in range(alike, len(tokens))]
         undo = [*self.steering.of(0).checkpoints(row)]
         call: Any = self.model.network
-        for span in spans:
-            edits, _ = self.steering.of(span.step).at(span)
-            tap = Tap(self.model.layout.wanted(()), edits) if edits else None
-            with memory.watched(0), self.model.layout.switch.reading(tap):
-                call(mx.array([tokens[span.first : span.end]]), cache=cache)
+        for position_range in position_ranges:
+            edits, _ = self.steering.of(position_range.step).at(position_range)
+            hook_plan = HookPlan(self.model.layout.wanted(()), edits) if edits else None
+            with memory.watched(0), self.model.layout.switch.reading(hook_plan):
+                call(mx.array([tokens[position_range.first : position_range.end]]), cache=cache)
                 mx.eval([layer.state for layer in cache])
         for function in undo:
             function()
 
-    def tap(self, span: Span) -> tuple[Tap | None, Outcome]:
-        """A tap for one forward pass of one row, None where nothing is read or edited; and what its edits leave."""
-        wanted = self.plan.wanted(span)
-        edits, outcome = self.steering.of(span.step).at(span)
+    def hook_plan(self, position_range: PositionRange) -> tuple[HookPlan | None, Outcome]:
+        """The hook plan of one forward pass of one row, None where nothing is read or edited; and how its edits end."""
+        wanted = self.plan.wanted(position_range)
+        edits, outcome = self.steering.of(position_range.step).at(position_range)
         if not edits and not wanted and self.plan.stop_before is None:
             return None, outcome
-        return Tap(self.model.layout.wanted(wanted), edits, self.plan.stop_before), outcome
+        return HookPlan(self.model.layout.wanted(wanted), edits, self.plan.stop_before), outcome
 
     def take(
-        self, tap: Tap | None, span: Span, slot: int | None = None, logits: mx.array | None = None
+        self,
+        hook_plan: HookPlan | None,
+        position_range: PositionRange,
+        slot: int | None = None,
+        logits: mx.array | None = None,
     ) -> list[Pending]:
         """What the plan reads of a forward pass, lazy; of a batch the row in that slot."""
         with telemetry.part("capture", self.context) as recorded:
-            pending = self.plan.take(tap, span, slot, logits)
-            recorded.set_attribute(telemetry.STEP, span.step)
+            pending = self.plan.take(hook_plan, position_range, slot, logits)
+            recorded.set_attribute(telemetry.STEP, position_range.step)
             recorded.set_attribute("neuroscope.tensors", len(pending))
             recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))
         return pending

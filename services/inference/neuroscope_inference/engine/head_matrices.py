@@ -15,7 +15,7 @@ from neuroscope_inference.engine.projections import HeadColumns
 PARTS = ("queries", "keys", "values")
 
 
-class NoMatrices(Exception):
+class MatricesUnavailableError(Exception):
     """The layer's projections are of no kind that is known; the reason."""
 
 
@@ -57,7 +57,7 @@ def projections_of(block: Block, columns: HeadColumns, layer: int) -> Sequence[H
     """Those of queries, keys and values.
 
     Raises:
-        NoMatrices: the layer has no such projections under names that are known, or they have other columns.
+        MatricesUnavailableError: the layer has no projections of known names, or they have other columns.
     """
     apart = (block.query_projection, block.key_projection, block.value_projection)
     found = [module for module in apart if module is not None]
@@ -65,9 +65,11 @@ def projections_of(block: Block, columns: HeadColumns, layer: int) -> Sequence[H
         return [HeadProjection(module, columns, part, is_fused=False) for part, module in enumerate(found)]
     fused = block.fused_projection
     if fused is None:
-        raise NoMatrices(f"layer {layer} has no projections of queries, keys and values that are known")
+        raise MatricesUnavailableError(f"layer {layer} has no projections of queries, keys and values that are known")
     if not columns.fits(matrix_of(fused).T[None]):
-        raise NoMatrices(f"the projection of layer {layer} has other columns than its heads' queries, keys and values")
+        raise MatricesUnavailableError(
+            f"the projection of layer {layer} has other columns than its heads' queries, keys and values"
+        )
     return [HeadProjection(fused, columns, part, is_fused=True) for part in range(len(PARTS))]
 
 
@@ -75,9 +77,9 @@ def output_matrix(block: Block, heads: int) -> mx.array:
     """What each head's output is multiplied with (heads, d_head, d_model), lazy.
 
     Raises:
-        NoMatrices: the layer has no output projection that is known.
+        MatricesUnavailableError: the layer has no output projection that is known.
     """
     if block.output_projection is None:
-        raise NoMatrices("no output projection that is known")
+        raise MatricesUnavailableError("no output projection that is known")
     matrix = matrix_of(block.output_projection)
     return matrix.T.reshape(heads, -1, matrix.shape[0])

@@ -57,7 +57,7 @@ def relative_error(a: mx.array, b: mx.array) -> float:
     return math.inf if math.isnan(error) else error
 
 
-class KeptRouting:
+class FrozenRouting:
     """Within the block the routers of a model keep what they decide."""
 
     def __init__(self, layout: Layout) -> None:

@@ -17,9 +17,9 @@ from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine import manual_attention
 from neuroscope_inference.engine.attention import AttentionPoints, dispatch_everywhere
 from neuroscope_inference.engine.family import FAMILIES, GENERIC, Family
+from neuroscope_inference.engine.hook_plan import ActiveHookPlan, HookPlan, ModulePoints, PointIndex, PointView, install
 from neuroscope_inference.engine.projections import HeadColumns
 from neuroscope_inference.engine.routing import Routing
-from neuroscope_inference.engine.tap import PointIndex, Switch, Tap, View, Watch, install
 
 _NOT_SEEN = "the model's code never passes through this point"
 _DENSE = "the layer is not a mixture of experts"
@@ -106,7 +106,7 @@ class Layout:
 
     def __init__(self, model: nn.Module, config: Mapping[str, Any]) -> None:
         self.model = model
-        self.switch = Switch()
+        self.switch = ActiveHookPlan()
         self.family = FAMILIES.get(str(config.get("model_type")), GENERIC)
         self.head_shape = HeadShape.of(config)
         layers: list[nn.Module] = list(getattr(model, "layers", []))
@@ -146,29 +146,29 @@ class Layout:
         return self._paths.get(id(module), "")
 
     def wanted(self, points: Iterable[PointIndex]) -> list[bool]:
-        """A tap's list for these points."""
+        """A hook plan's list for these points."""
         wanted = [False] * len(self.states)
         for point in points:
             wanted[point] = True
         return wanted
 
     def hook(self) -> None:
-        """Installs every hook. What they see reaches the tap that is in `switch`."""
+        """Installs every hook. What they see reaches the hook plan that is in `switch`."""
         dispatch_everywhere()
         paths = self._paths
-        watches: dict[int, Watch] = {}
-        around: dict[int, Callable[[Tap], AbstractContextManager[None]]] = {}
+        watches: dict[int, ModulePoints] = {}
+        around: dict[int, Callable[[HookPlan], AbstractContextManager[None]]] = {}
 
         def watch(
             module: nn.Module | None,
-            *points: tuple[Point, View | None],
+            *points: tuple[Point, PointView | None],
             reads: Sequence[tuple[int, Point]] = (),
             carried_by: int | None = None,
             block: int | None = None,
         ) -> None:
             if module is None:
                 return
-            entry = watches.setdefault(id(module), Watch(module))
+            entry = watches.setdefault(id(module), ModulePoints(module))
             entry.block = block if entry.block is None else entry.block
             for point, view in points:
                 entry.outputs.append((self._found(point, paths.get(id(module), "")), view))
@@ -339,23 +339,23 @@ def _first_part(parents: list[nn.Module], names: tuple[str, ...]) -> nn.Module |
     return next((part for parent in parents if (part := _part(parent, names)) is not None), None)
 
 
-def _as_heads(heads: int) -> View:
+def _as_heads(heads: int) -> PointView:
     """(B, L, all) as (B, L, heads, d_head); what does not divide stays, for the self-test to refuse."""
 
     def read(x: mx.array) -> mx.array:
         return x.reshape(*x.shape[:2], heads, -1) if x.ndim == 3 and x.shape[-1] % heads == 0 else x
 
-    return View(read, lambda x, edited: edited.reshape(x.shape))
+    return PointView(read, lambda x, edited: edited.reshape(x.shape))
 
 
-def _times(scale: float) -> View | None:
-    return None if scale == 1 else View(lambda x: x * scale, lambda _, edited: edited / scale)
+def _times(scale: float) -> PointView | None:
+    return None if scale == 1 else PointView(lambda x: x * scale, lambda _, edited: edited / scale)
 
 
-def _stopping_before(layer: int) -> Callable[[Tap], AbstractContextManager[None]]:
+def _stopping_before(layer: int) -> Callable[[HookPlan], AbstractContextManager[None]]:
     @contextmanager
-    def around(tap: Tap) -> Generator[None, None, None]:
-        if tap.stop_before == layer:
+    def around(hook_plan: HookPlan) -> Generator[None, None, None]:
+        if hook_plan.stop_before == layer:
             raise ForwardStopped
         yield
 

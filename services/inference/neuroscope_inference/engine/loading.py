@@ -22,9 +22,9 @@ from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_t
 
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine import config_mending, selftest, verdicts
-from neuroscope_inference.engine.abilities import Abilities
+from neuroscope_inference.engine import config_translation, self_test_cache, selftest
 from neuroscope_inference.engine.arrays import wire_dtype
+from neuroscope_inference.engine.capabilities import ModelCapabilities
 from neuroscope_inference.engine.layout import Layout, first_int
 from neuroscope_inference.engine.memory import is_shortage
 from neuroscope_inference.engine.model import LoadedModel
@@ -43,8 +43,8 @@ class LoadRequest:
     """What the user called it."""
     model_id: str
     adapter_path: str = ""
-    verdicts: Path | None = None
-    """Where verdicts of the self-test are kept; None: every load proves the model."""
+    self_test_cache: Path | None = None
+    """Where self-test results of the self-test are kept; None: every load proves the model."""
 
 
 def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
@@ -64,27 +64,27 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
     text_config: Mapping[str, Any] = config.get("text_config", config)
     layout = Layout(model, {"model_type": config.get("model_type"), **text_config})
     vocab_size = first_int(text_config, "vocab_size") or len(tokenizer)
-    self_test, abilities = _proved(request, layout, vocab_size)
+    self_test, capabilities = _proved(request, layout, vocab_size)
     yield pb.LoadProgress(
         phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=selftest.TOKEN_COUNT, bytes_total=selftest.TOKEN_COUNT
     )
     description = _describe(request, folder, config, text_config, model, tokenizer, layout)
-    yield LoadedModel(model, tokenizer, layout, description, self_test, abilities, folder, request.adapter_path)
+    yield LoadedModel(model, tokenizer, layout, description, self_test, capabilities, folder, request.adapter_path)
 
 
-def _proved(request: LoadRequest, layout: Layout, vocab_size: int) -> tuple[pb.SelfTest, Abilities]:
-    """The self-test's verdict and what the probes found, from the cache where it holds them for these files."""
+def _proved(request: LoadRequest, layout: Layout, vocab_size: int) -> tuple[pb.SelfTest, ModelCapabilities]:
+    """The result of the self-test and the model's capabilities, from the cache where it holds them for these files."""
     key = ""
-    if request.verdicts is not None:
+    if request.self_test_cache is not None:
         with contextlib.suppress(OSError):
-            key = verdicts.key_of(request.folder, request.adapter_path)
-        if key and (kept := verdicts.restore(request.verdicts, key, layout)):
+            key = self_test_cache.key_of(request.folder, request.adapter_path)
+        if key and (kept := self_test_cache.restore(request.self_test_cache, key, layout)):
             return kept
     self_test = selftest.run(layout, vocab_size)
-    abilities = Abilities.of(layout, vocab_size)
-    if request.verdicts is not None and key:
-        verdicts.keep(request.verdicts, key, layout, self_test, abilities)
-    return self_test, abilities
+    capabilities = ModelCapabilities.of(layout, vocab_size)
+    if request.self_test_cache is not None and key:
+        self_test_cache.keep(request.self_test_cache, key, layout, self_test, capabilities)
+    return self_test, capabilities
 
 
 def _checked_config(folder: Path) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tu
             folder,
             lazy=True,
             trust_remote_code=False,
-            model_config=config_mending.mended(written, config_mending.tensor_names(folder)),
-            get_model_classes=config_mending.classes,
+            model_config=config_translation.mended(written, config_translation.tensor_names(folder)),
+            get_model_classes=config_translation.classes,
         )
     except OSError as error:
         raise ModelCorruptError(_brief(error), field="model_path") from error
@@ -219,7 +219,7 @@ def _hash(folder: Path, adapter_path: str) -> str:
 
 def _context_length(text_config: Mapping[str, Any]) -> int:
     written = first_int(text_config, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-    exact = config_mending.exact_positions(text_config)
+    exact = config_translation.exact_positions(text_config)
     return min(written, exact) if written and exact else written or exact
 
 

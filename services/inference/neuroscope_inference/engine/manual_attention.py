@@ -1,6 +1,6 @@
 """Attention that a model computes itself, without mlx-lm's shared function: its own arithmetic, with points in between.
 
-gemma2 caps its scores, which the shared function cannot. While a tap is there its attention runs as written here:
+gemma2 caps its scores, which the shared function cannot. While a hook plan is there its attention runs as written here:
 operation by operation what mlx-lm's module does, so logits stay bit for bit what they were. The self-test holds it to
 that on every load.
 """
@@ -13,8 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import gemma2
 
-from neuroscope_inference.engine.attention import SeenManually, seen_manually
-from neuroscope_inference.engine.swapping import Call, intercept
+from neuroscope_inference.engine.attention import ManualAttentionPoints, seen_manually
+from neuroscope_inference.engine.module_hooks import Call, intercept
 
 
 def install(attention: nn.Module | None) -> None:
@@ -29,7 +29,7 @@ def _attend(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _softcapped(
-    seen: SeenManually, module: Any, x: mx.array, mask: mx.array | None = None, cache: Any = None
+    seen: ManualAttentionPoints, module: Any, x: mx.array, mask: mx.array | None = None, cache: Any = None
 ) -> mx.array:
     """mlx_lm.models.gemma2.Attention.__call__; the order of operations is its order."""
     batch, length, _ = x.shape

@@ -13,7 +13,7 @@ _ALLOCATION = re.compile(
 )  # Metal's, CUDA's and the CPU's words
 
 
-class ShortOfMemory(Exception):
+class OutOfMemoryError(Exception):
     """Memory ran short in a piece of work. No error for users yet: less is tried first."""
 
 
@@ -25,16 +25,16 @@ def watched(limit_bytes: int) -> Generator[None, None, None]:
         limit_bytes: memory that MLX may hold then; 0 for no limit.
 
     Raises:
-        ShortOfMemory: an allocation failed, or MLX holds more than the limit.
+        OutOfMemoryError: an allocation failed, or MLX holds more than the limit.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        raise ShortOfMemory(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise OutOfMemoryError(" ".join(str(error).split())[:200] or type(error).__name__) from None
     if reason := excess(limit_bytes):
-        raise ShortOfMemory(reason)
+        raise OutOfMemoryError(reason)
 
 
 def excess(limit_bytes: int) -> str:

@@ -15,12 +15,12 @@ from neuroscope.errors import ContextLengthError, InvalidRequestError, Unavailab
 from neuroscope.v1 import experiment_pb2
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.sites import COMPONENTS, Point
-from neuroscope_inference.engine import caches, swapping
-from neuroscope_inference.engine.abilities import Abilities
+from neuroscope_inference.engine import caches, module_hooks
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
+from neuroscope_inference.engine.capabilities import ModelCapabilities
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
-from neuroscope_inference.engine.dictionaries.library import Library
+from neuroscope_inference.engine.dictionaries.registry import Library
 from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.sweeps.method import Method
@@ -45,7 +45,7 @@ class LoadedModel:
     layout: Layout
     description: pb.Model
     self_test: pb.SelfTest
-    abilities: Abilities
+    capabilities: ModelCapabilities
     folder: Path
     adapter_path: str
     prompts: PromptCache = field(default_factory=lambda: PromptCache(0))
@@ -100,11 +100,11 @@ class LoadedModel:
 
     def release(self) -> None:
         """Says that nothing will run on it any more, so that its weights go with the last reference to it."""
-        swapping.release(self.network)
+        module_hooks.release(self.network)
         self.weights = None
 
     def describe(self) -> pb.GetModelResponse:
-        """The model, every point of the vocabulary, and the self-test's verdict."""
+        """The model, every point of the vocabulary, and the self-test's self_test_result."""
         points = [_hook_point(state) for state in self.layout.states]
         return pb.GetModelResponse(model=self.description, points=points, self_test=self.self_test)
 

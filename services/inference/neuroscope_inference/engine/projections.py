@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from neuroscope_inference.engine.arrays import new_handle
-from neuroscope_inference.engine.tap import View
+from neuroscope_inference.engine.hook_plan import PointView
 
 
 @dataclass(slots=True)
@@ -24,12 +24,12 @@ class HeadColumns:
     order: str = "side by side"
 
     @property
-    def queries(self) -> View:
+    def queries(self) -> PointView:
         """(B, L, all) as (B, L, heads, d_head); what has other columns stays, for the self-test to refuse."""
         return self._view(0)
 
     @property
-    def keys(self) -> View:
+    def keys(self) -> PointView:
         """(B, L, all) as (B, L, kv_heads, d_head)."""
         return self._view(1)
 
@@ -47,7 +47,7 @@ class HeadColumns:
         """Whether x has the columns of every query, key and value, and no other."""
         return x.ndim == 3 and x.shape[-1] == (self.heads + 2 * self.kv_heads) * self.width
 
-    def _view(self, part: int) -> View:
+    def _view(self, part: int) -> PointView:
         def read(x: mx.array) -> mx.array:
             return _part(self, x, part) if self.fits(x) else x
 
@@ -57,7 +57,7 @@ class HeadColumns:
             written[..., where, :] = edited.reshape(*groups[..., where, :].shape)
             return written.reshape(x.shape)
 
-        return View(read, write)
+        return PointView(read, write)
 
 
 Places = Callable[[HeadColumns, int], tuple[tuple[int, ...], slice]]

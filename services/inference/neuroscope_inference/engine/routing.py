@@ -12,8 +12,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope_inference.engine.swapping import Call, intercept
-from neuroscope_inference.engine.tap import PointIndex, Switch
+from neuroscope_inference.engine.hook_plan import ActiveHookPlan, PointIndex
+from neuroscope_inference.engine.module_hooks import Call, intercept
 
 Rule = Callable[[mx.array, mx.array], mx.array]
 """(logits (B, L, experts), choice (B, L, k)) -> weights (B, L, k)."""
@@ -71,38 +71,38 @@ class Routing:
         self.read: mx.array | None = None
         self.returned: mx.array | None = None
 
-    def install(self, switch: Switch, logits: PointIndex, weights: PointIndex) -> None:
-        """Intercepts router and experts; what they decide reaches the tap in the switch."""
+    def install(self, switch: ActiveHookPlan, logits: PointIndex, weights: PointIndex) -> None:
+        """Intercepts router and experts; what they decide reaches the hook plan in the switch."""
 
         def at_linear(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = call(module, *args, **kwargs)
-            if switch.tap is not None:
+            if switch.hook_plan is not None:
                 self.logits = result
             return result
 
         def at_gating(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = call(module, *args, **kwargs)
-            tap = switch.tap
-            if tap is None or not isinstance(result, tuple):
+            hook_plan = switch.hook_plan
+            if hook_plan is None or not isinstance(result, tuple):
                 return result
             floating = [x for x in result if isinstance(x, mx.array) and mx.issubdtype(x.dtype, mx.floating)]
             self.given = floating[0] if floating else None
             if self.linear is None and isinstance(matrix := module.get("weight"), mx.array):
                 computed: mx.array = args[0] @ matrix.T
                 self.logits = computed
-                tap.read(logits, computed)
+                hook_plan.read(logits, computed)
             return result
 
         def at_experts(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = call(module, *args, **kwargs)
-            tap = switch.tap
-            if tap is None or len(args) < 2:
+            hook_plan = switch.hook_plan
+            if hook_plan is None or len(args) < 2:
                 return result
             if self.keeps:
                 self.read, self.choice, self.returned = args[0], args[1], result
                 return result
-            if tap.wanted[weights] and (found := self.weights(args[1])) is not None:
-                tap.read(weights, found)
+            if hook_plan.wanted[weights] and (found := self.weights(args[1])) is not None:
+                hook_plan.read(weights, found)
             self.forget()
             return result
 

@@ -17,14 +17,14 @@ from neuroscope_inference.engine.arrays import number, of_numpy
 from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.forward import Forward
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.results import Pending, StepResult
 from neuroscope_inference.engine.row_text import RowText
 from neuroscope_inference.engine.sampling import Draw, Sampler
-from neuroscope_inference.engine.span import Span
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class LaunchedStep:
     """A step that has been launched: what it reads and the token it draws, lazy."""
 
     step: int
@@ -58,7 +58,7 @@ class Row:
         self.index = row
         self.cache: Cache | None = forward.new_cache()
         """Its own; None while a batch holds it."""
-        self.flights: list[Flight] = []
+        self.launched_steps: list[LaunchedStep] = []
         """Steps that are being computed: at most the next to land and the one after it."""
         self.ended = False
         self.is_lost = False
@@ -102,11 +102,11 @@ class Row:
             self.index, len(self._prompt), self.cache, compute, first=first, needs_logits=True
         )
 
-    def _chunk(self, cache: Cache, span: Span) -> StepResult:
+    def _chunk(self, cache: Cache, position_range: PositionRange) -> StepResult:
         """Computes a chunk; the last one draws the first token. Only the result holds the memory of what was read."""
-        if span.end < len(self._prompt):
-            return self.forward.chunk(self._prompt, cache, span)
-        pending, draw = self.forward.prefill(self._prompt, span, cache, self._draw_first)
+        if position_range.end < len(self._prompt):
+            return self.forward.chunk(self._prompt, cache, position_range)
+        pending, draw = self.forward.prefill(self._prompt, position_range, cache, self._draw_first)
         if draw is None:
             raise AssertionError("a generation runs all layers")
         return self._begin(pending, draw)
@@ -134,7 +134,7 @@ class Row:
         if not penalties.look_back:
             return None
         known = np.frombuffer(self._tokens, np.int32)[len(self._prompt) if penalties.generated_only else 0 :]
-        drawn = [flight.draw.token.astype(mx.int32) for flight in self.flights]
+        drawn = [launched.draw.token.astype(mx.int32) for launched in self.launched_steps]
         return mx.concatenate([of_numpy(known[-penalties.context_size :]), *drawn])
 
     def _draw_first(self, logits: mx.array) -> Draw:
@@ -146,7 +146,7 @@ class Row:
         """Lands the first token."""
         self._last, self._steps = draw, 1
         with telemetry.part("sample", self.forward.context) as recorded:
-            result = self.land(Flight(0, pending, draw, Outcome()))
+            result = self.land(LaunchedStep(0, pending, draw, Outcome()))
             recorded.set_attribute(telemetry.STEP, 0)
             recorded.set_attribute(telemetry.TOKENS, 1)
             recorded.set_attribute(telemetry.BYTES, result.nbytes)
@@ -158,10 +158,10 @@ class Row:
             return None
         return [*self._prompt, *self._drawn][: len(self._prompt) + self._steps - 1]
 
-    def next_span(self) -> Span:
+    def next_range(self) -> PositionRange:
         """Where the next step is: it reads the token that was drawn last."""
         length = len(self._prompt)
-        return Span(self.index, self._steps, length + self._steps - 1, 1, length)
+        return PositionRange(self.index, self._steps, length + self._steps - 1, 1, length)
 
     def launch(
         self,
@@ -170,20 +170,20 @@ class Row:
         outcome: Outcome,
         row_count: int,
         undo: Sequence[Callable[[], None]],
-    ) -> Flight:
+    ) -> LaunchedStep:
         """Takes a step whose graph has been built."""
-        flight = Flight(self._steps, pending, draw, outcome, row_count, undo)
-        self.flights.append(flight)
+        launched = LaunchedStep(self._steps, pending, draw, outcome, row_count, undo)
+        self.launched_steps.append(launched)
         self._last = draw
         self._steps += 1
-        return flight
+        return launched
 
     def lose(self, step: int) -> None:
         """Forgets the steps from this one on, which failed, and the cache, in which they left what nobody can use."""
-        while self.flights and self.flights[-1].step >= step:
-            for function in self.flights.pop().undo:
+        while self.launched_steps and self.launched_steps[-1].step >= step:
+            for function in self.launched_steps.pop().undo:
                 function()
-        self._last = self.flights[-1].draw if self.flights else self._landed
+        self._last = self.launched_steps[-1].draw if self.launched_steps else self._landed
         self._steps = step
         self.cache, self.is_lost = None, True
 
@@ -191,26 +191,26 @@ class Row:
         """Computes a lost cache from the prompt and the tokens that the model has read.
 
         Raises:
-            ShortOfMemory: memory does not hold it.
+            OutOfMemoryError: memory does not hold it.
         """
         cache = self.forward.new_cache()
         self.forward.replay(self.index, self._prompt, self._drawn[: self._steps - 1], cache)
         self.cache, self.is_lost = cache, False
 
-    def land(self, flight: Flight) -> StepResult:
+    def land(self, launched: LaunchedStep) -> StepResult:
         """The result of a step that has been evaluated.
 
         Raises:
             DataConversionError: an edit made numbers that are not finite.
         """
-        if flight in self.flights:
-            self.flights.remove(flight)
-        flight.outcome.check()
-        token = self._token(flight.step, flight.draw)
-        self._landed = flight.draw
+        if launched in self.launched_steps:
+            self.launched_steps.remove(launched)
+        launched.outcome.check()
+        token = self._token(launched.step, launched.draw)
+        self._landed = launched.draw
         self.ended = bool(token.finish_reason)
         self.forward.generated_tokens += 1
-        return StepResult.of(flight.step, flight.pending, token)
+        return StepResult.of(launched.step, launched.pending, token)
 
     def _token(self, step: int, draw: Draw) -> pb.TokenEvent:
         token_id = int(number(draw.token))

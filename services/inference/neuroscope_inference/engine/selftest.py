@@ -18,9 +18,9 @@ from neuroscope.errors import ModelUnsupportedError
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine import identities
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, PointView
 from neuroscope_inference.engine.identities import Identity, Seen
 from neuroscope_inference.engine.layout import Layout
-from neuroscope_inference.engine.tap import PointIndex, Tap, View
 
 TOKEN_COUNT = 8
 _UNPROVED = "self-test: no identity that this model offers proves the point"
@@ -38,14 +38,14 @@ def run(layout: Layout, vocab_size: int) -> inference_pb2.SelfTest:
     mx.eval(plain)
     layout.hook()
     proof = Proof(layout, tokens)
-    tap = ProvingTap(layout, proof)
-    with proof.of_routing(), layout.switch.reading(tap):
+    hook_plan = ProvingHookPlan(layout, proof)
+    with proof.of_routing(), layout.switch.reading(hook_plan):
         hooked = _forward(layout.model, tokens)
     mx.eval(hooked)
     identical = bool(mx.array_equal(plain, hooked, equal_nan=True).item())
     if not identical:
         raise ModelUnsupportedError("hooks change this model's logits; it cannot be studied", field="model_path")
-    proof.finish(_by_point(layout, tap.seen))
+    proof.finish(_by_point(layout, hook_plan.seen))
     return inference_pb2.SelfTest(
         logits_identical=identical,
         identities=list(proof.results.values()),
@@ -54,7 +54,7 @@ def run(layout: Layout, vocab_size: int) -> inference_pb2.SelfTest:
     )
 
 
-class ProvingTap(Tap):
+class ProvingHookPlan(HookPlan):
     """Reads every point, and has a layer proved as soon as its output is there."""
 
     def __init__(self, layout: Layout, proof: Proof) -> None:
@@ -62,18 +62,18 @@ class ProvingTap(Tap):
         self._layout, self._proof = layout, proof
         self._ends = {layout.index[Point("resid_post", layer)]: layer for layer in range(layout.num_layers)}
 
-    def read(self, point: PointIndex, value: mx.array, view: View | None = None) -> None:
+    def read(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> None:
         """Keeps the value; at the end of a layer proves the layer and lets go of its values."""
         super().read(point, value, view)
         if (layer := self._ends.get(point)) is None:
             return
         states = self._layout.states
         here = [index for index in self.seen if states[index].point.layer == layer]
-        self._layout.switch.tap = None  # identities call the model's own modules
+        self._layout.switch.hook_plan = None  # identities call the model's own modules
         try:
             self._proof.layer(layer, _by_point(self._layout, {index: self.seen.pop(index) for index in here}))
         finally:
-            self._layout.switch.tap = self
+            self._layout.switch.hook_plan = self
 
 
 class Proof:
@@ -87,9 +87,9 @@ class Proof:
         self._blamed: set[Point] = set()
         self._stream: mx.array | None = None  # after the layer before
 
-    def of_routing(self) -> identities.KeptRouting:
+    def of_routing(self) -> identities.FrozenRouting:
         """Within the block, routers keep what they decide."""
-        return identities.KeptRouting(self._layout)
+        return identities.FrozenRouting(self._layout)
 
     def layer(self, layer: int, seen: Seen) -> None:
         """Proves the points of one layer from what was seen there."""

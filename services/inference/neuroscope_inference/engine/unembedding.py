@@ -13,9 +13,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope.vocabulary.sites import Point
+from neuroscope_inference.engine.hook_plan import HookPlan
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.layout import Layout
-from neuroscope_inference.engine.tap import Tap
 
 _log = logging.getLogger(__name__)
 _PROBE = (1, 2, 3)
@@ -42,20 +42,20 @@ class Unembedding:
             residual: the stream.
             is_normed: whether it is taken as what the final norm gives.
         """
-        tap = Tap(self._layout.wanted(()))
-        tap.shortcut, tap.is_normed = residual, is_normed
+        hook_plan = HookPlan(self._layout.wanted(()))
+        hook_plan.shortcut, hook_plan.is_normed = residual, is_normed
         call: Any = self._network
-        with self._layout.switch.reading(tap):
+        with self._layout.switch.reading(hook_plan):
             return call(mx.zeros(residual.shape[:2], mx.int32))
 
     def can_be_cut(self) -> bool:
         """Whether the last position's logits need no other behind the final norm: a probe of three tokens."""
         call: Any = self._network
-        tap = Tap(self._layout.wanted(()))
-        tap.kept = LAST
+        hook_plan = HookPlan(self._layout.wanted(()))
+        hook_plan.kept = LAST
         try:
             whole: mx.array = call(mx.array([_PROBE]))
-            with self._layout.switch.reading(tap):
+            with self._layout.switch.reading(hook_plan):
                 cut: mx.array = call(mx.array([_PROBE]))
             return relative_error(cut, whole[:, -1:]) <= tolerance_of(whole.dtype)
         except Exception as error:
@@ -68,12 +68,12 @@ class Unembedding:
         last = Point("resid_post", layout.num_layers - 1)
         if layout.final_norm is None or layout.state(last).reason:
             return "its final norm or its last residual stream is not known"
-        tap = Tap(layout.wanted([layout.index[last]]))
+        hook_plan = HookPlan(layout.wanted([layout.index[last]]))
         call: Any = self._network
         try:
-            with layout.switch.reading(tap):
+            with layout.switch.reading(hook_plan):
                 logits: mx.array = call(mx.array([_PROBE]))
-            error = relative_error(self(tap.seen[layout.index[last]]), logits)
+            error = relative_error(self(hook_plan.seen[layout.index[last]]), logits)
         except Exception as error:  # whatever the model's code makes of blocks that are passed by
             return f"its blocks cannot be passed by: {str(error).strip() or type(error).__name__}"
         if error > tolerance_of(logits.dtype):

@@ -111,7 +111,7 @@ def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, re
         DataConversionError: the vectors are not as wide as the residual stream, or no numbers that float32 holds.
         UnavailableSiteError: the model's end cannot be applied by itself; says why.
     """
-    if reason := model.abilities.why_no_lens:
+    if reason := model.capabilities.why_no_lens:
         raise UnavailableSiteError(
             f"there is no lens of {model.description.model_id}: {reason}", field="vectors", valid=()
         )

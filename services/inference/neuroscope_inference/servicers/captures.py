@@ -18,8 +18,8 @@ from neuroscope.wire.codec import Event
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.estimate import estimate
 from neuroscope_inference.servicers.generation import GenerationServicer
-from neuroscope_inference.servicers.keeping import Keeper
-from neuroscope_inference.servicers.running import Prepared, Response, Runner
+from neuroscope_inference.servicers.runner import PreparedRun, Response, Runner
+from neuroscope_inference.servicers.stream_recorder import StreamRecorder
 from neuroscope_inference.spool.captured import SpooledTensors
 from neuroscope_inference.spool.entry import Entry, Header
 
@@ -33,7 +33,7 @@ _STATES = {
 class CaptureServicer:
     """Implements neuroscope.v1.CaptureService."""
 
-    def __init__(self, engine: Engine, runner: Runner, keeper: Keeper, generation: GenerationServicer) -> None:
+    def __init__(self, engine: Engine, runner: Runner, keeper: StreamRecorder, generation: GenerationServicer) -> None:
         self._engine = engine
         self._runner = runner
         self._keeper = keeper
@@ -151,7 +151,7 @@ class CaptureServicer:
             case _:
                 assert_never(header.request)
 
-    async def _prepare(self, request: pb.CaptureRequest, capture_id: str, context: Context) -> Prepared:
+    async def _prepare(self, request: pb.CaptureRequest, capture_id: str, context: Context) -> PreparedRun:
         if not request.hooks and not request.hook_ids:
             raise InvalidRequestError("a capture without hooks captures nothing", field="hooks")
         return await self._runner.prepare(request, capture_id, context, stop_before=self._stop_before(request))

@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.vocabulary.tensors import Array
-from neuroscope_inference.engine.dictionaries.loading import Checked, check
+from neuroscope_inference.engine.dictionaries.loading import CheckedDictionary, check
 from neuroscope_inference.engine.dictionaries.weights import open_folder
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model import LoadedModel
@@ -35,21 +35,21 @@ class DictionaryServicer:
     async def LoadDictionary(self, request: pb.LoadDictionaryRequest, context: Context) -> pb.LoadDictionaryResponse:
         """Checks a dictionary against its model and keeps it."""
         model = self._engine.model(request.model_id)
-        shelf = self._engine.shelf
+        registry = self._engine.registry
         if request.WhichOneof("source") == "path":
             self._dirs.check(request.path, "path")
         checked = await asyncio.to_thread(self._checked, request, model)
         dictionary_id = checked.description.dictionary_id
-        shelf.library.check_free(dictionary_id)
-        shelf.check_room(dictionary_id, checked.description.length_bytes)
-        await self._engine.call(lambda: shelf.put_dictionary(checked.made(model), model))
+        registry.library.check_free(dictionary_id)
+        registry.check_room(dictionary_id, checked.description.length_bytes)
+        await self._engine.call(lambda: registry.put_dictionary(checked.made(model), model))
         return pb.LoadDictionaryResponse(dictionary=checked.description)
 
     async def UnloadDictionary(
         self, request: pb.UnloadDictionaryRequest, context: Context
     ) -> pb.UnloadDictionaryResponse:
         """Frees a dictionary."""
-        library = self._engine.shelf.library
+        library = self._engine.registry.library
         await self._engine.call(lambda: library.remove(request.dictionary_id, "dictionary_id"))
         return pb.UnloadDictionaryResponse()
 
@@ -61,15 +61,15 @@ class DictionaryServicer:
             self._engine.model(request.model_id)
         models = [model.description.model_id for model in self._engine.models()]
         wanted = [request.model_id] if request.model_id else models
-        found = [entry.description for name in wanted for entry in self._engine.shelf.library.of(name)]
+        found = [entry.description for name in wanted for entry in self._engine.registry.library.of(name)]
         return pb.ListDictionariesResponse(dictionaries=found)
 
     async def GetDictionary(self, request: pb.GetDictionaryRequest, context: Context) -> pb.GetDictionaryResponse:
         """Describes a dictionary."""
-        found = self._engine.shelf.library.get(request.dictionary_id, "dictionary_id")
+        found = self._engine.registry.library.get(request.dictionary_id, "dictionary_id")
         return pb.GetDictionaryResponse(dictionary=found.description)
 
-    def _checked(self, request: pb.LoadDictionaryRequest, model: LoadedModel) -> Checked:
+    def _checked(self, request: pb.LoadDictionaryRequest, model: LoadedModel) -> CheckedDictionary:
         """Not on the event loop: files and tensors may lie on disk."""
         match request.WhichOneof("source"):
             case "path":

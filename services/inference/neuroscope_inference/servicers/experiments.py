@@ -13,12 +13,12 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import weights_pb2
 from neuroscope.wire.codec import Event, Framed
 from neuroscope.wire.frames import FramePacker
-from neuroscope_inference.engine.attributions.request import AllowedAttribution, attribution_of
+from neuroscope_inference.engine.attributions.request import AttributionLimits, attribution_of
 from neuroscope_inference.engine.edges.model_graph import described
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
-from neuroscope_inference.engine.sweeps.request import Allowed, sweep_of
+from neuroscope_inference.engine.sweeps.request import SweepLimits, sweep_of
 from neuroscope_inference.engine.vocabulary import projection_of
 from neuroscope_inference.engine.weights.reading import reading_of
 from neuroscope_inference.settings import InferenceSettings
@@ -34,8 +34,8 @@ class ExperimentServicer:
     def __init__(self, engine: Engine, tensors: TensorReferences, settings: InferenceSettings) -> None:
         self._engine = engine
         self._resolve = tensors.resolve_tensor
-        self._allowed = Allowed(settings.max_prompts, settings.sweep_max_patches, settings.sweep_batch_bytes)
-        self._allowed_attribution = AllowedAttribution(settings.max_prompts, settings.sweep_batch_bytes)
+        self._allowed = SweepLimits(settings.max_prompts, settings.sweep_max_patches, settings.sweep_batch_bytes)
+        self._allowed_attribution = AttributionLimits(settings.max_prompts, settings.sweep_batch_bytes)
 
     async def RunSweep(self, request: pb.RunSweepRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Checks the whole sweep, then streams its plan, values and end."""

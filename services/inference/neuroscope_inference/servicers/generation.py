@@ -15,13 +15,13 @@ from neuroscope.wire.codec import Event
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.sampling import Sampler
-from neuroscope_inference.servicers.keeping import Keeper
-from neuroscope_inference.servicers.running import Response, Runner
+from neuroscope_inference.servicers.runner import Response, Runner
+from neuroscope_inference.servicers.stream_recorder import StreamRecorder
 from neuroscope_inference.spool.entry import Header
 
 
 @dataclass(slots=True)
-class Running:
+class RunningGeneration:
     """A generation that has not ended; its run is there once the request has been checked."""
 
     credit: Credit
@@ -31,11 +31,11 @@ class Running:
 class GenerationServicer:
     """Implements neuroscope.v1.GenerationService."""
 
-    def __init__(self, engine: Engine, runner: Runner, keeper: Keeper) -> None:
+    def __init__(self, engine: Engine, runner: Runner, keeper: StreamRecorder) -> None:
         self._engine = engine
         self._runner = runner
         self._keeper = keeper
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, RunningGeneration] = {}
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Streams frames, tokens and the manifest; a repeated request that is resumable gets what was kept."""
@@ -76,7 +76,7 @@ class GenerationServicer:
     ) -> AsyncGenerator[Event, None]:
         if generation_id in self._running:
             raise IdTakenError(f"generation {generation_id!r} is running already", field="generation_id")
-        running = self._running[generation_id] = Running(credit)
+        running = self._running[generation_id] = RunningGeneration(credit)
         try:
             prepared = await self._runner.prepare(
                 request,
@@ -122,7 +122,7 @@ class GenerationServicer:
         self._engine.wake()
         return pb.AdvanceGenerationResponse(granted_steps=credit.granted_steps)
 
-    def _find(self, generation_id: str) -> Running:
+    def _find(self, generation_id: str) -> RunningGeneration:
         running = self._running.get(generation_id)
         if running is None:
             valid = nearest(generation_id, self._running)

@@ -23,13 +23,13 @@ class ModelServicer:
 
     Args:
         dirs: where callers may load from.
-        verdicts: where verdicts of the self-test are kept; None: every load proves the model.
+        self_test_cache: where self-test results of the self-test are kept; None: every load proves the model.
     """
 
-    def __init__(self, engine: Engine, dirs: ModelDirs, verdicts: Path | None = None) -> None:
+    def __init__(self, engine: Engine, dirs: ModelDirs, self_test_cache: Path | None = None) -> None:
         self._engine = engine
         self._dirs = dirs
-        self._verdicts = verdicts
+        self._self_test_cache = self_test_cache
 
     async def LoadModel(
         self, request: pb.LoadModelRequest, context: Context
@@ -50,7 +50,7 @@ class ModelServicer:
                 else:
                     yield pb.LoadModelResponse(progress=found)
         model_id = request.model_id or hub.default_id(request.model_path)
-        wanted = LoadRequest(folder, request.model_path, model_id, request.adapter_path, self._verdicts)
+        wanted = LoadRequest(folder, request.model_path, model_id, request.adapter_path, self._self_test_cache)
         stream = self._engine.load(wanted)
         try:
             async with aclosing(stream.items()) as events:

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from neuroscope.errors import ChecksumError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope_inference.spool.records import MAGIC, RECORD_HEAD_BYTES, Kind, Record, RecordWriter, TornFileError
+from neuroscope_inference.spool.records import MAGIC, RECORD_HEAD_BYTES, Kind, Record, RecordWriter, TruncatedFileError
 from neuroscope_inference.spool.records import read_records as _read
 
 State: TypeAlias = Literal["running", "committed", "broken"]
@@ -70,14 +70,14 @@ class Header:
         """What `to_bytes` wrote.
 
         Raises:
-            TornFileError: it did not.
+            TruncatedFileError: it did not.
         """
         try:
             described = json.loads(payload)
             request = _REQUESTS[described["kind"]].FromString(b64decode(described["request"]))
             return cls(described["capture_id"], request, described["seed"], described["attempt"])
         except (ValueError, KeyError, TypeError, DecodeError) as error:
-            raise TornFileError(f"the header cannot be read: {error!r}") from None
+            raise TruncatedFileError(f"the header cannot be read: {error!r}") from None
 
 
 @dataclass(slots=True)
@@ -130,14 +130,14 @@ class Entry:
         What was still being written, or is not whole, is cut down to its header.
 
         Raises:
-            TornFileError: not even the header can be read.
+            TruncatedFileError: not even the header can be read.
             OSError: the disk fails.
         """
         written = path.stat()
         with path.open("rb") as file:
             first = next(_read(file), None)
         if first is None or first.kind is not Kind.HEADER:
-            raise TornFileError("the file has no header")
+            raise TruncatedFileError("the file has no header")
         header = Header.from_bytes(first.payload)
         entry = cls(header, path, "running", written.st_size, written.st_mtime)
         if path.suffix == ".committed" and entry._read_account():
@@ -208,7 +208,7 @@ class Entry:
         try:
             with self.path.open("rb") as file:
                 yield from (r for r in _read(file, skips_frames_before=sequence) if r.kind is not Kind.HEADER)
-        except TornFileError as error:
+        except TruncatedFileError as error:
             raise ChecksumError(f"capture {self.header.capture_id!r} is damaged on the disk: {error}") from None
 
     def _read_account(self) -> bool:
@@ -219,7 +219,7 @@ class Entry:
                 for last in _read(file, skips_frames_before=2**63):
                     if last.kind is Kind.PLAN:
                         self.plan = pb.ResumeCaptureResponse.FromString(last.payload).plan
-        except (TornFileError, DecodeError):
+        except (TruncatedFileError, DecodeError):
             return False
         if last is None or last.kind is not Kind.MANIFEST or last.end != self.nbytes:
             return False

@@ -34,7 +34,7 @@ class Kind(IntEnum):
     MANIFEST = 6
 
 
-class TornFileError(Exception):
+class TruncatedFileError(Exception):
     """A file ends within a record, or a record is not what was written."""
 
 
@@ -88,28 +88,28 @@ def read_records(file: BinaryIO, *, skips_frames_before: int = 0) -> Iterator[Re
         skips_frames_before: frames before this one, by number, and tokens that precede them are passed over unread.
 
     Raises:
-        TornFileError: the file is not whole from here on.
+        TruncatedFileError: the file is not whole from here on.
     """
     if file.read(len(MAGIC)) != MAGIC:
-        raise TornFileError("the file does not begin as a kept stream does")
+        raise TruncatedFileError("the file does not begin as a kept stream does")
     frames = 0
     while head := file.read(_HEAD.size):
         if len(head) < _HEAD.size:
-            raise TornFileError("the file ends within a record")
+            raise TruncatedFileError("the file ends within a record")
         length, number, checksum = _HEAD.unpack(head)
         try:
             kind = Kind(number)
         except ValueError:
-            raise TornFileError(f"a record is of no known kind, {number}") from None
+            raise TruncatedFileError(f"a record is of no known kind, {number}") from None
         if frames < skips_frames_before and kind in (Kind.FRAME, Kind.TOKEN):
             frames += kind is Kind.FRAME
             file.seek(length, os.SEEK_CUR)
             continue
         payload = file.read(length)
         if len(payload) < length:
-            raise TornFileError("the file ends within a record")
+            raise TruncatedFileError("the file ends within a record")
         if _checksum(kind, payload) != checksum:
-            raise TornFileError("the bytes of a record were changed")
+            raise TruncatedFileError("the bytes of a record were changed")
         yield Record(kind, payload, file.tell())
 
 

@@ -21,7 +21,7 @@ from neuroscope.errors import (
     nearest,
 )
 from neuroscope_inference.spool.entry import Entry, Header
-from neuroscope_inference.spool.records import RECORD_HEAD_BYTES, Kind, TornFileError
+from neuroscope_inference.spool.records import RECORD_HEAD_BYTES, Kind, TruncatedFileError
 
 _log = logging.getLogger(__name__)
 MAX_ID_CHARACTERS = 256
@@ -199,7 +199,7 @@ class Spool:
                 continue
             try:
                 found.append(Entry.found(path))
-            except (TornFileError, OSError) as error:
+            except (TruncatedFileError, OSError) as error:
                 _log.warning("removed %s, which cannot be read: %s", path, error)
                 path.unlink(missing_ok=True)
         for entry in sorted(found, key=lambda entry: entry.touched_at_s):

@@ -17,10 +17,11 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.wire.frames import Outgoing
 from neuroscope_inference.engine.attributions.batch import Batch, batches
 from neuroscope_inference.engine.attributions.inputs import Inputs
-from neuroscope_inference.engine.attributions.probes import Passed, Passes
+from neuroscope_inference.engine.attributions.probes import GradientPasses, PassResult
 from neuroscope_inference.engine.attributions.proof import why_no_gradients
 from neuroscope_inference.engine.attributions.scores import Kind
-from neuroscope_inference.engine.memory import ShortOfMemory
+from neuroscope_inference.engine.hook_plan import PointIndex
+from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.sweeps.baseline import check_baseline
@@ -29,7 +30,6 @@ from neuroscope_inference.engine.sweeps.metrics import Metric
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, RUNS, Pair
 from neuroscope_inference.engine.sweeps.pairs import tokens_of
 from neuroscope_inference.engine.sweeps.submissions import Costs
-from neuroscope_inference.engine.tap import PointIndex
 
 Event: TypeAlias = "pb.AttributeResponse | StepResult | None"
 """None: nothing to send, but others may have their turn."""
@@ -41,7 +41,7 @@ _ROUTED = "experts are chosen by a router: gradients hold the choice fixed, and 
 
 @dataclass(slots=True)
 class Clock:
-    """Passes and their time."""
+    """GradientPasses and their time."""
 
     forward_total: int
     gradient_total: int
@@ -186,7 +186,7 @@ class Attribution:
         reason = ""
         try:
             yield from self._passed(kind, batch, clock)
-        except ShortOfMemory as error:
+        except OutOfMemoryError as error:
             reason = str(error)
         if not reason:
             return
@@ -212,11 +212,11 @@ class Attribution:
         """Events of a batch, then its scores.
 
         Raises:
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
-        passes = Passes(
+        passes = GradientPasses(
             self.model,
-            EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream),
+            EndReader(self.model.layout, self.model.capabilities.can_cut, self.metric.reads_stream),
             self.metric.places,
             self.model.cuts_last_mlp,
         )
@@ -225,8 +225,8 @@ class Attribution:
         compared = list(dict.fromkeys([*kind.compared, line]))
         row = CLEAN if from_zero else batch.edited_row
         tokens = batch.tokens(row)
-        other: Passed | None = None
-        edited: Passed | None = None
+        other: PassResult | None = None
+        edited: PassResult | None = None
         if makes_other or from_zero:
             with clock.forward():
                 other = passes.forward(tokens if from_zero else batch.tokens(batch.other_row), compared)
@@ -254,7 +254,7 @@ class Attribution:
         yield from self._finished(kind, batch, found, ends)
 
     def _finished(
-        self, kind: Kind, batch: Batch, scores: list[Values], runs: Mapping[int, Passed | None]
+        self, kind: Kind, batch: Batch, scores: list[Values], runs: Mapping[int, PassResult | None]
     ) -> Generator[pb.AttributeResponse | list[Values] | None, None, None]:
         """What is said of a batch's runs, and its scores, scaled as the metric is.
 
@@ -293,7 +293,7 @@ class Attribution:
 
 
 def _shifts(
-    line: PointIndex, base: mx.array | None, fraction: float, edited: Passed | None, other: Passed | None
+    line: PointIndex, base: mx.array | None, fraction: float, edited: PassResult | None, other: PassResult | None
 ) -> dict[PointIndex, mx.array]:
     """What is added to the embedding of the tokens to reach a place on the line."""
     if fraction == 0:

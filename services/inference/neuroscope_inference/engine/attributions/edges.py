@@ -18,10 +18,10 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.attributions.nodes import INPUT
-from neuroscope_inference.engine.attributions.probes import Passed
+from neuroscope_inference.engine.attributions.probes import PassResult
 from neuroscope_inference.engine.attributions.proof import why_no_edges
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.tap import PointIndex
 
 _STEPS = 5
 
@@ -84,7 +84,7 @@ class Edges:
         plan.senders.extend(graph.senders)
         plan.receivers.extend(graph.receivers)
 
-    def start(self, other: Passed | None) -> EdgeScores:
+    def start(self, other: PassResult | None) -> EdgeScores:
         """The scores of a batch."""
         assert other is not None
         return EdgeScores(self, other.seen)
@@ -119,7 +119,7 @@ class EdgeScores:
     _written: mx.array | None = None
     """What senders write, where that of all positions is taken together."""
 
-    def add(self, passed: Passed, edited: Passed) -> None:
+    def add(self, passed: PassResult, edited: PassResult) -> None:
         """Contracts the gradients at receivers with what senders write, some positions at a time."""
         graph = self.kind.graph
         if not self._differences:
@@ -139,7 +139,7 @@ class EdgeScores:
         mx.eval(scores)
         return [scores]
 
-    def _contracted(self, passed: Passed, positions: slice, *, keeps: bool) -> mx.array:
+    def _contracted(self, passed: PassResult, positions: slice, *, keeps: bool) -> mx.array:
         graph = self.kind.graph
         written = self._written
         if written is None:

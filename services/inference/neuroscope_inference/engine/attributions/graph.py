@@ -12,12 +12,12 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.nodes import INPUT
 from neuroscope_inference.engine.attributions.reading import HeadMatrix, Projection, Reading
-from neuroscope_inference.engine.head_matrices import NoMatrices, output_matrix, projections_of
+from neuroscope_inference.engine.head_matrices import MatricesUnavailableError, output_matrix, projections_of
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.layout import Block, Layout
-from neuroscope_inference.engine.tap import PointIndex
 
 
-class NoGraph(Exception):
+class GraphUnavailableError(Exception):
     """The model has no edges that gradients could score; the reason."""
 
 
@@ -54,7 +54,7 @@ class Graph:
         layers: of each layer, where its receivers are in `readings` and its heads in `writings`.
 
     Raises (from the constructor):
-        NoGraph: a part is missing.
+        GraphUnavailableError: a part is missing.
     """
 
     layout: Layout
@@ -106,13 +106,13 @@ class Graph:
         before = len(self.senders)
         try:
             projections = projections_of(block, self.layout.columns[layer], layer)
-        except NoMatrices as missing:
-            raise NoGraph(str(missing)) from None
+        except MatricesUnavailableError as missing:
+            raise GraphUnavailableError(str(missing)) from None
         for name, projection in zip(names, projections, strict=True):
             point = Point(name, layer)
             heads, d_head = self._extents(point)
             if projection.matrix().shape != (heads, d_head, width):
-                raise NoGraph(f"{point} is not what its projection gives")
+                raise GraphUnavailableError(f"{point} is not what its projection gives")
             parts.append(Projection(self._index(point), projection.matrix))
             for head in range(heads):
                 self._receives(point, head, before)
@@ -120,7 +120,7 @@ class Graph:
         output = Point("head_output", layer)
         heads, _ = self._extents(output)
         if block.output_projection is None:
-            raise NoGraph(f"layer {layer} has no output projection that is known")
+            raise GraphUnavailableError(f"layer {layer} has no output projection that is known")
         self._writes(output, heads, partial(_output_matrix, block, heads))
 
     def _mlp(self, layer: int, block: Block, before_attention: int) -> None:
@@ -146,7 +146,7 @@ class Graph:
     def _index(self, point: Point) -> PointIndex:
         state = self.layout.state(point)
         if state.reason:
-            raise NoGraph(f"{point} is missing: {state.reason}")
+            raise GraphUnavailableError(f"{point} is missing: {state.reason}")
         return self.layout.index[point]
 
     def _extents(self, point: Point) -> tuple[int, int]:

@@ -15,9 +15,9 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.attributions.nodes import check_has_gradient
-from neuroscope_inference.engine.attributions.probes import Passed
+from neuroscope_inference.engine.attributions.probes import PassResult
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.tap import PointIndex
 
 _EMBEDDING = Point("embedding")
 _STEPS = 32
@@ -76,7 +76,7 @@ class Inputs:
         )
         plan.layers.append(pb.AttributedLayers())
 
-    def start(self, other: Passed | None) -> InputScores:
+    def start(self, other: PassResult | None) -> InputScores:
         """The scores of a batch."""
         assert other is not None
         return InputScores(self, other)
@@ -92,11 +92,11 @@ class InputScores:
     """
 
     kind: Inputs
-    other: Passed
-    _edited: Passed | None = None
+    other: PassResult
+    _edited: PassResult | None = None
     _gradient: mx.array | None = None
 
-    def add(self, passed: Passed, edited: Passed) -> None:
+    def add(self, passed: PassResult, edited: PassResult) -> None:
         """Sums the gradients."""
         gradient = passed.gradients[self.kind.line].astype(mx.float32)
         self._edited = edited

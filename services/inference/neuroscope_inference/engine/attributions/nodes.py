@@ -18,12 +18,12 @@ from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS, Point
-from neuroscope_inference.engine.attributions.probes import Passed
+from neuroscope_inference.engine.attributions.probes import PassResult
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import Pair
 from neuroscope_inference.engine.sweeps.points import points_of
-from neuroscope_inference.engine.tap import PointIndex
 
 INPUT = Point("resid_pre", 0)
 """What enters the first block: inputs between two runs lie on a straight line here."""
@@ -146,7 +146,7 @@ class Nodes:
             layers = [point.layer for point in group.points if point.layer is not None]
             plan.layers.append(pb.AttributedLayers(plan_index=plan_index, layers=layers))
 
-    def start(self, other: Passed | None) -> NodeScores:
+    def start(self, other: PassResult | None) -> NodeScores:
         """The scores of a batch."""
         return NodeScores(self, other.seen if self.compares and other is not None else None)
 
@@ -165,7 +165,7 @@ class NodeScores:
     _edited: Mapping[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
     _gradients: dict[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
 
-    def add(self, passed: Passed, edited: Passed) -> None:
+    def add(self, passed: PassResult, edited: PassResult) -> None:
         """Sums the gradients."""
         self._edited = edited.seen
         for point, gradient in passed.gradients.items():

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope_inference.engine.tap import plain_class
+from neuroscope_inference.engine.hook_plan import plain_class
 
 
 def pulled_through(norm: nn.Module, stream: mx.array, gradients: mx.array) -> mx.array:

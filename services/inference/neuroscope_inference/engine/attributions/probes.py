@@ -15,9 +15,9 @@ import mlx.core as mx
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import memory
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, PointView
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.end import EndReader
-from neuroscope_inference.engine.tap import PointIndex, Tap, View
 
 Score = Callable[[mx.array], mx.array]
 """(end of the rows (rows, places, width)) -> the metric of each row (rows,)."""
@@ -26,8 +26,8 @@ Score = Callable[[mx.array], mx.array]
 _INSIDE_MLP = ("mlp_neurons", "router_logits", "expert_indices", "expert_weights")
 
 
-class ProbingTap(Tap):
-    """A tap that adds to what passes, in all rows of the batch at once.
+class ProbingHookPlan(HookPlan):
+    """A hook plan that adds to what passes, in all rows of the batch at once.
 
     Args:
         wanted: by point index, whether it is read.
@@ -40,7 +40,7 @@ class ProbingTap(Tap):
         self.reached: set[PointIndex] = set()
         """Points at which something was added."""
 
-    def edit(self, point: PointIndex, value: mx.array, view: View | None = None) -> mx.array:
+    def edit(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> mx.array:
         """The value with what is added to it; itself where nothing is."""
         added = self._added.get(point)
         if added is None:
@@ -54,7 +54,7 @@ class ProbingTap(Tap):
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class PassResult:
     """What one forward pass of a batch left, evaluated.
 
     Args:
@@ -69,7 +69,7 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True)
-class Passes:
+class GradientPasses:
     """Forward and backward passes of batches of equally long prompts, the whole prompt at a time and without caches.
 
     Args:
@@ -90,7 +90,7 @@ class Passes:
         tokens: mx.array,
         reads: Sequence[PointIndex],
         added: Mapping[PointIndex, mx.array] | None = None,
-    ) -> Passed:
+    ) -> PassResult:
         """A forward pass alone.
 
         Args:
@@ -99,12 +99,12 @@ class Passes:
             added: what is added to points.
 
         Raises:
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         with memory.watched(0):
             end, seen = self._run(tokens, reads, added or {})
             mx.eval(end, seen)
-        return Passed(end, seen, {})
+        return PassResult(end, seen, {})
 
     def backward(
         self,
@@ -113,7 +113,7 @@ class Passes:
         reads: Sequence[PointIndex],
         probed: Sequence[PointIndex],
         added: Mapping[PointIndex, mx.array] | None = None,
-    ) -> Passed:
+    ) -> PassResult:
         """A forward pass and the gradients at points. Rows do not see each other, so one sum of metrics serves all.
 
         Args:
@@ -124,7 +124,7 @@ class Passes:
             added: what is added to points.
 
         Raises:
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         rows, length = tokens.shape
         constant = added or {}
@@ -141,23 +141,23 @@ class Passes:
         with memory.watched(0):
             (_, end, seen), gradients = taken(zeros)
             mx.eval(end, seen, gradients)
-        return Passed(end, seen, gradients)
+        return PassResult(end, seen, gradients)
 
     def _run(
         self, tokens: mx.array, reads: Sequence[PointIndex], added: Mapping[PointIndex, mx.array]
     ) -> tuple[mx.array, dict[PointIndex, mx.array]]:
         layout = self.model.layout
         places = self.places(tokens.shape[1])
-        tap = ProbingTap(layout.wanted([*reads, *self.reader.points]), added)
-        take = self.reader.taking(tap, places, edits_logits=False)
+        hook_plan = ProbingHookPlan(layout.wanted([*reads, *self.reader.points]), added)
+        take = self.reader.taking(hook_plan, places, edits_logits=False)
         if self.cuts_last_mlp and not any(self._is_in_last_mlp(point) for point in (*reads, *added)):
-            tap.tail = mx.array(list(places))
+            hook_plan.tail = mx.array(list(places))
         call: Any = self.model.network
-        with layout.switch.reading(tap):
+        with layout.switch.reading(hook_plan):
             logits: mx.array = call(tokens)
-        if missed := [str(layout.states[point].point) for point in added if point not in tap.reached]:
+        if missed := [str(layout.states[point].point) for point in added if point not in hook_plan.reached]:
             raise AssertionError(f"nothing passed at {', '.join(missed)}")
-        return take(logits), {point: tap.seen[point] for point in reads}
+        return take(logits), {point: hook_plan.seen[point] for point in reads}
 
     def _is_in_last_mlp(self, point: PointIndex) -> bool:
         where = self.model.layout.states[point].point

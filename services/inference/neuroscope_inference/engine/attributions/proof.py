@@ -12,14 +12,14 @@ import mlx.core as mx
 
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine import caches
-from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
+from neuroscope_inference.engine.attributions.graph import Graph, GraphUnavailableError
 from neuroscope_inference.engine.attributions.nodes import INPUT
-from neuroscope_inference.engine.attributions.probes import Passed, Passes
+from neuroscope_inference.engine.attributions.probes import GradientPasses, PassResult
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.writing import applied
 from neuroscope_inference.engine.sweeps.end import EndReader
-from neuroscope_inference.engine.tap import PointIndex
 
 _TOKENS = (3, 1, 2, 1, 4, 2)
 
@@ -49,7 +49,7 @@ def _gradients_refused(model: LoadedModel) -> str:
     if state.reason or not state.is_writable:
         return f"{INPUT} cannot be read and written: {state.reason or 'nothing is computed from it'}"
     point, call = layout.index[INPUT], model.network
-    passes = Passes(model, EndReader(layout, cuts=False), lambda length: [length - 1])
+    passes = GradientPasses(model, EndReader(layout, cuts=False), lambda length: [length - 1])
     try:
         cached: mx.array = _called(call, tokens, caches.new(model.network))
         error = relative_error(_called(call, tokens, None), cached)
@@ -68,7 +68,7 @@ def _gradients_refused(model: LoadedModel) -> str:
     return ""
 
 
-def _ends_alike(whole: Passed, passes: Passes, tokens: mx.array, weights: mx.array) -> bool:
+def _ends_alike(whole: PassResult, passes: GradientPasses, tokens: mx.array, weights: mx.array) -> bool:
     """Whether the last MLP may be computed for the end's positions alone."""
     try:
         cut = _probed(replace(passes, cuts_last_mlp=True), tokens, weights)
@@ -80,7 +80,7 @@ def _ends_alike(whole: Passed, passes: Passes, tokens: mx.array, weights: mx.arr
     )
 
 
-def _probed(passes: Passes, tokens: mx.array, weights: mx.array) -> Passed:
+def _probed(passes: GradientPasses, tokens: mx.array, weights: mx.array) -> PassResult:
     """The gradient of a sum of the last logits by what enters the first block."""
     point = passes.model.layout.index[INPUT]
     return passes.backward(tokens, lambda end: (end * weights).mean(axis=(1, 2)), [], [point])
@@ -94,7 +94,7 @@ def _edges_refused(model: LoadedModel) -> str:
     layout = model.layout
     try:
         graph = Graph(layout)
-    except NoGraph as missing:
+    except GraphUnavailableError as missing:
         return str(missing)
     outputs = [
         layout.index[point]
@@ -108,7 +108,7 @@ def _edges_refused(model: LoadedModel) -> str:
         if reason := layout.states[point].reason:
             return f"{layout.states[point].point} is missing: {reason}"
     reads = [*graph.compared, *graph.probed, *graph.streams, *outputs]
-    passes = Passes(model, EndReader(layout, cuts=False), lambda length: [length - 1])
+    passes = GradientPasses(model, EndReader(layout, cuts=False), lambda length: [length - 1])
     seen = passes.forward(probe_tokens(model), list(dict.fromkeys(reads))).seen
     return unread(model, graph, seen) or _unwritten(model, seen)
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
-from neuroscope_inference.engine.tap import PointIndex
+from neuroscope_inference.engine.hook_plan import PointIndex
 
 HeadMatrix = Callable[[], mx.array]
 """Makes (heads, d_head, d_model) from the weights."""

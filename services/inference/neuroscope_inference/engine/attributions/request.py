@@ -25,7 +25,7 @@ MOST_STEPS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class AllowedAttribution:
+class AttributionLimits:
     """What the service allows an attribution.
 
     Args:
@@ -38,7 +38,7 @@ class AllowedAttribution:
 
 
 def attribution_of(
-    request: pb.AttributeRequest, model: LoadedModel, resolve: Resolve, allowed: AllowedAttribution
+    request: pb.AttributeRequest, model: LoadedModel, resolve: Resolve, allowed: AttributionLimits
 ) -> Attribution:
     """The attribution that a request asks for. Nothing has run when it raises.
 

@@ -8,18 +8,18 @@ from typing import Protocol
 import mlx.core as mx
 
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.attributions.probes import Passed
-from neuroscope_inference.engine.tap import PointIndex
+from neuroscope_inference.engine.attributions.probes import PassResult
+from neuroscope_inference.engine.hook_plan import PointIndex
 
 
 class Scores(Protocol):
     """The scores of one batch, as its passes go by."""
 
-    def add(self, passed: Passed, edited: Passed) -> None:
+    def add(self, passed: PassResult, edited: PassResult) -> None:
         """Takes the gradients at the next input of the line, and the run at its beginning.
 
         Raises:
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         ...
 
@@ -64,6 +64,6 @@ class Kind(Protocol):
         """Adds the tensors of scores, and what their axes stand for."""
         ...
 
-    def start(self, other: Passed | None) -> Scores:
+    def start(self, other: PassResult | None) -> Scores:
         """The scores of a batch whose other run, if there is one, has been made."""
         ...

@@ -15,13 +15,13 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.dictionaries.configuration import CONSTANT_NORM, LAYER_NORM
-from neuroscope_inference.engine.tap import PointIndex
+from neuroscope_inference.engine.hook_plan import PointIndex
 
 _EPSILON = 1e-5  # SAELens' of its layer norm
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class ScaledInput:
     """What is encoded, (rows, positions, d_in), and what brings a reconstruction back: times scale, plus shift."""
 
     inputs: mx.array
@@ -149,7 +149,7 @@ class Dictionary:
     def _dtype(self) -> mx.Dtype:
         return self.weights["W_enc"].dtype
 
-    def _scaled(self, x: mx.array) -> Scaled:
+    def _scaled(self, x: mx.array) -> ScaledInput:
         inputs = flat(x).astype(mx.float32)
         scale: mx.array | None = None
         shift: mx.array | None = None
@@ -162,7 +162,7 @@ class Dictionary:
         inputs = inputs.astype(self._dtype)
         if self.subtracts_bias:
             inputs = inputs - self.weights["b_dec"]
-        return Scaled(inputs, scale, shift)
+        return ScaledInput(inputs, scale, shift)
 
     def _linear(self, inputs: mx.array, bias: str, features: Sequence[int] = ()) -> mx.array:
         columns = self.weights["W_enc"]

@@ -29,7 +29,7 @@ _NOT_OF_IDS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedDictionary:
     """A dictionary that has been held against its model, its tensors in numpy."""
 
     description: pb.Dictionary
@@ -64,7 +64,7 @@ def check(
     configuration_text: str | bytes,
     tensors: Mapping[str, Array],
     field: str,
-) -> Checked:
+) -> CheckedDictionary:
     """Holds a dictionary against its model. Nothing is kept when it raises.
 
     Args:
@@ -108,7 +108,7 @@ def check(
         raise InvalidRequestError(
             f"{dictionary_id!r} is no name: letters, digits and . _ - make one", field="dictionary_id"
         )
-    return Checked(
+    return CheckedDictionary(
         pb.Dictionary(
             dictionary_id=dictionary_id,
             model_id=model.description.model_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
+from neuroscope_inference.engine.attributions.graph import Graph, GraphUnavailableError
 from neuroscope_inference.engine.attributions.proof import why_no_edges
 from neuroscope_inference.engine.model import LoadedModel
 
@@ -17,7 +17,7 @@ def graph_of(model: LoadedModel, field: str) -> Graph:
     """
     try:
         return Graph(model.layout)
-    except NoGraph as missing:
+    except GraphUnavailableError as missing:
         raise _unavailable(model, str(missing), field) from None
 
 

@@ -13,9 +13,9 @@ from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.edges.sets import Mask
 from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.edits import EditPlan
-from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.sweeps.plan import Asked
-from neuroscope_inference.engine.tap import PointIndex, RowEdit
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class EdgePlan:
         """Finds what is written."""
         self.written = self.write(self, given)
 
-    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
-        """Nothing row by row: a tap changes the edges of all rows together."""
+    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+        """Nothing row by row: a hook plan changes the edges of all rows together."""
         return {}, Outcome()
 
 
@@ -86,12 +86,12 @@ def written(plan: EdgePlan, given: Mapping[Asked, mx.array], length: int) -> Wri
 
     Raises:
         DataConversionError: a value is not finite.
-        ShortOfMemory: it takes more memory than there is.
+        OutOfMemoryError: it takes more memory than there is.
     """
     graph = plan.graph
     unedited = {point: given[plan.row, point] for point in graph.compared}
     plan.edit.take(given)
-    edits, outcome = plan.edit.at(Span(plan.row, 0, 0, length, length))
+    edits, outcome = plan.edit.at(PositionRange(plan.row, 0, 0, length, length))
     differences: dict[PointIndex, mx.array] = {}
     for point, value in unedited.items():
         edited = value

@@ -12,13 +12,13 @@ from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.attributions.graph import Graph
 from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.edits import EditPlan
+from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
 from neuroscope_inference.engine.layout import Layout
 from neuroscope_inference.engine.paths.nodes import Receiver, Sender
 from neuroscope_inference.engine.paths.writing import applied, mlp_stream, through_mlp, written
-from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.sweeps.pair import Pair
 from neuroscope_inference.engine.sweeps.plan import Asked
-from neuroscope_inference.engine.tap import PointIndex, RowEdit
 
 
 @dataclass(slots=True)
@@ -70,9 +70,9 @@ class PathPlan:
         """Makes the inputs of the receivers."""
         self.edit.take(given)
         seen = {point: given[self.pair.edited_row, point] for row, point in self.asks if row == self.pair.edited_row}
-        span = Span(self.pair.edited_row, 0, 0, self.pair.length, self.pair.length)
+        position_range = PositionRange(self.pair.edited_row, 0, 0, self.pair.length, self.pair.length)
         sent = seen[self.layout.index[self.sender.point]]
-        edits, self._outcome = self.edit.at(span)
+        edits, self._outcome = self.edit.at(position_range)
         edited = sent
         for of_point in edits.values():
             for edit in of_point:
@@ -86,14 +86,14 @@ class PathPlan:
                     change = change + self._passed_on(layer, change, seen)
             self._inputs.append(self._input(receiver, change, seen))
 
-    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
         """What the receivers read instead, at their positions."""
         outcome, self._outcome = self._outcome, Outcome()
         found: dict[PointIndex, list[RowEdit]] = {}
         for receiver, value in zip(self.receivers, self._inputs, strict=True):
-            chosen = self._chosen(receiver.positions, span)
+            chosen = self._chosen(receiver.positions, position_range)
             if chosen:
-                edit = RowEdit(_putting(value, receiver.heads, chosen, span.first))
+                edit = RowEdit(_putting(value, receiver.heads, chosen, position_range.first))
                 found.setdefault(self.layout.index[receiver.point], []).append(edit)
         return found, outcome
 
@@ -137,9 +137,9 @@ class PathPlan:
         projected = mx.einsum("btd,hwd->bthw", moved, mx.take(part.matrix(), heads, axis=0))
         return (mx.take(own, heads, axis=2) + projected).astype(own.dtype)
 
-    def _chosen(self, positions: Sequence[int], span: Span) -> list[int]:
+    def _chosen(self, positions: Sequence[int], position_range: PositionRange) -> list[int]:
         every = [position % self.pair.length for position in positions] or range(self.pair.length)
-        return [position for position in every if span.first <= position < span.end]
+        return [position for position in every if position_range.first <= position < position_range.end]
 
 
 def _putting(

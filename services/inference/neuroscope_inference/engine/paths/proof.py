@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.attributions.graph import Graph, NoGraph
-from neuroscope_inference.engine.attributions.probes import Passes
+from neuroscope_inference.engine.attributions.graph import Graph, GraphUnavailableError
+from neuroscope_inference.engine.attributions.probes import GradientPasses
 from neuroscope_inference.engine.attributions.proof import differs, probe_tokens, unread
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.writing import mlp_stream, through_mlp, written
@@ -24,7 +24,7 @@ def _refused(model: LoadedModel) -> str:
     layout = model.layout
     try:
         graph = Graph(layout)
-    except NoGraph as missing:
+    except GraphUnavailableError as missing:
         return str(missing)
     layers = range(layout.num_layers)
     mlps = [layer for layer in layers if layout.blocks[layer].mlp is not None]
@@ -35,7 +35,7 @@ def _refused(model: LoadedModel) -> str:
         if reason := layout.state(point).reason:
             return f"{point} is missing: {reason}"
     reads = [*graph.probed, *graph.streams, *(layout.index[point] for point in named)]
-    passes = Passes(model, EndReader(layout, cuts=False), lambda length: [length - 1])
+    passes = GradientPasses(model, EndReader(layout, cuts=False), lambda length: [length - 1])
     seen = passes.forward(probe_tokens(model), list(dict.fromkeys(reads))).seen
     if reason := unread(model, graph, seen):
         return reason

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from neuroscope.v1 import tensor_pb2
-from neuroscope_inference.engine.tap import PointIndex
+from neuroscope_inference.engine.hook_plan import PointIndex
 
 
 @dataclass(frozen=True, slots=True)

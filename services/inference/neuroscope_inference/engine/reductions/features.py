@@ -8,9 +8,9 @@ from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary, flat
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
 from neuroscope_inference.engine.reductions.top_k import largest
-from neuroscope_inference.engine.tap import PointIndex
 
 _NO_FEATURE = -1
 

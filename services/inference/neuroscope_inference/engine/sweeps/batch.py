@@ -15,12 +15,12 @@ import mlx.core as mx
 
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.sweeps.end import EndReader
-from neuroscope_inference.engine.sweeps.flow import Entering
+from neuroscope_inference.engine.sweeps.hook_plans import tap_of
 from neuroscope_inference.engine.sweeps.plan import Plan
 from neuroscope_inference.engine.sweeps.prefix import PrefixCache, WholeCache
-from neuroscope_inference.engine.sweeps.taps import tap_of
+from neuroscope_inference.engine.sweeps.triangular_batch import TriangularBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Unedited:
+class UneditedRun:
     """The run that the rows of a batch are edits of.
 
     Args:
@@ -56,7 +56,7 @@ class Unedited:
 
 
 def run_batch(
-    model: LoadedModel, reader: EndReader, base: Unedited, rows: Sequence[Row], first: int, places: Sequence[int]
+    model: LoadedModel, reader: EndReader, base: UneditedRun, rows: Sequence[Row], first: int, places: Sequence[int]
 ) -> mx.array:
     """The ends of the rows (rows, places, width), in the order of the rows, evaluated.
 
@@ -70,22 +70,22 @@ def run_batch(
 
     Raises:
         DataConversionError: an edit made numbers that are not finite.
-        ShortOfMemory: it takes more memory than there is.
+        OutOfMemoryError: it takes more memory than there is.
     """
     order = sorted(range(len(rows)), key=lambda index: rows[index].boundary)
     end = places[-1] + 1  # nobody asks for what lies behind
-    span = Span(base.row, 0, first, end - first, len(base.tokens))
+    position_range = PositionRange(base.row, 0, first, end - first, len(base.tokens))
     boundaries = [rows[index].boundary for index in order]
     last = model.layout.num_layers - 1
     cuts_tail = base.cuts_tail and base.cache is not None and not any(_edits_end(row.plan, last) for row in rows)
     tail = places[0] if cuts_tail else first  # the first position of what the last block writes
     streams = {b: base.streams[b][:, first:end] for b in set(boundaries) if b >= 0}
-    flow = Entering(streams, boundaries, (last, end - tail))
+    flow = TriangularBatch(streams, boundaries, (last, end - tail))
     local = [place - tail for place in places]
     plans = [rows[index].plan for index in order]
-    tap, outcomes = tap_of(model.layout, reader.points, plans, span, boundaries, local)
-    tap.flow = flow
-    take = reader.taking(tap, local, edits_logits=any(row.plan.edits_logits for row in rows))
+    hook_plan, outcomes = tap_of(model.layout, reader.points, plans, position_range, boundaries, local)
+    hook_plan.flow = flow
+    take = reader.taking(hook_plan, local, edits_logits=any(row.plan.edits_logits for row in rows))
     call: Any = model.network
     cache: caches.Cache
     if base.cache is None:
@@ -94,7 +94,7 @@ def run_batch(
         cache = [PrefixCache(whole, first) for whole in base.cache]
     tokens = mx.broadcast_to(mx.array([list(base.tokens[first:end])]), (flow.token_rows, end - first))
     with memory.watched(0):
-        with model.layout.switch.reading(tap):
+        with model.layout.switch.reading(hook_plan):
             logits: mx.array = call(tokens, cache=cache)
         del cache
         ends = take(logits)

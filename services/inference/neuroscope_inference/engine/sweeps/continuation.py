@@ -18,16 +18,16 @@ from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.forward import longest_chunk
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.row_text import RowText
 from neuroscope_inference.engine.sampling import Sampler
-from neuroscope_inference.engine.span import Span
 from neuroscope_inference.engine.sweeps.plan import Plan
-from neuroscope_inference.engine.tap import PointIndex, RowEdit, Tap
 
 
 @dataclass(frozen=True, slots=True)
-class Edited:
+class ContinuedEdits:
     """The edits of a row that goes on.
 
     Args:
@@ -38,10 +38,10 @@ class Edited:
     prompt: Plan | None = None
     generated: Plan | None = None
 
-    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
         """What is applied in one forward pass."""
-        plan = self.generated if span.step else self.prompt
-        return ({}, Outcome()) if plan is None else plan.at(span)
+        plan = self.generated if position_range.step else self.prompt
+        return ({}, Outcome()) if plan is None else plan.at(position_range)
 
     @property
     def edits_logits(self) -> bool:
@@ -66,9 +66,9 @@ class Continuation:
     @property
     def most_rows(self) -> int | None:
         """How many rows may run together; None: any number."""
-        return None if self.model.abilities.can_batch else 1
+        return None if self.model.capabilities.can_batch else 1
 
-    def texts(self, tokens: Sequence[int], row: int, rows: Sequence[Edited]) -> list[pb.GeneratedText]:
+    def texts(self, tokens: Sequence[int], row: int, rows: Sequence[ContinuedEdits]) -> list[pb.GeneratedText]:
         """What runs of one prompt go on with.
 
         Args:
@@ -78,7 +78,7 @@ class Continuation:
 
         Raises:
             DataConversionError: an edit made numbers that are not finite.
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         size = self.most_rows or len(rows)
         found: list[pb.GeneratedText] = []
@@ -86,15 +86,17 @@ class Continuation:
             found += self._together(tokens, row, rows[first : first + size])
         return found
 
-    def _together(self, tokens: Sequence[int], row: int, rows: Sequence[Edited]) -> list[pb.GeneratedText]:
+    def _together(self, tokens: Sequence[int], row: int, rows: Sequence[ContinuedEdits]) -> list[pb.GeneratedText]:
         length, cache = len(tokens), caches.new(self.model.network)
         texts = [RowText(self.model, self.sampler, length) for _ in rows]
         found = [pb.GeneratedText() for _ in rows]
         logits: mx.array | None = None
         for first in range(0, length, longest_chunk()):
-            span = Span(row, 0, first, min(longest_chunk(), length - first), length)
-            read = mx.broadcast_to(mx.array([list(tokens[first : span.end])]), (len(rows), span.length))
-            logits = self._forward(read, cache, span, rows)
+            position_range = PositionRange(row, 0, first, min(longest_chunk(), length - first), length)
+            read = mx.broadcast_to(
+                mx.array([list(tokens[first : position_range.end])]), (len(rows), position_range.length)
+            )
+            logits = self._forward(read, cache, position_range, rows)
         for step in range(texts[0].max_tokens):
             assert logits is not None
             drawn = mx.concatenate(
@@ -110,26 +112,32 @@ class Continuation:
                     text.token_ids.append(token_id)
             if all(text.finish_reason for text in found):
                 break
-            logits = self._forward(drawn[:, None], cache, Span(row, step + 1, length + step, 1, length), rows)
+            logits = self._forward(drawn[:, None], cache, PositionRange(row, step + 1, length + step, 1, length), rows)
         return found
 
-    def _forward(self, read: mx.array, cache: caches.Cache, span: Span, rows: Sequence[Edited]) -> mx.array | None:
+    def _forward(
+        self, read: mx.array, cache: caches.Cache, position_range: PositionRange, rows: Sequence[ContinuedEdits]
+    ) -> mx.array | None:
         """The last logits (rows, vocabulary), evaluated; None where the prompt goes on."""
         edits: dict[PointIndex, list[RowEdit]] = {}
         outcomes: list[Outcome] = []
         for slot, edited in enumerate(rows):
-            of_row, outcome = edited.at(span)
+            of_row, outcome = edited.at(position_range)
             outcomes.append(outcome)
             for point, found in of_row.items():
                 edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in found)
-        tap = Tap(self.model.layout.wanted(()), edits)
-        if span.ends_step and self.model.abilities.can_cut and not any(edited.edits_logits for edited in rows):
-            tap.kept = mx.array([span.length - 1])
+        hook_plan = HookPlan(self.model.layout.wanted(()), edits)
+        if (
+            position_range.ends_step
+            and self.model.capabilities.can_cut
+            and not any(edited.edits_logits for edited in rows)
+        ):
+            hook_plan.kept = mx.array([position_range.length - 1])
         call: Any = self.model.network
         with memory.watched(0):
-            with self.model.layout.switch.reading(tap):
+            with self.model.layout.switch.reading(hook_plan):
                 logits: mx.array = call(read, cache=cache)
-            last = logits[:, -1].astype(mx.float32) if span.ends_step else None
+            last = logits[:, -1].astype(mx.float32) if position_range.ends_step else None
             mx.eval(last, [outcome.arrays for outcome in outcomes], [layer.state for layer in cache])
         for outcome in outcomes:
             outcome.check()

@@ -14,8 +14,9 @@ from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.edit import Outcome
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.sweeps.cells import (
     Extent,
     asks_rows,
@@ -27,7 +28,6 @@ from neuroscope_inference.engine.sweeps.cells import (
 )
 from neuroscope_inference.engine.sweeps.pair import CORRUPTED, Pair
 from neuroscope_inference.engine.sweeps.plan import Asked, Plan
-from neuroscope_inference.engine.tap import PointIndex, RowEdit
 
 _DEVIATION = 3.0
 
@@ -92,7 +92,7 @@ class Corruptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Chained:
+class ChainedEdits:
     """The edits of a run and those of a cell of it, which come after and see what the former made.
 
     Args:
@@ -127,12 +127,12 @@ class Chained:
         """Hands the cell what it asks for; the run has it."""
         self.plan.take(given)
 
-    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
         """The edits of the run, then those of the cell."""
-        earlier, outcome = self.before.at(span)
+        earlier, outcome = self.before.at(position_range)
         there = {edit.index for edit in self.before.edits if self._is_there(edit.point)}
         found = {point: list(edits) for point, edits in earlier.items() if point not in there}
-        later, other = self.plan.at(span)
+        later, other = self.plan.at(position_range)
         for point, edits in later.items():
             found.setdefault(point, []).extend(edits)
         outcome.finite += other.finite

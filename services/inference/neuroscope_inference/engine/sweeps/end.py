@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from neuroscope.vocabulary.sites import Point
+from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex
 from neuroscope_inference.engine.layout import Layout
-from neuroscope_inference.engine.tap import PointIndex, Tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +29,29 @@ class EndReader:
 
     @property
     def points(self) -> list[PointIndex]:
-        """What a tap must read for it."""
+        """What a hook plan must read for it."""
         if not self.reads_stream:
             return []
         return [self.layout.index[Point("resid_post", self.layout.num_layers - 1)]]
 
-    def taking(self, tap: Tap, local: Sequence[int], *, edits_logits: bool) -> Callable[[mx.array], mx.array]:
-        """Prepares a tap; gives what makes the end, float32, of the logits that the model returns under it.
+    def taking(
+        self, hook_plan: HookPlan, local: Sequence[int], *, edits_logits: bool
+    ) -> Callable[[mx.array], mx.array]:
+        """Prepares a hook plan; gives what makes the end, float32, of the logits that the model returns under it.
 
         Args:
-            tap: of the forward pass.
+            hook_plan: of the forward pass.
             local: positions, counted from the first one of the forward pass; at least one.
             edits_logits: whether logits are edited, at positions of the whole pass.
         """
         chosen = mx.array(list(local))
         is_cut = self.cuts and not edits_logits
         if is_cut:
-            tap.kept = chosen
+            hook_plan.kept = chosen
 
         def end(logits: mx.array) -> mx.array:
             if self.reads_stream:
-                return tap.seen[self.points[0]][:, chosen].astype(mx.float32)
+                return hook_plan.seen[self.points[0]][:, chosen].astype(mx.float32)
             return (logits if is_cut else logits[:, chosen]).astype(mx.float32)
 
         return end

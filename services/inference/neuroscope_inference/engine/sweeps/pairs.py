@@ -15,7 +15,7 @@ from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Corruption
 
 
 @dataclass(frozen=True, slots=True)
-class PairsRead:
+class TokenizedPairs:
     """Pairs, and what looks wrong with their prompts."""
 
     pairs: list[Pair]
@@ -28,7 +28,7 @@ def pairs_of(
     references: Sequence[inference_pb2.Prompt],
     edited_run: pb.SweptRun.ValueType,
     most: int,
-) -> PairsRead:
+) -> TokenizedPairs:
     """The pairs of a request.
 
     Args:
@@ -73,7 +73,7 @@ def pairs_of(
         raise InvalidRequestError(
             "some pairs have a corrupted prompt and some have not: say which run is edited", field="edited_run"
         )
-    return PairsRead(pairs, [warning for prompt in read for warning in prompt.warnings])
+    return TokenizedPairs(pairs, [warning for prompt in read for warning in prompt.warnings])
 
 
 def tokens_of(pair: Pair, metric: Metric) -> pb.PairTokens:

@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.edit import Outcome
-from neuroscope_inference.engine.span import Span
-from neuroscope_inference.engine.tap import PointIndex, RowEdit
+from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
+from neuroscope_inference.engine.position_range import PositionRange
 
 Asked = tuple[int, PointIndex]
 """A row of a pair, and a point."""
@@ -38,6 +38,6 @@ class Plan(Protocol):
         """Gets what it asks for: activations (1, ...) of whole prompts."""
         ...
 
-    def at(self, span: Span) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
         """What is applied in one forward pass of the edited row, in order, and where it leaves its outcome."""
         ...

@@ -10,7 +10,7 @@ from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 
-class NoPrefix(Exception):
+class PrefixUnavailableError(Exception):
     """A layer keeps something that has no prefix. Nobody's error: sweeps then run another way."""
 
 
@@ -66,7 +66,7 @@ def whole_caches(network: nn.Module) -> list[WholeCache]:
     """Empty caches for an unedited run whose prefixes are to be reused.
 
     Raises:
-        NoPrefix: says which layer keeps something else than the keys and values of its positions.
+        PrefixUnavailableError: says which layer keeps something else than the keys and values of its positions.
     """
     return [_whole(layer, index) for index, layer in enumerate(make_prompt_cache(network))]
 
@@ -76,4 +76,6 @@ def _whole(layer: Any, index: int) -> WholeCache:
         return WholeCache(None)
     if type(layer) is RotatingKVCache and not layer.keep:
         return WholeCache(layer.max_size)
-    raise NoPrefix(f"layer {index} keeps a {type(layer).__name__}, which has no prefix that could be reused")
+    raise PrefixUnavailableError(
+        f"layer {index} keeps a {type(layer).__name__}, which has no prefix that could be reused"
+    )

@@ -15,9 +15,9 @@ from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.baseline import check_baseline
-from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
-from neuroscope_inference.engine.sweeps.continuation import Continuation, Edited
-from neuroscope_inference.engine.sweeps.corruption import Chained, Corruptions
+from neuroscope_inference.engine.sweeps.batch import Row, UneditedRun, run_batch
+from neuroscope_inference.engine.sweeps.continuation import Continuation, ContinuedEdits
+from neuroscope_inference.engine.sweeps.corruption import ChainedEdits, Corruptions
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
 from neuroscope_inference.engine.sweeps.metrics import Metric, Reference
@@ -27,7 +27,7 @@ from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 from neuroscope_inference.engine.sweeps.prefix import WholeCache, whole_caches
 from neuroscope_inference.engine.sweeps.proof import streams_of
 from neuroscope_inference.engine.sweeps.references import References
-from neuroscope_inference.engine.sweeps.run import Recorded, run
+from neuroscope_inference.engine.sweeps.run import RunRecord, run
 
 Values = NDArray[np.float32]
 
@@ -58,7 +58,7 @@ class Prepared:
     reader: EndReader
     pair: Pair
     method: Method
-    base: Unedited | None
+    base: UneditedRun | None
     given: Mapping[Asked, mx.array]
     at: Reference
     scores: Values
@@ -73,13 +73,13 @@ class Prepared:
 
         Raises:
             DataConversionError: an edit made numbers that are not finite.
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         if self.continuation is None:
             return []
         most, edits_generated = self.continuation.sampler.max_tokens, self.continuation.edits_generated
         rows = [
-            Edited(
+            ContinuedEdits(
                 self._plan(patch),
                 self._chained(patch.generated(most, self.given) if edits_generated else None, self.goes_on),
             )
@@ -96,7 +96,7 @@ class Prepared:
 
         Raises:
             DataConversionError: an edit made numbers that are not finite.
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
         is_edited = any(patch.extent.first < self.pair.length for patch in patches)
         changed = [place for place in self.at.places if place >= first and is_edited]
@@ -112,7 +112,7 @@ class Prepared:
             raise DataConversionError(f"the metric of patch {bad.number} is not finite", field="metric")
         return self._scaled(values).astype(np.float32)
 
-    def _together(self, patches: Sequence[Patch], base: Unedited, first: int, places: Sequence[int]) -> mx.array:
+    def _together(self, patches: Sequence[Patch], base: UneditedRun, first: int, places: Sequence[int]) -> mx.array:
         rows = [Row(self._plan(patch, patch.extent.boundary), patch.extent.boundary) for patch in patches]
         return run_batch(self.model, self.reader, base, rows, first, places)
 
@@ -132,12 +132,12 @@ class Prepared:
         plan.take(self.given)
         if self.corruption is None:
             return plan
-        return Chained(self.corruption, plan, boundary, self.model.layout.num_layers)
+        return ChainedEdits(self.corruption, plan, boundary, self.model.layout.num_layers)
 
     def _chained(self, plan: Plan | None, before: EditPlan | None) -> Plan | None:
         if plan is None or before is None:
             return plan or before
-        return Chained(before, plan, None, self.model.layout.num_layers)
+        return ChainedEdits(before, plan, None, self.model.layout.num_layers)
 
     def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self.metric.is_normalised:
@@ -172,9 +172,9 @@ class Preparation:
 
         Raises:
             InvalidRequestError: both score the same, where values are scaled between them.
-            ShortOfMemory: it takes more memory than there is.
+            OutOfMemoryError: it takes more memory than there is.
         """
-        reader = EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream)
+        reader = EndReader(self.model.layout, self.model.capabilities.can_cut, self.metric.reads_stream)
         runs = {CLEAN: self._run(reader, pair, CLEAN)}
         usual = self.references.rows_of(pair)
         corruption = self.corruptions.plan(pair)
@@ -197,7 +197,7 @@ class Preparation:
         if self.continuation is not None:
             if self.continuation.edits_generated:
                 goes_on = self.corruptions.generated(pair, self.continuation.sampler.max_tokens)
-            edited_runs = {CLEAN: Edited(), CORRUPTED: Edited(corruption, goes_on)}
+            edited_runs = {CLEAN: ContinuedEdits(), CORRUPTED: ContinuedEdits(corruption, goes_on)}
             for row, text in ((CLEAN, baseline.clean_text), (CORRUPTED, baseline.corrupted_text)):
                 if row in runs:
                     text.CopyFrom(self.continuation.texts(pair.prompt(row), row, [edited_runs[row]])[0])
@@ -208,7 +208,7 @@ class Preparation:
             streams = [edited.points[point] for point in streams_of(self.model)]
             cache = [layer for layer in edited.cache if isinstance(layer, WholeCache)]
             keeps = cache if self.method.reuses_positions else None
-            base = Unedited(pair.edited, pair.edited_row, streams, keeps, self.method.cuts_tail)
+            base = UneditedRun(pair.edited, pair.edited_row, streams, keeps, self.method.cuts_tail)
         return Prepared(
             self.model,
             self.metric,
@@ -229,7 +229,7 @@ class Preparation:
     def _of(self, row: int) -> set[Asked]:
         return {asked for asked in self.asks if asked[0] == row}
 
-    def _run(self, reader: EndReader, pair: Pair, row: int, plan: EditPlan | None = None) -> Recorded:
+    def _run(self, reader: EndReader, pair: Pair, row: int, plan: EditPlan | None = None) -> RunRecord:
         points = {point for _, point in self._of(row)}
         is_base = row == pair.edited_row and self.method.reuses_layers
         keeps = is_base and self.method.reuses_positions

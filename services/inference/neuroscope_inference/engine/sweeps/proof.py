@@ -11,14 +11,14 @@ from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.edits import EditPlan
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.batch import Row, Unedited, run_batch
+from neuroscope_inference.engine.sweeps.batch import Row, UneditedRun, run_batch
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.method import Method
-from neuroscope_inference.engine.sweeps.prefix import NoPrefix, WholeCache, whole_caches
+from neuroscope_inference.engine.sweeps.prefix import PrefixUnavailableError, WholeCache, whole_caches
 from neuroscope_inference.engine.sweeps.run import run
-from neuroscope_inference.engine.tap import PointIndex
 
 _log = logging.getLogger(__name__)
 _TOKENS = (3, 1, 2, 1, 4, 2)
@@ -64,7 +64,7 @@ def _difference(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail
     """Why rows that enter at their layers do not give the logits of runs one by one; empty if they do."""
     tokens = [token % model.description.vocab_size for token in _TOKENS]
     last = [len(tokens) - 1]
-    reader = EndReader(model.layout, cuts=model.abilities.can_cut)
+    reader = EndReader(model.layout, cuts=model.capabilities.can_cut)
     layers = model.layout.num_layers
     whole: Sequence[WholeCache] | None = None
     try:
@@ -73,7 +73,7 @@ def _difference(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail
         cache = caches.new(model.network) if whole is None else list(whole)
         unedited = run(model, reader, tokens, 0, last, cache, streams_of(model))
         streams = [unedited.points[index] for index in streams_of(model)]
-        base = Unedited(tokens, 0, streams, whole, cuts_tail)
+        base = UneditedRun(tokens, 0, streams, whole, cuts_tail)
         for first in _POSITIONS if whole is not None else (0,):
             cells = [(layer, max(first, 2)) for layer in sorted({0, 1 % layers, layers // 2, layers - 1})]
             rows = [Row(_rectified(model, layer, position, tokens), layer) for layer, position in cells]
@@ -87,7 +87,7 @@ def _difference(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail
                 if error > tolerance:
                     what = "what rows share" if whole is None else "prefixes and what rows share"
                     return f"with {what} reused, a probe's logits are off by {error:.1e} (layer {layer})"
-    except NoPrefix as error:
+    except PrefixUnavailableError as error:
         return str(error)
     except Exception as error:  # whatever the model's code makes of rows that come later
         text = " ".join(str(error).split())[:200] or type(error).__name__

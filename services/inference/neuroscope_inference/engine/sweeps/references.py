@@ -9,11 +9,11 @@ import mlx.core as mx
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import caches
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.pair import FIRST_REFERENCE, Pair
 from neuroscope_inference.engine.sweeps.run import run
-from neuroscope_inference.engine.tap import PointIndex
 
 
 class References:

@@ -24,7 +24,7 @@ from neuroscope_inference.engine.sweeps.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class SweepLimits:
     """What the service allows a sweep.
 
     Args:
@@ -38,7 +38,7 @@ class Allowed:
     batch_bytes: int
 
 
-def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, allowed: Allowed) -> Sweep:
+def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, allowed: SweepLimits) -> Sweep:
     """The sweep that a request asks for. Nothing has run when it raises.
 
     Raises:

@@ -14,16 +14,16 @@ from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.caches import Cache
 from neuroscope_inference.engine.forward import longest_chunk
+from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.span import Span
+from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.hook_plans import tap_of
 from neuroscope_inference.engine.sweeps.plan import Plan
-from neuroscope_inference.engine.sweeps.taps import tap_of
-from neuroscope_inference.engine.tap import PointIndex
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RunRecord:
     """What a run left.
 
     Args:
@@ -48,7 +48,7 @@ def run(
     cache: Cache,
     points: Iterable[PointIndex] = (),
     plan: Plan | None = None,
-) -> Recorded:
+) -> RunRecord:
     """Runs one prompt as a capture does: the model's own forward pass, in chunks.
 
     Args:
@@ -63,7 +63,7 @@ def run(
 
     Raises:
         DataConversionError: an edit made numbers that are not finite.
-        ShortOfMemory: it takes more memory than there is.
+        OutOfMemoryError: it takes more memory than there is.
     """
     started = time.perf_counter()
     points, length, layout = list(points), len(tokens), model.layout
@@ -72,17 +72,17 @@ def run(
     ends: list[mx.array] = []
     call: Any = model.network
     for first in range(0, length, chunk):
-        span = Span(row, 0, first, min(chunk, length - first), length)
-        tap, outcomes = tap_of(layout, [*points, *reader.points], [] if plan is None else [plan], span)
-        local = [place - first for place in places if first <= place < span.end]
-        take = reader.taking(tap, local, edits_logits=plan is not None and plan.edits_logits) if local else None
+        position_range = PositionRange(row, 0, first, min(chunk, length - first), length)
+        hook_plan, outcomes = tap_of(layout, [*points, *reader.points], [] if plan is None else [plan], position_range)
+        local = [place - first for place in places if first <= place < position_range.end]
+        take = reader.taking(hook_plan, local, edits_logits=plan is not None and plan.edits_logits) if local else None
         with memory.watched(0):
-            with layout.switch.reading(tap):
-                logits: mx.array = call(mx.array([list(tokens[first : span.end])]), cache=cache)
+            with layout.switch.reading(hook_plan):
+                logits: mx.array = call(mx.array([list(tokens[first : position_range.end])]), cache=cache)
             if take is not None:
                 ends.append(take(logits))
             for point in points:
-                pieces[point].append(tap.seen[point])
+                pieces[point].append(hook_plan.seen[point])
             mx.eval(
                 [held[-1] for held in pieces.values()],
                 ends[-1:],
@@ -94,7 +94,7 @@ def run(
     end = _joined(ends) if ends else None
     kept = {point: _joined(held) for point, held in pieces.items()}
     mx.eval(end, kept)
-    return Recorded(end, kept, cache, time.perf_counter() - started)
+    return RunRecord(end, kept, cache, time.perf_counter() - started)
 
 
 def _has_columns(model: LoadedModel, point: PointIndex) -> bool:

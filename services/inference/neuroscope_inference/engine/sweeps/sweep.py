@@ -10,7 +10,7 @@ from typing import TypeAlias
 from neuroscope.errors import InvalidRequestError, ResourceExhaustedError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_inference.engine import caches
-from neuroscope_inference.engine.memory import ShortOfMemory
+from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.cells import Cells
 from neuroscope_inference.engine.sweeps.continuation import Continuation
@@ -185,7 +185,7 @@ class Sweep:
     def _prepared(self, preparation: Preparation, pair: Pair) -> Prepared:
         try:
             return preparation.of(pair)
-        except ShortOfMemory as error:
+        except OutOfMemoryError as error:
             raise ResourceExhaustedError(
                 f"memory does not hold the unedited runs of pair {pair.index}: {error}", field=f"pairs[{pair.index}]"
             ) from None
@@ -249,7 +249,7 @@ class Sweep:
         """The refusal of a sweep that is too large, with what it would cost: a forward pass is timed for it."""
         pair = self.pairs[0]
         costs = self._costs(pair)
-        reader = EndReader(self.model.layout, self.model.abilities.can_cut, self.metric.reads_stream)
+        reader = EndReader(self.model.layout, self.model.capabilities.can_cut, self.metric.reads_stream)
         cache = caches.new(self.model.network)
         places = self.metric.places(pair.length)
         seconds = run(self.model, reader, pair.edited, pair.edited_row, places, cache).seconds
@@ -285,7 +285,7 @@ def _submitted(prepared: Prepared, submission: Submission) -> Iterator[pb.SweepV
         texts = prepared.texts(submission.patches)
         numbers = [patch.number for patch in submission.patches]
         found = pb.SweepValues(patches=numbers, values=values.tolist(), texts=texts)
-    except ShortOfMemory as error:
+    except OutOfMemoryError as error:
         reason = str(error)
     if found is not None:
         yield found

@@ -20,11 +20,16 @@ from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.sites import Point
 from neuroscope.weights.names import OPTIONAL, WEIGHTS
 from neuroscope_inference.engine.arrays import number
-from neuroscope_inference.engine.head_matrices import HeadProjection, NoMatrices, output_matrix, projections_of
+from neuroscope_inference.engine.head_matrices import (
+    HeadProjection,
+    MatricesUnavailableError,
+    output_matrix,
+    projections_of,
+)
+from neuroscope_inference.engine.hook_plan import plain_class
 from neuroscope_inference.engine.layout import Block, Layout
 from neuroscope_inference.engine.linear import bias_of, matrix_of, source_of
-from neuroscope_inference.engine.tap import plain_class
-from neuroscope_inference.engine.weights.probe import Facts, Half, probed
+from neuroscope_inference.engine.weights.probe import NeuronProjection, WeightFacts, probed
 
 Place = tuple[str, int | None]
 """A weight: its name, and its layer if it belongs to one."""
@@ -82,7 +87,7 @@ class Catalogue:
     """
 
     layout: Layout
-    facts: Facts = field(init=False)
+    facts: WeightFacts = field(init=False)
     weights: dict[Place, Weight] = field(default_factory=dict[Place, Weight], init=False)
     norms: dict[Place, Norm] = field(default_factory=dict[Place, Norm], init=False)
     reasons: dict[Place, str] = field(default_factory=dict[Place, str], init=False)
@@ -157,7 +162,7 @@ class Catalogue:
         columns = self.layout.columns[layer]
         try:
             projections = projections_of(block, columns, layer)
-        except NoMatrices as missing:
+        except MatricesUnavailableError as missing:
             projections = []
             for name in "QKV":
                 self.reasons[f"W_{name}", layer] = self.reasons[f"b_{name}", layer] = str(missing)
@@ -231,7 +236,7 @@ class Catalogue:
         else:
             self._half("gate", layer, neurons.gate)
 
-    def _half(self, name: str, layer: int, half: Half) -> None:
+    def _half(self, name: str, layer: int, half: NeuronProjection) -> None:
         self._add(f"W_{name}", layer, half.module, half.matrix)
         if (bias := half.bias()) is not None:
             self._add(f"b_{name}", layer, half.module, lambda: bias)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from neuroscope.v1 import weights_pb2 as pb
-from neuroscope_inference.engine.weights.selection import Chosen
+from neuroscope_inference.engine.weights.selection import SelectedWeight
 
 
-def notes_of(plan: pb.WeightsPlan, tensors: Sequence[Chosen]) -> Iterator[str]:
+def notes_of(plan: pb.WeightsPlan, tensors: Sequence[SelectedWeight]) -> Iterator[str]:
     """The notes of a plan whose layers and norms are there.
 
     Args:

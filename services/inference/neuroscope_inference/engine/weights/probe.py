@@ -16,10 +16,10 @@ import mlx.nn as nn
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.hook_plan import HookPlan
 from neuroscope_inference.engine.identities import normed_heads, relative_error, tolerance_of, unit_heads
 from neuroscope_inference.engine.layout import Block, Layout
 from neuroscope_inference.engine.linear import bias_of, matrix_of
-from neuroscope_inference.engine.tap import Tap
 
 _TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
 _READ = ("embedding", "resid_pre", "q_proj", "k_proj", "query", "key", "attention_scores", "final_norm", "logits")
@@ -51,12 +51,12 @@ class Neurons:
     """
 
     activation: str
-    up: Half
-    gate: Half | None
+    up: NeuronProjection
+    gate: NeuronProjection | None
 
 
 @dataclass(frozen=True, slots=True)
-class Half:
+class NeuronProjection:
     """A projection into neurons, or one of the halves of a fused one.
 
     Args:
@@ -115,7 +115,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class WeightFacts:
     """What a model does with its weights.
 
     Args:
@@ -129,19 +129,19 @@ class Facts:
     layers: list[LayerFacts] = field(default_factory=list[LayerFacts])
 
 
-def probed(layout: Layout) -> Facts:
+def probed(layout: Layout) -> WeightFacts:
     """The facts of a model; one forward pass, on the engine's thread."""
     names = [name for name in (*_READ, *_READ_OF_MLP) if name != "resid_pre"]
     points = [state.point for state in layout.states if not state.reason and state.point.component in names]
     points += [point for point in (Point("resid_pre", 0),) if not layout.state(point).reason]
-    tap = Tap(layout.wanted(layout.index[point] for point in points))
+    hook_plan = HookPlan(layout.wanted(layout.index[point] for point in points))
     call: Any = layout.model
-    with layout.switch.reading(tap):
+    with layout.switch.reading(hook_plan):
         logits: mx.array = call(mx.array([_TOKENS]), cache=caches.new(layout.model))
-    mx.eval(logits, list(tap.seen.values()))
-    seen = {layout.states[index].point: value for index, value in tap.seen.items()}
+    mx.eval(logits, list(hook_plan.seen.values()))
+    seen = {layout.states[index].point: value for index, value in hook_plan.seen.items()}
     layers = [_layer(layout, layer, block, seen) for layer, block in enumerate(layout.blocks)]
-    return Facts(_embedding_scale(layout, seen), _head(layout, seen), layers)
+    return WeightFacts(_embedding_scale(layout, seen), _head(layout, seen), layers)
 
 
 def _layer(layout: Layout, layer: int, block: Block, seen: Seen) -> LayerFacts:
@@ -193,18 +193,18 @@ def _neurons(layer: int, block: Block, seen: Seen) -> Neurons | None:
     return best
 
 
-def _ways(block: Block) -> Iterator[tuple[Half, Half | None]]:
+def _ways(block: Block) -> Iterator[tuple[NeuronProjection, NeuronProjection | None]]:
     """Projections that may make neurons: (what is raised, its gate)."""
     up, gate, fused = block.up_projection, block.gate_projection, block.fused_up_projection
     if fused is not None:
-        yield Half(fused, 1), Half(fused, 0)
-        yield Half(fused, 0), Half(fused, 1)
+        yield NeuronProjection(fused, 1), NeuronProjection(fused, 0)
+        yield NeuronProjection(fused, 0), NeuronProjection(fused, 1)
     if up is not None and gate is not None:
-        yield Half(up), Half(gate)
-        yield Half(gate), Half(up)
+        yield NeuronProjection(up), NeuronProjection(gate)
+        yield NeuronProjection(gate), NeuronProjection(up)
     for alone in (up, gate):
         if alone is not None:
-            yield Half(alone), None
+            yield NeuronProjection(alone), None
 
 
 def _embedding_scale(layout: Layout, seen: Seen) -> float:

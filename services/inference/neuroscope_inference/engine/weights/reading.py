@@ -20,7 +20,7 @@ from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
 from neuroscope_inference.engine.weights.catalogue import Catalogue, missing
 from neuroscope_inference.engine.weights.notes import notes_of
-from neuroscope_inference.engine.weights.selection import Chosen, check_names, chosen
+from neuroscope_inference.engine.weights.selection import SelectedWeight, check_names, chosen
 
 Event: TypeAlias = "pb.ReadWeightsResponse | StepResult | PortionResult | None"
 PART_BYTES = 16 * 2**20
@@ -67,7 +67,7 @@ class Reading:
             end=pb.WeightsEnd(tensor_count=count, length_bytes=sent_bytes, elapsed_seconds=elapsed)
         )
 
-    def _values(self, tensors: Sequence[Chosen]) -> Iterator[StepResult | PortionResult]:
+    def _values(self, tensors: Sequence[SelectedWeight]) -> Iterator[StepResult | PortionResult]:
         """Small tensors some at a time, large ones alone and in portions."""
         small: list[Outgoing] = []
         for index, tensor in enumerate(tensors):
@@ -93,7 +93,7 @@ class Reading:
         if small:
             yield _together(small)
 
-    def _summary(self, index: int, tensor: Chosen) -> pb.WeightSummary:
+    def _summary(self, index: int, tensor: SelectedWeight) -> pb.WeightSummary:
         array = tensor.make()
         mx.eval(array)
         total = squares = largest = 0.0
@@ -111,7 +111,7 @@ class Reading:
             largest=largest,
         )
 
-    def _plan(self, catalogue: Catalogue, tensors: Sequence[Chosen]) -> pb.WeightsPlan:
+    def _plan(self, catalogue: Catalogue, tensors: Sequence[SelectedWeight]) -> pb.WeightsPlan:
         layout, facts = self.model.layout, catalogue.facts
         layers = sorted({tensor.weight.layer for tensor in tensors if tensor.weight.layer is not None})
         names = {(tensor.weight.name.removesuffix(".w"), tensor.weight.layer) for tensor in tensors}
@@ -139,7 +139,7 @@ class Reading:
             self._describe(plan, index, tensor)
         return plan
 
-    def _describe(self, plan: pb.WeightsPlan, index: int, tensor: Chosen) -> None:
+    def _describe(self, plan: pb.WeightsPlan, index: int, tensor: SelectedWeight) -> None:
         weight, array = tensor.weight, tensor.make()
         dtype = self.dtype or array.dtype
         spec = tensor_pb2.TensorSpec(

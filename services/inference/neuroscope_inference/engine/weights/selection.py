@@ -20,7 +20,7 @@ _UNCHOSEN_EXPERTS = ("W_router", "b_router", "shared.W_router")
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SelectedWeight:
     """A weight that is sent.
 
     Args:
@@ -56,7 +56,7 @@ def check_names(request: pb.ReadWeightsRequest) -> None:
     resolved(request.names, field="names")
 
 
-def chosen(request: pb.ReadWeightsRequest, catalogue: Catalogue) -> list[Chosen]:
+def chosen(request: pb.ReadWeightsRequest, catalogue: Catalogue) -> list[SelectedWeight]:
     """What is sent, in the order of the layers and of the vocabulary.
 
     Raises:
@@ -90,7 +90,7 @@ def _ordered(weights: Sequence[Weight]) -> Iterator[Weight]:
     yield from (weight for weight in weights if weight.name in behind)
 
 
-def _choice(request: pb.ReadWeightsRequest, weight: Weight, columns: HeadColumns) -> Chosen:
+def _choice(request: pb.ReadWeightsRequest, weight: Weight, columns: HeadColumns) -> SelectedWeight:
     heads: list[int] = []
     experts: list[int] = []
     if request.heads and _HEAD in weight.axes:
@@ -101,7 +101,7 @@ def _choice(request: pb.ReadWeightsRequest, weight: Weight, columns: HeadColumns
     if request.experts and _EXPERT in weight.axes and weight.name not in _UNCHOSEN_EXPERTS:
         count = weight.make().shape[list(weight.axes).index(_EXPERT)]
         experts = _in_range(request.experts, count, "experts", "expert")
-    return Chosen(weight, heads, experts)
+    return SelectedWeight(weight, heads, experts)
 
 
 def _check_there(

@@ -1,0 +1,1 @@
+"""One generation of the inference service for one HTTP request."""

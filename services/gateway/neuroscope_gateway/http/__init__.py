@@ -1,0 +1,1 @@
+"""HTTP building blocks: JSON, bytes, event streams, errors, disconnects."""

@@ -1,0 +1,1 @@
+"""A generation in OpenAI's response formats."""
