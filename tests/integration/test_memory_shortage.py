@@ -175,7 +175,7 @@ def failing_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             if is_failing and launched:
                 raise OutOfMemoryError(METAL)
             if is_failing:
-                doomed.extend(row.flights[-1].draw.token for row in rows)
+                doomed.extend(row.launched_steps[-1].draw.token for row in rows)
 
         def landing(*arrays: Any) -> None:
             land(*arrays)

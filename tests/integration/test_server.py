@@ -108,7 +108,7 @@ class Watcher:
     def __init__(self, channel: grpc.Channel, name: str) -> None:
         self.seen: list[int] = []
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        self._stream: Any = stub.ModulePoints(health_pb2.HealthCheckRequest(service=name))
+        self._stream: Any = stub.Watch(health_pb2.HealthCheckRequest(service=name))
         self._thread = threading.Thread(target=self._read, name="watcher", daemon=True)
         self._thread.start()
 
