@@ -85,7 +85,7 @@ def test_a_search_gives_a_circuit_with_its_provenance_and_scores(found: Discover
     assert (
         np.isfinite(scores.values).sum()
         == circuit.message.edge_count
-        == ComponentGraph.of_model(circuit.model).edge_count
+        == ComponentGraph.from_model(circuit.model).edge_count
     )
     assert [point.size for point in found.points] == [0.05, 0.5]
     assert circuit.strongest(size=0.2).edges.keys() == circuit.edges.keys()

@@ -15,7 +15,7 @@ import pytest
 from neuroscope import AsyncClient, Client
 from neuroscope.errors import UnknownIdError
 from neuroscope.experiments import logit_diff
-from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attribution_result import AttributionResult
 from tests.support.services import Service
 from tests.support.shell import neuroscope
 

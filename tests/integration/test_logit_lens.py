@@ -180,7 +180,7 @@ def test_edits_show_in_the_lens(client: Client) -> None:
 def test_on_the_bundled_model_facts_emerge(bundled_model_dir: Path, tmp_path: Path) -> None:
     with Client.local(model=[str(bundled_model_dir)]) as client:
         seen = client.logit_lens("The capital of Norway is", tokens=[" Oslo"])
-        assert seen.texts[seen.asked[0]] == " Oslo"
+        assert seen.texts[seen.requested_token_ids[0]] == " Oslo"
         assert seen.ranks[-1, -1, 0] == 0
         assert seen.ranks[0, -1, 0] > 10
         emerged = seen.emergence()[-1]

@@ -309,7 +309,7 @@ def test_a_tuned_lens_of_another_model_is_refused(client: AnalysisClient, tmp_pa
         list(client.events(ResidualResult(request)))
     assert caught.value.field == "lens.tuned.translators[0].weight"
     (tmp_path / "no.safetensors").write_bytes(b"something else")
-    with pytest.raises(DataConversionError, match="no file of a tuned lens"):
+    with pytest.raises(DataConversionError, match="is not a tuned lens"):
         type(lens).load(tmp_path / "no.safetensors")
     with pytest.raises(InvalidRequestError, match="too few") as caught:
         client.train_tuned_lens(["Hello there", "and here"], model_id="llama")

@@ -68,7 +68,7 @@ def test_directions_are_those_of_captures(client: Client) -> None:
 @pytest.mark.parametrize("method", ["mean_difference", "principal_component", "probe"])
 def test_what_differs_is_told_apart(client: Client, method: str) -> None:
     found = contrast(client, CAPITALS, TEXTS, method=method)
-    assert found.best.separation.is_told_apart
+    assert found.best.separation.is_significant
     assert found.best.separation.accuracy > 0.9
     assert found.provenance["method"] == method
     assert found.provenance["model_id"] == "neuroscope-tiny"

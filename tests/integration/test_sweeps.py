@@ -510,7 +510,7 @@ def test_each_edge_is_cancelled_and_goes_on(client: Client, patching: Patching[S
     assert 0 < done < graph.edge_count
     client.sweep(experiment, result=result)
     assert result.is_complete
-    assert list(result.coords["edge"]) == ["->".join(edge) for edge in graph.names(graph.mask)]
+    assert list(result.coords["edge"]) == ["->".join(edge) for edge in graph.edge_pairs(graph.mask)]
     one = patching.paths("m0", "a3.h0<v>").run(METRIC)
     assert result.scores.sel(edge="m0->a3.h0<v>").values == pytest.approx(one.values[0, 0], abs=1e-4)
 

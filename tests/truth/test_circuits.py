@@ -86,7 +86,7 @@ def auroc(scores: NDArray[np.float32], names: list[str]) -> float:
 def listed(result: DiscoveryResult) -> tuple[NDArray[np.float32], list[str]]:
     """Scores of all edges, and their names."""
     graph, scores = result.circuit.graph, result["edge_score"].values
-    return scores[graph.mask], ["->".join(edge) for edge in graph.names(graph.mask)]
+    return scores[graph.mask], ["->".join(edge) for edge in graph.edge_pairs(graph.mask)]
 
 
 def test_edge_patching_is_exact(folder: Path, patched: DiscoveryResult) -> None:

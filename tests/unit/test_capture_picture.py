@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from neuroscope.activations.lens import LogitLens
-from neuroscope.viz.capture_picture import MAX_LAYERS, Captured, draw, most_telling_head
+from neuroscope.viz.capture_picture import MAX_LAYERS, CapturedGeneration, draw, most_focused_head
 
 VOCABULARY = [" the", "Paris", "$x^2$", "\n", "東", "\x1b", "averyverylongtoken", ""]
 
@@ -38,7 +38,7 @@ def test_it_draws(tmp_path: Path, layers: int, positions: int, prompt: int, with
     lens = LogitLens(np.ones(6, np.float32), generator.normal(size=(len(VOCABULARY), 6)).astype(np.float32), 1e-5)
     cache: Any = Cache(layers, positions, prompt)
     tokens = [VOCABULARY[token_id] for token_id in cache.token_ids[0]]
-    captured = Captured(
+    captured = CapturedGeneration(
         cache, tokens, VOCABULARY, prompt, "title\n\twith $ and 東京", "subtitle", lens if with_lens else None
     )
     shown = captured.layers()
@@ -58,4 +58,4 @@ def test_the_most_telling_head_looks_elsewhere():
     pattern[0] = np.eye(4)  # at itself
     pattern[1, :, 0] = 1  # at the first token
     pattern[2] = np.eye(4, k=-1)  # at the previous token
-    assert most_telling_head(pattern) == 2
+    assert most_focused_head(pattern) == 2

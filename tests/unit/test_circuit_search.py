@@ -22,7 +22,7 @@ from neuroscope_analysis.circuits.pair_runs import PairRuns
 from neuroscope_analysis.circuits.scoring import Scores
 from neuroscope_analysis.circuits.selection import Ranking, select_edges
 
-GRAPH = ComponentGraph.of_model(pb.CircuitModel(layer_count=3, head_count=4, key_value_head_count=2))
+GRAPH = ComponentGraph.from_model(pb.CircuitModel(layer_count=3, head_count=4, key_value_head_count=2))
 Measure = Callable[[Mask], float]
 
 
@@ -102,7 +102,7 @@ def test_guesses_do_not_change_what_acdc_decides(seed: int, may_fall: bool) -> N
     assert len(runs.sweeps) < tests * 0.7, "tests run together"
     edges = [edge for event in events.sent for edge in event.partial.edges.edges]
     assert len(edges) == tests
-    assert {(edge.sender, edge.receiver) for edge in edges if edge.in_circuit} <= set(GRAPH.names(expected))
+    assert {(edge.sender, edge.receiver) for edge in edges if edge.in_circuit} <= set(GRAPH.edge_pairs(expected))
 
 
 def test_where_nothing_matters_nothing_is_kept_and_little_is_tested() -> None:

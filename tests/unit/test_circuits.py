@@ -17,7 +17,7 @@ from neuroscope.viz.tables import as_text
 from neuroscope.vocabulary.sites import Point
 
 MODEL = pb.CircuitModel(model_id="tiny", layer_count=2, head_count=4, key_value_head_count=2, d_model=8)
-GRAPH = ComponentGraph.of_model(MODEL)
+GRAPH = ComponentGraph.from_model(MODEL)
 
 
 def scores(seed=0):
@@ -25,7 +25,7 @@ def scores(seed=0):
 
 
 def test_the_graph_of_a_model_counts_edges_as_the_reference_does():
-    plain = ComponentGraph.of_model(pb.CircuitModel(layer_count=12, head_count=12))
+    plain = ComponentGraph.from_model(pb.CircuitModel(layer_count=12, head_count=12))
     assert plain.edge_count == 32_491  # GPT-2 small, Syed et al. 2023
     assert len(plain.senders) == 1 + 12 * 13
 
@@ -38,16 +38,16 @@ def test_keys_and_values_are_read_by_every_head_of_their_group():
 
 def test_a_parallel_layer_has_no_edge_from_its_heads_to_its_mlp():
     model = pb.CircuitModel(layer_count=1, head_count=1, is_parallel=True)
-    graph = ComponentGraph.of_model(model)
-    assert ("a0.h0", "m0") not in graph.names(graph.mask)
-    assert ("a0.h0", "logits") in graph.names(graph.mask)
+    graph = ComponentGraph.from_model(model)
+    assert ("a0.h0", "m0") not in graph.edge_pairs(graph.mask)
+    assert ("a0.h0", "logits") in graph.edge_pairs(graph.mask)
 
 
 def test_what_leads_nowhere_is_pruned():
     kept = [("input", "a0.h1<v>"), ("a0.h2", "a1.h1<k>"), ("a1.h3", "logits")]
     dead = [("a0.h1", "logits"), ("input", "a1.h0<q>"), ("m0", "a1.h0<v>")]
-    live = GRAPH.live(GRAPH.marked([*kept, *dead]))
-    assert sorted(GRAPH.names(live)) == sorted(kept)  # the head that reads the key is not the one that writes it
+    live = GRAPH.pruned(GRAPH.mask_of([*kept, *dead]))
+    assert sorted(GRAPH.edge_pairs(live)) == sorted(kept)  # the head that reads the key is not the one that writes it
 
 
 def test_the_strongest_edges_are_those_of_the_largest_magnitude():
@@ -59,7 +59,7 @@ def test_the_strongest_edges_are_those_of_the_largest_magnitude():
 
 def test_a_circuit_survives_a_file(tmp_path):
     values = scores()
-    circuit = Circuit.assembled(GRAPH, GRAPH.strongest(values, 20), model=MODEL, name="some", edge_scores=values)
+    circuit = Circuit.from_mask(GRAPH, GRAPH.strongest(values, 20), model=MODEL, name="some", edge_scores=values)
     circuit.save(tmp_path / "some.json")
     again = Circuit.load(tmp_path / "some.json")
     assert again == circuit
@@ -70,7 +70,7 @@ def test_a_circuit_survives_a_file(tmp_path):
 
 def test_pruning_to_a_size_gives_a_circuit_of_the_same_graph():
     values = scores()
-    circuit = Circuit.assembled(GRAPH, GRAPH.mask, model=MODEL, edge_scores=values)
+    circuit = Circuit.from_mask(GRAPH, GRAPH.mask, model=MODEL, edge_scores=values)
     small = circuit.strongest(size=0.2, prune=False)
     assert len(small.edges) == round(0.2 * GRAPH.edge_count)
     assert set(small.edges) <= set(circuit.edges)
@@ -78,7 +78,7 @@ def test_pruning_to_a_size_gives_a_circuit_of_the_same_graph():
         name for name, edge in circuit.edges.items() if abs(edge.score) >= 1.0
     }
     pruned = circuit.strongest(size=0.2)
-    assert np.array_equal(pruned.in_circuit, GRAPH.live(small.in_circuit))
+    assert np.array_equal(pruned.in_circuit, GRAPH.pruned(small.in_circuit))
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_pruning_to_a_size_gives_a_circuit_of_the_same_graph():
     ],
 )
 def test_an_extent_out_of_its_range_is_refused(extent, field):
-    circuit = Circuit.assembled(GRAPH, GRAPH.mask, model=MODEL, edge_scores=scores())
+    circuit = Circuit.from_mask(GRAPH, GRAPH.mask, model=MODEL, edge_scores=scores())
     with pytest.raises(InvalidRequestError) as refused:
         circuit.strongest(**extent)
     assert refused.value.field == field
 
 
 def test_an_edge_that_the_graph_does_not_have_is_refused_with_the_nearest():
-    circuit = Circuit.assembled(GRAPH, GRAPH.mask, model=MODEL)
+    circuit = Circuit.from_mask(GRAPH, GRAPH.mask, model=MODEL)
     with pytest.raises(InvalidRequestError, match=r"nearest: a1\.h3<q>"):
         circuit.with_edges(["input->a1.h9<q>"])
     with pytest.raises(InvalidRequestError, match=r"m1 does not reach a0\.h0<q>"):
@@ -109,7 +109,7 @@ def test_an_edge_that_the_graph_does_not_have_is_refused_with_the_nearest():
 
 
 def test_networkx_has_the_nodes_and_an_edge_for_each_reader():
-    circuit = Circuit.assembled(GRAPH, GRAPH.marked([("input", "a1.h1<k>"), ("a1.h3", "logits")]), model=MODEL)
+    circuit = Circuit.from_mask(GRAPH, GRAPH.mask_of([("input", "a1.h1<k>"), ("a1.h3", "logits")]), model=MODEL)
     graph = circuit.to_networkx()
     assert list(graph.nodes) == ["input", "a1.h3", "logits"]
     assert set(graph.edges(keys=True)) == {("input", "a1.h3", "k"), ("a1.h3", "logits", "")}
@@ -117,7 +117,9 @@ def test_networkx_has_the_nodes_and_an_edge_for_each_reader():
 
 def some(seed=0, count=60, **kept):
     values = scores(seed)
-    return Circuit.assembled(GRAPH, GRAPH.live(GRAPH.strongest(values, count)), model=MODEL, edge_scores=values, **kept)
+    return Circuit.from_mask(
+        GRAPH, GRAPH.pruned(GRAPH.strongest(values, count)), model=MODEL, edge_scores=values, **kept
+    )
 
 
 def evaluated():
@@ -164,8 +166,8 @@ def test_mib_s_layout_keeps_edges_scores_and_shared_keys():
         "d_model": 8,
         "n_key_value_heads": 2,
     }
-    reference = ComponentGraph.of_model(pb.CircuitModel(layer_count=2, head_count=4))
-    assert set(value["edges"]) == {f"{a}->{b}" for a, b in reference.names(reference.mask)}
+    reference = ComponentGraph.from_model(pb.CircuitModel(layer_count=2, head_count=4))
+    assert set(value["edges"]) == {f"{a}->{b}" for a, b in reference.edge_pairs(reference.mask)}
     assert set(value["nodes"]) == set(reference.nodes)
     assert value["edges"]["input->a1.h2<k>"] == value["edges"]["input->a1.h3<k>"]
     again = Circuit.from_json(value)

@@ -39,13 +39,13 @@ def test_a_planted_direction_is_found(method: str) -> None:
     told = separation(method, positives, negatives)
     assert told.count == 80
     assert told.accuracy > 0.95
-    assert told.is_told_apart
+    assert told.is_significant
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_where_there_is_nothing_it_says_so(method: str) -> None:
     told = [separation(method, *planted(seed, gap=0)[1:]) for seed in range(20)]
-    assert sum(each.is_told_apart for each in told) <= 3  # 5 % of 20 is one
+    assert sum(each.is_significant for each in told) <= 3  # 5 % of 20 is one
     assert abs(np.mean([each.accuracy for each in told]) - 0.5) < 0.06
 
 
@@ -67,7 +67,7 @@ def test_p_values_are_those_of_coin_tosses() -> None:
     assert Separation(10, 10).p_value == pytest.approx(2**-10)
     assert Separation(0, 10).p_value == 1
     assert Separation(5, 10).p_value == pytest.approx(0.623, abs=1e-3)
-    assert not Separation(0, 0).is_told_apart
+    assert not Separation(0, 0).is_significant
     assert np.isnan(Separation(0, 0).accuracy)
 
 

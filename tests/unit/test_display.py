@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import neuroscope
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments import Scores
 from neuroscope.experiments.named_scores import NamedScores
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.viz.presenters import VIEWS, presenter_of
 
 
@@ -58,10 +58,10 @@ def test_every_class_that_shows_itself_has_its_views():
 
 
 def test_a_class_has_the_views_of_its_bases():
-    assert presenter_of(Scores, "table") is not presenter_of(Grid, "table")
-    assert presenter_of(Scores, "text") is presenter_of(Grid, "text")
-    with pytest.raises(LookupError, match="Grid has no picture"):
-        show(Grid("a", np.zeros(2, np.float32), ("x",), {"x": [0, 1]}), "picture")
+    assert presenter_of(Scores, "table") is not presenter_of(LabelledArray, "table")
+    assert presenter_of(Scores, "text") is presenter_of(LabelledArray, "text")
+    with pytest.raises(LookupError, match="LabelledArray has no picture"):
+        show(LabelledArray("a", np.zeros(2, np.float32), ("x",), {"x": [0, 1]}), "picture")
 
 
 def test_a_notebook_shows_the_table_as_html_and_text():

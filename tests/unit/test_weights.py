@@ -10,7 +10,7 @@ import pytest
 
 from neuroscope.errors import DataConversionError, InvalidRequestError, StreamingError
 from neuroscope.v1 import tensor_pb2
-from neuroscope.weights import FactoredMatrix, NamedArray, Weights
+from neuroscope.weights import FactoredMatrix, WeightArray, Weights
 from neuroscope.weights.names import GROUPS, WEIGHTS, resolved
 from neuroscope.wire.codec import Frame
 from neuroscope.wire.frames import FramePacker, FrameReader, TensorPart
@@ -63,14 +63,14 @@ def test_products() -> None:
         FactoredMatrix(A[0, 0], A[0, 0])
 
 
-def named(**changes: Any) -> NamedArray:
+def named(**changes: Any) -> WeightArray:
     values = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     fields: dict[str, Any] = {
         "dims": ("layer", "head", "d_model"),
         "coords": {"layer": [1, 5], "head": [0, 2, 3]},
         "extents": {"layer": 6, "head": 4},
     }
-    return NamedArray("W", values, **(fields | changes))
+    return WeightArray("W", values, **(fields | changes))
 
 
 def test_numbers_are_those_of_layers_and_heads() -> None:
@@ -83,7 +83,7 @@ def test_numbers_are_those_of_layers_and_heads() -> None:
     assert np.array_equal(array[np.int64(1)], values[0])
     assert np.array_equal(array.sel(head=2, d_model=3), values[:, 1, 3])
     assert array.sizes == {"layer": 2, "head": 3, "d_model": 4}
-    assert repr(array) == "NamedArray(W, layer: 2, head: 3, d_model: 4, float32)"
+    assert repr(array) == "WeightArray(W, layer: 2, head: 3, d_model: 4, float32)"
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What was captured, as values: activations by name, streams of tokens, and what each layer would predict."""
+"""Captured activations, token streams and logit lens results."""

@@ -1,4 +1,4 @@
-"""What one hook saw at one point: pieces as they arrived, joined along their position axis on demand."""
+"""The activation of one hook at one point. Received pieces are joined along the position axis on demand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCH_AXIS = 0
 
 @dataclass(slots=True)
 class _Row:
-    """One prompt's share: what has been joined, and the pieces that came since."""
+    """One row: the joined array, and pieces received since."""
 
     joined: Array | None = None
     positions: list[int] = field(default_factory=list[int])
@@ -32,12 +32,12 @@ class Activation:
     """The tensor of one entry of a plan, over all rows, chunks and steps.
 
     Attributes:
-        hook_id: the hook that asked for it.
+        hook_id: id of the hook.
         point: canonical component, layer, side.
-        layer_name: the layer as the request spelt it, or the model's own path.
+        layer_name: the layer as spelt in the request, or the model's own path.
         axes: meaning of each axis, outermost first; the first is the batch.
-        dtype: numpy type; that of `ml_dtypes` for bfloat16.
-        reduced: what of the point's tensor this is, such as `norm`; empty: the tensor itself.
+        dtype: numpy type; `ml_dtypes.bfloat16` for bfloat16.
+        reduced: name of the reduction, such as `norm`; empty for the tensor itself.
     """
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Activation:
 
     @property
     def name(self) -> str:
-        """The point, and the reduction behind it if there is one: `resid_post.5`, `resid_post.5:norm`."""
+        """The point, with the reduction if there is one: `resid_post.5`, `resid_post.5:norm`."""
         return f"{self.point}:{self.reduced}" if self.reduced else str(self.point)
 
     def __repr__(self) -> str:
@@ -75,41 +75,41 @@ class Activation:
         return f"Activation({self.name}, {shapes}, {self.dtype.name})"
 
     def add(self, piece: TensorPiece) -> None:
-        """Takes a piece in. Pieces of a row come in the order of their positions."""
+        """Adds a piece. Pieces of a row must be in order of their positions."""
         row = self._rows.get(piece.row)
         if row is None:
             row = self._rows[piece.row] = _Row()
         row.fresh.append(piece)
 
     def put(self, row: int, array: Array, positions: Sequence[int]) -> None:
-        """Sets a whole row to what `row` gave."""
+        """Sets a whole row to an array as returned by `row`."""
         if self._position_axis is None and array.ndim == len(self.axes):
             array = array[:, None]
         self._rows[row] = _Row(array, list(positions))
 
     def only(self, row: int) -> Activation:
-        """One row, as row 0; it shares the bytes."""
+        """A view with one row, as row 0."""
         one = copy(self)
         one._rows = {0: self._rows[row]} if row in self._rows else {}
         return one
 
     @property
     def rows(self) -> list[int]:
-        """Prompts of the request that the hook saw."""
+        """Indices of the rows with data."""
         return sorted(self._rows)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes in memory."""
         rows = self._rows.values()
         return sum(_size(row.joined) + sum(piece.array.nbytes for piece in row.fresh) for row in rows)
 
     def row(self, row: int) -> Array:
         """One row, (1, ...), joined over chunks and steps along the position axis.
 
-        A single piece is a read-only view of the message it came in. A tensor without a position axis gets a second
-        axis, of its pieces, if it came in several. In attention the key axis is as long as the longest piece's; what
-        an earlier query had no key for is 0 in patterns and the dtype's least number in scores.
+        A single piece is a read-only view of the received message. Several pieces of a tensor without a position axis
+        are stacked along a new second axis. In attention, the key axis is as long as that of the longest piece; missing
+        keys of earlier queries are 0 in patterns and the least number of the dtype in scores.
         """
         state = self._rows[row]
         if state.fresh:
@@ -207,7 +207,7 @@ class Activation:
 
 
 def _columns(key_positions: Sequence[int], count: int) -> tuple[slice | list[int], slice | list[int]]:
-    """Which key columns of a piece go where; a rotating cache has empty slots and another order."""
+    """Source and target of a piece's key columns. A rotating cache has empty slots and another order."""
     if not key_positions:
         return slice(0, count), slice(0, count)
     source = [index for index, position in enumerate(key_positions) if position >= 0]
@@ -226,7 +226,7 @@ def _concatenate(joined: Array | None, arrays: Iterable[Array], axis: int) -> Ar
 
 
 def _widened(arrays: list[Array], axis: int) -> list[Array]:
-    """The arrays with equal extents along an axis: what a shorter one lacks is 0."""
+    """Pads arrays with zeros to equal extents along an axis."""
     width = max(array.shape[axis] for array in arrays)
     missing = [width - array.shape[axis] for array in arrays]
     return [

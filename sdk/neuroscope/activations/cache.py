@@ -1,15 +1,15 @@
-"""Activations by name, in the spellings that users of TransformerLens know.
+"""Activations by name, including the names of TransformerLens.
 
     cache["resid_post", 5]                 (batch, position, d_model)
     cache["blocks.5.hook_resid_post"]      the same
     cache["pattern", 5]                    (batch, head, query, key)
-    cache["embedding"]                     a point that belongs to no layer
+    cache["embedding"]                     a point without a layer
     cache["my-hook"], cache["my-hook", 5]  by hook id
     cache["resid_post:norm", 5]            a reduction of it; see `neuroscope.vocabulary.reductions`
     cache.stack("resid_post")              (layer, batch, position, d_model)
     cache.row(1)["resid_post", 5]          one prompt of a batch
 
-Arrays are numpy's; bfloat16 is the type of `ml_dtypes`, so `cache["resid_post", 5].astype("float32")` works.
+Arrays are numpy arrays; bfloat16 is `ml_dtypes.bfloat16`, so `cache["resid_post", 5].astype("float32")` works.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 Key: TypeAlias = "str | Point | tuple[str, int] | tuple[str, int, str]"
 ChecksumKey: TypeAlias = "tuple[str, int | None, bool, int]"
-"""Hook id, layer (None at points of no layer), whether it is an input, row."""
+"""Hook id, layer (None for points without a layer), whether it is an input, row."""
 
-# TransformerLens's short names in `cache["pattern", 5]`.
+# Short names of TransformerLens, as in `cache["pattern", 5]`.
 _SHORT_NAMES = {
     "embed": "embedding",
     "q": "q_proj",
@@ -56,12 +56,12 @@ _SHORT_NAMES = {
 
 
 _INDICES = NAMES[tensor_pb2.REDUCED_TOP_K_INDICES]
-_FURTHER = {_INDICES, *(name for name in NAMES.values() if name.startswith("lens_") or "features" in name)}
-"""What stands beside another result of the same hook and point."""
+_SECONDARY = {_INDICES, *(name for name in NAMES.values() if name.startswith("lens_") or "features" in name)}
+"""Secondary results of a reduction, which come with another result of the same hook and point."""
 
 
 class HasChecksum(Protocol):
-    """The account of one tensor of a plan in one row: a running one, or what a file says."""
+    """The checksum of one tensor of a plan in one row, either running or stored."""
 
     @property
     def checksum(self) -> int:
@@ -70,21 +70,21 @@ class HasChecksum(Protocol):
 
 
 class MissingActivationError(UnknownSiteError, KeyError):
-    """The cache has no activation of that name, or more than one; a KeyError too."""
+    """The cache has no activation of that name, or several. Also a KeyError."""
 
     __str__ = Exception.__str__
 
 
 class ActivationCache(Displayable, Mapping[Key, Array]):
-    """A mapping from a point of the model to its activation.
+    """A mapping from points of the model to activations.
 
-    Iterating gives the points' names, such as `resid_post.5`. Indexing joins prefill chunks and decode steps along the
-    position axis; a tensor that arrived in one piece is a view of the received bytes.
+    Iteration yields names such as `resid_post.5`. Indexing joins prefill chunks and decode steps along the position
+    axis; a tensor received in one piece is a view of the received bytes.
 
     Attributes:
         model_id: the model that ran.
-        token_ids: for each row the prompt's token ids, then the generated ones as far as they have come.
-        manifest: the server's account of the stream; None until it has ended.
+        token_ids: for each row, the token ids of the prompt and those generated so far.
+        manifest: the manifest of the stream; None until it has ended.
     """
 
     def __init__(self) -> None:
@@ -94,27 +94,27 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
         self._activations: list[Activation] = []
         self._digests: Mapping[tuple[int, int], HasChecksum] = {}
 
-    # What a stream or a file fills in.
+    # Filled by a stream or a file.
 
     def begin(self, model_id: str, token_ids: Sequence[Sequence[int]]) -> None:
-        """Says what runs on what."""
+        """Sets the model and the prompts."""
         self.model_id = model_id
         self.token_ids = [list(ids) for ids in token_ids]
 
     def expect(self, tensors: Sequence[tensor_pb2.TensorSpec], digests: Mapping[tuple[int, int], HasChecksum]) -> None:
-        """Says which tensors will come, and where their digests are kept, by plan index and row."""
+        """Sets the tensors to be received, and the mapping of their digests by plan index and row."""
         self._activations = [Activation(spec) for spec in tensors]
         self._digests = digests
 
     def add(self, piece: TensorPiece) -> None:
-        """Takes a piece of an expected tensor in."""
+        """Adds a piece of an expected tensor."""
         self._activations[piece.spec.plan_index].add(piece)
 
     def put(self, plan_index: int, row: int, array: Array, positions: Sequence[int]) -> None:
-        """Sets one row of an expected tensor, as a file holds it."""
+        """Sets one row of an expected tensor."""
         self._activations[plan_index].put(row, array, positions)
 
-    # What users ask.
+    # Access.
 
     def __getitem__(self, key: Key) -> Array:
         return self.find(key).array()
@@ -123,7 +123,7 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
         return iter(self.by_name())
 
     def __len__(self) -> int:
-        return len(self._seen())
+        return len(self._captured())
 
     def __contains__(self, key: object) -> bool:
         try:
@@ -132,10 +132,10 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
             return False
 
     def find(self, key: Key) -> Activation:
-        """The activation of a name, with its hook, axes, positions and pieces.
+        """The `Activation` of a name, with hook, axes and positions.
 
         Raises:
-            MissingActivationError: nothing of that name was captured, or the name fits several activations.
+            MissingActivationError: nothing of that name was captured, or the name is ambiguous.
         """
         found = self._matches(key)
         if len(found) == 1:
@@ -158,7 +158,7 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
         )
 
     def stack(self, name: str) -> Array:
-        """One component in all its captured layers, (layer, batch, ...), lowest layer first.
+        """One component in all captured layers, (layer, batch, ...), lowest layer first.
 
         Raises:
             MissingActivationError: nothing of that name was captured.
@@ -174,7 +174,7 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
         return np.stack([layers[layer].array() for layer in sorted(layers, key=lambda layer: layer or 0)])
 
     def row(self, index: int) -> ActivationCache:
-        """The activations of one prompt, (1, ...); negative counts from the last prompt.
+        """The activations of one prompt, (1, ...). Negative indices count from the end.
 
         Raises:
             IndexError: there is no such row.
@@ -195,35 +195,35 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
 
     @property
     def points(self) -> list[Point]:
-        """What was captured, in the order of the request."""
-        return list(dict.fromkeys(activation.point for activation in self._seen()))
+        """The captured points, in the order of the request."""
+        return list(dict.fromkeys(activation.point for activation in self._captured()))
 
     def by_name(self) -> dict[str, Activation]:
-        """What was captured, in the order of the plan: by point and reduction, and by hook where hooks share these."""
-        seen = self._seen()
-        names = Counter(activation.name for activation in seen)
-        return {a.name if names[a.name] == 1 else f"{a.hook_id}:{a.name}": a for a in seen}
+        """Activations by name, in the order of the plan. Names include the hook if hooks share point and reduction."""
+        captured = self._captured()
+        names = Counter(activation.name for activation in captured)
+        return {a.name if names[a.name] == 1 else f"{a.hook_id}:{a.name}": a for a in captured}
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes in memory."""
         return sum(activation.nbytes for activation in self._activations)
 
     def checksums(self) -> dict[ChecksumKey, int]:
-        """XXH3-64 of each tensor's pieces, as the manifest has it: equal bytes have equal checksums.
+        """XXH3-64 of each tensor's pieces, as in the manifest. Equal bytes have equal checksums.
 
-        Where one hook id names several components of a layer, the key's hook id is `hook_id/component`; those of what a
-        reduction has besides, such as the indices of a top_k, end with its name: `/top_k_indices`.
+        If a hook id names several components of a layer, the key has `hook_id/component`. Secondary results of a
+        reduction, such as the indices of a top_k, end with their name: `/top_k_indices`.
         """
         found: dict[ChecksumKey, int] = {}
         ambiguous = self._ambiguous_hooks()
-        for activation in self._seen():
+        for activation in self._captured():
             point = activation.point
             for row in activation.rows:
                 name = activation.hook_id
                 if (name, point.layer, point.is_input) in ambiguous:
                     name = f"{name}/{point.component}"
-                if activation.reduced in _FURTHER:
+                if activation.reduced in _SECONDARY:
                     name = f"{name}/{activation.reduced}"
                 found[name, point.layer, point.is_input, row] = self.checksum(activation, row)
         return found
@@ -244,11 +244,11 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
 
     @classmethod
     def load(cls, path: str | Path) -> ActivationCache:
-        """Reads what `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-            DataConversionError: the file is not one of these.
-            ChecksumError: its bytes were changed.
+            DataConversionError: the file has other content.
+            ChecksumError: the file was modified.
         """
         stored = cache_file.read(Path(path))
         cache = cls()
@@ -259,26 +259,26 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
         return cache
 
     def table(self) -> Table:
-        """Site, shape, dtype and size of everything; layers that differ in nothing else share a line."""
+        """Site, shape, dtype and size of all activations; layers with equal values share a row."""
         return show(self, "table")
 
     def __repr__(self) -> str:
         return show(self, "text")
 
-    # How names are found.
+    # Lookup.
 
-    def _seen(self) -> list[Activation]:
+    def _captured(self) -> list[Activation]:
         return [activation for activation in self._activations if activation.rows]
 
     def _ambiguous_hooks(self) -> set[Hashable]:
-        named = (a for a in self._activations if a.reduced not in _FURTHER)
+        named = (a for a in self._activations if a.reduced not in _SECONDARY)
         keys = Counter((a.hook_id, a.point.layer, a.point.is_input) for a in named)
         return {key for key, count in keys.items() if count > 1}
 
     def _matches(self, key: object) -> list[Activation]:
         match key:
             case Point():
-                return _of_reduction([activation for activation in self._seen() if activation.point == key], "")
+                return _of_reduction([activation for activation in self._captured() if activation.point == key], "")
             case str(name):
                 exact = self.by_name().get(name)
                 return [exact] if exact is not None else self._named(name, None)
@@ -290,11 +290,11 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
                 )
 
     def _named(self, name: str, layer: int | None) -> list[Activation]:
-        of_hook = [activation for activation in self._seen() if activation.hook_id == name]
+        of_hook = [activation for activation in self._captured() if activation.hook_id == name]
         reduced = ""
         if not of_hook:
             name, reduced = split_name(name)
-            of_hook = [activation for activation in self._seen() if activation.hook_id == name]
+            of_hook = [activation for activation in self._captured() if activation.hook_id == name]
         if of_hook:
             return _of_layer(_of_reduction(of_hook, reduced), layer)
         site = sites.parse(_SHORT_NAMES.get(name, name))
@@ -306,22 +306,22 @@ class ActivationCache(Displayable, Mapping[Key, Array]):
             raise MissingActivationError(error.message, valid=error.valid) from None
         same = [
             activation
-            for activation in self._seen()
+            for activation in self._captured()
             if (activation.point.component, activation.point.is_input) == (point.component, point.is_input)
         ]
         return _of_reduction(_of_layer(same, point.layer), reduced)
 
 
 def _of_reduction(activations: list[Activation], reduced: str) -> list[Activation]:
-    """Those of one reduction; without a name the tensors themselves, or where there are none what was made of them."""
+    """Activations of one reduction; without a name the tensors themselves, or if there are none their reductions."""
     if reduced:
         return [activation for activation in activations if activation.reduced == reduced]
     plain = [activation for activation in activations if not activation.reduced]
-    return plain or [activation for activation in activations if activation.reduced not in _FURTHER] or activations
+    return plain or [activation for activation in activations if activation.reduced not in _SECONDARY] or activations
 
 
 def _of_layer(activations: list[Activation], layer: int | None) -> list[Activation]:
-    """Those of one layer; a negative one counts from the last captured layer."""
+    """Activations of one layer; negative layers count from the last captured one."""
     if layer is None:
         return activations
     captured = sorted({a.point.layer for a in activations if a.point.layer is not None})

@@ -1,14 +1,14 @@
-"""Caches in safetensors files, which any tool of the field opens.
+"""Activation caches as safetensors files.
 
-Tensors are named `component.layer`, with `.row` behind it where rows have different lengths, and have the axes of the
-cache; bfloat16 stays bfloat16. The file's metadata has one entry, `neuroscope`, a JSON object:
+Tensors are named `component.layer`, or `component.layer.row` if rows have different lengths. They have the axes of the
+cache; bfloat16 stays bfloat16. The metadata has one entry, `neuroscope`, a JSON object:
 
     {"format": 1, "model_id", "token_ids": [[...]], "tensors": {name: {"hook_id", "component", "layer", "is_input",
      "layer_name", "reduced", "axes", "rows": [...], "positions": [...], "checksums": [...], "xxh3_64"}}}
 
-For each row `positions` is a list, or {"start", "stop"} where they follow each other, and `checksums` is what the
-manifest says. `xxh3_64` is that of the tensor's bytes in the file. Checksums are decimal texts: a number of JSON is
-exact only up to 2^53.
+For each row, `positions` is a list, or {"start", "stop"} if contiguous, and `checksums` has the manifest's checksum.
+`xxh3_64` is the hash of the tensor's bytes in the file. Checksums are decimal strings, since JSON numbers are exact
+only up to 2^53.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _KEY = "neuroscope"
 
 @dataclass(frozen=True, slots=True)
 class StoredDigest:
-    """The checksum of one tensor of a plan in one row, as a file holds it."""
+    """The stored checksum of one tensor of a plan in one row."""
 
     checksum: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCache:
-    """What a file holds."""
+    """The content of a file."""
 
     model_id: str
     token_ids: list[list[int]]
-    """Of each row."""
+    """Token ids of each row."""
     tensors: list[tensor_pb2.TensorSpec]
     digests: dict[tuple[int, int], StoredDigest]
-    """By plan index and row."""
+    """Checksums by plan index and row."""
     rows: list[tuple[int, int, Array, list[int]]]
-    """Plan index, row, the row (1, ...), and its positions."""
+    """Plan index, row index, array (1, ...) and positions."""
 
 
 def write(
@@ -65,11 +65,11 @@ def write(
     """Writes a file.
 
     Args:
-        path: where.
+        path: file to write.
         model_id: the model that ran.
-        token_ids: of each row.
-        activations: by name.
-        checksum: the manifest's, of an activation in a row.
+        token_ids: token ids of each row.
+        activations: activations by name.
+        checksum: returns the manifest's checksum of an activation in a row.
     """
     from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
@@ -99,8 +99,8 @@ def read(path: Path) -> StoredCache:
     """Reads a file.
 
     Raises:
-        DataConversionError: the file is not one of these.
-        ChecksumError: a tensor's bytes were changed.
+        DataConversionError: the file has other content.
+        ChecksumError: a tensor was modified.
     """
     try:
         description, arrays = _parts(path.read_bytes())
@@ -130,7 +130,7 @@ def _stored(description: dict[str, Any], arrays: dict[str, Array]) -> StoredCach
 
 
 def _groups(name: str, activation: Activation) -> Iterator[tuple[str, list[int]]]:
-    """The rows that make one array: all, or each for itself where they have different lengths."""
+    """Rows to store as one array: all, or one by one if they have different lengths."""
     rows = activation.rows
     if len({activation.row(row).shape for row in rows}) == 1:
         yield name, rows
@@ -139,7 +139,7 @@ def _groups(name: str, activation: Activation) -> Iterator[tuple[str, list[int]]
 
 
 def _parts(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The description and the tensors, which are views of the file's bytes."""
+    """The description and the tensors, as views of the file's bytes."""
     arrays, metadata = safetensors_file.read(data)
     return json.loads(metadata[_KEY]), arrays
 

@@ -1,12 +1,12 @@
-"""What every layer's residual stream would predict: the logit lens over one prompt, as the service computed it.
+"""The logit lens over one prompt, computed by the service: what each layer's residual stream would predict.
 
 nostalgebraist, "interpreting GPT: the logit lens" (2020). The model's own final norm and unembedding are applied to the
-residual stream before the first layer and behind each, so the last one is the model's own prediction.
+residual stream before the first layer and after each layer, so the last one is the model's own prediction.
 
     seen = client.logit_lens("The capital of Norway is", tokens=[" Oslo"])
     seen.ranks[:, -1, 0]                          rank of " Oslo" at the last position, from the embedding up
-    seen.emergence(0)                             from which point on it stays the likeliest, at every position
-    seen.table()                                  the likeliest tokens of every layer at the last position
+    seen.emergence(0)                             first point from which it stays the likeliest, by position
+    seen.table()                                  likeliest tokens of every layer at the last position
     seen.plot("lens.png")
 """
 
@@ -32,7 +32,7 @@ Int32Array = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class LayerPredictions(Displayable):
-    """The lens's results; the axes are points (from the embedding up), positions, and what the name says."""
+    """Results of the logit lens. The first axes are points (from the embedding up) and positions."""
 
     model_id: str
     points: tuple[Point, ...]
@@ -40,31 +40,31 @@ class LayerPredictions(Displayable):
     positions: tuple[int, ...]
     """Absolute positions."""
     token_ids: tuple[int, ...]
-    """The token that is read at each of these positions."""
-    asked: tuple[int, ...]
-    """Tokens that the lens was asked for."""
+    """Token id at each position."""
+    requested_token_ids: tuple[int, ...]
+    """Ids of the requested tokens."""
     top_token_ids: Int32Array
     """(points, positions, k), likeliest first."""
     top_log_probabilities: Float32Array
-    """(points, positions, k), natural."""
+    """Natural logarithms (points, positions, k)."""
     log_probabilities: Float32Array
-    """(points, positions, tokens asked for), natural."""
+    """Natural logarithms (points, positions, requested tokens)."""
     ranks: Int32Array
-    """(points, positions, tokens asked for): how many tokens are likelier."""
+    """Number of likelier tokens (points, positions, requested tokens)."""
     kl: Float32Array
-    """(points, positions): KL(model || lens) in nats; 0 at the last point."""
+    """KL(model || lens) in nats (points, positions); 0 at the last point."""
     texts: Mapping[int, str]
-    """Text of every token id in here."""
+    """Text of every token id in the results."""
 
     def __repr__(self) -> str:
         sizes = f"{len(self.points)} points, {len(self.positions)} positions, top {self.top_token_ids.shape[2]}"
         return f"LayerPredictions({self.model_id}: {sizes}; table() and plot() show them)"
 
     def emergence(self, token: int = 0) -> list[Point | None]:
-        """For every position the first point from which on a token stays the likeliest; None: it is not, in the end.
+        """For each position, the first point from which a token stays the likeliest; None if it never does.
 
         Args:
-            token: which of the tokens that were asked for.
+            token: index into the requested tokens.
         """
         found: list[Point | None] = []
         for ranks in self.ranks[:, :, token].T:
@@ -74,7 +74,7 @@ class LayerPredictions(Displayable):
         return found
 
     def table(self, position: int = -1) -> Table:
-        """The likeliest tokens of every point at one position.
+        """Likeliest tokens of every point at one position.
 
         Args:
             position: index into `positions`, negative from the end.
@@ -82,9 +82,9 @@ class LayerPredictions(Displayable):
         return show(self, "table", position)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A picture: the likeliest token of every point at every position; gives the figure of matplotlib.
+        """A matplotlib figure: the likeliest token of every point and position.
 
         Args:
-            path: where it is written as well; the ending names the format.
+            path: file to write; the suffix selects the format.
         """
         return show(self, "picture", path)

@@ -1,4 +1,4 @@
-"""The logit lens: what each layer's residual stream would predict if it were the last one.
+"""The logit lens on captured activations: what each layer's residual stream would predict.
 
 nostalgebraist, "interpreting GPT: the logit lens" (2020): the final norm and the unembedding, applied to every layer.
 
@@ -6,8 +6,8 @@ nostalgebraist, "interpreting GPT: the logit lens" (2020): the final norm and th
     lens.logits(cache["resid_post", 5])                 (batch, position, vocabulary)
     lens.predictions(cache.stack("resid_post"))         top token of every layer and position
 
-numpy in float32, from the weights in the model's folder; it runs no model. The last layer's lens is the model's own
-prediction, up to rounding.
+It uses numpy in float32 and the weights in the model's folder, and runs no model. At the last layer it is the model's
+own prediction, up to rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from neuroscope.vocabulary.tensors import Array
 Float32Array = NDArray[np.float32]
 
 MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "phi3", "olmo2", "gpt_oss")
-"""Model types whose output is RMSNorm and one linear map, without scale, bias or softcap."""
+"""Model types whose output is RMSNorm and a linear map, without scale, bias or softcap."""
 _NORM = "model.norm.weight"
 _HEAD = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
@@ -36,7 +36,7 @@ _EMBEDDING = "model.embed_tokens.weight"
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The likeliest token at every place; the axes are those of the activations, without the last."""
+    """The likeliest tokens; axes are those of the activations without the last."""
 
     token_ids: NDArray[np.int64]
     probabilities: Float32Array
@@ -44,22 +44,22 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class LogitLens:
-    """Final norm and unembedding of one model."""
+    """The final norm and unembedding of a model."""
 
     norm_weight: Float32Array
     """(d_model,)"""
     unembedding: Float32Array
     """(vocabulary, d_model)"""
     epsilon: float
-    """Added to the mean square within the norm."""
+    """Epsilon of the norm."""
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> LogitLens:
         """The lens of a model in a local folder, config.json and safetensors.
 
         Raises:
-            ModelNotFoundError: the folder lacks config.json or a tensor.
-            ModelUnsupportedError: the model's output is of another form, or its weights are quantised.
+            ModelNotFoundError: config.json or a tensor is missing.
+            ModelUnsupportedError: the model type is not supported, or the weights are quantised.
         """
         folder = Path(folder)
         config_path = folder / "config.json"
@@ -78,20 +78,20 @@ class LogitLens:
         return cls(_read(files, _NORM), _read(files, head), float(config.get("rms_norm_eps", 1e-6)))
 
     def logits(self, residual: Array) -> Float32Array:
-        """Logits (..., vocabulary) of a residual stream (..., d_model) of any float type."""
+        """Logits (..., vocabulary) for a residual stream (..., d_model) of any float type."""
         x = residual.astype(np.float32)
         scale = 1 / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + self.epsilon)
         return (x * scale * self.norm_weight) @ self.unembedding.T
 
     def log_probabilities(self, residual: Array) -> Float32Array:
-        """Natural logarithms of the probabilities (..., vocabulary)."""
+        """Natural log-probabilities (..., vocabulary)."""
         logits = self.logits(residual)
         logits -= logits.max(axis=-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return logits
 
     def predictions(self, residual: Array) -> Predictions:
-        """The likeliest token and its probability at every place of a residual stream (..., d_model)."""
+        """The likeliest token and its probability for each vector of a residual stream (..., d_model)."""
         logs = self.log_probabilities(residual)
         token_ids = logs.argmax(axis=-1)
         best = np.take_along_axis(logs, token_ids[..., None], axis=-1)[..., 0]
@@ -99,7 +99,7 @@ class LogitLens:
 
 
 def _files(folder: Path) -> Mapping[str, Path]:
-    """The file of every tensor."""
+    """Maps tensor names to files."""
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with _open(path) as tensors:

@@ -1,7 +1,6 @@
-"""Folds the events of one Generate or Capture stream, without doing any input or output itself.
+"""State of a Generate or Capture stream. It performs no input or output.
 
-The synchronous and the asynchronous client read events from their transports and feed them in here; what a stream means
-is in this file alone.
+Both clients read events from their transports and feed them to `StreamState`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader, TensorDigest, TensorPiece
 
-_OURS = ("neuroscope", "tenacity")  # whose lines a user's warning does not name
+_INTERNAL_PACKAGES = ("neuroscope", "tenacity")  # skipped when a warning names the caller
 _FINISH_REASONS = {
     pb.FINISH_REASON_UNSPECIFIED: "",
     pb.FINISH_REASON_STOP: "stop",
@@ -30,7 +29,7 @@ _FINISH_REASONS = {
 
 
 class TokenLogprob(NamedTuple):
-    """A token that might have come, and the natural logarithm of its probability."""
+    """A candidate token with its natural log-probability."""
 
     token_id: int
     text: str
@@ -39,24 +38,24 @@ class TokenLogprob(NamedTuple):
 
 @dataclass(slots=True)
 class GeneratedToken:
-    """A token, with everything that was captured in the forward pass that gave it."""
+    """A generated token, with the activations captured in its forward pass."""
 
     row: int
-    """Row of the request; with `n` above 1 its prompt is `row // n`."""
+    """Row of the request; with `n` above 1, the prompt is `row // n`."""
     step: int
-    """The forward pass whose logits gave the token; 0 is the prefill."""
+    """Step of the forward pass that produced the token; 0 is the prefill."""
     token_id: int
-    """The token."""
+    """Id of the token."""
     text: str
-    """Text that became final with it; it may be empty, for half a character or the beginning of a stop text."""
+    """Text that became final; empty for an incomplete character or the possible start of a stop text."""
     logprob: float
-    """Natural logarithm of its probability by the model, before bias, penalties, temperature and filters."""
+    """Natural log-probability by the model, before bias, penalties, temperature and filters."""
     top_logprobs: tuple[TokenLogprob, ...]
     """The likeliest tokens, likeliest first."""
     finish_reason: str
-    """`stop` or `length` on a row's last token, else empty."""
+    """`stop` or `length` for the last token of a row, else empty."""
     activations: dict[str, list[TensorPiece]] = field(default_factory=dict[str, list[TensorPiece]])
-    """Pieces by hook id, in the order sent; those of all prefill chunks in step 0."""
+    """Pieces by hook id, in the order sent; step 0 has those of all prefill chunks."""
 
     def __repr__(self) -> str:
         end = f", {self.finish_reason}" if self.finish_reason else ""
@@ -68,22 +67,22 @@ class GeneratedToken:
 
 
 class StreamState:
-    """What is known of a stream so far.
+    """The state of a stream.
 
     Args:
-        keep: collects all tensors in `cache`.
-        steps_ahead: of a generation that waits for credit: steps that it may be ahead of the token read last.
-        take: gets every piece as it comes, which then waits for no token.
+        keep: whether to collect tensors in `cache`.
+        steps_ahead: the most steps by which a generation with credits may be ahead of the last token read.
+        take: is called with every piece as it is received; pieces are then not attached to tokens.
 
     Attributes:
         started: the first message.
-        plan: what the frames hold; None where nothing is captured.
+        plan: the tensors of the frames; None if nothing is captured.
         manifest: the last message.
-        cache: everything captured so far, if `keep`.
-        texts: generated text of each row.
-        received_bytes: bytes of tensors.
-        token_count: generated tokens, over all rows.
-        is_sound: every event so far was what it should be, so that the stream can be taken up behind it.
+        cache: the activations received so far, if `keep`.
+        texts: the generated text of each row.
+        received_bytes: bytes of received tensors.
+        token_count: the number of generated tokens, over all rows.
+        is_sound: whether all events were valid, so that the stream can be resumed.
     """
 
     def __init__(
@@ -108,11 +107,11 @@ class StreamState:
         self._resumed = False
 
     def feed(self, event: Event) -> GeneratedToken | None:
-        """Takes an event in; gives a token, with its tensors, where the event completes one.
+        """Processes an event. Returns a token with its tensors if the event completes one.
 
         Raises:
             StreamingError: the event is out of order.
-            ChecksumError: a tensor's bytes, or the manifest's account of them, differ from what was received.
+            ChecksumError: a tensor's bytes or the manifest do not match the received data.
         """
         self.is_sound = False
         token = self._feed(event)
@@ -137,33 +136,33 @@ class StreamState:
         return None
 
     def resume(self) -> int:
-        """Prepares for the same stream's events from a frame on; gives the number of that frame.
+        """Prepares to resume the stream, and returns the sequence number of the next frame.
 
-        What precedes the frames comes again, and must be what it was; a token that comes again is passed over.
+        The messages before the frames are sent again and must be the same; repeated tokens are skipped.
         """
         self._resumed = True
         return self.frame_count
 
     def finish(self) -> pb.Manifest:
-        """The manifest, once the stream has ended.
+        """Returns the manifest after the end of the stream.
 
         Raises:
-            StreamingError: it ended without one.
+            StreamingError: the stream ended without one.
         """
         if self.manifest is None:
             raise StreamingError("the stream ended without its manifest: some of it is missing")
         return self.manifest
 
     def attributes(self) -> dict[str, int]:
-        """What a span says of the stream."""
+        """Attributes of the trace span."""
         return {telemetry.TOKENS: self.token_count, telemetry.BYTES: self.received_bytes}
 
     def wants_step(self) -> bool:
-        """Whether every row that goes on has been read so far that another step may be computed."""
+        """Whether all unfinished rows are read far enough to grant another step."""
         return bool(self._steps) and min(self._steps.values()) >= self._granted_steps - self._steps_ahead
 
     def grant(self, granted_steps: int) -> None:
-        """Notes the credit given so far, the prefill counted as one step."""
+        """Records the credits granted so far; the prefill counts as one step."""
         self._granted_steps = max(self._granted_steps, granted_steps)
 
     def _feed_started(self, started: pb.StreamStarted) -> None:
@@ -192,7 +191,7 @@ class StreamState:
             raise StreamingError("a frame came before the plan")
         self.frame_count += 1
         self.received_bytes += framed.nbytes
-        # What is kept would keep the sender from its memory for ever.
+        # Keeping a view would hold the sender's shared memory.
         pieces = self._reader.read(framed.owned() if self._keep else framed)
         if self._keep:
             for piece in pieces:
@@ -248,17 +247,17 @@ class StreamState:
 
 
 def warn(texts: Iterable[str]) -> None:
-    """Raises what a server finds strange as Python warnings, at the line that called the SDK."""
+    """Issues the server's warnings as Python warnings, at the line that called the SDK."""
     for text in texts:
         doubled = "beginning-of-sequence" in text.lower() or "bos" in text.lower()
         warnings.warn(text, DoubledBosWarning if doubled else UserWarning, stacklevel=_callers_level())
 
 
 def _callers_level() -> int:
-    """How far up the first frame outside of this package is, for `warnings.warn` in the calling function."""
+    """`stacklevel` of the first frame outside of the SDK, for `warnings.warn` in the calling function."""
     level = 1
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] in _OURS:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] in _INTERNAL_PACKAGES:
         frame = frame.f_back
         level += 1
     return level

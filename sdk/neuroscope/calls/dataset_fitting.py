@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 from neuroscope.base_client.call import CallFlow
 from neuroscope.datasets.dataset import Dataset, read_examples
 from neuroscope.datasets.example import Example, Pair, Text
-from neuroscope.datasets.fitting import DEFAULT_COUNT, DatasetLike, Misfit, answers, pair
+from neuroscope.datasets.fitting import DEFAULT_COUNT, DatasetLike, TokenizerMismatch, answers, pair
 from neuroscope.datasets.named import NAMED
-from neuroscope.datasets.vocabulary import Form, NamedDataset, Vocabulary
+from neuroscope.datasets.vocabulary import ExampleGenerator, NamedDataset, Vocabulary
 from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.model_info import Tokens
@@ -141,7 +141,7 @@ def _vocabulary(tokenize: Tokenizer, describe: Describe, chosen: NamedDataset) -
 
 def _drawn(
     tokenize: Tokenizer,
-    form: Form,
+    generator: ExampleGenerator,
     chosen: NamedDataset,
     vocabulary: Vocabulary,
     count: int,
@@ -149,7 +149,7 @@ def _drawn(
     bos: bool | None,
 ) -> CallFlow[_Kept]:
     kept = _Kept()
-    drawn = _different(form(Random(f"{chosen.name} {seed}"), vocabulary), count * _DRAWS)
+    drawn = _different(generator(Random(f"{chosen.name} {seed}"), vocabulary), count * _DRAWS)
     while len(kept.pairs) < count:
         batch = [example for example, _ in zip(drawn, range(count - len(kept.pairs)), strict=False)]
         if not batch:
@@ -174,7 +174,7 @@ def _different(examples: Iterator[Example], most: int) -> Iterator[Example]:
 
 def _fitted(
     tokenize: Tokenizer, examples: Sequence[Example], bos: bool | None, most_tokens_per_word: float = 0.0
-) -> CallFlow[list[Pair | Misfit]]:
+) -> CallFlow[list[Pair | TokenizerMismatch]]:
     """Each example as a pair, or why it is none."""
     texts: dict[tuple[Text, str], None] = {}
     for example in examples:
@@ -183,11 +183,11 @@ def _fitted(
     joined = [text + answer if isinstance(text, str) else text for text, answer in asked]
     read = yield from tokenize(joined, bos)
     known = dict(zip(asked, read, strict=True))
-    found: list[Pair | Misfit] = []
+    found: list[Pair | TokenizerMismatch] = []
     for example in examples:
         try:
             found.append(pair(example, known, most_tokens_per_word))
-        except Misfit as misfit:
+        except TokenizerMismatch as misfit:
             found.append(misfit)
     return found
 

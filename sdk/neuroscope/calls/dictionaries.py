@@ -15,7 +15,7 @@ from neuroscope.calls.feature_activations import feature_activations
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.dictionaries.features import FeatureActivations
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attribution_result import AttributionResult
 from neuroscope.experiments.metrics import Metric
 from neuroscope.interventions import InterventionLike
 from neuroscope.interventions.expressions import to_reference

@@ -17,13 +17,13 @@ from neuroscope.base_client.progress import (
 from neuroscope.calls import requests
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.attributed import AttributionResult
-from neuroscope.experiments.attributing import Attribution, attribution
+from neuroscope.experiments.attribution import Attribution, attribution
+from neuroscope.experiments.attribution_result import AttributionResult
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import ValueLike
 from neuroscope.experiments.metrics import Metric
 from neuroscope.experiments.patching import Patching, ablation, patching, tracing
-from neuroscope.experiments.result import SweepResult
+from neuroscope.experiments.sweep_result import SweepResult
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.vocabulary.prompts import PromptLike
@@ -267,6 +267,6 @@ def _edge_graph(model_id: str) -> Call[ComponentGraph]:
     """Asks for the graph of a model."""
 
     def result(answer: pb.GetEdgeGraphResponse) -> ComponentGraph:
-        return ComponentGraph.of_plan(answer.senders, answer.receivers)
+        return ComponentGraph.from_plan(answer.senders, answer.receivers)
 
     return Call("edge_graph", RPCS["GetEdgeGraph"], pb.GetEdgeGraphRequest(model_id=model_id), result)

@@ -19,7 +19,7 @@ from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.sites import Point
 
 TEXTS_AT_ONCE = 128
-"""Tokens whose texts are asked for in one call."""
+"""Tokens whose texts are requested for in one call."""
 
 
 def logit_lens(
@@ -33,16 +33,16 @@ def logit_lens(
     bos: bool | None,
 ) -> CallFlow[LayerPredictions]:
     """The calls of `Client.logit_lens`, whose arguments these are: token ids, one capture, texts of tokens."""
-    asked: list[int] = []
+    requested: list[int] = []
     for token in tokens:
         if isinstance(token, str):
             found = yield from requests.tokenize(token, model_id=model_id, bos=False)
-            asked.append(single_token(token, found.ids, found.tokens))
+            requested.append(single_token(token, found.ids, found.tokens))
         else:
-            asked.append(operator.index(token))
+            requested.append(operator.index(token))
     captured = requests.capture(
         prompt,
-        hooks(top_k, asked, positions),
+        hooks(top_k, requested, positions),
         model_id=model_id,
         hook_ids=(),
         interventions=interventions,
@@ -51,8 +51,8 @@ def logit_lens(
         chunk_budget_bytes=0,
     )
     cache = yield from CaptureStream(captured)
-    texts = yield from texts_of(shown_token_ids(cache, asked), model_id)
-    return of_cache(cache, asked, texts)
+    texts = yield from texts_of(shown_token_ids(cache, requested), model_id)
+    return of_cache(cache, requested, texts)
 
 
 def texts_of(token_ids: Sequence[int], model_id: str) -> CallFlow[dict[int, str]]:
@@ -92,14 +92,14 @@ def single_token(text: str, ids: Sequence[int], texts: Sequence[str]) -> int:
     return ids[0]
 
 
-def shown_token_ids(cache: ActivationCache, asked: Sequence[int]) -> list[int]:
+def shown_token_ids(cache: ActivationCache, requested: Sequence[int]) -> list[int]:
     """Every token id that the results show."""
     found = [array for name, array in cache.items() if str(name).split(":")[-1].startswith("lens_top_k_tokens")]
     shown = np.unique(np.concatenate([array.reshape(-1) for array in found]))
-    return sorted({*map(int, shown), *asked, *cache.token_ids[0]})
+    return sorted({*map(int, shown), *requested, *cache.token_ids[0]})
 
 
-def of_cache(cache: ActivationCache, asked: Sequence[int], texts: Mapping[int, str]) -> LayerPredictions:
+def of_cache(cache: ActivationCache, requested: Sequence[int], texts: Mapping[int, str]) -> LayerPredictions:
     """The results of a capture with `hooks`.
 
     Raises:
@@ -119,11 +119,11 @@ def of_cache(cache: ActivationCache, asked: Sequence[int], texts: Mapping[int, s
         points=tuple(points),
         positions=tuple(positions),
         token_ids=tuple(cache.token_ids[0][position] for position in positions),
-        asked=tuple(asked),
+        requested_token_ids=tuple(requested),
         top_token_ids=stacked("lens_top_k_tokens"),
         top_log_probabilities=stacked("lens_top_k"),
-        log_probabilities=stacked("lens_log_probability") if asked else np.zeros(count, np.float32),
-        ranks=stacked("lens_rank") if asked else np.zeros(count, np.int32),
+        log_probabilities=stacked("lens_log_probability") if requested else np.zeros(count, np.float32),
+        ranks=stacked("lens_rank") if requested else np.zeros(count, np.int32),
         kl=stacked("lens_kl"),
         texts=texts,
     )

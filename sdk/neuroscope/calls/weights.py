@@ -8,15 +8,15 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from neuroscope.activations.projected import (
+from neuroscope.activations.vocabulary_projection import (
     INLINE_BYTES,
     UPLOAD_TTL_S,
-    Projected,
-    Projecting,
+    ProjectionStream,
     Reference,
     VectorsLike,
+    VocabularyProjection,
     to_request,
-    vectors_of,
+    to_vectors,
 )
 from neuroscope.base_client.call import CallFlow, Stream
 from neuroscope.base_client.client_method import client_method, client_stream
@@ -113,7 +113,7 @@ class WeightCalls:
         norm: bool = True,
         reference: Reference = None,
         model_id: str = "",
-    ) -> CallFlow[Projected]:
+    ) -> CallFlow[VocabularyProjection]:
         """What vectors predict, through the model's own final norm and unembedding, softcap and scale included.
 
         Args:
@@ -130,11 +130,11 @@ class WeightCalls:
             InvalidRequestError: nothing is asked for, or a token is none of the model's.
             UnavailableSiteError: the model's end cannot be applied by itself; says why.
         """
-        given = vectors_of(vectors)
+        given = to_vectors(vectors)
         if isinstance(given, np.ndarray) and given.nbytes > INLINE_BYTES:
             given = yield from requests.put_tensor(given, UPLOAD_TTL_S)
         request = to_request(given, top_k=top_k, tokens=tokens, norm=norm, reference=reference, model_id=model_id)
-        projecting = Projecting()
+        projecting = ProjectionStream()
         yield Stream("project", RPCS["ProjectToVocabulary"], request, lambda event: (projecting.feed(event),))
         return projecting.result((yield from texts_of(projecting.shown_token_ids(), model_id)))
 

@@ -1,9 +1,9 @@
-"""Circuits: the part of a model's graph that a behaviour needs, as a value.
+"""Circuits: the parts of a model's graph that a behaviour needs.
 
 circuit = Circuit.load("ioi.json")
-circuit.nodes, circuit.edges                by name: a1.h3, a0.h2->a1.h3<k>
+circuit.nodes, circuit.edges                by name, such as a1.h3, a0.h2->a1.h3<k>
 circuit.evaluation.faithfulness
-circuit.strongest(size=0.05)                another one of the same graph
+circuit.strongest(size=0.05)                a smaller circuit of the same graph
 """
 
 from neuroscope.circuits.circuit import Circuit

@@ -1,4 +1,4 @@
-"""A circuit as a value: the part of a model's graph that a behaviour needs, where it comes from, how well it does."""
+"""A circuit: the part of a model's graph that a behaviour needs, with provenance and evaluation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from neuroscope.activations.stream import warn
-from neuroscope.circuits import formats, networkx_form, sources
+from neuroscope.circuits import formats, networkx_graph, sources
 from neuroscope.circuits.comparison import CircuitComparison
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.model_match import other_shape
+from neuroscope.circuits.model_match import shape_difference
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 
 class Circuit(CircuitContent):
-    """Nodes and edges of a model's graph, those of the circuit marked. A value: methods give other circuits.
+    """The nodes and edges of a model's graph, with the circuit's marked. Immutable: methods return new circuits.
 
     Args:
-        message: as the contract carries it; it is kept as it is.
+        message: the contract's message. It is kept, not copied.
 
-    `nodes` and `edges` are those of the circuit, by name; `all_nodes` and `all_edges` are those of the graph.
+    `nodes` and `edges` are the circuit's, by name; `all_nodes` and `all_edges` are the graph's.
     """
 
-    # In other forms.
+    # Formats.
 
     def to_networkx(self, *, whole: bool = False) -> Any:
-        """A MultiDiGraph of networkx: nodes by name; of an edge the key is what a head reads: q, k or v.
+        """A networkx MultiDiGraph. Nodes are named; the key of an edge is the input of the head: q, k or v.
 
-        An edge to keys or values goes to every head that reads them. Attributes are those of the contract.
+        An edge to shared keys or values leads to every head that reads them. Attributes are the contract's fields.
 
         Args:
-            whole: all listed edges, not those of the circuit alone.
+            whole: includes the listed edges outside of the circuit.
 
         Raises:
             InvalidRequestError: networkx is not installed.
         """
-        return networkx_form.to_networkx(self, whole=whole)
+        return networkx_graph.to_networkx(self, whole=whole)
 
     def to_json(self) -> dict[str, Any]:
         """Protobuf's JSON of the contract's message, with the contract's field names."""
@@ -53,35 +53,35 @@ class Circuit(CircuitContent):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From the form of `to_json`, or the JSON layouts of MIB and chuk-lazarus.
+        """Reads the result of `to_json`, or the JSON layouts of MIB and chuk-lazarus.
 
         Raises:
-            InvalidRequestError: it is no circuit; says what is unknown or malformed.
+            InvalidRequestError: the object is not a circuit; the message names the offending field.
         """
         return cls(formats.from_object(value))
 
     def to_text(self, format: str) -> str:
-        """The text of a file of it.
+        """The circuit in a text format.
 
         Args:
             format: json, mib, lazarus, graphml, dot, mermaid or html; see `neuroscope.circuits.formats`.
 
         Raises:
-            InvalidRequestError: there is no such format, or it is a picture's.
+            InvalidRequestError: the format is unknown, or not a text format.
         """
-        if formats.checked(format) not in formats.TEXTS:
+        if formats.check_format(format) not in formats.TEXTS:
             raise InvalidRequestError(
                 f"{format} is a picture: `save` writes it", field="format", valid=tuple(formats.TEXTS)
             )
         return formats.TEXTS[format](self)
 
     def to_bytes(self, format: str) -> bytes:
-        """What a file of it holds, in any format of `to_text`, or png, svg, pdf.
+        """The circuit as the content of a file: any format of `to_text`, or png, svg, pdf.
 
         Raises:
-            InvalidRequestError: there is no such format, or matplotlib is not installed.
+            InvalidRequestError: the format is unknown, or matplotlib is not installed.
         """
-        if formats.checked(format) in formats.TEXTS:
+        if formats.check_format(format) in formats.TEXTS:
             return self.to_text(format).encode()
         written = io.BytesIO()
         self.plot().savefig(written, format=format, dpi=150)
@@ -89,79 +89,80 @@ class Circuit(CircuitContent):
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """From the text of a file: our JSON, MIB's, chuk-lazarus', or GraphML, told by what is in it.
+        """Reads text: our JSON, MIB's, chuk-lazarus' or GraphML. The format is detected.
 
         Raises:
-            InvalidRequestError: it is none of these.
+            InvalidRequestError: the text is in none of these formats.
         """
-        return cls(formats.parsed(text))
+        return cls(formats.parse(text))
 
     def save(self, path: str | Path, format: str = "") -> None:
         """Writes a file.
 
         Args:
-            path: its ending says the format: .json (ours), .graphml, .dot, .mmd, .html, .png, .svg, .pdf.
-            format: of `neuroscope.circuits.formats`, in place of what the ending says: mib and lazarus are JSON, too.
+            path: the suffix selects the format: .json (ours), .graphml, .dot, .mmd, .html, .png, .svg, .pdf.
+            format: overrides the suffix, for the JSON layouts mib and lazarus; see `neuroscope.circuits.formats`.
 
         Raises:
-            InvalidRequestError: there is no such format.
+            InvalidRequestError: the format is unknown.
         """
-        Path(path).write_bytes(self.to_bytes(formats.of_path(path, format)))
+        Path(path).write_bytes(self.to_bytes(formats.format_of(path, format)))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads a file: our JSON, MIB's, chuk-lazarus', or GraphML, told by what is in it.
+        """Reads a file: our JSON, MIB's, chuk-lazarus' or GraphML. The format is detected.
 
         Raises:
-            InvalidRequestError: it cannot be read, or holds no circuit.
+            InvalidRequestError: the file cannot be read, or holds no circuit.
         """
         return cls(formats.read(path))
 
-    # From other results, and beside other circuits.
+    # Other results.
 
     @staticmethod
     def from_attribution(result: AttributionResult, *, model: ModelInfo | None = None, **extent: Any) -> Circuit:
-        """The strongest edges, or nodes, of an attribution.
+        """The circuit of the edges or nodes with the largest attribution scores.
 
         Args:
-            result: of edges (eap, eap-ig), or of places by head and layer.
-            model: whose result it is; needed where places were scored.
-            extent: `size`, `count`, `threshold` and `prune` of `strongest`; by default a size of 0.2.
+            result: scores of edges (eap, eap-ig), or of components by head and layer.
+            model: the attributed model; required if components were scored.
+            extent: `size`, `count`, `threshold` and `prune` of `strongest`; the default is a size of 0.2.
 
         Raises:
-            InvalidRequestError: it scored neither, or the extent is out of its range.
+            InvalidRequestError: the result has neither kind of score, or the extent is out of range.
         """
         return Circuit(sources.of_attribution(result, model, extent))
 
     @staticmethod
     def from_sweep(result: SweepResult, *, model: ModelInfo, **extent: Any) -> Circuit:
-        """The strongest nodes of a sweep over heads and MLPs, or the strongest edges of one over paths.
+        """The circuit of the nodes with the largest effects in a sweep over heads and MLPs, or of the edges in a sweep
+        over paths.
 
         Args:
-            result: its grids over layer and head (head_output), over layer (mlp_out), or over senders and receivers; of
-                several positions the largest effect counts, of several pairs their mean.
-            model: whose result it is.
-            extent: as of `from_attribution`; of nodes, a share or number of these.
+            result: has grids over layer and head (head_output), over layer (mlp_out), or over senders and receivers.
+                The largest effect over positions counts, and the mean over pairs.
+            model: the swept model.
+            extent: as in `from_attribution`; for nodes, a share or number of nodes.
 
         Raises:
-            InvalidRequestError: it has no such grid, or the extent is out of its range.
+            InvalidRequestError: the result has no such grid, or the extent is out of range.
         """
         return Circuit(sources.of_sweep(result, model, extent))
 
     @staticmethod
     def from_directions(directions: Directions, name: str = "") -> Circuit:
-        """Directions of several layers as a chain from input to logits: of nodes how well they tell apart, of edges the
-        cosine between neighbours.
+        """A chain of directions from input to logits. Node scores are the directions' accuracies, edge scores the
+        cosines of neighbouring directions.
         """
         return Circuit(sources.of_directions(directions, name))
 
     def compare(self, other: Circuit) -> CircuitComparison:
-        """What both share, and what only one has. Circuits of two checkpoints are compared with a warning.
+        """Compares two circuits. Warns if they are of different checkpoints.
 
         Raises:
-            InvalidRequestError: they are of models of two shapes.
+            InvalidRequestError: the models have different shapes.
         """
-        if shape := other_shape(self.message.model, other.message.model):
+        if shape := shape_difference(self.message.model, other.message.model):
             raise InvalidRequestError(
                 f"circuits of two graphs have nothing in common: the first is of {shape}", field="model"
             )
@@ -169,17 +170,17 @@ class Circuit(CircuitContent):
         warn(found.warnings)
         return found
 
-    # Looking at it.
+    # Display.
 
     def table(self) -> Table:
-        """What is known of it, and its strongest edges."""
+        """Provenance, evaluation and the strongest edges."""
         return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: the graph by layers, and the curve of faithfulness if there is one.
+        """A matplotlib figure: the graph by layer, and the faithfulness curve if there is one.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf. (`save` writes pages.)
+            path: file to write; the suffix selects the format: .png, .svg, .pdf. (`save` writes HTML pages.)
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).

@@ -1,4 +1,4 @@
-"""Two circuits of the same graph beside each other."""
+"""Comparison of two circuits of the same graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.model_match import other_weights
+from neuroscope.circuits.model_match import weights_difference
 from neuroscope.display import Displayable, show
 
 if TYPE_CHECKING:
@@ -19,50 +19,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CircuitComparison(Displayable):
-    """What two circuits share, and what only one of them has."""
+    """Overlap and differences of two circuits."""
 
     first: CircuitContent
     second: CircuitContent
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be known before the numbers are believed: that they are of two checkpoints."""
-        other = other_weights(self.first.message.model, self.second.message.model)
+        """Why the comparison may mislead: the circuits are of different checkpoints."""
+        other = weights_difference(self.first.message.model, self.second.message.model)
         return [f"circuits of two checkpoints: {other}"] if other else []
 
     @property
     def shared_nodes(self) -> list[str]:
-        """Nodes of both."""
+        """Nodes in both circuits."""
         return [name for name in self.first.nodes if name in self.second.nodes]
 
     @property
     def shared_edges(self) -> list[str]:
-        """Edges of both."""
+        """Edges in both circuits."""
         return [name for name in self.first.edges if name in self.second.edges]
 
     @property
     def only_first(self) -> list[str]:
-        """Edges of the first alone."""
+        """Edges in the first circuit only."""
         return [name for name in self.first.edges if name not in self.second.edges]
 
     @property
     def only_second(self) -> list[str]:
-        """Edges of the second alone."""
+        """Edges in the second circuit only."""
         return [name for name in self.second.edges if name not in self.first.edges]
 
     @property
     def node_jaccard(self) -> float:
-        """Shared nodes, of all nodes of either; 1 where neither has any."""
+        """Jaccard index of the node sets; 1 if both are empty."""
         return _jaccard(self.first.nodes.keys(), self.second.nodes.keys())
 
     @property
     def edge_jaccard(self) -> float:
-        """Shared edges, of all edges of either; 1 where neither has any."""
+        """Jaccard index of the edge sets; 1 if both are empty."""
         return _jaccard(self.first.edges.keys(), self.second.edges.keys())
 
     @property
     def scored_edges(self) -> list[str]:
-        """Edges that both have a score of, in the circuit or not."""
+        """Edges with a score in both, whether or not they are in the circuits."""
         ours, theirs = self.first.all_edges, self.second.all_edges
         return [
             name
@@ -72,31 +72,31 @@ class CircuitComparison(Displayable):
 
     @property
     def pearson(self) -> float:
-        """Correlation of the scores of edges that both have; NaN of less than two, or where all are the same."""
+        """Pearson correlation of the scores of `scored_edges`; NaN for fewer than two, or if all are equal."""
         return _correlation(*self._scores())
 
     @property
     def spearman(self) -> float:
-        """Correlation of their ranks; equals share theirs."""
+        """Spearman rank correlation of the same scores; ties share their mean rank."""
         return _correlation(*map(ranks, self._scores()))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, by name; what is not a number is null."""
+        """The comparison as JSON; NaN is null."""
         numbers = {name: getattr(self, name) for name in ("node_jaccard", "edge_jaccard", "pearson", "spearman")}
         lists = {name: getattr(self, name) for name in ("shared_nodes", "shared_edges", "only_first", "only_second")}
-        told = {name: value if np.isfinite(value) else None for name, value in numbers.items()}
+        finite = {name: value if np.isfinite(value) else None for name, value in numbers.items()}
         names = {"first": self.first.name, "second": self.second.name}
-        return {**names, "warnings": self.warnings, **told, **lists}
+        return {**names, "warnings": self.warnings, **finite, **lists}
 
     def table(self) -> Table:
-        """The numbers, and the strongest edges of either side."""
+        """Overlap, and the strongest edges of each side."""
         return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: both circuits in one graph, and their scores against each other.
+        """A matplotlib figure: both circuits in one graph, and a scatter plot of their scores.
 
         Args:
-            path: where to write it: .png, .svg, .pdf or .html.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
@@ -110,7 +110,7 @@ class CircuitComparison(Displayable):
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """The rank of each value, from 0; equals share the mean of theirs."""
+    """The rank of each value, from 0; ties share their mean rank."""
     _, where, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts + 1) / 2)[where].tolist()

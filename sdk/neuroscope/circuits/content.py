@@ -1,4 +1,4 @@
-"""What a circuit is made of, by name."""
+"""The nodes and edges of a circuit, and circuits of other edges of the same graph."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError, nearest
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place, edge_name
 
@@ -24,17 +24,17 @@ METHODS = {
     for name, number in pb.CircuitMethod.items()
     if number
 }
-"""How circuits are searched for, by name: activation-patching, edge-patching, path-patching, attribution-patching, eap,
-eap-ig, acdc."""
+"""Search methods by name: activation-patching, edge-patching, path-patching, attribution-patching, eap, eap-ig and
+acdc."""
 
 
 def method_name(method: pb.CircuitMethod.ValueType) -> str:
-    """Such as eap-ig; empty where it is not stated."""
+    """The name of a search method, such as eap-ig; empty if unspecified."""
     return next((name for name, number in METHODS.items() if number == method), "")
 
 
 MOST_EDGES = 200_000
-"""Edges that a circuit lists; of those outside of it, the weakest are left out beyond that."""
+"""The most edges that a circuit lists. Above that, the weakest edges outside of the circuit are left out."""
 
 
 class NamedParts(dict[str, T]):
@@ -46,17 +46,17 @@ class NamedParts(dict[str, T]):
 
 
 class CircuitContent(Displayable):
-    """Nodes and edges of a graph, those of the circuit marked, and what is known of them.
+    """The nodes and edges of a graph, with the circuit's marked.
 
     Args:
-        message: as the contract carries it; it is kept as it is, and not to be changed.
+        message: the contract's message. It is kept, not copied; do not change it.
     """
 
     def __init__(self, message: pb.Circuit) -> None:
         self.message = message
 
     @classmethod
-    def assembled(
+    def from_mask(
         cls,
         graph: ComponentGraph,
         in_circuit: Mask,
@@ -69,20 +69,21 @@ class CircuitContent(Displayable):
         provenance: pb.CircuitProvenance | None = None,
         evaluation: pb.CircuitEvaluation | None = None,
     ) -> Self:
-        """From matrices.
+        """A circuit from a mask over the graph's edges.
 
         Args:
-            graph: of the model.
-            in_circuit: the circuit's edges (sender, receiver); nodes at their ends, input and logits are in it too.
+            graph: the model's graph.
+            in_circuit: mask of the circuit's edges (sender, receiver). The nodes at their ends, the input and the
+                logits belong to the circuit too.
             model: the model.
-            name: of the circuit.
-            description: what it does.
-            edge_scores: of edges (sender, receiver); NaN where there is none.
-            node_scores: by name.
-            provenance: where it comes from.
-            evaluation: how well it does.
+            name: the circuit's name.
+            description: what the circuit does.
+            edge_scores: scores (sender, receiver); NaN for edges without one.
+            node_scores: scores by node name.
+            provenance: how the circuit was found.
+            evaluation: how faithful it is.
         """
-        kept = set(graph.on_edges(in_circuit))
+        kept = set(graph.nodes_of(in_circuit))
         message = pb.Circuit(
             name=name,
             description=description,
@@ -117,22 +118,22 @@ class CircuitContent(Displayable):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The circuit's name."""
         return self.message.name
 
     @property
     def model(self) -> pb.CircuitModel:
-        """The model whose graph it is part of."""
+        """The model that the circuit is part of."""
         return self.message.model
 
     @property
     def provenance(self) -> pb.CircuitProvenance:
-        """Where it comes from: method, metric, prompts, versions, time."""
+        """How the circuit was found: method, metric, prompts, versions, time."""
         return self.message.provenance
 
     @property
     def evaluation(self) -> pb.CircuitEvaluation | None:
-        """How well it does; None: it was not evaluated."""
+        """Faithfulness and other measures; None if the circuit was not evaluated."""
         return self.message.evaluation if self.message.HasField("evaluation") else None
 
     @cached_property
@@ -142,7 +143,7 @@ class CircuitContent(Displayable):
 
     @cached_property
     def all_edges(self) -> NamedParts[pb.CircuitEdge]:
-        """Every edge that is listed, by name: input->a0.h0<q>."""
+        """Every listed edge by name, such as input->a0.h0<q>."""
         return NamedParts((edge_name(edge), edge) for edge in self.message.edges)
 
     @cached_property
@@ -162,37 +163,37 @@ class CircuitContent(Displayable):
 
     @property
     def size(self) -> float:
-        """Share of the graph's edges that are in the circuit."""
+        """The share of the graph's edges that are in the circuit."""
         return len(self.edges) / self.message.edge_count if self.message.edge_count else 0.0
 
     @cached_property
     def graph(self) -> ComponentGraph:
-        """The graph that it is part of.
+        """The graph that the circuit is part of.
 
         Raises:
-            InvalidRequestError: its nodes are not those of a model, as in circuits made of directions.
+            InvalidRequestError: the nodes are not a model's, as in circuits made of directions.
         """
-        return ComponentGraph.of_nodes(self.all_nodes, self.model)
+        return ComponentGraph.from_nodes(self.all_nodes, self.model)
 
     @property
     def in_circuit(self) -> Mask:
-        """The circuit's edges (sender, receiver)."""
-        return self.graph.marked((edge.sender, edge.receiver) for edge in self.edges.values())
+        """Mask of the circuit's edges (sender, receiver)."""
+        return self.graph.mask_of((edge.sender, edge.receiver) for edge in self.edges.values())
 
     @property
-    def edge_scores(self) -> Grid:
-        """Scores of edges over sender and receiver; NaN where there is none."""
+    def edge_scores(self) -> LabelledArray:
+        """Edge scores over sender and receiver; NaN for edges without one."""
         graph = self.graph
         values = np.full((len(graph.senders), len(graph.receivers)), np.nan, np.float32)
         for edge in self.message.edges:
-            if edge.HasField("score") and graph.has(edge.sender, edge.receiver):
+            if edge.HasField("score") and graph.has_edge(edge.sender, edge.receiver):
                 values[graph.rows[edge.sender], graph.columns[edge.receiver]] = edge.score
         coords = {"sender": graph.senders, "receiver": graph.receivers}
-        return Grid("edge_score", values, ("sender", "receiver"), coords)
+        return LabelledArray("edge_score", values, ("sender", "receiver"), coords)
 
     @property
     def node_scores(self) -> dict[str, float]:
-        """Scores of nodes; of a node that has none, the sum of the magnitudes of what its edges carry."""
+        """Node scores by name. If no node has one: the summed magnitudes of the scores of the edges that it sends."""
         found = {node.name: node.score for node in self.message.nodes if node.HasField("score")}
         if found:
             return found
@@ -202,7 +203,7 @@ class CircuitContent(Displayable):
         return sums
 
     def readers(self, receiver: str) -> list[str]:
-        """The nodes that a receiver is part of: several heads where it is a key/value head of theirs."""
+        """The nodes that a receiver belongs to: several heads if they share a key/value head."""
         return [receiver] if receiver in self.all_nodes else self.graph.readers(receiver)
 
     # Other circuits of the same graph.
@@ -210,23 +211,26 @@ class CircuitContent(Displayable):
     def strongest(
         self, *, size: float | None = None, count: int | None = None, threshold: float | None = None, prune: bool = True
     ) -> Self:
-        """The circuit of the strongest edges by their scores; it has no evaluation.
+        """The circuit of the edges with the largest scores. It has no evaluation.
 
         Args:
-            size: share of the graph's edges, above 0, at most 1.
-            count: so many edges.
-            threshold: least magnitude of a score.
-            prune: leaves out edges that no path of the circuit leads through from input to logits.
+            size: the share of the graph's edges to keep, above 0 and at most 1.
+            count: the number of edges to keep.
+            threshold: the least magnitude of a score.
+            prune: removes edges that are on no path from input to logits.
 
         Raises:
-            InvalidRequestError: none or several are given, or one is out of its range.
+            InvalidRequestError: not exactly one of size, count and threshold is given, or it is out of range.
         """
         extent, graph = Extent(size, count, threshold), self.graph
         chosen = extent.edges(graph, self.edge_scores.values, self.message.edge_count)
-        return self.with_edges(graph.names(graph.live(chosen) if prune else chosen))
+        return self.with_edges(graph.edge_pairs(graph.pruned(chosen) if prune else chosen))
 
     def with_edges(self, edges: Iterable[str | tuple[str, str]]) -> Self:
-        """The circuit of these edges of the same graph: their names, or sender and receiver. It has no evaluation.
+        """The circuit of the given edges of the same graph. It has no evaluation.
+
+        Args:
+            edges: names such as `input->a0.h0<q>`, or pairs of sender and receiver.
 
         Raises:
             InvalidRequestError: the graph has no such edge.
@@ -240,11 +244,11 @@ class CircuitContent(Displayable):
                 raise InvalidRequestError(
                     f"the graph has no {missing!r}; nearest: {', '.join(close)}", field="edges", valid=close
                 )
-        mask = graph.marked(pairs)
+        mask = graph.mask_of(pairs)
         if mask.sum() != len(set(pairs)):
             row, column = next(pair for pair in pairs if not graph.mask[graph.rows[pair[0]], graph.columns[pair[1]]])
             raise InvalidRequestError(f"{row} does not reach {column}", field="edges")
-        made = type(self).assembled(
+        made = type(self).from_mask(
             graph,
             mask,
             model=self.model,
@@ -264,7 +268,7 @@ class CircuitContent(Displayable):
 
     @property
     def summary(self) -> str:
-        """Name, model and size in a line."""
+        """Name, model and size in one line."""
         model = f" of {self.model.model_id}" if self.model.model_id else ""
         share = f" ({100 * self.size:.3g} %)" if self.message.edge_count else ""
         return (
@@ -274,18 +278,18 @@ class CircuitContent(Displayable):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of it: how it was found, and how well it does."""
+        """How the circuit was found and how well it does, by label, for tables and pages."""
         found: dict[str, Any] = {}
-        told = self.provenance
+        provenance = self.provenance
         if self.message.model.weights_hash:
             found["weights"] = self.message.model.weights_hash
-        if told.source:
-            found["from"] = told.source
-        if told.search.method:
-            found["method"] = method_name(told.search.method)
-        if told.dataset.pair_count:
-            found["prompts"] = f"{told.dataset.pair_count} pairs" + (
-                f" of {told.dataset.name}" * bool(told.dataset.name)
+        if provenance.source:
+            found["from"] = provenance.source
+        if provenance.search.method:
+            found["method"] = method_name(provenance.search.method)
+        if provenance.dataset.pair_count:
+            found["prompts"] = f"{provenance.dataset.pair_count} pairs" + (
+                f" of {provenance.dataset.name}" * bool(provenance.dataset.name)
             )
         if (measured := self.evaluation) is not None:
             found["metric on clean prompts"] = measured.clean
@@ -295,10 +299,10 @@ class CircuitContent(Displayable):
             for name in ("completeness", "minimality", "cpr", "cmd"):
                 if measured.HasField(name):
                     found[name.upper() if len(name) == 3 else name] = getattr(measured, name)
-        if told.forward_passes:
-            found["forward passes"] = told.forward_passes
-        if told.elapsed_seconds:
-            found["seconds"] = told.elapsed_seconds
+        if provenance.forward_passes:
+            found["forward passes"] = provenance.forward_passes
+        if provenance.elapsed_seconds:
+            found["seconds"] = provenance.elapsed_seconds
         return found
 
 

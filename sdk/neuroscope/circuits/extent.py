@@ -1,4 +1,4 @@
-"""How much of a graph a circuit is: a share, a number, or what reaches a threshold."""
+"""How much of a graph a circuit keeps: a share of it, a number of edges or nodes, or a score threshold."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _NAMES = ("size", "count", "threshold", "prune")
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """One of the three.
+    """Exactly one of size, count and threshold.
 
     Args:
-        size: share of the graph's edges or nodes, above 0, at most 1.
-        count: so many.
-        threshold: least magnitude of a score.
+        size: the share of the graph's edges or nodes, above 0 and at most 1.
+        count: the number of edges or nodes.
+        threshold: the least magnitude of a score.
 
     Raises:
-        InvalidRequestError: none or several are given, or one is out of its range.
+        InvalidRequestError: not exactly one is given, or it is out of range.
     """
 
     size: float | None = None
@@ -37,9 +37,7 @@ class Extent:
     def __post_init__(self) -> None:
         given = [name for name in _NAMES[:3] if getattr(self, name) is not None]
         if len(given) != 1:
-            raise InvalidRequestError(
-                "a circuit has one of size, count and threshold", field=", ".join(given) or "size"
-            )
+            raise InvalidRequestError("give one of size, count and threshold", field=", ".join(given) or "size")
         if self.size is not None and not 0 < self.size <= 1:
             raise InvalidRequestError(f"a size is above 0 and at most 1, not {self.size}", field="size")
         if self.count is not None and self.count < 1:

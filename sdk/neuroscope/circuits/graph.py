@@ -1,4 +1,4 @@
-"""The graph of a model: what writes to the residual stream, what reads it, and which edges there are between them."""
+"""The computational graph of a model: components that write to the residual stream, and what reads from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroscope.vocabulary.component_names import INPUT, LOGITS, SLOTS, Place, r
 Mask = NDArray[np.bool_]
 """Edges: (sender, receiver)."""
 MOST_NODES = 20_000
-"""Of a graph; the largest models that there are have 16,000."""
+"""The most nodes of a graph; the largest known models have 16,000."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ComponentGraph:
     """Senders, receivers and the edges between them; matrices are (sender, receiver).
 
     Args:
-        senders: names in the order in which they write, `input` first.
-        receivers: names, `logits` among them.
-        sender_counts: of each receiver, how many senders come before it and so reach it.
-        group_size: heads that share a key/value head.
+        senders: names in execution order, `input` first.
+        receivers: names, including `logits`.
+        sender_counts: for each receiver, the number of senders before it, which are those that reach it.
+        group_size: the number of heads that share a key/value head.
     """
 
     senders: tuple[str, ...]
@@ -36,11 +36,11 @@ class ComponentGraph:
     sender_counts: tuple[int, ...]
     group_size: int = 1
     rows: dict[str, int] = field(init=False, repr=False, compare=False)
-    """Of each sender, its index."""
+    """Index of each sender."""
     columns: dict[str, int] = field(init=False, repr=False, compare=False)
-    """Of each receiver, its index."""
+    """Index of each receiver."""
     readings: dict[str, list[int]] = field(init=False, repr=False, compare=False)
-    """Of each node, the indices of the receivers that it reads by."""
+    """Indices of each node's receivers."""
 
     def __post_init__(self) -> None:
         readings: defaultdict[str, list[int]] = defaultdict(list)
@@ -56,35 +56,35 @@ class ComponentGraph:
         return f"ComponentGraph({sizes})"
 
     @classmethod
-    def of_plan(
+    def from_plan(
         cls, senders: Iterable[experiment_pb2.EdgeSender], receivers: Iterable[experiment_pb2.EdgeReceiver]
     ) -> ComponentGraph:
-        """The graph that the inference service describes."""
+        """The graph of an attribution's plan."""
         listed = list(receivers)
         names = tuple(map(sender_name, senders))
         reads = tuple(map(receiver_name, listed))
         return cls(names, reads, tuple(each.sender_count for each in listed), _group_size(names, reads))
 
     @classmethod
-    def of_model(cls, model: pb.CircuitModel) -> ComponentGraph:
-        """The graph of a model whose layers all have attention and an MLP."""
+    def from_model(cls, model: pb.CircuitModel) -> ComponentGraph:
+        """The graph of a model in which every layer has attention and an MLP."""
         if model.layer_count * (model.head_count + 1) > MOST_NODES:
             raise InvalidRequestError(f"a graph has at most {MOST_NODES} nodes", field="circuit")
         names = [INPUT]
         for layer in range(model.layer_count):
             names += [*(f"a{layer}.h{head}" for head in range(model.head_count)), f"m{layer}"]
-        return cls.of_nodes([*names, LOGITS], model)
+        return cls.from_nodes([*names, LOGITS], model)
 
     @classmethod
-    def of_nodes(cls, names: Iterable[str], model: pb.CircuitModel) -> ComponentGraph:
-        """The graph of some nodes; layers of a model may lack attention or an MLP.
+    def from_nodes(cls, names: Iterable[str], model: pb.CircuitModel) -> ComponentGraph:
+        """The graph of the given nodes; a layer may lack attention or an MLP.
 
         Args:
-            names: of the nodes, input and logits among them.
-            model: says how many heads share keys and values, and whether attention and MLP are parallel.
+            names: names of the nodes, including input and logits.
+            model: the number of heads per key/value head, and whether attention and MLP run in parallel.
 
         Raises:
-            InvalidRequestError: a name is none of a node, or there are more than `MOST_NODES`.
+            InvalidRequestError: a name is invalid, or there are more than `MOST_NODES` nodes.
         """
         heads: defaultdict[int, int] = defaultdict(int)
         mlps: set[int] = set()
@@ -111,35 +111,35 @@ class ComponentGraph:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Everything that writes, and the logits."""
+        """All senders, then the logits."""
         return (*self.senders, LOGITS)
 
     @property
     def mask(self) -> Mask:
-        """Where there is an edge."""
+        """Mask of all edges (sender, receiver)."""
         return np.arange(len(self.senders))[:, None] < np.array(self.sender_counts)[None]
 
     @property
     def edge_count(self) -> int:
-        """How many edges there are."""
+        """The number of edges."""
         return sum(self.sender_counts)
 
-    def has(self, sender: str, receiver: str) -> bool:
-        """Whether there is such an edge."""
+    def has_edge(self, sender: str, receiver: str) -> bool:
+        """Whether the graph has an edge."""
         if sender not in self.rows or receiver not in self.columns:
             return False
         return self.rows[sender] < self.sender_counts[self.columns[receiver]]
 
     def readers(self, receiver: str) -> list[str]:
-        """The nodes that a receiver is part of: several heads where it is a key/value head of theirs."""
+        """The nodes that a receiver belongs to: several heads if they share a key/value head."""
         place = Place.of(receiver)
         if place.slot in ("k", "v") and place.head is not None:
             first = place.head * self.group_size
             return [f"a{place.layer}.h{head}" for head in range(first, first + self.group_size)]
         return [receiver.partition("<")[0]]
 
-    def live(self, edges: Mask) -> Mask:
-        """Those of some edges that lie on a path from input to logits along them."""
+    def pruned(self, edges: Mask) -> Mask:
+        """Removes edges that are on no path from input to logits."""
         reached = np.zeros(len(self.senders), bool)
         for row, sender in enumerate(self.senders):
             into = self.readings.get(sender, [])
@@ -152,22 +152,22 @@ class ComponentGraph:
         return edges & reached[:, None] & used[None]
 
     def strongest(self, scores: NDArray[np.floating], count: int) -> Mask:
-        """So many edges whose scores have the largest magnitudes; of equals the first. What is NaN has no score."""
+        """The `count` edges with the largest magnitudes of scores. Ties go to the first; NaN means no score."""
         strengths = np.where(self.mask & np.isfinite(scores), np.abs(scores), -1.0).reshape(-1)
         order = np.argsort(-strengths, kind="stable")[:count]
         chosen = np.zeros(strengths.size, bool)
         chosen[order[strengths[order] >= 0]] = True
         return chosen.reshape(scores.shape)
 
-    def between(self, nodes: Iterable[str]) -> Mask:
-        """All edges between some nodes, and between them and the logits."""
+    def induced(self, nodes: Iterable[str]) -> Mask:
+        """The induced subgraph: all edges among the given nodes and from them to the logits."""
         kept = {*nodes, LOGITS}
         writes = np.array([sender in kept for sender in self.senders])
         reads = np.array([any(node in kept for node in self.readers(receiver)) for receiver in self.receivers])
         return self.mask & writes[:, None] & reads[None]
 
-    def on_edges(self, edges: Mask) -> list[str]:
-        """Input, logits and the nodes at both ends of some edges, in the order in which they write."""
+    def nodes_of(self, edges: Mask) -> list[str]:
+        """Input, logits and the nodes at both ends of the given edges, in execution order."""
         found = {INPUT, LOGITS}
         found.update(self.senders[row] for row in np.flatnonzero(edges.any(1)))
         for column in np.flatnonzero(edges.any(0)):
@@ -176,21 +176,21 @@ class ComponentGraph:
             found.update(writing or readers)
         return [node for node in self.nodes if node in found]
 
-    def names(self, edges: Mask) -> list[tuple[str, str]]:
-        """Sender and receiver of some edges."""
+    def edge_pairs(self, edges: Mask) -> list[tuple[str, str]]:
+        """Sender and receiver of each edge of a mask."""
         return [(self.senders[row], self.receivers[column]) for row, column in np.argwhere(edges)]
 
-    def marked(self, edges: Iterable[tuple[str, str]]) -> Mask:
-        """The matrix of some edges; those that the graph does not have are left out."""
+    def mask_of(self, edges: Iterable[tuple[str, str]]) -> Mask:
+        """The mask of the given edges; edges that the graph does not have are ignored."""
         found = np.zeros((len(self.senders), len(self.receivers)), bool)
         for sender, receiver in edges:
-            if self.has(sender, receiver):
+            if self.has_edge(sender, receiver):
                 found[self.rows[sender], self.columns[receiver]] = True
         return found
 
 
 def _group_size(senders: Sequence[str], receivers: Sequence[str]) -> int:
-    """Heads of a key/value head, of the first layer that has heads."""
+    """The number of heads per key/value head, in the first layer with heads."""
     heads = [Place.of(name) for name in senders if name.startswith("a")]
     if not heads:
         return 1

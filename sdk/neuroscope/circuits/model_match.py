@@ -1,4 +1,4 @@
-"""Whether two descriptions are of one model: the shape of its graph, and its weights as far as they are known."""
+"""Compares the models of two circuits by shape and, if known, by weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _SHAPE = {
 }
 
 
-def other_shape(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
-    """How the shapes of two models differ; empty where they do not, as far as both are known."""
+def shape_difference(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
+    """How the shapes of two models differ; empty if they agree or are unknown."""
     pairs = {noun: (int(getattr(found_on, name)), int(getattr(model, name))) for name, noun in _SHAPE.items()}
     return ", ".join(
         f"{ours} {noun}, not {theirs}" for noun, (ours, theirs) in pairs.items() if ours and theirs != ours and theirs
     )
 
 
-def other_weights(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
-    """What tells the weights of two models apart; empty where nothing does, as far as both are known."""
+def weights_difference(found_on: pb.CircuitModel, model: pb.CircuitModel) -> str:
+    """How the weights of two models differ; empty if they agree or are unknown."""
     ours, theirs = found_on.weights_hash, model.weights_hash
     if not ours or not theirs or ours == theirs:
         return ""

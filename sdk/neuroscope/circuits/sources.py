@@ -1,4 +1,4 @@
-"""Circuits from what sweeps and attributions scored, and from directions."""
+"""Circuits from the scores of sweeps and attributions, and from directions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from neuroscope.circuits.content import CircuitContent
 from neuroscope.circuits.extent import DEFAULT_SIZE, Extent
 from neuroscope.circuits.graph import ComponentGraph
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.attributed import EDGES, AttributionResult
-from neuroscope.experiments.result import SweepResult
+from neuroscope.experiments.attribution_result import EDGES, AttributionResult
 from neuroscope.experiments.scores import Scores
+from neuroscope.experiments.sweep_result import SweepResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
 from neuroscope.vocabulary.component_names import INPUT, LOGITS
@@ -30,7 +30,7 @@ _MLPS = ("mlp_out", "mlp_contrib")
 
 
 def circuit_model(info: ModelInfo) -> pb.CircuitModel:
-    """What circuits keep of a model."""
+    """The description of a model that circuits store."""
     model = info.model
     return pb.CircuitModel(
         model_id=model.model_id,
@@ -58,10 +58,10 @@ def of_attribution(result: AttributionResult, model: ModelInfo | None, extent: M
     if EDGES not in result.names:
         return _of_nodes(result, _needed(model), extent, provenance)
     assert plan is not None
-    graph = ComponentGraph.of_plan(plan.senders, plan.receivers)
+    graph = ComponentGraph.from_plan(plan.senders, plan.receivers)
     if model is None:
         _infer(described, graph)
-    return _of_edges(graph, _meaned(result[EDGES]).values, described, extent, provenance)
+    return _of_edges(graph, _pair_mean(result[EDGES]).values, described, extent, provenance)
 
 
 def of_sweep(result: SweepResult, model: ModelInfo, extent: Mapping[str, Any]) -> pb.Circuit:
@@ -72,10 +72,10 @@ def of_sweep(result: SweepResult, model: ModelInfo, extent: Mapping[str, Any]) -
         provenance = _provenance("sweep", request, pb.CIRCUIT_METHOD_ACTIVATION_PATCHING)
         return _of_nodes(result, model, extent, provenance)
     described = circuit_model(model)
-    graph = ComponentGraph.of_model(described)
+    graph = ComponentGraph.from_model(described)
     values: NDArray[np.float32] = np.full(graph.mask.shape, np.nan, np.float32)
     for name in paths:
-        scores = _meaned(result[name].effects())
+        scores = _pair_mean(result[name].effects())
         for row, sender in enumerate(scores.coords["sender"]):
             for column, receiver in enumerate(scores.coords["receiver"]):
                 if sender in graph.rows and receiver in graph.columns:
@@ -93,8 +93,8 @@ def of_directions(directions: Directions, name: str) -> pb.Circuit:
     placed.sort(key=lambda entry: entry[1].point.layer or 0)
     if not placed:
         raise InvalidRequestError("no direction is of a layer", field="directions")
-    told = directions.provenance
-    made = pb.Circuit(name=name or "directions", model=pb.CircuitModel(model_id=str(told.get("model_id", ""))))
+    provenance = directions.provenance
+    made = pb.Circuit(name=name or "directions", model=pb.CircuitModel(model_id=str(provenance.get("model_id", ""))))
     made.provenance.CopyFrom(pb.CircuitProvenance(source="directions", created_at_ms=_now_ms()))
     made.nodes.add(name=INPUT, kind=pb.CIRCUIT_NODE_KIND_INPUT, in_circuit=True)
     for node, found in placed:
@@ -105,7 +105,7 @@ def of_directions(directions: Directions, name: str) -> pb.Circuit:
             layer=found.point.layer,
             score=accuracy if np.isfinite(accuracy) else None,
             in_circuit=True,
-            metadata={"norm": f"{found.norm:.6g}", "method": str(told.get("method", ""))},
+            metadata={"norm": f"{found.norm:.6g}", "method": str(provenance.get("method", ""))},
         )
     made.nodes.add(name=LOGITS, kind=pb.CIRCUIT_NODE_KIND_LOGITS, in_circuit=True)
     made.edges.add(sender=INPUT, receiver=placed[0][0], in_circuit=True)
@@ -127,7 +127,7 @@ def _of_edges(
 ) -> pb.Circuit:
 
     no_edges = np.zeros_like(graph.mask)
-    whole = CircuitContent.assembled(graph, no_edges, model=model, edge_scores=values, provenance=provenance)
+    whole = CircuitContent.from_mask(graph, no_edges, model=model, edge_scores=values, provenance=provenance)
     return whole.strongest(**(extent or {"size": DEFAULT_SIZE})).message
 
 
@@ -139,7 +139,7 @@ def _of_nodes(
 ) -> pb.Circuit:
 
     model = circuit_model(info)
-    graph = ComponentGraph.of_model(model)
+    graph = ComponentGraph.from_model(model)
     found: dict[str, float] = {}
     for name in result.names:
         scores = result[name]
@@ -154,21 +154,21 @@ def _of_nodes(
     found = {name: value for name, value in found.items() if name in graph.rows and np.isfinite(value)}
     if not found:
         raise InvalidRequestError(
-            "it scored no heads and no MLPs: head_output by layer and head, mlp_out by layer", field="result"
+            "the result has no scores of heads or MLPs: head_output by layer and head, mlp_out by layer", field="result"
         )
     chosen = Extent.of(extent or {"size": DEFAULT_SIZE}).nodes(found, len(graph.senders))
-    between = graph.between([INPUT, *chosen])
-    mask = graph.live(between)
-    return CircuitContent.assembled(graph, mask, model=model, node_scores=found, provenance=provenance).message
+    between = graph.induced([INPUT, *chosen])
+    mask = graph.pruned(between)
+    return CircuitContent.from_mask(graph, mask, model=model, node_scores=found, provenance=provenance).message
 
 
-def _meaned(scores: Scores) -> Scores:
+def _pair_mean(scores: Scores) -> Scores:
     return scores.mean("pair") if "pair" in scores.dims else scores
 
 
 def _reduced(scores: Scores, dims: tuple[str, ...], *, linear: bool) -> list[tuple[tuple[int, ...], float]]:
-    """Places and values along some axes: of pairs the mean; of others the sum where values add up, else the largest."""
-    scores = _meaned(scores)
+    """Values along some axes: the mean over pairs; over other axes the sum if values are additive, else the largest."""
+    scores = _pair_mean(scores)
     values: NDArray[Any] = np.moveaxis(scores.values, [scores.dims.index(dim) for dim in dims], range(len(dims)))
     rest = np.asarray(values.reshape(*values.shape[: len(dims)], -1), np.float64)
     if linear:
@@ -200,12 +200,14 @@ def _provenance(
 
 def _needed(model: ModelInfo | None) -> ModelInfo:
     if model is None:
-        raise InvalidRequestError("scores of places make a circuit with the model: model=client.model()", field="model")
+        raise InvalidRequestError(
+            "scores of components need the model to make a circuit: model=client.model()", field="model"
+        )
     return model
 
 
 def _infer(model: pb.CircuitModel, graph: ComponentGraph) -> None:
-    """What the graph says of its model."""
+    """Fills in what the graph implies about its model."""
     layers = [name for name in graph.senders if name.startswith("m")]
     heads = [name for name in graph.senders if name.startswith("a0.")]
     model.layer_count, model.head_count = len(layers), len(heads)

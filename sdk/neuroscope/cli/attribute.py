@@ -14,8 +14,8 @@ from neuroscope.cli.console import out
 from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import Saver, pictures
 from neuroscope.cli.sweep import METRICS, draw_each, metric_of
-from neuroscope.experiments.attributed import AttributionResult
-from neuroscope.experiments.attributing import METHODS, Attribution, attribution
+from neuroscope.experiments.attribution import METHODS, Attribution, attribution
+from neuroscope.experiments.attribution_result import AttributionResult
 
 _SAVER: Saver[AttributionResult] = Saver(
     {

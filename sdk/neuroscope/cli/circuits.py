@@ -10,7 +10,7 @@ import typer
 
 from neuroscope.analysis.circuit_requests import GRANULARITIES
 from neuroscope.circuits import METHODS, Circuit, CircuitComparison
-from neuroscope.circuits.formats import ENDINGS, FORMATS, checked
+from neuroscope.circuits.formats import ENDINGS, FORMATS, check_format
 from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import err, out
 from neuroscope.cli.options import AnalysisTargetOption, LocalOption, ModelOption, TargetOption, TraceOption
@@ -155,7 +155,7 @@ def export(
         circuit.save(save, format)
         err.print(f"saved: {save}", style="dim", soft_wrap=True)
         return
-    chosen = checked(format or "json")
+    chosen = check_format(format or "json")
     out.print(circuit.to_text(chosen), markup=False, highlight=False, soft_wrap=True, end="")
 
 

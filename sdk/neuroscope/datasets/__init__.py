@@ -1,14 +1,14 @@
-"""Pairs of prompts that a behaviour tells apart: datasets of the literature, and the user's own.
+"""Datasets of clean and corrupted prompts: those of the literature, and the user's own.
 
 pairs = client.dataset("ioi", count=64, seed=0)
 pairs.clean, pairs.corrupted, pairs.metric()
 found_on, tried_on = pairs.split()
-client.dataset("mine.jsonl")                   an object {clean, corrupted, answer, other} a line
+client.dataset("mine.jsonl")                   one object {clean, corrupted, answer, other} per line
 
-ioi            who receives, of two people of whom one acts again (Wang et al. 2022)
-greater-than   a year after the one that something began in (Hanna et al. 2023)
-induction      random tokens that come again (Olsson et al. 2022)
-copying        words that come again
+ioi            indirect object identification (Wang et al. 2022)
+greater-than   a year later than the one in which something began (Hanna et al. 2023)
+induction      repeated random tokens (Olsson et al. 2022)
+copying        repeated words
 docstring      the next argument that a docstring describes (Heimersheim and Janiak 2023)
 facts          capitals of countries
 arithmetic     the sum of two numbers below 100 (Stolfo et al. 2023)

@@ -1,7 +1,7 @@
 """Sums of two numbers below 100 (Stolfo et al. 2023, arXiv:2305.15054): "27 + 45 =" 72.
 
-The corrupted prompt has another second number. Where numbers are cut into digits, the question is
-the sum's first digit.
+The corrupted prompt has another second number. If the tokenizer splits numbers into digits, the answer is the sum's
+first digit.
 """
 
 from __future__ import annotations

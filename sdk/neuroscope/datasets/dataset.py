@@ -1,4 +1,4 @@
-"""Pairs of prompts that fit a model's tokenizer, as a value: what experiments and searches for circuits run on."""
+"""A dataset: pairs of prompts that fit a model's tokenizer, for experiments and circuit discovery."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class Dataset(Displayable, Sequence[Pair]):
-    """Pairs whose prompts are equally long and whose answers are one token each.
+    """Pairs of prompts of equal length with single-token answers.
 
     Args:
         pairs: the pairs.
-        name: such as ioi; empty: of the user's own.
-        seed: of the generator.
-        dropped: by reason, how many examples were left out.
-        bos: as the prompts were tokenised.
-        description: what it asks for, and whose it is.
+        name: name such as ioi; empty for the user's own.
+        seed: seed of the generator.
+        dropped: number of dropped examples by reason.
+        bos: whether prompts were tokenised with a BOS token.
+        description: the task, and its source.
     """
 
     def __init__(
@@ -61,23 +61,23 @@ class Dataset(Displayable, Sequence[Pair]):
 
     @property
     def clean(self) -> list[Any]:
-        """The prompts with the behaviour, for any call that takes prompts."""
+        """The clean prompts, for any call that takes prompts."""
         return [pair.clean for pair in self.pairs]
 
     @property
     def corrupted(self) -> list[Any]:
-        """Those without it."""
+        """The corrupted prompts."""
         return [pair.corrupted for pair in self.pairs]
 
     def metric(self) -> Metric:
-        """Logit of the answer minus that of the other token, at the last position."""
+        """The logit difference of answer and other token, at the last position."""
         return logit_diff([pair.answer_id for pair in self.pairs], [pair.other_id for pair in self.pairs])
 
     def split(self, share: float = 0.5) -> tuple[Dataset, Dataset]:
-        """Two parts: one to find a circuit on, one to evaluate it on.
+        """Splits the pairs in two, for example to find a circuit and to evaluate it.
 
         Args:
-            share: of the pairs, in the first part.
+            share: share of the pairs in the first part.
 
         Raises:
             InvalidRequestError: a part would be empty.
@@ -88,7 +88,7 @@ class Dataset(Displayable, Sequence[Pair]):
         return self[:count], self[count:]
 
     def messages(self) -> list[experiment_pb2.PromptPair]:
-        """The pairs as requests carry them."""
+        """The pairs as messages of the contract."""
         return [
             experiment_pb2.PromptPair(
                 clean=prompts.to_message(pair.clean, self.bos),
@@ -98,7 +98,7 @@ class Dataset(Displayable, Sequence[Pair]):
         ]
 
     def description_message(self) -> circuit_pb2.CircuitDataset:
-        """What circuits keep of it."""
+        """The description that circuits store."""
         return circuit_pb2.CircuitDataset(
             name=self.name,
             seed=self.seed,
@@ -114,12 +114,12 @@ class Dataset(Displayable, Sequence[Pair]):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Writes a JSONL file, an object {clean, corrupted, answer, other} a line."""
+        """Writes a JSONL file with one object {clean, corrupted, answer, other} per line."""
         lines = [json.dumps(pair.example.to_json(), ensure_ascii=False) + "\n" for pair in self.pairs]
         Path(path).write_text("".join(lines), encoding="utf-8")
 
     def table(self) -> Table:
-        """The first pairs, and what was left out."""
+        """The first pairs, and the number of dropped examples."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -133,9 +133,9 @@ class Dataset(Displayable, Sequence[Pair]):
 
 
 def read_examples(path: str | Path) -> list[Example]:
-    """The examples of a JSONL file: an object {clean, corrupted, answer, other} a line.
+    """Reads a JSONL file with one object {clean, corrupted, answer, other} per line.
 
     Raises:
-        InvalidRequestError: as `read_json_lines`.
+        InvalidRequestError: as in `read_json_lines`.
     """
     return read_json_lines(path, Example.from_json, "dataset")

@@ -1,4 +1,4 @@
-"""Docstrings (Heimersheim and Janiak 2023): the third argument of a function, behind two that are described.
+"""Docstrings (Heimersheim and Janiak 2023): the third argument of a function, after the first two are described.
 
     def port(self, load, size, files, last):
         \"\"\"oil column piece
@@ -7,7 +7,7 @@
         :param size: unit dark
         :param                                 files
 
-In the corrupted prompt the function's third argument is another word, so that this one comes next.
+In the corrupted prompt, the third argument of the function is another word, which is then the answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One example of a dataset: a prompt with a behaviour, one without it, and the tokens that tell them apart."""
+"""An example of a dataset: a clean and a corrupted prompt, and two answers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Example:
     """A pair of prompts and two answers."""
 
     clean: Text
-    """The prompt with the behaviour."""
+    """The clean prompt."""
     corrupted: Text
-    """The prompt without it, of as many tokens."""
+    """The corrupted prompt, with the same number of tokens."""
     answer: str | int
-    """What comes after the clean prompt: a text, its leading space included, or a token id."""
+    """The answer to the clean prompt: text, including its leading space, or a token id."""
     other: str | int
-    """What comes after the corrupted one, or is wrong after the clean one."""
+    """The answer to the corrupted prompt, or a wrong answer to the clean one."""
 
     @classmethod
     def from_json(cls, value: Any, field: str) -> Example:
-        """From an object {clean, corrupted, answer, other}.
+        """Reads an object {clean, corrupted, answer, other}.
 
         Raises:
             InvalidRequestError: a field is missing, unknown, or neither text nor token ids.
@@ -45,7 +45,7 @@ class Example:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The object; token ids are a list."""
+        """The example as a JSON object."""
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
 
@@ -53,10 +53,10 @@ FIELDS = tuple(each.name for each in fields(Example))
 
 
 def check_names(given: Collection[str], field: str, optional: Iterable[str] = ()) -> None:
-    """That all fields of an example are there, and none but these and optional ones.
+    """Checks that an example has all its fields, and no others but optional ones.
 
     Raises:
-        InvalidRequestError: names the field that is missing, or the nearest names of one that there is not.
+        InvalidRequestError: a field is missing or unknown; the message names it.
     """
     names = (*FIELDS, *optional)
     for name in given:
@@ -72,7 +72,7 @@ def check_names(given: Collection[str], field: str, optional: Iterable[str] = ()
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An example as a model reads it."""
+    """A tokenised example."""
 
     example: Example
     clean_ids: tuple[int, ...]
@@ -82,22 +82,22 @@ class Pair:
 
     @property
     def clean(self) -> Text:
-        """The prompt with the behaviour."""
+        """The clean prompt."""
         return self.example.clean
 
     @property
     def corrupted(self) -> Text:
-        """The prompt without it."""
+        """The corrupted prompt."""
         return self.example.corrupted
 
     @property
     def answer(self) -> str | int:
-        """What comes after the clean prompt."""
+        """The answer to the clean prompt."""
         return self.example.answer
 
     @property
     def other(self) -> str | int:
-        """What comes after the corrupted one, or is wrong after the clean one."""
+        """The answer to the corrupted prompt, or a wrong answer to the clean one."""
         return self.example.other
 
 

@@ -1,4 +1,4 @@
-"""Capitals: "The capital of France is" Paris. The corrupted prompt names another country of as many tokens."""
+"""Capitals: "The capital of France is" Paris. The corrupted prompt has another country of equally many tokens."""
 
 from __future__ import annotations
 

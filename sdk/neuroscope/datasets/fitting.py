@@ -1,4 +1,4 @@
-"""Whether an example fits a tokenizer: prompts of a pair equally long, answers of one token."""
+"""Checks that an example fits a tokenizer: prompts of equal length, single-token answers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DEFAULT_COUNT = 64
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class Misfit(Exception):
-    """Why an example does not fit.
+class TokenizerMismatch(Exception):
+    """An example that does not fit the tokenizer.
 
     Args:
-        reason: in a word or two, to count by.
-        message: for errors.
-        part: which field of the example.
+        reason: short reason, for counting.
+        message: full error message.
+        part: field of the example.
     """
 
     def __init__(self, reason: str, message: str, part: str) -> None:
@@ -36,7 +36,7 @@ class Misfit(Exception):
 
 
 def answers(example: Example) -> Iterator[tuple[Text, str]]:
-    """Texts whose end is an answer: how a text is cut into tokens depends on what is before it."""
+    """Prompts followed by an answer, since tokenization depends on the preceding text."""
     if isinstance(example.clean, str):
         for answer in (example.answer, example.other):
             if isinstance(answer, str):
@@ -44,33 +44,35 @@ def answers(example: Example) -> Iterator[tuple[Text, str]]:
 
 
 def pair(example: Example, known: Mapping[tuple[Text, str], Tokens], most_tokens_per_word: float) -> Pair:
-    """The pair of an example.
+    """Tokenises an example.
 
     Args:
-        example: the prompts and answers.
-        known: the tokens of each prompt, alone and followed by an answer.
-        most_tokens_per_word: more tokens a word than this do not fit; 0: any number does.
+        example: prompts and answers.
+        known: tokens of each prompt, alone and followed by an answer.
+        most_tokens_per_word: the most tokens per word; 0 for no limit.
 
     Raises:
-        Misfit: the example does not fit the tokenizer.
+        TokenizerMismatch: the example does not fit the tokenizer.
     """
     clean, corrupted = known[example.clean, ""], known[example.corrupted, ""]
     if len(clean) != len(corrupted):
-        raise Misfit(
+        raise TokenizerMismatch(
             "unequal lengths",
             f"the clean prompt has {len(clean)} tokens and the corrupted one {len(corrupted)}; they must have as many",
             "corrupted",
         )
     if most_tokens_per_word and isinstance(example.clean, str):
-        words = len(_WORD.findall(example.clean)) + 1  # and the beginning
+        words = len(_WORD.findall(example.clean)) + 1  # + 1 for BOS
         if len(clean) > most_tokens_per_word * words:
-            raise Misfit("words of several tokens", f"{example.clean!r} is spelled out: {len(clean)} tokens", "clean")
+            raise TokenizerMismatch(
+                "words of several tokens", f"{example.clean!r} is spelled out: {len(clean)} tokens", "clean"
+            )
     answer = _answer_id(example, "answer", known)
     other = _answer_id(example, "other", known)
     if answer == other:
-        raise Misfit("equal answers", f"answer and other are the same token, {example.answer!r}", "other")
+        raise TokenizerMismatch("equal answers", f"answer and other are the same token, {example.answer!r}", "other")
     if clean.ids == corrupted.ids:
-        raise Misfit("equal prompts", "the clean and the corrupted prompt are the same", "corrupted")
+        raise TokenizerMismatch("equal prompts", "the clean and the corrupted prompt are the same", "corrupted")
     return Pair(example, tuple(clean), tuple(corrupted), answer, other)
 
 
@@ -79,16 +81,18 @@ def _answer_id(example: Example, part: str, known: Mapping[tuple[Text, str], Tok
     if isinstance(answer, int):
         return answer
     if not isinstance(example.clean, str):
-        raise Misfit("answer of text", "after a prompt of token ids an answer is a token id", part)
+        raise TokenizerMismatch("answer of text", "after a prompt of token ids an answer is a token id", part)
     before, read = known[example.clean, ""], known[example.clean, answer]
     tail = read.tokens[len(before) :]
     if read.ids[: len(before)] != before.ids or not tail:
-        raise Misfit(
+        raise TokenizerMismatch(
             "answer joins the prompt",
             f"{answer!r} makes one token with the end of the prompt: begin it with a space?",
             part,
         )
     if len(tail) > 1:
         pieces = ", ".join(repr(visible(piece)) for piece in tail)
-        raise Misfit("answer of several tokens", f"{answer!r} is {len(tail)} tokens, not one: {pieces}", part)
+        raise TokenizerMismatch(
+            "answer of several tokens", f"{answer!r} is {len(tail)} tokens, not one: {pieces}", part
+        )
     return read.ids[-1]

@@ -1,7 +1,7 @@
 """Years (Hanna et al. 2023, arXiv:2305.00586): "The war lasted from the year 1732 to the year 17" - a year after 32.
 
-The corrupted prompt begins in 01, as in the paper, so that every year is after it. Answer and other are a year after
-and one before, at the same distance; where years are cut into digits, they are the first digit of these.
+In the corrupted prompt the war begins in year 01, as in the paper, so that every year is later. Answer and other are a
+later and an earlier year at the same distance, or their first digits if the tokenizer splits years into digits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Indirect object identification (Wang et al. 2022, arXiv:2211.00593): "Mary and John ... John gave it to" Mary.
 
-Templates, names, places and objects are those of the paper. The corrupted prompt has the other name act (MIB's
-s2_io_flip), so that the two names change roles and nothing else differs.
+Templates, names, places and objects are those of the paper. In the corrupted prompt the two names swap roles (MIB's
+s2_io_flip).
 """
 
 from __future__ import annotations

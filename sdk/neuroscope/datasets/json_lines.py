@@ -1,4 +1,4 @@
-"""Files of JSON lines: one value a line."""
+"""JSONL files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ T = TypeVar("T")
 
 
 def read_json_lines(path: str | Path, parse: Callable[[Any, str], T], field: str) -> list[T]:
-    """What `parse` makes of every line that is not empty; it is told the value and its field, such as pairs[2].
+    """Parses every non-empty line; `parse` takes the value and its field, such as pairs[2].
 
     Raises:
-        InvalidRequestError: the file cannot be read, or a line is no JSON or none that `parse` takes; names file, line
-            and field.
+        InvalidRequestError: the file cannot be read, or a line is invalid; the message names file, line and field.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # a text may have the other ends of lines in it
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # other line separators may be part of a text
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{path} cannot be read: {error}", field=field) from None
     found: list[T] = []

@@ -1,4 +1,4 @@
-"""The datasets that have a name."""
+"""The named datasets."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from neuroscope.datasets.ioi import IOI
 from neuroscope.datasets.repetition import COPYING, INDUCTION
 
 NAMED = {each.name: each for each in (IOI, GREATER_THAN, INDUCTION, COPYING, DOCSTRING, FACTS, ARITHMETIC)}
-"""By name."""
+"""Named datasets by name."""

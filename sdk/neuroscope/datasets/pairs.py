@@ -1,9 +1,9 @@
-"""Pairs of prompts with an answer, from what users have: mappings, tuples, objects with such attributes, JSON lines.
+"""Pairs of prompts with answers, from mappings, tuples, objects or JSONL files.
 
     {"clean": "When Mary and John went to the store, John gave a drink to",
      "corrupted": "When Mary and John went to the store, Tom gave a drink to", "answer": " Mary", "other": " John"}
 
-Prompts are texts or token ids, answers texts of one token or ids. Named pairs may say where the names stand, too:
+Prompts are texts or token ids; answers are single-token texts or ids. Named pairs may have the positions of the names:
 `answer_position` and `repeated_position`.
 """
 
@@ -20,7 +20,7 @@ from neuroscope.vocabulary import prompts
 from neuroscope.vocabulary.token_choice import token_choice
 
 PairLike: TypeAlias = "Mapping[str, Any] | Sequence[Any] | Any"
-"""A mapping with clean, corrupted, answer and other; these four in this order; or an object with such attributes."""
+"""A mapping with clean, corrupted, answer and other; a tuple in this order; or an object with these attributes."""
 
 _POSITIONS = ("answer_position", "repeated_position")
 
@@ -28,10 +28,10 @@ _POSITIONS = ("answer_position", "repeated_position")
 def answered_pairs(
     pairs: Iterable[PairLike] | None, bos: bool | None, field: str = "pairs"
 ) -> list[answered_pair_pb2.AnsweredPair]:
-    """Messages of pairs.
+    """The contract's messages of pairs.
 
     Raises:
-        InvalidRequestError: one has another form; names it.
+        InvalidRequestError: a pair has another form; the message names it.
     """
     return [
         _pair(_fields(each, f"{field}[{index}]"), bos, f"{field}[{index}]") for index, each in enumerate(pairs or ())
@@ -39,7 +39,7 @@ def answered_pairs(
 
 
 def named_pairs(pairs: Iterable[PairLike] | None, bos: bool | None) -> list[attention_pb2.NamedPair]:
-    """Messages of pairs with two names, as `answered_pairs`."""
+    """The contract's messages of pairs with two names; see `answered_pairs`."""
     found: list[attention_pb2.NamedPair] = []
     for index, each in enumerate(pairs or ()):
         field = f"named_pairs[{index}]"
@@ -51,10 +51,10 @@ def named_pairs(pairs: Iterable[PairLike] | None, bos: bool | None) -> list[atte
 
 
 def read_pairs(path: str | Path) -> list[dict[str, Any]]:
-    """The pairs of a file of JSON lines.
+    """Reads pairs from a JSONL file.
 
     Raises:
-        InvalidRequestError: as `neuroscope.datasets.json_lines.read_json_lines`.
+        InvalidRequestError: as in `neuroscope.datasets.json_lines.read_json_lines`.
     """
     return read_json_lines(path, _fields, "pairs")
 

@@ -1,7 +1,7 @@
-"""Sequences that start again: the token behind the last one comes next (Elhage et al. 2021; Olsson et al. 2022).
+"""Repeated sequences: the next token is the one that followed last time (Elhage et al. 2021; Olsson et al. 2022).
 
-`induction` repeats random tokens, `copying` words. A prompt is a block and its beginning; the corrupted one ends with
-another token of the block, so that what follows is another one, too.
+`induction` repeats random tokens, `copying` words. A prompt is a block followed by its beginning; the corrupted prompt
+ends with another token of the block, so that the answer is another one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COMMON = tuple(
 
 
 def _last(rng: Random, block: Sequence[int]) -> tuple[int, int]:
-    """Two places of a block with something behind them."""
+    """Two positions of a block that are not its last."""
     first, second = rng.sample(range(len(block) - 1), 2)
     return first, second
 

@@ -1,4 +1,4 @@
-"""What generators draw from, and what a named dataset is made of."""
+"""Vocabulary of dataset generators, and definitions of named datasets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Vocabulary:
     """A model's words and tokens."""
 
     words: Mapping[str, Sequence[str]]
-    """Of each kind of the dataset's words, those that are one token."""
+    """Single-token words by kind."""
     token_ids: Sequence[int]
-    """All but those that begin or end a text."""
+    """All token ids except special tokens."""
     bos_id: int | None
-    """What texts begin with, if anything."""
+    """The BOS token, if any."""
 
 
-Form: TypeAlias = "Callable[[Random, Vocabulary], Iterator[Example]]"
-"""Examples without end."""
+ExampleGenerator: TypeAlias = "Callable[[Random, Vocabulary], Iterator[Example]]"
+"""An infinite generator of examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class NamedDataset:
     """A dataset of the literature."""
 
     name: str
-    """Such as ioi."""
+    """Name such as ioi."""
     description: str
-    """What it asks for, and whose it is."""
-    forms: tuple[Form, ...]
-    """The first of which any example fits is taken: later ones are for tokenizers that cut numbers into digits."""
+    """The task, and its source."""
+    forms: tuple[ExampleGenerator, ...]
+    """Generators; the first whose examples fit is used. Later ones are for tokenizers that split numbers."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """By kind, words of which those are used that are one token."""
+    """Words by kind; only single-token words are used."""
     fewest_words: int = 4
-    """Of each kind."""
+    """Least number of words of each kind."""
     most_tokens_per_word: float = 0.0
-    """Prompts of more tokens for a word are left out: the tokenizer does not know their words. 0: none."""
+    """Prompts with more tokens per word are dropped, since the tokenizer lacks the words; 0 for no limit."""

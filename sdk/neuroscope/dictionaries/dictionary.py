@@ -1,4 +1,4 @@
-"""A dictionary as a value: hooks that read its features, and edits of them."""
+"""A loaded dictionary: hooks that read its features, and edits of its features."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FeatureIndices: TypeAlias = "SupportsIndex | Iterable[SupportsIndex]"
 
 
 class Dictionary:
-    """What a loaded dictionary is, and how its features are named in requests.
+    """A loaded dictionary.
 
     Args:
-        description: as the service gave it.
+        description: the service's description.
     """
 
     def __init__(self, description: pb.Dictionary) -> None:
@@ -31,27 +31,27 @@ class Dictionary:
 
     @property
     def dictionary_id(self) -> str:
-        """Its name in requests."""
+        """Id of the dictionary in requests."""
         return self.description.dictionary_id
 
     @property
     def point(self) -> Point:
-        """Where it reads."""
+        """The point that it reads."""
         return Point.from_message(self.description.site)
 
     @property
     def output(self) -> Point:
-        """Where it writes, and its features are edited: where it reads, but for a transcoder."""
+        """The point that it writes, where features are edited. For autoencoders, the point that it reads."""
         return Point.from_message(self.description.output_site)
 
     @property
     def is_transcoder(self) -> bool:
-        """Whether it writes to another site than it reads."""
+        """Whether it writes to another point than it reads."""
         return self.point != self.output
 
     @property
     def feature_count(self) -> int:
-        """How many features it has."""
+        """Number of features."""
         return self.description.feature_count
 
     @property
@@ -73,16 +73,17 @@ class Dictionary:
         dtype: str = "",
         hook_id: str = "",
     ) -> Hook:
-        """A hook that reads features, in captures and with every step of a generation.
+        """A hook that reads features in captures and generations.
 
         Args:
-            top: how many of the most active features at each position, as values and indices; -1 where fewer are.
-            features: features whose activations are wanted.
-            all: the activations of all features.
-            l0: how many are active.
-            error: the squared norms of the reconstruction's error and of what is reconstructed.
+            top: number of most active features at each position, as values and indices; indices are -1 if fewer are
+                active.
+            features: features whose activations to read.
+            all: reads the activations of all features.
+            l0: reads the number of active features.
+            error: reads the squared norms of the reconstruction error and of the activation.
             positions, steps, dtype: as in `Hook`.
-            hook_id: name in results; empty: that of the dictionary.
+            hook_id: name in results; empty for the dictionary's id.
         """
         asked = {"dictionary_id": self.dictionary_id, "top_count": top, "features": to_features(features)}
         return Hook(
@@ -97,7 +98,7 @@ class Dictionary:
         )
 
     def clamp(self, features: FeatureIndices, value: float, **select: Any) -> Intervention:
-        """Sets features to a value, at every selected position. Keyword arguments are those of `edit`."""
+        """Sets features to a value at every selected position. Keyword arguments are those of `edit`."""
         return self.edit([intervention_pb2.FeatureEdit(features=to_features(features), value=value)], **select)
 
     def ablate(self, features: FeatureIndices, **select: Any) -> Intervention:
@@ -109,11 +110,11 @@ class Dictionary:
         return self.edit([intervention_pb2.FeatureEdit(features=to_features(features), factor=factor)], **select)
 
     def add(self, features: FeatureIndices, coefficient: float, **select: Any) -> Intervention:
-        """Adds a number to features: their decoder directions with a coefficient."""
+        """Adds a number to features, that is, a multiple of their decoder directions to the activation."""
         return self.edit([intervention_pb2.FeatureEdit(features=to_features(features), added=coefficient)], **select)
 
     def reconstruct(self, **select: Any) -> Intervention:
-        """Puts the reconstruction in the activation's place: its error is dropped."""
+        """Replaces the activation with its reconstruction."""
         return self.edit((), reconstructs=True, **select)
 
     def edit(
@@ -126,15 +127,15 @@ class Dictionary:
         rows: Sequence[int] = (),
         intervention_id: str = "",
     ) -> Intervention:
-        """An edit of several changes, one after the other; an empty list of features in one means all.
+        """An edit with several changes, applied in order. An empty list of features means all features.
 
         Args:
             edits: the changes.
-            reconstructs: drops what the dictionary does not reconstruct.
+            reconstructs: drops the reconstruction error.
             positions, steps, rows, intervention_id: as in `neuroscope.interventions.edit`.
 
         Raises:
-            InvalidRequestError: nothing is changed, or a number is not finite.
+            InvalidRequestError: there are no changes, or a number is not finite.
         """
         changed = intervention_pb2.FeatureEdits(
             dictionary_id=self.dictionary_id, edits=edits, reconstructs=reconstructs
@@ -149,7 +150,7 @@ class Dictionary:
         )
 
     def scored(self, *, by_position: bool = True) -> str:
-        """Its features as a place of `Client.attribute(sites=[...])`."""
+        """The name of its features in `Client.attribute(sites=[...])`."""
         return f"features={self.dictionary_id}:{'position,' if by_position else ''}unit"
 
     def __repr__(self) -> str:
@@ -161,10 +162,10 @@ class Dictionary:
 
 
 def to_features(features: FeatureIndices) -> list[int]:
-    """Indices of features.
+    """Indices of features as a list.
 
     Raises:
-        InvalidRequestError: they are no whole numbers from 0.
+        InvalidRequestError: an index is not a whole number from 0.
     """
     try:
         listed = [operator.index(f) for f in (features if isinstance(features, Iterable) else (features,))]

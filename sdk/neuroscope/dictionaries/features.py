@@ -1,8 +1,7 @@
-"""Which features are active at each position of a prompt."""
+"""The active features at each position of a prompt."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.display import Displayable, show
+from neuroscope.optional_import import optional_import
 from neuroscope.v1 import dictionary_pb2 as pb
 
 if TYPE_CHECKING:
@@ -23,27 +23,27 @@ Int32Array = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class FeatureActivations(Displayable):
-    """The most active features at positions of one prompt."""
+    """The most active features at the positions of one prompt."""
 
     dictionary: pb.Dictionary
     positions: tuple[int, ...]
     """Absolute positions."""
     token_ids: tuple[int, ...]
-    """The token that is read at each of these positions."""
+    """Token id at each position."""
     texts: Mapping[int, str]
-    """Text of every one of them."""
+    """Text of each token id."""
     values: Float32Array
-    """(positions, top), most active first; 0 where fewer are active."""
+    """Activations (positions, top), most active first; 0 if fewer features are active."""
     indices: Int32Array
-    """(positions, top): which feature; -1 where fewer are active."""
+    """Feature indices (positions, top); -1 if fewer features are active."""
     l0: Int32Array
-    """(positions,): how many features are active, among all."""
+    """Number of active features (positions,)."""
     squared_errors: Float32Array
-    """(positions,): squared norm of what the reconstruction misses."""
+    """Squared norm of the reconstruction error (positions,)."""
     squared_norms: Float32Array
-    """(positions,): squared norm of what is reconstructed."""
+    """Squared norm of the activation (positions,)."""
     squared_mean: float
-    """Squared norm of the mean of what is reconstructed, over these positions."""
+    """Squared norm of the mean activation over these positions."""
 
     def __repr__(self) -> str:
         return (
@@ -58,16 +58,15 @@ class FeatureActivations(Displayable):
 
     @property
     def fvu(self) -> float:
-        """Fraction of variance unexplained over these positions: the squared error over the squared distance from their
-        mean. NaN of a single position, which has no variance."""
+        """Fraction of variance unexplained over these positions; NaN for a single position."""
         variance = float(self.squared_norms.sum(dtype=np.float64)) - len(self.positions) * self.squared_mean
         return float(self.squared_errors.sum(dtype=np.float64)) / variance if len(self.positions) > 1 else float("nan")
 
     def active(self, position: int | None = None) -> list[int]:
-        """Features among these that are active at a position, or at any; most active first.
+        """The active features at a position, or at any position, most active first.
 
         Args:
-            position: index into `positions`, negative from the end; None: all.
+            position: index into `positions`, negative from the end; None for all.
         """
         values, indices = self.values, self.indices
         if position is not None:
@@ -77,11 +76,11 @@ class FeatureActivations(Displayable):
         return list(dict.fromkeys(feature for feature in listed if feature >= 0))
 
     def of(self, feature: int) -> Float32Array:
-        """(positions,): one feature's activation; 0 where it is not among the most active."""
+        """Activation of a feature (positions,); 0 if it is not among the most active."""
         return np.where(self.indices == feature, self.values, 0).sum(axis=1, dtype=np.float32)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Every active feature at every position, as a row of a table."""
+        """Rows of a table: every active feature at every position."""
         for place, (position, token_id) in enumerate(zip(self.positions, self.token_ids, strict=True)):
             for feature, value in zip(self.indices[place], self.values[place], strict=True):
                 if feature >= 0:
@@ -89,19 +88,22 @@ class FeatureActivations(Displayable):
                     yield {"position": position, "token": token, "feature": int(feature), "value": float(value)}
 
     def to_dataframe(self) -> Any:
-        """`records` as a pandas DataFrame; pandas must be installed."""
-        pandas: Any = importlib.import_module("pandas")
-        return pandas.DataFrame(self.records())
+        """`records` as a pandas DataFrame.
+
+        Raises:
+            InvalidRequestError: pandas is not installed.
+        """
+        return optional_import("pandas", "to_dataframe").DataFrame(self.records())
 
     def table(self, count: int = 8) -> Table:
-        """The most active features at every position, so many of them."""
+        """The `count` most active features at every position."""
         return show(self, "table", count)
 
     def plot(self, path: str | Path | None = None, count: int = 24) -> Any:
-        """A picture: the most active features over the positions; gives the figure of matplotlib.
+        """A matplotlib figure: the activations of the most active features over positions.
 
         Args:
-            path: where it is written as well; the ending names the format.
-            count: features that are shown.
+            path: file to write; the suffix selects the format.
+            count: number of features.
         """
         return show(self, "picture", path, count)

@@ -1,4 +1,4 @@
-"""A direction at a point of the model, and the edits that it stands for."""
+"""A direction at a point of the model, and edits along it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.directions.finding import UNTRIED, Separation
+from neuroscope.directions.finding import NOT_TESTED, Separation
 from neuroscope.errors import InvalidRequestError
 from neuroscope.interventions import Intervention, add, edit
 from neuroscope.vocabulary.selection import Steps
@@ -18,15 +18,15 @@ from neuroscope.vocabulary.sites import Point
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Direction:
-    """From where negatives lie to where positives lie."""
+    """A direction from the negative to the positive set."""
 
     point: Point
     vector: NDArray[np.float32]
-    """(width,); as long as the means of the two sets are apart along it."""
-    separation: Separation = UNTRIED
-    """How well it tells apart what it was not found from."""
+    """(width,); its norm is the distance between the means of the two sets along it."""
+    separation: Separation = NOT_TESTED
+    """Cross-validated accuracy."""
     middle: float = float("nan")
-    """Projection on the unit vector of what lies between the means."""
+    """Projection of the midpoint between the means on the unit vector."""
 
     def __repr__(self) -> str:
         tested = f", {self.separation.correct} of {self.separation.count} told apart" if self.separation.count else ""
@@ -34,11 +34,11 @@ class Direction:
 
     @property
     def norm(self) -> float:
-        """Length, in units of the activation."""
+        """Norm, in units of the activation."""
         return float(np.linalg.norm(self.vector))
 
     def project(self, activation: NDArray[Any]) -> NDArray[np.float64]:
-        """How far activations (..., width) lie from the middle, along the unit vector: above 0 on the positive side."""
+        """Signed distance of activations (..., width) from the midpoint along the unit vector; positives are > 0."""
         return np.asarray(activation, np.float64) @ (self.vector / self.norm) - self.middle
 
     def steer(
@@ -49,16 +49,16 @@ class Direction:
         steps: Steps = None,
         **select: Any,
     ) -> list[Intervention]:
-        """Edits that add a multiple of it: activation steering (Turner et al. 2023, arXiv:2308.10248).
+        """Edits that add a multiple of the direction: activation steering (Turner et al. 2023, arXiv:2308.10248).
 
         Args:
-            coefficient: 1 shifts by what separates the two sets, a negative one the other way.
-            schedule: factors of the coefficient at step 0 (the prompt), 1, 2, ...; the last one stays. None: 1.
-            steps: of a generation, instead of a schedule.
+            coefficient: 1 shifts by the distance between the two sets; negative coefficients shift the other way.
+            schedule: factors of the coefficient at step 0 (the prompt), 1, 2, ...; the last one is kept. None for 1.
+            steps: steps of a generation, instead of a schedule.
             select: further arguments of `neuroscope.edit`, such as `positions`; by default every position.
 
         Raises:
-            InvalidRequestError: the schedule is empty, holds no finite numbers, or stands beside steps; or all is 0.
+            InvalidRequestError: the schedule is empty, not finite or given together with steps; or all factors are 0.
         """
         if schedule is None:
             return [self._add(coefficient, steps, select)] if coefficient else _nothing("coefficient")
@@ -79,7 +79,7 @@ class Direction:
         return edits or _nothing("schedule")
 
     def remove(self, **select: Any) -> Intervention:
-        """The edit that leaves nothing along it: directional ablation (Arditi et al. 2024, arXiv:2406.11717).
+        """The edit that projects the direction out: directional ablation (Arditi et al. 2024, arXiv:2406.11717).
 
         Args:
             select: further arguments of `neuroscope.edit`, such as `steps` and `positions`.

@@ -1,6 +1,6 @@
-"""Directions of several points that were found together, with where they come from; in safetensors files.
+"""Directions at several points, with provenance, stored as safetensors files.
 
-A file has a tensor (width,) for each point, named as the point, such as `resid_post.5`, and one entry of metadata,
+A file has a tensor (width,) for each point, named after the point, such as `resid_post.5`. The metadata has one entry,
 `neuroscope_directions`, a JSON object:
 
     {"format": 1, "provenance": {"model_id", "method", "position", "positive", "negative", "neuroscope"},
@@ -33,10 +33,10 @@ _KEY = "neuroscope_directions"
 
 
 class Directions(Displayable, Mapping[str, Direction]):
-    """By the point's name, lowest layer first.
+    """Directions by the name of their point, lowest layer first.
 
     Attributes:
-        provenance: model, method, position and prompts; empty where a file does not say.
+        provenance: model, method, position and prompts; empty if unknown.
     """
 
     def __init__(self, found: Mapping[str, Direction], provenance: Mapping[str, Any]) -> None:
@@ -64,21 +64,28 @@ class Directions(Displayable, Mapping[str, Direction]):
 
     @property
     def best(self) -> Direction:
-        """The one that tells the sets apart best; of several, the one in the middle of them."""
+        """The direction with the highest accuracy; the middle one of several."""
         most = max(-np.inf if np.isnan(d.separation.accuracy) else d.separation.accuracy for d in self.values())
         equals = [d for d in self.values() if d.separation.accuracy == most] or list(self.values())
         return equals[len(equals) // 2]
 
     def table(self) -> Table:
-        """How well each direction tells the sets apart, and how long it is."""
+        """Accuracy, p-value and norm of each direction."""
         return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """The same as a picture; see `neuroscope.viz.directions_picture`."""
+        """A matplotlib figure of accuracies and norms.
+
+        Args:
+            path: file to write; the suffix selects the format.
+
+        Raises:
+            InvalidRequestError: matplotlib is not installed (the extra `viz`).
+        """
         return show(self, "picture", path)
 
     def save(self, path: str | Path) -> None:
-        """Writes a file that `load` and any safetensors reader take."""
+        """Writes a safetensors file."""
         from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
         described = {
@@ -98,10 +105,10 @@ class Directions(Displayable, Mapping[str, Direction]):
 
     @classmethod
     def load(cls, path: str | Path) -> Directions:
-        """Reads a file; of one that another tool wrote, the names say the points.
+        """Reads a safetensors file. In files of other tools, tensors must be named after points.
 
         Raises:
-            DataConversionError: the file cannot be read, a tensor is no vector of finite numbers, or a name no point.
+            DataConversionError: the file cannot be read, a tensor is not a finite vector, or a name is not a point.
         """
         try:
             arrays, metadata = safetensors_file.read(Path(path).read_bytes())

@@ -1,12 +1,12 @@
-"""How a direction is found between two sets of activations, and how well it tells them apart.
+"""Methods that find a direction between two sets of activations, and its cross-validated accuracy.
 
-Every direction v is as long as the two sets are apart along it: v = u (u · (mean of positives - mean of negatives)),
-|u| = 1. So a coefficient of 1 shifts an activation by what separates the sets, whatever the method and the layer.
+The norm of a direction v is the distance between the sets along it: v = u (u · (mean of positives - mean of
+negatives)), |u| = 1. A coefficient of 1 thus shifts an activation by that distance, for any method and layer.
 
     mean_difference        u along the difference of the means (Rimsky et al. 2024, arXiv:2312.06681; Marks and Tegmark
                            2023, arXiv:2310.06824)
-    principal_component    u is the first principal component of the differences of pairs, each in both directions (Zou
-                           et al. 2023, arXiv:2310.01405); the sets are pairs
+    principal_component    u is the first principal component of the pairs' differences and their negatives (Zou et al.
+                           2023, arXiv:2310.01405); the sets must be pairs
     probe                  u along the weights of a logistic regression on standardised activations (Alain and Bengio
                            2017, arXiv:1610.01644); needs scikit-learn
 """
@@ -32,11 +32,11 @@ _CHANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """How well a direction tells activations apart that it was not found from, by cross-validation.
+    """Accuracy of a direction on held-out activations, by cross-validation.
 
     Args:
-        correct: activations on the right side of the middle between the sets' means.
-        count: activations that were tried; 0: there are too few to leave any out.
+        correct: number of activations on the correct side of the midpoint between the sets' means.
+        count: number of tested activations; 0 if there are too few to hold any out.
     """
 
     correct: int
@@ -44,33 +44,33 @@ class Separation:
 
     @property
     def accuracy(self) -> float:
-        """Part of them on the right side; NaN where none was tried."""
+        """Share of correct activations; NaN if none was tested."""
         return self.correct / self.count if self.count else math.nan
 
     @property
     def p_value(self) -> float:
-        """How likely coin tosses are to do as well: the upper tail of the binomial distribution."""
+        """p-value against chance: the upper tail of the binomial distribution."""
         ways = sum(math.comb(self.count, correct) for correct in range(self.correct, self.count + 1))
         return ways / 2**self.count
 
     @property
-    def is_told_apart(self) -> bool:
-        """Whether it is more than chance: p < 0.05."""
+    def is_significant(self) -> bool:
+        """Whether the accuracy is above chance (p < 0.05)."""
         return self.count > 0 and self.p_value < _CHANCE
 
 
-UNTRIED = Separation(0, 0)
+NOT_TESTED = Separation(0, 0)
 
 
 def find(method: str, positives: Matrix, negatives: Matrix) -> Vector:
     """The direction from negatives to positives.
 
     Args:
-        method: of `METHODS`.
-        positives, negatives: (prompts, width); as many of both, pair by pair, for `principal_component`.
+        method: one of `METHODS`.
+        positives, negatives: (prompts, width); pairs for `principal_component`.
 
     Raises:
-        InvalidRequestError: there is no such method, sets that should be pairs are not, or the sets do not differ.
+        InvalidRequestError: the method is unknown, the sets are not pairs but must be, or the sets do not differ.
     """
     if method not in METHODS:
         raise InvalidRequestError(f"there is no method {method!r}; there are {', '.join(METHODS)}", field="method")
@@ -87,17 +87,16 @@ def find(method: str, positives: Matrix, negatives: Matrix) -> Vector:
 
 
 def separation(method: str, positives: Matrix, negatives: Matrix) -> Separation:
-    """How well the method's directions tell apart what was left out when they were found.
+    """Cross-validated accuracy of a method's directions.
 
-    Each fold leaves out every tenth pair, or every n-th where there are fewer; with fewer than two in a set nothing can
-    be left out.
+    Each of at most ten folds holds out every n-th activation of both sets. Sets of fewer than two are not tested.
 
     Args:
-        method, positives, negatives: as of `find`.
+        method, positives, negatives: as in `find`.
     """
     fewest = min(len(positives), len(negatives))
     if fewest < 2:
-        return UNTRIED
+        return NOT_TESTED
     correct = count = 0
     folds = min(_MOST_FOLDS, fewest)
     for fold in range(folds):
@@ -106,7 +105,7 @@ def separation(method: str, positives: Matrix, negatives: Matrix) -> Separation:
         count += len(left_positives) + len(left_negatives)
         try:
             direction = find(method, kept_positives, kept_negatives)
-        except InvalidRequestError:  # what is left does not differ: nothing is told apart
+        except InvalidRequestError:  # the rest of the sets does not differ
             continue
         middle = direction @ (kept_positives.mean(0) + kept_negatives.mean(0)) / 2
         correct += int(np.sum(left_positives @ direction > middle) + np.sum(left_negatives @ direction < middle))
@@ -123,7 +122,7 @@ def _mean_difference(positives: Matrix, negatives: Matrix) -> Vector:
 
 
 def _principal_component(positives: Matrix, negatives: Matrix) -> Vector:
-    # Of the differences and their negatives, whose mean is 0: the first right singular vector of the differences.
+    # The differences and their negatives have mean 0, so this is the first right singular vector of the differences.
     return np.linalg.svd(positives - negatives, full_matrices=False)[2][0]
 
 
@@ -148,4 +147,4 @@ METHODS: Mapping[str, Callable[[Matrix, Matrix], Vector]] = {
     "principal_component": _principal_component,
     "probe": _probe,
 }
-"""By name: from positives and negatives to something along the direction."""
+"""By name: functions of positives and negatives that return a vector along the direction."""

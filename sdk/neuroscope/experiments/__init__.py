@@ -1,4 +1,4 @@
-"""Experiments: many edited runs of a few prompts, each scored by one number, run next to the weights.
+"""Experiments: many edited runs of a few prompts, each scored by one number, computed by the service.
 
     from neuroscope import Client
     from neuroscope.experiments import logit_diff
@@ -8,14 +8,14 @@
         result = patching.run(metric=logit_diff(" Mary", " John"), progress=True)
         result["head_output"].normalised().plot("heads.png")
 
-Patching puts what one run of a pair has in the place of what the other has: every position of the residual stream,
-every head, whatever is asked for (Vig et al. 2020; Meng et al. 2022). `Client.ablate` has no other run and puts zeros,
-means or noise there. An `Experiment` is all of it as a value, which JSON holds and which can be run again.
-`Client.attribute` asks the gradient instead of running every patch.
+Activation patching replaces activations of one run of a pair with those of the other, for every position of the
+residual stream, every head, ... (Vig et al. 2020; Meng et al. 2022). `Client.ablate` replaces them with zeros, means or
+noise. An `Experiment` describes all of it; it can be stored as JSON and run again. `Client.attribute` approximates the
+effects by gradients instead of running every patch.
 """
 
-from neuroscope.experiments.attributed import AttributionResult
-from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.attribution import Attribution
+from neuroscope.experiments.attribution_result import AttributionResult
 from neuroscope.experiments.criteria import Criterion, contains, criterion, function_call, is_json, refusal, regex
 from neuroscope.experiments.experiment import Experiment
 from neuroscope.experiments.grids import EACH, Together, mean, other_run, resample, together
@@ -31,8 +31,8 @@ from neuroscope.experiments.metrics import (
 )
 from neuroscope.experiments.patching import Patching
 from neuroscope.experiments.python_metrics import python_metric
-from neuroscope.experiments.result import SweepResult
 from neuroscope.experiments.scores import Scores, Texts
+from neuroscope.experiments.sweep_result import SweepResult
 
 __all__ = [
     "EACH",

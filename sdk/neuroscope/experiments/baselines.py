@@ -1,4 +1,4 @@
-"""The metric of runs that nothing was changed in: what a sweep and an attribution are measured against."""
+"""The metric of unedited runs, against which sweeps and attributions are measured."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.named_scores import listed, unlisted
+from neuroscope.experiments.named_scores import from_json_values, to_json_values
 from neuroscope.v1 import experiment_pb2 as pb
 
 
 class Baselines:
-    """The metric of each pair's clean and corrupted run (pairs,), not normalised; NaN where there is none.
+    """The unnormalised metric of each pair's clean and corrupted run (pairs,); NaN if missing.
 
     Args:
-        pair_count: how many pairs there are.
+        pair_count: the number of pairs.
     """
 
     def __init__(self, pair_count: int = 0) -> None:
@@ -25,25 +25,25 @@ class Baselines:
         self.corrupted: NDArray[np.float32] = np.full(pair_count, np.nan, np.float32)
 
     def feed(self, baseline: pb.PairBaseline) -> None:
-        """Takes in the runs of a pair."""
+        """Adds the runs of a pair."""
         self.clean[baseline.pair] = baseline.clean
         if baseline.HasField("corrupted"):
             self.corrupted[baseline.pair] = baseline.corrupted
 
     def to_json(self) -> dict[str, Any]:
-        """Both as lists; null where there is none."""
-        return {"clean": listed(self.clean), "corrupted": listed(self.corrupted)}
+        """Both as lists; NaN is null."""
+        return {"clean": to_json_values(self.clean), "corrupted": to_json_values(self.corrupted)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], pair_count: int) -> Self:
-        """From the form of `to_json`, among others.
+        """Reads the result of `to_json`, which may have other fields.
 
         Raises:
-            InvalidRequestError: there are not as many as pairs.
+            InvalidRequestError: the number of values is not that of pairs.
         """
         baselines = cls(pair_count)
         for name in ("clean", "corrupted"):
-            found = unlisted(value[name])
+            found = from_json_values(value[name])
             if found.shape != (pair_count,):
                 raise InvalidRequestError(f"{name} are not as many as the plan says", field=name)
             setattr(baselines, name, found)

@@ -1,14 +1,14 @@
-"""What is asked of a text that a run went on with: a yes or no, or a number.
+"""Criteria for generated text: a yes or no, or a number.
 
-    function_call   the text holds a call of a function: a JSON object with a `name` and `arguments` (or `parameters`,
-                    or these within `function`), bare, in <tool_call> or behind [TOOL_CALLS]; or
-                    <function=name>{...}</function>
-    json            the whole text is a JSON object or array, a fence of three backticks around it or not
-    contains:TEXT   TEXT is in it, letter by letter
-    regex:PATTERN   the pattern (Python's re) is found in it
-    refusal         among its first 200 characters is one of REFUSALS, whatever the case of the letters
+    function_call   the text has a function call: a JSON object with a `name` and `arguments` (or `parameters`, or these
+                    within `function`), bare, in <tool_call> or after [TOOL_CALLS]; or <function=name>{...}</function>
+    json            the whole text is a JSON object or array, optionally fenced by three backticks
+    contains:TEXT   the text contains TEXT, case-sensitive
+    regex:PATTERN   the pattern (Python's re) is found in the text
+    refusal         the first 200 characters contain one of REFUSALS, case-insensitive
 
-A name is data, in files, in the shell and over REST. In Python a criterion may also be any function of text and tokens.
+Names are used in files, on the command line and over REST. In Python a criterion may also be a function of text and
+tokens.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _LLAMA_CALL = re.compile(r"<function=(\w[\w.-]*)>\s*(\{.*?\})\s*</function>", re
 _FENCED = re.compile(r"```\w*\n(.*)\n```", re.DOTALL)
 
 Score: TypeAlias = "Callable[[str, Sequence[int]], float]"
-"""(text, token ids) -> score; True counts 1."""
+"""(text, token ids) -> score; True counts as 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """A criterion with its name.
+    """A named criterion.
 
     Args:
-        name: as `criterion` reads it.
-        score: of a text and its tokens.
+        name: the name, as accepted by `criterion`.
+        score: a function of a text and its tokens.
     """
 
     name: str
@@ -70,7 +70,7 @@ CriterionLike: TypeAlias = "Criterion | str | Score"
 
 
 def function_call() -> Criterion:
-    """Whether a text holds a call of a function."""
+    """Whether a text has a function call."""
     return Criterion("function_call", lambda text, _: _holds_call(text))
 
 
@@ -80,15 +80,15 @@ def is_json() -> Criterion:
 
 
 def contains(wanted: str) -> Criterion:
-    """Whether a text is in it."""
+    """Whether a text contains another."""
     return Criterion(f"contains:{wanted}", lambda text, _: wanted in text)
 
 
 def regex(pattern: str) -> Criterion:
-    """Whether a pattern of Python's re is found in it.
+    """Whether a pattern of Python's re is found in a text.
 
     Raises:
-        InvalidRequestError: it is no pattern.
+        InvalidRequestError: the pattern is invalid.
     """
     try:
         compiled = re.compile(pattern)
@@ -111,7 +111,7 @@ def criterion(wanted: CriterionLike) -> Criterion:
     """A criterion from its name, or from a function of text and tokens.
 
     Raises:
-        InvalidRequestError: the name is none.
+        InvalidRequestError: the name is unknown.
     """
     if isinstance(wanted, Criterion):
         return wanted
@@ -149,7 +149,7 @@ def _is_call(value: Any) -> bool:
 
 
 def _objects(text: str) -> Iterator[Any]:
-    """JSON objects of a text, those within others left out."""
+    """Top-level JSON objects in a text."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:

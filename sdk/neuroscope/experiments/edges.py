@@ -1,13 +1,13 @@
-"""Edges of a model's graph, as Python names them: from what writes the residual stream to what reads it.
+"""Edges of a model's graph by name, from senders (write to the residual stream) to receivers (read from it).
 
-    senders     input        what enters the first block
-                a3.h5, m3    a head's output, an MLP's
-    receivers   a9.h6<q>     a head's queries; <k> and <v> are those of key/value heads
-                m9           an MLP's input
-                logits       what the final norm reads
+    senders     input        the input of the first block
+                a3.h5, m3    the output of a head, of an MLP
+    receivers   a9.h6<q>     the queries of a head; <k> and <v> belong to key/value heads
+                m9           the input of an MLP
+                logits       the input of the final norm
     edges       a3.h5->m9
 
-Names are those of the EAP-IG reference (Hanna et al. 2024, arXiv:2403.17806), as edge attributions give them.
+Names follow the EAP-IG reference implementation (Hanna et al. 2024, arXiv:2403.17806).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
 
 Edge: TypeAlias = "str | tuple[str, str]"
-"""a3.h5->m9, or both of its ends."""
+"""A name such as a3.h5->m9, or a pair of sender and receiver."""
 EdgeSet: TypeAlias = "Edge | Iterable[Edge]"
 EdgeSets: TypeAlias = "NDArray[np.bool_] | Mapping[str, EdgeSet] | Iterable[EdgeSet] | None"
-"""Cells: masks of the whole graph (cells, senders, receivers), sets of edges with names or without; None: each edge."""
+"""Cells: masks (cells, senders, receivers), or sets of edges with or without names; None for each edge alone."""
 _ARROW = "->"
 _SENDERS = ("input", "a3.h5", "m3")
 _RECEIVERS = ("logits", "a9.h6<q>", "a9.h6<k>", "a9.h6<v>", "m9")
 
 
 def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
-    """The message of sets of edges.
+    """The contract's message of sets of edges.
 
     Raises:
-        InvalidRequestError: a name means nothing, or masks are no boolean (cells, senders, receivers).
+        InvalidRequestError: a name is invalid, or masks are not boolean (cells, senders, receivers).
     """
     if cells is None:
         return pb.EdgeGrid(value=value, each=pb.EachIndex())
@@ -51,10 +51,10 @@ def to_edge_grid(cells: EdgeSets, value: pb.SweepValue) -> pb.EdgeGrid:
 
 
 def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.EdgeGrid:
-    """The message of sets of edges with names, which may be empty.
+    """The contract's message of named sets of edges; names may be empty.
 
     Raises:
-        InvalidRequestError: a name means nothing.
+        InvalidRequestError: the name of an edge is invalid.
     """
     edges = [(name, [_ends(edge) for edge in _listed(cell)]) for name, cell in cells]
     senders = list(dict.fromkeys(sender for _, cell in edges for sender, _ in cell))
@@ -76,10 +76,10 @@ def of_named(cells: Iterable[tuple[str, EdgeSet]], value: pb.SweepValue) -> pb.E
 
 
 def to_sender(name: str) -> pb.EdgeSender:
-    """The message of what writes.
+    """The contract's message of a sender.
 
     Raises:
-        InvalidRequestError: the name is none of a sender.
+        InvalidRequestError: the name is not a sender's.
     """
     place = Place.of(name, "edges")
     match place.kind:
@@ -94,10 +94,10 @@ def to_sender(name: str) -> pb.EdgeSender:
 
 
 def to_receiver(name: str) -> pb.EdgeReceiver:
-    """The message of what reads.
+    """The contract's message of a receiver.
 
     Raises:
-        InvalidRequestError: the name is none of a receiver.
+        InvalidRequestError: the name is not a receiver's.
     """
     place = Place.of(name, "edges")
     match place.kind:
@@ -120,7 +120,7 @@ def _ends(edge: Any) -> tuple[str, str]:
 
 
 def _listed(cell: Any) -> Sequence[Any]:
-    """The entries of a set; an edge alone is one."""
+    """The edges of a set; a single edge is a set too."""
     if isinstance(cell, str):
         return [cell]
     listed: list[Any] = list(cell)

@@ -1,16 +1,16 @@
-"""A whole experiment as a value: prompts, what is swept, how runs are scored."""
+"""A sweep as data: prompts, what is swept, how runs are scored."""
 
 from __future__ import annotations
 
-from neuroscope.experiments.stored import StoredRequest
+from neuroscope.experiments.stored_request import StoredRequest
 from neuroscope.v1 import experiment_pb2 as pb
 
 
 class Experiment(StoredRequest[pb.RunSweepRequest]):
-    """What a sweep is made of. JSON holds it, and `Client.sweep` runs it, today or in a year.
+    """The description of a sweep, which can be stored as JSON and run by `Client.sweep`.
 
     Args:
-        request: as the contract carries it; it is kept as it is.
+        request: the contract's message. It is kept, not copied.
     """
 
     __slots__ = ()
@@ -18,7 +18,7 @@ class Experiment(StoredRequest[pb.RunSweepRequest]):
 
     @classmethod
     def empty(cls) -> pb.RunSweepRequest:
-        """A sweep of nothing."""
+        """An empty request."""
         return pb.RunSweepRequest()
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""What is swept and what is put there, as Python writes it.
+"""Axes and values of sweeps.
 
-Along an axis of a grid: `EACH` index is a cell of its own; a list is a cell for each of its entries; a number, or
-`together(3, 4)`, is one choice for all cells; None is all of them together.
+Along an axis of a grid, `EACH` makes a cell for each index, a list makes a cell for each entry, a number or
+`together(3, 4)` is the same for all cells, and None takes all indices together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EACH: Final = "each"
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """Indices that every cell selects together."""
+    """Indices that every cell edits together."""
 
     indices: tuple[int, ...]
 
@@ -31,7 +31,7 @@ Axis: TypeAlias = "Literal['each'] | SupportsIndex | Iterable[SupportsIndex] | T
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a cell puts in the place of the selected activation."""
+    """The replacement for the selected activation."""
 
     message: pb.SweepValue
 
@@ -40,32 +40,32 @@ ValueLike: TypeAlias = "Value | Expression | float | Callable[[SelectedActivatio
 
 
 def together(*indices: SupportsIndex) -> Together:
-    """One choice for all cells."""
+    """Edits several indices together in every cell."""
     return Together(tuple(map(operator.index, indices)))
 
 
 def other_run() -> Value:
-    """What the pair's other run has at the same place."""
+    """The activation of the pair's other run: activation patching."""
     return Value(pb.SweepValue(other_run=pb.OtherRun()))
 
 
 def mean(*, by_position: bool = False) -> Value:
-    """The mean over the reference prompts and their positions, or at each position."""
+    """The mean over reference prompts and positions, or per position: mean ablation."""
     return Value(pb.SweepValue(mean=pb.MeanOfReferences(by_position=by_position)))
 
 
 def resample(seed: int = 0) -> Value:
-    """What a reference prompt has at the same place, drawn anew for each cell."""
+    """The activation of a random reference prompt, drawn for each cell: resample ablation."""
     return Value(pb.SweepValue(resample=pb.ResampleReference(seed=seed)))
 
 
 def to_value(value: Any) -> pb.SweepValue:
-    """The message of a value: what the functions of this module give, a number, or an expression.
+    """The contract's message of a value: a result of this module's functions, a number, or an expression.
 
-    Noise alone would be `noise(3.0)`; the activation with noise is `lambda act: act + noise(3.0)`.
+    `noise(3.0)` replaces the activation with noise; `lambda act: act + noise(3.0)` adds noise.
 
     Raises:
-        InvalidRequestError: it is none of these.
+        InvalidRequestError: the value has another type.
     """
     if isinstance(value, Value):
         return value.message
@@ -80,10 +80,10 @@ def to_value(value: Any) -> pb.SweepValue:
 
 
 def to_axis(value: Any, name: str) -> pb.SweepAxis | None:
-    """The message of an axis; None: all indices together.
+    """The contract's message of an axis; None takes all indices together.
 
     Raises:
-        InvalidRequestError: it has none of the forms.
+        InvalidRequestError: the value has another type.
     """
     if value is None:
         return None
@@ -99,10 +99,10 @@ def to_axis(value: Any, name: str) -> pb.SweepAxis | None:
 
 
 def to_indices(value: Any, name: str) -> Sequence[int]:
-    """Whole numbers from one or several.
+    """A list of integers from one or several.
 
     Raises:
-        InvalidRequestError: they are not, or there are none.
+        InvalidRequestError: a value is not an integer, or there are none.
     """
     try:
         listed = [operator.index(value)] if hasattr(value, "__index__") else [operator.index(entry) for entry in value]

@@ -1,13 +1,13 @@
-"""How a run is scored, as a value.
+"""Metrics that score a run.
 
     logit_diff(" Mary", " John")                      at the last position
     logit_diff([" Mary", " Tom"], [" John", " Ann"])  one for each pair of prompts
     prob(" Paris").at(-1)
     kl_divergence().at(*range(-5, 0))
-    logit_diff(" Mary", " John").normalised()         the corrupted run has 0, the clean one 1
-    log_prob(" Mary") - 0.5 * kl_divergence()         sums, of the same positions
+    logit_diff(" Mary", " John").normalised()         0 for the corrupted run, 1 for the clean run
+    log_prob(" Mary") - 0.5 * kl_divergence()         weighted sums at the same positions
 
-A token is a text that is exactly one token, its leading space included, or an id.
+A token is an id, or a text that is exactly one token, including its leading space.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from neuroscope.vocabulary.token_choice import token_choice
 
 Token: TypeAlias = "str | int"
 Tokens: TypeAlias = "Token | Sequence[Token]"
-"""A token for all pairs, or one for each."""
+"""One token for all pairs, or one for each pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number for a run: the mean over positions of what it is at each.
+    """A number for a run: the mean of its values over positions.
 
     Args:
-        message: as the contract carries it.
+        message: the contract's message.
     """
 
     message: pb.Metric
 
     @property
     def name(self) -> str:
-        """What is measured, such as logit_difference."""
+        """The kind of metric, such as logit_difference."""
         return self.message.WhichOneof("kind") or ""
 
     def at(self, *positions: SupportsIndex) -> Metric:
-        """The same at other positions; negative ones count from the end."""
+        """The same metric at other positions; negative positions count from the end."""
         changed = self._copied()
         del changed.message.positions[:]
         changed.message.positions.extend(position.__index__() for position in positions)
         return changed
 
     def normalised(self) -> Metric:
-        """The same, scaled so that the corrupted run has 0 and the clean one 1."""
+        """The same metric, scaled to 0 for the corrupted run and 1 for the clean run."""
         changed = self._copied()
         changed.message.normalised = True
         return changed
@@ -72,7 +72,7 @@ class Metric:
         return self + -other
 
     def _terms(self) -> list[pb.WeightedMetric]:
-        """Without positions, which are the sum's."""
+        """The terms without positions, which belong to the sum."""
         if self.message.normalised:
             raise InvalidRequestError("the sum is normalised, not its terms", field="metric.normalised")
         if self.name == "weighted_sum":
@@ -91,23 +91,23 @@ class Metric:
 
 
 def logit_diff(answer: Tokens, other: Tokens) -> Metric:
-    """The answer's logit minus another token's (Wang et al. 2022, arXiv:2211.00593)."""
+    """The logit of the answer minus that of another token (Wang et al. 2022, arXiv:2211.00593)."""
     difference = pb.LogitDifference(answers=_choices(answer, "answer"), others=_choices(other, "other"))
     return Metric(pb.Metric(logit_difference=difference))
 
 
 def log_prob(answer: Tokens) -> Metric:
-    """The answer's natural log-probability."""
+    """The natural log-probability of the answer."""
     return Metric(pb.Metric(log_probability=pb.LogProbability(answers=_choices(answer, "answer"))))
 
 
 def prob(answer: Tokens) -> Metric:
-    """The answer's probability."""
+    """The probability of the answer."""
     return Metric(pb.Metric(probability=pb.Probability(answers=_choices(answer, "answer"))))
 
 
 def rank(answer: Tokens) -> Metric:
-    """How many tokens are likelier than the answer: 0 is the top."""
+    """The number of tokens that are likelier than the answer; 0 if it is the likeliest."""
     return Metric(pb.Metric(rank=pb.Rank(answers=_choices(answer, "answer"))))
 
 
@@ -117,7 +117,7 @@ def kl_divergence() -> Metric:
 
 
 def cross_entropy() -> Metric:
-    """The prompt's own next tokens: the mean of -log p, in nats, over all positions that have one."""
+    """Mean cross-entropy of the prompt's next tokens, in nats."""
     return Metric(pb.Metric(cross_entropy=pb.CrossEntropy()))
 
 

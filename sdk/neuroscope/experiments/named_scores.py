@@ -1,4 +1,4 @@
-"""Scores by name, and files of them: what the results of sweeps and of attributions have in common."""
+"""The base of sweep and attribution results: scores by name, stored as JSON."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.criteria import CriterionLike
 from neuroscope.experiments.scores import Scores
-from neuroscope.experiments.stored import read_object
+from neuroscope.experiments.stored_request import read_object
 
 if TYPE_CHECKING:
     pass
 
 
 class NamedScores(Displayable, ABC):
-    """A result of several `Scores`. The attributes of the only one are the result's own too."""
+    """A result with several `Scores`. If there is only one, its attributes are available on the result itself."""
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the scores, in the order in which they were asked for."""
+        """Names of the scores, in the order of the request."""
 
     @abstractmethod
     def _scores(self, index: int) -> Scores: ...
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """All of it; float32 survives to the last bit."""
+        """The result as JSON. float32 values are exact."""
 
     @classmethod
     @abstractmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a part is missing or malformed.
+            InvalidRequestError: a field is missing or malformed.
         """
 
     def __getitem__(self, name: str) -> Scores:
@@ -61,7 +61,7 @@ class NamedScores(Displayable, ABC):
         """The only scores.
 
         Raises:
-            InvalidRequestError: there are several; name one.
+            InvalidRequestError: the result has several; select one by name.
         """
         if len(self.names) != 1:
             raise InvalidRequestError(f"the result has several, name one: {', '.join(self.names)}", field="name")
@@ -79,15 +79,15 @@ class NamedScores(Displayable, ABC):
 
     @property
     def coords(self) -> Mapping[str, Sequence[Any]]:
-        """What the indices of the only scores' axes stand for."""
+        """Coordinates of the only scores' axes."""
         return self.scores.coords
 
     def by(self, criterion: CriterionLike) -> Scores:
-        """How the texts of the only scores meet a criterion, as `Scores.by` says."""
+        """The only scores by a criterion; see `Scores.by`."""
         return self.scores.by(criterion)
 
     def normalised(self) -> Scores:
-        """The only scores, scaled as `Scores.normalised` says."""
+        """The only scores, normalised; see `Scores.normalised`."""
         return self.scores.normalised()
 
     def to_dataframe(self) -> Any:
@@ -95,25 +95,25 @@ class NamedScores(Displayable, ABC):
         return self.scores.to_dataframe()
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """The only scores' picture."""
+        """The only scores as a matplotlib figure; see `Scores.plot`."""
         return self.scores.plot(path)
 
     def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file, complete or not."""
+        """Writes a JSON file. The result may be incomplete."""
         Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads the file of `save`.
+        """Reads a file written by `save`.
 
         Raises:
-            InvalidRequestError: it holds something else.
+            InvalidRequestError: the file has other content.
         """
         return cls.from_json(read_object(path))
 
 
-def numbered(names: Iterable[str]) -> list[str]:
-    """Names that differ: a second one of a name ends with #2."""
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Makes names unique: the second of the same name ends with #2."""
     found: list[str] = []
     for name in names:
         count = sum(known.split("#")[0] == name for known in found)
@@ -121,11 +121,11 @@ def numbered(names: Iterable[str]) -> list[str]:
     return found
 
 
-def listed(values: NDArray[np.float32]) -> list[float | None]:
-    """Values as JSON has them: null where there is none."""
+def to_json_values(values: NDArray[np.float32]) -> list[float | None]:
+    """Values as a JSON list; NaN is null."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def unlisted(values: Iterable[float | None]) -> NDArray[np.float32]:
-    """The values of `listed`: NaN where there is none."""
+def from_json_values(values: Iterable[float | None]) -> NDArray[np.float32]:
+    """Reads the result of `to_json_values`."""
     return np.array([np.nan if value is None else value for value in values], np.float32)

@@ -1,8 +1,8 @@
-"""Sweeps written as a sentence: what is patched, from where, and how it is scored.
+"""A fluent interface for sweeps: what is patched, with what, and how runs are scored.
 
     client.patch(clean, corrupted).residual().heads().run(metric=logit_diff(" Mary", " John"))
 
-Every method gives a new value, so that a beginning can be used twice. In terms of TransformerLens' patching module:
+Every method returns a new object. The equivalents in TransformerLens' patching module are:
 `residual()` is get_act_patch_resid_pre, `attention()` attn_out, `mlps()` mlp_out, `heads()` attn_head_out_all_pos and
 `heads(positions=EACH)` attn_head_out_by_pos.
 """
@@ -43,12 +43,12 @@ _RUNS = {"clean": pb.SWEPT_RUN_CLEAN, "corrupted": pb.SWEPT_RUN_CORRUPTED}
 
 @dataclass(frozen=True, slots=True)
 class Patching(Generic[Answer]):
-    """A sweep that is being written.
+    """A builder of sweeps.
 
     Args:
-        experiment: as far as it goes.
-        sweep: runs it: `Client.sweep`, or that of the other client.
-        default: what its cells put in the place of activations, unless they say something else.
+        experiment: the experiment so far.
+        sweep: runs an experiment: `Client.sweep` or `AsyncClient.sweep`.
+        default: the default replacement for activations.
     """
 
     experiment: Experiment
@@ -64,11 +64,11 @@ class Patching(Generic[Answer]):
         return self.site(f"resid_{where}", layers=layers, positions=positions, **how)
 
     def attention(self, *, layers: Layers = None, positions: Axis = EACH, **how: Any) -> Patching[Answer]:
-        """What each attention layer writes, at each position."""
+        """The output of each attention layer, at each position."""
         return self.site("attn_out", layers=layers, positions=positions, **how)
 
     def mlps(self, *, layers: Layers = None, positions: Axis = EACH, **how: Any) -> Patching[Answer]:
-        """What each MLP writes, at each position."""
+        """The output of each MLP, at each position."""
         return self.site("mlp_out", layers=layers, positions=positions, **how)
 
     def heads(
@@ -95,13 +95,13 @@ class Patching(Generic[Answer]):
         """A grid of any component: layers x heads x positions x units.
 
         Args:
-            component: any name of the vocabulary; one that carries its layer sweeps that layer alone.
-            layers: None: every layer that has the component.
-            heads: as all axes: EACH, a list, together(...), or None for all of them together.
-            positions: negative ones count from the end.
+            component: any name of the vocabulary; a name with a layer sweeps only that layer.
+            layers: None for every layer that has the component.
+            heads: like all axes: EACH, a list, together(...), or None for all heads together.
+            positions: negative positions count from the end.
             units: along the last axis: neurons of mlp_neurons, experts of router_logits.
-            value: what is put there; None: what the sweep began with.
-            window: layers around its own that each cell edits together; causal tracing restores 10.
+            value: the replacement; None for the default of the sweep.
+            window: number of layers around the cell's layer that are edited together; causal tracing restores 10.
         """
         site = sites.parse(component)
         sites.resolve(site, None, field="component")
@@ -117,16 +117,16 @@ class Patching(Generic[Answer]):
         return self._changed(pb.RunSweepRequest(grids=[grid]))
 
     def edges(self, cells: EdgeSets = None, *, value: ValueLike | None = None) -> Patching[Answer]:
-        """Sets of edges of the model's graph, a cell each: what circuits are evaluated by.
+        """Sets of edges of the model's graph, one cell for each set. Circuits are evaluated this way.
 
-        Over its changed edges a receiver reads what the senders write with the value, over the others what they write
-        in this cell: everything is computed anew. `{"S-inhibition": ["a7.h3->a9.h9<q>", "a7.h9->a9.h9<q>"]}` is one
-        cell of two edges, `["a0.h1->m2", "m2->logits"]` are two cells of one.
+        Over changed edges, a receiver reads the senders' replaced output; over other edges, their output in this run.
+        `{"S-inhibition": ["a7.h3->a9.h9<q>", "a7.h9->a9.h9<q>"]}` is one cell of two edges, and
+        `["a0.h1->m2", "m2->logits"]` are two cells of one edge.
 
         Args:
-            cells: sets of edges, with names or without; or boolean masks (cells, senders, receivers) of the graph that
-                `edge_graph` describes; None: each edge alone.
-            value: what senders write over changed edges; None: what the sweep began with.
+            cells: sets of edges, with or without names, or boolean masks (cells, senders, receivers) over the graph of
+                `edge_graph`; None for each edge alone.
+            value: the senders' replaced output; None for the default of the sweep.
         """
         grid = to_edge_grid(cells, to_value(self.default if value is None else value))
         return self._changed(pb.RunSweepRequest(edges=[grid]))
@@ -143,16 +143,16 @@ class Patching(Generic[Answer]):
     ) -> Patching[Answer]:
         """Direct paths, senders x receivers (Wang et al. 2022, arXiv:2211.00593).
 
-        What a sender writes is replaced for the receivers alone: all between them is as it was in the edited run, all
-        behind the receivers is computed again.
+        The sender's output is replaced for the receivers only. Components in between keep their activations of the
+        edited run; everything after the receivers is recomputed.
 
         Args:
-            senders: names such as input, a3.h5, a3, m3; heads and mlps are those of every layer.
-            receivers: names such as a9.h6<q>, a9.h6<k>, a9.h6<v>, m9, logits; several in a tuple read together.
-            sender_positions: where the sender's output is replaced; None: everywhere.
-            receiver_positions: where receivers read it; None: everywhere.
-            recompute_mlps: MLPs between are computed again, so that paths go through them, too.
-            value: what the sender writes instead; None: what the sweep began with.
+            senders: names such as input, a3.h5, a3, m3; `heads` and `mlps` are those of every layer.
+            receivers: names such as a9.h6<q>, a9.h6<k>, a9.h6<v>, m9, logits; a tuple is one cell of several.
+            sender_positions: positions at which the output is replaced; None for all.
+            receiver_positions: positions at which receivers read it; None for all.
+            recompute_mlps: recomputes the MLPs in between, so that paths go through them too.
+            value: the replaced output; None for the default of the sweep.
         """
         grid = pb.PathGrid(
             senders=to_senders(senders, sender_positions),
@@ -170,13 +170,13 @@ class Patching(Generic[Answer]):
         positions: Axis = None,
         value: float | Value | None = None,
     ) -> Patching[Answer]:
-        """Features of a dictionary, whose other features and error stay: features x positions.
+        """Features of a dictionary (features x positions). Other features and the error are kept.
 
         Args:
-            dictionary: a loaded one, or its id.
+            dictionary: a loaded dictionary, or its id.
             features: EACH, a list such as the active ones (`dictionary.features(prompt).active()`), or together(...).
             positions: as in `site`.
-            value: a number, `other_run()` or `resample()`; None: what the sweep began with.
+            value: a number, `other_run()` or `resample()`; None for the default of the sweep.
         """
         name = dictionary if isinstance(dictionary, str) else dictionary.dictionary_id
         axis = to_axis(features, "features")
@@ -190,12 +190,12 @@ class Patching(Generic[Answer]):
         return self._changed(pb.RunSweepRequest(grids=[grid]))
 
     def cell(self, *edits: InterventionLike, name: str = "") -> Patching[Answer]:
-        """A cell of its own: one edit or several at a time, as `neuroscope.edit` makes them."""
+        """A single cell with one or several edits; see `neuroscope.edit`."""
         cell = pb.SweepCell(name=name, interventions=interventions.to_messages(edits, "cell"))
         return self._changed(pb.RunSweepRequest(cells=[cell]))
 
     def references(self, prompt: PromptLike, *, bos: bool | None = None) -> Patching[Answer]:
-        """Prompts that stand for what is usual, for mean and resample ablation."""
+        """Reference prompts for mean and resample ablation."""
         return self._changed(pb.RunSweepRequest(references=prompts.to_messages(prompt, bos)))
 
     def generating(
@@ -207,27 +207,27 @@ class Patching(Generic[Answer]):
         stop: Iterable[str] = (),
         edits: Literal["generated", "prompt"] = "generated",
     ) -> Patching[Answer]:
-        """Lets every run go on, edited or not: `result.scores.texts`, and `result.scores.by("function_call")`.
+        """Generates text in every run, for `result.scores.texts` and `result.scores.by("function_call")`.
 
         Args:
-            tokens: at most so many; an end-of-sequence token ends a run before.
-            temperature: 0: the likeliest token.
-            seed: of the draws, the same for all runs.
+            tokens: the most tokens to generate; an end-of-sequence token ends a run earlier.
+            temperature: 0 for greedy decoding.
+            seed: seed of sampling, the same for all runs.
             stop: texts that end a run.
-            edits: generated: cells of all positions edit each generated token, too, as far as their value is there for
-                it; prompt: positions of the prompt alone.
+            edits: `generated`: cells of all positions also edit generated tokens, if their value exists there;
+                `prompt`: only positions of the prompt are edited.
 
         Raises:
-            InvalidRequestError: there is no such choice.
+            InvalidRequestError: `edits` is invalid.
         """
         if edits not in EDITED:
-            raise InvalidRequestError(f"edits are those of {edits!r}?", field="edits", valid=EDITED)
+            raise InvalidRequestError(f"there is no {edits!r}", field="edits", valid=EDITED)
         sampling = inference_pb2.Sampling(max_tokens=tokens, temperature=temperature, seed=seed, stop=stop)
         generation = pb.SweepGeneration(sampling=sampling, edited_tokens=EDITED[edits])
         return self._changed(pb.RunSweepRequest(generation=generation))
 
     def limits(self, *, max_patches: int = 0, max_seconds: float = 0.0, batch_bytes: int = 0) -> Patching[Answer]:
-        """What it may cost; a sweep that is estimated to cost more is refused with the estimate."""
+        """Limits the cost. A sweep whose estimate exceeds them is refused, with the estimate."""
         limits = pb.SweepLimits(max_patches=max_patches, max_seconds=max_seconds, batch_bytes=batch_bytes)
         return self._changed(pb.RunSweepRequest(limits=limits))
 
@@ -235,8 +235,8 @@ class Patching(Generic[Answer]):
         """The finished experiment.
 
         Args:
-            metric: how runs are scored.
-            method: auto, or one of plain, layers, layers_and_positions.
+            metric: the metric.
+            method: auto, plain, layers or layers_and_positions.
         """
         if method not in METHODS:
             raise InvalidRequestError(f"there is no method {method!r}", field="method", valid=METHODS)
@@ -245,7 +245,7 @@ class Patching(Generic[Answer]):
         return Experiment(request)
 
     def run(self, metric: Metric, *, method: str = "auto", **how: Any) -> Answer:
-        """Runs it; further arguments are those of `Client.sweep`."""
+        """Runs the sweep. Further arguments are those of `Client.sweep`."""
         return self.sweep(self.scored_by(metric, method=method), **how)
 
     def _changed(self, change: pb.RunSweepRequest) -> Patching[Answer]:
@@ -265,10 +265,10 @@ def patching(
     model_id: str,
     bos: bool | None,
 ) -> Patching[Answer]:
-    """A sweep over pairs of prompts; what the two clients' `patch` give.
+    """A builder of sweeps over pairs of prompts, for `Client.patch`.
 
     Raises:
-        InvalidRequestError: there are not as many clean prompts as corrupted ones, or `into` names no run.
+        InvalidRequestError: the numbers of clean and corrupted prompts differ, or `into` is invalid.
     """
     if into not in _RUNS:
         raise InvalidRequestError(
@@ -293,7 +293,7 @@ def patching(
 def ablation(
     prompt: PromptLike, sweep: Callable[..., Answer], *, value: ValueLike, model_id: str, bos: bool | None
 ) -> Patching[Answer]:
-    """A sweep over single prompts; what the two clients' `ablate` give."""
+    """A builder of sweeps over single prompts, for `Client.ablate`."""
     pairs: Sequence[pb.PromptPair] = [pb.PromptPair(clean=one) for one in prompts.to_messages(prompt, bos)]
     request = pb.RunSweepRequest(model_id=model_id, pairs=pairs, edited_run=pb.SWEPT_RUN_CLEAN)
     return Patching(Experiment(request), sweep, value)
@@ -310,10 +310,10 @@ def tracing(
     model_id: str,
     bos: bool | None,
 ) -> Patching[Answer]:
-    """A sweep over noisy runs of prompts; what the two clients' `causal_trace` give.
+    """A builder of sweeps over noisy runs of prompts, for `Client.causal_trace`.
 
     Raises:
-        InvalidRequestError: there are not as many subjects as prompts, or no sample.
+        InvalidRequestError: the numbers of subjects and prompts differ, or there are no samples.
     """
     cleans = prompts.to_messages(prompt, bos)
     subjects = [subject] * len(cleans) if isinstance(subject, str) else list(subject)

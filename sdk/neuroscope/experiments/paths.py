@@ -1,15 +1,15 @@
-"""Paths from senders to receivers, as Python names them.
+"""Paths from senders to receivers by name.
 
-    senders     input        what enters the first block
-                a3.h5, a3    a head's output, an attention layer's
-                m3           an MLP's output
-                heads, mlps  those of every layer that reaches the receivers
-    receivers   a9.h6<q>     a head's queries; <k> and <v> are those of key/value heads
-                a9<q>        of all heads
-                m9           an MLP's input
-                logits       what the final norm reads
+    senders     input        the input of the first block
+                a3.h5, a3    the output of a head, of an attention layer
+                m3           the output of an MLP
+                heads, mlps  all heads or MLPs of layers before the receivers
+    receivers   a9.h6<q>     the queries of a head; <k> and <v> belong to key/value heads
+                a9<q>        the queries of all heads of a layer
+                m9           the input of an MLP
+                logits       the input of the final norm
 
-They are the names that edge attributions give.
+Edge attributions use the same names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neuroscope.v1 import site_pb2
 
 Positions: TypeAlias = "SupportsIndex | Iterable[SupportsIndex] | None"
 Receivers: TypeAlias = "str | Iterable[str | Iterable[str]]"
-"""Names; those in a list or tuple of their own read the path together."""
+"""Names; a nested list or tuple is one cell of several receivers."""
 
 _SENDER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?")
 _RECEIVER = re.compile(r"(?P<kind>[am])(?P<layer>\d{1,9})(?:\.h(?P<head>\d{1,9}))?(?:<(?P<part>[qkv])>)?")
@@ -36,19 +36,19 @@ _RECEIVER_FORMS = ("logits", "a9.h6<q>", "a9.h6<k>", "a9.h6<v>", "a9<q>", "m9")
 
 
 def to_senders(names: str | Iterable[str], positions: Positions = None) -> list[pb.PathSender]:
-    """The messages of senders.
+    """The contract's messages of senders.
 
     Raises:
-        InvalidRequestError: a name means nothing.
+        InvalidRequestError: a name is invalid.
     """
     return [_sender(name, positions) for name in _listed(names)]
 
 
 def to_receivers(names: Receivers, positions: Positions = None) -> list[pb.PathReceivers]:
-    """The messages of receivers, an entry for each cell.
+    """The contract's messages of receivers, one for each cell.
 
     Raises:
-        InvalidRequestError: a name means nothing.
+        InvalidRequestError: a name is invalid.
     """
     entries: list[pb.PathReceivers] = []
     for entry in _listed(names):

@@ -1,11 +1,11 @@
-"""Functions of Python as metrics, where client and engine are one process (`Client.local`).
+"""Python functions as metrics, for an engine in the same process (`Client.local`).
 
     def margin(logits):  # (rows, positions, vocabulary), float32, an mlx array
         return logits[..., MARY] - logits.max(axis=-1)
 
     client.patch(clean, corrupted).residual().run(python_metric(margin))
 
-A request carries the name of a function, never the function: a service in another process refuses it.
+A request has the name of a function, never the function itself. A service in another process refuses it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _numbers = itertools.count(1)
 
 
 def python_metric(function: Function) -> Metric:
-    """A metric that a function computes of the logits at the metric's positions, for every row of a batch at once.
+    """A metric computed by a function from the logits at the metric's positions, for all rows of a batch at once.
 
-    A position's number must follow from the logits at this position alone: others may be left out where they are known.
-    Attributions differentiate it, so for them it uses mlx's operations alone; sweeps take NumPy's answers too.
+    The value at a position must depend only on the logits at this position, since others may be left out. Attributions
+    differentiate the function, which must then use mlx operations only; for sweeps it may also return numpy arrays.
 
     Args:
-        function: of float32 logits (rows, positions, vocabulary), an `mlx.core.array`, to (rows, positions). It is held
-            as long as the process runs.
+        function: maps float32 logits (rows, positions, vocabulary), an `mlx.core.array`, to (rows, positions). It is
+            kept until the process ends.
     """
     held = (name for name, known in _functions.items() if known is function)
     name = next(held, None) or f"{getattr(function, '__qualname__', type(function).__name__)}-{next(_numbers)}"
@@ -41,5 +41,5 @@ def python_metric(function: Function) -> Metric:
 
 
 def function_of(name: str) -> Function | None:
-    """The function of a name; None if this process holds none."""
+    """The function of a name; None if there is none in this process."""
     return _functions.get(name)

@@ -1,4 +1,4 @@
-"""What an analysis of attention found: statistics and scores of all heads with named axes, and labels."""
+"""The result of an attention analysis: statistics and role scores of all heads, and labels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.labels import HeadLabel, role_name
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_pb2 as pb
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 class AttentionResult(
     AnalysisResult[pb.AnalyzeAttentionRequest, pb.AttentionPlan, pb.AnalyzeAttentionResponse, pb.AttentionResult]
 ):
-    """Heads of a model. It is filled as the stream comes, so it holds what there is when a call breaks off.
+    """Statistics, role scores and labels of attention heads.
 
-    `result["entropy"]` is an array over layer and head, of several prompts over prompt, layer and head;
-    `result["induction_score"]` one over layer and head, of random sequences, `result["name_mover_score"]` of named
-    pairs and `result["direct_effect"]` of what heads write to the logits there. `names` lists them: statistics of the
-    prompts, then scores of roles.
+    `result["entropy"]` is an array over layer and head; with several prompts over prompt, layer and head. Role scores
+    are over layer and head: `result["induction_score"]` on random sequences, `result["name_mover_score"]` on named
+    pairs. `result["direct_effect"]` is the heads' direct effect on the logits of named pairs. `names` lists the arrays:
+    statistics of the prompts, then role scores.
 
     Args:
-        request: what was asked for.
+        request: the request of the analysis.
     """
 
     rpc = "AnalyzeAttention"
@@ -39,41 +39,41 @@ class AttentionResult(
     def __init__(self, request: pb.AnalyzeAttentionRequest) -> None:
         super().__init__(request)
         self.labels: list[HeadLabel] = []
-        """Roles of heads, role by role, highest score first; those that are not confirmed too."""
+        """Labels by role, highest score first, including unconfirmed ones."""
 
-    def _take(self, response: pb.AnalyzeAttentionResponse) -> None:
+    def _on_partial(self, response: pb.AnalyzeAttentionResponse) -> None:
         if response.partial.HasField("label"):
             self.labels.append(HeadLabel.from_message(response.partial.label))
 
-    def _close(self, end: pb.AttentionResult) -> None:
+    def _on_result(self, end: pb.AttentionResult) -> None:
         self.labels = [HeadLabel.from_message(label) for label in end.labels]
 
     @property
     def roles(self) -> list[str]:
-        """Roles that were scored."""
-        return [role_name(role.role) for role in self._planned().roles]
+        """The roles that were scored."""
+        return [role_name(role.role) for role in self._require_plan().roles]
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         rows, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
         if len(plan.prompts) > 1 and name not in self._of_roles():
-            return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
-        return Grid(name, values[0], ("layer", "head"), coords)
+            return LabelledArray(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
+        return LabelledArray(name, values[0], ("layer", "head"), coords)
 
     def _of_roles(self) -> set[str]:
-        """Names of arrays that are of no prompt."""
+        """Names of the arrays without a prompt axis."""
         return {f"{role}_score" for role in self.roles} | {"direct_effect"}
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def heads(self, role: str, *, confirmed: bool = True) -> list[tuple[int, int]]:
-        """Layer and head of those with a role, highest score first.
+        """Layer and head of the heads with a role, highest score first.
 
         Args:
-            role: its name.
-            confirmed: only those that a causal test confirms.
+            role: name of the role.
+            confirmed: only heads whose role a causal test confirms.
 
         Raises:
             InvalidRequestError: the role was not scored.
@@ -87,7 +87,7 @@ class AttentionResult(
         ]
 
     def table(self) -> Table:
-        """The labels with their evidence; without roles, the heads' statistics."""
+        """The labels with their evidence; if no roles were scored, the statistics."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -101,10 +101,10 @@ class AttentionResult(
         )
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: a heat map of every statistic and score, labels marked (filled where confirmed).
+        """A matplotlib figure: a heat map of every statistic and score. Labels are marked, confirmed ones filled.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).

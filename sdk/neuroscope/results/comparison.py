@@ -1,4 +1,4 @@
-"""What a comparison of two prompts found: how far each head's patterns are from each other, and its statistics."""
+"""The result of comparing attention on two prompts: divergence of each head's patterns, and statistics."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_comparison_pb2 as pb
 
@@ -30,13 +30,13 @@ class AttentionComparison(
         pb.AttentionComparisonResult,
     ]
 ):
-    """Heads on two prompts.
+    """Attention heads on two prompts.
 
-    `result["jensen_shannon"]` and `result["total_variation"]` are arrays over layer and head, `result["entropy"]` and
-    other statistics over prompt (0, 1), layer and head.
+    `result["jensen_shannon"]` and `result["total_variation"]` are arrays over layer and head; `result["entropy"]` and
+    other statistics are over prompt (0, 1), layer and head.
 
     Args:
-        request: what was asked for.
+        request: the request of the comparison.
     """
 
     rpc = "CompareAttention"
@@ -44,53 +44,53 @@ class AttentionComparison(
     request_type = pb.CompareAttentionRequest
     response_type = pb.CompareAttentionResponse
 
-    def _take(self, response: pb.CompareAttentionResponse) -> None:
-        """There are arrays alone."""
+    def _on_partial(self, response: pb.CompareAttentionResponse) -> None:
+        """The result consists of arrays only."""
 
-    def _close(self, end: pb.AttentionComparisonResult) -> None:
-        """There are arrays alone."""
+    def _on_result(self, end: pb.AttentionComparisonResult) -> None:
+        """The result consists of arrays only."""
 
     @property
     def alignment(self) -> list[tuple[int, int]]:
-        """Positions of the first prompt, each with that of the second one that it was compared with."""
-        plan = self._planned()
+        """Pairs of compared positions: of the first prompt and of the second."""
+        plan = self._require_plan()
         return list(zip(plan.first_positions, plan.second_positions, strict=True))
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         rows, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         coords: dict[str, Any] = {"layer": list(plan.layers), "head": list(range(plan.head_count))}
         if name in DIVERGENCES:
-            return Grid(name, values[0], ("layer", "head"), coords)
-        return Grid(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
+            return LabelledArray(name, values[0], ("layer", "head"), coords)
+        return LabelledArray(name, values, ("prompt", "layer", "head"), {"prompt": rows, **coords})
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
-    def difference(self, statistic: str) -> Grid:
-        """A statistic of the second prompt less that of the first one (layer, head)."""
+    def difference(self, statistic: str) -> LabelledArray:
+        """A statistic on the second prompt minus that on the first (layer, head)."""
         both = self[statistic]
         first, second = both.sel(prompt=0), both.sel(prompt=1)
-        return Grid(f"{statistic} difference", second.values - first.values, first.dims, first.coords)
+        return LabelledArray(f"{statistic} difference", second.values - first.values, first.dims, first.coords)
 
     def most_changed(self, count: int = 10, by: str = "jensen_shannon") -> list[tuple[tuple[int, int], float]]:
-        """Layer and head of those whose patterns are farthest from each other, with the divergence.
+        """Layer and head of the heads whose patterns differ most, with the divergence.
 
         Args:
-            count: at most so many.
+            count: the most heads to return.
             by: jensen_shannon (nats) or total_variation.
         """
         return [((place["layer"], place["head"]), value) for place, value in self[by].top(count)]
 
     def table(self) -> Table:
-        """The heads that changed most, and how their statistics did."""
+        """The heads whose patterns differ most, and their statistics on both prompts."""
         return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: heat maps of both divergences and of the differences of all statistics.
+        """A matplotlib figure: heat maps of the divergences and of the differences of statistics.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).

@@ -1,4 +1,4 @@
-"""What a measurement of composition found: how much each head can read of what each earlier one writes."""
+"""The result of measuring composition: how much each head can read of what each earlier head writes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import composition_pb2 as pb
 
@@ -30,14 +30,14 @@ class CompositionResult(
         pb.MeasureCompositionRequest, pb.CompositionPlan, pb.MeasureCompositionResponse, pb.CompositionResult
     ]
 ):
-    """Composition of heads.
+    """Composition scores of heads (Elhage et al. 2021).
 
-    `result["k_composition"]` is an array over writer_layer, writer_head, reader_layer and reader_head; NaN where the
-    writer is in no earlier layer. A score is 1 where everything that the writer writes lies where the reader reads
-    most; what two random heads of the same shapes score is `baseline(kind)`.
+    `result["k_composition"]` is an array over writer_layer, writer_head, reader_layer and reader_head; NaN unless the
+    writer is in an earlier layer. The score is 1 if the writer's output lies entirely in the direction that the reader
+    reads most. `baseline(kind)` is the score of random heads of the same shapes.
 
     Args:
-        request: what was asked for.
+        request: the request of the measurement.
     """
 
     rpc = "MeasureComposition"
@@ -45,26 +45,29 @@ class CompositionResult(
     request_type = pb.MeasureCompositionRequest
     response_type = pb.MeasureCompositionResponse
 
-    def _take(self, response: pb.MeasureCompositionResponse) -> None:
-        """There are arrays alone."""
+    def _on_partial(self, response: pb.MeasureCompositionResponse) -> None:
+        """The result consists of arrays only."""
 
-    def _close(self, end: pb.CompositionResult) -> None:
-        """There are arrays alone."""
+    def _on_result(self, end: pb.CompositionResult) -> None:
+        """The result consists of arrays only."""
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         _, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         layers, heads = list(plan.layers), list(range(plan.head_count))
-        return Grid(name, values[0], _DIMS, dict(zip(_DIMS, (layers, heads) * 2, strict=True)))
+        return LabelledArray(name, values[0], _DIMS, dict(zip(_DIMS, (layers, heads) * 2, strict=True)))
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def baseline(self, kind: str) -> tuple[float, float]:
-        """Mean and standard deviation of what random heads score: of q, k or v.
+        """Mean and standard deviation of the scores of random heads.
+
+        Args:
+            kind: q, k or v.
 
         Raises:
-            InvalidRequestError: there is no such kind, or the measurement is not complete.
+            InvalidRequestError: the kind is unknown, or the measurement is not complete.
         """
         self._check(kind)
         found = {_OF[each.kind]: each for each in (self.end.baselines if self.end else ())}
@@ -72,18 +75,18 @@ class CompositionResult(
             raise InvalidRequestError("the measurement is not complete: it has no baseline", field="result")
         return found[kind].mean, found[kind].standard_deviation
 
-    def excess(self, kind: str) -> Grid:
-        """Scores of q, k or v less what random heads score in the mean."""
+    def excess(self, kind: str) -> LabelledArray:
+        """Scores of a kind (q, k or v) minus the mean score of random heads."""
         self._check(kind)
         grid = self[f"{kind}_composition"]
         return replace(grid, name=f"{kind}_excess", values=(grid.values - self.baseline(kind)[0]).astype(np.float32))
 
     def top(self, count: int = 10, kinds: str = "qkv") -> list[tuple[str, Head, Head, float]]:
-        """The strongest pairs, by their excess over random heads in standard deviations of these.
+        """The strongest pairs, by z-score against random heads.
 
         Args:
-            count: at most so many.
-            kinds: of which kinds.
+            count: the most pairs to return.
+            kinds: the kinds to include.
 
         Returns:
             kind, writer, reader, score.
@@ -100,14 +103,14 @@ class CompositionResult(
         return [entry for _, entry in sorted(found, key=lambda each: -each[0])[:count]]
 
     def table(self) -> Table:
-        """The strongest pairs."""
+        """The strongest pairs of heads."""
         return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: a heat map of readers and writers for each kind, random heads subtracted.
+        """A matplotlib figure: for each kind a heat map of readers and writers, minus the score of random heads.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).

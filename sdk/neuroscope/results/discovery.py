@@ -1,4 +1,4 @@
-"""What a search for a circuit found, and what an evaluation measured."""
+"""The results of circuit discovery and of circuit evaluation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.circuits import Circuit, ComponentGraph
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class DiscoveryResult(
     AnalysisResult[pb.DiscoverCircuitRequest, pb.CircuitPlan, pb.DiscoverCircuitResponse, pb.DiscoveryResult]
 ):
-    """A search for a circuit. It is filled as the stream comes, so it holds what there is when a call breaks off.
+    """The result of a circuit discovery.
 
-    `result.circuit` is the circuit; `result["edge_score"]` are the scores of all edges over sender and receiver,
+    `result.circuit` is the circuit; `result["edge_score"]` holds the scores of all edges over sender and receiver,
     `result["node_score"]` those of nodes.
 
     Args:
-        request: what was asked for.
+        request: the request of the search.
     """
 
     rpc = "DiscoverCircuit"
@@ -38,15 +38,15 @@ class DiscoveryResult(
     def __init__(self, request: pb.DiscoverCircuitRequest) -> None:
         super().__init__(request)
         self.baselines: list[experiment_pb2.PairBaseline] = []
-        """The metric of the unedited runs, pair by pair."""
+        """Metric of the unedited runs, by pair."""
         self.points: list[pb.FaithfulnessPoint] = []
-        """Points of the curve, as they came."""
+        """Points of the faithfulness curve, in the order received."""
         self.edges: list[pb.CircuitEdge] = []
-        """Edges that were patched or whose fate was decided, as they came."""
+        """Patched or decided edges, in the order received."""
         self.measured: pb.CircuitEvaluation | None = None
-        """What has been measured of the circuit so far; None: nothing."""
+        """The evaluation so far; None before it begins."""
 
-    def _take(self, response: pb.DiscoverCircuitResponse) -> None:
+    def _on_partial(self, response: pb.DiscoverCircuitResponse) -> None:
         if response.partial.HasField("baseline"):
             self.baselines.append(response.partial.baseline)
         if response.partial.HasField("point"):
@@ -55,32 +55,32 @@ class DiscoveryResult(
             self.measured = response.partial.evaluation
         self.edges.extend(response.partial.edges.edges)
 
-    def _close(self, end: pb.DiscoveryResult) -> None:
+    def _on_result(self, end: pb.DiscoveryResult) -> None:
         self._circuit = Circuit(end.circuit)
 
     @property
     def circuit(self) -> Circuit:
-        """The circuit; without edges where there was nothing to find.
+        """The circuit; without edges if none was found.
 
         Raises:
-            InvalidRequestError: the search has not come to its end.
+            InvalidRequestError: the search is not complete.
         """
         if self.end is None:
-            raise InvalidRequestError("the search has not come to its end: it has no circuit", field="result")
+            raise InvalidRequestError("the search is not complete: it has no circuit", field="result")
         return self._circuit
 
     @property
     def is_found(self) -> bool:
-        """Whether there was something to find; `reason` says why not."""
+        """Whether a circuit was found; if not, `reason` says why."""
         return self.end is not None and self.end.verdict == pb.DISCOVERY_VERDICT_FOUND
 
     @property
     def reason(self) -> str:
-        """Why there was nothing to find; empty where there was."""
+        """Why no circuit was found; empty if one was."""
         return "" if self.end is None else self.end.reason
 
-    def __getitem__(self, name: str) -> Grid:
-        plan = self._planned()
+    def __getitem__(self, name: str) -> LabelledArray:
+        plan = self._require_plan()
         if name not in self.names:
             raise InvalidRequestError(
                 f"the result has {', '.join(self.names) or 'no arrays'}, not {name!r}", field="name", valid=self.names
@@ -88,16 +88,16 @@ class DiscoveryResult(
         index = self.names.index(name)
         if (index, 0) not in self._tensors:
             raise InvalidRequestError(f"{name} has not come", field="name")
-        graph = ComponentGraph.of_plan(plan.senders, plan.receivers)
+        graph = ComponentGraph.from_plan(plan.senders, plan.receivers)
         values = np.array(self._tensors[index, 0])
         coords = {"sender": graph.senders, "receiver": graph.receivers}
         dims = ("sender", "receiver")[: values.ndim]
         if len(dims) == 2:
             values[~graph.mask] = np.nan
-        return Grid(name, values, dims, {dim: coords[dim] for dim in dims})
+        return LabelledArray(name, values, dims, {dim: coords[dim] for dim in dims})
 
     def table(self) -> Table:
-        """The circuit's facts; where there is none, why."""
+        """The circuit's table; if none was found, with the reason."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -109,10 +109,10 @@ class DiscoveryResult(
 class EvaluationResult(
     AnalysisResult[pb.EvaluateCircuitRequest, pb.CircuitPlan, pb.EvaluateCircuitResponse, pb.EvaluationResult]
 ):
-    """An evaluation of a circuit: `result.circuit` is the circuit with its evaluation.
+    """The result of a circuit evaluation: `result.circuit` is the circuit with its evaluation.
 
     Args:
-        request: what was asked for.
+        request: the request of the evaluation.
     """
 
     rpc = "EvaluateCircuit"
@@ -123,32 +123,32 @@ class EvaluationResult(
     def __init__(self, request: pb.EvaluateCircuitRequest) -> None:
         super().__init__(request)
         self.points: list[pb.FaithfulnessPoint] = []
-        """Points of the curve, as they came."""
+        """Points of the faithfulness curve, in the order received."""
         self.measured: pb.CircuitEvaluation | None = None
-        """What has been measured so far; None: nothing."""
+        """The evaluation so far; None before it begins."""
 
-    def _take(self, response: pb.EvaluateCircuitResponse) -> None:
+    def _on_partial(self, response: pb.EvaluateCircuitResponse) -> None:
         if response.partial.HasField("point"):
             self.points.append(response.partial.point)
         if response.partial.HasField("evaluation"):
             self.measured = response.partial.evaluation
 
-    def _close(self, end: pb.EvaluationResult) -> None:
+    def _on_result(self, end: pb.EvaluationResult) -> None:
         self._circuit = Circuit(end.circuit)
 
     @property
     def circuit(self) -> Circuit:
-        """The circuit, evaluated.
+        """The evaluated circuit.
 
         Raises:
-            InvalidRequestError: the evaluation has not come to its end.
+            InvalidRequestError: the evaluation is not complete.
         """
         if self.end is None:
-            raise InvalidRequestError("the evaluation has not come to its end", field="result")
+            raise InvalidRequestError("the evaluation is not complete", field="result")
         return self._circuit
 
     def table(self) -> Table:
-        """The circuit's facts."""
+        """The circuit's table."""
         return show(self, "table")
 
     def __repr__(self) -> str:

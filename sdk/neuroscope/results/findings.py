@@ -1,4 +1,4 @@
-"""What was found of a residual stream besides arrays: logits that were attributed, and what lenses see of an answer."""
+"""Findings of a residual stream analysis besides arrays: attributed logits, lens readings, reconstruction errors."""
 
 from __future__ import annotations
 
@@ -9,112 +9,112 @@ from neuroscope.v1 import residual_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class AttributedToken:
-    """A token, and what the sum of all direct contributions says of it."""
+    """A token's logit, and its reconstruction from direct contributions."""
 
     token_id: int
-    """The token."""
+    """Id of the token."""
     text: str
-    """By itself."""
+    """Text of the token."""
     logit: float
-    """The model's."""
+    """The model's logit."""
     sum: float
-    """Of all contributions and constants: the logit before the softcap, where there is one."""
+    """Sum of all contributions and the constant: the logit before any softcap."""
     constant: float
-    """What of the sum no component contributes."""
+    """The part of the sum that no component contributes."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttributedNeuron:
-    """A neuron's direct contribution."""
+    """The direct contribution of a neuron."""
 
     layer: int
     """From 0."""
     neuron: int
     """From 0."""
     activation: float
-    """At the position."""
+    """Activation at the position."""
     logit: float
-    """What it adds to the logit, or to the difference."""
+    """Contribution to the logit or logit difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogitAttribution:
-    """Direct logit attribution at one position, with the final norm frozen at what it divides by in the run."""
+    """Direct logit attribution at one position, with the scale of the final norm frozen."""
 
     position: int
-    """Where the answer is predicted."""
+    """The position that predicts the answer."""
     answer: AttributedToken
-    """What is attributed."""
+    """The attributed token."""
     other: AttributedToken | None
-    """What it is compared with; None: nothing."""
+    """The token that it is compared with, if any."""
     norm_scale: float
-    """What the final norm divides by."""
+    """Divisor of the final norm."""
     logit_scale: float
-    """What logits are multiplied with; contributions hold it."""
+    """Factor of the logits, included in contributions."""
     softcap: float | None
-    """Logits go through it after the sum; None: they do not."""
+    """Softcap applied to the logits after the sum; None if the model has none."""
     neurons: tuple[AttributedNeuron, ...]
-    """Those that were asked for, strongest first."""
+    """Requested neurons, strongest first."""
 
     @property
     def sum(self) -> float:
-        """The logit, or the difference, as the sum has it, constants included."""
+        """The reconstructed logit or logit difference, including constants."""
         return self.answer.sum - (0.0 if self.other is None else self.other.sum)
 
     @property
     def constant(self) -> float:
-        """What of the sum no component contributes."""
+        """The part of the sum that no component contributes."""
         return self.answer.constant - (0.0 if self.other is None else self.other.constant)
 
     @classmethod
-    def from_message(cls, told: pb.LogitAttribution) -> LogitAttribution:
-        """As the contract carries it."""
+    def from_message(cls, message: pb.LogitAttribution) -> LogitAttribution:
+        """From the contract's message."""
         return cls(
-            position=told.position,
-            answer=_token(told.answer),
-            other=_token(told.other) if told.HasField("other") else None,
-            norm_scale=told.norm_scale,
-            logit_scale=told.logit_scale,
-            softcap=told.softcap if told.HasField("softcap") else None,
+            position=message.position,
+            answer=_token(message.answer),
+            other=_token(message.other) if message.HasField("other") else None,
+            norm_scale=message.norm_scale,
+            logit_scale=message.logit_scale,
+            softcap=message.softcap if message.HasField("softcap") else None,
             neurons=tuple(
-                AttributedNeuron(each.layer, each.neuron, each.activation, each.logit) for each in told.neurons
+                AttributedNeuron(each.layer, each.neuron, each.activation, each.logit) for each in message.neurons
             ),
         )
 
 
-def _token(told: pb.AttributedToken) -> AttributedToken:
-    return AttributedToken(told.token_id, told.text, told.logit, told.sum, told.constant)
+def _token(message: pb.AttributedToken) -> AttributedToken:
+    return AttributedToken(message.token_id, message.text, message.logit, message.sum, message.constant)
 
 
 @dataclass(frozen=True, slots=True)
 class LensReading:
-    """What lenses see of an answer at its position."""
+    """Where the lenses predict an answer."""
 
     answer_id: int
-    """The token that was looked for."""
+    """Id of the answer's token."""
     emergence: int | None
-    """The point from which on it stays the likeliest: 0 before the first layer; None: in the end it is not."""
+    """First point from which the answer stays the likeliest token, 0 before the first layer; None if it never does."""
     tuned_emergence: int | None
-    """The same by the tuned lens; None where there is none, too."""
+    """The same by the tuned lens; None if there is no tuned lens."""
     texts: dict[int, str]
-    """Of all tokens that are among the likeliest somewhere."""
+    """Text of every token that is among the likeliest at any point."""
 
     @classmethod
-    def from_message(cls, told: pb.LensReading) -> LensReading:
-        """As the contract carries it."""
+    def from_message(cls, message: pb.LensReading) -> LensReading:
+        """From the contract's message."""
         return cls(
-            answer_id=told.answer_id,
-            emergence=told.emergence if told.HasField("emergence") else None,
-            tuned_emergence=told.tuned_emergence if told.HasField("tuned_emergence") else None,
-            texts={each.token_id: each.text for each in told.texts},
+            answer_id=message.answer_id,
+            emergence=message.emergence if message.HasField("emergence") else None,
+            tuned_emergence=message.tuned_emergence if message.HasField("tuned_emergence") else None,
+            texts={each.token_id: each.text for each in message.texts},
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SumError:
-    """How far the sum of all that is written is from the stream."""
+    """Error of reconstructing the residual stream as a sum of contributions."""
 
     components: float
-    """Embedding and contributions against the last stream: the largest difference, as a share of its norm."""
+    """Sum of embedding and contributions versus the last stream: largest difference relative to its norm."""
     heads: float | None
-    """Heads and their biases against what attention writes; None: heads were left out."""
+    """Sum of heads and biases versus the attention output; None if heads were not computed."""

@@ -1,8 +1,7 @@
-"""The flow of information between components: who reads what others wrote, by path patching, as a graph."""
+"""Information flow between components by path patching, as a graph of writers and readers."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.optional_import import optional_import
 from neuroscope.v1 import residual_pb2 as pb
 
 if TYPE_CHECKING:
@@ -20,18 +20,18 @@ _NODE = re.compile(r"(?P<kind>[am])(?P<layer>\d+)(?:\.h(?P<head>\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class FlowWriter:
-    """A component that carries something of the difference between both prompts."""
+    """A component whose output differs between the two prompts."""
 
     name: str
     """input, a0.h3 or m0."""
     effect: float
-    """What replacing its output does to the metric, as a share of the difference."""
+    """Effect of patching its output on the metric, as a share of the difference between both runs."""
     written_norm: float
-    """Norm of the difference that it writes, over all positions."""
+    """Norm of the difference in its output, over all positions."""
     survival: tuple[float, ...]
-    """What is left of that in the stream before each layer, then at the end: 1 for all, 0 before it is written."""
+    """Share of the difference that remains in the stream before each layer and at the end; 0 before it is written."""
     rewriters: tuple[tuple[str, float], ...]
-    """Components that change it, and by which share of it: -1 erases it."""
+    """Components that change the difference, with the share of the change: -1 erases it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +41,37 @@ class FlowEdge:
     writer: str
     """input, a0.h3 or m0."""
     reader: str
-    """a1.h0<q>, a1.h0<k>, a1.h0<v>, m1 or logits; of keys and values a key/value head."""
+    """a1.h0<q>, a1.h0<k>, a1.h0<v>, m1 or logits; for keys and values, the key/value head."""
     effect: float
-    """What the path does to the metric, as a share of the difference between both runs."""
+    """Effect of patching the path on the metric, as a share of the difference between both runs."""
     layers_between: int
-    """Whole layers between both."""
+    """Number of layers between writer and reader."""
     read_between: float
-    """The largest effect of the writer's paths to readers between, as a share of this one's."""
+    """Largest effect of the writer's paths to readers in between, relative to this edge."""
     reader_between: str
-    """Which reader has it; empty where it is within the tolerance."""
+    """The reader with that effect; empty if it is within the tolerance."""
     survival: float
-    """What is left of the write where the reader reads."""
+    """Share of the writer's output that remains at the reader."""
     is_skip: bool
-    """A layer at least lies between, the write arrives as it was, and nothing between reads it."""
+    """Whether the edge skips layers: the output arrives unchanged and nothing in between reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class InformationFlow(Displayable):
-    """Who reads what others wrote, of one pair of prompts: nodes are components, edges direct paths."""
+    """Direct paths between components for one pair of prompts."""
 
     clean: float
-    """The metric of the clean run."""
+    """Metric of the clean run."""
     corrupted: float
-    """That of the corrupted one."""
+    """Metric of the corrupted run."""
     writers: tuple[FlowWriter, ...]
-    """Strongest effect first."""
+    """Writers, strongest effect first."""
     edges: tuple[FlowEdge, ...]
-    """Strongest first; those below the least effect are left out."""
+    """Edges, strongest first, without those below the least effect."""
 
     @classmethod
-    def from_message(cls, told: pb.InformationFlow) -> InformationFlow:
-        """As the contract carries it."""
+    def from_message(cls, message: pb.InformationFlow) -> InformationFlow:
+        """From the contract's message."""
         writers = [
             FlowWriter(
                 each.name,
@@ -80,7 +80,7 @@ class InformationFlow(Displayable):
                 tuple(each.survival),
                 tuple((rewriting.name, rewriting.share) for rewriting in each.rewriters),
             )
-            for each in told.writers
+            for each in message.writers
         ]
         edges = [
             FlowEdge(
@@ -93,30 +93,30 @@ class InformationFlow(Displayable):
                 edge.survival,
                 edge.is_skip,
             )
-            for edge in told.edges
+            for edge in message.edges
         ]
-        return cls(told.clean, told.corrupted, tuple(writers), tuple(edges))
+        return cls(message.clean, message.corrupted, tuple(writers), tuple(edges))
 
     @property
     def skips(self) -> tuple[FlowEdge, ...]:
-        """Edges that skip layers: written early, read late, untouched between."""
+        """Edges that skip layers."""
         return tuple(edge for edge in self.edges if edge.is_skip)
 
     @property
     def nodes(self) -> list[str]:
-        """Components that an edge touches, from the input up."""
-        return sorted({name for edge in self.edges for name in (edge.writer, node_of(edge.reader))}, key=height)
+        """Components with an edge, sorted by depth."""
+        return sorted({name for edge in self.edges for name in (edge.writer, component_of(edge.reader))}, key=depth)
 
     def writer(self, name: str) -> FlowWriter:
-        """A writer by its name.
+        """A writer by name.
 
         Raises:
-            InvalidRequestError: there is none of it.
+            InvalidRequestError: there is no such writer.
         """
         for each in self.writers:
             if each.name == name:
                 return each
-        raise InvalidRequestError(f"{name!r} writes nothing of the difference", field="name")
+        raise InvalidRequestError(f"there is no writer {name!r}", field="name")
 
     def to_networkx(self) -> Any:
         """A `networkx.MultiDiGraph`: nodes are components, edges have the attributes of `FlowEdge`.
@@ -124,17 +124,14 @@ class InformationFlow(Displayable):
         Raises:
             InvalidRequestError: networkx is not installed.
         """
-        try:
-            networkx = importlib.import_module("networkx")
-        except ImportError:
-            raise InvalidRequestError("to_networkx needs networkx: pip install networkx", field="networkx") from None
+        networkx = optional_import("networkx", "to_networkx")
         graph = networkx.MultiDiGraph(clean=self.clean, corrupted=self.corrupted)
         for node in self.nodes:
-            graph.add_node(node, height=height(node))
+            graph.add_node(node, height=depth(node))
         for edge in self.edges:
             graph.add_edge(
                 edge.writer,
-                node_of(edge.reader),
+                component_of(edge.reader),
                 key=edge.reader,
                 reader=edge.reader,
                 effect=edge.effect,
@@ -151,10 +148,10 @@ class InformationFlow(Displayable):
         return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: components from the input at the bottom to the logits at the top, skip edges in colour.
+        """A matplotlib figure: components from the input (bottom) to the logits (top), skip edges in colour.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
@@ -162,13 +159,13 @@ class InformationFlow(Displayable):
         return show(self, "picture", path)
 
 
-def node_of(reader: str) -> str:
-    """The component that a reader belongs to: a1.h0 of a1.h0<q>."""
+def component_of(reader: str) -> str:
+    """The component of a reader: a1.h0 for a1.h0<q>."""
     return reader.partition("<")[0]
 
 
-def height(node: str) -> float:
-    """Where a component stands, in half layers: the input at -1, the logits on top."""
+def depth(node: str) -> float:
+    """Depth of a component in half layers: -1 for the input, infinity for the logits."""
     match = _NODE.fullmatch(node)
     if match is None:
         return -1.0 if node == "input" else float("inf")

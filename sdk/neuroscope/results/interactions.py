@@ -1,8 +1,7 @@
-"""What a search for interactions found: a graph of heads whose edges are paths that matter."""
+"""The result of mapping interactions: a graph of heads, connected by paths with a significant effect."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
-from neuroscope.errors import InvalidRequestError
+from neuroscope.labelled_array import LabelledArray
+from neuroscope.optional_import import optional_import
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import interaction_pb2 as pb
 
@@ -32,34 +31,34 @@ _TWO = ("sender_layer", "sender_head", "receiver_layer", "receiver_head")
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A head, what reads its output, and the effect of that."""
+    """A path from a head to a reader of its output, with its effect."""
 
     sender: Head
-    """The head that writes."""
+    """The sending head."""
     receiver: Head | None
-    """What reads: a head for q, a key/value head for k and v; None: the logits."""
+    """The receiving head (q) or key/value head (k, v); None for the logits."""
     part: str
     """q, k, v or logits."""
     effect: float
-    """Part of the metric that is lost by replacing what is read; negative where the metric gains."""
+    """Share of the metric that is lost when the path is patched; negative if the metric grows."""
     standard_error: float
-    """Of that mean over the pairs."""
+    """Standard error of the mean over pairs."""
     p_value: float
-    """Chance of so large an effect where there is none, by a t-test over the pairs."""
+    """p-value of a t-test over pairs against no effect."""
 
     @property
     def name(self) -> str:
-        """As paths are named: `a0.h3 -> a1.h0<k>`."""
+        """Name of the path, such as `a0.h3 -> a1.h0<k>`."""
         return f"a{self.sender[0]}.h{self.sender[1]} -> {self.reader}"
 
     @property
     def reader(self) -> str:
-        """Such as `a1.h0<k>`, or logits."""
+        """The receiver, such as `a1.h0<k>`, or logits."""
         return "logits" if self.receiver is None else f"a{self.receiver[0]}.h{self.receiver[1]}<{self.part}>"
 
     @classmethod
     def from_message(cls, message: pb.HeadInteraction) -> Interaction:
-        """As the contract carries it."""
+        """From the contract's message."""
         is_head = message.HasField("receiver_layer")
         return cls(
             sender=(message.sender_layer, message.sender_head),
@@ -74,14 +73,14 @@ class Interaction:
 class InteractionGraph(
     AnalysisResult[pb.MapInteractionsRequest, pb.InteractionPlan, pb.MapInteractionsResponse, pb.InteractionResult]
 ):
-    """Heads and what they read of each other.
+    """Paths between heads.
 
-    `interactions` are those that are more than noise; arrays hold every effect that was tried: `head_effect` and
-    `direct_effect` over layer and head, `q_effect`, `k_effect` and `v_effect` over sender_layer, sender_head,
-    receiver_layer and receiver_head.
+    `interactions` are the significant paths. Arrays hold every tested effect: `head_effect` and `direct_effect` over
+    layer and head; `q_effect`, `k_effect` and `v_effect` over sender_layer, sender_head, receiver_layer and
+    receiver_head.
 
     Args:
-        request: what was asked for.
+        request: the request of the search.
     """
 
     rpc = "MapInteractions"
@@ -92,30 +91,30 @@ class InteractionGraph(
     def __init__(self, request: pb.MapInteractionsRequest) -> None:
         super().__init__(request)
         self.interactions: list[Interaction] = []
-        """Those that are more than noise, strongest first; before the search is complete, all that were tried."""
+        """Significant paths, strongest first; until the search is complete, all tested paths."""
 
-    def _take(self, response: pb.MapInteractionsResponse) -> None:
+    def _on_partial(self, response: pb.MapInteractionsResponse) -> None:
         self.interactions += map(Interaction.from_message, response.partial.tried)
 
-    def _close(self, end: pb.InteractionResult) -> None:
+    def _on_result(self, end: pb.InteractionResult) -> None:
         self.interactions = [Interaction.from_message(each) for each in end.interactions]
 
-    def __getitem__(self, name: str) -> Grid:
+    def __getitem__(self, name: str) -> LabelledArray:
         _, values = self._stacked(name)
-        plan = self._planned()
+        plan = self._require_plan()
         layers = list(plan.layers)
         if values.ndim == 3:
             coords: dict[str, Any] = {"layer": layers, "head": list(range(plan.head_count))}
-            return Grid(name, values[0], ("layer", "head"), coords)
+            return LabelledArray(name, values[0], ("layer", "head"), coords)
         counts = (plan.head_count, values.shape[-1])
         axes = (layers, list(range(counts[0])), layers, list(range(counts[1])))
-        return Grid(name, values[0], _TWO, dict(zip(_TWO, axes, strict=True)))
+        return LabelledArray(name, values[0], _TWO, dict(zip(_TWO, axes, strict=True)))
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def effects(self) -> dict[str, float]:
-        """Every path that the model has between these heads, by its name: its effect, 0 where it was not tried."""
+        """Effects of all paths between these heads by name; 0 for untested paths."""
         found: dict[str, float] = {}
         for part in ("q", "k", "v"):
             grid = self[f"{part}_effect"]
@@ -131,17 +130,15 @@ class InteractionGraph(
         return found
 
     def to_networkx(self) -> Any:
-        """A networkx.MultiDiGraph: heads such as (1, 0) and `logits`, edges keyed by part with effect and its error.
+        """A networkx.MultiDiGraph: nodes are heads such as (1, 0) and `logits`; edges are keyed by part (q, k, v) and
+        have `effect` and `standard_error`.
 
-        Keys and values that heads share are edges to each of these.
+        A path to shared keys or values becomes an edge to each head that shares them.
 
         Raises:
             InvalidRequestError: networkx is not installed.
         """
-        try:
-            networkx: Any = importlib.import_module("networkx")
-        except ImportError:
-            raise InvalidRequestError("to_networkx needs networkx: pip install networkx", field="networkx") from None
+        networkx = optional_import("networkx", "to_networkx")
         graph = networkx.MultiDiGraph()
         for each in self.interactions:
             for receiver in self._heads_of(each):
@@ -153,7 +150,7 @@ class InteractionGraph(
     def _heads_of(self, interaction: Interaction) -> list[Head | str]:
         if interaction.receiver is None:
             return ["logits"]
-        plan = self._planned()
+        plan = self._require_plan()
         layer, head = interaction.receiver
         if interaction.part == "q":
             return [(layer, head)]
@@ -161,14 +158,14 @@ class InteractionGraph(
         return [(layer, head * shared + at) for at in range(shared)]
 
     def table(self) -> Table:
-        """The interactions."""
+        """A line for each interaction."""
         return show(self, "table")
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: heads by layer, arrows for what they read, as wide as their effect.
+        """A matplotlib figure: heads by layer, with arrows whose width is the effect.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).

@@ -1,4 +1,4 @@
-"""Labels of heads, and the evidence for them."""
+"""Role labels of attention heads, with the evidence for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROBES = {pb.CAUSAL_PROBE_ABLATED: "ablated", pb.CAUSAL_PROBE_RESTORED: "restor
 
 
 def role_name(role: pb.HeadRole.ValueType) -> str:
-    """Such as previous_token."""
+    """The name of a role, such as previous_token."""
     return pb.HeadRole.Name(role).removeprefix(_ROLE).lower()
 
 
@@ -28,55 +28,55 @@ class Evidence:
     """One causal test of a label."""
 
     probe: str
-    """`ablated`: the head alone was taken out; `restored`: all heads of the label were, but this one; `patched`: what
-    it writes for certain readers was replaced."""
+    """`ablated`: only this head was ablated. `restored`: all heads with the role were ablated except this one.
+    `patched`: the path from this head to certain readers was patched."""
     effect_nats: float
-    """Mean change of the role's metric over the random sequences: by ablating the head, or spared by restoring it;
-    or what of the logit difference is lost by patching its path."""
+    """Mean change of the role's metric over random sequences when the head is ablated, or the change that restoring it
+    prevents; for `patched`, the loss of logit difference."""
     standard_error_nats: float
-    """Of that mean."""
+    """Standard error of the mean."""
     bound_nats: float
-    """What the effect had to exceed."""
+    """The value that the effect had to exceed."""
     bound: str
-    """What that is: the least effect, the noise, or the effects of heads without the role."""
+    """Kind of the bound: the least effect, the noise, or the effects of heads without the role."""
     is_passed: bool
-    """Whether it did."""
+    """Whether the effect exceeds the bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadLabel:
-    """A role that a head's pattern has."""
+    """The role of a head by its attention pattern."""
 
     layer: int
     """From 0."""
     head: int
     """From 0."""
     role: str
-    """Such as induction."""
+    """Name of the role, such as induction."""
     score: float
-    """Of the pattern."""
+    """Score of the pattern."""
     threshold: float
-    """What the score had to reach."""
+    """Least score for the label."""
     verdict: str
     """`confirmed` by a causal test, `unconfirmed`, or `not tested`."""
     evidence: tuple[Evidence, ...]
-    """The tests."""
+    """Causal tests."""
     reason: str
-    """Why there is none; empty where there is."""
+    """Why the label was not tested; empty if it was."""
     offset: int | None
-    """Of a positional head, the distance to what it attends to."""
+    """Distance to the attended position, for positional heads."""
 
     def __repr__(self) -> str:
         return f"HeadLabel(layer {self.layer} head {self.head}: {self.role} {self.score:.3f}, {self.verdict})"
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the head has an effect, and not the pattern alone."""
+        """Whether a causal test confirms the role."""
         return self.verdict == "confirmed"
 
     @classmethod
     def from_message(cls, label: pb.HeadLabel) -> HeadLabel:
-        """As the contract carries it."""
+        """From the contract's message."""
         return cls(
             layer=label.layer,
             head=label.head,

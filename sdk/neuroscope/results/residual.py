@@ -1,4 +1,4 @@
-"""What an analysis of the residual stream found: arrays with named axes, attributed logits, lenses, routes, flow."""
+"""The result of a residual stream analysis: arrays with named axes, attributed logits, lenses, routes, flow."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.arrays.grid import Grid
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
+from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.findings import LensReading, LogitAttribution, SumError
 from neuroscope.results.flow import InformationFlow
 from neuroscope.results.result import AnalysisResult
@@ -48,14 +48,13 @@ _LENSES = ("lens", "tuned")
 class ResidualResult(
     AnalysisResult[pb.AnalyzeResidualStreamRequest, pb.ResidualPlan, pb.AnalyzeResidualStreamResponse, pb.ResidualEnd]
 ):
-    """The residual stream on some prompts. It is filled as the stream comes, so it holds what there is when a call
-    breaks off.
+    """The residual stream on some prompts.
 
-    `result["share"]` is an array over component and position; of several prompts of one length over prompt, component
-    and position. Of prompts of different lengths `result.array("share", 1)` has each. `names` lists them.
+    `result["share"]` is an array over component and position; with several prompts of equal length over prompt,
+    component and position. For prompts of different lengths use `result.array("share", 1)`. `names` lists the arrays.
 
     Args:
-        request: what was asked for.
+        request: the request of the analysis.
     """
 
     rpc = "AnalyzeResidualStream"
@@ -66,31 +65,31 @@ class ResidualResult(
     def __init__(self, request: pb.AnalyzeResidualStreamRequest) -> None:
         super().__init__(request)
         self.errors: dict[int, SumError] = {}
-        """By prompt, how far the sum of all that is written is from the stream."""
+        """By prompt: the error of reconstructing the stream as a sum of contributions."""
         self.attributions: dict[int, LogitAttribution] = {}
-        """By prompt."""
+        """By prompt: direct logit attribution."""
         self.lenses: dict[int, LensReading] = {}
-        """By prompt."""
+        """By prompt: where the lenses see the answer."""
         self.flows: dict[int, InformationFlow] = {}
-        """By prompt."""
+        """By prompt: information flow between components."""
         self.metrics: dict[int, float] = {}
-        """By prompt, what ablation is measured by, of the run as it is."""
+        """By prompt: the metric without ablation."""
 
-    def _take(self, response: pb.AnalyzeResidualStreamResponse) -> None:
-        self._find(response.partial)
+    def _on_partial(self, response: pb.AnalyzeResidualStreamResponse) -> None:
+        self._add_finding(response.partial)
 
-    def _close(self, end: pb.ResidualEnd) -> None:
+    def _on_result(self, end: pb.ResidualEnd) -> None:
         for finding in end.findings:
-            self._find(finding)
+            self._add_finding(finding)
 
-    def _find(self, finding: pb.ResidualPartial) -> None:
+    def _add_finding(self, finding: pb.ResidualPartial) -> None:
         match finding.WhichOneof("finding"):
             case "sum":
                 heads = finding.sum.head_error if finding.sum.HasField("head_error") else None
                 self.errors[finding.sum.prompt] = SumError(finding.sum.error, heads)
             case "attribution":
-                told = finding.attribution
-                self.attributions[told.prompt] = LogitAttribution.from_message(told)
+                attribution = LogitAttribution.from_message(finding.attribution)
+                self.attributions[finding.attribution.prompt] = attribution
             case "lens":
                 self.lenses[finding.lens.prompt] = LensReading.from_message(finding.lens)
             case "flow":
@@ -102,27 +101,27 @@ class ResidualResult(
 
     @property
     def parts(self) -> list[str]:
-        """What was asked for."""
-        return [part_name(part) for part in self._planned().parts]
+        """The parts of the analysis."""
+        return [part_name(part) for part in self._require_plan().parts]
 
     @property
     def components(self) -> list[str]:
-        """What writes, in order: embed, a0, m0, ..."""
-        return list(self._planned().components)
+        """Components in execution order: embed, a0, m0, ..."""
+        return list(self._require_plan().components)
 
     @property
     def tokens(self) -> list[list[str]]:
-        """Of each prompt, the texts of its tokens."""
-        return [list(prompt.texts) for prompt in self._planned().prompts]
+        """The tokens of each prompt as text."""
+        return [list(prompt.texts) for prompt in self._require_plan().prompts]
 
-    def array(self, name: str, prompt: int = 0) -> Grid:
+    def array(self, name: str, prompt: int = 0) -> LabelledArray:
         """An array of one prompt.
 
         Raises:
-            InvalidRequestError: the result has nothing of the name.
-            StreamingError: it has not come.
+            InvalidRequestError: the result has no array of that name.
+            StreamingError: the array was not received.
         """
-        plan = self._planned()
+        plan = self._require_plan()
         if name not in self.names:
             close = nearest(name, self.names)
             raise InvalidRequestError(
@@ -140,10 +139,10 @@ class ResidualResult(
             "query": list(plan.prompts[prompt].queries),
         }
         coords = {dim: named.get(dim, list(range(extent))) for dim, extent in zip(dims, values.shape, strict=True)}
-        return Grid(name, values, dims, coords)
+        return LabelledArray(name, values, dims, coords)
 
-    def __getitem__(self, name: str) -> Grid:
-        count = len(self._planned().prompts)
+    def __getitem__(self, name: str) -> LabelledArray:
+        count = len(self._require_plan().prompts)
         arrays = [self.array(name, prompt) for prompt in range(count)]
         if count == 1:
             return arrays[0]
@@ -153,17 +152,17 @@ class ResidualResult(
                 f"prompts have {name} in different shapes: take them one by one, array({name!r}, prompt)", field="name"
             )
         values = np.stack([array.values for array in arrays])
-        return Grid(name, values, ("prompt", *first.dims), {"prompt": list(range(count)), **first.coords})
+        return LabelledArray(name, values, ("prompt", *first.dims), {"prompt": list(range(count)), **first.coords})
 
-    def __iter__(self) -> Iterator[Grid]:
+    def __iter__(self) -> Iterator[LabelledArray]:
         return (self[name] for name in self.names)
 
     def routes(self, threshold: float = 0.1, prompt: int = 0) -> list[tuple[int, int, int, float]]:
         """Routes as (layer, query, key, norm), strongest first.
 
         Args:
-            threshold: the least norm, as a share of the prompt's largest.
-            prompt: which.
+            threshold: the least norm, relative to the prompt's largest.
+            prompt: index of the prompt.
         """
         grid = self.array("routing", prompt)
         queries, values = grid.coords["query"], np.nan_to_num(grid.values)
@@ -174,14 +173,14 @@ class ResidualResult(
         ]
         return sorted(found, key=lambda route: -route[3])
 
-    def rollout(self, prompt: int = 0) -> Grid:
-        """How much of each position's last stream comes from each position's first, along routes and the stream itself.
+    def rollout(self, prompt: int = 0) -> LabelledArray:
+        """Attention rollout: how much of each position's last stream comes from each position's first.
 
-        Abnar & Zuidema 2020 (arXiv:2005.00928), with norms of what is moved in the place of attention weights, and the
-        norm of the stream in that of the residual connection. It needs routes of all queries, and contributions.
+        Abnar & Zuidema 2020 (arXiv:2005.00928), with norms of moved vectors instead of attention weights, and the norm
+        of the stream for the residual connection. It needs the routes of all queries, and contributions.
 
         Raises:
-            InvalidRequestError: not all queries were asked for.
+            InvalidRequestError: the result does not have the routes of all queries.
         """
         routes, stream = self.array("routing", prompt), self.array("stream_norm", prompt).values
         length = stream.shape[1]
@@ -193,18 +192,18 @@ class ResidualResult(
             rolled = mixed / mixed.sum(axis=1, keepdims=True) @ rolled
         positions = list(range(length))
         coords = {"query": positions, "key": positions}
-        return Grid("rollout", rolled.astype(np.float32), ("query", "key"), coords)
+        return LabelledArray("rollout", rolled.astype(np.float32), ("query", "key"), coords)
 
     def table(self) -> Table:
-        """Components with what they write, what that does to the answer, and what ablating them does."""
+        """Contributions, direct effects on the answer and effects of ablation by component."""
         return show(self, "table")
 
     def lens_table(self, prompt: int = 0, position: int | None = None, lens: str = "lens") -> Table:
         """The likeliest tokens of every point at one position.
 
         Args:
-            prompt: which.
-            position: from the beginning; None: that of the answer.
+            prompt: index of the prompt.
+            position: index of the position; None for that of the answer.
             lens: lens or tuned.
         """
         return show(self, "lens_table", prompt, position, lens)
@@ -218,27 +217,26 @@ class ResidualResult(
         )
 
     def plot(self, path: str | Path | None = None, *, part: str | None = None, prompt: int = 0) -> Any:
-        """A matplotlib figure: heat maps of contributions, curves through the layers, tables of lenses, routes, the
-        flow.
+        """A matplotlib figure: heat maps of contributions, curves over layers, lens tables, routes, flow.
 
         Args:
-            path: where to write it, in the format of the ending: .png, .svg, .pdf, or .html.
-            part: of the analysis; None: all that there are.
-            prompt: which.
+            path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
+            part: part of the analysis; None for all.
+            prompt: index of the prompt.
 
         Raises:
-            InvalidRequestError: matplotlib is not installed (the extra `viz`), or the result lacks the part.
+            InvalidRequestError: matplotlib is not installed (the extra `viz`), or the result has no such part.
         """
         return show(self, "picture", path, part=part, prompt=prompt)
 
 
 def part_name(part: pb.ResidualPart.ValueType) -> str:
-    """Such as contributions."""
+    """The name of a part, such as contributions."""
     return pb.ResidualPart.Name(part).removeprefix(_PART).lower()
 
 
 def dims_of(name: str) -> tuple[str, ...]:
-    """The axes of an array."""
+    """The axes of an array by its name."""
     if name in _DIMS:
         return _DIMS[name]
     lens, _, what = name.partition("_")

@@ -1,4 +1,4 @@
-"""What every analysis has: a plan, arrays, an end; filled as the stream comes, and kept as JSON."""
+"""The base of all analysis results: request, plan and arrays, filled from a stream, stored as JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from neuroscope.activations.stream import warn
 from neuroscope.display import Displayable
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
-from neuroscope.experiments.named_scores import listed, unlisted
-from neuroscope.experiments.stored import read_object
+from neuroscope.experiments.named_scores import from_json_values, to_json_values
+from neuroscope.experiments.stored_request import read_object
 from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader
 
@@ -31,38 +31,39 @@ End = TypeVar("End", bound=Message)
 
 
 class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
-    """A result that holds what there is when a call breaks off.
+    """The result of an analysis. If the call fails midway, it holds everything received until then.
 
-    Its responses are a `oneof event` of `plan` (with the `arrays` to come and `warnings`), `progress`, `partial`,
-    `result` and the two frames of tensors.
+    Responses of the call are a `oneof event` of `plan` (which lists `arrays` and `warnings`), `progress`, `partial`,
+    `result` and the two kinds of tensor frames.
 
     Args:
-        request: what was asked for.
+        request: the request of the analysis.
     """
 
     rpc: ClassVar[str]
-    """The call."""
+    """Name of the call."""
     noun: ClassVar[str]
-    """For errors: "an analysis of ..."."""
+    """Name of the analysis in error messages: "an analysis of ..."."""
     request_type: ClassVar[type[Message]]
     response_type: ClassVar[type[Message]]
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.plan: Plan | None = None
-        """What the service said that it would do."""
+        """The service's plan; None before it is received."""
         self.end: End | None = None
-        """What it said at the end; None: it has not come to it."""
+        """The last message; None until the analysis is complete."""
         self._reader: FrameReader | None = None
-        self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}  # by entry of the plan and row
+        self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}  # by plan index and row
 
-    # Taking it in.
+    # Receiving.
 
     def feed(self, event: Event) -> Response | None:
-        """Takes in an event of the stream; gives it back if it is a message.
+        """Processes an event of the stream. Returns the message, or None for tensor frames.
 
         Raises:
-            StreamingError, ChecksumError: it is none of such an analysis, or came damaged.
+            StreamingError: the event belongs to another kind of call.
+            ChecksumError: a tensor was damaged on the way.
         """
         if isinstance(event, Frame):
             if self._reader is None:
@@ -75,55 +76,55 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         response: Any = event
         match response.WhichOneof("event"):
             case "plan":
-                self._begin(response.plan)
+                self._on_plan(response.plan)
                 warn(response.plan.warnings)
             case "partial":
-                self._take(response)
+                self._on_partial(response)
             case "result":
                 self.end = response.result
-                self._close(response.result)
+                self._on_result(response.result)
             case _:
                 pass
         return cast("Response", event)
 
     def finish(self) -> Self:
-        """The result, once the stream has ended.
+        """Returns the result after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         if self.end is None:
             raise StreamingError("the analysis ended before its last message")
         return self
 
-    def _begin(self, plan: Plan) -> None:
+    def _on_plan(self, plan: Plan) -> None:
         self.plan = plan
         self._reader = FrameReader(cast("Any", plan).arrays)
 
     @abstractmethod
-    def _take(self, response: Response) -> None:
-        """Takes in something that was found on the way."""
+    def _on_partial(self, response: Response) -> None:
+        """Processes a partial result."""
 
     @abstractmethod
-    def _close(self, end: End) -> None:
-        """Takes in the last message."""
+    def _on_result(self, end: End) -> None:
+        """Processes the last message."""
 
     @property
     def names(self) -> list[str]:
         """Names of the arrays."""
-        return [spec.hook_id for spec in cast("Any", self._planned()).arrays.tensors]
+        return [spec.hook_id for spec in cast("Any", self._require_plan()).arrays.tensors]
 
-    def _planned(self) -> Plan:
+    def _require_plan(self) -> Plan:
         if self.plan is None:
             raise InvalidRequestError("the analysis has not begun: it has no arrays", field="result")
         return self.plan
 
     def _stacked(self, name: str) -> tuple[list[int], NDArray[np.float32]]:
-        """Rows of an array that have come, and their values (row, ...).
+        """The received rows of an array, and their values (row, ...).
 
         Raises:
-            InvalidRequestError: there is none of that name.
-            StreamingError: none has come.
+            InvalidRequestError: the result has no array of that name.
+            StreamingError: no row was received.
         """
         if name not in self.names:
             close = nearest(name, self.names)
@@ -136,21 +137,21 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
             raise StreamingError(f"{name} has not come")
         return rows, np.stack([self._tensors[index, row] for row in rows])
 
-    # Keeping it.
+    # Storing.
 
     def to_json(self) -> dict[str, Any]:
-        """Request, plan, result and arrays; float32 survives to the last bit, NaN is null."""
+        """Request, plan, result and arrays as JSON. float32 values are exact; NaN is null."""
         empty: Any = self.response_type()
         return {
             "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
-            "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
+            "plan": json_format.MessageToDict(self._require_plan(), preserving_proto_field_name=True),
             "result": json_format.MessageToDict(self.end or empty.result, preserving_proto_field_name=True),
             "arrays": [
                 {
                     "plan_index": index,
                     "row": row,
                     "shape": list(tensor.shape),
-                    "values": listed(tensor.reshape(-1)),
+                    "values": to_json_values(tensor.reshape(-1)),
                 }
                 for (index, row), tensor in sorted(self._tensors.items())
             ],
@@ -158,21 +159,21 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a part is missing or malformed.
+            InvalidRequestError: a field is missing or malformed.
         """
         try:
             response: Any = cls.response_type()
             result = cls(cast("Any", json_format.ParseDict(value["request"], cls.request_type())))
             json_format.ParseDict(value["plan"], response.plan)
-            result._begin(response.plan)
+            result._on_plan(response.plan)
             json_format.ParseDict(value["result"], response.result)
             result.end = response.result
-            result._close(response.result)
+            result._on_result(response.result)
             result._tensors = {
-                (int(each["plan_index"]), int(each["row"])): unlisted(each["values"]).reshape(each["shape"])
+                (int(each["plan_index"]), int(each["row"])): from_json_values(each["values"]).reshape(each["shape"])
                 for each in cast("list[dict[str, Any]]", value["arrays"])
             }
         except (IndexError, KeyError, TypeError, ValueError, json_format.ParseError) as error:
@@ -180,14 +181,14 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
         return result
 
     def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file."""
+        """Writes a JSON file."""
         Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads the file of `save`.
+        """Reads a file written by `save`.
 
         Raises:
-            InvalidRequestError: it holds something else.
+            InvalidRequestError: the file has other content.
         """
         return cls.from_json(read_object(path))

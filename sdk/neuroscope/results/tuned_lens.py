@@ -1,4 +1,4 @@
-"""A tuned lens (Belrose et al. 2023, arXiv:2303.08112): translators of each layer's stream, and their source."""
+"""A tuned lens (Belrose et al. 2023, arXiv:2303.08112): an affine translator for each layer, with provenance."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ Floats = NDArray[np.float32]
 FORMAT = 1
 _KEY = "neuroscope_tuned_lens"
 _ROOM_BYTES = 2**20
-"""What a request holds besides the lens."""
+"""Bytes of a request reserved for everything but the lens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TunedLens:
-    """Translators of one model: x + x @ weight + bias is the stream of a point in the terms of the last one."""
+    """Translators of one model: x + x @ weight + bias maps the stream of a point to the basis of the last point."""
 
     model_id: str
-    """The model that it was trained on."""
+    """The model that the lens was trained on."""
     marks: Mapping[str, float]
-    """Norms of some of its weights, by which it is known again."""
+    """Norms of some weights of the model, to recognise it."""
     weights: Mapping[int, Floats]
-    """By point, 0 the stream before the first layer (d_model, d_model)."""
+    """Weights by point, 0 for the stream before the first layer (d_model, d_model)."""
     biases: Mapping[int, Floats]
-    """By point (d_model,)."""
+    """Biases by point (d_model,)."""
     provenance: Mapping[str, Any]
-    """Objective, penalty, texts (a digest), tokens, held-out KL before and after."""
+    """Objective, penalty, digest of the texts, token counts, held-out KL before and after."""
 
     def translated(self, point: int, stream: NDArray[np.floating[Any]]) -> Floats:
-        """Streams (..., d_model) of a point in the terms of the last one."""
+        """Maps streams (..., d_model) of a point to the basis of the last point."""
         if point not in self.weights:
             return stream.astype(np.float32)
         return (stream + stream @ self.weights[point] + self.biases[point]).astype(np.float32)
 
     @property
     def nbytes(self) -> int:
-        """Of all translators."""
+        """Bytes of all translators."""
         return sum(array.nbytes for arrays in (self.weights, self.biases) for array in arrays.values())
 
     def to_message(self) -> pb.TunedLens:
-        """As the contract carries it.
+        """The contract's message.
 
         Raises:
-            InvalidRequestError: it does not fit into a request.
+            InvalidRequestError: the lens does not fit into a request.
         """
         if self.nbytes > MAX_MESSAGE_BYTES - _ROOM_BYTES:
             raise InvalidRequestError(
@@ -76,7 +76,7 @@ class TunedLens:
         )
 
     def only(self, *points: int) -> TunedLens:
-        """The translators of some points; others are then seen by the logit lens."""
+        """A lens with the translators of some points; the logit lens applies to others."""
         return TunedLens(
             self.model_id,
             self.marks,
@@ -86,7 +86,7 @@ class TunedLens:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file: weight.POINT and bias.POINT, the rest in its metadata."""
+        """Writes a safetensors file: tensors weight.POINT and bias.POINT, other fields as metadata."""
         from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
         arrays = {f"weight.{point}": array for point, array in self.weights.items()}
@@ -103,10 +103,10 @@ class TunedLens:
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
-        """Reads the file of `save`.
+        """Reads a file written by `save`.
 
         Raises:
-            DataConversionError: it is another file.
+            DataConversionError: the file has other content.
         """
         try:
             arrays, metadata = safetensors_file.read(Path(path).read_bytes())
@@ -124,4 +124,4 @@ class TunedLens:
         except OSError as error:
             raise DataConversionError(f"{path}: {error.strerror or error}", field="path") from None
         except (ValueError, KeyError, TypeError, IndexError):
-            raise DataConversionError(f"{path} is no file of a tuned lens", field="path") from None
+            raise DataConversionError(f"{path} is not a tuned lens", field="path") from None

@@ -1,4 +1,4 @@
-"""The training of a tuned lens: how well it does on held-out texts, and the lens."""
+"""The result of training a tuned lens: the lens, and its quality on held-out texts."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ OBJECTIVES = {
     "ridge": pb.TUNED_LENS_OBJECTIVE_RIDGE,
     "kl": pb.TUNED_LENS_OBJECTIVE_KL,
 }
-"""How translators are found."""
+"""Training objectives by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TunedLayer:
-    """One translator, on held-out tokens: mean KL(model || lens) in nats."""
+    """Quality of one translator on held-out tokens: mean KL(model || lens) in nats."""
 
     point: int
-    """0: the stream before the first layer, 1: that behind it."""
+    """0 for the stream before the first layer, 1 for the stream after it, ..."""
     held_out_kl_before: float
-    """Of the logit lens."""
+    """KL of the logit lens."""
     held_out_kl_after: float
-    """Of the tuned lens."""
+    """KL of the tuned lens."""
     held_out_kl_ridge: float
-    """Of the ridge's translator."""
+    """KL of the ridge regression's translator."""
     iterations: int
-    """Steps of L-BFGS; 0: the ridge's translator is kept."""
+    """Steps of L-BFGS; 0 if the ridge regression's translator was kept."""
 
 
 class TunedLensResult(
     AnalysisResult[pb.TrainTunedLensRequest, pb.TunedLensPlan, pb.TrainTunedLensResponse, pb.TunedLensEnd]
 ):
-    """A training. `result.lens` is the lens, which is saved and loaded by itself.
+    """The result of a training. `result.lens` is the lens, which has its own `save` and `load`.
 
     Args:
-        request: what was asked for.
+        request: the request of the training.
     """
 
     rpc = "TrainTunedLens"
@@ -58,26 +58,26 @@ class TunedLensResult(
     def __init__(self, request: pb.TrainTunedLensRequest) -> None:
         super().__init__(request)
         self.layers: list[TunedLayer] = []
-        """From the embedding up."""
+        """Translators, from the embedding up."""
 
-    def _take(self, response: pb.TrainTunedLensResponse) -> None:
+    def _on_partial(self, response: pb.TrainTunedLensResponse) -> None:
         self.layers.append(_layer(response.partial))
 
-    def _close(self, end: pb.TunedLensEnd) -> None:
+    def _on_result(self, end: pb.TunedLensEnd) -> None:
         self.layers = [_layer(each) for each in end.layers]
 
     @property
     def lens(self) -> TunedLens:
-        """The lens, as far as it has come.
+        """The lens, with the translators received so far.
 
         Raises:
-            StreamingError: no translator has come.
+            StreamingError: no translator was received.
         """
-        plan = self._planned()
+        plan = self._require_plan()
         weight, bias = self.names.index("weight"), self.names.index("bias")
         points = sorted(row for index, row in self._tensors if index == bias)
         if not points:
-            raise StreamingError("no translator has come")
+            raise StreamingError("no translator was received")
         objective = {number: name for name, number in OBJECTIVES.items()}[plan.objective]
         return TunedLens(
             plan.model_id,
@@ -110,9 +110,13 @@ class TunedLensResult(
         )
 
 
-def _layer(told: pb.TunedLayer) -> TunedLayer:
+def _layer(message: pb.TunedLayer) -> TunedLayer:
     return TunedLayer(
-        told.point, told.held_out_kl_before, told.held_out_kl_after, told.held_out_kl_ridge, told.iterations
+        message.point,
+        message.held_out_kl_before,
+        message.held_out_kl_after,
+        message.held_out_kl_ridge,
+        message.iterations,
     )
 
 
@@ -129,7 +133,7 @@ def training_request(
     """The request; arguments are those of `AnalysisClient.train_tuned_lens`.
 
     Raises:
-        InvalidRequestError: a name or a form is none.
+        InvalidRequestError: an argument is invalid.
     """
     if objective not in OBJECTIVES:
         raise InvalidRequestError(f"there is no objective {objective!r}", field="objective", valid=tuple(OBJECTIVES))

@@ -1,1 +1,1 @@
-"""Pictures of captures. They need matplotlib: pip install 'neuroscope-mlx[viz]'."""
+"""Tables (rich), pictures (matplotlib) and pages (HTML) of values; see `neuroscope.display`."""

@@ -1,4 +1,4 @@
-"""An analysis of attention as a picture: a heat map of layers and heads for each statistic and score, labels marked."""
+"""Picture of an attention analysis: a heat map over layers and heads for each statistic and score, with labels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroscope.viz import html_figure
-from neuroscope.viz.head_maps import Scale, around_0, draw_map, figure_of
+from neuroscope.viz.head_maps import Scale, draw_map, figure_of, symmetric_scale
 
 if TYPE_CHECKING:
-    from neuroscope.arrays.grid import Grid
+    from neuroscope.labelled_array import LabelledArray
     from neuroscope.results.attention import AttentionResult
 
 _UNBOUNDED = ("entropy", "distance")
@@ -19,7 +19,7 @@ _SCORE = "_score"
 
 
 def draw(result: AttentionResult, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     arrays = [array.mean("prompt") if "prompt" in array.dims else array for array in result]
     figure, grid = figure_of(len(arrays), *arrays[0].shape)
     for axes, array in zip(grid, arrays, strict=True):
@@ -35,13 +35,13 @@ def draw(result: AttentionResult, path: str | Path | None = None) -> Any:
     return figure
 
 
-def _scale(array: Grid) -> Scale:
+def _scale(array: LabelledArray) -> Scale:
     if array.name == "direct_effect":
-        return around_0(array.values)
+        return symmetric_scale(array.values)
     return Scale(most=None if array.name in _UNBOUNDED else 1.0)
 
 
-def _mark(axes: Any, result: AttentionResult, array: Grid) -> None:
+def _mark(axes: Any, result: AttentionResult, array: LabelledArray) -> None:
     role = array.name.removesuffix(_SCORE)
     places = {layer: index for index, layer in enumerate(array.coords["layer"])}
     for label in result.labels:

@@ -1,4 +1,4 @@
-"""Tables of rich for analyses. Imported only when something is shown."""
+"""Tables of attention analyses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLOURS = {"confirmed": "green", "unconfirmed": "yellow", "not tested": "dim"}
 
 
 def attention_table(result: AttentionResult) -> Table:
-    """A line for each label; without roles, a line for each statistic."""
+    """A row for each label; if no roles were scored, a row for each statistic."""
     table = _table(result)
     if result.plan is None:
         return table
@@ -39,13 +39,13 @@ def attention_table(result: AttentionResult) -> Table:
     for label in result.labels:
         verdict = Text(label.verdict, _COLOURS[label.verdict])
         effects = {each.probe: _effect(each) for each in label.evidence}
-        told = [effects.get(probe, "") for probe in probes]
-        table.add_row(_role(label), f"{label.layer}.{label.head}", f"{label.score:.2f}", verdict, *told)
+        cells = [effects.get(probe, "") for probe in probes]
+        table.add_row(_role(label), f"{label.layer}.{label.head}", f"{label.score:.2f}", verdict, *cells)
     return table
 
 
 def comparison_table(result: AttentionComparison, count: int = 12) -> Table:
-    """A line for each of the heads that changed most."""
+    """A row for each of the heads whose patterns differ most."""
     table = _table(result)
     if result.plan is None or result.end is None:
         return table
@@ -55,14 +55,14 @@ def comparison_table(result: AttentionComparison, count: int = 12) -> Table:
     variation, both = result["total_variation"], {name: result[name] for name in statistics}
     for (layer, head), divergence in result.most_changed(count):
         heads = (grid.sel(layer=layer, head=head).values for grid in both.values())
-        told = [f"{first:.2f} → {second:.2f}" for first, second in heads]
+        cells = [f"{first:.2f} → {second:.2f}" for first, second in heads]
         row = f"{variation.sel(layer=layer, head=head).values:.3f}"
-        table.add_row(f"{layer}.{head}", f"{divergence:.3f}", row, *told)
+        table.add_row(f"{layer}.{head}", f"{divergence:.3f}", row, *cells)
     return table
 
 
 def composition_table(result: CompositionResult, count: int = 12) -> Table:
-    """A line for each of the strongest pairs."""
+    """A row for each of the strongest pairs."""
     table = _table(result)
     if result.plan is None or result.end is None:
         return table
@@ -70,19 +70,19 @@ def composition_table(result: CompositionResult, count: int = 12) -> Table:
         table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
     for kind, writer, reader, score in result.top(count):
         mean, deviation = result.baseline(kind)
-        told = (f"{score:.3f}", f"{mean:.3f} ± {deviation:.3f}", f"{(score - mean) / deviation:+.1f}")
-        table.add_row(kind.upper(), *(f"{layer}.{head}" for layer, head in (writer, reader)), *told)
+        cells = (f"{score:.3f}", f"{mean:.3f} ± {deviation:.3f}", f"{(score - mean) / deviation:+.1f}")
+        table.add_row(kind.upper(), *(f"{layer}.{head}" for layer, head in (writer, reader)), *cells)
     return table
 
 
 def interactions_table(result: InteractionGraph, count: int = 40) -> Table:
-    """A line for each interaction."""
+    """A row for each interaction."""
     table = _table(result)
     for column in ("writer", "reader", "effect", "± error", "p"):
         table.add_column(column, justify="left" if column == "reader" else "right", no_wrap=True)
     for each in result.interactions[:count]:
-        told = (f"{each.effect:+.3f}", f"{each.standard_error:.3f}", f"{each.p_value:.1e}")
-        table.add_row(f"a{each.sender[0]}.h{each.sender[1]}", each.reader, *told)
+        cells = (f"{each.effect:+.3f}", f"{each.standard_error:.3f}", f"{each.p_value:.1e}")
+        table.add_row(f"a{each.sender[0]}.h{each.sender[1]}", each.reader, *cells)
     return table
 
 
@@ -96,6 +96,6 @@ def _role(label: HeadLabel) -> str:
 
 
 def _effect(evidence: Evidence) -> str:
-    """The effect and what it had to exceed, in nats."""
+    """The effect and its bound, in nats."""
     sign = ">" if evidence.is_passed else "≤"
     return f"{evidence.effect_nats:+.3f} {sign} {evidence.bound_nats:.3f}"

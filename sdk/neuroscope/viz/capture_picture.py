@@ -1,9 +1,8 @@
-"""One picture of a generation: logit lens, how the answer emerges, size of the residual stream, attention.
+"""Picture of a generation: logit lens, emergence of the answer, norms of the residual stream, attention.
 
-    draw(Captured(cache, tokens, vocabulary, prompt_length=12, title="...", lens=lens), "capture.png")
+    draw(CapturedGeneration(cache, tokens, vocabulary, prompt_length=12, title="...", lens=lens), "capture.png")
 
-The lens is drawn honestly: the last layer, which is the model's own prediction, is always there, and positions are
-positions, however often a token repeats.
+The last layer, which is the model's own prediction, is always shown, and repeated tokens keep their positions.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from neuroscope.activations.lens import LogitLens
 from neuroscope.vocabulary.token_text import shortened, visible
 
 MAX_POSITIONS = 26
-"""Positions that are drawn, the last ones."""
+"""The most positions to draw; the last ones are drawn."""
 MAX_LAYERS = 12
-"""Layers that are drawn, evenly apart, the last one among them."""
+"""The most layers to draw; they are evenly spaced and include the last."""
 _DOTS_PER_INCH = 150
 _INK, _MUTED, _GRID = "#1b1f27", "#6b7380", "#e3e6eb"
 _RESIDUAL, _MLP, _ANSWER = "#5b6cf0", "#e8930c", "#0fa394"
@@ -48,37 +47,37 @@ Figure: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """What is drawn."""
+class CapturedGeneration:
+    """The content of the picture."""
 
     cache: ActivationCache
-    """With resid_post, mlp_out and attention_pattern of all layers, of one row."""
+    """Has resid_post, mlp_out and attention_pattern of all layers, for one row."""
     tokens: Sequence[str]
-    """Text of the token at every captured position, and of the one generated last."""
+    """Text of the token at every captured position, and of the last generated token."""
     vocabulary: Sequence[str]
     """Text of every token id."""
     prompt_length: int
-    """Positions of the prompt."""
+    """Number of positions of the prompt."""
     title: str
     subtitle: str = ""
     lens: LogitLens | None = None
-    """None leaves the lens out."""
+    """The lens; None to omit it."""
 
     @property
     def positions(self) -> range:
-        """The positions that are drawn."""
+        """The drawn positions."""
         count = len(self.tokens) - 1
         return range(max(0, count - MAX_POSITIONS), count)
 
     def layers(self) -> list[int]:
-        """The layers that are drawn."""
+        """The drawn layers."""
         count = len(self.cache.stack("resid_post"))
         step = max(1.0, (count - 1) / (MAX_LAYERS - 1))
         return sorted({count - 1 - round(index * step) for index in range(min(count, MAX_LAYERS))})
 
 
 class _Page:
-    """A figure on which axes are placed from the top down, in inches."""
+    """Places axes and texts on a figure from the top down, in inches."""
 
     def __init__(self, figure: Figure, width: float, height: float) -> None:
         self.figure = figure
@@ -97,8 +96,8 @@ class _Page:
         return drawn.get_window_extent(self.figure.canvas.get_renderer()).x1 / self.figure.dpi
 
 
-def draw(captured: Captured, path: str | Path) -> None:
-    """Writes the picture; the ending names the format, such as .png or .svg."""
+def draw(captured: CapturedGeneration, path: str | Path) -> None:
+    """Writes the picture; the suffix selects the format, such as .png or .svg."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -155,8 +154,8 @@ def draw(captured: Captured, path: str | Path) -> None:
         page.figure.savefig(Path(path), dpi=_DOTS_PER_INCH)
 
 
-def most_telling_head(pattern: NDArray[np.float32]) -> int:
-    """The head of a pattern (head, query, key) that looks most at other places than itself and the first token."""
+def most_focused_head(pattern: NDArray[np.float32]) -> int:
+    """The head of a pattern (head, query, key) that attends most to tokens other than itself and the first."""
     queries = range(pattern.shape[1])
     elsewhere = pattern.sum(axis=2) - pattern[:, queries, queries] - pattern[:, :, 0]
     return int(elsewhere[:, 1:].mean(axis=1).argmax()) if pattern.shape[1] > 1 else 0
@@ -167,8 +166,8 @@ def _heading(page: _Page, title: str, note: str, left: float = 0.3) -> None:
     page.text(right + 0.15, note, color=_MUTED, fontsize=8.5)
 
 
-def _draw_lens(axes: Axes, captured: Captured, lens: LogitLens, layers: list[int]) -> None:
-    """Layers upwards, positions to the right; a cell is what the layer would predict there."""
+def _draw_lens(axes: Axes, captured: CapturedGeneration, lens: LogitLens, layers: list[int]) -> None:
+    """Layers by positions; a cell shows the layer's prediction."""
     positions = captured.positions
     residual = captured.cache.stack("resid_post")[layers, 0][:, positions]  # (layer, position, d_model)
     predictions = lens.predictions(residual)
@@ -194,7 +193,7 @@ def _draw_lens(axes: Axes, captured: Captured, lens: LogitLens, layers: list[int
     _bare(axes, following)
 
 
-def _draw_norms(axes: Axes, captured: Captured) -> None:
+def _draw_norms(axes: Axes, captured: CapturedGeneration) -> None:
     """Median and range of the norms over positions, by layer."""
     for component, colour, name in (("resid_post", _RESIDUAL, "residual stream"), ("mlp_out", _MLP, "MLP output")):
         norms = np.linalg.norm(captured.cache.stack(component)[:, 0].astype(np.float32), axis=-1)  # (layer, position)
@@ -206,8 +205,8 @@ def _draw_norms(axes: Axes, captured: Captured) -> None:
     _by_layer(axes, captured)
 
 
-def _draw_emergence(axes: Axes, captured: Captured, lens: LogitLens) -> None:
-    """For every generated token, the probability that each layer's lens gives it."""
+def _draw_emergence(axes: Axes, captured: CapturedGeneration, lens: LogitLens) -> None:
+    """The probability of each generated token by the lens of each layer."""
     residual = captured.cache.stack("resid_post")[:, 0, captured.prompt_length - 1 :]  # (layer, step, d_model)
     chosen = np.asarray(captured.cache.token_ids[0][captured.prompt_length :])[: residual.shape[1]]
     logs = lens.log_probabilities(residual)
@@ -218,11 +217,11 @@ def _draw_emergence(axes: Axes, captured: Captured, lens: LogitLens) -> None:
     _by_layer(axes, captured)
 
 
-def _draw_attention(axes: Axes, captured: Captured, layer: int) -> None:
-    """The most telling head of a layer, query downwards, key to the right."""
+def _draw_attention(axes: Axes, captured: CapturedGeneration, layer: int) -> None:
+    """The pattern of the most focused head of a layer, queries by keys."""
     positions = captured.positions
     pattern = captured.cache["attention_pattern", layer][0].astype(np.float32)[:, positions][:, :, positions]
-    head = most_telling_head(pattern)
+    head = most_focused_head(pattern)
     future = np.triu(np.ones(pattern.shape[1:], bool), k=1)
     axes.imshow(np.ma.array(pattern[head], mask=future), cmap="PuBu", vmin=0, vmax=1, aspect="equal")
     ticks = range(0, len(positions), max(1, -(-len(positions) // 13)))
@@ -233,7 +232,7 @@ def _draw_attention(axes: Axes, captured: Captured, layer: int) -> None:
     _bare(axes)
 
 
-def _by_layer(axes: Axes, captured: Captured) -> None:
+def _by_layer(axes: Axes, captured: CapturedGeneration) -> None:
     axes.set_xticks(captured.layers())
     axes.set_xlabel("layer")
     axes.grid(axis="y", color=_GRID, linewidth=0.6)
@@ -249,7 +248,7 @@ def _bare(*axes: Axes) -> None:
             spine.set_visible(False)
 
 
-def _tick(captured: Captured, position: int, width: int = 9) -> str:
+def _tick(captured: CapturedGeneration, position: int, width: int = 9) -> str:
     return shortened(visible(captured.tokens[position]), width)
 
 

@@ -1,4 +1,4 @@
-"""A page to look around in, which needs nothing else: the graph as SVG, its strongest edges, what is known of each."""
+"""Interactive, self-contained HTML page of a circuit: the graph as SVG, with the strongest edges and details."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from neuroscope.circuits.layers import places, strengths, written_label
+from neuroscope.circuits.layout import edge_strengths, node_label, node_positions
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.viz import tables
 from neuroscope.vocabulary.component_names import Place
@@ -26,17 +26,17 @@ _KINDS = {
 
 
 def write(circuit: CircuitContent) -> str:
-    """The page."""
+    """The HTML page."""
     return _document(circuit.name or "Circuit", _fragment(circuit))
 
 
 def mimebundle(circuit: CircuitContent, **options: Any) -> dict[str, str]:
-    """What a notebook shows: the page, and the table as text."""
+    """For notebooks: the page as HTML, the table as text."""
     return {"text/plain": tables.text(circuit), "text/html": _fragment(circuit)}
 
 
 def _fragment(circuit: CircuitContent) -> str:
-    """The page without its head."""
+    """The page without the HTML head."""
     data = json.dumps(_data(circuit), ensure_ascii=False).replace("</", "<\\/")
     folder = files("neuroscope.viz")
     style, script = ((folder / f"circuit_page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -47,7 +47,7 @@ def _fragment(circuit: CircuitContent) -> str:
 
 
 def _data(circuit: CircuitContent) -> dict[str, Any]:
-    where, strong, scores = places(circuit), strengths(circuit), circuit.node_scores
+    where, strong, scores = node_positions(circuit), edge_strengths(circuit), circuit.node_scores
     edges: list[dict[str, Any]] = [
         {
             "name": name,
@@ -65,7 +65,7 @@ def _data(circuit: CircuitContent) -> dict[str, Any]:
     nodes: list[dict[str, Any]] = [
         {
             "name": name,
-            "label": written_label(node),
+            "label": node_label(node),
             "kind": _KINDS.get(node.kind, "other"),
             "score": scores.get(name),
             "x": where[name][0],
@@ -88,7 +88,7 @@ def _data(circuit: CircuitContent) -> dict[str, Any]:
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Fields by their paths; of long lists how many there are."""
+    """Nested fields by path; lists are replaced by their length."""
     if isinstance(value, dict):
         found: dict[str, Any] = {}
         for key, each in cast("dict[str, Any]", value).items():

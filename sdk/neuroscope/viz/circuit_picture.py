@@ -1,4 +1,4 @@
-"""Circuits as pictures: the graph by layers, the curve of faithfulness, two circuits in one graph."""
+"""Pictures of circuits: the graph by layer, the faithfulness curve, two circuits in one graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from neuroscope.circuits.layers import places, rows_of, strengths, written_label
+from neuroscope.circuits.layout import edge_strengths, node_label, node_positions, node_rows
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.viz import html_figure
 
@@ -32,7 +32,7 @@ _LARGEST = 80.0
 
 
 def draw(circuit: CircuitContent, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     measured = circuit.evaluation
     curve = [] if measured is None else list(measured.curve)
     width, height = _extent(circuit)
@@ -40,7 +40,7 @@ def draw(circuit: CircuitContent, path: str | Path | None = None) -> Any:
     figure = _figure(width + beside, height)
     grid: Any = figure.add_gridspec(1, 2 if curve else 1, width_ratios=[width, beside] if curve else None)
     axes = figure.add_subplot(grid[0, 0])
-    strong = strengths(circuit)
+    strong = edge_strengths(circuit)
     _graph(axes, circuit, {name: (_SLOTS[_slot(edge)], strong[name]) for name, edge in circuit.edges.items()})
     handles = [axes.plot([], [], color=color, label=_READ[slot])[0] for slot, color in _SLOTS.items()]
     axes.legend(handles=handles, fontsize=6, loc="lower right", frameon=False)
@@ -58,7 +58,7 @@ def draw(circuit: CircuitContent, path: str | Path | None = None) -> Any:
 
 
 def draw_comparison(comparison: CircuitComparison, path: str | Path | None = None) -> Any:
-    """Both circuits in one graph, and the scores of their edges against each other."""
+    """Draws two circuits in one graph, and a scatter plot of their edge scores."""
     first, second = comparison.first, comparison.second
     both = first.with_edges([*first.edges, *comparison.only_second])
     colors = dict.fromkeys(comparison.shared_edges, _BOTH)
@@ -67,7 +67,7 @@ def draw_comparison(comparison: CircuitComparison, path: str | Path | None = Non
     figure = _figure(width + 3.4, height)
     grid: Any = figure.add_gridspec(1, 2, width_ratios=[width, 3.4])
     axes = figure.add_subplot(grid[0, 0])
-    ours, theirs = strengths(first), strengths(second)
+    ours, theirs = edge_strengths(first), edge_strengths(second)
     _graph(
         axes, both, {name: (color, max(ours.get(name, 0.0), theirs.get(name, 0.0))) for name, color in colors.items()}
     )
@@ -94,8 +94,8 @@ def draw_comparison(comparison: CircuitComparison, path: str | Path | None = Non
 
 
 def _graph(axes: Any, circuit: CircuitContent, drawn: Mapping[str, tuple[str, float]]) -> None:
-    """Nodes in their rows, edges by color and strength, the strongest on top."""
-    where = places(circuit)
+    """Draws nodes in rows, and edges by colour and strength with the strongest on top."""
+    where = node_positions(circuit)
     for name, (color, strength) in sorted(drawn.items(), key=lambda entry: entry[1][1]):
         edge = circuit.all_edges[name]
         for reader in circuit.readers(edge.receiver):
@@ -115,7 +115,7 @@ def _graph(axes: Any, circuit: CircuitContent, drawn: Mapping[str, tuple[str, fl
         node = circuit.all_nodes[name]
         shape = "round,pad=0.25" if node.kind == pb.CIRCUIT_NODE_KIND_HEAD else "square,pad=0.25"
         box = {"boxstyle": shape, "facecolor": _FILLS.get(node.kind, "white"), "edgecolor": "#57606a", "linewidth": 0.6}
-        axes.text(x, y, written_label(node), ha="center", va="center", fontsize=6.5, bbox=box, zorder=2)
+        axes.text(x, y, node_label(node), ha="center", va="center", fontsize=6.5, bbox=box, zorder=2)
     axes.set_xlim(-0.06, 1.06)
     axes.set_ylim(-0.05, 1.05)
     axes.axis("off")
@@ -133,9 +133,9 @@ def _curve(axes: Any, measured: pb.CircuitEvaluation) -> None:
     axes.set_xlabel("edges kept, %", fontsize=7)
     axes.set_ylabel("faithfulness", fontsize=7)
     axes.tick_params(labelsize=6)
-    told = f"CPR {measured.cpr:.3f}" if measured.HasField("cpr") else ""
-    told += f", CMD {measured.cmd:.3f}" if measured.HasField("cmd") else ""
-    axes.set_title(told, fontsize=8)
+    title = f"CPR {measured.cpr:.3f}" if measured.HasField("cpr") else ""
+    title += f", CMD {measured.cmd:.3f}" if measured.HasField("cmd") else ""
+    axes.set_title(title, fontsize=8)
 
 
 def _percent(size: float, index: int | None = None) -> str:
@@ -149,7 +149,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _extent(circuit: CircuitContent) -> tuple[float, float]:
-    rows = rows_of(circuit)
+    rows = node_rows(circuit)
     width, height = _COLUMN * max(map(len, rows), default=1) + 0.4, _ROW * len(rows) + 0.8
     return min(max(4.0, width), _LARGEST), min(max(3.0, height), _LARGEST)
 

@@ -1,4 +1,4 @@
-"""Tables of rich for circuits."""
+"""Tables of circuits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EDGES = 10
 
 
 def circuit_table(circuit: CircuitContent) -> Table:
-    """What is known of a circuit, and its strongest edges."""
+    """Provenance, evaluation and the strongest edges."""
     title = circuit.summary
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, min_width=len(title))
     table.add_column("what")
@@ -35,7 +35,7 @@ def circuit_table(circuit: CircuitContent) -> Table:
 
 
 def discovery_table(result: DiscoveryResult) -> Table:
-    """The circuit's facts; where there is none, why."""
+    """The circuit's table; if none was found, with the reason."""
     table = circuit_table(result.circuit)
     if not result.is_found:
         table.caption = f"no effect: {result.reason}"
@@ -43,12 +43,12 @@ def discovery_table(result: DiscoveryResult) -> Table:
 
 
 def evaluation_table(result: EvaluationResult) -> Table:
-    """The circuit's facts."""
+    """The circuit's table."""
     return circuit_table(result.circuit)
 
 
 def comparison_table(comparison: CircuitComparison) -> Table:
-    """Two circuits beside each other."""
+    """Sizes and overlap of two circuits, and the strongest edges of each side."""
     first, second = comparison.first.name or "first", comparison.second.name or "second"
     table = Table(title=f"{first} and {second}", title_justify="left", box=SIMPLE_HEAD)
     for name in ("", first, second, "both", "Jaccard"):

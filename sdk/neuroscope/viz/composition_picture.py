@@ -1,4 +1,4 @@
-"""Composition as a picture: for each kind a heat map of readers and writers, what random heads score subtracted."""
+"""Picture of composition scores: for each kind a heat map of readers and writers, minus the score of random heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from neuroscope.viz import html_figure
-from neuroscope.viz.head_maps import around_0
+from neuroscope.viz.head_maps import symmetric_scale
 
 if TYPE_CHECKING:
     from neuroscope.results.composition import CompositionResult
@@ -19,7 +19,7 @@ _CELL = 0.09  # inches
 
 
 def draw(result: CompositionResult, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     arrays = [result.excess(kind) for kind in "qkv"]
     layers, heads = arrays[0].shape[:2]
     side = min(12.0, max(3.2, 1.2 + _CELL * layers * heads))
@@ -27,7 +27,7 @@ def draw(result: CompositionResult, path: str | Path | None = None) -> Any:
     FigureCanvasAgg(figure)
     for axes, array, kind in zip(figure.subplots(1, 3), arrays, "QKV", strict=True):
         square = array.values.reshape(layers * heads, layers * heads)
-        colours, least, most = around_0(square)
+        colours, least, most = symmetric_scale(square)
         image = axes.imshow(square, cmap=colours, vmin=least, vmax=most, origin="lower")
         places = np.arange(layers) * heads
         for line in places[1:]:

@@ -1,4 +1,4 @@
-"""Features of a dictionary as a picture: a line for each of the most active, a column for each position."""
+"""Picture of dictionary features: a row for each of the most active features, a column for each position."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHARACTERS = 9
 
 
 def draw(seen: FeatureActivations, path: str | Path | None = None, count: int = 24) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     features = seen.active()[:count]
     rows, columns = max(len(features), 1), len(seen.positions)
     size = (2.2 + _CELL_WIDTH * columns, 1.4 + _CELL_HEIGHT * rows)

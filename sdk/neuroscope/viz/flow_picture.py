@@ -1,4 +1,4 @@
-"""The flow of information as a picture: components from the input up to the logits, skip edges in colour."""
+"""Picture of information flow: components from the input up to the logits, skip edges in colour."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from neuroscope.results.flow import height, node_of
+from neuroscope.results.flow import component_of, depth
 from neuroscope.viz import html_figure
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _SKIP, _RAISES, _LOWERS = "#d1495b", "#3b6fb6", "#9a9a9a"
 
 
 def draw(flow: InformationFlow, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     figure: Any = Figure(figsize=size(flow), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     draw_on(figure.subplots(), flow)
@@ -31,13 +31,13 @@ def draw(flow: InformationFlow, path: str | Path | None = None) -> Any:
 
 
 def size(flow: InformationFlow) -> tuple[float, float]:
-    """Inches that the graph wants."""
+    """Width and height of the graph in inches."""
     rows = _rows(flow)
     return max(5.0, 1.3 * max(map(len, rows), default=1)), 1.4 + 0.75 * len(rows)
 
 
 def draw_on(axes: Any, flow: InformationFlow) -> None:
-    """The graph, into axes of matplotlib."""
+    """Draws the graph on matplotlib axes."""
     places: dict[str, tuple[float, float]] = {}
     for row, nodes in enumerate(_rows(flow)):
         for column, node in enumerate(nodes):
@@ -45,7 +45,7 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
     strongest = max((abs(edge.effect) for edge in flow.edges), default=1.0)
     for edge in flow.edges:
         colour = _SKIP if edge.is_skip else _RAISES if edge.effect > 0 else _LOWERS
-        begin, end = places[edge.writer], places[node_of(edge.reader)]
+        begin, end = places[edge.writer], places[component_of(edge.reader)]
         bend = 0.0 if end[1] - begin[1] < 2 else 0.22
         arrow = FancyArrowPatch(
             begin,
@@ -92,8 +92,8 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
 
 
 def _rows(flow: InformationFlow) -> list[list[str]]:
-    """Nodes of each height, from the bottom."""
+    """Nodes by depth, from the bottom."""
     rows: dict[float, list[str]] = defaultdict(list)
     for node in flow.nodes:
-        rows[height(node)].append(node)
+        rows[depth(node)].append(node)
     return [rows[key] for key in sorted(rows)]

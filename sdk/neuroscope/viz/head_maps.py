@@ -1,4 +1,4 @@
-"""Heat maps of numbers by layer and head, side by side in one figure."""
+"""Heat maps over layers and heads, in a grid on one figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from neuroscope.arrays.grid import Grid
+from neuroscope.labelled_array import LabelledArray
 
 _ACROSS = 4
 _CELL = 0.26  # inches
@@ -17,21 +17,21 @@ _MOST_TICKS = 16
 
 
 class Scale(NamedTuple):
-    """How numbers become colours."""
+    """A colour map and its range."""
 
     colours: str = "viridis"
     least: float | None = 0.0
     most: float | None = None
 
 
-def around_0(values: Any) -> Scale:
-    """Of both signs alike."""
+def symmetric_scale(values: Any) -> Scale:
+    """A scale that is symmetric around 0."""
     most = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     return Scale("RdBu_r", -most, most)
 
 
 def figure_of(count: int, layers: int, heads: int) -> tuple[Any, Sequence[Any]]:
-    """A figure and the axes of so many maps."""
+    """A figure with axes for `count` maps."""
     across = min(_ACROSS, count)
     down = -(-count // across)
     size = (across * max(2.6, 1.2 + _CELL * heads), down * max(2.1, 1.1 + _CELL * layers) + 0.4)
@@ -43,8 +43,8 @@ def figure_of(count: int, layers: int, heads: int) -> tuple[Any, Sequence[Any]]:
     return figure, grid[:count]
 
 
-def draw_map(figure: Any, axes: Any, array: Grid, scale: Scale) -> None:
-    """One array over layer and head."""
+def draw_map(figure: Any, axes: Any, array: LabelledArray, scale: Scale) -> None:
+    """Draws an array over layer and head."""
     image = axes.imshow(
         array.values, cmap=scale.colours, vmin=scale.least, vmax=scale.most, aspect="auto", origin="lower"
     )

@@ -1,4 +1,4 @@
-"""A matplotlib figure in a file, in the format of its ending; .html is a page that needs nothing else."""
+"""Writes matplotlib figures to files, including self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write(figure: Any, path: str | Path, title: str) -> None:
-    """Writes the figure: .png, .svg, .pdf, or .html with the figure as SVG inside."""
+    """Writes the figure; the suffix selects the format: .png, .svg, .pdf, or .html with inline SVG."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         figure.savefig(path, dpi=150)

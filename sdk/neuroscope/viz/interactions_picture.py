@@ -1,4 +1,4 @@
-"""Interactions as a picture: heads by layer from below, arrows from what is written to what reads it."""
+"""Picture of interactions: heads by layer, bottom up, with arrows from senders to receivers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACROSS, _UP = 1.1, 1.2  # inches between heads and between layers
 
 
 def draw(result: InteractionGraph, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     graph = result.to_networkx()
     heads = sorted(node for node in graph if node != "logits")
     layers = sorted({layer for layer, _ in heads})

@@ -1,4 +1,4 @@
-"""The logit lens as a picture: a cell for every layer and position, its likeliest token, coloured by probability."""
+"""Picture of the logit lens: the likeliest token of every layer and position, coloured by probability."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHARACTERS = 9
 
 
 def draw(seen: LayerPredictions, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending."""
+    """Draws the figure; writes it to `path` if given."""
     rows, columns = len(seen.points), len(seen.positions)
     size = (1.6 + _CELL_WIDTH * columns, 1.2 + _CELL_HEIGHT * rows)
     figure: Any = Figure(figsize=size, layout="constrained", facecolor="white")

@@ -1,4 +1,4 @@
-"""Attention patterns of chosen heads as a picture: a square for each, queries from above, tokens beside.
+"""Picture of attention patterns: a square for each chosen head, queries by keys.
 
 cache = client.capture(prompt, ["attention_pattern"])
 pattern_picture.draw(cache, [(2, 6), (3, 6)], tokens=client.tokenize(prompt).tokens, path="patterns.png")
@@ -34,17 +34,17 @@ def draw(
     row: int = 0,
     path: str | Path | None = None,
 ) -> Any:
-    """A matplotlib figure; written to `path` as well, in the format of its ending: .png, .svg, .pdf, or .html.
+    """Draws a matplotlib figure; writes it to `path` if given: .png, .svg, .pdf or .html.
 
     Args:
-        cache: with the attention_pattern of their layers, of whole prompts.
-        heads: layer and head of each.
+        cache: has the attention_pattern of the heads' layers, for whole prompts.
+        heads: layer and head of each pattern.
         tokens: texts of the prompt's tokens.
-        row: of the cache.
-        path: where to write it.
+        row: row of the cache.
+        path: file to write.
 
     Raises:
-        InvalidRequestError: no head is named, a layer has no such head, or the tokens are not those of the prompt.
+        InvalidRequestError: no heads are given, a layer has no such head, or the tokens do not match the prompt.
     """
     if not heads:
         raise InvalidRequestError("name a head at least, such as (2, 6)", field="heads")

@@ -1,4 +1,4 @@
-"""Which function draws which value. `neuroscope.display` asks here; modules are imported when they are asked for."""
+"""Registry of the functions that draw values, for `neuroscope.display`. Modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ VIEWS: Mapping[str, Mapping[str, str]] = {
     "DiscoveryResult": {"table": "circuit_tables:discovery_table"},
     "EvaluationResult": {"table": "circuit_tables:evaluation_table"},
     "FeatureActivations": {"table": "tables:features_table", "picture": "features_picture:draw"},
-    "Grid": {"table": "tables:array_table"},
+    "LabelledArray": {"table": "tables:array_table"},
     "InformationFlow": {"table": "residual_tables:flow_table", "picture": "flow_picture:draw"},
     "InteractionGraph": {"table": "attention_tables:interactions_table", "picture": "interactions_picture:draw"},
     "LayerPredictions": {"table": "tables:lens_table", "picture": "lens_picture:draw"},
     "ModelInfo": {"table": "tables:model_table"},
-    "Projected": {"table": "tables:projected_table"},
+    "VocabularyProjection": {"table": "tables:projected_table"},
     "ResidualResult": {
         "table": "residual_tables:residual_table",
         "lens_table": "residual_tables:lens_table",
@@ -43,15 +43,15 @@ VIEWS: Mapping[str, Mapping[str, str]] = {
     "TunedLensResult": {"table": "residual_tables:training_table"},
     "Weights": {"table": "weights_table:weights_table"},
 }
-"""By class and view, `module:function` in `neuroscope.viz`; the function takes the value first."""
+"""`module:function` in `neuroscope.viz`, by class and view. The first argument of the function is the value."""
 
 
 def presenter_of(kind: type, view: str) -> Callable[..., Any]:
-    """The function that makes a view of a class's values; a class has the views of its bases too.
+    """The function that draws a view of a class. Classes inherit the views of their bases.
 
     Raises:
-        InvalidRequestError: it draws with matplotlib, which is not installed.
-        LookupError: there is no such view.
+        InvalidRequestError: the function needs matplotlib, which is not installed.
+        LookupError: the class has no such view.
     """
     for base in kind.__mro__:
         if place := VIEWS.get(base.__name__, {}).get(view):

@@ -1,4 +1,4 @@
-"""An analysis of the residual stream as a picture: heat maps, curves through the layers, lenses, routes, the flow."""
+"""Picture of a residual stream analysis: heat maps, curves over layers, lenses, routes, flow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from neuroscope.results.residual import ResidualResult
 
 Panel: TypeAlias = "tuple[float, float, Callable[[Any], None]]"
-"""Width and height in inches, and what draws it into axes."""
+"""Width and height in inches, and a function that draws on axes."""
 _BLUE, _RED, _GREY = "#3b6fb6", "#d1495b", "#8a8a8a"
 _CELL = 0.3  # inches
 _LENS_CELL = 0.72
@@ -29,14 +29,14 @@ _CHARACTERS = 9
 
 
 def draw(result: ResidualResult, path: str | Path | None, *, part: str | None, prompt: int) -> Any:
-    """The figure; written to `path` as well, in the format of its ending.
+    """Draws the figure; writes it to `path` if given.
 
     Raises:
-        InvalidRequestError: the result lacks the part.
+        InvalidRequestError: the result has no such part.
     """
     wanted = result.parts if part is None else [part]
     if part is not None and part not in result.parts:
-        raise InvalidRequestError(f"the result lacks {part!r}", field="part", valid=result.parts)
+        raise InvalidRequestError(f"the result has no part {part!r}", field="part", valid=result.parts)
     panels = [panel for name in wanted for panel in _PANELS[name](result, prompt)]
     figure: Any = Figure(
         figsize=(max(width for width, _, _ in panels), sum(height for _, height, _ in panels) + 0.4),
@@ -84,7 +84,7 @@ def _contributions(result: ResidualResult, prompt: int) -> Iterator[Panel]:
 
 
 def _attribution(result: ResidualResult, prompt: int) -> Iterator[Panel]:
-    direct, told = result.array("direct", prompt).values, result.attributions[prompt]
+    direct, attribution = result.array("direct", prompt).values, result.attributions[prompt]
 
     def bars(axes: Any) -> None:
         colours = [_BLUE if value >= 0 else _RED for value in direct]
@@ -92,9 +92,10 @@ def _attribution(result: ResidualResult, prompt: int) -> Iterator[Panel]:
         axes.axhline(0, color="#444", linewidth=0.6)
         axes.set_xticks(range(len(direct)), result.components, fontsize=6, rotation=60)
         axes.tick_params(axis="y", labelsize=6)
-        other = "" if told.other is None else f" less that of {visible(told.other.text)!r}"
+        answer = visible(attribution.answer.text)
+        other = "" if attribution.other is None else f" less that of {visible(attribution.other.text)!r}"
         axes.set_title(
-            f"direct contribution to the logit of {visible(told.answer.text)!r}{other}: {told.sum:.2f} in all",
+            f"direct contribution to the logit of {answer!r}{other}: {attribution.sum:.2f} in all",
             fontsize=8,
             parse_math=False,
         )

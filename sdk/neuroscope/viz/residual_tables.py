@@ -1,4 +1,4 @@
-"""Tables of rich for analyses of the residual stream. Imported only when something is shown."""
+"""Tables of residual stream analyses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ABLATED = {"a": "ablated_attention", "m": "ablated_mlp"}
 
 
 def residual_table(result: ResidualResult) -> Table:
-    """A line for each component, at the answer's position of the first prompt; then what else was found."""
+    """A row for each component at the answer's position of the first prompt; other findings are the caption."""
     table = _titled(f"{result!r}")
     if result.plan is None:
         return table
@@ -47,7 +47,7 @@ def residual_table(result: ResidualResult) -> Table:
 
 
 def lens_table(result: ResidualResult, prompt: int, position: int | None, lens: str) -> Table:
-    """The likeliest tokens of every point, the answer's rank, divergence and entropy; the last layer on top."""
+    """Likeliest tokens, the answer's rank, KL divergence and entropy at every point, last layer first."""
     plan = result.plan
     assert plan is not None
     at = plan.prompts[prompt].position if position is None else position
@@ -77,7 +77,7 @@ def lens_table(result: ResidualResult, prompt: int, position: int | None, lens: 
 
 
 def flow_table(flow: InformationFlow) -> Table:
-    """A line for each edge, skips marked."""
+    """A row for each edge; skip edges are marked."""
     table = _titled(f"Flow of information: the metric is {flow.clean:.3f}, corrupted {flow.corrupted:.3f}")
     for column in ("writer", "reader", "effect", "layers between", "read between", "survival", "skip"):
         table.add_column(column, justify="left" if column in ("writer", "reader") else "right", no_wrap=True)
@@ -90,7 +90,7 @@ def flow_table(flow: InformationFlow) -> Table:
 
 
 def training_table(result: TunedLensResult) -> Table:
-    """A line for each translator."""
+    """A row for each translator."""
     table = _titled(f"{result!r}")
     for column in ("point", "KL before", "ridge", "after", "steps"):
         table.add_column(column, justify="left" if column == "point" else "right")

@@ -1,4 +1,4 @@
-"""A sweep as a picture: a line for one axis, a heat map for two, one map for each coordinate of a third."""
+"""Picture of scores: bars for one axis, a heat map for two, a heat map for each coordinate of a third."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _CHARACTERS = 12
 
 
 def draw(scores: Scores, path: str | Path | None = None) -> Any:
-    """The figure; written to `path` as well, in the format of its ending.
+    """Draws the figure; writes it to `path` if given.
 
     Raises:
-        InvalidRequestError: it has more axes or maps than a picture shows.
+        InvalidRequestError: the scores have too many axes or maps for a picture.
     """
     if "pair" in scores.dims:
         scores = scores.mean("pair")

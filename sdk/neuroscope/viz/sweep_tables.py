@@ -1,4 +1,4 @@
-"""Tables of rich for sweeps. Imported only when something is shown."""
+"""Tables of sweeps and attributions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from neuroscope.experiments.attributed import AttributionResult
-    from neuroscope.experiments.result import SweepResult
+    from neuroscope.experiments.attribution_result import AttributionResult
     from neuroscope.experiments.scores import Scores
+    from neuroscope.experiments.sweep_result import SweepResult
 
 STRONGEST = 10
 
 
 def result_table(result: SweepResult) -> Table:
-    """A line for each grid: its axes and its strongest cell."""
-    from neuroscope.experiments.result import METHOD_NAMES
+    """A row for each grid: its axes and its strongest cell."""
+    from neuroscope.experiments.sweep_result import METHOD_NAMES
 
     plan = result.plan
     title = f"{result!r}"
@@ -35,12 +35,12 @@ def result_table(result: SweepResult) -> Table:
         scores = result[name]
         place, value = scores.top(1)[0]
         axes = " x ".join(f"{size} {dim}s" for dim, size in scores.sizes.items())
-        table.add_row(name, axes, _mean(scores.clean), _mean(scores.corrupted), _told(place, scores), f"{value:.4f}")
+        table.add_row(name, axes, _mean(scores.clean), _mean(scores.corrupted), _place(place, scores), f"{value:.4f}")
     return table
 
 
 def attribution_table(result: AttributionResult) -> Table:
-    """The strongest places of all."""
+    """The strongest scores."""
     plan, title = result.plan, f"{result!r}"
     if plan is not None and result.end is not None:
         title += f", {result.end.elapsed_seconds:.1f} s"
@@ -51,12 +51,12 @@ def attribution_table(result: AttributionResult) -> Table:
     table.add_column("where")
     table.add_column("change", justify="right")
     for name, place, value in result.top(STRONGEST) if result.end is not None else ():
-        table.add_row(*map(Text, (name, _told(place, result[name]))), f"{value:+.4f}")
+        table.add_row(*map(Text, (name, _place(place, result[name]))), f"{value:+.4f}")
     return table
 
 
 def scores_table(scores: Scores, count: int = STRONGEST) -> Table:
-    """The cells whose edits change the most."""
+    """The cells with the largest effects."""
     title = f"{scores.name}: {scores.metric}, clean {_mean(scores.clean)}, corrupted {_mean(scores.corrupted)}"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for dim in scores.dims:
@@ -71,12 +71,12 @@ def scores_table(scores: Scores, count: int = STRONGEST) -> Table:
     return table
 
 
-def _told(place: dict[str, Any], scores: Scores) -> str:
+def _place(place: dict[str, Any], scores: Scores) -> str:
     return ", ".join(f"{dim} {_coordinate(dim, entry, scores)}" for dim, entry in place.items())
 
 
 def _coordinate(dim: str, entry: Any, scores: Scores) -> str:
-    """A coordinate; a position with its token."""
+    """A coordinate as text; positions with their token."""
     if dim == "position" and scores.tokens and -len(scores.tokens) <= entry < len(scores.tokens):
         return f"{entry} {scores.tokens[entry]!r}"
     return str(entry)

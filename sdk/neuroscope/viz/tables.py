@@ -1,4 +1,4 @@
-"""Tables of rich for terminals and notebooks. Imported only when something is shown."""
+"""Tables (rich) for terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from neuroscope.activations.activation import Activation
     from neuroscope.activations.cache import ActivationCache
     from neuroscope.activations.layer_predictions import LayerPredictions
-    from neuroscope.activations.projected import Projected
-    from neuroscope.arrays.grid import Grid
+    from neuroscope.activations.vocabulary_projection import VocabularyProjection
     from neuroscope.datasets.dataset import Dataset
     from neuroscope.dictionaries.dictionary import Dictionary
     from neuroscope.dictionaries.features import FeatureActivations
     from neuroscope.directions.directions import Directions
     from neuroscope.display import Displayable
+    from neuroscope.labelled_array import LabelledArray
     from neuroscope.vocabulary.model_info import ModelInfo
 
 _WIDTHS = 80, 160  # least and most columns of a table
@@ -37,7 +37,7 @@ _MB = 1e6
 
 
 def cache_table(cache: ActivationCache) -> Table:
-    """Site, shape, dtype and size of everything in a cache; layers that differ in nothing else share a line."""
+    """Site, shape, dtype and size of all activations in a cache; layers with equal values share a row."""
     title = f"{cache.model_id or 'activations'}: {len(cache)} tensors, {_amount(cache.nbytes / _MB)} MB"
     table = _table(title, "site", "hook", "layers", "shape", "dtype")
     table.add_column("MB", justify="right")
@@ -57,8 +57,8 @@ def cache_table(cache: ActivationCache) -> Table:
     return table
 
 
-def array_table(array: Grid, count: int = 10) -> Table:
-    """The strongest places of an array."""
+def array_table(array: LabelledArray, count: int = 10) -> Table:
+    """The entries of an array with the largest magnitudes."""
     table = _table(array.name.replace("_", " "), *array.dims)
     table.add_column("value", justify="right")
     for place, value in array.top(count):
@@ -67,7 +67,7 @@ def array_table(array: Grid, count: int = 10) -> Table:
 
 
 def dataset_table(pairs: Dataset, count: int = 5) -> Table:
-    """The first pairs, and what was left out."""
+    """The first pairs, and the number of dropped examples."""
     left_out = ", ".join(f"{number} {reason}" for reason, number in pairs.dropped.items())
     title = f"{pairs.name or 'pairs of your own'}: {len(pairs)} pairs" + (f"; left out: {left_out}" if left_out else "")
     table = _table(title, "clean", "corrupted", "answer", "other")
@@ -78,23 +78,23 @@ def dataset_table(pairs: Dataset, count: int = 5) -> Table:
 
 
 def directions_table(found: Directions) -> Table:
-    """How well each direction tells apart what it was not found from, and how long it is."""
+    """Accuracy, p-value and norm of each direction."""
     table = _table(f"{len(found)} directions", "point")
-    for name in ("told apart", "p", "length"):
+    for name in ("accuracy", "p", "norm"):
         table.add_column(name, justify="right")
     for name, direction in found.items():
-        told = direction.separation
-        if not told.count:
-            cells = ["not tried", ""]
+        separation = direction.separation
+        if not separation.count:
+            cells = ["not tested", ""]
         else:
-            chance = "" if told.is_told_apart else " (chance)"
-            cells = [f"{told.correct} of {told.count}{chance}", f"{told.p_value:.2g}"]
+            chance = "" if separation.is_significant else " (chance)"
+            cells = [f"{separation.correct} of {separation.count}{chance}", f"{separation.p_value:.2g}"]
         table.add_row(*map(Text, (name, *cells, f"{direction.norm:.4g}")))
     return table
 
 
 def features_table(seen: FeatureActivations, count: int) -> Table:
-    """The most active features at every position, how many are active, and the share of its norm that is missed."""
+    """The most active features, L0 and relative reconstruction error at every position."""
     title = f"{seen.dictionary.dictionary_id}: features of {seen.dictionary.model_id}, FVU {seen.fvu:.3f}"
     table = _table(title, "position", "token", "feature: activation")
     for name in ("active", "error"):
@@ -109,7 +109,7 @@ def features_table(seen: FeatureActivations, count: int) -> Table:
 
 
 def dictionaries_table(listed: Iterable[Dictionary]) -> Table:
-    """Dictionaries and where they are."""
+    """Dictionaries with model, sites, architecture and size."""
     table = _table("dictionaries", "name", "model", "reads", "writes", "kind")
     for name in ("features", "MB"):
         table.add_column(name, justify="right")
@@ -122,13 +122,13 @@ def dictionaries_table(listed: Iterable[Dictionary]) -> Table:
 
 
 def lens_table(seen: LayerPredictions, position: int) -> Table:
-    """The likeliest tokens of every point at one position, the ranks of those that were asked for, the divergence."""
+    """Likeliest tokens, ranks of the requested tokens and KL divergence at every point, for one position."""
     read = visible(seen.texts.get(seen.token_ids[position], ""))
-    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.asked]
+    ranked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.requested_token_ids]
     table = _table(f"{seen.model_id}: after {read!r} at position {seen.positions[position]}", "point")
     for index in range(seen.top_token_ids.shape[2]):
         table.add_column("likeliest" if not index else f"{index + 1}")
-    for name in [*asked, "KL, nats"]:
+    for name in [*ranked, "KL, nats"]:
         table.add_column(name, justify="right")
     for index, point in enumerate(seen.points):
         tops = zip(seen.top_token_ids[index, position], seen.top_log_probabilities[index, position], strict=True)
@@ -138,13 +138,13 @@ def lens_table(seen: LayerPredictions, position: int) -> Table:
     return table
 
 
-def projected_table(seen: Projected) -> Table:
-    """The likeliest tokens of each vector, the ranks of those that were asked for, the divergence."""
-    asked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.asked]
+def projected_table(seen: VocabularyProjection) -> Table:
+    """Likeliest tokens, ranks of the requested tokens and KL divergence for each vector."""
+    ranked = [f"rank of {visible(seen.texts.get(token_id, str(token_id)))}" for token_id in seen.requested_token_ids]
     table = _table(f"{seen.model_id}: {math.prod(seen.shape)} vectors", "vector")
     for index in range(seen.top_token_ids.shape[-1]):
         table.add_column("likeliest" if not index else f"{index + 1}")
-    for name in [*asked, *(["KL, nats"] if seen.kl is not None else [])]:
+    for name in [*ranked, *(["KL, nats"] if seen.kl is not None else [])]:
         table.add_column(name, justify="right")
     for place in np.ndindex(seen.shape):
         tops = zip(seen.top_token_ids[place], seen.top_log_probabilities[place], strict=True)
@@ -156,7 +156,7 @@ def projected_table(seen: Projected) -> Table:
 
 
 def model_table(info: ModelInfo) -> Table:
-    """The points of a model by component: where they are, what their axes mean, and why the others are not there."""
+    """The points of a model by component: layers, axes, dtype, module, and why some are not available."""
     model = info.model
     title = (
         f"{model.model_id}: {model.architecture}, {model.num_layers} layers, d_model {model.d_model},"

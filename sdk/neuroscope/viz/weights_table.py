@@ -1,4 +1,4 @@
-"""Weights as a table of rich. Imported only when one is shown."""
+"""Table of weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.viz.tables import layer_ranges
-from neuroscope.weights.places import Place, describe
+from neuroscope.weights.keys import WeightKey, describe
 from neuroscope.weights.weights import Weights
 
 _MB = 1e6
@@ -21,7 +21,7 @@ _SOURCES = {
 
 
 def weights_table(weights: Weights) -> Table:
-    """A line for each weight, layers that are alike together; with summaries a line for each layer, with norms."""
+    """A row for each weight, with equal layers combined; with summaries, a row for each layer with its norm."""
     title = f"{weights.model_id}: {len(weights.places)} tensors, {weights.nbytes / _MB:,.1f} MB"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("weight", "layers", "shape", "dtype", "source", "module"):
@@ -29,7 +29,7 @@ def weights_table(weights: Weights) -> Table:
     measured = ("norm", "mean", "deviation", "largest") if weights.summaries else ()
     for name in measured:
         table.add_column(name, justify="right")
-    lines: dict[tuple[str, ...], list[Place]] = {}
+    lines: dict[tuple[str, ...], list[WeightKey]] = {}
     for place, spec, weight in zip(weights.places, weights.plan.tensors.tensors, weights.plan.weights, strict=True):
         name, layer = place
         module = spec.layer_name.replace(f".{layer}.", ".N.", 1) if layer is not None else spec.layer_name

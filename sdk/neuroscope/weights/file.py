@@ -1,4 +1,4 @@
-"""Files of weights: safetensors, the plan in their metadata."""
+"""Files of weights: safetensors, with the plan as metadata."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from google.protobuf import json_format
 from neuroscope.errors import DataConversionError
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.tensors import Array
-from neuroscope.weights.places import Place, file_name, place_of
+from neuroscope.weights.keys import WeightKey, file_name, key_of
 from neuroscope.wire import safetensors_file
 
 FORMAT = 1
 _KEY = "neuroscope_weights"
 
 
-def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[Place, Array]) -> None:
-    """Writes weights under the names of their places."""
+def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[WeightKey, Array]) -> None:
+    """Writes weights by key."""
     from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
     arrays = {file_name(place): np.ascontiguousarray(array) for place, array in weights.items()}
@@ -31,11 +31,11 @@ def write(path: str | Path, plan: pb.WeightsPlan, weights: Mapping[Place, Array]
 
 
 @contextmanager
-def read(path: str | Path) -> Generator[tuple[pb.WeightsPlan, dict[Place, Array]], None, None]:
-    """The plan and the weights of a file, to be taken in within the block.
+def read(path: str | Path) -> Generator[tuple[pb.WeightsPlan, dict[WeightKey, Array]], None, None]:
+    """The plan and the weights of a file. Arrays are valid within the block.
 
     Raises:
-        DataConversionError: it is another file, or its plan and its weights do not fit together.
+        DataConversionError: the file has other content, or plan and weights do not match.
     """
     try:
         arrays, metadata = safetensors_file.read(Path(path).read_bytes())
@@ -43,7 +43,7 @@ def read(path: str | Path) -> Generator[tuple[pb.WeightsPlan, dict[Place, Array]
         if description["format"] != FORMAT:
             raise DataConversionError(f"{path} has the format {description['format']}, not {FORMAT}", field="path")
         plan = json_format.ParseDict(description["plan"], pb.WeightsPlan())
-        places = map(place_of, plan.tensors.tensors)
+        places = map(key_of, plan.tensors.tensors)
         yield plan, {place: arrays[file_name(place)] for place in places}
     except OSError as error:
         raise DataConversionError(f"{path}: {error.strerror or error}", field="path") from None

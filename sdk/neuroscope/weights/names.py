@@ -1,8 +1,8 @@
-"""The vocabulary of weights: names, meanings and axes, those of TransformerLens where it has one.
+"""The vocabulary of weights: names, meanings and axes, following TransformerLens.
 
     x @ W + b       activations are multiplied from the left, so a matrix is (..., inputs, outputs)
 
-It knows names and axes. Whether a model has a weight is for the inference service to say.
+The inference service knows which of these weights a model has.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WORDS, _EXPERT, _POSITION = _A.AXIS_VOCABULARY, _A.AXIS_EXPERT, _A.AXIS_POSITIO
 
 @dataclass(frozen=True, slots=True)
 class WeightName:
-    """One name of the vocabulary."""
+    """An entry of the vocabulary."""
 
     name: str
     meaning: str
@@ -84,18 +84,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(name for name, weight in WEIGHTS.items() if group in weight.groups)
     for group in ("embedding", "unembedding", "norms", "attention", "qk", "ov", "mlp", "experts")
 }
-"""Names of several weights at once."""
+"""Groups of weights by name."""
 OF_KEY_VALUE_HEADS = ("W_K", "b_K", "W_V", "b_V", "k_norm.w")
 """Weights whose head axis counts key/value heads."""
 OPTIONAL = (*(name for name in WEIGHTS if re.search(r"(^|\.)b(_|$)", name)), "sinks")
-"""Weights that a model may well do without, where it has the matrix beside them."""
+"""Weights that models often lack although they have the matrix."""
 
 
 def resolve(name: str, *, field: str) -> tuple[str, ...]:
-    """The weights of a name, or of a group's.
+    """The weights of a name or group.
 
     Raises:
-        InvalidRequestError: nothing is called like that; names what is nearest.
+        InvalidRequestError: the name is unknown; the message has the nearest names.
     """
     if name in WEIGHTS:
         return (name,)
@@ -107,6 +107,6 @@ def resolve(name: str, *, field: str) -> tuple[str, ...]:
 
 
 def resolved(names: Iterable[str], *, field: str) -> list[str]:
-    """The weights of several names and groups, each once, in the order of the vocabulary."""
+    """The weights of several names and groups, without duplicates, in the order of the vocabulary."""
     found = {weight for index, name in enumerate(names) for weight in resolve(name, field=f"{field}[{index}]")}
     return [name for name in WEIGHTS if name in found]

@@ -1,4 +1,4 @@
-"""What was read of a model's weights."""
+"""The weights read from a model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.arrays.factored import FactoredMatrix
-from neuroscope.arrays.named_array import NamedArray
 from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.tensors import Array, numpy_dtype
 from neuroscope.weights import file as weights_file
+from neuroscope.weights.factored_matrix import FactoredMatrix
+from neuroscope.weights.keys import WeightKey, axis_name, key_of
 from neuroscope.weights.names import OF_KEY_VALUE_HEADS
-from neuroscope.weights.places import Place, axis_name, place_of
+from neuroscope.weights.weight_array import WeightArray
 from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader
 
@@ -29,44 +29,45 @@ _LAYER, _HEAD, _KEY_VALUE_HEAD, _EXPERT = "layer", "head", "key_value_head", "ex
 
 
 class Weights(Displayable):
-    """Weights of one model by their names: `weights.W_Q`, `weights["ln1.w"]`, layers stacked along the first axis.
+    """Weights of one model by name: `weights.W_Q`, `weights["ln1.w"]`, with layers stacked along the first axis.
 
-    What was asked for without values has a plan alone: names, shapes, where numbers are from.
+    Without values, there is only the plan: names, shapes, sources.
     """
 
     def __init__(self) -> None:
         self._plan: pb.WeightsPlan | None = None
         self._reader: FrameReader | None = None
         self._stacks: dict[str, Array] = {}
-        self._alone: dict[Place, Array] = {}
+        self._alone: dict[WeightKey, Array] = {}
         self._ended = False
         self.received_bytes = 0
-        """Bytes of tensors that have come."""
-        self.summaries: dict[Place, pb.WeightSummary] = {}
-        """Of each weight, where they were asked for."""
+        """Bytes of received tensors."""
+        self.summaries: dict[WeightKey, pb.WeightSummary] = {}
+        """Summary of each weight, if requested."""
 
-    # Taking them in.
+    # Receiving.
 
     def feed(self, event: Event) -> pb.ReadWeightsResponse | None:
-        """Takes in an event of the stream; gives it back if it is a message.
+        """Processes an event of the stream. Returns the message, or None for tensor frames.
 
         Raises:
-            StreamingError, ChecksumError: it is none of a reading of weights, or came damaged.
+            StreamingError: the event belongs to another kind of call.
+            ChecksumError: a tensor was damaged on the way.
         """
         if isinstance(event, Frame):
             if self._reader is None:
                 raise StreamingError("weights came before their plan")
             for piece in self._reader.read(event):
-                self._put(place_of(piece.spec), piece.array if piece.is_joined else np.array(piece.array))
+                self._put(key_of(piece.spec), piece.array if piece.is_joined else np.array(piece.array))
             self.received_bytes += event.nbytes
             return None
         if not isinstance(event, pb.ReadWeightsResponse):
             raise StreamingError("this is no stream of weights")
         match event.WhichOneof("event"):
             case "plan":
-                self._begin(event.plan)
+                self._on_plan(event.plan)
             case "summary":
-                self.summaries[place_of(self.plan.tensors.tensors[event.summary.plan_index])] = event.summary
+                self.summaries[key_of(self.plan.tensors.tensors[event.summary.plan_index])] = event.summary
             case "end":
                 self._ended = True
             case _:
@@ -74,23 +75,23 @@ class Weights(Displayable):
         return event
 
     def finish(self) -> Weights:
-        """The weights, once the stream has ended.
+        """The weights, after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         if not self._ended:
             raise StreamingError("the weights ended before their last tensor")
         return self
 
-    # Reading them.
+    # Access.
 
     @property
     def plan(self) -> pb.WeightsPlan:
-        """What the service said of them.
+        """The service's plan.
 
         Raises:
-            StreamingError: it has not said anything.
+            StreamingError: it was not received.
         """
         if self._plan is None:
             raise StreamingError("the weights' plan has not come")
@@ -98,39 +99,39 @@ class Weights(Displayable):
 
     @property
     def model_id(self) -> str:
-        """The model."""
+        """Id of the model."""
         return self.plan.model_id
 
     @property
     def names(self) -> list[str]:
-        """Names of the weights, in the order in which they came."""
+        """Names of the weights, in the order of the plan."""
         return list(dict.fromkeys(spec.hook_id for spec in self.plan.tensors.tensors))
 
     @property
-    def places(self) -> list[Place]:
-        """Every weight with its layer."""
-        return [place_of(spec) for spec in self.plan.tensors.tensors]
+    def places(self) -> list[WeightKey]:
+        """Key (name, layer) of every weight."""
+        return [key_of(spec) for spec in self.plan.tensors.tensors]
 
     @property
     def notes(self) -> list[str]:
-        """What stands between these matrices and the model's activations, in words."""
+        """Operations between these matrices and the model's activations."""
         return list(self.plan.notes)
 
     @property
     def missing(self) -> dict[str, str]:
-        """Why the model does not have the other weights of the vocabulary."""
+        """The other weights of the vocabulary, and why the model does not have them."""
         return {each.name: each.reason for each in self.plan.missing}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """Bytes of all weights."""
         return self.plan.length_bytes
 
     def layer(self, layer: int) -> pb.WeightsLayer:
-        """What a layer does with its weights: scale of scores, rotary embedding, activation.
+        """Properties of a layer: scale of scores, rotary embedding, activation function.
 
         Raises:
-            InvalidRequestError: nothing was read of it.
+            InvalidRequestError: nothing was read from the layer.
         """
         counted = layer + self.plan.layer_count if layer < 0 else layer
         for facts in self.plan.layers:
@@ -147,11 +148,11 @@ class Weights(Displayable):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, name: str) -> NamedArray:
-        """A weight in all the layers that were read.
+    def __getitem__(self, name: str) -> WeightArray:
+        """A weight in all layers that were read.
 
         Raises:
-            InvalidRequestError: it was not read, or layers have it in different shapes (`of` has each).
+            InvalidRequestError: the weight was not read, or its shape differs between layers (use `of`).
         """
         specs = self._specs(name)
         if name not in self._stacks:
@@ -176,9 +177,9 @@ class Weights(Displayable):
             _KEY_VALUE_HEAD: self.plan.key_value_head_count,
             _EXPERT: max(self.plan.expert_count, len(weight.experts)),
         }
-        return NamedArray(name, self._stacks[name], tuple(dims), coords, {dim: counts[dim] for dim in coords})
+        return WeightArray(name, self._stacks[name], tuple(dims), coords, {dim: counts[dim] for dim in coords})
 
-    def __getattr__(self, name: str) -> NamedArray:
+    def __getattr__(self, name: str) -> WeightArray:
         if name.startswith("__") or self.__dict__.get("_plan") is None or name not in self.names:
             near = ", ".join(nearest(name, self.names)) if self.__dict__.get("_plan") is not None else ""
             raise AttributeError(f"{name} was not read" + (f"; nearest: {near}" if near else ""))
@@ -191,10 +192,10 @@ class Weights(Displayable):
         return [*super().__dir__(), *(name for name in self.names if name.isidentifier())]
 
     def of(self, name: str, layer: int | None = None) -> NDArray[Any]:
-        """A weight of one layer, or one that belongs to none.
+        """A weight of one layer, or a weight without a layer.
 
         Raises:
-            InvalidRequestError: it was not read.
+            InvalidRequestError: the weight was not read.
         """
         counted = layer + self.plan.layer_count if layer is not None and layer < 0 else layer
         if (name, counted) in self._alone:
@@ -204,41 +205,41 @@ class Weights(Displayable):
         raise InvalidRequestError(f"{name} was not read of layer {layer}", field="layer", valid=valid)
 
     def key_value_head(self, head: int) -> int:
-        """The key/value head that a head attends with."""
+        """The key/value head of a head."""
         counted = head + self.plan.head_count if head < 0 else head
         return counted * self.plan.key_value_head_count // self.plan.head_count
 
     def qk(self, layer: int | None = None, head: int | None = None) -> FactoredMatrix:
-        """W_Q @ W_K^T of a head, (d_model, d_model): x @ qk @ y is a score before its scale, where nothing stands
-        between (see `notes`). Without a layer or a head: of all that were read, (layer, head, d_model, d_model).
+        """W_Q @ W_K^T of a head (d_model, d_model): x @ qk @ y is an unscaled score if no operation is in between (see
+        `notes`). Without a layer or head: of all that were read (layer, head, d_model, d_model).
         """
         queries, keys = self._heads("W_Q", layer, head), self._heads("W_K", layer, head)
         return FactoredMatrix(queries, keys.swapaxes(-1, -2))
 
     def ov(self, layer: int | None = None, head: int | None = None) -> FactoredMatrix:
-        """W_V @ W_O of a head, (d_model, d_model): x @ ov is what attending to x writes. Otherwise as `qk`."""
+        """W_V @ W_O of a head (d_model, d_model): x @ ov is the output of attending to x. Otherwise as `qk`."""
         return FactoredMatrix(self._heads("W_V", layer, head), self._heads("W_O", layer, head))
 
     @property
-    def QK(self) -> FactoredMatrix:  # as TransformerLens has it
+    def QK(self) -> FactoredMatrix:  # as in TransformerLens
         """`qk` of all layers and heads."""
         return self.qk()
 
     @property
-    def OV(self) -> FactoredMatrix:  # as TransformerLens has it
+    def OV(self) -> FactoredMatrix:  # as in TransformerLens
         """`ov` of all layers and heads."""
         return self.ov()
 
     def normed(self, name: str, x: NDArray[Any], layer: int | None = None) -> NDArray[Any]:
-        """What a norm makes of a stream (..., d_model).
+        """Applies a norm to a stream (..., d_model).
 
         Args:
             name: ln1, ln1_post, ln2, ln2_post or final_norm.
-            x: what it reads.
-            layer: None for final_norm.
+            x: the stream.
+            layer: the layer; None for final_norm.
 
         Raises:
-            InvalidRequestError: it was not read.
+            InvalidRequestError: the weight was not read.
         """
         weight = self.of(f"{name}.w", layer).astype(np.float32)
         counted = layer + self.plan.layer_count if layer is not None and layer < 0 else layer
@@ -253,7 +254,7 @@ class Weights(Displayable):
         return x if bias is None else x + bias.astype(np.float32)
 
     def table(self) -> Table:
-        """Names, layers, shapes and sizes, and norms where they were asked for."""
+        """Names, layers, shapes and sizes; with summaries, also norms."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -264,7 +265,7 @@ class Weights(Displayable):
     # Files.
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file: tensors are called W_Q.5 (name and layer), the plan is in its metadata.
+        """Writes a safetensors file: tensors are named W_Q.5 (name and layer), the plan is metadata.
 
         Raises:
             InvalidRequestError: there are no values.
@@ -275,22 +276,22 @@ class Weights(Displayable):
 
     @classmethod
     def load(cls, path: str | Path) -> Weights:
-        """Reads the file of `save`.
+        """Reads a file written by `save`.
 
         Raises:
-            DataConversionError: it is another file.
+            DataConversionError: the file has other content.
         """
         weights = cls()
         with weights_file.read(path) as (plan, arrays):
-            weights._begin(plan)
+            weights._on_plan(plan)
             for place, array in arrays.items():
                 weights._put(place, np.array(array))
         weights._ended = True
         return weights
 
-    # Within.
+    # Internal.
 
-    def _begin(self, plan: pb.WeightsPlan) -> None:
+    def _on_plan(self, plan: pb.WeightsPlan) -> None:
         self._plan, self._reader = plan, FrameReader(plan.tensors)
 
     def _specs(self, name: str) -> list[tensor_pb2.TensorSpec]:
@@ -304,8 +305,8 @@ class Weights(Displayable):
     def _is_ragged(self, specs: Sequence[tensor_pb2.TensorSpec]) -> bool:
         return any((list(spec.shape), spec.dtype) != (list(specs[0].shape), specs[0].dtype) for spec in specs)
 
-    def _put(self, place: Place, array: Array) -> None:
-        """Keeps a tensor, in the stack of its layers where they are alike."""
+    def _put(self, place: WeightKey, array: Array) -> None:
+        """Stores a tensor, stacked with other layers if their shapes agree."""
         name, layer = place
         specs = self._specs(name)
         if layer is None:
@@ -320,7 +321,7 @@ class Weights(Displayable):
             self._alone[place] = self._stacks[name][index]
 
     def _heads(self, name: str, layer: int | None, head: int | None) -> NDArray[np.floating[Any]]:
-        """A weight by head, of float32 at least; key/value heads are those of each head."""
+        """A weight by head, in float32 or wider; key/value heads are repeated for each head."""
         array = self[name]
         layers: Any = slice(None) if layer is None else layer
         heads: Any = self._heads_of_queries() if head is None else head

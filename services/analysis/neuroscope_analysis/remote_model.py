@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 
-from neuroscope.activations.projected import Projected
+from neuroscope.activations.vocabulary_projection import VocabularyProjection
 from neuroscope.aio import AsyncClient
 from neuroscope.calls.logit_lens import TEXTS_AT_ONCE
 from neuroscope.circuits import ComponentGraph
@@ -24,7 +24,7 @@ from neuroscope.errors import (
     StreamingError,
 )
 from neuroscope.experiments import AttributionResult, Experiment, SweepResult
-from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.attribution import Attribution
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import experiment_pb2, inference_pb2, site_pb2
 from neuroscope.vocabulary.hooks import HookLike
@@ -153,7 +153,7 @@ class RemoteModel:
             found |= zip(some, tokens.tokens, strict=True)
         return found
 
-    async def project(self, vectors: NDArray[np.float32], what: str, **wanted: Any) -> Projected:
+    async def project(self, vectors: NDArray[np.float32], what: str, **wanted: Any) -> VocabularyProjection:
         """Projects vectors to the vocabulary; further arguments are those of `Client.project`."""
         return await self._retry_on_checksum_error(
             what, lambda: self.client.project(vectors, model_id=self.model_id, **wanted)

@@ -1,12 +1,12 @@
-"""Circuits in files: ours, those of other tools, and graph languages.
+"""File formats of circuits.
 
-json       protobuf's JSON of the contract's message; nothing is lost; read back
-mib        the layout of the MIB benchmark's circuit track, as EAP-IG's Graph.to_json writes it; read back
-lazarus    the layout of chuk-lazarus; read back
-graphml    for Gephi, yEd, networkx; nothing is lost; read back
+json       protobuf's JSON of the contract's message; lossless; can be read back
+mib        the layout of the MIB benchmark's circuit track, as written by EAP-IG's Graph.to_json; can be read back
+lazarus    the layout of chuk-lazarus; can be read back
+graphml    for Gephi, yEd, networkx; lossless; can be read back
 dot        for Graphviz
 mermaid    for Markdown pages
-html       a page to look around in, which needs nothing else
+html       an interactive, self-contained page
 png, svg, pdf    a picture
 """
 
@@ -28,7 +28,7 @@ from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.v1 import circuit_pb2 as pb
 
 OWN = "neuroscope.v1.Circuit"
-"""What our JSON says that it holds, at `format`."""
+"""The value of `format` in our JSON."""
 TEXTS: Mapping[str, Callable[[CircuitContent], str]] = {
     "json": lambda circuit: _dumped(to_object(circuit)),
     "mib": lambda circuit: _dumped(mib.to_json(circuit)),
@@ -38,22 +38,22 @@ TEXTS: Mapping[str, Callable[[CircuitContent], str]] = {
     "mermaid": mermaid.write,
     "html": lambda circuit: show(circuit, "page"),
 }
-"""Formats of text."""
+"""Writers of the text formats."""
 PICTURES = ("png", "svg", "pdf")
-"""Formats of matplotlib."""
+"""Formats drawn by matplotlib."""
 FORMATS = (*TEXTS, *PICTURES)
 ENDINGS = {".gv": "dot", ".mmd": "mermaid", ".md": "mermaid", ".htm": "html"} | {f".{name}": name for name in FORMATS}
 _READABLE = "json (ours, mib, lazarus), graphml"
 
 
-def of_path(path: str | Path, format: str = "") -> str:
-    """The format of a file: what is said, or what its ending says.
+def format_of(path: str | Path, format: str = "") -> str:
+    """The format of a file: `format`, or by default that of the suffix.
 
     Raises:
-        InvalidRequestError: there is no such format.
+        InvalidRequestError: the format or the suffix is unknown.
     """
     if format:
-        return checked(format)
+        return check_format(format)
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise InvalidRequestError(
@@ -62,11 +62,11 @@ def of_path(path: str | Path, format: str = "") -> str:
     return ENDINGS[ending]
 
 
-def checked(format: str) -> str:
-    """The name of a format.
+def check_format(format: str) -> str:
+    """Returns the name of a format if it is valid.
 
     Raises:
-        InvalidRequestError: there is no such format.
+        InvalidRequestError: the format is unknown.
     """
     if format not in FORMATS:
         close = nearest(format, FORMATS)
@@ -82,7 +82,7 @@ def to_object(circuit: CircuitContent) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> pb.Circuit:
-    """The circuit of a file in any of the readable formats, which is told by what is in it.
+    """Reads a file in any of the readable formats; the format is detected.
 
     Raises:
         InvalidRequestError: the file cannot be read, or holds no circuit.
@@ -92,16 +92,16 @@ def read(path: str | Path) -> pb.Circuit:
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{path} cannot be read: {error}", field="path") from None
     try:
-        return parsed(text)
+        return parse(text)
     except InvalidRequestError as error:
         error.message = f"{path}: {error.message}"
         raise
 
 
-def parsed(text: str) -> pb.Circuit:
-    """The circuit of a text in any of the readable formats."""
+def parse(text: str) -> pb.Circuit:
+    """Reads text in any of the readable formats."""
     if text.lstrip().startswith("<"):
-        return consistent(graphml.read(text))
+        return validated(graphml.read(text))
     try:
         value = json.loads(text)
     except ValueError:
@@ -110,15 +110,15 @@ def parsed(text: str) -> pb.Circuit:
 
 
 def from_object(value: Any) -> pb.Circuit:
-    """The circuit of a JSON object."""
+    """Reads a JSON object in any of the JSON layouts."""
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
         if fields.get("format") == OWN:
-            return consistent(_own(fields))
+            return validated(_own(fields))
         if "cfg" in fields:
-            return consistent(mib.from_json(fields))
+            return validated(mib.from_json(fields))
         if isinstance(fields.get("nodes"), list):
-            return consistent(lazarus.from_json(fields))
+            return validated(lazarus.from_json(fields))
     raise InvalidRequestError(
         f"this is no circuit: an object with format {OWN!r}, with cfg, nodes and edges (MIB), or with lists of nodes "
         "and edges (chuk-lazarus)",
@@ -126,11 +126,11 @@ def from_object(value: Any) -> pb.Circuit:
     )
 
 
-def consistent(circuit: pb.Circuit) -> pb.Circuit:
-    """The same circuit, if its edges are between its nodes, and its scores are numbers.
+def validated(circuit: pb.Circuit) -> pb.Circuit:
+    """Returns a circuit if names are unique, edges connect its nodes and scores are finite.
 
     Raises:
-        InvalidRequestError: something else; says what.
+        InvalidRequestError: they do not; the message names the offending field.
     """
     nodes = {node.name: node for node in circuit.nodes}
     if len(nodes) != len(circuit.nodes):
@@ -144,8 +144,8 @@ def consistent(circuit: pb.Circuit) -> pb.Circuit:
     for index, edge in enumerate(circuit.edges):
         if edge.sender in nodes and edge.receiver in nodes:
             continue
-        graph = graph or ComponentGraph.of_nodes(nodes, circuit.model)
-        if edge.sender not in nodes or not graph.has(edge.sender, edge.receiver):
+        graph = graph or ComponentGraph.from_nodes(nodes, circuit.model)
+        if edge.sender not in nodes or not graph.has_edge(edge.sender, edge.receiver):
             raise InvalidRequestError(
                 f"{edge.sender}->{edge.receiver} is no edge between the circuit's nodes",
                 field=f"circuit.edges[{index}]",

@@ -1,8 +1,7 @@
-"""GraphML, by networkx: every listed edge with its attributes; what is of the whole circuit is one attribute."""
+"""GraphML through networkx: all listed edges with attributes; fields of the circuit itself are one graph attribute."""
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from google.protobuf import json_format
 
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.networkx_form import to_networkx
+from neuroscope.circuits.networkx_graph import to_networkx
 from neuroscope.errors import InvalidRequestError
+from neuroscope.optional_import import optional_import
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
 
@@ -19,7 +19,7 @@ _WHOLE, _INDEX = "neuroscope", "index"
 
 
 def write(circuit: CircuitContent) -> str:
-    """The file's text."""
+    """The circuit as GraphML."""
     graph = to_networkx(circuit, whole=True)
     for _, attributes in [*graph.nodes(data=True), *((None, each[2]) for each in graph.edges(data=True))]:
         for name, value in list(attributes.items()):
@@ -34,22 +34,19 @@ def write(circuit: CircuitContent) -> str:
     graph.graph[_WHOLE] = json.dumps(json_format.MessageToDict(whole, preserving_proto_field_name=True))
     written = io.BytesIO()
     try:
-        importlib.import_module("networkx").write_graphml(graph, written)
-    except ValueError as error:  # of control characters, where networkx writes by lxml
+        optional_import("networkx", "GraphML").write_graphml(graph, written)
+    except ValueError as error:  # control characters, if networkx writes with lxml
         raise InvalidRequestError(f"GraphML cannot carry it: {error}", field="circuit") from None
     return written.getvalue().decode()
 
 
 def read(text: str) -> pb.Circuit:
-    """From the file's text. Of a file of another tool, nodes have our names, and all of it is in the circuit.
+    """Reads GraphML. In files of other tools nodes must have our names, and every edge belongs to the circuit.
 
     Raises:
-        InvalidRequestError: it is no GraphML, or its nodes have other names.
+        InvalidRequestError: the text is not GraphML, or a node has another name.
     """
-    try:
-        networkx: Any = importlib.import_module("networkx")
-    except ImportError:
-        raise InvalidRequestError("GraphML needs networkx: pip install networkx", field="networkx") from None
+    networkx = optional_import("networkx", "GraphML")
     try:
         graph = networkx.parse_graphml(text, force_multigraph=True)
         made = json_format.ParseDict(json.loads(graph.graph.get(_WHOLE, "{}")), pb.Circuit())
@@ -70,7 +67,7 @@ def read(text: str) -> pb.Circuit:
                 made.edges.append(edge)
     except InvalidRequestError:
         raise
-    except Exception as error:  # whatever XML and networkx raise of a file that is none
+    except Exception as error:  # XML parsers and networkx raise many types
         raise InvalidRequestError(f"this is no GraphML of a circuit: {error}", field="circuit") from None
     if not made.HasField("provenance"):
         made.provenance.source = "graphml"

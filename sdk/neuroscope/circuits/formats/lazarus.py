@@ -1,8 +1,9 @@
 """The layout of chuk-lazarus: lists of nodes and of edges, each with a type, and metadata.
 
-Nodes are of type layer, attention, mlp, expert, direction, input or output; edges residual, attention_out, mlp_out,
-causal, inhibitory or steering: by what writes. Scores are weights, and of nodes importances. What it has no place for,
-such as which input of a head an edge leads to, is metadata, by which ours are read back.
+Node types are layer, attention, mlp, expert, direction, input and output. Edge types are residual, attention_out,
+mlp_out, causal, inhibitory and steering, by the sender. Edge scores are weights, node scores importances. Fields
+without a counterpart, such as the input of a head that an edge leads to, go to the metadata, from which our files are
+read back.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _OF_GRAPH = ("model", "provenance", "evaluation", "edge_count")
 
 
 def to_json(circuit: CircuitContent) -> dict[str, Any]:
-    """The object: the nodes and edges of the circuit."""
+    """The circuit's nodes and edges as a JSON object."""
     whole = json_format.MessageToDict(circuit.message, preserving_proto_field_name=True)
     readers = circuit.readers
     return {
@@ -70,10 +71,10 @@ def to_json(circuit: CircuitContent) -> dict[str, Any]:
 
 
 def from_json(value: Mapping[str, Any]) -> pb.Circuit:
-    """From the object; all of it is in the circuit.
+    """Reads the JSON object; every node and edge belongs to the circuit.
 
     Raises:
-        InvalidRequestError: a part is missing or malformed.
+        InvalidRequestError: a field is missing or malformed.
     """
     try:
         metadata: dict[str, Any] = value.get("metadata") or {}
@@ -84,7 +85,7 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
         for node in value["nodes"]:
             kind = _KINDS.get(node["type"], pb.CIRCUIT_NODE_KIND_UNSPECIFIED)
             name, layer = str(node["id"]), node.get("layer")
-            told: dict[str, Any] = node.get("metadata") or {}
+            extra: dict[str, Any] = node.get("metadata") or {}
             made.nodes.add(
                 name=name,
                 kind=kind,
@@ -93,12 +94,12 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
                 score=node.get("importance"),
                 in_circuit=True,
                 label="" if node.get("label") in (None, name) else str(node["label"]),
-                metadata={str(key): str(entry) for key, entry in told.items()},
+                metadata={str(key): str(entry) for key, entry in extra.items()},
             )
         seen: set[tuple[str, str]] = set()
         for edge in value["edges"]:
-            told = edge.get("metadata") or {}
-            receiver = told.get("receiver", str(edge["target"]))
+            extra = edge.get("metadata") or {}
+            receiver = extra.get("receiver", str(edge["target"]))
             if (edge["source"], receiver) not in seen:
                 seen.add((edge["source"], receiver))
                 made.edges.add(sender=edge["source"], receiver=receiver, score=edge.get("weight"), in_circuit=True)

@@ -1,11 +1,11 @@
-"""Mermaid's flowcharts, which GitHub and many Markdown pages draw."""
+"""Mermaid flowcharts, which GitHub renders in Markdown."""
 
 from __future__ import annotations
 
 from html import escape
 
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.circuits.layers import rows_of, strengths, written_label
+from neuroscope.circuits.layout import edge_strengths, node_label, node_rows
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place
 
@@ -15,18 +15,18 @@ _BRACKETS = {
     pb.CIRCUIT_NODE_KIND_DIRECTION: ('{{"', '"}}'),
 }
 _STRONG = 0.5
-"""Share of the strongest score from which an edge is drawn thick."""
+"""Edges with at least this share of the strongest score are drawn thick."""
 
 
 def write(circuit: CircuitContent) -> str:
-    """The file's text."""
-    widths = strengths(circuit)
+    """The circuit as a flowchart."""
+    widths = edge_strengths(circuit)
     lines = ["flowchart BT"]
-    for row in rows_of(circuit):
+    for row in node_rows(circuit):
         for name in row:
             node = circuit.all_nodes[name]
             left, right = _BRACKETS.get(node.kind, ('("', '")'))
-            lines.append(f"  {_id(name)}{left}{_escaped(written_label(node))}{right}")
+            lines.append(f"  {_id(name)}{left}{_escaped(node_label(node))}{right}")
     for name, edge in circuit.edges.items():
         slot = "" if edge.receiver in circuit.all_nodes else Place.of(edge.receiver).slot
         arrow = "==>" if widths.get(name, 0.0) >= _STRONG else "-->"

@@ -4,8 +4,8 @@
      "nodes": {"a0.h0": {"in_graph": true, "score": 0.1}},
      "edges": {"input->a0.h0<q>": {"score": 0.2, "in_graph": true}}}
 
-Its graph has keys and values of its own for each head. Where heads share them, an edge goes to each of the heads with
-the same score, and `cfg` says `n_key_value_heads`, by which ours are put together again; others ignore it.
+Its graph has separate keys and values for each head. If heads share them, an edge leads to each of these heads with the
+same score, and `cfg` has `n_key_value_heads`, from which our files are read back; other tools ignore it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KV = "n_key_value_heads"
 
 
 def to_json(circuit: CircuitContent) -> dict[str, Any]:
-    """The object. Every edge of the graph is in it; one without a score has 0."""
+    """The JSON object with every edge of the graph; edges without a score have 0."""
     model, graph = circuit.model, circuit.graph
     cfg: dict[str, Any] = {
         "n_layers": model.layer_count,
@@ -39,7 +39,7 @@ def to_json(circuit: CircuitContent) -> dict[str, Any]:
         if node.HasField("score"):
             nodes[name]["score"] = node.score
     edges: dict[str, Any] = {}
-    for sender, receiver in graph.names(graph.mask):
+    for sender, receiver in graph.edge_pairs(graph.mask):
         edge = circuit.all_edges.get(f"{sender}->{receiver}", pb.CircuitEdge())
         slot = Place.of(receiver).slot
         for reader in graph.readers(receiver):
@@ -49,10 +49,10 @@ def to_json(circuit: CircuitContent) -> dict[str, Any]:
 
 
 def from_json(value: Mapping[str, Any]) -> pb.Circuit:
-    """From the object.
+    """Reads the JSON object.
 
     Raises:
-        InvalidRequestError: a part is missing, or a name is none of the graph.
+        InvalidRequestError: a field is missing, or a name is not in the graph.
     """
     try:
         cfg, nodes, edges = value["cfg"], value["nodes"], value["edges"]
@@ -63,30 +63,30 @@ def from_json(value: Mapping[str, Any]) -> pb.Circuit:
             d_model=cfg.get("d_model", 0),
             is_parallel=cfg.get("parallel_attn_mlp", False),
         )
-        graph = ComponentGraph.of_model(model)
+        graph = ComponentGraph.from_model(model)
         made = pb.Circuit(edge_count=graph.edge_count, model=model)
         made.provenance.source = "mib"
         for name in graph.nodes:
-            place, told = Place.of(name), nodes.get(name, {})
-            told = {"in_graph": told} if isinstance(told, bool) else told
+            place, fields = Place.of(name), nodes.get(name, {})
+            fields = {"in_graph": fields} if isinstance(fields, bool) else fields
             made.nodes.add(
                 name=name,
                 kind=place.kind,
                 layer=place.layer,
                 head=place.head,
-                score=told.get("score"),
-                in_circuit=bool(told.get("in_graph", False)) or name == LOGITS,
+                score=fields.get("score"),
+                in_circuit=bool(fields.get("in_graph", False)) or name == LOGITS,
             )
         seen: set[tuple[str, str]] = set()
-        for name, told in edges.items():
+        for name, fields in edges.items():
             sender, _, receiver = name.partition("->")
             receiver = _shared(receiver, graph)
-            if not graph.has(sender, receiver):
+            if not graph.has_edge(sender, receiver):
                 raise InvalidRequestError(f"the graph has no edge {name!r}", field="edges")
             if (sender, receiver) not in seen:
                 seen.add((sender, receiver))
                 made.edges.add(
-                    sender=sender, receiver=receiver, score=float(told["score"]), in_circuit=bool(told["in_graph"])
+                    sender=sender, receiver=receiver, score=float(fields["score"]), in_circuit=bool(fields["in_graph"])
                 )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidRequestError(f"this is no circuit of MIB's layout: {error!r}", field="circuit") from None

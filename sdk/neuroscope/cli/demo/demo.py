@@ -238,10 +238,10 @@ class Demo:
         if find_spec("matplotlib") is None:
             self._console.print("  no picture: pip install 'neuroscope-mlx\\[viz]'", style="yellow")
         else:
-            from neuroscope.viz.capture_picture import Captured, draw
+            from neuroscope.viz.capture_picture import CapturedGeneration, draw
 
             token_ids = cache.token_ids[0]
-            captured = Captured(
+            captured = CapturedGeneration(
                 cache,
                 [results.vocabulary[token_id] for token_id in token_ids],
                 results.vocabulary,

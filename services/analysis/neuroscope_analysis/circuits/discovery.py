@@ -117,7 +117,7 @@ class CircuitDiscovery:
         if acdc is None:
             circuit = await select_edges(ranking, search, runs)
         else:
-            circuit = acdc.kept if search.keep_dangling else graph.live(acdc.kept)
+            circuit = acdc.kept if search.keep_dangling else graph.pruned(acdc.kept)
         if job.evaluation.skip:
             return _Outcome(circuit, scores)
         measuring = CircuitEvaluator(graph, runs, job.evaluation, job.task.dataset, self._events)
@@ -152,7 +152,7 @@ class CircuitDiscovery:
         nodes = None
         if found.scores is not None and found.scores.nodes is not None:
             nodes = dict(zip(graph.senders, found.scores.nodes.tolist(), strict=True))
-        circuit = Circuit.assembled(
+        circuit = Circuit.from_mask(
             graph,
             found.mask,
             model=circuit_model(job.task.model.info),

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from neuroscope.circuits.model_match import other_weights
+from neuroscope.circuits.model_match import weights_difference
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.circuits.evaluator import CircuitEvaluator, write_removal_effects
@@ -38,13 +38,13 @@ class CircuitEvaluation:
         task, runs, graph = self._task, self._runs, self._task.graph
         await runs.run_unedited()
         plan = plan_message(task, runs, self._options)
-        if other := other_weights(self._circuit.model, plan.model):
+        if other := weights_difference(self._circuit.model, plan.model):
             plan.warnings.append(f"the circuit was found on another checkpoint: {other}")
         await self._events.plan(plan)
         for baseline in runs.baseline_messages():
             await self._events.partial(baseline)
         edges = [edge for edge in self._circuit.edges if edge.in_circuit]
-        mask = graph.marked((edge.sender, edge.receiver) for edge in edges)
+        mask = graph.mask_of((edge.sender, edge.receiver) for edge in edges)
         scores = np.full(graph.mask.shape, np.nan)
         for edge in self._circuit.edges:
             if edge.HasField("score"):

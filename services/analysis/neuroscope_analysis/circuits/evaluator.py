@@ -78,7 +78,7 @@ class CircuitEvaluator:
             circuit=values[:, 0].mean(),
             faithfulness=faithfulness(runs, values[:, 0]),
             edge_count=int(circuit.sum()),
-            node_count=len(graph.on_edges(circuit)),
+            node_count=len(graph.nodes_of(circuit)),
             dataset=self._dataset,
         )
         if len(values) > 1:
@@ -107,7 +107,7 @@ class CircuitEvaluator:
             return changed
 
         values = await self._runs.patch_edge_batches(len(edges), without, "leaving edges out")
-        names = self._graph.names(circuit)
+        names = self._graph.edge_pairs(circuit)
         return {name: whole - faithfulness(self._runs, values[:, index]) for index, name in enumerate(names)}
 
     async def _faithfulness_curve(self, found: pb.CircuitEvaluation, at: Callable[[float], Mask]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from neuroscope.circuits.graph import Mask
 from neuroscope.experiments import AttributionResult, Experiment, SweepResult
-from neuroscope.experiments.attributing import Attribution
+from neuroscope.experiments.attribution import Attribution
 from neuroscope.experiments.edges import to_edge_grid
 from neuroscope.v1 import circuit_pb2, experiment_pb2
 from neuroscope_analysis.circuits.event_queue import EventQueue

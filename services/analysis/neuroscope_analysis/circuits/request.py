@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from neuroscope.circuits import METHODS, ComponentGraph
 from neuroscope.circuits.content import method_name
 from neuroscope.circuits.extent import DEFAULT_SIZE
-from neuroscope.circuits.model_match import other_shape
+from neuroscope.circuits.model_match import shape_difference
 from neuroscope.circuits.sources import circuit_model
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
@@ -128,13 +128,13 @@ async def validate_evaluation(
     if options.curve and not any(edge.HasField("score") for edge in request.circuit.edges):
         raise InvalidRequestError("a curve needs scores, and no edge of the circuit has one", field="evaluation.curve")
     _check_pairs(request.pairs, request.metric, settings)
-    if shape := other_shape(request.circuit.model, circuit_model(model.info)):
+    if shape := shape_difference(request.circuit.model, circuit_model(model.info)):
         raise InvalidRequestError(
             f"the circuit does not fit {model.model_id}: its model has {shape}", field="circuit.model"
         )
     graph = await model.edge_graph()
     for index, edge in enumerate(request.circuit.edges):
-        if not graph.has(edge.sender, edge.receiver):
+        if not graph.has_edge(edge.sender, edge.receiver):
             raise InvalidRequestError(
                 f"{edge.sender}->{edge.receiver} is not an edge of {model.model_id}", field=f"circuit.edges[{index}]"
             )

@@ -43,11 +43,11 @@ class Ranking:
         if self.of_nodes:
             assert self.scores.nodes is not None
             scores = dict(zip(self.graph.senders, self.scores.nodes.tolist(), strict=True))
-            chosen = self.graph.between([INPUT, *extent.nodes(scores, self.count)])
+            chosen = self.graph.induced([INPUT, *extent.nodes(scores, self.count)])
         else:
             assert self.scores.edges is not None
             chosen = extent.edges(self.graph, self.scores.edges, self.count)
-        return chosen if self.keeps_dangling else self.graph.live(chosen)
+        return chosen if self.keeps_dangling else self.graph.pruned(chosen)
 
     def of_size(self, size: float) -> Mask:
         """The edges of a share of all."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neuroscope.activations.projected import Projected
+from neuroscope.activations.vocabulary_projection import VocabularyProjection
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope_analysis.residual.activation_chunks import ActivationChunk, Floats, Positions
@@ -70,7 +70,7 @@ class LensReadings:
                 found = values[:, 0] if name.startswith("answer") else values
                 self.arrays[name][point, at] = np.exp(found) if name in _LOG_PROBABILITIES else found
 
-    def add_projected(self, point: int, at: Positions, seen: Projected) -> None:
+    def add_projected(self, point: int, at: Positions, seen: VocabularyProjection) -> None:
         """Adds a projection of translated residual streams."""
         assert seen.kl is not None
         found = {

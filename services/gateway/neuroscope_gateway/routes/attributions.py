@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from neuroscope.aio import AsyncClient
-from neuroscope.experiments.attributed import AttributionResult
+from neuroscope.experiments.attribution_result import AttributionResult
 from neuroscope_gateway.dependencies import ERROR_RESPONSES, InferenceDep
 from neuroscope_gateway.http.disconnect import cancel_on_disconnect
 from neuroscope_gateway.http.event_stream import NDJSON, NDJSON_CONTENT, ndjson_lines, stream_response

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from neuroscope.activations.projected import Projected, Reference, VectorsLike
+from neuroscope.activations.vocabulary_projection import Reference, VectorsLike, VocabularyProjection
 from neuroscope.aio import AsyncClient
 from neuroscope.errors import DataConversionError
 from neuroscope.interventions.expressions import to_reference
@@ -66,7 +66,7 @@ def _rest_param(field: str) -> str:
     return names.get(field, experiment_param(field).removesuffix(".id"))
 
 
-def _predictions(seen: Projected) -> Iterator[schemas.Prediction]:
+def _predictions(seen: VocabularyProjection) -> Iterator[schemas.Prediction]:
     logits, top_logits = seen.logits, seen.top_logits
     for place in np.ndindex(seen.shape):
         yield schemas.Prediction(
@@ -89,7 +89,7 @@ def _predictions(seen: Projected) -> Iterator[schemas.Prediction]:
                     log_probability=float(seen.log_probabilities[place][index]),
                     rank=int(seen.ranks[place][index]),
                 )
-                for index, token_id in enumerate(seen.asked)
+                for index, token_id in enumerate(seen.requested_token_ids)
             ],
             kl=None if seen.kl is None else float(seen.kl[place]),
             entropy=float(seen.entropies[place]),

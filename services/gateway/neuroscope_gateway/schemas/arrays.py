@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from neuroscope.arrays.grid import Grid
+from neuroscope.labelled_array import LabelledArray
 
 
 class NamedArray(BaseModel):
@@ -23,7 +23,7 @@ class NamedArray(BaseModel):
     """Nested lists, one level for each axis; null where there is no value."""
 
     @classmethod
-    def of(cls, name: str, grid: Grid, **fields: Any) -> Self:
+    def of(cls, name: str, grid: LabelledArray, **fields: Any) -> Self:
         """An array of a result."""
         coords = {dim: list(values) for dim, values in grid.coords.items()}
         return cls(name=name, dims=list(grid.dims), coords=coords, values=to_nested_lists(grid.values), **fields)

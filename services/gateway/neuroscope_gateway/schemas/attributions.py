@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.experiments.attributing import Attribution, attribution
+from neuroscope.experiments.attribution import Attribution, attribution
 from neuroscope.experiments.metrics import Metric as MetricForm
 from neuroscope.vocabulary.strict_model import StrictModel, Text
 from neuroscope_gateway.schemas.arrays import NamedArray

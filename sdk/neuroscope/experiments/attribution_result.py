@@ -1,4 +1,4 @@
-"""What an attribution found: scores of places, edges or positions, with named axes."""
+"""The result of an attribution: scores of components, edges or positions, with named axes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from neuroscope.activations.stream import warn
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.experiments.attributing import Attribution, features_of
+from neuroscope.experiments.attribution import Attribution, features_of
 from neuroscope.experiments.baselines import Baselines
-from neuroscope.experiments.named_scores import NamedScores, numbered
+from neuroscope.experiments.named_scores import NamedScores, unique_names
 from neuroscope.experiments.scores import Scores
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
@@ -39,38 +39,40 @@ _UNIT = "unit"
 
 
 class AttributionResult(NamedScores):
-    """The scores of an attribution: the change of the metric, were an activation that of the other run.
+    """The scores of an attribution: the estimated change of the metric if an activation were that of the other run.
 
-    `result["head_output"]` is a component's `Scores`, `result["edges"]` that of edges (sender, receiver; NaN where one
-    does not reach the other), `result["inputs"]` that of positions; the only one's attributes are the result's own too.
+    `result["head_output"]` has the `Scores` of a component, `result["edges"]` those of edges (sender, receiver; NaN if
+    there is no such edge), `result["inputs"]` those of positions. If there is only one, its attributes are available on
+    the result itself.
 
     Args:
-        attribution: what was asked for.
-        warns: whether warnings of the plan are Python's too; a service that tells them itself has none.
+        attribution: the attribution.
+        warns: whether to issue the plan's warnings as Python warnings.
     """
 
     def __init__(self, attribution: Attribution, *, warns: bool = True) -> None:
         self.attribution = attribution
         self._warns = warns
         self.plan: pb.AttributionPlan | None = None
-        """What the service said that it would do."""
+        """The service's plan; None before it is received."""
         self.end: pb.AttributionEnd | None = None
-        """What it said at the end; None: it has not come to it."""
+        """The last message; None until the attribution is complete."""
         self.tokens: list[str] = []
-        """Texts of the first edited prompt's tokens."""
+        """Tokens of the first edited prompt as text."""
         self.completeness: list[pb.Completeness] = []
-        """Of integrated gradients, how much of each pair's change the scores account for."""
+        """For integrated gradients: how much of each pair's change the scores explain."""
         self._reader: FrameReader | None = None
         self._tensors: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._baselines = Baselines()
 
-    # Taking it in.
+    # Receiving.
 
     def feed(self, event: Event) -> pb.AttributeResponse | None:
-        """Takes in an event of the stream; gives it back if it is a message.
+        """Processes an event of the stream. Returns the message, or None for tensor frames.
 
         Raises:
-            StreamingError, ChecksumError: it is none of an attribution, or came damaged.
+            StreamingError: the event belongs to another kind of call.
+            ChecksumError: a tensor was damaged on the way.
         """
         if isinstance(event, Frame):
             if self._reader is None:
@@ -82,7 +84,7 @@ class AttributionResult(NamedScores):
             raise StreamingError("this is no stream of an attribution")
         match event.WhichOneof("event"):
             case "plan":
-                self._begin(event.plan)
+                self._on_plan(event.plan)
             case "baseline":
                 self._baselines.feed(event.baseline)
             case "completeness":
@@ -94,38 +96,38 @@ class AttributionResult(NamedScores):
         return event
 
     def finish(self) -> AttributionResult:
-        """The result, once the stream has ended.
+        """Returns the result after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         if self.end is None:
             raise StreamingError("the attribution ended before its last message")
         return self
 
-    def _begin(self, plan: pb.AttributionPlan) -> None:
+    def _on_plan(self, plan: pb.AttributionPlan) -> None:
         self.plan = plan
         self._reader = FrameReader(plan.tensors)
         self._baselines = Baselines(len(plan.pairs))
         if self._warns:
             warn(plan.warnings)
 
-    # Reading it.
+    # Access.
 
     @property
     def edited_tokens(self) -> list[int]:
-        """Token ids of the run that positions are those of, in the first pair."""
-        plan = self._planned()
+        """Token ids of the edited prompt of the first pair."""
+        plan = self._require_plan()
         pair = plan.pairs[0]
         return list((pair.corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else pair.clean).ids)
 
     @property
     def names(self) -> list[str]:
-        """Names of the scores; a second one of a component ends with #2."""
-        return numbered(map(self._name, self._planned().tensors.tensors))
+        """Names of the scores. The second of the same name ends with #2."""
+        return unique_names(map(self._name, self._require_plan().tensors.tensors))
 
     def top_edges(self, count: int = 10) -> list[tuple[str, str, float]]:
-        """The strongest edges: sender, receiver, score; of several pairs those of the mean.
+        """The strongest edges as (sender, receiver, score), by the mean over pairs.
 
         Raises:
             InvalidRequestError: edges were not scored.
@@ -135,13 +137,13 @@ class AttributionResult(NamedScores):
         return [(place["sender"], place["receiver"], value) for place, value in scores.top(count)]
 
     def top(self, count: int = 10) -> list[tuple[str, dict[str, Any], float]]:
-        """The strongest places of all: what they are of, where, and the score."""
+        """The strongest scores of all as (name, coordinates, score)."""
         found = [(name, place, value) for name in self.names for place, value in self[name].top(count)]
         return sorted(found, key=lambda entry: -abs(entry[2]))[:count]
 
     @property
     def completeness_gap(self) -> float:
-        """The largest share of a pair's change that integrated gradients do not account for.
+        """The largest share of a pair's change that integrated gradients do not explain.
 
         Raises:
             InvalidRequestError: no inputs were scored.
@@ -151,7 +153,7 @@ class AttributionResult(NamedScores):
         return max(abs(total.attributed - total.change) / max(abs(total.change), 1e-30) for total in self.completeness)
 
     def table(self) -> Table:
-        """What was scored, and how."""
+        """The strongest scores."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -168,7 +170,7 @@ class AttributionResult(NamedScores):
         return f"{spec.site.component}{side}"
 
     def _scores(self, index: int) -> Scores:
-        plan, request = self._planned(), self.attribution.request
+        plan, request = self._require_plan(), self.attribution.request
         spec = plan.tensors.tensors[index]
         rows = range(len(plan.pairs)) if request.each_pair else (0,)
         missing = [row for row in rows if (index, row) not in self._tensors]
@@ -215,18 +217,18 @@ class AttributionResult(NamedScores):
             is_change=True,
         )
 
-    def _planned(self) -> pb.AttributionPlan:
+    def _require_plan(self) -> pb.AttributionPlan:
         if self.plan is None:
             raise InvalidRequestError("the attribution has not begun: it has no scores", field="result")
         return self.plan
 
-    # Keeping it.
+    # Storing.
 
     def to_json(self) -> dict[str, Any]:
-        """Attribution, plan and scores; float32 survives to the last bit."""
+        """Attribution, plan and scores as JSON. float32 values are exact."""
         return {
             "attribution": self.attribution.to_json(),
-            "plan": json_format.MessageToDict(self._planned(), preserving_proto_field_name=True),
+            "plan": json_format.MessageToDict(self._require_plan(), preserving_proto_field_name=True),
             "end": json_format.MessageToDict(self.end or pb.AttributionEnd(), preserving_proto_field_name=True),
             "tokens": self.tokens,
             **self._baselines.to_json(),
@@ -239,17 +241,17 @@ class AttributionResult(NamedScores):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> AttributionResult:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a part is missing or malformed.
+            InvalidRequestError: a field is missing or malformed.
         """
         try:
             result = cls(Attribution.from_json(value["attribution"]))
-            result._begin(json_format.ParseDict(value["plan"], pb.AttributionPlan()))
+            result._on_plan(json_format.ParseDict(value["plan"], pb.AttributionPlan()))
             result.end = json_format.ParseDict(value["end"], pb.AttributionEnd())
             result.tokens = list(value["tokens"])
-            result._baselines = Baselines.from_json(value, len(result._planned().pairs))
+            result._baselines = Baselines.from_json(value, len(result._require_plan().pairs))
             result.completeness = [json_format.ParseDict(each, pb.Completeness()) for each in value["completeness"]]
             result._tensors = {
                 (int(each["plan_index"]), int(each["pair"])): np.array(each["values"], np.float32)

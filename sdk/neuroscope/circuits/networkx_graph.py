@@ -1,22 +1,18 @@
-"""Circuits as graphs of networkx, and back."""
+"""Circuits as networkx graphs."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from google.protobuf import json_format
 
 from neuroscope.circuits.content import CircuitContent
-from neuroscope.errors import InvalidRequestError
+from neuroscope.optional_import import optional_import
 
 
 def to_networkx(circuit: CircuitContent, *, whole: bool) -> Any:
     """See `Circuit.to_networkx`."""
-    try:
-        networkx: Any = importlib.import_module("networkx")
-    except ImportError:
-        raise InvalidRequestError("to_networkx needs networkx: pip install networkx", field="networkx") from None
+    networkx = optional_import("networkx", "to_networkx")
     made: Any = networkx.MultiDiGraph(name=circuit.name)
     for name, node in (circuit.all_nodes if whole else circuit.nodes).items():
         made.add_node(name, **_fields(node))

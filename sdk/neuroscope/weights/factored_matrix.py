@@ -1,4 +1,4 @@
-"""Products of two thin matrices that are never multiplied out: the QK and OV circuits of heads.
+"""Low-rank matrix products that are not multiplied out, such as the QK and OV circuits of heads.
 
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; `FactoredMatrix` of TransformerLens, in numpy.
 """
@@ -30,20 +30,20 @@ class Svd(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FactoredMatrix:
-    """A @ B, of which only A and B are there. Leading axes are batches, such as layers and heads.
+    """The product A @ B, stored as its factors. Leading axes are batch axes, such as layers and heads.
 
     Args:
         A: (..., rows, rank).
         B: (..., rank, columns).
 
     Raises (from the constructor):
-        DataConversionError: they cannot be multiplied.
+        DataConversionError: the shapes do not match.
     """
 
     A: Floats
     B: Floats
 
-    __array_ufunc__ = None  # array @ factored comes here, and not element by element
+    __array_ufunc__ = None  # numpy then calls __rmatmul__ instead of broadcasting
 
     def __post_init__(self) -> None:
         if self.A.ndim < 2 or self.B.ndim < 2 or self.A.shape[-1] != self.B.shape[-2]:
@@ -51,33 +51,33 @@ class FactoredMatrix:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the product."""
+        """Shape of the product."""
         leading = np.broadcast_shapes(self.A.shape[:-2], self.B.shape[:-2])
         return (*leading, self.A.shape[-2], self.B.shape[-1])
 
     @property
     def ndim(self) -> int:
-        """Axes of the product."""
+        """Number of axes of the product."""
         return len(self.shape)
 
     @property
     def rank(self) -> int:
-        """Width between the factors: the product's rank is at most this."""
+        """Inner dimension of the factors: an upper bound of the rank."""
         return self.A.shape[-1]
 
     @property
-    def T(self) -> FactoredMatrix:  # as numpy has it
+    def T(self) -> FactoredMatrix:  # as in numpy
         """The transpose."""
         return FactoredMatrix(self.B.swapaxes(-1, -2), self.A.swapaxes(-1, -2))
 
     @property
-    def AB(self) -> Floats:  # as TransformerLens has it
+    def AB(self) -> Floats:  # as in TransformerLens
         """The product."""
         return self.A @ self.B
 
     @property
-    def BA(self) -> Floats:  # as TransformerLens has it
-        """(..., rank, rank), which has the same eigenvalues but for zeros; the factors must make a square matrix."""
+    def BA(self) -> Floats:  # as in TransformerLens
+        """B @ A (..., rank, rank), which has the same non-zero eigenvalues. The product must be square."""
         self._check_square()
         return self.B @ self.A
 
@@ -86,7 +86,7 @@ class FactoredMatrix:
         return self.AB
 
     def svd(self) -> Svd:
-        """The singular value decomposition, in the time that the factors take."""
+        """The singular value decomposition, computed from the factors."""
         return self._svd
 
     @property
@@ -105,7 +105,7 @@ class FactoredMatrix:
         return self._svd.Vh
 
     def eigenvalues(self) -> NDArray[np.complexfloating[Any, Any]]:
-        """(..., rank), complex; all others are zero.
+        """The non-zero eigenvalues (..., rank), complex.
 
         Raises:
             DataConversionError: the matrix is not square.
@@ -113,12 +113,12 @@ class FactoredMatrix:
         return np.linalg.eigvals(self.BA).astype(np.complex128)
 
     def norm(self) -> Floats:
-        """The square root of the sum of squares (Frobenius norm), of every matrix of the batch."""
+        """Frobenius norm of each matrix of the batch."""
         left, right = self.A.swapaxes(-1, -2) @ self.A, self.B @ self.B.swapaxes(-1, -2)
         return np.sqrt(np.maximum((left * right.swapaxes(-1, -2)).sum(axis=(-1, -2)), 0))
 
     def __matmul__(self, other: FactoredMatrix | ArrayLike) -> Any:
-        """A factored matrix; what a vector becomes of it (..., rows)."""
+        """A factored matrix, or the product with a vector (..., rows)."""
         if isinstance(other, FactoredMatrix):
             inner = self.B @ other.A
             if self.rank > other.rank:
@@ -130,7 +130,7 @@ class FactoredMatrix:
         return (self.A @ (self.B @ right)[..., None])[..., 0]
 
     def __rmatmul__(self, other: ArrayLike) -> Any:
-        """A factored matrix; what a vector becomes of it (..., columns)."""
+        """A factored matrix, or the product with a vector (..., columns)."""
         left: Floats = np.asarray(other)
         if left.ndim > 1:
             return FactoredMatrix(left @ self.A, self.B)
@@ -142,7 +142,7 @@ class FactoredMatrix:
     __rmul__ = __mul__
 
     def __getitem__(self, index: Any) -> FactoredMatrix:
-        """Matrices of the batch, such as `[3]` of heads."""
+        """Indexes the batch axes."""
         leading = self.shape[:-2]
         A, B = (np.broadcast_to(x, (*leading, *x.shape[-2:]))[index] for x in (self.A, self.B))
         return FactoredMatrix(A, B)

@@ -1,15 +1,15 @@
-"""Attributions as values: prompts, a metric, and which gradients are asked for.
+"""Attributions: prompts, a metric, and the gradients to compute.
 
     client.attribute(clean, corrupted, metric=logit_diff(" Mary", " John"), method="eap-ig", steps=5)
 
-    attribution-patching    places: (other - edited) . gradient; Nanda 2023, Syed et al. 2023 (arXiv:2310.10348)
-    gradient-x-activation   places: activation . gradient, of the clean prompt alone
-    eap                     edges: what one component writes and another one reads; Syed et al. 2023
+    attribution-patching    components: (other - edited) . gradient; Nanda 2023, Syed et al. 2023 (arXiv:2310.10348)
+    gradient-x-activation   components: activation . gradient, on the clean prompt
+    eap                     edges between components; Syed et al. 2023
     eap-ig                  edges, gradients averaged between both inputs; Hanna et al. 2024 (arXiv:2403.17806)
     integrated-gradients    positions of the prompt; Sundararajan et al. 2017 (arXiv:1703.01365)
 
-Names of places say which of their axes scores are kept apart along: `head_output:head,position`. Features of the
-dictionary `sae` are `features=sae:position,unit` (Marks et al. 2024, arXiv:2403.19647).
+Site names list the axes that scores keep, such as `head_output:head,position`. Features of the dictionary `sae` are
+`features=sae:position,unit` (Marks et al. 2024, arXiv:2403.19647).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric
-from neuroscope.experiments.stored import StoredRequest
+from neuroscope.experiments.stored_request import StoredRequest
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.vocabulary import prompts, sites
 from neuroscope.vocabulary.prompts import PromptLike
@@ -30,15 +30,15 @@ _FEATURES = "features="
 
 
 def features_of(dictionary_id: str) -> str:
-    """The name of a dictionary's features among places and results."""
+    """The name of a dictionary's features among sites and results."""
     return f"{_FEATURES}{dictionary_id}"
 
 
 class Attribution(StoredRequest[pb.AttributeRequest]):
-    """What an attribution is made of. JSON holds it, and `Client.attribute` runs it.
+    """The description of an attribution, which can be stored as JSON and run by `Client.attribute`.
 
     Args:
-        request: as the contract carries it; it is kept as it is.
+        request: the contract's message. It is kept, not copied.
     """
 
     __slots__ = ()
@@ -46,7 +46,7 @@ class Attribution(StoredRequest[pb.AttributeRequest]):
 
     @classmethod
     def empty(cls) -> pb.AttributeRequest:
-        """An attribution of nothing."""
+        """An empty request."""
         return pb.AttributeRequest()
 
     def __repr__(self) -> str:
@@ -71,10 +71,10 @@ def attribution(
     model_id: str,
     bos: bool | None,
 ) -> Attribution:
-    """An attribution; what the two clients' `attribute` run.
+    """Builds an attribution for `Client.attribute`.
 
     Raises:
-        InvalidRequestError: the prompts do not pair, or a name means nothing.
+        InvalidRequestError: the numbers of clean and corrupted prompts differ, or a name is invalid.
     """
     if into not in _RUNS:
         raise InvalidRequestError(f"gradients are those of the clean or the corrupted run, not {into!r}", field="into")
@@ -91,13 +91,13 @@ def attribution(
     request = pb.AttributeRequest(
         model_id=model_id, pairs=pairs, metric=metric.message, edited_run=_RUNS[into], each_pair=each_pair
     )
-    _ask(request, method, steps, [_node_site(name) for name in places])
+    _set_method(request, method, steps, [_node_site(name) for name in places])
     return Attribution(request)
 
 
-def _ask(request: pb.AttributeRequest, method: str, steps: int, places: list[pb.NodeSite]) -> None:
+def _set_method(request: pb.AttributeRequest, method: str, steps: int, places: list[pb.NodeSite]) -> None:
     if places and method not in ("attribution-patching", "gradient-x-activation"):
-        raise InvalidRequestError(f"{method} scores no places", field="sites")
+        raise InvalidRequestError(f"{method} takes no sites", field="sites")
     match method:
         case "attribution-patching":
             request.nodes.CopyFrom(pb.NodeAttribution(sites=places, steps=steps))

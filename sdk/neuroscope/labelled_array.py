@@ -1,8 +1,7 @@
-"""An array whose axes have names and whose indices stand for something."""
+"""An array with named axes and coordinates."""
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError
+from neuroscope.optional_import import optional_import
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,14 +21,14 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid(Displayable):
-    """Numbers along named axes; numpy takes it as an array.
+class LabelledArray(Displayable):
+    """An array with named axes and coordinates, as in xarray. numpy functions accept it.
 
     Args:
-        name: what the numbers are.
-        values: float32; NaN where there is none.
+        name: name of the values.
+        values: float32; NaN for missing values.
         dims: names of the axes, such as layer and head.
-        coords: by axis, what its indices stand for.
+        coords: coordinates by axis.
     """
 
     name: str
@@ -38,26 +38,26 @@ class Grid(Displayable):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents of the axes."""
+        """Shape of the values."""
         return self.values.shape
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Extents by axis."""
+        """Size of each axis."""
         return dict(zip(self.dims, self.shape, strict=True))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def sel(self, **chosen: Any) -> Self:
-        """The part at given coordinates, such as `sel(layer=3, head=[0, 2])`; one coordinate drops its axis.
+        """Selects by coordinates, such as `sel(layer=3, head=[0, 2])`. A single coordinate drops its axis.
 
         Raises:
             InvalidRequestError: there is no such axis, or no such coordinate.
         """
         found = self
         for dim, wanted in chosen.items():
-            found = found._chosen(dim, wanted)
+            found = found._selected(dim, wanted)
         return found
 
     def mean(self, dim: str) -> Self:
@@ -66,45 +66,42 @@ class Grid(Displayable):
         left = {name: values for name, values in self.coords.items() if name != dim}
         dims = (*self.dims[:axis], *self.dims[axis + 1 :])
         values = self.values.mean(axis=axis, dtype=np.float32)
-        return replace(self, values=values, dims=dims, coords=left, **self._beside(dim, None))
+        return replace(self, values=values, dims=dims, coords=left, **self._dependent_fields(dim, None))
 
     def top(self, count: int = 10) -> list[tuple[dict[str, Any], float]]:
-        """The places of the largest magnitudes, with their values; largest first."""
+        """Coordinates and values of the largest magnitudes, largest first."""
         values = self.values.reshape(-1)
-        order = np.argsort(-np.abs(np.nan_to_num(self._strengths())), kind="stable")[:count]
+        order = np.argsort(-np.abs(np.nan_to_num(self._ranking())), kind="stable")[:count]
         return [(self._place(int(index)), float(values[index])) for index in order]
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, a line for each place: its coordinates and `value`.
+        """A pandas DataFrame with a row for each value: its coordinates and `value`.
 
         Raises:
             InvalidRequestError: pandas is not installed.
         """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError:
-            raise InvalidRequestError("to_dataframe needs pandas: pip install pandas", field="pandas") from None
+        pandas = optional_import("pandas", "to_dataframe")
         places = list(itertools.product(*(self.coords[dim] for dim in self.dims)))
         columns = {dim: [place[axis] for place in places] for axis, dim in enumerate(self.dims)}
         return pandas.DataFrame({**columns, "value": self.values.reshape(-1)})
 
     def table(self) -> Table:
-        """The strongest places as a table of rich."""
+        """The values with the largest magnitudes."""
         return show(self, "table")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())
         return f"{type(self).__name__}({self.name}, {sizes})"
 
-    def _strengths(self) -> NDArray[np.float32]:
-        """What `top` goes by."""
+    def _ranking(self) -> NDArray[np.float32]:
+        """The values that `top` sorts by."""
         return self.values.reshape(-1)
 
-    def _beside(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
-        """Other fields that change with an axis: when one or some of its indices are taken, or (None) their mean."""
+    def _dependent_fields(self, dim: str, places: int | list[int] | None) -> dict[str, Any]:
+        """Other fields that change when indices of an axis are selected, or (None) averaged."""
         return {}
 
-    def _chosen(self, dim: str, wanted: Any) -> Self:
+    def _selected(self, dim: str, wanted: Any) -> Self:
         axis, known = self._axis(dim), list(self.coords[dim])
         is_one = isinstance(wanted, str) or not isinstance(wanted, Sequence)
         entries: list[Any] = [wanted] if is_one else list(cast("Sequence[Any]", wanted))
@@ -114,7 +111,7 @@ class Grid(Displayable):
                     f"there is no {dim} {entry!r}", field=dim, valid=[str(name) for name in known]
                 )
         places = [known.index(entry) for entry in entries]
-        beside = self._beside(dim, places[0] if is_one else places)
+        beside = self._dependent_fields(dim, places[0] if is_one else places)
         if is_one:
             left = {name: values for name, values in self.coords.items() if name != dim}
             dims = (*self.dims[:axis], *self.dims[axis + 1 :])

@@ -1,6 +1,6 @@
-"""What vectors predict: given vectors through the model's own final norm and unembedding, as the service computed it.
+"""Vectors projected to the vocabulary through the model's final norm and unembedding, computed by the service.
 
-The logit lens (nostalgebraist 2020) of vectors from anywhere: rows of W_out, directions, residual streams of a file.
+The logit lens (nostalgebraist 2020) for arbitrary vectors: rows of W_out, directions, residual streams from a file.
 
     seen = client.project(weights.W_out[3][:100], norm=False, top_k=5)
     seen.top_token_ids[7]                          the likeliest tokens of the eighth vector
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 Reference: TypeAlias = "int | np.integer[Any] | VectorsLike | None"
-"""What distributions are compared with: a row of the vectors, another vector, or one for each of them."""
+"""Reference of the KL divergence: a row of the vectors, another vector, or one vector for each."""
 VectorsLike: TypeAlias = "ArrayLike | tensor_pb2.TensorReference"
-"""An array, what numpy makes one of, a torch tensor, the id of an upload, or a reference."""
+"""An array-like, a torch tensor, the id of an upload, or a reference."""
 _TOP, _TOP_IDS = tensor_pb2.REDUCED_LENS_TOP_K, tensor_pb2.REDUCED_LENS_TOP_K_TOKENS
 _ASKED, _RANK = tensor_pb2.REDUCED_LENS_LOG_PROBABILITY, tensor_pb2.REDUCED_LENS_RANK
 _KL, _NORMALIZER = tensor_pb2.REDUCED_LENS_KL, tensor_pb2.REDUCED_LENS_LOG_NORMALIZER
@@ -44,37 +44,36 @@ _ENTROPY = tensor_pb2.REDUCED_LENS_ENTROPY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Projected(Displayable):
-    """What vectors predict; axes are those of the vectors without the last, then what the name says."""
+class VocabularyProjection(Displayable):
+    """Predictions of vectors. The first axes are those of the vectors without the last."""
 
     model_id: str
-    asked: tuple[int, ...]
-    """Ids of the tokens that were asked for."""
+    requested_token_ids: tuple[int, ...]
+    """Ids of the requested tokens."""
     top_token_ids: Int32Array
     """(..., k), likeliest first."""
     top_log_probabilities: Float32Array
-    """(..., k), natural."""
+    """Natural logarithms (..., k)."""
     log_probabilities: Float32Array
-    """(..., tokens asked for), natural."""
+    """Natural logarithms (..., requested tokens)."""
     ranks: Int32Array
-    """(..., tokens asked for): how many tokens are likelier."""
+    """Number of likelier tokens (..., requested tokens)."""
     kl: Float32Array | None
-    """(...): KL(reference || vector) in nats; None: there was no reference."""
+    """KL(reference || vector) in nats (...); None without a reference."""
     log_normalizers: Float32Array
-    """(...): what is subtracted from logits to make them log-probabilities."""
+    """Log normalisers of the logits (...)."""
     entropies: Float32Array
-    """(...): of the distributions, in nats."""
+    """Entropies in nats (...)."""
     texts: Mapping[int, str] = field(default_factory=dict[int, str])
-    """Text of every token id in here."""
+    """Text of every token id in the results."""
 
     def __repr__(self) -> str:
-        return (
-            f"Projected({self.model_id}: vectors {self.shape}, top {self.top_token_ids.shape[-1]}; table() shows them)"
-        )
+        sizes = f"vectors {self.shape}, top {self.top_token_ids.shape[-1]}"
+        return f"VocabularyProjection({self.model_id}: {sizes}; table() shows them)"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the vectors, without their last axis."""
+        """Shape of the vectors without the last axis."""
         return self.log_normalizers.shape
 
     @property
@@ -89,11 +88,11 @@ class Projected(Displayable):
 
     @property
     def logits(self) -> Float32Array:
-        """(..., tokens asked for)."""
+        """(..., requested tokens)."""
         return self.log_probabilities + self.log_normalizers[..., None]
 
     def table(self) -> Table:
-        """The likeliest tokens of each vector, ranks of those that were asked for, divergence."""
+        """Likeliest tokens, ranks of the requested tokens and KL divergence for each vector."""
         return show(self, "table")
 
 
@@ -106,17 +105,17 @@ def to_request(
     reference: Reference,
     model_id: str,
 ) -> pb.ProjectToVocabularyRequest:
-    """A projection as the contract carries it.
+    """The request of a projection.
 
     Raises:
-        InvalidRequestError: top_k or a token makes no sense.
-        DataConversionError: the reference is no vector.
+        InvalidRequestError: top_k or a token is invalid.
+        DataConversionError: the reference is not a vector.
     """
     if top_k < 0:
         raise InvalidRequestError(f"so many likeliest tokens there are not: {top_k}", field="top_k")
     request = pb.ProjectToVocabularyRequest(
         model_id=model_id,
-        vectors=to_reference(vectors_of(vectors)),
+        vectors=to_reference(to_vectors(vectors)),
         without_norm=not norm,
         top_k=top_k,
         tokens=[token_choice(token, f"tokens[{index}]") for index, token in enumerate(tokens)],
@@ -129,12 +128,12 @@ def to_request(
         request.reference_row = int(cast("int", reference))
     else:
         vector: Any = reference
-        request.reference_vector.CopyFrom(to_reference(vectors_of(vector)))
+        request.reference_vector.CopyFrom(to_reference(to_vectors(vector)))
     return request
 
 
-class Projecting:
-    """Takes the stream of a projection in."""
+class ProjectionStream:
+    """Receives the stream of a projection."""
 
     def __init__(self) -> None:
         self.plan: pb.ProjectionPlan | None = None
@@ -143,10 +142,11 @@ class Projecting:
         self._pieces: dict[int, list[NDArray[Any]]] = {}
 
     def feed(self, event: Event) -> None:
-        """Takes in an event of the stream.
+        """Processes an event of the stream.
 
         Raises:
-            StreamingError, ChecksumError: it is none of a projection, or came damaged.
+            StreamingError: the event belongs to another kind of call.
+            ChecksumError: a tensor was damaged on the way.
         """
         if isinstance(event, Frame):
             if self._reader is None:
@@ -162,7 +162,7 @@ class Projecting:
             self.end = event.end
 
     def shown_token_ids(self) -> list[int]:
-        """Every token id that the results show.
+        """Every token id in the results.
 
         Raises:
             StreamingError: the stream ended too early.
@@ -171,11 +171,11 @@ class Projecting:
         found = self._joined(_TOP_IDS)
         return sorted({*map(int, np.unique(found)), *plan.token_ids} if found is not None else {*plan.token_ids})
 
-    def result(self, texts: Mapping[int, str]) -> Projected:
-        """The results, once the stream has ended.
+    def result(self, texts: Mapping[int, str]) -> VocabularyProjection:
+        """The results, after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         plan = self._finished()
         shape = tuple(plan.shape)
@@ -185,9 +185,9 @@ class Projecting:
             joined = self._joined(reduced)
             return otherwise if joined is None else joined.reshape((*shape, *joined.shape[1:]))
 
-        return Projected(
+        return VocabularyProjection(
             model_id=plan.model_id,
-            asked=asked,
+            requested_token_ids=asked,
             top_token_ids=found(_TOP_IDS, np.zeros(none, np.int32)),
             top_log_probabilities=found(_TOP, np.zeros(none, np.float32)),
             log_probabilities=found(_ASKED, np.zeros(none, np.float32)),
@@ -209,16 +209,16 @@ class Projecting:
 
 
 INLINE_BYTES = 2**20
-"""Vectors above this are uploaded before they are projected."""
+"""Larger arrays are uploaded first."""
 UPLOAD_TTL_S = 600.0
-"""So long the service keeps them."""
+"""How long the service keeps uploads."""
 
 
-def vectors_of(vectors: VectorsLike) -> Array | tensor_pb2.TensorReference:
-    """Vectors as requests carry them: where they are, or an array that fits into a request or is to be uploaded.
+def to_vectors(vectors: VectorsLike) -> Array | tensor_pb2.TensorReference:
+    """Vectors as a reference, or as an array to send or upload.
 
     Raises:
-        DataConversionError: they hold no numbers, or some that are not finite.
+        DataConversionError: the values are not finite numbers.
     """
     if isinstance(vectors, str):
         return tensor_pb2.TensorReference(tensor_id=vectors)

@@ -1,4 +1,4 @@
-"""What is asked of a service, as a value that JSON files hold."""
+"""Requests that can be stored as JSON files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 class StoredRequest(Generic[_Request]):
-    """A request of the contract as a value.
+    """A request of the contract.
 
     Args:
-        request: as the contract carries it; it is kept as it is.
+        request: the contract's message. It is kept, not copied.
     """
 
     __slots__ = ("request",)
     kind: ClassVar[str]
-    """What errors call it."""
+    """Name of the request in error messages."""
 
     def __init__(self, request: _Request) -> None:
         self.request = request
@@ -33,7 +33,7 @@ class StoredRequest(Generic[_Request]):
     @classmethod
     @abstractmethod
     def empty(cls) -> _Request:
-        """A request of this kind with nothing in it."""
+        """An empty request of this kind."""
 
     def to_json(self) -> dict[str, Any]:
         """The request in protobuf's canonical JSON, with the contract's field names."""
@@ -41,10 +41,10 @@ class StoredRequest(Generic[_Request]):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a field is unknown or malformed; says which.
+            InvalidRequestError: a field is unknown or malformed; the message names it.
         """
         try:
             return cls(json_format.ParseDict(dict(value), cls.empty()))
@@ -52,15 +52,15 @@ class StoredRequest(Generic[_Request]):
             raise InvalidRequestError(f"this is no {cls.kind}: {error}", field=cls.kind) from None
 
     def save(self, path: str | Path) -> None:
-        """Writes it as a JSON file."""
+        """Writes a JSON file."""
         Path(path).write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads the file of `save`.
+        """Reads a file written by `save`.
 
         Raises:
-            InvalidRequestError: it holds something else.
+            InvalidRequestError: the file has other content.
         """
         return cls.from_json(read_object(path))
 
@@ -71,10 +71,10 @@ class StoredRequest(Generic[_Request]):
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Reads a JSON object from a file.
 
     Raises:
-        InvalidRequestError: there is no such file, or it holds something else.
+        InvalidRequestError: the file does not exist, or has other content.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a sweep found, while it runs and after: values of all cells, and where they come from."""
+"""The result of a sweep, filled while it runs: the values of all cells."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from neuroscope.activations.stream import warn
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError, StreamingError
-from neuroscope.experiments.attributing import features_of
+from neuroscope.experiments.attribution import features_of
 from neuroscope.experiments.baselines import Baselines
 from neuroscope.experiments.experiment import Experiment
-from neuroscope.experiments.named_scores import NamedScores, listed, numbered, unlisted
+from neuroscope.experiments.named_scores import NamedScores, from_json_values, to_json_values, unique_names
 from neuroscope.experiments.scores import Scores, Texts
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.wire.codec import Event
@@ -35,35 +35,35 @@ _RUNS = ("clean", "corrupted")
 
 
 class SweepResult(NamedScores):
-    """The values of a sweep. One that was interrupted goes on where it stopped: `client.sweep(..., result=it)`.
+    """The values of a sweep. An interrupted sweep can be continued: `client.sweep(..., result=result)`.
 
-    `result["head_output"]` is a grid's `Scores`, `result["cells"]` that of single cells.
+    `result["head_output"]` has the `Scores` of a grid, `result["cells"]` those of single cells.
 
     Args:
-        experiment: what was asked for.
-        warns: whether warnings of the plan are Python's too; a service that tells them itself has none.
+        experiment: the experiment.
+        warns: whether to issue the plan's warnings as Python warnings.
     """
 
     def __init__(self, experiment: Experiment, *, warns: bool = True) -> None:
         self.experiment = experiment
         self._warns = warns
         self.plan: pb.SweepPlan | None = None
-        """What the service said that it would do."""
+        """The service's plan; None before it is received."""
         self.end: pb.SweepEnd | None = None
-        """What it said at the end; None: it has not come to it."""
+        """The last message; None until the sweep is complete."""
         self.tokens: list[str] = []
-        """Texts of the first edited prompt's tokens."""
+        """Tokens of the first edited prompt as text."""
         self._values: NDArray[np.float32] = np.empty(0, np.float32)
         self._baselines = Baselines()
         self._texts: dict[int, pb.GeneratedText] = {}
-        """By patch, what it went on with."""
+        """Generated texts by patch."""
         self._unedited_texts: dict[tuple[str, int], pb.GeneratedText] = {}
-        """By run and pair."""
+        """Generated texts of unedited runs by run and pair."""
 
-    # Taking it in.
+    # Receiving.
 
     def request(self) -> pb.RunSweepRequest:
-        """What is to be asked for: patches that have values are not run again."""
+        """The request for the remaining patches."""
         request = pb.RunSweepRequest()
         request.CopyFrom(self.experiment.request)
         known = set(request.done_patches) | set(np.flatnonzero(np.isfinite(self._values)).tolist())
@@ -72,16 +72,16 @@ class SweepResult(NamedScores):
         return request
 
     def feed(self, event: Event) -> pb.RunSweepResponse:
-        """Takes in an event of the stream, and gives it back.
+        """Processes an event of the stream, and returns it.
 
         Raises:
-            StreamingError: it is none of a sweep, or of another sweep.
+            StreamingError: the event belongs to another kind of call, or to another sweep.
         """
         if not isinstance(event, pb.RunSweepResponse):
             raise StreamingError("a sweep's stream carries no frames")
         match event.WhichOneof("event"):
             case "plan":
-                self._begin(event.plan)
+                self._on_plan(event.plan)
             case "baseline":
                 self._baselines.feed(event.baseline)
                 if event.baseline.HasField("clean_text"):
@@ -90,7 +90,8 @@ class SweepResult(NamedScores):
                     self._unedited_texts["corrupted", event.baseline.pair] = event.baseline.corrupted_text
             case "values":
                 self._values[list(event.values.patches)] = event.values.values
-                self._texts.update(zip(event.values.patches, event.values.texts, strict=False))  # none, or one for each
+                # Without generation there are no texts.
+                self._texts.update(zip(event.values.patches, event.values.texts, strict=False))
             case "end":
                 self.end = event.end
             case _:
@@ -98,16 +99,16 @@ class SweepResult(NamedScores):
         return event
 
     def finish(self) -> SweepResult:
-        """The result, once the stream has ended.
+        """Returns the result after the end of the stream.
 
         Raises:
-            StreamingError: it ended too early.
+            StreamingError: the stream ended too early.
         """
         if self.end is None:
             raise StreamingError("the sweep ended before its last message; pass its result to go on with it")
         return self
 
-    def _begin(self, plan: pb.SweepPlan) -> None:
+    def _on_plan(self, plan: pb.SweepPlan) -> None:
         count = plan.cell_count * len(plan.pairs)
         if self.plan is None:
             self._values = np.full(count, np.nan, np.float32)
@@ -118,27 +119,27 @@ class SweepResult(NamedScores):
         if self._warns:
             warn(plan.warnings)
 
-    # Reading it.
+    # Access.
 
     @property
     def is_complete(self) -> bool:
-        """Whether every cell has its value."""
+        """Whether every cell has a value."""
         return self.plan is not None and bool(np.isfinite(self._values).all())
 
     @property
     def edited_tokens(self) -> list[int]:
         """Token ids of the first edited prompt."""
-        plan = self._planned()
+        plan = self._require_plan()
         pair = plan.pairs[0]
         return list((pair.corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else pair.clean).ids)
 
     @property
     def names(self) -> list[str]:
-        """Names of the grids, in the order of the experiment; a second one of a component ends with #2."""
-        return numbered(map(self._name, range(len(self._planned().grids))))
+        """Names of the grids, in the order of the experiment. The second of the same name ends with #2."""
+        return unique_names(map(self._name, range(len(self._require_plan().grids))))
 
     def table(self) -> Table:
-        """What was swept, and how."""
+        """A row for each grid with its strongest cell."""
         return show(self, "table")
 
     def __repr__(self) -> str:
@@ -151,10 +152,10 @@ class SweepResult(NamedScores):
         grids = self.experiment.request.grids
         if index < len(grids) and grids[index].HasField("features"):
             return features_of(grids[index].features.dictionary_id)
-        return self._planned().grids[index].component or "cells"
+        return self._require_plan().grids[index].component or "cells"
 
     def _scores(self, index: int) -> Scores:
-        plan = self._planned()
+        plan = self._require_plan()
         shape = plan.grids[index]
         dims = [axis.name for axis in shape.axes]
         coords: dict[str, list[Any]] = {axis.name: list(axis.labels) or list(axis.indices) for axis in shape.axes}
@@ -187,7 +188,7 @@ class SweepResult(NamedScores):
         )
 
     def _texts_of(self, first_cell: int, shape: tuple[int, ...]) -> Texts:
-        plan = self._planned()
+        plan = self._require_plan()
         count, pairs = plan.cell_count, range(len(plan.pairs))
         cells = math.prod(shape) // len(pairs)
         patches = [pair * count + first_cell + cell for pair in pairs for cell in range(cells)]
@@ -199,48 +200,48 @@ class SweepResult(NamedScores):
             _objects(corrupted if plan.edited_run == pb.SWEPT_RUN_CORRUPTED else clean),
         )
 
-    def _planned(self) -> pb.SweepPlan:
+    def _require_plan(self) -> pb.SweepPlan:
         if self.plan is None:
             raise InvalidRequestError("the sweep has not begun: it has no values", field="result")
         return self.plan
 
-    # Keeping it.
+    # Storing.
 
     def to_json(self) -> dict[str, Any]:
-        """Experiment, plan and values; a value that is not there is null. float32 survives to the last bit."""
-        plan = self._planned()
+        """Experiment, plan and values as JSON. float32 values are exact; missing values are null."""
+        plan = self._require_plan()
         return {
             "experiment": self.experiment.to_json(),
             "plan": json_format.MessageToDict(plan, preserving_proto_field_name=True),
             "tokens": self.tokens,
             **self._baselines.to_json(),
-            "values": listed(self._values),
-            "texts": {patch: _told(text) for patch, text in sorted(self._texts.items())},
+            "values": to_json_values(self._values),
+            "texts": {patch: _to_dict(text) for patch, text in sorted(self._texts.items())},
             "unedited_texts": [
-                {"run": run, "pair": pair, "text": _told(text)}
+                {"run": run, "pair": pair, "text": _to_dict(text)}
                 for (run, pair), text in sorted(self._unedited_texts.items())
             ],
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SweepResult:
-        """From the form of `to_json`.
+        """Reads the result of `to_json`.
 
         Raises:
-            InvalidRequestError: a part is missing or malformed.
+            InvalidRequestError: a field is missing or malformed.
         """
         try:
             result = cls(Experiment.from_json(value["experiment"]))
-            result._begin(json_format.ParseDict(value["plan"], pb.SweepPlan()))
+            result._on_plan(json_format.ParseDict(value["plan"], pb.SweepPlan()))
             result.tokens = list(value["tokens"])
-            result._baselines = Baselines.from_json(value, len(result._planned().pairs))
-            values = unlisted(value["values"])
+            result._baselines = Baselines.from_json(value, len(result._require_plan().pairs))
+            values = from_json_values(value["values"])
             if values.shape != result._values.shape:
                 raise InvalidRequestError("values are not as many as the plan says", field="values")
             result._values = values
-            result._texts = {int(patch): _heard(text) for patch, text in value.get("texts", {}).items()}
+            result._texts = {int(patch): _from_dict(text) for patch, text in value.get("texts", {}).items()}
             result._unedited_texts = {
-                (each["run"], int(each["pair"])): _heard(each["text"]) for each in value.get("unedited_texts", ())
+                (each["run"], int(each["pair"])): _from_dict(each["text"]) for each in value.get("unedited_texts", ())
             }
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise InvalidRequestError(f"this is no result of a sweep: {error!r}", field="result") from None
@@ -248,16 +249,16 @@ class SweepResult(NamedScores):
 
 
 def _objects(values: Iterable[Any]) -> NDArray[np.object_]:
-    """An array of what numpy would take apart."""
+    """An object array of values that numpy would unpack."""
     listed = list(values)
     found = np.empty(len(listed), object)
     found[:] = listed
     return found
 
 
-def _told(text: pb.GeneratedText) -> dict[str, Any]:
+def _to_dict(text: pb.GeneratedText) -> dict[str, Any]:
     return json_format.MessageToDict(text, preserving_proto_field_name=True)
 
 
-def _heard(value: Mapping[str, Any]) -> pb.GeneratedText:
+def _from_dict(value: Mapping[str, Any]) -> pb.GeneratedText:
     return json_format.ParseDict(dict(value), pb.GeneratedText())

@@ -1,4 +1,4 @@
-"""A numpy array whose axes have names, and whose layers, heads and experts keep their numbers."""
+"""A weight as an array with named axes, indexed by the model's layer, head and expert numbers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from neuroscope.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NamedArray:
-    """An array with named axes; numpy takes it as one.
+class WeightArray:
+    """An array with named axes. numpy functions accept it.
 
-    `array[5, 3]` is layer 5, head 3, also where only some layers and heads were read; along other axes indices are
-    positions. Negative numbers count from the end of the model's.
+    `array[5, 3]` is layer 5, head 3, even if only some layers and heads were read. Other axes are indexed by position.
+    Negative numbers count from the model's last layer or head.
 
     Args:
-        name: of the weight.
-        values: the numbers.
+        name: name of the weight.
+        values: the values.
         dims: names of the axes, such as layer, head, d_model.
-        coords: by axis, what its indices stand for; axes that are whole and counted from 0 are left out.
-        extents: by axis in `coords`, how many the model has.
+        coords: the layers, heads or experts along an axis; axes that are complete are left out.
+        extents: for axes in `coords`, the number that the model has.
     """
 
     name: str
@@ -36,7 +36,7 @@ class NamedArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents of the axes."""
+        """Shape of the values."""
         return self.values.shape
 
     @property
@@ -46,11 +46,11 @@ class NamedArray:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Extents by axis."""
+        """Size of each axis."""
         return dict(zip(self.dims, self.shape, strict=True))
 
     def sel(self, **chosen: int | Sequence[int]) -> NDArray[Any]:
-        """The part at given layers, heads, ...: `sel(layer=3, head=[0, 2])`; one number drops its axis.
+        """Selects layers, heads, ...: `sel(layer=3, head=[0, 2])`. A single number drops its axis.
 
         Raises:
             InvalidRequestError: there is no such axis, or it has no such number.
@@ -82,10 +82,10 @@ class NamedArray:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim}: {size}" for dim, size in self.sizes.items())
-        return f"NamedArray({self.name}, {sizes}, {self.dtype})"
+        return f"WeightArray({self.name}, {sizes}, {self.dtype})"
 
     def _places(self, dim: str, wanted: Any) -> int | slice | list[int]:
-        """Where an axis's wanted numbers are in the array."""
+        """Positions of the requested numbers along an axis."""
         if dim not in self.coords:
             return int(cast("int", wanted)) if isinstance(wanted, (int, np.integer)) else wanted
         known, count = list(self.coords[dim]), self.extents[dim]

@@ -1,1 +1,0 @@
-"""Arrays whose axes have names."""
