@@ -94,7 +94,7 @@ layers and missing in others, for example in layers with a state-space model ins
 layers do not have are not listed."""
 
 _EVERYWHERE = """
-These have an entry of their own in `neuroscope_inference/engine/family.py`. All have these components in
+These have an entry of their own in `neuroscope_inference/engine/module_names.py`. All have these components in
 every layer: {components}."""
 
 _FAILED = """

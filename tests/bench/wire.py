@@ -50,7 +50,7 @@ from neuroscope.wire.codec import Event, encode
 from neuroscope.wire.frames import SLICE_BYTES, FramePacker, OutgoingTensor
 from neuroscope.wire.rpc import RPCS
 from neuroscope_inference.settings import InferenceSettings
-from neuroscope_inference.sharing import Sharing, slice_bytes
+from neuroscope_inference.shared_memory_pool import SharedMemoryPool, slice_bytes
 from neuroscope_serving.malloc import tune_malloc
 from neuroscope_serving.peer import client_address
 
@@ -60,7 +60,7 @@ SMALL_SHAPE = (1, 1, 768)  # 3 KiB of float32
 SMALL_COUNT = 200
 SMALL_STEPS = 300
 READY = "ready"
-SHARING = Sharing(InferenceSettings.model_fields["shared_memory_bytes"].default)
+SHARING = SharedMemoryPool(InferenceSettings.model_fields["shared_memory_bytes"].default)
 
 
 # The server's side.
@@ -86,9 +86,9 @@ def tensors(kind: str) -> tuple[list[tensor_pb2.TensorSpec], list[OutgoingTensor
 
 async def generate(request: pb.GenerateRequest, context: Any) -> AsyncIterator[Event]:
     """A generation of max_tokens steps; the model's name is the case. Memory is shared with a client that asks."""
-    if wanted := SHARING.wanted(context.invocation_metadata(), client_address(context.peer())):
+    if wanted := SHARING.requested_region(context.invocation_metadata(), client_address(context.peer())):
         large = slice_bytes(SHARING.with_large_slices(Context()))
-        async for event in SHARING.carried(events(request, large), wanted):
+        async for event in SHARING.share_payloads(events(request, large), wanted):
             yield event
     else:
         async for event in events(request, SLICE_BYTES):

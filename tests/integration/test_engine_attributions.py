@@ -16,8 +16,8 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError, Unavaila
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
-from neuroscope_inference.engine.attributions.proof import why_no_edges, why_no_gradients
+from neuroscope_inference.engine.attributions.norms import ClosedFormNorm, backpropagate_norm
+from neuroscope_inference.engine.attributions.support import why_no_edges, why_no_gradients
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.attributing import ALLOWED, WITHOUT_EDGES, attribute_here, labels
 from tests.support.compare import assert_close
@@ -333,7 +333,7 @@ def test_a_known_norm_is_the_norm(model: LoadedModel) -> None:
     norm = model.layout.blocks[1].norm1
     assert norm is not None
     stream, gradients, matrix = (mx.random.normal(shape) for shape in ((2, 5, 128), (2, 5, 8, 16), (8, 16, 128)))
-    known = KnownNorm.of(norm, stream)
+    known = ClosedFormNorm.from_module(norm, stream)
     assert known is not None
-    expected = pulled_through(norm, stream, gradients.swapaxes(1, 2) @ matrix)
-    assert_close("norm", np.array(known.pulled_back(gradients, matrix)), np.array(expected), tolerance=1e-5)
+    expected = backpropagate_norm(norm, stream, gradients.swapaxes(1, 2) @ matrix)
+    assert_close("norm", np.array(known.backpropagate(gradients, matrix)), np.array(expected), tolerance=1e-5)

@@ -15,7 +15,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import scalar
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.freezing import hooked, replaced
 from tests.support.loaded import load_here
@@ -75,7 +75,7 @@ def greedy(model: LoadedModel, tokens: Sequence[int], point: Point, heads: Seque
             return replaced(mx.zeros_like(passing), heads, list(at))(passing)
 
         logits, _ = hooked(model, read, {point: silent} if heads else {}, [])
-        read.append(int(number(logits[-1].argmax())))
+        read.append(int(scalar(logits[-1].argmax())))
     return read[len(tokens) :]
 
 

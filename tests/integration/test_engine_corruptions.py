@@ -16,9 +16,9 @@ from neuroscope.interventions.expressions import tensor
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import scalar
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.corruption import positions_of_text
+from neuroscope_inference.engine.sweeps.corruption import find_token_positions
 from tests.support.attributing import attribute_here
 from tests.support.freezing import Put, hooked, replaced
 from tests.support.loaded import load_here
@@ -98,7 +98,7 @@ def grid(site: str, **fields: Any) -> pb.SweepGrid:
 
 
 def scored(logits: mx.array) -> float:
-    return number(logits[-1, ANSWER] - logits[-1, OTHER])
+    return scalar(logits[-1, ANSWER] - logits[-1, OTHER])
 
 
 def test_cells_restore_what_edits_corrupt(model: LoadedModel) -> None:
@@ -110,7 +110,7 @@ def test_cells_restore_what_edits_corrupt(model: LoadedModel) -> None:
     events = events_here(model, request_of(*(grid(site, positions=axis) for site in there), pairs=[pair]))
     (baseline,) = [event.baseline for event in events if event.HasField("baseline")]
     logits, _ = hooked(model, CLEAN, {}, [])
-    scale = max(1.0, number(mx.abs(logits).max()))
+    scale = max(1.0, scalar(mx.abs(logits).max()))
     corrupted, _ = hooked(model, CLEAN, corrupting(model), [])
     assert baseline.clean == pytest.approx(scored(logits), abs=TOLERANCE * scale)
     assert baseline.corrupted == pytest.approx(scored(corrupted), abs=TOLERANCE * scale)
@@ -160,7 +160,7 @@ def test_windows_edit_their_layers_together(llama: LoadedModel) -> None:
 def test_noise_is_seeded_and_measured_in_the_embeddings_own_deviation(llama: LoadedModel) -> None:
     text = "the quick brown fox"
     (ids,) = [llama.tokenize(inference_pb2.Prompt(text=text), "prompt").ids]
-    places = positions_of_text(llama, ids, "quick brown", "subject")
+    places = find_token_positions(llama, ids, "quick brown", "subject")
 
     def embedding_of(seed: int, deviation: float) -> Any:
         """Of the corrupted run, by a projection of the stream on each axis: here by its clean run patched whole."""
@@ -179,20 +179,20 @@ def test_noise_is_seeded_and_measured_in_the_embeddings_own_deviation(llama: Loa
 
 def test_noise_has_the_deviation_that_is_asked_for(llama: LoadedModel) -> None:
     from neuroscope_inference.engine.position_range import PositionRange
-    from neuroscope_inference.engine.sweeps.corruption import Corruptions, noise_of
+    from neuroscope_inference.engine.sweeps.corruption import Corruptions, subject_noise
     from neuroscope_inference.engine.sweeps.pair import Corruption, Pair
 
     point, text = Point("embedding"), "the quick brown fox jumps"
     ids = llama.tokenize(inference_pb2.Prompt(text=text), "prompt").ids
     message = pb.SubjectNoise(subject="quick brown fox", seed=3, standard_deviation=2)
-    edit = noise_of(message, llama, ids, "noise")
+    edit = subject_noise(message, llama, ids, "noise")
     places = list(edit.select.positions.list.positions)
     plan = Corruptions(llama, lambda reference, path: np.zeros(1)).plan(
         Pair(0, ids, ids, (), 1, [Corruption(edit, "noise")])
     )
     assert plan is not None
     _, seen = hooked(llama, ids, {}, [point])
-    edits, _ = plan.at(PositionRange(1, 0, 0, len(ids), len(ids)))
+    edits, _ = plan.edits_for(PositionRange(1, 0, 0, len(ids), len(ids)))
     ((edit_of_row,),) = edits.values()
     own, noisy = np.array(seen[point][0]), np.array(edit_of_row.apply(seen[point])[0])
     changed = np.flatnonzero((own != noisy).any(axis=-1)).tolist()

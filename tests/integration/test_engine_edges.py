@@ -17,8 +17,8 @@ from neuroscope.experiments import projection
 from neuroscope.experiments.edges import to_edge_grid
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, intervention_pb2, site_pb2
-from neuroscope_inference.engine.attributions.graph import Graph
-from neuroscope_inference.engine.edges.model_graph import described
+from neuroscope_inference.engine.attributions.graph import EdgeGraph
+from neuroscope_inference.engine.edges.model_graph import describe_edge_graph
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.attributing import WITHOUT_EDGES, labels
 from tests.support.edge_runs import EdgeRuns, random_sets, reach
@@ -53,8 +53,8 @@ def llama(llama_dir: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def graph(llama: LoadedModel) -> Graph:
-    return Graph(llama.layout)
+def graph(llama: LoadedModel) -> EdgeGraph:
+    return EdgeGraph(llama.layout)
 
 
 def request_of(*edges: pb.EdgeGrid, **fields: Any) -> pb.RunSweepRequest:
@@ -81,7 +81,7 @@ def baseline_of(events: list[pb.RunSweepResponse]) -> pb.PairBaseline:
 
 
 def test_sets_are_what_their_definition_says(model: LoadedModel) -> None:
-    graph = Graph(model.layout)
+    graph = EdgeGraph(model.layout)
     sets = random_sets(graph, SHARES, 3)
     everything = np.stack([reach(graph), np.zeros_like(reach(graph))])
     request = request_of(masks(np.concatenate([sets, everything])))
@@ -105,7 +105,7 @@ def test_what_has_no_graph_is_refused(family: str, family_model: Callable[[str],
     model = family_model(family)
     for ask in (
         lambda: events_here(model, request_of(to_edge_grid(None, PATCH))),
-        lambda: described(model, "edges[0]"),
+        lambda: describe_edge_graph(model, "edges[0]"),
     ):
         with pytest.raises(UnavailableSiteError, match="a norm stands behind") as caught:
             ask()
@@ -119,14 +119,14 @@ def test_what_has_no_graph_is_refused(family: str, family_model: Callable[[str],
 def test_sets_in_float64(family: str, tmp_path: Path) -> None:
     folder = make_model(family, tmp_path / family)
     model = load_here(folder)
-    graph = described(model, "")
+    graph = describe_edge_graph(model, "")
     senders, receivers = labels(graph.senders), labels(graph.receivers)
     paths, other = Paths(folder, CLEAN), Paths(folder, CORRUPTED).run().written
     clean = paths.run()
     assert senders == list(clean.written)
     assert receivers == list(clean.reach)
     assert graph.edge_count == len(list(clean.edges()))
-    sets = random_sets(Graph(model.layout), [*SHARES, 0.02, 0.3, 0.7, 1.0], 5)
+    sets = random_sets(EdgeGraph(model.layout), [*SHARES, 0.02, 0.3, 0.7, 1.0], 5)
     found = sweep_here(model, request_of(masks(sets)))[0]
     expected: list[float] = []
     for changed in sets:
@@ -137,7 +137,7 @@ def test_sets_in_float64(family: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(clean.logits).max())
 
 
-def test_edges_alone_are_direct_paths(llama: LoadedModel, graph: Graph) -> None:
+def test_edges_alone_are_direct_paths(llama: LoadedModel, graph: EdgeGraph) -> None:
     """A sender that nothing reaches writes what it writes in the edited run, as in path patching."""
     receivers = ["a2.h3<q>", "a3.h0<k>", "a1.h1<v>", "m2", "logits"]
     senders = ["input", *(f"a{layer}.h{head}" for layer in range(4) for head in range(8)), "m0", "m1", "m2", "m3"]
@@ -163,7 +163,7 @@ def test_edges_alone_are_direct_paths(llama: LoadedModel, graph: Graph) -> None:
 # ------------------------------------------------------------------------------------------------ ways, values, metrics
 
 
-def test_every_way_gives_the_same(llama: LoadedModel, graph: Graph) -> None:
+def test_every_way_gives_the_same(llama: LoadedModel, graph: EdgeGraph) -> None:
     """So do batches of one row, and cells in another order; cells of each edge and of many stand side by side."""
     sets = random_sets(graph, np.linspace(0.001, 1, 12).tolist(), 8)
     pairs = [PAIR, pb.PromptPair(clean=prompt(CORRUPTED), corrupted=prompt(CLEAN))]
@@ -183,7 +183,7 @@ def test_every_way_gives_the_same(llama: LoadedModel, graph: Graph) -> None:
     np.testing.assert_allclose(sweep_here(llama, backwards)[:, ::-1], whole[:, :12], atol=2e-5)
 
 
-def test_what_is_done_is_not_run_again(llama: LoadedModel, graph: Graph) -> None:
+def test_what_is_done_is_not_run_again(llama: LoadedModel, graph: EdgeGraph) -> None:
     request = request_of(masks(random_sets(graph, (0.1, 0.2, 0.3, 0.4), 9)))
     whole = sweep_here(llama, request)
     rest = sweep_here(llama, request, done_patches=[0, 2])
@@ -201,7 +201,7 @@ def test_what_is_done_is_not_run_again(llama: LoadedModel, graph: Graph) -> None
     ],
     ids=["zero", "mean", "mean by position", "resample"],
 )
-def test_edges_carry_every_value(llama: LoadedModel, graph: Graph, value: pb.SweepValue) -> None:
+def test_edges_carry_every_value(llama: LoadedModel, graph: EdgeGraph, value: pb.SweepValue) -> None:
     """All edges into the logits: then the last stream is what is written with the value, and the attention's biases."""
     into_logits = reach(graph)
     into_logits[:, :-1] = False
@@ -235,7 +235,9 @@ METRICS = {
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_every_metric_sees_the_other_run_behind_all_edges(llama: LoadedModel, graph: Graph, metric: pb.Metric) -> None:
+def test_every_metric_sees_the_other_run_behind_all_edges(
+    llama: LoadedModel, graph: EdgeGraph, metric: pb.Metric
+) -> None:
     sets = np.stack([reach(graph), np.zeros_like(reach(graph)), *random_sets(graph, (0.5,), 1)])
     for run in (pb.SWEPT_RUN_CLEAN, pb.SWEPT_RUN_CORRUPTED):
         events = events_here(llama, request_of(masks(sets), metric=metric, edited_run=run))
@@ -248,7 +250,7 @@ def test_every_metric_sees_the_other_run_behind_all_edges(llama: LoadedModel, gr
         assert np.isfinite(found[2])
 
 
-def test_other_runs_may_be_made_by_noise(llama: LoadedModel, graph: Graph) -> None:
+def test_other_runs_may_be_made_by_noise(llama: LoadedModel, graph: EdgeGraph) -> None:
     pair = pb.PromptPair(clean=inference_pb2.Prompt(text="Once upon a time"), noise=pb.SubjectNoise(subject="upon"))
     events = events_here(llama, request_of(masks(reach(graph)[None]), pairs=[pair]))
     assert baseline_of(events).clean != baseline_of(events).corrupted

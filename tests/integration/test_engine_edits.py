@@ -31,11 +31,11 @@ def model(request: pytest.FixtureRequest, family_model: Callable[[str], LoadedMo
 
 def run(model: LoadedModel, edits: dict[PointIndex, Callable[[mx.array], mx.array]], read: PointIndex) -> Any:
     """Logits with edits at points, and what is read of one point."""
-    wanted = model.layout.wanted([read])
+    wanted = model.layout.capture_mask([read])
     hook_plan = HookPlan(wanted, {point: [RowEdit(edit)] for point, edit in edits.items()})
-    with model.layout.switch.reading(hook_plan):
+    with model.layout.active_hooks.activate(hook_plan):
         logits = model.network(mx.array([PROMPT]), cache=make_prompt_cache(model.network))  # type: ignore[operator]
-    return np.array(logits), np.array(hook_plan.seen[read])
+    return np.array(logits), np.array(hook_plan.captured[read])
 
 
 def uneven(x: mx.array) -> mx.array:
@@ -85,8 +85,8 @@ def test_one_row_of_a_batch_is_written_alone(model: LoadedModel, tmp_path: Path)
     for point in writable(model):
         index = model.layout.index[point]
         plain, _ = run(model, {}, index)
-        hook_plan = HookPlan(model.layout.wanted([]), {index: [RowEdit(uneven, slot=1)]})
-        with model.layout.switch.reading(hook_plan):
+        hook_plan = HookPlan(model.layout.capture_mask([]), {index: [RowEdit(uneven, slot=1)]})
+        with model.layout.active_hooks.activate(hook_plan):
             network: Any = model.network
             logits = np.array(network(mx.array([PROMPT] * 3), cache=make_prompt_cache(network)))
         assert relative_error(logits[[0]], plain) < TOLERANCE, point

@@ -16,7 +16,7 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.paths.proof import why_no_paths
+from neuroscope_inference.engine.paths.support import why_no_paths
 from tests.support.freezing import hooked, path_patched
 from tests.support.loaded import load_here
 from tests.support.random_models import FAMILIES

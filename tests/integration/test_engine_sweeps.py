@@ -16,9 +16,9 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps import submissions
-from neuroscope_inference.engine.sweeps.cells import Extent
-from neuroscope_inference.engine.sweeps.proof import fastest
+from neuroscope_inference.engine.sweeps import pair_runner, patch_batches
+from neuroscope_inference.engine.sweeps.cells import EditExtent
+from neuroscope_inference.engine.sweeps.fastest_method import fastest_method
 from neuroscope_inference.engine.sweeps.request import SweepLimits
 from tests.support.loaded import load_here
 from tests.support.plain_mlx import load_plain, plain_logits
@@ -76,7 +76,7 @@ def test_every_way_gives_the_plain_ways_numbers(model: LoadedModel) -> None:
     places = one_by_one(0, 12, 19)  # the first, one amidst, the last
     grids = [grid(site, positions=places) for site in SITES if not model.layout.state(Point(site, 1)).reason]
     assert len(grids) >= 4
-    best = fastest(model)
+    best = fastest_method(model)
     has_no_prefix = model.description.model_id in WITHOUT_PREFIXES
     assert best.kind == (FAST[0] if has_no_prefix else FAST[1]), best.reason
     assert bool(best.reason) == has_no_prefix
@@ -87,14 +87,14 @@ def test_every_way_gives_the_plain_ways_numbers(model: LoadedModel) -> None:
 def test_heads_agree_at_all_positions_and_at_one(model: LoadedModel) -> None:
     places = (None, together(-1))
     grids = [grid("head_output", layers=[1, 3], heads=EACH, positions=positions) for positions in places]
-    plain = agrees(model, request_of(*grids), methods=(fastest(model).kind,))
+    plain = agrees(model, request_of(*grids), methods=(fastest_method(model).kind,))
     assert np.ptp(plain) > 0.01
 
 
 def test_unedited_runs_are_the_same_whatever_the_way(model: LoadedModel) -> None:
     """To the last bit, and those of mlx-lm."""
     baselines = set[tuple[float, float]]()
-    for method in (pb.SWEEP_METHOD_PLAIN, fastest(model).kind):
+    for method in (pb.SWEEP_METHOD_PLAIN, fastest_method(model).kind):
         events = events_here(model, request_of(grid("resid_pre", layers=[0]), method=method))
         (found,) = [event.baseline for event in events if event.HasField("baseline")]
         baselines.add((found.clean, found.corrupted))
@@ -314,9 +314,8 @@ def test_events_come_in_order(llama: LoadedModel) -> None:
 
 def test_short_memory_halves_a_batch(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from neuroscope_inference.engine.memory import OutOfMemoryError
-    from neuroscope_inference.engine.sweeps import prepared
 
-    run_batch = prepared.run_batch
+    run_batch = pair_runner.run_batch
 
     def short(*args: Any, **kwargs: Any) -> Any:
         if len(args[3]) > 2:
@@ -325,16 +324,16 @@ def test_short_memory_halves_a_batch(llama: LoadedModel, monkeypatch: pytest.Mon
 
     request = request_of(grid("resid_pre"))
     whole = sweep_here(llama, request)
-    monkeypatch.setattr(prepared, "run_batch", short)
+    monkeypatch.setattr(pair_runner, "run_batch", short)
     events = events_here(llama, request)
     assert events[-1].end.most_rows <= 2
     np.testing.assert_allclose(values_of(events), whole, atol=1e-5)
 
 
 def test_groups_share_a_batch_only_where_that_saves_work(llama: LoadedModel) -> None:
-    costs = submissions.Costs(llama, 1)
-    assert costs.row(Extent(0, 0), 20) > costs.row(Extent(2, 0), 20) > costs.row(Extent(3, 16), 4)
-    assert costs.plain(20) > costs.row(Extent(0, 0), 20)
+    costs = patch_batches.Costs(llama, 1)
+    assert costs.row(EditExtent(0, 0), 20) > costs.row(EditExtent(2, 0), 20) > costs.row(EditExtent(3, 16), 4)
+    assert costs.plain(20) > costs.row(EditExtent(0, 0), 20)
 
 
 def test_a_model_that_breaks_an_assumption_runs_one_by_one(llama_dir: Path) -> None:
@@ -348,7 +347,7 @@ def test_a_model_that_breaks_an_assumption_runs_one_by_one(llama_dir: Path) -> N
         return out - out.mean(axis=0, keepdims=True) if out.shape[0] > 1 else out
 
     object.__setattr__(block, "_neuroscope_hook", mixing)
-    method = fastest(model)
+    method = fastest_method(model)
     assert method.kind == pb.SWEEP_METHOD_PLAIN
     assert "off by" in method.reason
     events = events_here(model, request_of(grid("resid_pre", layers=[1])))

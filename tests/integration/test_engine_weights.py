@@ -21,7 +21,7 @@ from neuroscope.weights.names import GROUPS, WEIGHTS
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.weights.probe import ACTIVATIONS
-from neuroscope_inference.engine.weights.reading import parts_of
+from neuroscope_inference.engine.weights.reader import array_slices
 from tests.support.compare import assert_close
 from tests.support.loaded import capture_here, load_here
 from tests.support.random_models import FAMILIES, make_model
@@ -308,7 +308,7 @@ def test_summaries_and_plans_have_no_values(llama: LoadedModel) -> None:
 @pytest.mark.parametrize("shape", [(), (7,), (3, 10), (2, 5, 4), (4, 1, 30)])
 def test_parts_are_the_whole_in_its_order(shape: tuple[int, ...], part_bytes: int) -> None:
     array = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
-    parts = [array[place] for place in parts_of(shape, 4, part_bytes)]
+    parts = [array[place] for place in array_slices(shape, 4, part_bytes)]
     assert np.array_equal(np.concatenate([part.reshape(-1) for part in parts]), array.reshape(-1))
     assert all(part.nbytes <= max(part_bytes, 4) for part in parts)
 

@@ -20,7 +20,7 @@ from neuroscope.errors import (
     ModelUnsupportedError,
     PermissionDeniedError,
 )
-from neuroscope_inference.gguf.conversion import NOTES, convert, gguf_file, notes_of
+from neuroscope_inference.gguf.conversion import NOTES, conversion_notes, convert, gguf_file
 from neuroscope_inference.gguf.file import GgufFile
 from neuroscope_inference.gguf.tokenizer import GgufTokenizer
 from tests.support.compare import relative_error
@@ -53,7 +53,7 @@ def test_weights_stay_quantised_where_mlx_has_the_form(kind: Any, llama_dir: Pat
     folder = convert(write_model(llama_dir, tmp_path / "model.gguf", kind), dtype="float32")
     config = json.loads((folder / "config.json").read_text())
     assert ("quantization" in config) == (kind is not QUANTISED.BF16)
-    assert any(kind.name in note for note in notes_of(folder))
+    assert any(kind.name in note for note in conversion_notes(folder))
     with Client.local(folder, llama_dir) as client:
         models = {model.model_id: model for model in client.models()}
         original, read = (

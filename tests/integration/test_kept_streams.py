@@ -34,8 +34,8 @@ from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.local import LocalTransport
 from neuroscope_inference.spool import records
-from neuroscope_inference.spool.captured import SpooledTensors
 from neuroscope_inference.spool.spool import Spool
+from neuroscope_inference.spool.spooled_tensors import SpooledTensors
 from tests.support.recording import Recording, capture_request, generate_request, prompt, record
 from tests.support.services import Service, inference_service
 

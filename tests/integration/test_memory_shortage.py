@@ -19,7 +19,7 @@ from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.transport import GrpcTransport
 from neuroscope_inference.engine import memory
-from neuroscope_inference.engine.batch import Batch
+from neuroscope_inference.engine.decode_batch import DecodeBatch
 from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error
@@ -165,10 +165,10 @@ def failing_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
     def fail(most_rows: int, *, launched: bool, times: int = 1000) -> list[int]:
         counts: list[int] = []
-        step, land = Batch.launch, mx.eval
+        step, land = DecodeBatch.launch, mx.eval
         doomed: list[mx.array] = []
 
-        def launching(batch: Batch, rows: Any) -> None:
+        def launching(batch: DecodeBatch, rows: Any) -> None:
             step(batch, rows)
             counts.append(len(rows))
             is_failing = len(rows) > most_rows and sum(count > most_rows for count in counts) <= times
@@ -183,7 +183,7 @@ def failing_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             if is_step and any(array is other for array in arrays[0] for other in doomed):
                 raise RuntimeError(METAL)
 
-        monkeypatch.setattr(Batch, "launch", launching)
+        monkeypatch.setattr(DecodeBatch, "launch", launching)
         if not launched:
             monkeypatch.setattr(mx, "eval", landing)
         return counts
@@ -231,7 +231,7 @@ def test_a_limit_makes_batches_smaller_without_a_step_lost(
     request = generations()
     undisturbed = record(transport, request)
     monkeypatch.setattr(memory, "excess", lambda _: "MLX held more")  # read after steps; prefills fit
-    monkeypatch.setattr(memory, "watched", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(memory, "limited", lambda _: contextlib.nullcontext())
     recording = record(transport, request)
     assert [recording.token_ids(row) for row in range(4)] == [undisturbed.token_ids(row) for row in range(4)]
     assert recording.manifest is not None

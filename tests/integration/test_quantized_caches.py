@@ -19,7 +19,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.transport import GrpcTransport
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import scalar
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error
 from tests.support.random_models import make_model
@@ -55,7 +55,7 @@ def test_tokens_and_logits_are_those_of_mlx_lm(transport: LocalTransport, folder
     logits = network(mx.array([IDS]), cache=cache)
     expected: list[int] = []
     for _ in range(12):
-        expected.append(int(number(mx.argmax(logits[0, -1]))))
+        expected.append(int(scalar(mx.argmax(logits[0, -1]))))
         logits = network(mx.array([[expected[-1]]]), cache=cache)
     quantization = pb.CacheQuantization(bits=bits, group_size=GROUP)
     request = generate_request(prompt(IDS), max_tokens=12, ignore_eos=True, cache_quantization=quantization)

@@ -16,7 +16,7 @@ from neuroscope.errors import DataConversionError, InvalidRequestError, UnknownI
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.hooks import Hook
 from neuroscope.wire.transport import GrpcTransport
-from neuroscope_inference.engine.forward import longest_chunk
+from neuroscope_inference.engine.forward import max_chunk_positions
 from neuroscope_inference.local import LocalTransport
 from tests.support.random_models import make_model
 from tests.support.recording import capture_request, prompt, record
@@ -164,8 +164,8 @@ def test_reductions_make_chunks_longer(grpc_transport: GrpcTransport) -> None:
         return recording.plan.chunk_positions
 
     assert chunk_positions("resid_post") == SMALL // (4 * 128 * 4)
-    assert chunk_positions(Hook("resid_post", reduce="norm")) == longest_chunk()
-    assert chunk_positions(Hook("resid_post", reduce="mean")) == longest_chunk()
+    assert chunk_positions(Hook("resid_post", reduce="norm")) == max_chunk_positions()
+    assert chunk_positions(Hook("resid_post", reduce="mean")) == max_chunk_positions()
     assert chunk_positions(Hook("resid_post", reduce={"top_k": 50})) == SMALL // (4 * 50 * 8)
 
 

@@ -14,7 +14,7 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from neuroscope.client import Client
 from neuroscope.errors import InvalidRequestError
 from neuroscope.wire.transport import GrpcTransport
-from neuroscope_inference.engine.batch import Batch
+from neuroscope_inference.engine.decode_batch import DecodeBatch
 from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.local import LocalTransport
 from tests.support.compare import relative_error
@@ -135,15 +135,15 @@ def test_penalties_survive_a_step_that_was_lost(
     local: LocalTransport, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
     undisturbed = generate(local, list(PROMPTS), **DRAWN, **STRONG)
-    launch, counts = Batch.launch, [0]
+    launch, counts = DecodeBatch.launch, [0]
 
-    def failing(batch: Batch, rows: Any) -> None:
+    def failing(batch: DecodeBatch, rows: Any) -> None:
         launch(batch, rows)
         counts[0] += 1
         if counts[0] == fails_at:
             raise OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(Batch, "launch", failing)
+    monkeypatch.setattr(DecodeBatch, "launch", failing)
     disturbed = generate(local, list(PROMPTS), **DRAWN, **STRONG)
     assert disturbed.manifest is not None
     assert disturbed.manifest.warnings

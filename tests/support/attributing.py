@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.attributions.request import AttributionLimits, attribution_of
+from neuroscope_inference.engine.attributions.request import AttributionLimits, parse_attribution
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.tensor_references import TensorReferences
@@ -38,7 +38,7 @@ def attribute_here(
 ) -> Attributed:
     """Everything that an attribution sends."""
     references = TensorReferences(TensorStore(2**20, 60))
-    events = list(attribution_of(request, model, references.resolve_tensor, allowed).run())
+    events = list(parse_attribution(request, model, references.resolve_tensor, allowed).run())
     messages = [event for event in events if isinstance(event, pb.AttributeResponse)]
     tensors = {
         (tensor.plan_index, tensor.row): np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)[0]

@@ -15,22 +15,22 @@ from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.attributions.graph import EdgeGraph
 from neuroscope_inference.engine.hook_plan import HookPlan, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.paths.writing import mlp_stream, written
+from neuroscope_inference.engine.paths.residual_writes import mlp_input_stream, residual_contribution
 from tests.support.freezing import hooked, replaced
 
 Mask = NDArray[np.bool_]
 
 
-def reach(graph: Graph) -> Mask:
+def reach(graph: EdgeGraph) -> Mask:
     """Every edge of a graph (senders, receivers)."""
     counts = np.array([receiver.sender_count for receiver in graph.receivers])
     return np.arange(len(graph.senders))[:, None] < counts[None]
 
 
-def random_sets(graph: Graph, shares: Sequence[float], seed: int) -> NDArray[np.bool_]:
+def random_sets(graph: EdgeGraph, shares: Sequence[float], seed: int) -> NDArray[np.bool_]:
     """Sets of such shares of the edges (sets, senders, receivers)."""
     random = np.random.default_rng(seed)
     return np.stack([reach(graph) & (random.random(reach(graph).shape) < share) for share in shares])
@@ -47,8 +47,8 @@ class EdgeRuns:
 
     def __init__(self, model: LoadedModel, edited: Sequence[int], other: Sequence[int]) -> None:
         self._model, self._edited = model, edited
-        self._graph = Graph(model.layout)
-        self._points = [model.layout.states[point].point for point in self._graph.compared]
+        self._graph = EdgeGraph(model.layout)
+        self._points = [model.layout.states[point].point for point in self._graph.sender_points]
         _, seen = hooked(model, other, {}, self._points)
         self._other = self._writes(seen)
 
@@ -82,7 +82,7 @@ class EdgeRuns:
         if point.component == "resid_post":
             return point
         assert point.layer is not None
-        return mlp_stream(self._model.layout, point.layer) if point.is_input else Point("resid_pre", point.layer)
+        return mlp_input_stream(self._model.layout, point.layer) if point.is_input else Point("resid_pre", point.layer)
 
     def _read(self, point: Point, stream: Point, input_: mx.array) -> mx.array:
         """What a point is made of streams (rows, ...)."""
@@ -90,10 +90,10 @@ class EdgeRuns:
             return input_
         layout, network = self._model.layout, cast("Any", self._model.network)
         edits = [RowEdit(replaced(input_[row : row + 1]), slot=row) for row in range(len(input_))]
-        hook_plan = HookPlan(layout.wanted([layout.index[point]]), {layout.index[stream]: edits})
-        with layout.switch.reading(hook_plan):
+        hook_plan = HookPlan(layout.capture_mask([layout.index[point]]), {layout.index[stream]: edits})
+        with layout.active_hooks.activate(hook_plan):
             network(mx.array([list(self._edited)] * len(input_)), cache=make_prompt_cache(self._model.network))
-        return hook_plan.seen[layout.index[point]]
+        return hook_plan.captured[layout.index[point]]
 
     def _writes(self, seen: Mapping[Point, mx.array]) -> mx.array:
         """What every sender writes (senders, positions, d_model), head by head through the output projection."""
@@ -103,9 +103,9 @@ class EdgeRuns:
             if point.component != "head_output":
                 found.append(seen[point])
                 continue
-            nothing = written(layout, point, mx.zeros_like(seen[point]))
+            nothing = residual_contribution(layout, point, mx.zeros_like(seen[point]))
             one_by_one = mx.eye(seen[point].shape[2])[:, None, :, None]
-            found.append(written(layout, point, seen[point] * one_by_one) - nothing)
+            found.append(residual_contribution(layout, point, seen[point] * one_by_one) - nothing)
         return mx.concatenate(found)
 
 

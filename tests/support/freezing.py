@@ -25,12 +25,12 @@ def hooked(
     """Logits (positions, vocabulary) of a run in which points are replaced, and what passed at some of them."""
     layout = model.layout
     edits = {layout.index[point]: [RowEdit(put)] for point, put in puts.items()}
-    hook_plan = HookPlan(layout.wanted([layout.index[point] for point in reads]), edits)
+    hook_plan = HookPlan(layout.capture_mask([layout.index[point] for point in reads]), edits)
     network: Any = model.network
-    with layout.switch.reading(hook_plan):
+    with layout.active_hooks.activate(hook_plan):
         logits = network(mx.array([list(tokens)]), cache=make_prompt_cache(model.network))
-    mx.eval(logits, hook_plan.seen)
-    return logits[0], {point: hook_plan.seen[layout.index[point]] for point in reads}
+    mx.eval(logits, hook_plan.captured)
+    return logits[0], {point: hook_plan.captured[layout.index[point]] for point in reads}
 
 
 def there(model: LoadedModel, component: str, *, is_input: bool = False) -> list[Point]:

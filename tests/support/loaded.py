@@ -43,15 +43,15 @@ def logits_of_steps(network: Any, prompt: list[int], continuation: list[int], ho
 
 def read_all(model: LoadedModel) -> Any:
     """For `logits_of_steps`: a fresh hook plan for every forward pass that reads every point there is."""
-    return lambda: model.layout.switch.reading(HookPlan([True] * len(model.layout.states)))
+    return lambda: model.layout.active_hooks.activate(HookPlan([True] * len(model.layout.states)))
 
 
 def capture_here(model: LoadedModel, tokens: list[int]) -> dict[Point, NDArray[Any]]:
     """Every available point in one forward pass without a cache from before; bfloat16 as float32, for numpy."""
     hook_plan = HookPlan([True] * len(model.layout.states))
-    with model.layout.switch.reading(hook_plan):
+    with model.layout.active_hooks.activate(hook_plan):
         logits = model.network(mx.array([tokens]), cache=make_prompt_cache(model.network))  # type: ignore[operator]
-    mx.eval(logits, list(hook_plan.seen.values()))
+    mx.eval(logits, list(hook_plan.captured.values()))
     states = model.layout.states
-    found = {states[i].point: x for i, x in hook_plan.seen.items() if not states[i].reason}
+    found = {states[i].point: x for i, x in hook_plan.captured.items() if not states[i].reason}
     return {point: np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x) for point, x in found.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from neuroscope_inference.engine import selftest
+from neuroscope_inference.engine import self_test
 from neuroscope_inference.engine.layout import Layout
 from tests.support.tiny_configs import VOCABULARY, tiny_config
 
@@ -57,7 +57,7 @@ def prove(module: str, model_type: str = "") -> Proved:
             mx.eval(model.parameters())
             text_config: dict[str, Any] = config.get("text_config", config)
             layout = Layout(model, {**text_config, "model_type": model_type or module})
-            verdict = selftest.run(layout, VOCABULARY)
+            verdict = self_test.run(layout, VOCABULARY)
     except SystemExit:
         return Proved(module, failure=f"its import ends Python: {' '.join(said.getvalue().split())}")
     except Exception as error:

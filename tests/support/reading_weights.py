@@ -10,7 +10,7 @@ from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary import tensors
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
-from neuroscope_inference.engine.weights.reading import reading_of
+from neuroscope_inference.engine.weights.reader import parse_reading
 
 
 @dataclass
@@ -35,7 +35,7 @@ class WeightsRead:
 
 def read_here(model: LoadedModel, request: pb.ReadWeightsRequest | None = None) -> WeightsRead:
     """Everything that a reading sends."""
-    events = list(reading_of(request or pb.ReadWeightsRequest(), model).run())
+    events = list(parse_reading(request or pb.ReadWeightsRequest(), model).run())
     messages = [event for event in events if isinstance(event, pb.ReadWeightsResponse)]
     found = WeightsRead(messages[0].plan, messages[-1].end)
     found.summaries = [message.summary for message in messages if message.HasField("summary")]

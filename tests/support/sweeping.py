@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.request import SweepLimits, sweep_of
+from neuroscope_inference.engine.sweeps.request import SweepLimits, parse_sweep
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
 
@@ -34,7 +34,7 @@ def events_here(
 ) -> list[pb.RunSweepResponse]:
     """Everything that a sweep would send."""
     references = TensorReferences(TensorStore(2**20, 60))
-    sweep = sweep_of(request, model, references.resolve_tensor, allowed)
+    sweep = parse_sweep(request, model, references.resolve_tensor, allowed)
     return [event for event in sweep.run() if event is not None]
 
 

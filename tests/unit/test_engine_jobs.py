@@ -248,5 +248,5 @@ async def test_stopping_ends_what_runs_and_what_waits() -> None:
 def put_model(engine: Engine, model_id: str) -> LoadedModel:
     """A model that is nothing but a name."""
     model = cast("Any", SimpleNamespace(description=SimpleNamespace(model_id=model_id), release=lambda: None))
-    engine.registry.put(model)
+    engine.registry.add(model)
     return model

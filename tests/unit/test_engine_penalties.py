@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import scalar
 from neuroscope_inference.engine.penalties import Penalties
 from neuroscope_inference.engine.sampling import Sampler
 
@@ -29,7 +29,7 @@ penalty = st.floats(-2, 2, width=32)
 
 def applied(logits: NDArray[Any], tokens: list[int] | None, **fields: Any) -> NDArray[Any]:
     counted = None if tokens is None else mx.array(tokens, mx.int32)
-    return np.array(Penalties.of(pb.Sampling(**fields)).apply(mx.array(logits)[None], counted))[0]
+    return np.array(Penalties.from_message(pb.Sampling(**fields)).apply(mx.array(logits)[None], counted))[0]
 
 
 def processed(logits: NDArray[Any], tokens: list[int], **arguments: Any) -> NDArray[Any]:
@@ -100,7 +100,7 @@ def test_nothing_changes_where_nothing_is_asked_for_or_no_token_counts() -> None
 
 def test_a_token_counts_that_nobody_has_read_yet() -> None:
     """The engine launches a step before the token of the one before is known."""
-    sampler = Sampler.of(pb.Sampling(presence_penalty=50))
+    sampler = Sampler.from_message(pb.Sampling(presence_penalty=50))
     logits = mx.array(np.linspace(-3, 3, VOCABULARY, dtype=np.float32))[None]
     first = sampler.draw(logits, 0, 0, mx.array([2], mx.int32))
     second = sampler.draw(logits, 0, 1, mx.concatenate([mx.array([2], mx.int32), first.token.astype(mx.int32)]))
@@ -110,11 +110,11 @@ def test_a_token_counts_that_nobody_has_read_yet() -> None:
 
 def test_log_probabilities_stay_those_of_the_model() -> None:
     logits = mx.array(np.linspace(-3, 3, VOCABULARY, dtype=np.float32))[None]
-    plain = Sampler.of(pb.Sampling(top_logprobs=3)).draw(logits, 0, 0)
-    biased = Sampler.of(pb.Sampling(top_logprobs=3, logit_bias={0: 100})).draw(logits, 0, 0)
+    plain = Sampler.from_message(pb.Sampling(top_logprobs=3)).draw(logits, 0, 0)
+    biased = Sampler.from_message(pb.Sampling(top_logprobs=3, logit_bias={0: 100})).draw(logits, 0, 0)
     assert biased.token.item() == 0
     assert list(biased.alternatives()) == list(plain.alternatives())
-    assert number(biased.logprob) < number(plain.logprob)
+    assert scalar(biased.logprob) < scalar(plain.logprob)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def test_log_probabilities_stay_those_of_the_model() -> None:
 )
 def test_parameters_out_of_range_are_named(fields: dict[str, Any], name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        Sampler.of(pb.Sampling(**fields))
+        Sampler.from_message(pb.Sampling(**fields))
     assert caught.value.field == f"sampling.{name}"
 
 
 def test_a_biased_token_must_be_there() -> None:
-    penalties = Penalties.of(pb.Sampling(logit_bias={3: 1, VOCABULARY: 1}))
+    penalties = Penalties.from_message(pb.Sampling(logit_bias={3: 1, VOCABULARY: 1}))
     penalties.check_vocabulary(VOCABULARY + 1)
     with pytest.raises(InvalidRequestError, match="there is no token 12") as caught:
         penalties.check_vocabulary(VOCABULARY)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import scalar
 from neuroscope_inference.engine.sampling import Sampler
 
 LOGITS = np.array([1.5, -0.5, 3.0, 0.2, 2.9, -4.0, 1.5, 0.0], np.float32)
@@ -23,13 +23,13 @@ DRAWS = 1000
 
 
 def draw(step: int = 0, row: int = 0, logits: NDArray[Any] = LOGITS, **fields: Any) -> int:
-    drawn = Sampler.of(pb.Sampling(**fields)).draw(mx.array(logits)[None], row, step)
-    return int(number(drawn.token))
+    drawn = Sampler.from_message(pb.Sampling(**fields)).draw(mx.array(logits)[None], row, step)
+    return int(scalar(drawn.token))
 
 
 def frequencies(**fields: Any) -> NDArray[np.float64]:
     """Shares of the tokens over the steps of one request."""
-    sampler, logits = Sampler.of(pb.Sampling(seed=11, **fields)), mx.array(LOGITS)[None]
+    sampler, logits = Sampler.from_message(pb.Sampling(seed=11, **fields)), mx.array(LOGITS)[None]
     tokens = mx.concatenate([sampler.draw(logits, 0, step).token for step in range(DRAWS)])
     return np.bincount(np.array(tokens), minlength=len(LOGITS)) / DRAWS
 
@@ -141,9 +141,9 @@ def test_other_filters_do_not_change_what_the_seed_gives() -> None:
 
 
 def test_the_seed_is_drawn_where_none_is_given_and_zero_is_a_seed() -> None:
-    assert len({Sampler.of(pb.Sampling()).seed for _ in range(8)}) == 8
-    assert Sampler.of(pb.Sampling(seed=0)).seed == 0
-    assert Sampler.of(pb.Sampling(seed=2**64 - 1)).draw(mx.array(LOGITS)[None], 0, 0).token.item() == 2
+    assert len({Sampler.from_message(pb.Sampling()).seed for _ in range(8)}) == 8
+    assert Sampler.from_message(pb.Sampling(seed=0)).seed == 0
+    assert Sampler.from_message(pb.Sampling(seed=2**64 - 1)).draw(mx.array(LOGITS)[None], 0, 0).token.item() == 2
 
 
 def test_logprobs_are_those_of_the_model_whatever_the_filters() -> None:
@@ -154,7 +154,7 @@ def test_logprobs_are_those_of_the_model_whatever_the_filters() -> None:
         {"temperature": 3.0, "min_p": 0.1},
     ]
     for fields in choices:
-        sampler = Sampler.of(pb.Sampling(top_logprobs=4, **fields))
+        sampler = Sampler.from_message(pb.Sampling(top_logprobs=4, **fields))
         drawn = sampler.draw(mx.array(LOGITS)[None], 0, 0)
         assert drawn.logprob.item() == pytest.approx(expected[drawn.token.item()], abs=1e-6)
         alternatives = list(drawn.alternatives())
@@ -183,5 +183,5 @@ def test_logprobs_are_those_of_the_model_whatever_the_filters() -> None:
 )
 def test_parameters_out_of_range_are_named(fields: dict[str, Any], name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        Sampler.of(pb.Sampling(**fields))
+        Sampler.from_message(pb.Sampling(**fields))
     assert caught.value.field == f"sampling.{name}"

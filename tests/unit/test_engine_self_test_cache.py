@@ -13,7 +13,7 @@ import mlx.core as mx
 import pytest
 
 from neuroscope.errors import ModelUnsupportedError
-from neuroscope_inference.engine import self_test_cache, selftest
+from neuroscope_inference.engine import self_test, self_test_cache
 from neuroscope_inference.engine.loading import LoadRequest, load
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.local import LocalTransport
@@ -32,8 +32,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def proofs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """One entry for every self-test that ran."""
     ran: list[Any] = []
-    plain = selftest.run
-    monkeypatch.setattr(selftest, "run", lambda *args: ran.append(args) or plain(*args))
+    plain = self_test.run
+    monkeypatch.setattr(self_test, "run", lambda *args: ran.append(args) or plain(*args))
     return ran
 
 
@@ -109,7 +109,7 @@ def test_a_refused_model_leaves_no_verdict(llama_dir: Path, tmp_path: Path, monk
     def refuse(*_: Any) -> None:
         raise ModelUnsupportedError("hooks change this model's logits", field="model_path")
 
-    monkeypatch.setattr(selftest, "run", refuse)
+    monkeypatch.setattr(self_test, "run", refuse)
     with pytest.raises(ModelUnsupportedError):
         load_with(tmp_path, llama_dir)
     assert not list(tmp_path.iterdir())
@@ -119,7 +119,7 @@ def test_old_results_make_room(llama_dir: Path, tmp_path: Path, monkeypatch: pyt
     model = load_with(None, llama_dir)
     monkeypatch.setattr(self_test_cache, "_KEPT", 3)
     for index in range(5):
-        self_test_cache.keep(tmp_path, str(index), model.layout, model.self_test, model.capabilities)
+        self_test_cache.store(tmp_path, str(index), model.layout, model.self_test, model.capabilities)
         os.utime(tmp_path / f"{index}.json", ns=(index, index))
     assert {file.stem for file in tmp_path.iterdir()} == {"2", "3", "4"}
 

@@ -6,7 +6,7 @@ python -m pytest tests/unit/test_engine_stopping.py
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroscope_inference.engine.stopping import StopMatcher
+from neuroscope_inference.engine.stop_matcher import StopMatcher
 
 # Few letters, so that beginnings of stop texts are everywhere; one of them takes more than one byte.
 _TEXT = st.text("ab\né", max_size=12)

@@ -24,7 +24,7 @@ from neuroscope.wire.endpoint import Endpoint
 from neuroscope.wire.frames import SLICE_BYTES, FramePacker, FrameReader, OutgoingTensor
 from neuroscope.wire.shared_memory import BLOCK_BYTES, MappedMemory, SharedMemory
 from neuroscope.wire.shared_memory_client import MappingPool, SharedMemoryReader
-from neuroscope_inference.sharing import PrivateFolder, Sharing
+from neuroscope_inference.shared_memory_pool import PrivateFolder, SharedMemoryPool
 from tests.support.streams import Stream
 
 BYTES = 24 * BLOCK_BYTES
@@ -169,13 +169,13 @@ async def events_of(stream: Stream, arrays: list[np.ndarray], slice_bytes: int) 
 
 
 async def collect(
-    sharing: Sharing, arrays: list[np.ndarray], *, maps: bool, keeps: bool, pool: MappingPool | None = None
+    sharing: SharedMemoryPool, arrays: list[np.ndarray], *, maps: bool, keeps: bool, pool: MappingPool | None = None
 ) -> tuple[int, list]:
     """How many frames came where they lay in shared memory, and the tensors as received."""
     stream, _ = large_events(0)
     client, reader, borrowed, found = SharedMemoryReader(pool), None, 0, []
-    wanted = sharing.wanted([client.metadata], "unix")
-    async for event in sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES), wanted):
+    wanted = sharing.requested_region([client.metadata], "unix")
+    async for event in sharing.share_payloads(events_of(stream, arrays, 4 * SLICE_BYTES), wanted):
         raw = encode(event)
         received = DECODE(raw)
         if not maps and not isinstance(received, Frame):
@@ -208,7 +208,7 @@ def test_a_stream_comes_whole_through_a_small_memory(keeps: bool) -> None:
     _, arrays = large_events(12)
 
     async def stream() -> None:
-        sharing = Sharing(2 * BYTES)  # 47 blocks of 64 KiB hold five such tensors
+        sharing = SharedMemoryPool(2 * BYTES)  # 47 blocks of 64 KiB hold five such tensors
         borrowed, found = await collect(sharing, arrays, maps=True, keeps=keeps)
         assert_all(found, arrays)
         assert borrowed == (24 if not keeps else 1)  # a second would be a third of the memory
@@ -221,7 +221,7 @@ def test_a_stream_comes_whole_through_a_small_memory(keeps: bool) -> None:
 
 def test_a_client_that_cannot_map_gets_bytes() -> None:
     _, arrays = large_events(3)
-    sharing = Sharing(BYTES)
+    sharing = SharedMemoryPool(BYTES)
     borrowed, found = asyncio.run(collect(sharing, arrays, maps=False, keeps=False))
     assert (borrowed, sharing.shared_bytes) == (0, 0)
     assert_all(found, arrays)
@@ -230,7 +230,7 @@ def test_a_client_that_cannot_map_gets_bytes() -> None:
 
 def test_views_that_outlive_stream_and_service_stay_what_they_were() -> None:
     _, arrays = large_events(1)
-    sharing = Sharing(4 * BYTES)
+    sharing = SharedMemoryPool(4 * BYTES)
     borrowed, found = asyncio.run(collect(sharing, arrays, maps=True, keeps=True))
     sharing.close()
     gc.collect()
@@ -251,7 +251,7 @@ def test_views_that_outlive_stream_and_service_stay_what_they_were() -> None:
     ],
 )
 def test_memory_is_shared_with_clients_of_this_host_that_ask(client, metadata, length: int, wanted: str) -> None:
-    assert Sharing(length).wanted(metadata, client) == wanted
+    assert SharedMemoryPool(length).requested_region(metadata, client) == wanted
 
 
 def region_of(pool: MappingPool) -> str:
@@ -264,7 +264,7 @@ def region_of(pool: MappingPool) -> str:
 def test_the_next_stream_of_a_client_has_the_same_memory() -> None:
     async def streams() -> None:
         _, arrays = large_events(3)
-        sharing, pool = Sharing(4 * BYTES), MappingPool()
+        sharing, pool = SharedMemoryPool(4 * BYTES), MappingPool()
         borrowed, found = await collect(sharing, arrays, maps=True, keeps=False, pool=pool)
         first = region_of(pool)
         again, found = await collect(sharing, arrays, maps=True, keeps=False, pool=pool)
@@ -288,7 +288,7 @@ def test_memory_of_which_a_view_is_left_goes_to_no_other_stream() -> None:
     async def streams() -> None:
         _, arrays = large_events(1)
         _, others = large_events(3)
-        sharing, pool = Sharing(4 * BYTES), MappingPool()
+        sharing, pool = SharedMemoryPool(4 * BYTES), MappingPool()
         borrowed, kept = await collect(sharing, arrays, maps=True, keeps=True, pool=pool)
         assert borrowed == 2
         borrowed, found = await collect(sharing, others, maps=True, keeps=False, pool=pool)
@@ -303,10 +303,10 @@ def test_memory_of_which_a_view_is_left_goes_to_no_other_stream() -> None:
 def test_what_a_reader_broke_off_is_not_kept() -> None:
     async def streams() -> None:
         _, arrays = large_events(3)
-        sharing, pool = Sharing(BYTES), MappingPool()
+        sharing, pool = SharedMemoryPool(BYTES), MappingPool()
         client = SharedMemoryReader(pool)
         stream, _ = large_events(0)
-        events = sharing.carried(events_of(stream, arrays, 4 * SLICE_BYTES), client.metadata[1])
+        events = sharing.share_payloads(events_of(stream, arrays, 4 * SLICE_BYTES), client.metadata[1])
         assert not isinstance(client.resolve(DECODE(encode(await anext(events)))), Frame)
         await anext(events)
         await events.aclose()
@@ -316,11 +316,11 @@ def test_what_a_reader_broke_off_is_not_kept() -> None:
 
 
 def test_little_memory_is_kept_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuroscope_inference.sharing._IDLE_S", 0.05)
+    monkeypatch.setattr("neuroscope_inference.shared_memory_pool._IDLE_S", 0.05)
 
     async def streams() -> None:
         _, arrays = large_events(3)
-        sharing, clients = Sharing(BYTES), [MappingPool() for _ in range(5)]
+        sharing, clients = SharedMemoryPool(BYTES), [MappingPool() for _ in range(5)]
         for pool in clients:
             await collect(sharing, arrays, maps=True, keeps=False, pool=pool)
             assert 0 < sharing.held_bytes <= 2 * BYTES

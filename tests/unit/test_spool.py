@@ -22,8 +22,8 @@ from neuroscope.errors import (
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.spool import records
-from neuroscope_inference.spool.entry import Entry, Header, file_stem
-from neuroscope_inference.spool.records import Kind
+from neuroscope_inference.spool.entry import SpoolEntry, StreamHeader, file_stem
+from neuroscope_inference.spool.records import RecordKind
 from neuroscope_inference.spool.spool import Spool
 
 TTL_S = 60.0
@@ -33,13 +33,13 @@ TOKEN = pb.GenerateResponse(token=pb.TokenEvent(token_id=5)).SerializeToString()
 MANIFEST = pb.CaptureResponse(manifest=pb.Manifest(frame_count=2)).SerializeToString()
 FRAMES = (b"first frame", b"second frame")
 STREAM = [
-    (Kind.STARTED, STARTED),
-    (Kind.PLAN, PLAN),
-    (Kind.FRAME, FRAMES[0]),
-    (Kind.TOKEN, TOKEN),
-    (Kind.FRAME, FRAMES[1]),
-    (Kind.TOKEN, TOKEN),
-    (Kind.MANIFEST, MANIFEST),
+    (RecordKind.STARTED, STARTED),
+    (RecordKind.PLAN, PLAN),
+    (RecordKind.FRAME, FRAMES[0]),
+    (RecordKind.TOKEN, TOKEN),
+    (RecordKind.FRAME, FRAMES[1]),
+    (RecordKind.TOKEN, TOKEN),
+    (RecordKind.MANIFEST, MANIFEST),
 ]
 
 
@@ -72,18 +72,18 @@ def spool(folder: Path, clock: Clock) -> Iterator[Spool]:
     opened.close()
 
 
-def header(capture_id: str = "a", **fields: Any) -> Header:
-    return Header(capture_id, pb.CaptureRequest(model_id="llama", **fields))
+def header(capture_id: str = "a", **fields: Any) -> StreamHeader:
+    return StreamHeader(capture_id, pb.CaptureRequest(model_id="llama", **fields))
 
 
-def keep(spool: Spool, capture_id: str = "a", *, until: int | None = None, size: int = 0) -> Entry:
+def keep(spool: Spool, capture_id: str = "a", *, until: int | None = None, size: int = 0) -> SpoolEntry:
     entry = spool.begin(header(capture_id))
     for kind, payload in STREAM[:until]:
-        spool.append(entry, kind, payload + bytes(size) if kind is Kind.FRAME else payload)
+        spool.append(entry, kind, payload + bytes(size) if kind is RecordKind.FRAME else payload)
     return entry
 
 
-def payloads(entry: Entry, sequence: int = 0) -> list[tuple[Kind, bytes]]:
+def payloads(entry: SpoolEntry, sequence: int = 0) -> list[tuple[RecordKind, bytes]]:
     return [(record.kind, record.payload) for record in entry.records(sequence)]
 
 
@@ -141,7 +141,7 @@ def test_an_id_is_taken_until_its_stream_breaks_off(spool: Spool) -> None:
     with pytest.raises(InvalidRequestError, match="still running"):
         spool.delete("a")
     token = entry.header.restart_token
-    spool.break_off(entry)
+    spool.abort(entry)
     again = keep(spool)
     assert again.header.attempt == 2
     assert again.header.restart_token != token
@@ -152,24 +152,24 @@ def test_an_id_is_taken_until_its_stream_breaks_off(spool: Spool) -> None:
 
 def test_what_broke_off_keeps_its_request_and_gives_its_bytes_back(spool: Spool, folder: Path) -> None:
     entry = keep(spool, until=3, size=50_000)
-    spool.break_off(entry)
+    spool.abort(entry)
     assert (entry.state, entry.plan) == ("broken", None)
     assert entry.path.stat().st_size == entry.nbytes < 1000
-    spool.break_off(entry)
+    spool.abort(entry)
     with pytest.raises(ResourceExhaustedError, match="no longer kept"):
         spool.append(entry, *STREAM[3])
 
 
 def test_breaking_off_leaves_a_whole_stream_alone(spool: Spool) -> None:
     entry = keep(spool)
-    spool.break_off(entry)
+    spool.abort(entry)
     assert payloads(entry) == STREAM
 
 
 def test_a_removed_stream_is_read_to_its_end_by_whoever_reads_it(spool: Spool) -> None:
     entry = keep(spool)
     reading = entry.records()
-    assert next(reading).kind is Kind.STARTED
+    assert next(reading).kind is RecordKind.STARTED
     spool.delete("a")
     assert [(record.kind, record.payload) for record in reading] == STREAM[1:]
     with pytest.raises(FileNotFoundError):
@@ -200,7 +200,7 @@ def test_a_changed_byte_is_noticed(spool: Spool, place: int) -> None:
 
 def test_a_stream_goes_when_its_time_is_over(spool: Spool, clock: Clock, folder: Path) -> None:
     keep(spool)
-    spool.break_off(keep(spool, "b", until=2))
+    spool.abort(keep(spool, "b", until=2))
     running = keep(spool, "c", until=2)
     clock.ahead_s += TTL_S - 1
     assert len(spool.entries()) == 3
@@ -219,7 +219,7 @@ def test_a_stream_that_can_never_fit_is_refused_and_removes_nothing(spool: Spool
     keep(spool, "a", size=20_000)
     entry = keep(spool, "b", until=2)
     with pytest.raises(ResourceExhaustedError, match=r"may take 100000 bytes \(spool_max_bytes\)") as caught:
-        spool.append(entry, Kind.FRAME, bytes(100_000))
+        spool.append(entry, RecordKind.FRAME, bytes(100_000))
     assert caught.value.field == "resumable"
     assert spool.get("a").state == "committed"
 
@@ -234,7 +234,7 @@ def test_a_full_disk_is_an_error_of_the_stream_alone(spool: Spool, monkeypatch: 
         patched.setattr(records.os, "writev", full)
         with pytest.raises(ResourceExhaustedError, match="No space left on device; free space, or ask without"):
             spool.append(entry, *STREAM[3])
-        spool.break_off(entry)
+        spool.abort(entry)
         with pytest.raises(ResourceExhaustedError):
             spool.begin(header("c"))
     assert spool.get("b").state == "broken"
@@ -294,7 +294,7 @@ def test_a_whole_stream_that_lost_its_tail_is_broken(spool: Spool, folder: Path,
 
 
 def test_a_new_attempt_that_ended_beside_the_old_one_wins(spool: Spool, folder: Path, clock: Clock) -> None:
-    spool.break_off(keep(spool, until=2))
+    spool.abort(keep(spool, until=2))
     old = folder / f"{file_stem('a')}.broken"
     remains = old.read_bytes()
     keep(spool)

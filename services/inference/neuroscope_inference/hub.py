@@ -1,6 +1,6 @@
-"""From what a user calls a model to a folder: a local path, a GGUF file, or files from the Hugging Face hub.
+"""Resolves a model path to a local folder: a path, a GGUF file, or a download from the Hugging Face hub.
 
-Runs beside the engine: a download of hours holds up nobody. A repository that is in the hub's cache needs no network.
+Downloads run outside the engine's thread. A repository in the hub's cache needs no network.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.gguf.conversion import SUFFIX as GGUF_SUFFIX
 from neuroscope_inference.gguf.conversion import convert, gguf_file
 
-_Report = Callable[[int, int], None]
+_ReportProgress = Callable[[int, int], None]
 
 
 class DownloadCancelledError(Exception):
-    """Ends a download that nobody waits for any more."""
+    """Stops a download whose caller has gone."""
 
 
 async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgress | Path, None]:
-    """Yields progress while files are fetched, then the folder.
+    """Yields progress while files are downloaded or converted, then the folder.
 
     Raises:
-        ModelNotFoundError: neither a folder nor a repository of that name; says what is near.
+        ModelNotFoundError: there is no such folder, repository or revision; names the nearest models.
     """
     folder = local_folder(model_path)
     if folder is None:
-        work = partial(_fetch, model_path, revision)
+        work = partial(_download, model_path, revision)
     elif (file := gguf_file(folder)) is not None:
         work = partial(convert, file, dtype=_gguf_dtype())
     else:
         yield folder
         return
-    async with aclosing(_reported(work)) as reported:
+    async with aclosing(_with_progress(work)) as reported:
         async for found in reported:
             yield found
 
 
 def _gguf_dtype() -> str:
-    """The type of what is not quantised: MLX's CPU backend computes float16 some thirty times slower than float32."""
+    """The type of unquantised tensors: MLX's CPU backend is about thirty times slower in float16 than in float32."""
     return "float32" if mx.default_device().type == mx.DeviceType.cpu else ""
 
 
-async def _reported(work: Callable[[_Report], Path]) -> AsyncGenerator[pb.LoadProgress | Path, None]:
-    """Progress of work that runs in a thread of its own, then its folder."""
+async def _with_progress(work: Callable[[_ReportProgress], Path]) -> AsyncGenerator[pb.LoadProgress | Path, None]:
+    """Runs work in a thread; yields its progress, then its result."""
     progress: asyncio.Queue[pb.LoadProgress | None] = asyncio.Queue()  # None: the end
     loop = asyncio.get_running_loop()
     gone = threading.Event()
@@ -83,7 +83,7 @@ async def _reported(work: Callable[[_Report], Path]) -> AsyncGenerator[pb.LoadPr
 
 
 def _in_daemon_thread(work: Callable[[], Path]) -> asyncio.Future[Path]:
-    """As `asyncio.to_thread`, but the end of the process does not wait for the thread: the network may hang."""
+    """Like `asyncio.to_thread`, but the process can exit while the thread is blocked on the network."""
     future: Future[Path] = Future()
 
     def run() -> None:
@@ -99,28 +99,28 @@ def _in_daemon_thread(work: Callable[[], Path]) -> asyncio.Future[Path]:
 
 
 def local_folder(model_path: str) -> Path | None:
-    """The folder or file of that name, absolute; None if there is none."""
+    """The absolute path of a folder or file; None if it does not exist."""
     try:
         folder = Path(model_path).expanduser()
         return folder.resolve() if folder.exists() else None
-    except (OSError, RuntimeError):  # a name that is too long, the home of a user who is not there
+    except (OSError, RuntimeError):  # the name is too long, or ~user does not exist
         return None
 
 
 def default_id(model_path: str) -> str:
-    """The last part of a path or of a hub id, of a GGUF file without its ending."""
+    """The last part of a path or hub id, without the suffix .gguf."""
     path = local_folder(model_path) or Path(model_path)
     return path.stem if path.suffix.lower() == GGUF_SUFFIX else path.name
 
 
-def _fetch(repository: str, revision: str, report: _Report) -> Path:
+def _download(repository: str, revision: str, report: _ReportProgress) -> Path:
     try:
         return Path(
             snapshot_download(
                 repository,
                 revision=revision or None,
                 allow_patterns=DEFAULT_ALLOW_PATTERNS,
-                tqdm_class=_reporting_bar(report),
+                tqdm_class=_progress_bar(report),
             )
         )
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -141,12 +141,12 @@ def _not_found(path: str, detail: str) -> ModelNotFoundError:
     )
 
 
-def _reporting_bar(report: _Report) -> type[Any]:
-    """A progress bar that draws nothing and reports bytes."""
+def _progress_bar(report: _ReportProgress) -> type[Any]:
+    """A tqdm class that reports bytes instead of drawing."""
 
     class Bar(tqdm):  # type: ignore[type-arg]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)  # of the hub's own bar
+            kwargs.pop("name", None)  # an argument of huggingface_hub's own class
             self._counts_bytes = kwargs.get("unit") == "B"
             super().__init__(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The engine in the caller's own process; found through the entry point group `neuroscope.transports`."""
+"""In-process transports. The SDK finds them through the entry point group `neuroscope.transports`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from neuroscope_serving.in_process import AsyncInProcessTransport, InProcessTran
 
 
 class AsyncLocalTransport(AsyncInProcessTransport):
-    """The in-process transport for the asynchronous client; use it on one event loop.
+    """The in-process transport of the async client, for one event loop.
 
     Args:
         settings: fields of `InferenceSettings`.
     """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(InferenceService(_checked(settings)))
+        super().__init__(InferenceService(_parse_settings(settings)))
 
 
 class LocalTransport(InProcessTransport):
-    """The in-process transport for the synchronous client.
+    """The in-process transport of the sync client.
 
     Args:
         settings: fields of `InferenceSettings`.
@@ -34,11 +34,11 @@ class LocalTransport(InProcessTransport):
         super().__init__(lambda: AsyncLocalTransport(**settings))
 
 
-def _checked(settings: dict[str, Any]) -> InferenceSettings:
-    """The settings.
+def _parse_settings(settings: dict[str, Any]) -> InferenceSettings:
+    """Validates settings.
 
     Raises:
-        InvalidRequestError: there is no such setting, or its value does not fit.
+        InvalidRequestError: a setting is unknown or has an invalid value.
     """
     try:
         return InferenceSettings(**settings)

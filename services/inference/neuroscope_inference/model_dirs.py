@@ -1,4 +1,4 @@
-"""Which folders callers may load from, where the service limits that."""
+"""The folders from which callers may load models."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from neuroscope_inference.hub import local_folder
 
 
 class ModelDirs:
-    """The folders below which models and adapters are loaded; none: from anywhere, the hub included.
+    """An allowlist of folders for models and adapters. An empty one allows every folder, and the hub.
 
     Args:
         dirs: the folders.
-        models: what the service loads by itself; callers may ask for it by the same name.
+        models: paths that the service loads at startup; callers may use the same strings.
     """
 
     def __init__(self, dirs: Iterable[str], models: Iterable[str] = ()) -> None:
@@ -22,9 +22,9 @@ class ModelDirs:
         self._models = frozenset(models)
 
     def check(self, path: str, field: str) -> None:
-        """Raises PermissionDeniedError for a path outside, however it gets there: `..`, a link, a hub id.
+        """Raises PermissionDeniedError for a path outside the folders, also through `..`, a symlink or a hub id.
 
-        What is outside and exists is told from what does not exist by nobody.
+        The error is the same whether the path exists or not.
         """
         if not self._dirs or path in self._models:
             return

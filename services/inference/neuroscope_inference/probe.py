@@ -1,4 +1,4 @@
-"""`python -m neuroscope_inference.probe [HOST:PORT]`: exit status 0 if a service serves there, for health checks."""
+"""`python -m neuroscope_inference.probe [HOST:PORT]`: a health check; exit status 0 if the service is serving."""
 
 from __future__ import annotations
 

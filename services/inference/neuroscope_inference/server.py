@@ -12,11 +12,11 @@ NAME = "neuroscope-inference"
 
 
 async def serve(settings: InferenceSettings) -> None:
-    """Serves until SIGTERM or SIGINT. Errors are those of `neuroscope_serving.server.serve`."""
-    await server.serve(NAME, settings, RPCS, _made)
+    """Serves until SIGTERM or SIGINT. Raises the errors of `neuroscope_serving.server.serve`."""
+    await server.serve(NAME, settings, RPCS, _create_service)
 
 
-def _made(settings: InferenceSettings) -> InferenceService:
+def _create_service(settings: InferenceSettings) -> InferenceService:
     service = InferenceService(settings)
     service.workload.publish(telemetry.meter())
     return service

@@ -1,4 +1,4 @@
-"""The inference service without a transport: every call of the contract by name, traced, with the engine behind it."""
+"""The inference service without a transport: dispatches traced calls by name."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.servicers.models import ModelServicer
 from neuroscope_inference.servicers.runner import Runner
 from neuroscope_inference.servicers.stream_recorder import StreamRecorder
+from neuroscope_inference.servicers.telemetry import TelemetryServicer
 from neuroscope_inference.servicers.tensors import TensorServicer
-from neuroscope_inference.servicers.traces import TelemetryServicer
 from neuroscope_inference.settings import InferenceSettings
-from neuroscope_inference.sharing import Sharing
-from neuroscope_inference.spool.captured import SpooledTensors
+from neuroscope_inference.shared_memory_pool import SharedMemoryPool
 from neuroscope_inference.spool.spool import Spool
+from neuroscope_inference.spool.spooled_tensors import SpooledTensors
 from neuroscope_inference.tensor_references import TensorReferences
 from neuroscope_inference.tensor_store import TensorStore
 from neuroscope_inference.workload import Workload
@@ -40,11 +40,11 @@ from neuroscope_serving.stream_limiter import StreamLimiter
 _log = logging.getLogger(__name__)
 
 IN_PROCESS = "in process"
-"""The client of whoever calls without a transport."""
+"""The client name of in-process callers."""
 
 
 class InferenceService:
-    """Answers calls; errors are those of `neuroscope.errors`."""
+    """Dispatches calls to the servicers; raises the errors of `neuroscope.errors`."""
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
@@ -52,15 +52,15 @@ class InferenceService:
             settings.stream_limit_bytes, settings.prompt_cache_bytes, ModelRegistry(settings.model_memory_bytes)
         )
         self._limiter = StreamLimiter(settings.max_streams_per_client, settings.max_streams)
-        self._sharing = Sharing(settings.shared_memory_bytes)
-        self.workload = Workload(self.engine, self._limiter, self._sharing)
+        self._shared_memory = SharedMemoryPool(settings.shared_memory_bytes)
+        self.workload = Workload(self.engine, self._limiter, self._shared_memory)
         hooks = HookServicer(self.engine)
         store = TensorStore(settings.tensor_max_bytes, settings.tensor_ttl_seconds)
         spool = Spool(settings.spool_folder, settings.spool_max_bytes, settings.spool_ttl_seconds)
         references = TensorReferences(store, SpooledTensors(spool))
         runner = Runner(self.engine, hooks, references, settings)
-        self._keeper = StreamRecorder(spool, self.engine, hooks)
-        generation = GenerationServicer(self.engine, runner, self._keeper)
+        self._recorder = StreamRecorder(spool, self.engine, hooks)
+        generation = GenerationServicer(self.engine, runner, self._recorder)
         dirs = ModelDirs(settings.model_dirs, settings.model)
         servicers = (
             ModelServicer(
@@ -70,7 +70,7 @@ class InferenceService:
             ),
             hooks,
             generation,
-            CaptureServicer(self.engine, runner, self._keeper, generation),
+            CaptureServicer(self.engine, runner, self._recorder, generation),
             ExperimentServicer(self.engine, references, settings),
             TensorServicer(store),
             DictionaryServicer(self.engine, dirs, references),
@@ -81,10 +81,10 @@ class InferenceService:
         }
 
     async def prepare(self) -> None:
-        """Loads the models of the settings, in their order.
+        """Loads the models named in the settings, in order.
 
         Raises:
-            neuroscope.errors.ModelError: one cannot be loaded.
+            neuroscope.errors.ModelError: a model cannot be loaded.
         """
         for path in self.settings.model:
             async with aclosing(self.stream(RPCS["LoadModel"], pb.LoadModelRequest(model_path=path), ())) as events:
@@ -93,28 +93,28 @@ class InferenceService:
                         _log.info("loaded %s", event.model.model_id)
 
     async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
-        """Answers a call that returns one message."""
+        """Runs a call that returns one message."""
         with server_span(rpc, metadata) as context:
             return await self._methods[rpc.method](request, context)
 
     async def stream(
         self, rpc: Rpc, request: Event, metadata: Metadata, client: str = IN_PROCESS
     ) -> AsyncGenerator[Event, None]:
-        """Answers a call that returns a stream; a client has a limited number of them."""
+        """Runs a call that returns a stream. The number of streams per client is limited."""
         with server_span(rpc, metadata) as context, self._limiter.acquire(client):
-            wanted = self._sharing.wanted(metadata, client)
+            wanted = self._shared_memory.requested_region(metadata, client)
             if wanted:
-                context = self._sharing.with_large_slices(context)
+                context = self._shared_memory.with_large_slices(context)
             answers = self._methods[rpc.method](request, context)
-            async with aclosing(self._sharing.carried(answers, wanted) if wanted else answers) as events:
+            async with aclosing(self._shared_memory.share_payloads(answers, wanted) if wanted else answers) as events:
                 async for event in events:
                     yield event
 
     async def close(self) -> None:
-        """Stops the engine; what still runs ends with an error, and what was kept of it is broken off."""
+        """Stops the engine. Running calls fail, and streams being recorded are aborted."""
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
         self.engine.stop()
-        self._keeper.close()
-        self._sharing.close()
+        self._recorder.close()
+        self._shared_memory.close()

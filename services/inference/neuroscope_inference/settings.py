@@ -76,7 +76,7 @@ class InferenceSettings(ServingSettings):
 
     @property
     def spool_folder(self) -> Path:
-        """Where streams are kept."""
+        """The folder of recorded streams."""
         if self.spool_dir:
             return Path(self.spool_dir).expanduser()
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -1,4 +1,4 @@
-"""What a tensor must be before anything computes with it: a known type, a shape that its bytes fill, finite numbers."""
+"""Validates tensors of requests: a known dtype, data that fills the shape, finite numbers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array, numpy_dtype
 
 MAX_AXES = 16
-_MAX_BYTES = 2**62  # of a shape alone, so that no later product leaves 64 bits
+_MAX_BYTES = 2**62  # so that later products fit into 64 bits
 
 
-def nbytes_of(dtype: tensor_pb2.DataType.ValueType, shape: Sequence[int], field: str) -> int:
-    """Bytes of a tensor of that type and shape.
+def tensor_nbytes(dtype: tensor_pb2.DataType.ValueType, shape: Sequence[int], field: str) -> int:
+    """The size in bytes of a tensor with that dtype and shape.
 
     Raises:
-        InvalidRequestError: the shape has a wrong extent, or more axes than any tensor has.
-        DataConversionError: the type is not stated or not known.
+        InvalidRequestError: an extent is below 1, or there are too many axes.
+        DataConversionError: the dtype is missing or unknown.
     """
     if dtype == tensor_pb2.DATA_TYPE_UNSPECIFIED:
         raise DataConversionError("the tensor's type is missing", field=f"{field}.dtype")
@@ -36,16 +36,16 @@ def nbytes_of(dtype: tensor_pb2.DataType.ValueType, shape: Sequence[int], field:
     return nbytes
 
 
-def array_of(
+def to_array(
     dtype: tensor_pb2.DataType.ValueType, shape: Sequence[int], data: bytes | bytearray | memoryview, field: str
 ) -> Array:
-    """The bytes as an array, without a copy.
+    """A read-only numpy view of the bytes.
 
     Raises:
-        InvalidRequestError, DataConversionError: as `nbytes_of`; or the bytes do not fill the shape, a number is NaN or
-            infinite, a bool is neither 0 nor 1.
+        InvalidRequestError, DataConversionError: as `tensor_nbytes`; or the bytes do not fill the shape, a number is
+            not finite, a bool is neither 0 nor 1.
     """
-    nbytes = nbytes_of(dtype, shape, field)
+    nbytes = tensor_nbytes(dtype, shape, field)
     if len(data) != nbytes:
         raise InvalidRequestError(
             f"{numpy_dtype(dtype).name} of shape {list(shape)} has {nbytes} bytes, not {len(data)}",
@@ -57,16 +57,16 @@ def array_of(
     return array
 
 
-def float32_of(array: Array, what: str, field: str) -> NDArray[np.float32]:
-    """The array in float32.
+def to_float32(array: Array, what: str, field: str) -> NDArray[np.float32]:
+    """Converts a floating-point array to float32.
 
     Args:
-        array: of `array_of`.
-        what: it is, for errors.
+        array: the array.
+        what: its name in error messages.
         field: its path in the request.
 
     Raises:
-        DataConversionError: it holds whole numbers, or some that float32 does not.
+        DataConversionError: the dtype is not floating-point, or a number overflows float32.
     """
     if np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_:
         raise DataConversionError(f"{what}: floating-point numbers are wanted, not {array.dtype.name}", field=field)

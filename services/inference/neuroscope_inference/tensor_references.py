@@ -1,4 +1,4 @@
-"""From a TensorReference to its numbers, wherever they are: in the request, among the uploads, in a kept capture."""
+"""Resolves a TensorReference: an inline tensor, an upload, or a tensor of a recorded capture."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import xxhash
 from neuroscope.errors import ChecksumError, InvalidRequestError, NotImplementedByEngineError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array
-from neuroscope_inference.tensor_checks import array_of
+from neuroscope_inference.tensor_checks import to_array
 from neuroscope_inference.tensor_store import TensorStore
 
 
 class CapturedTensors(Protocol):
-    """Where tensors of kept captures come from."""
+    """A source of tensors of recorded captures."""
 
     def tensor(self, captured: tensor_pb2.CapturedTensor, field: str) -> Array:
-        """One tensor of one step and row, its pieces joined."""
+        """One tensor of one step and row, its pieces concatenated."""
         ...
 
 
 class TensorReferences:
-    """Resolves the references of requests. Methods may be called from any thread.
+    """Resolves tensor references of requests. Thread-safe.
 
     Args:
         store: uploaded tensors.
-        captures: kept captures; None where the service keeps none.
+        captures: recorded captures; None if the service records none.
     """
 
     def __init__(self, store: TensorStore, captures: CapturedTensors | None = None) -> None:
@@ -34,21 +34,21 @@ class TensorReferences:
         self._captures = captures
 
     def resolve_tensor(self, reference: tensor_pb2.TensorReference, field: str) -> Array:
-        """The tensor that a reference means, read-only; bfloat16 is the type of `ml_dtypes`.
+        """The referenced tensor, read-only; bfloat16 uses `ml_dtypes`.
 
-        A tensor of a capture has the axes of its plan, the batch axis of extent 1 included. It is read from disk, so
-        call this outside of the event loop (`asyncio.to_thread`) and of the engine's thread.
+        A captured tensor has the axes of its plan, including the batch axis of extent 1. It is read from disk, so call
+        this method neither on the event loop nor on the engine's thread.
 
         Args:
-            reference: what a request carries.
+            reference: the reference.
             field: its path in the request, such as `hooks[0].reduction.projection.directions`.
 
         Raises:
-            UnknownIdError: no such upload or capture.
-            InvalidRequestError: the reference is empty, or names no tensor of its capture; an inline tensor's bytes
+            UnknownIdError: there is no such upload or capture.
+            InvalidRequestError: the reference is empty or names no tensor of its capture, or an inline tensor's bytes
                 do not fill its shape.
-            DataConversionError: an inline tensor has no type, or a value that is not finite.
-            ChecksumError: an inline tensor's bytes are not those of its checksum.
+            DataConversionError: an inline tensor has no dtype or a value that is not finite.
+            ChecksumError: an inline tensor does not match its checksum.
         """
         match reference.WhichOneof("source"):
             case "tensor_id":
@@ -61,7 +61,7 @@ class TensorReferences:
                 tensor = reference.inline
                 if tensor.xxh3_64 and xxhash.xxh3_64_intdigest(tensor.data) != tensor.xxh3_64:
                     raise ChecksumError("the tensor's bytes were changed on the way", field=f"{field}.inline")
-                return array_of(tensor.dtype, tensor.shape, tensor.data, f"{field}.inline")
+                return to_array(tensor.dtype, tensor.shape, tensor.data, f"{field}.inline")
             case _:
                 raise InvalidRequestError(
                     "the reference is empty: an uploaded tensor's id, a tensor of a capture, or one inline", field=field

@@ -1,7 +1,4 @@
-"""Uploaded tensors: kept in memory for a while, found by an id that is the hash of their content.
-
-Knows arrays, bytes and clocks; nothing of gRPC, and nothing of what a tensor is used for.
-"""
+"""Uploaded tensors, held in memory for a limited time under an id that is the hash of their content."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import xxhash
 from neuroscope.errors import InvalidRequestError, ResourceExhaustedError, UnknownIdError, nearest
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array, dtype_name
-from neuroscope_inference.tensor_checks import array_of
+from neuroscope_inference.tensor_checks import to_array
 
 MAX_TIME_TO_LIVE_S = 30 * 24 * 3600
 
@@ -31,11 +28,11 @@ class StoredTensor:
 
 
 class TensorStore:
-    """Keeps uploads within a byte budget. Methods may be called from any thread.
+    """Uploads within a byte budget. Thread-safe.
 
     Args:
-        max_bytes: all tensors together, those that are still arriving included.
-        ttl_seconds: how long a tensor is kept that does not say it.
+        max_bytes: budget of all tensors, including those being uploaded.
+        ttl_seconds: default lifetime.
         clock: Unix time in seconds.
     """
 
@@ -48,11 +45,11 @@ class TensorStore:
         self._arriving_bytes = 0
 
     @contextmanager
-    def room(self, nbytes: int) -> Generator[None]:
-        """Keeps room for a tensor while its bytes arrive; `put` belongs inside of the block.
+    def reserve(self, nbytes: int) -> Generator[None]:
+        """Reserves memory while a tensor is uploaded; call `put` inside the block.
 
         Raises:
-            ResourceExhaustedError: there is none; says how much is held, and when the next tensor goes.
+            ResourceExhaustedError: the budget is exhausted; says how much is held and when the next tensor expires.
         """
         with self._lock:
             self._forget_expired()
@@ -78,20 +75,20 @@ class TensorStore:
         *,
         field: str = "header",
     ) -> StoredTensor:
-        """Stores a tensor, or renews the one of that content. The store keeps `data`; nobody may write to it again.
+        """Stores a tensor, or extends the lifetime of an equal one. The store owns `data` from now on.
 
         Args:
             dtype: element type.
             shape: extents, outermost first.
             data: row-major little-endian bytes.
-            time_to_live_ms: how long to keep it; 0: the store's default. It never shortens an earlier stay.
+            time_to_live_ms: lifetime; 0: the default. It never shortens the lifetime of an equal tensor.
             field: path of the tensor in the request, for errors.
 
         Raises:
-            InvalidRequestError, DataConversionError: as `tensor_checks.array_of`.
+            InvalidRequestError, DataConversionError: as `tensor_checks.to_array`.
         """
         lifetime_s = self.lifetime_s(time_to_live_ms, f"{field}.time_to_live_ms")
-        array = array_of(dtype, shape, data, field)
+        array = to_array(dtype, shape, data, field)
         tensor_id = content_id(dtype, shape, data)
         expires_at_s = self._clock() + lifetime_s
         with self._lock:
@@ -102,10 +99,10 @@ class TensorStore:
             return stored
 
     def get(self, tensor_id: str, *, field: str = "tensor_id") -> Array:
-        """The tensor of that id, read-only; bfloat16 is the type of `ml_dtypes`.
+        """The tensor with that id, read-only; bfloat16 uses `ml_dtypes`.
 
         Raises:
-            UnknownIdError: there is none, or no longer; names the ids most like it.
+            UnknownIdError: there is none, or it has expired; names the nearest ids.
         """
         with self._lock:
             self._forget_expired()
@@ -120,10 +117,10 @@ class TensorStore:
         )
 
     def lifetime_s(self, time_to_live_ms: int, field: str) -> float:
-        """How long a tensor stays, in seconds.
+        """The lifetime of a tensor in seconds.
 
         Raises:
-            InvalidRequestError: longer than any tensor may stay.
+            InvalidRequestError: it is longer than the maximum.
         """
         if time_to_live_ms > 1e3 * MAX_TIME_TO_LIVE_S:
             raise InvalidRequestError(f"a tensor stays at most {MAX_TIME_TO_LIVE_S} seconds", field=field)
@@ -144,7 +141,7 @@ class TensorStore:
 
 
 def content_id(dtype: tensor_pb2.DataType.ValueType, shape: Sequence[int], data: bytes | bytearray) -> str:
-    """XXH3-128 of type, shape and bytes, in hexadecimal."""
+    """XXH3-128 of dtype, shape and bytes, in hexadecimal."""
     digest = xxhash.xxh3_128(f"{dtype_name(dtype)}{list(shape)}".encode())
     digest.update(data)
     return digest.hexdigest()

@@ -1,7 +1,4 @@
-"""What the service is busy with, as numbers: for whoever asks, and for the collector that the environment names.
-
-Everything is read when it is asked for; nobody who does not ask pays for it.
-"""
+"""Load metrics of the service, for GetWorkload and for OpenTelemetry. They are computed when they are read."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from neuroscope.v1 import telemetry_pb2 as pb
 from neuroscope_inference.engine.engine import Engine
-from neuroscope_inference.sharing import Sharing
+from neuroscope_inference.shared_memory_pool import SharedMemoryPool
 from neuroscope_serving.stream_limiter import StreamLimiter
 
 _GAUGES = {
@@ -28,15 +25,15 @@ _COUNTERS = {"generated_tokens": "{token}", "captured_bytes": "By", "shared_memo
 
 
 class Workload:
-    """Reads the numbers off the engine, the limiter and the memory that is shared with clients."""
+    """Load metrics of the engine, the limiter control and the shared memory."""
 
-    def __init__(self, engine: Engine, limiter: StreamLimiter, sharing: Sharing) -> None:
+    def __init__(self, engine: Engine, limiter: StreamLimiter, sharing: SharedMemoryPool) -> None:
         self._engine = engine
         self._limiter = limiter
-        self._sharing = sharing
+        self._shared_memory = sharing
 
-    def now(self) -> pb.GetWorkloadResponse:
-        """All of them."""
+    def snapshot(self) -> pb.GetWorkloadResponse:
+        """The current values."""
         counters, registry = self._engine.counters, self._engine.registry
         return pb.GetWorkloadResponse(
             streams=self._limiter.running,
@@ -48,20 +45,20 @@ class Workload:
             weights_budget_bytes=registry.budget_bytes,
             active_memory_bytes=mx.get_active_memory(),
             peak_memory_bytes=mx.get_peak_memory(),
-            shared_memory_streams=self._sharing.streams,
-            shared_memory_bytes=self._sharing.shared_bytes,
+            shared_memory_streams=self._shared_memory.streams,
+            shared_memory_bytes=self._shared_memory.shared_bytes,
         )
 
     def publish(self, meter: Meter) -> None:
-        """Makes a meter read them whenever it sends: `neuroscope.streams` and so on, by the names of the contract."""
+        """Registers observable instruments named `neuroscope.<field of GetWorkloadResponse>`."""
         for name, unit in _GAUGES.items():
-            meter.create_observable_gauge(f"neuroscope.{name}", [self._reading(name)], unit)
+            meter.create_observable_gauge(f"neuroscope.{name}", [self._callback(name)], unit)
         for name, unit in _COUNTERS.items():
-            meter.create_observable_counter(f"neuroscope.{name}", [self._reading(name)], unit)
+            meter.create_observable_counter(f"neuroscope.{name}", [self._callback(name)], unit)
         waits = meter.create_histogram(
             "neuroscope.queue_wait", "s", "From a stream's arrival at the engine to its first piece of work."
         )
         self._engine.counters.observe_wait = waits.record
 
-    def _reading(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        return lambda _: [Observation(getattr(self.now(), name))]
+    def _callback(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda _: [Observation(getattr(self.snapshot(), name))]

@@ -25,7 +25,7 @@ _DTYPES: dict[mx.Dtype, pb.DataType.ValueType] = {
     mx.uint64: pb.DATA_TYPE_UINT64,
     mx.bool_: pb.DATA_TYPE_BOOL,
 }
-_OF_WIRE = {wire: dtype for dtype, wire in _DTYPES.items()}
+_FROM_WIRE = {wire: dtype for dtype, wire in _DTYPES.items()}
 _CASTABLE = (pb.DATA_TYPE_FLOAT32, pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_BFLOAT16)
 
 
@@ -48,13 +48,13 @@ def cast_dtype(wire: pb.DataType.ValueType, field: str) -> mx.Dtype:
         DataConversionError: activations are not cast to integers.
     """
     if wire not in _CASTABLE:
-        name = pb.DataType.Name(wire) if wire in _OF_WIRE else f"a type {wire} that the contract does not have"
+        name = pb.DataType.Name(wire) if wire in _FROM_WIRE else f"a type {wire} that the contract does not have"
         raise DataConversionError(
             f"activations are cast to float32, float16 or bfloat16, not to {name}",
             field=field,
             valid=("float32", "float16", "bfloat16"),
         )
-    return _OF_WIRE[wire]
+    return _FROM_WIRE[wire]
 
 
 def new_handle(array: mx.array) -> mx.array:
@@ -62,16 +62,16 @@ def new_handle(array: mx.array) -> mx.array:
     return mx.array(array)
 
 
-def of_numpy(array: NDArray[Any]) -> mx.array:
+def from_numpy(array: NDArray[Any]) -> mx.array:
     """A copy of a numpy array of a type that numpy itself has."""
     return mx.array(cast(Any, array))
 
 
-def memory(array: mx.array) -> memoryview:
+def buffer(array: mx.array) -> memoryview:
     """The bytes of an evaluated, contiguous array, without a copy. It keeps the array alive; any thread may read it."""
     return memoryview(cast(Any, array)).cast("B")
 
 
-def number(array: mx.array) -> float:
+def scalar(array: mx.array) -> float:
     """The value of an array of one element."""
     return float(cast(float, array.item()))

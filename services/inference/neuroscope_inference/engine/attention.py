@@ -20,7 +20,7 @@ from mlx_lm.models import base
 from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, PointView
 
 _original = base.scaled_dot_product_attention
-_running = threading.local()
+_thread = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class AttentionPoints:
     head_output: PointIndex
 
     @contextmanager
-    def reading(self, hook_plan: HookPlan) -> Generator[None, None, None]:
+    def activate(self, hook_plan: HookPlan) -> Generator[None, None, None]:
         """Within the block, attention that runs on this thread is this layer's."""
-        outer = getattr(_running, "attention", None)
-        _running.attention = (hook_plan, self)
+        outer = getattr(_thread, "attention", None)
+        _thread.attention = (hook_plan, self)
         try:
             yield
         finally:
-            _running.attention = outer
+            _thread.attention = outer
 
 
-def dispatch_everywhere() -> None:
+def patch_attention_functions() -> None:
     """Points every mlx-lm model module that uses the original function at the dispatcher."""
     for name, module in list(sys.modules.items()):
         is_model = name.startswith("mlx_lm.models.") and module is not base
@@ -63,56 +63,56 @@ def _dispatch(
     mask: Any = None,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    running: tuple[HookPlan, AttentionPoints] | None = getattr(_running, "attention", None)
+    running: tuple[HookPlan, AttentionPoints] | None = getattr(_thread, "attention", None)
     if running is None:
         return _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
     hook_plan, points = running
-    queries = hook_plan.see(points.query, queries, _HEADS_INSIDE)
+    queries = hook_plan.apply(points.query, queries, _HEADS_FIRST)
     explicit = points.scores in hook_plan.edits or points.pattern in hook_plan.edits
-    wants_scores = explicit or hook_plan.wanted[points.scores] or hook_plan.wanted[points.pattern]
+    wants_scores = explicit or hook_plan.capture_mask[points.scores] or hook_plan.capture_mask[points.pattern]
     if hasattr(cache, "bits"):
         queries = mx.array(queries)  # the quantised kernel scales its queries in place
-        keys = _see_quantised(hook_plan, points.key, keys, queries.shape[2], cache, "keys")
-        values = _see_quantised(hook_plan, points.value, values, queries.shape[2], cache, "values")
+        keys = _hook_quantised(hook_plan, points.key, keys, queries.shape[2], cache, "keys")
+        values = _hook_quantised(hook_plan, points.value, values, queries.shape[2], cache, "values")
         dequantised = _dequantised(keys, cache) if wants_scores else keys[0]
     else:
-        newest = _newest(cache, queries.shape[2], keys.shape[2])
-        keys = _see_newest(hook_plan, points.key, keys, newest, cache, "keys")
-        values = _see_newest(hook_plan, points.value, values, newest, cache, "values")
+        newest = _new_columns(cache, queries.shape[2], keys.shape[2])
+        keys = _hook_new_columns(hook_plan, points.key, keys, newest, cache, "keys")
+        values = _hook_new_columns(hook_plan, points.value, values, newest, cache, "values")
         dequantised = keys
     if not wants_scores:
         output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-        return hook_plan.see(points.head_output, output, _HEADS_INSIDE)
-    hook_plan.key_columns[points.layer] = _columns(cache, dequantised.shape[2])
-    allowed = _allowed(mask, queries.shape[2], dequantised.shape[2])
+        return hook_plan.apply(points.head_output, output, _HEADS_FIRST)
+    hook_plan.key_columns[points.layer] = _column_state(cache, dequantised.shape[2])
+    allowed = _unmasked(mask, queries.shape[2], dequantised.shape[2])
     scores = _scores(queries, dequantised, scale, mask, allowed)
-    edited = _see_scores(hook_plan, points.scores, scores, allowed)
+    edited = _hook_scores(hook_plan, points.scores, scores, allowed)
     if explicit:
-        pattern = hook_plan.see(points.pattern, _probabilities(edited, sinks))
-        output = _mixed(pattern, _dequantised(values, cache) if hasattr(cache, "bits") else values)
+        pattern = hook_plan.apply(points.pattern, _probabilities(edited, sinks))
+        output = _weight_values(pattern, _dequantised(values, cache) if hasattr(cache, "bits") else values)
         output = output.astype(queries.dtype)
     else:
-        if hook_plan.wanted[points.pattern]:
-            hook_plan.read(points.pattern, _probabilities(scores, sinks))
+        if hook_plan.capture_mask[points.pattern]:
+            hook_plan.capture(points.pattern, _probabilities(scores, sinks))
         output = _original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-    return hook_plan.see(points.head_output, output, _HEADS_INSIDE)
+    return hook_plan.apply(points.head_output, output, _HEADS_FIRST)
 
 
 def _swap_heads(x: mx.array) -> mx.array:
     return x.swapaxes(1, 2)  # (B, H, L, D) and (B, L, H, D)
 
 
-_HEADS_INSIDE = PointView(_swap_heads, lambda _, edited: _swap_heads(edited))
+_HEADS_FIRST = PointView(_swap_heads, lambda _, edited: _swap_heads(edited))
 
 
-def _see_newest(
+def _hook_new_columns(
     hook_plan: HookPlan, point: PointIndex, whole: mx.array, newest: slice, cache: Any, name: str
 ) -> mx.array:
     """The keys or values of a layer, those of this step read and edited; an edit stays in the cache."""
-    if not hook_plan.wanted[point] and point not in hook_plan.edits:
+    if not hook_plan.capture_mask[point] and point not in hook_plan.edits:
         return whole
     part = whole[:, :, newest]
-    edited = hook_plan.see(point, part, _HEADS_INSIDE)
+    edited = hook_plan.apply(point, part, _HEADS_FIRST)
     if edited is part:
         return whole
     written = mx.array(whole)
@@ -123,13 +123,13 @@ def _see_newest(
     return written
 
 
-def _see_quantised(hook_plan: HookPlan, point: PointIndex, whole: Any, length: int, cache: Any, name: str) -> Any:
+def _hook_quantised(hook_plan: HookPlan, point: PointIndex, whole: Any, length: int, cache: Any, name: str) -> Any:
     """Like `_see_newest`, of a quantised cache: the numbers that its bits stand for, which an edit becomes as well."""
-    if not hook_plan.wanted[point] and point not in hook_plan.edits:
+    if not hook_plan.capture_mask[point] and point not in hook_plan.edits:
         return whole
     end = cache.offset
     part = _dequantised([x[..., end - length : end, :] for x in whole], cache)
-    edited = hook_plan.edit(point, part, _HEADS_INSIDE)
+    edited = hook_plan.edit(point, part, _HEADS_FIRST)
     if edited is not part:
         quantised = mx.quantize(edited, group_size=cache.group_size, bits=cache.bits)
         whole = [mx.array(x) for x in whole]
@@ -137,7 +137,7 @@ def _see_quantised(hook_plan: HookPlan, point: PointIndex, whole: Any, length: i
             written[..., end - length : end, :] = new
             stored[..., end - length : end, :] = new
         part = _dequantised(quantised, cache)
-    hook_plan.read(point, part, _HEADS_INSIDE)
+    hook_plan.capture(point, part, _HEADS_FIRST)
     return whole
 
 
@@ -145,7 +145,7 @@ def _dequantised(quantised: Any, cache: Any) -> mx.array:
     return mx.dequantize(*quantised, group_size=cache.group_size, bits=cache.bits)
 
 
-def _mixed(pattern: mx.array, values: mx.array) -> mx.array:
+def _weight_values(pattern: mx.array, values: mx.array) -> mx.array:
     """(B, H, L, S) and (B, H_kv, S, D) to (B, H, L, D)."""
     batch, heads, length, columns = pattern.shape
     kv_heads = values.shape[1]
@@ -160,54 +160,54 @@ class ManualAttentionPoints:
     hook_plan: HookPlan
     points: AttentionPoints
 
-    def projected(
+    def hook_qkv(
         self, queries: mx.array, keys: mx.array, values: mx.array, cache: Any
     ) -> tuple[mx.array, mx.array, mx.array]:
         """Queries (B, H, L, D), keys and values (B, H_kv, S, D) as attended with, before any scale."""
-        newest = _newest(cache, queries.shape[2], keys.shape[2])
-        if self.hook_plan.wanted[self.points.scores] or self.hook_plan.wanted[self.points.pattern]:
-            self.hook_plan.key_columns[self.points.layer] = _columns(cache, keys.shape[2])
+        newest = _new_columns(cache, queries.shape[2], keys.shape[2])
+        if self.hook_plan.capture_mask[self.points.scores] or self.hook_plan.capture_mask[self.points.pattern]:
+            self.hook_plan.key_columns[self.points.layer] = _column_state(cache, keys.shape[2])
         return (
-            self.hook_plan.see(self.points.query, queries, _HEADS_INSIDE),
-            _see_newest(self.hook_plan, self.points.key, keys, newest, cache, "keys"),
-            _see_newest(self.hook_plan, self.points.value, values, newest, cache, "values"),
+            self.hook_plan.apply(self.points.query, queries, _HEADS_FIRST),
+            _hook_new_columns(self.hook_plan, self.points.key, keys, newest, cache, "keys"),
+            _hook_new_columns(self.hook_plan, self.points.value, values, newest, cache, "values"),
         )
 
-    def scored(self, scores: mx.array, mask: Any) -> mx.array:
+    def hook_scores(self, scores: mx.array, mask: Any) -> mx.array:
         """Scores (B, H, L, S), masked."""
-        return _see_scores(self.hook_plan, self.points.scores, scores, _allowed(mask, *scores.shape[2:]))
+        return _hook_scores(self.hook_plan, self.points.scores, scores, _unmasked(mask, *scores.shape[2:]))
 
-    def weighted(self, pattern: mx.array) -> mx.array:
+    def hook_pattern(self, pattern: mx.array) -> mx.array:
         """Probabilities (B, H, L, S)."""
-        return self.hook_plan.see(self.points.pattern, pattern)
+        return self.hook_plan.apply(self.points.pattern, pattern)
 
-    def mixed(self, output: mx.array) -> mx.array:
+    def hook_output(self, output: mx.array) -> mx.array:
         """Outputs of the heads (B, H, L, D)."""
-        return self.hook_plan.see(self.points.head_output, output, _HEADS_INSIDE)
+        return self.hook_plan.apply(self.points.head_output, output, _HEADS_FIRST)
 
 
-def seen_manually() -> ManualAttentionPoints | None:
+def manual_attention_points() -> ManualAttentionPoints | None:
     """For attention that does not pass through the dispatcher: where to show it; None while nobody reads."""
-    running: tuple[HookPlan, AttentionPoints] | None = getattr(_running, "attention", None)
+    running: tuple[HookPlan, AttentionPoints] | None = getattr(_thread, "attention", None)
     return None if running is None else ManualAttentionPoints(*running)
 
 
-def _see_scores(hook_plan: HookPlan, point: PointIndex, scores: mx.array, allowed: mx.array | None) -> mx.array:
+def _hook_scores(hook_plan: HookPlan, point: PointIndex, scores: mx.array, allowed: mx.array | None) -> mx.array:
     """Scores that are edited and read; what was masked stays so."""
     edited = hook_plan.edit(point, scores)
     if edited is not scores and allowed is not None:
         edited = mx.where(allowed, edited, mx.finfo(edited.dtype).min)
-    hook_plan.read(point, edited)
+    hook_plan.capture(point, edited)
     return edited
 
 
-def _newest(cache: Any, length: int, columns: int) -> slice:
+def _new_columns(cache: Any, length: int, columns: int) -> slice:
     """Columns that this step wrote. A rotating cache that is full writes single positions inside its ring."""
     end = getattr(cache, "_idx", columns) if length == 1 else columns
     return slice(end - length, end)
 
 
-def _columns(cache: Any, columns: int) -> tuple[int, int, int]:
+def _column_state(cache: Any, columns: int) -> tuple[int, int, int]:
     if cache is None:
         return columns, columns, columns
     offset = getattr(cache, "offset", None)  # a list of caches has none
@@ -225,7 +225,7 @@ def key_positions(columns: tuple[int, int, int]) -> tuple[int, ...]:
     return tuple(offset - 1 - (slot - 1 - column) % count for column in range(count))
 
 
-def _allowed(mask: Any, length: int, columns: int) -> mx.array | None:
+def _unmasked(mask: Any, length: int, columns: int) -> mx.array | None:
     """Which scores are not masked, to broadcast to (B, H, L, S); None: all of them, or an additive mask."""
     if isinstance(mask, str):  # "causal"
         return mx.arange(columns - length, columns)[:, None] >= mx.arange(columns)[None]

@@ -31,7 +31,7 @@ class CacheQuantization:
     group_size: int
 
 
-def new(network: nn.Module, quantization: CacheQuantization | None = None) -> Cache:
+def new_cache(network: nn.Module, quantization: CacheQuantization | None = None) -> Cache:
     """An empty cache of one row."""
     cache: Cache = make_prompt_cache(network)
     if quantization is None:
@@ -42,10 +42,10 @@ def new(network: nn.Module, quantization: CacheQuantization | None = None) -> Ca
     ]
 
 
-def why_exact(network: nn.Module, quantization: CacheQuantization) -> str:
+def why_not_quantised(network: nn.Module, quantization: CacheQuantization) -> str:
     """Why keys and values of a model cannot be quantised like that: a probe with two tokens; empty if they can."""
-    cache = new(network, quantization)
-    if rotates(cache):
+    cache = new_cache(network, quantization)
+    if has_rotating_cache(cache):
         return "some layers keep their keys in a ring, which MLX does not quantise"
     if not any(isinstance(layer, QuantizedKVCache) for layer in cache):
         return "the model's own cache holds no plain keys and values"
@@ -67,7 +67,7 @@ def extract(cache: Cache, slot: int) -> Cache:
     return [layer.extract(slot) for layer in cache]
 
 
-def keep(cache: Cache, slots: Sequence[int]) -> None:
+def keep_rows(cache: Cache, slots: Sequence[int]) -> None:
     """Drops all other rows of a batch."""
     chosen = mx.array(list(slots))
     for layer in cache:
@@ -80,9 +80,9 @@ def extend(cache: Cache, other: Cache) -> None:
         layer.extend(joining)
 
 
-def rotates(cache: Cache) -> bool:
+def has_rotating_cache(cache: Cache) -> bool:
     """Whether some layer keeps its keys in a ring, so that columns do not stand for positions."""
-    return any(isinstance(layer, RotatingKVCache) for layer in _flat(cache))
+    return any(isinstance(layer, RotatingKVCache) for layer in _flatten(cache))
 
 
 def can_batch(network: nn.Module, vocab_size: int) -> bool:
@@ -90,7 +90,7 @@ def can_batch(network: nn.Module, vocab_size: int) -> bool:
     call: Any = network
     try:
         caches = [make_prompt_cache(network) for _ in _PROBE_PROMPTS]
-        if any(isinstance(layer, QuantizedKVCache) or not hasattr(layer, "merge") for layer in _flat(caches[0])):
+        if any(isinstance(layer, QuantizedKVCache) or not hasattr(layer, "merge") for layer in _flatten(caches[0])):
             return False
         for prompt, cache in zip(_PROBE_PROMPTS, caches, strict=True):
             mx.eval(call(mx.array([[token % vocab_size for token in prompt]]), cache=cache))
@@ -106,5 +106,5 @@ def can_batch(network: nn.Module, vocab_size: int) -> bool:
     return error <= tolerance and back <= tolerance
 
 
-def _flat(cache: Sequence[Any]) -> list[Any]:
-    return [part for layer in cache for part in (_flat(layer.caches) if isinstance(layer, CacheList) else [layer])]
+def _flatten(cache: Sequence[Any]) -> list[Any]:
+    return [part for layer in cache for part in (_flatten(layer.caches) if isinstance(layer, CacheList) else [layer])]

@@ -24,7 +24,7 @@ class ModelCapabilities:
     why_no_lens: str
 
     @classmethod
-    def of(cls, layout: Layout, vocab_size: int) -> ModelCapabilities:
+    def probe(cls, layout: Layout, vocab_size: int) -> ModelCapabilities:
         """Those of a model whose points have been proved; eleven forward passes of up to five tokens."""
         end = Unembedding(layout.model, layout)
-        return cls(caches.can_batch(layout.model, vocab_size), end.can_be_cut(), end.why_not())
+        return cls(caches.can_batch(layout.model, vocab_size), end.can_slice_positions(), end.why_unavailable())

@@ -42,11 +42,11 @@ _ACTIVATIONS: dict[str, frozenset[str]] = {  # what mlx-lm computes, whatever th
     "gpt_neox": _GELU_TANH | {"gelu"},  # mlx-lm takes the tanh form for both, about 1e-3 apart
 }
 _ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")  # the first that is there decides
-_FULL_UNLESS_TOLD = frozenset({"llama", "ministral3"})  # a window without layer_types is of no layer to mlx-lm
+_NEEDS_LAYER_TYPES = frozenset({"llama", "ministral3"})  # a window without layer_types is of no layer to mlx-lm
 _ROPE_KEYS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
-def mended(config: Config, weight_names: Collection[str]) -> dict[str, Any]:
+def config_overrides(config: Config, weight_names: Collection[str]) -> dict[str, Any]:
     """Entries to change or add, so that mlx-lm reads what the configuration says.
 
     Args:
@@ -58,17 +58,17 @@ def mended(config: Config, weight_names: Collection[str]) -> dict[str, Any]:
     """
     text = config.get("text_config")
     if not isinstance(text, dict):
-        return _mended_part(config, config, weight_names)
-    changes = _mended_part({"model_type": config.get("model_type"), **text}, config, weight_names)
+        return _overrides(config, config, weight_names)
+    changes = _overrides({"model_type": config.get("model_type"), **text}, config, weight_names)
     return {"text_config": {**text, **changes}} if changes else {}
 
 
-def exact_positions(config: Config) -> int:
+def max_exact_positions(config: Config) -> int:
     """Positions up to which mlx-lm computes what the configuration says; 0: all that the context has.
 
     Some of its models know no sliding window. Up to the length of the window nobody can tell.
     """
-    fields = _fields(config)
+    fields = _read_fields(config)
     window = config.get("sliding_window")
     if not isinstance(window, int) or not fields or config.get("use_sliding_window") is False:
         return 0
@@ -76,7 +76,7 @@ def exact_positions(config: Config) -> int:
     if isinstance(types, list) and "sliding_attention" not in types:
         return 0
     model_type = MODEL_REMAPPING.get(str(config.get("model_type")), config.get("model_type"))
-    is_read = "sliding_window" in fields and (types is not None or model_type not in _FULL_UNLESS_TOLD)
+    is_read = "sliding_window" in fields and (types is not None or model_type not in _NEEDS_LAYER_TYPES)
     return 0 if is_read else window
 
 
@@ -95,17 +95,17 @@ def tensor_names(folder: Path) -> set[str]:
     return names
 
 
-def classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+def model_classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
     """mlx-lm's model class and the class of its configuration; gpt2's takes the names that transformers gives weights.
 
     Raises:
         ValueError: mlx-lm has no such architecture.
     """
     model_class, arguments = _get_classes(config)
-    return (_unprefixed(model_class) if config["model_type"] == "gpt2" else model_class), arguments
+    return (_without_prefix(model_class) if config["model_type"] == "gpt2" else model_class), arguments
 
 
-def _unprefixed(model_class: type[nn.Module]) -> type[nn.Module]:
+def _without_prefix(model_class: type[nn.Module]) -> type[nn.Module]:
     def sanitize(self: Any, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         plain = {name.removeprefix("transformer."): array for name, array in weights.items()}
         plain.pop("lm_head.weight", None)  # tied
@@ -116,12 +116,12 @@ def _unprefixed(model_class: type[nn.Module]) -> type[nn.Module]:
     return type(model_class.__name__, (model_class,), {"sanitize": sanitize, "__module__": model_class.__module__})
 
 
-def _mended_part(part: Config, whole: Config, weight_names: Collection[str]) -> dict[str, Any]:
-    fields = _fields(part) or _fields(whole)
+def _overrides(part: Config, whole: Config, weight_names: Collection[str]) -> dict[str, Any]:
+    fields = _read_fields(part) or _read_fields(whole)
     if not fields:
         return {}
-    _refuse_activation(part)
-    changes = _rope(part, fields)
+    _check_activation(part)
+    changes = _rope_overrides(part, fields)
     if (pattern := _window_pattern(part, fields)) is not None:
         changes["sliding_window_pattern"] = pattern
     if "num_experts" in fields and "num_experts" not in part and "num_local_experts" in part:
@@ -134,30 +134,30 @@ def _mended_part(part: Config, whole: Config, weight_names: Collection[str]) -> 
     if part.get("model_type") == "gpt2":
         for key, expected in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
             if part.get(key, expected) != expected:
-                raise _unreadable(key, part[key])
+                raise _unsupported(key, part[key])
     return changes
 
 
-def _rope(part: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _rope_overrides(part: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     written = part.get("rope_parameters")
     if isinstance(written, dict) and "rope_parameters" not in fields:
         if isinstance(local := written.get("sliding_attention"), dict) and "rope_local_base_freq" in fields:
             changes["rope_local_base_freq"] = local.get("rope_theta", 10000.0)
             if local.get("rope_type", "default") != "default":
-                raise _unreadable("rope_parameters.sliding_attention", local)
+                raise _unsupported("rope_parameters.sliding_attention", local)
             written = written.get("full_attention", {})
         if any(isinstance(value, dict) for value in written.values()):
-            raise _unreadable("rope_parameters", written)
+            raise _unsupported("rope_parameters", written)
         if "rope_theta" in written:
             names = [name for name in ("rope_theta", "rotary_emb_base") if name in fields]
             if not names:
-                raise _unreadable("rope_parameters.rope_theta", written["rope_theta"])
+                raise _unsupported("rope_parameters.rope_theta", written["rope_theta"])
             changes[names[0]] = written["rope_theta"]
         if written.get("partial_rotary_factor", 1.0) != 1.0:
             names = [name for name in ("partial_rotary_factor", "rotary_pct") if name in fields]
             if not names:
-                raise _unreadable("rope_parameters.partial_rotary_factor", written["partial_rotary_factor"])
+                raise _unsupported("rope_parameters.partial_rotary_factor", written["partial_rotary_factor"])
             changes[names[0]] = written["partial_rotary_factor"]
         kind = written.get("rope_type", written.get("type", "default"))
         if kind != "default":
@@ -171,9 +171,9 @@ def _rope(part: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
         kind = scaling.get("type", scaling.get("rope_type", "default"))
         reads_it = "rope_scaling" in fields or "rope_parameters" in fields
         if kind != "default" and not reads_it:
-            raise _unreadable("rope_scaling", scaling)
+            raise _unsupported("rope_scaling", scaling)
         if part.get("model_type") == "phi3" and kind not in ("longrope", "su", "linear"):
-            raise _unreadable("rope_scaling.type", kind)
+            raise _unsupported("rope_scaling.type", kind)
         if reads_it and "type" not in scaling and "rope_scaling" in fields:
             changes["rope_scaling"] = {"type": kind, **scaling}
     return changes
@@ -187,20 +187,20 @@ def _window_pattern(part: Config, fields: Mapping[str, Any]) -> int | None:
     full = "full_attention"
     pattern = types.index(full) + 1 if full in types else len(types) + 1
     if types != [full if (layer + 1) % pattern == 0 else "sliding_attention" for layer in range(len(types))]:
-        raise _unreadable("layer_types", types)
+        raise _unsupported("layer_types", types)
     return pattern
 
 
-def _refuse_activation(part: Config) -> None:
+def _check_activation(part: Config) -> None:
     computed = _ACTIVATIONS.get(str(part.get("model_type")))
     for key in _ACTIVATION_KEYS:
         if computed and isinstance(named := part.get(key), str):
             if named not in computed:
-                raise _unreadable(key, named)
+                raise _unsupported(key, named)
             return
 
 
-def _fields(config: Config) -> dict[str, Any]:
+def _read_fields(config: Config) -> dict[str, Any]:
     """The configuration entries that mlx-lm reads for a model type, of every class that its module declares."""
     model_type = str(config.get("model_type"))
     name = MODEL_REMAPPING.get(model_type, model_type)
@@ -218,7 +218,7 @@ def _fields(config: Config) -> dict[str, Any]:
     return {field.name: field for found in classes for field in dataclasses.fields(found)}
 
 
-def _unreadable(key: str, value: Any) -> ModelUnsupportedError:
+def _unsupported(key: str, value: Any) -> ModelUnsupportedError:
     return ModelUnsupportedError(
         f"config.json says {key}: {json.dumps(value, default=str)[:120]}, which mlx-lm would silently ignore for this "
         "architecture; the model would not be the one that was trained",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-def _unobserved(_: float) -> None:
+def _ignore(_: float) -> None:
     pass
 
 
@@ -18,10 +18,10 @@ class EngineCounters:
     captured_bytes: int = 0
     queue_wait_s: float = 0.0
     """Of the job that began last: from its arrival to its first piece of work."""
-    observe_wait: Callable[[float], None] = _unobserved
+    observe_wait: Callable[[float], None] = _ignore
     """Told of every such wait, in seconds."""
 
-    def waited(self, seconds: float) -> None:
+    def record_wait(self, seconds: float) -> None:
         """A job begins."""
         self.queue_wait_s = seconds
         self.observe_wait(seconds)

@@ -20,7 +20,7 @@ import mlx.core as mx
 from neuroscope.errors import MLXIntegrationError, ResourceExhaustedError
 from neuroscope.tracing import telemetry
 from neuroscope_inference.engine import memory
-from neuroscope_inference.engine.batch import Batch
+from neuroscope_inference.engine.decode_batch import DecodeBatch
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.row import LaunchedStep, Row
@@ -31,7 +31,7 @@ class BatchSlot:
     """A row that decodes, and whoever is told of it."""
 
     row: Row
-    may_go_on: Callable[[int], bool]
+    may_compute: Callable[[int], bool]
     """Whether a step may be computed."""
     has_room: Callable[[], bool]
     """Whether its results can be taken."""
@@ -46,7 +46,7 @@ class BatchSlot:
     @property
     def may_launch(self) -> bool:
         """Whether the next step can begin."""
-        return self.row.wants_more and self.may_go_on(self.row.next_step)
+        return self.row.has_next_step and self.may_compute(self.row.next_step)
 
 
 class Decoder:
@@ -55,9 +55,9 @@ class Decoder:
     def __init__(self, model: LoadedModel) -> None:
         self.slots: list[BatchSlot] = []
         self._model = model
-        self._rotates = model.rotates
-        self._batches: dict[Hashable, Batch] = {}
-        self._most_rows: int | None = None
+        self._has_rotating_cache = model.has_rotating_cache
+        self._batches: dict[Hashable, DecodeBatch] = {}
+        self._max_rows: int | None = None
         """Rows of one batch, where memory ran short."""
 
     @property
@@ -65,23 +65,23 @@ class Decoder:
         """Whether some row may go on."""
         return any(slot.is_ready for slot in self.slots)
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Launches the next step of every row that may go on, then lands the steps that were launched before."""
         slots = [slot for slot in self.slots if slot.is_ready]
         launched_steps = [(slot, launched) for slot in slots for launched in slot.row.launched_steps]
-        groups = self._grouped([slot for slot in slots if slot.may_launch and self._has_cache(slot)])
+        groups = self._group([slot for slot in slots if slot.may_launch and self._ensure_cache(slot)])
         for key, group in groups.items():
             self._launch(key, group)
         for slot, launched in launched_steps:
             if launched in slot.row.launched_steps and not slot.row.ended:
-                self._land(slot, launched)
-        self._keep_within(groups.values())
+                self._finish(slot, launched)
+        self._enforce_memory_limit(groups.values())
         for slot in slots:
             if slot.row.ended:
-                self._keep_prompt(slot.row)
-                self.leave(slot)
+                self._cache_prompt(slot.row)
+                self.remove(slot)
 
-    def leave(self, slot: BatchSlot) -> None:
+    def remove(self, slot: BatchSlot) -> None:
         """Forgets a row, which has ended or is given up."""
         slot.row.ended = True
         if slot in self.slots:
@@ -89,16 +89,16 @@ class Decoder:
         going = {id(slot.row) for slot in self.slots}
         self._batches = {k: b for k, b in self._batches.items() if any(id(row) in going for row in b.rows)}
         if not self.slots:
-            self._most_rows = None
+            self._max_rows = None
 
-    def _grouped(self, slots: Sequence[BatchSlot]) -> dict[Hashable, list[BatchSlot]]:
+    def _group(self, slots: Sequence[BatchSlot]) -> dict[Hashable, list[BatchSlot]]:
         """What runs together, by the name of its batch; no row is in another batch any more."""
         kinds: defaultdict[Hashable, list[BatchSlot]] = defaultdict(list)
         for slot in slots:
-            kinds[self._kind(slot.row)].append(slot)
+            kinds[self._batch_key(slot.row)].append(slot)
         groups: dict[Hashable, list[BatchSlot]] = {}
         for kind, alike in kinds.items():
-            size = self._most_rows or len(alike)
+            size = self._max_rows or len(alike)
             groups |= {(kind, first): alike[first : first + size] for first in range(0, len(alike), size)}
         names = {id(slot.row): name for name, group in groups.items() for slot in group}
         for name, batch in self._batches.items():
@@ -108,33 +108,33 @@ class Decoder:
         return groups
 
     def _launch(self, name: Hashable, slots: Sequence[BatchSlot]) -> None:
-        batch = self._batches.setdefault(name, Batch(self._model))
+        batch = self._batches.setdefault(name, DecodeBatch(self._model))
         rows, steps = [slot.row for slot in slots], [slot.row.next_step for slot in slots]
         try:
             batch.launch(rows)
         except memory.OutOfMemoryError as error:
-            batch.dissolve()
+            batch.discard()
             for row, step in zip(rows, steps, strict=True):
-                row.lose(step)
+                row.discard_steps(step)
             self._shrink(slots[0], rows, len(rows), str(error))
 
-    def _land(self, slot: BatchSlot, launched: LaunchedStep) -> None:
+    def _finish(self, slot: BatchSlot, launched: LaunchedStep) -> None:
         """Waits for a step and delivers it."""
         started = time.perf_counter()
         forward = slot.row.forward
         try:
             with telemetry.child_span("decode", forward.context) as recorded:
-                with memory.watched(0):
+                with memory.limited(0):
                     mx.eval(launched.arrays)
-                result = slot.row.land(launched)
+                result = slot.row.finish(launched)
                 recorded.set_attribute(telemetry.STEP, launched.step)
                 recorded.set_attribute(telemetry.TOKENS, 1)
                 recorded.set_attribute(telemetry.BYTES, result.nbytes)
         except memory.OutOfMemoryError as error:
             batches = [batch for batch in self._batches.values() if slot.row in batch.rows]
-            rows = [row for batch in batches for row in batch.dissolve()] or [slot.row]
+            rows = [row for batch in batches for row in batch.discard()] or [slot.row]
             for row in rows:
-                row.lose(row.launched_steps[0].step if row.launched_steps else row.next_step)
+                row.discard_steps(row.launched_steps[0].step if row.launched_steps else row.next_step)
             self._shrink(slot, rows, launched.row_count, str(error))
         except MLXIntegrationError as error:  # the row's own: others go on
             slot.fail(error)
@@ -146,60 +146,60 @@ class Decoder:
         """Fewer rows a batch after a step of so many that failed; a row that was alone has failed with it."""
         mx.clear_cache()
         if row_count == 1:
-            slot.fail(_too_large(slot.row, reason))
+            slot.fail(_out_of_memory(slot.row, reason))
         else:
-            self._halve(rows, row_count, reason)
+            self._halve_batches(rows, row_count, reason)
 
-    def _halve(self, rows: Sequence[Row], row_count: int, reason: str) -> None:
-        self._most_rows = max(1, row_count // 2)
+    def _halve_batches(self, rows: Sequence[Row], row_count: int, reason: str) -> None:
+        self._max_rows = max(1, row_count // 2)
         for row in rows:
-            row.forward.shortage = (
+            row.forward.memory_warning = (
                 f"memory ran short at step {row.next_step} of prompt {row.index} ({reason}): "
-                f"at most {self._most_rows} rows have shared a decode step since"
+                f"at most {self._max_rows} rows have shared a decode step since"
             )
 
-    def _keep_within(self, groups: Iterable[Sequence[BatchSlot]]) -> None:
+    def _enforce_memory_limit(self, groups: Iterable[Sequence[BatchSlot]]) -> None:
         """Fewer rows a batch from now on where MLX holds more than the settings allow."""
         for slots in groups:
             rows = [slot.row for slot in slots]
             if len(rows) > 1 and (excess := memory.excess(rows[0].forward.memory_limit_bytes)):
-                self._halve(rows, len(rows), excess)
+                self._halve_batches(rows, len(rows), excess)
 
-    def _has_cache(self, slot: BatchSlot) -> bool:
+    def _ensure_cache(self, slot: BatchSlot) -> bool:
         """Gives a row that lost its cache a new one; where memory does not hold it, the row fails."""
-        if not slot.row.is_lost:
+        if not slot.row.has_lost_cache:
             return True
         try:
-            with memory.watched(0):
-                slot.row.read_again()
+            with memory.limited(0):
+                slot.row.recompute_cache()
         except memory.OutOfMemoryError as error:
-            slot.fail(_too_large(slot.row, str(error)))
+            slot.fail(_out_of_memory(slot.row, str(error)))
             return False
         return True
 
-    def _keep_prompt(self, row: Row) -> None:
+    def _cache_prompt(self, row: Row) -> None:
         """Lets later prompts begin where this row ended."""
-        tokens = row.read_tokens()
-        if not self._model.prompts.keeps or tokens is None:
+        tokens = row.cached_tokens()
+        if not self._model.prompt_cache.is_enabled or tokens is None:
             return
         for batch in self._batches.values():
             if row in batch.rows:
                 batch.remove(row)
         if row.cache is not None:
-            self._model.prompts.keep(tokens, row.cache)
+            self._model.prompt_cache.insert(tokens, row.cache)
 
-    def _kind(self, row: Row) -> Hashable:
+    def _batch_key(self, row: Row) -> Hashable:
         """Rows of one kind share a batch."""
         forward = row.forward
-        edits_attention = forward.steering.of(row.next_step).edits_attention
+        edits_attention = forward.steering.plan_at(row.next_step).edits_attention
         if not self._model.capabilities.can_batch or forward.quantization is not None:
             return id(row)
-        if self._rotates and (edits_attention or forward.plan.reads_attention):
+        if self._has_rotating_cache and (edits_attention or forward.plan.captures_attention):
             return id(row)  # in a ring that rows share, a column is another position in each
         return "attention step by step" if edits_attention else "attention by its kernel"
 
 
-def _too_large(row: Row, reason: str) -> ResourceExhaustedError:
+def _out_of_memory(row: Row, reason: str) -> ResourceExhaustedError:
     return ResourceExhaustedError(
         f"memory does not hold step {row.next_step} of prompt {row.index}: {reason}; capture less, or wait for other "
         "requests to end"

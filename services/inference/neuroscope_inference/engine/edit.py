@@ -17,18 +17,24 @@ from neuroscope.v1 import intervention_pb2, site_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
-from neuroscope_inference.engine.expression import Compiler, Frame, Part, Resolve, Value
+from neuroscope_inference.engine.expression import (
+    EditTarget,
+    ExpressionCompiler,
+    ResolveTensor,
+    SelectedActivation,
+    Value,
+)
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.layout import PointState
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.position_range import PositionRange, selected
-from neuroscope_inference.engine.selectors import heads_of, positions_of, rows_of
+from neuroscope_inference.engine.position_range import PositionRange, selected_positions
+from neuroscope_inference.engine.selectors import select_heads, select_positions, select_rows
 
 ATTENTION = ("attention_scores", "attention_pattern")
 
 
 @dataclass(slots=True)
-class Outcome:
+class EditResult:
     """What one row's edits left behind in one forward pass.
 
     Args:
@@ -80,10 +86,10 @@ class Edit:
         path: str,
         lengths: Sequence[int],
         max_new_tokens: int,
-        resolve_tensor: Resolve,
+        resolve_tensor: ResolveTensor,
         units: Sequence[int] = (),
     ) -> None:
-        state = _writable(model, point, f"{path}.site.component")
+        state = require_writable(model, point, f"{path}.site.component")
         component, select = COMPONENTS[point.component], intervention.select
         self.path = path
         self.point = point
@@ -91,71 +97,73 @@ class Edit:
         self.name = f"intervention {intervention.intervention_id or path!r}"
         self.position_axis = component.axes.index(tensor_pb2.AXIS_POSITION)
         self.head_axis = component.axes.index(tensor_pb2.AXIS_HEAD) if tensor_pb2.AXIS_HEAD in component.axes else -1
-        self.heads = heads_of(select, self.head_axis, state, point, f"{path}.select.heads")
-        self.selector: site_pb2.PositionSelector | None = positions_of(select, f"{path}.select.positions")
+        self.heads = select_heads(select, self.head_axis, state, point, f"{path}.select.heads")
+        self.selector: site_pb2.PositionSelector | None = select_positions(select, f"{path}.select.positions")
         stop = select.steps.stop if select.steps.HasField("stop") else 2**31
         if select.HasField("steps") and stop <= select.steps.start:
             raise InvalidRequestError("the selector names no step", field=f"{path}.select.steps")
         self.steps = range(select.steps.start, stop)
-        self.rows = rows_of(select, len(lengths), f"{path}.select.rows")
+        self.rows = select_rows(select, len(lengths), f"{path}.select.rows")
         self.lengths = lengths
         self.units = units
         """Indices along the last axis; empty: all."""
         self.has_applied = False
-        self._given: dict[int, list[tuple[list[int], mx.array]]] = {}
+        self._recorded: dict[int, list[tuple[list[int], mx.array]]] = {}
         """By row, what others ask for: ordinals of positions, and that part."""
-        self.places = {row: self._places(row, max_new_tokens) for row in range(len(lengths)) if self._is_of(row)}
+        self.ordinals = {
+            row: self._ordinals(row, max_new_tokens) for row in range(len(lengths)) if self._applies_to_row(row)
+        }
         """By row, the ordinal of every position that it selects."""
-        if not any(self.places.values()):
+        if not any(self.ordinals.values()):
             raise InvalidRequestError(
                 f"the edit of {point} selects nothing: prompts of {', '.join(map(str, lengths))} tokens and at most "
                 f"{max_new_tokens} generated ones have no such position at these steps",
                 field=f"{path}.select",
             )
-        frame = Frame(
+        frame = EditTarget(
             point=point,
             axes=component.axes,
             extents=state.axes_extents,
             heads=self.heads,
-            position_counts={row: len(places) for row, places in self.places.items()},
-            last_position=max(max(places) for places in self.places.values() if places),
-            only_prompt=all(max(places) < lengths[row] for row, places in self.places.items() if places),
+            position_counts={row: len(places) for row, places in self.ordinals.items()},
+            last_position=max(max(places) for places in self.ordinals.values() if places),
+            only_prompt=all(max(places) < lengths[row] for row, places in self.ordinals.items() if places),
             row_count=len(lengths),
-            has_rings=model.rotates,
+            has_rotating_cache=model.has_rotating_cache,
         )
-        compiler = Compiler(frame, resolve_tensor, self._donated, model.dictionary)
+        compiler = ExpressionCompiler(frame, resolve_tensor, self._other_row, model.require_dictionary)
         self._value: Value = compiler.compile(intervention.value, f"{path}.value")
         self.reads_activation = compiler.reads_activation
         self.source: Dictionary | None = compiler.transcoder
         """The transcoder whose input the value needs."""
         if self.source is not None:
-            _writable(model, self.source.point, f"{path}.value")
+            require_writable(model, self.source.point, f"{path}.value")
         self.donors = frozenset(compiler.other_rows)
         for donor in self.donors:
             self._check_donor(donor, max_new_tokens)
 
-    def fires(self, position_range: PositionRange) -> bool:
+    def applies_to(self, position_range: PositionRange) -> bool:
         """Whether something of a forward pass is selected, as far as rows and steps go."""
-        return position_range.step in self.steps and self._is_of(position_range.row)
+        return position_range.step in self.steps and self._applies_to_row(position_range.row)
 
-    def apply(self, value: mx.array, position_range: PositionRange, outcome: Outcome) -> mx.array:
+    def apply(self, value: mx.array, position_range: PositionRange, outcome: EditResult) -> mx.array:
         """The activation (1, ...) of one row with the edit; itself where no position is selected."""
-        chosen = self._chosen(position_range)
+        chosen = self._positions(position_range)
         if not chosen:
             return value
         where = [position - position_range.first for position in chosen]
-        part = self._part(value, where).astype(mx.float32)
-        places = self.places[position_range.row]
-        source = self._source(where, outcome)
-        asked = Part(part, position_range.row, chosen, [places[position] for position in chosen], source)
+        part = self._select(value, where).astype(mx.float32)
+        places = self.ordinals[position_range.row]
+        source = self._transcoder_input(where, outcome)
+        asked = SelectedActivation(part, position_range.row, chosen, [places[position] for position in chosen], source)
         edited = mx.broadcast_to(self._value(asked), part.shape)
         if self.units:
-            edited = mx.where(self._is_chosen(part.shape[-1]), edited, part)
+            edited = mx.where(self._unit_mask(part.shape[-1]), edited, part)
         outcome.finite.append((self, mx.isfinite(edited).all() | ~mx.isfinite(part).all()))
         self.has_applied = True
-        return self._written(value, where, edited.astype(value.dtype))
+        return self._write(value, where, edited.astype(value.dtype))
 
-    def _source(self, where: list[int], outcome: Outcome) -> mx.array | None:
+    def _transcoder_input(self, where: list[int], outcome: EditResult) -> mx.array | None:
         """What a transcoder reads at the selected positions of this forward pass."""
         if self.source is None:
             return None
@@ -168,22 +176,24 @@ class Edit:
             )
         return mx.take(value, mx.array(where), axis=1)
 
-    def give(self, value: mx.array, position_range: PositionRange, outcome: Outcome) -> mx.array:
+    def record(self, value: mx.array, position_range: PositionRange, outcome: EditResult) -> mx.array:
         """Keeps what other rows ask for; the activation goes on as it is."""
-        chosen = self._chosen(position_range)
+        chosen = self._positions(position_range)
         if chosen:
-            part = self._part(value, [position - position_range.first for position in chosen]).astype(mx.float32)
-            ordinals = self._places(position_range.row, 1)
-            self._given.setdefault(position_range.row, []).append(([ordinals[position] for position in chosen], part))
+            part = self._select(value, [position - position_range.first for position in chosen]).astype(mx.float32)
+            ordinals = self._ordinals(position_range.row, 1)
+            self._recorded.setdefault(position_range.row, []).append(
+                ([ordinals[position] for position in chosen], part)
+            )
             outcome.donated.append(part)
         return value
 
     def checkpoint(self, row: int) -> Callable[[], None]:
         """Brings what a row has given back to where it is now."""
-        count = len(self._given.get(row, ()))
+        count = len(self._recorded.get(row, ()))
 
         def restore() -> None:
-            del self._given.get(row, [])[count:]
+            del self._recorded.get(row, [])[count:]
 
         return restore
 
@@ -191,35 +201,37 @@ class Edit:
         """Whether some element is edited by both."""
         if self.heads and other.heads and not set(self.heads) & set(other.heads):
             return False
-        return any(self.places[row].keys() & other.places[row].keys() for row in self.places.keys() & other.places)
+        return any(
+            self.ordinals[row].keys() & other.ordinals[row].keys() for row in self.ordinals.keys() & other.ordinals
+        )
 
-    def _is_chosen(self, width: int) -> mx.array:
+    def _unit_mask(self, width: int) -> mx.array:
         """Which entries of the last axis are edited, (width,)."""
         return (mx.arange(width)[:, None] == mx.array(list(self.units))).any(axis=-1)
 
-    def _is_of(self, row: int) -> bool:
+    def _applies_to_row(self, row: int) -> bool:
         return self.rows is None or row in self.rows
 
-    def _chosen(self, position_range: PositionRange) -> list[int]:
+    def _positions(self, position_range: PositionRange) -> list[int]:
         if self.selector is None:
             return list(range(position_range.first, position_range.end))
-        return selected(self.selector, position_range)
+        return selected_positions(self.selector, position_range)
 
-    def _places(self, row: int, max_new_tokens: int) -> dict[int, int]:
+    def _ordinals(self, row: int, max_new_tokens: int) -> dict[int, int]:
         length = self.lengths[row]
         horizon = PositionRange(row, 0, 0, length + max(max_new_tokens - 1, 0), length)
-        chosen = [p for p in self._chosen(horizon) if max(p - length + 1, 0) in self.steps]
+        chosen = [p for p in self._positions(horizon) if max(p - length + 1, 0) in self.steps]
         places = {position: ordinal for ordinal, position in enumerate(chosen)}
         if len(places) < len(chosen):
             raise InvalidRequestError("a position is selected twice", field=f"{self.path}.select.positions")
         return places
 
-    def _part(self, value: mx.array, where: list[int]) -> mx.array:
+    def _select(self, value: mx.array, where: list[int]) -> mx.array:
         if len(where) < value.shape[self.position_axis] or where != sorted(where):
             value = mx.take(value, mx.array(where), axis=self.position_axis)
         return mx.take(value, mx.array(self.heads), axis=self.head_axis) if self.heads else value
 
-    def _written(self, value: mx.array, where: list[int], part: mx.array) -> mx.array:
+    def _write(self, value: mx.array, where: list[int], part: mx.array) -> mx.array:
         is_whole = len(where) == value.shape[self.position_axis] and where == sorted(where)
         if is_whole and not self.heads:
             return part
@@ -238,16 +250,16 @@ class Edit:
         written[tuple(at_positions)] = part
         return written
 
-    def _donated(self, row: int, part: Part) -> mx.array:
+    def _other_row(self, row: int, part: SelectedActivation) -> mx.array:
         """The part of another prompt that stands where this one stands among the selected positions."""
-        pieces = self._given[row]
+        pieces = self._recorded[row]
         given = mx.concatenate([piece for _, piece in pieces], axis=self.position_axis)
         place = {ordinal: index for index, ordinal in enumerate(o for ordinals, _ in pieces for o in ordinals)}
         return mx.take(given, mx.array([place[ordinal] for ordinal in part.ordinals]), axis=self.position_axis)
 
     def _check_donor(self, donor: int, max_new_tokens: int) -> None:
-        count = len(self._places(donor, max_new_tokens))
-        for row, places in self.places.items():
+        count = len(self._ordinals(donor, max_new_tokens))
+        for row, places in self.ordinals.items():
             if row == donor:
                 raise InvalidRequestError(
                     f"prompt {row} is edited by its own activation; select the rows to edit",
@@ -260,13 +272,13 @@ class Edit:
                 )
 
 
-def _writable(model: LoadedModel, point: Point, field: str) -> PointState:
+def require_writable(model: LoadedModel, point: Point, field: str) -> PointState:
     """The state of a point that can be edited.
 
     Raises:
         UnavailableSiteError: it is not there, or can only be read.
     """
-    state = model.available(point, field)
+    state = model.require_point(point, field)
     if not state.is_writable or not mx.issubdtype(state.dtype, mx.floating):
         raise UnavailableSiteError(f"{point} of {model.description.model_id} can be read but not edited", field=field)
     return state

@@ -14,12 +14,12 @@ from neuroscope.errors import (
 )
 from neuroscope.v1 import intervention_pb2
 from neuroscope.vocabulary.sites import Point, resolve
-from neuroscope_inference.engine.edit import ATTENTION, Edit, Outcome
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.edit import ATTENTION, Edit, EditResult
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.position_range import PositionRange
-from neuroscope_inference.engine.selectors import check_is_run
+from neuroscope_inference.engine.selectors import check_computed
 
 
 class EditPlan:
@@ -46,7 +46,7 @@ class EditPlan:
         interventions: Sequence[intervention_pb2.Intervention],
         lengths: Sequence[int],
         max_new_tokens: int,
-        resolve_tensor: Resolve,
+        resolve_tensor: ResolveTensor,
         stop_before: int | None = None,
         *,
         paths: Sequence[str] | None = None,
@@ -56,12 +56,12 @@ class EditPlan:
         self.edits = [
             Edit(model, intervention, point, path, lengths, max_new_tokens, resolve_tensor, units)
             for intervention, path in zip(interventions, paths, strict=True)
-            for point in _points(model, intervention, path)
+            for point in _resolve_points(model, intervention, path)
         ]
         self.row_order = list(range(len(lengths)))
         """Rows that give activations come before those that ask for them."""
         for edit in self.edits:
-            check_is_run(edit.point, stop_before, edit.path)
+            check_computed(edit.point, stop_before, edit.path)
         self._check_conflicts()
         self._order_rows()
 
@@ -81,32 +81,32 @@ class EditPlan:
         return [edit.point for edit in self.edits]
 
     @property
-    def asks(self) -> set[tuple[int, PointIndex]]:
+    def required_activations(self) -> set[tuple[int, PointIndex]]:
         """Rows and points of which activations are wanted."""
         return {(row, edit.index) for edit in self.edits for row in edit.donors}
 
-    def take(self, given: Mapping[tuple[int, PointIndex], mx.array]) -> None:
+    def provide(self, given: Mapping[tuple[int, PointIndex], mx.array]) -> None:
         """Hands edits what they ask for, by row and point (1, ...), where those rows do not run along."""
         for edit in self.edits:
             for row in edit.donors:
                 length = edit.lengths[row]
-                edit.give(given[row, edit.index], PositionRange(row, 0, 0, length, length), Outcome())
+                edit.record(given[row, edit.index], PositionRange(row, 0, 0, length, length), EditResult())
 
-    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def edits_for(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], EditResult]:
         """What is applied in one forward pass of one row, in order, and where it leaves its outcome."""
-        outcome = Outcome()
+        outcome = EditResult()
         found: dict[PointIndex, list[RowEdit]] = {}
         for edit in self.edits:
-            if edit.fires(position_range):
+            if edit.applies_to(position_range):
                 columns = position_range.end if edit.point.component in ATTENTION else None
-                found.setdefault(edit.index, []).append(RowEdit(_guarded(edit, position_range, outcome), columns))
+                found.setdefault(edit.index, []).append(RowEdit(_catch_errors(edit, position_range, outcome), columns))
         for edit in self.edits:
             if position_range.row in edit.donors and position_range.step == 0:
-                found.setdefault(edit.index, []).append(RowEdit(_giving(edit, position_range, outcome)))
+                found.setdefault(edit.index, []).append(RowEdit(_record_activation(edit, position_range, outcome)))
         for source in {
-            edit.source.index for edit in self.edits if edit.source is not None and edit.fires(position_range)
+            edit.source.index for edit in self.edits if edit.source is not None and edit.applies_to(position_range)
         }:
-            found.setdefault(source, []).append(RowEdit(_keeping(source, outcome)))
+            found.setdefault(source, []).append(RowEdit(_record_transcoder_input(source, outcome)))
         return found, outcome
 
     def checkpoints(self, row: int) -> Iterator[Callable[[], None]]:
@@ -140,7 +140,7 @@ class EditPlan:
     def _order_rows(self) -> None:
         wants: dict[int, set[int]] = {row: set() for row in self.row_order}
         for edit in self.edits:
-            for row in edit.places:
+            for row in edit.ordinals:
                 wants[row] |= edit.donors
         order: list[int] = []
         while len(order) < len(wants):
@@ -152,15 +152,15 @@ class EditPlan:
         self.row_order = order
 
 
-def _points(model: LoadedModel, intervention: intervention_pb2.Intervention, path: str) -> list[Point]:
+def _resolve_points(model: LoadedModel, intervention: intervention_pb2.Intervention, path: str) -> list[Point]:
     """Where an intervention is; one of features that does not say it, where their dictionary writes."""
     value = intervention.value
     if value.HasField("features") and not intervention.HasField("site"):
-        return [model.dictionary(value.features.dictionary_id, f"{path}.value.features.dictionary_id").output]
+        return [model.require_dictionary(value.features.dictionary_id, f"{path}.value.features.dictionary_id").output]
     return resolve(intervention.site, model.layout.num_layers, field=f"{path}.site")
 
 
-def _guarded(edit: Edit, position_range: PositionRange, outcome: Outcome) -> Callable[[mx.array], mx.array]:
+def _catch_errors(edit: Edit, position_range: PositionRange, outcome: EditResult) -> Callable[[mx.array], mx.array]:
     """An edit that fails leaves its row to fail, and not the batch that the row is in."""
 
     def apply(value: mx.array) -> mx.array:
@@ -175,7 +175,7 @@ def _guarded(edit: Edit, position_range: PositionRange, outcome: Outcome) -> Cal
     return apply
 
 
-def _keeping(source: PointIndex, outcome: Outcome) -> Callable[[mx.array], mx.array]:
+def _record_transcoder_input(source: PointIndex, outcome: EditResult) -> Callable[[mx.array], mx.array]:
     def keep(value: mx.array) -> mx.array:
         outcome.sources[source] = value
         return value
@@ -183,5 +183,7 @@ def _keeping(source: PointIndex, outcome: Outcome) -> Callable[[mx.array], mx.ar
     return keep
 
 
-def _giving(edit: Edit, position_range: PositionRange, outcome: Outcome) -> Callable[[mx.array], mx.array]:
-    return lambda value: edit.give(value, position_range, outcome)
+def _record_activation(
+    edit: Edit, position_range: PositionRange, outcome: EditResult
+) -> Callable[[mx.array], mx.array]:
+    return lambda value: edit.record(value, position_range, outcome)

@@ -26,7 +26,7 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.counters import EngineCounters
 from neuroscope_inference.engine.decoder import BatchSlot, Decoder
 from neuroscope_inference.engine.loading import LoadRequest, load
-from neuroscope_inference.engine.memory import is_shortage
+from neuroscope_inference.engine.memory import is_out_of_memory
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.model_registry import ModelRegistry
 from neuroscope_inference.engine.prompt_cache import PromptCache
@@ -60,19 +60,19 @@ class Job:
         self.stream.put(item, self.size(item))
 
 
-def _any_step(_: int) -> bool:
+def _always(_: int) -> bool:
     return True
 
 
-def _weightless(_: Any) -> int:
+def _no_payload(_: Any) -> int:
     return 0
 
 
-def _told(error: Exception) -> MLXIntegrationError:
+def _as_integration_error(error: Exception) -> MLXIntegrationError:
     """An error as the reader is told of it."""
     if isinstance(error, MLXIntegrationError):
         return error
-    if is_shortage(error):
+    if is_out_of_memory(error):
         return ResourceExhaustedError(f"memory ran short: {error}")
     return MLXIntegrationError(f"the engine failed: {error}")
 
@@ -96,7 +96,7 @@ class Engine:
         self._commands: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
         self._decoders: dict[int, Decoder] = {}  # by identity of the model
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="neuroscope-engine", daemon=True)
         self._thread.start()
@@ -108,8 +108,8 @@ class Engine:
         work: Iterator[Result],
         *,
         model: LoadedModel | None = None,
-        may_compute: Callable[[int], bool] = _any_step,
-        size: Callable[[Any], int] = _weightless,
+        may_compute: Callable[[int], bool] = _always,
+        size: Callable[[Any], int] = _no_payload,
     ) -> Stream[Any]:
         """Starts a job; must be called on the event loop that will read the stream.
 
@@ -170,8 +170,8 @@ class Engine:
 
     def wake(self) -> None:
         """Makes the thread look again at what it can do."""
-        with self._changed:
-            self._changed.notify()
+        with self._condition:
+            self._condition.notify()
 
     def stop(self) -> None:
         """Ends every job and the thread."""
@@ -182,18 +182,18 @@ class Engine:
     # What the engine's thread does ------------------------------------------------------------------------------
 
     def _command(self, command: Callable[[], None]) -> None:
-        with self._changed:
+        with self._condition:
             if self._stopping:
                 raise NeuroScopeIntegrationError("the inference service is stopping")
             self._commands.append(command)
-            self._changed.notify()
+            self._condition.notify()
 
     def _run(self) -> None:
         if mx.default_device() == mx.cpu:
             mx.disable_compile()  # fusing on the CPU starts a C++ compiler for seconds in the middle of a request
         while True:
-            with self._changed:
-                self._changed.wait_for(self._has_work)
+            with self._condition:
+                self._condition.wait_for(self._has_work)
                 commands, stopping = list(self._commands), self._stopping
                 self._commands.clear()
             for command in commands:
@@ -211,7 +211,7 @@ class Engine:
 
     def _begin(self, job: Job) -> None:
         if job.model is not None and job.model not in self.registry:  # it went while the request was being checked
-            job.stream.fail(self.registry.missing(job.model.description.model_id))
+            job.stream.fail(self.registry.not_loaded_error(job.model.description.model_id))
         else:
             self._jobs.append(job)
 
@@ -228,7 +228,7 @@ class Engine:
             self._end(job, None)
             return False
         if job.arrived_s is not None:
-            self.counters.waited(time.perf_counter() - job.arrived_s)
+            self.counters.record_wait(time.perf_counter() - job.arrived_s)
             job.arrived_s = None
         try:
             item = next(job.work)
@@ -240,15 +240,15 @@ class Engine:
             return False
         except Exception as error:
             _log.exception("a job failed")
-            job.stream.fail(_told(error))
+            job.stream.fail(_as_integration_error(error))
             return False
         if isinstance(item, list):
-            self._slot(job, cast("list[Row]", item))
+            self._add_rows(job, cast("list[Row]", item))
         elif item is not None:
             job.deliver(item)
         return True
 
-    def _slot(self, job: Job, rows: list[Row]) -> None:
+    def _add_rows(self, job: Job, rows: list[Row]) -> None:
         """Lets rows decode; their job goes on when all have ended."""
         for row in rows:
             model = row.forward.model
@@ -262,10 +262,10 @@ class Engine:
         if not decoder.is_ready:
             return
         try:
-            decoder.turn()
+            decoder.step()
         except Exception as error:
             _log.exception("a decode step failed")
-            failed = _told(error)
+            failed = _as_integration_error(error)
             for job in [job for job in self._jobs if any(slot in decoder.slots for slot in job.slots)]:
                 self._fail(job, failed)
         for job in self._jobs:
@@ -278,7 +278,7 @@ class Engine:
 
     def _end(self, job: Job, error: MLXIntegrationError | None) -> None:
         for slot in job.slots:
-            self._decoders[id(slot.row.forward.model)].leave(slot)
+            self._decoders[id(slot.row.forward.model)].remove(slot)
         job.slots = []
         close = getattr(job.work, "close", None)
         if close is not None:
@@ -300,8 +300,8 @@ class Engine:
                     existing = self.registry.loaded_as(request)  # by another request, meanwhile
                     self.registry.release(request)
                     if existing is None:
-                        event.prompts = PromptCache(self._prompt_cache_bytes)
-                        self.registry.put(event)
+                        event.prompt_cache = PromptCache(self._prompt_cache_bytes)
+                        self.registry.add(event)
                     yield existing or event
                     return
                 if event.phase == pb.LOAD_PHASE_READ and not event.bytes_done:  # sizes are known, nothing is read yet
@@ -314,13 +314,13 @@ class Engine:
         in_use = [job.model for job in self._jobs if job.model is not None]
         if self.registry.reserve(request, nbytes, in_use):
             self._decoders = {key: decoder for key, decoder in self._decoders.items() if decoder.slots}
-            _let_go()
+            _free_memory()
 
     def _unload(self, model_id: str) -> None:
-        self._take_away(self.model(model_id))
-        _let_go()
+        self._remove(self.model(model_id))
+        _free_memory()
 
-    def _take_away(self, model: LoadedModel) -> None:
+    def _remove(self, model: LoadedModel) -> None:
         self.registry.remove(model)
         for job in [job for job in self._jobs if job.model is model]:
             self._jobs.remove(job)
@@ -328,7 +328,7 @@ class Engine:
         self._decoders.pop(id(model), None)
 
 
-def _let_go() -> None:
+def _free_memory() -> None:
     """Frees what a model that was taken away left: what was proven and planned on it may refer to itself."""
     gc.collect()
     mx.clear_cache()

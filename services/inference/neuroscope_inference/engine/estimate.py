@@ -16,9 +16,9 @@ import mlx.core as mx
 
 from neuroscope.v1 import inference_pb2, site_pb2
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.capture_plan import CapturePlan, Read
-from neuroscope_inference.engine.forward import Forward, longest_chunk
-from neuroscope_inference.engine.position_range import PositionRange, selected
+from neuroscope_inference.engine.capture_plan import CapturePlan, PlannedTensor
+from neuroscope_inference.engine.forward import ForwardRunner, max_chunk_positions
+from neuroscope_inference.engine.position_range import PositionRange, selected_positions
 from neuroscope_inference.engine.run import Run
 from neuroscope_inference.engine.steering import Steering
 
@@ -72,18 +72,18 @@ def estimate(run: Run) -> Iterator[inference_pb2.EstimateCaptureResponse]:
     yield found
 
 
-def _build(forward: Forward, prompt: Sequence[int], position_range: PositionRange, cache: Cache) -> list[int]:
+def _build(forward: ForwardRunner, prompt: Sequence[int], position_range: PositionRange, cache: Cache) -> list[int]:
     """Builds the graph of a chunk; the bytes of the tensors that it would send."""
     pending, _, _ = forward.build(prompt, position_range, cache)
     return [p.array.nbytes for p in pending if p.is_sent]
 
 
-def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
+def _peak_bytes(forward: ForwardRunner, chunk: _Chunk) -> int:
     """Memory that the engine needs at most while it computes a chunk."""
     position_range = chunk.position_range
     length = min(position_range.length, PROBE_POSITIONS)
     probe = replace(position_range, first=position_range.first + position_range.length - length, length=length)
-    forward = replace(forward, plan=_probing(forward.plan, position_range, probe))
+    forward = replace(forward, plan=_probe_plan(forward.plan, position_range, probe))
     cache = _cache_of_zeros(forward, chunk.prompt, probe.first)
     cached, before = _nbytes(cache), mx.get_active_memory()
     mx.reset_peak_memory()
@@ -98,28 +98,28 @@ def _peak_bytes(forward: Forward, chunk: _Chunk) -> int:
     return max(0, int(chunk.kept_bytes + chunk.before_bytes + chunk.captured_bytes + leaving + working))
 
 
-def _probing(plan: CapturePlan, position_range: PositionRange, probe: PositionRange) -> CapturePlan:
+def _probe_plan(plan: CapturePlan, position_range: PositionRange, probe: PositionRange) -> CapturePlan:
     """The plan with what it reads in a chunk read in the probe too: of single positions the probe's last one."""
     last = site_pb2.PositionSelector(list=site_pb2.PositionList(positions=[probe.first + probe.length - 1]))
 
-    def moved(read: Read) -> Iterator[Read]:
+    def moved(read: PlannedTensor) -> Iterator[PlannedTensor]:
         if read.positions is None:
             yield read
-        elif selected(read.positions, position_range):
+        elif selected_positions(read.positions, position_range):
             yield replace(read, positions=last)
 
     probing = copy.copy(plan)
-    probing.reads = [found for read in plan.reads for found in moved(read)]
+    probing.tensors = [found for read in plan.tensors for found in moved(read)]
     return probing
 
 
-def _cache_of_zeros(forward: Forward, prompt: Sequence[int], length: int) -> Cache:
+def _cache_of_zeros(forward: ForwardRunner, prompt: Sequence[int], length: int) -> Cache:
     """A cache as it is after that many positions, of which nothing was computed."""
     unread = copy.copy(forward.plan)
-    unread.reads = []
+    unread.tensors = []
     forward = replace(forward, plan=unread)
     cache = forward.new_cache()
-    step = longest_chunk()
+    step = max_chunk_positions()
     for first in range(0, length, step):
         position_range = PositionRange(0, 0, first, min(step, length - first), len(prompt))
         _build(forward, prompt, position_range, cache)

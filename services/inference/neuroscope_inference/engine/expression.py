@@ -20,8 +20,8 @@ from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import Array
-from neuroscope_inference.engine.dictionaries.changes import Changes
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
+from neuroscope_inference.engine.dictionaries.feature_changes import FeatureChanges
 
 _OPERATORS: dict[pb.BinaryOperator.ValueType, Callable[[mx.array, mx.array], mx.array]] = {
     pb.BINARY_OPERATOR_ADD: mx.add,
@@ -29,14 +29,14 @@ _OPERATORS: dict[pb.BinaryOperator.ValueType, Callable[[mx.array, mx.array], mx.
     pb.BINARY_OPERATOR_MULTIPLY: mx.multiply,
     pb.BINARY_OPERATOR_DIVIDE: mx.divide,
 }
-Resolve = Callable[[tensor_pb2.TensorReference, str], Array]
+ResolveTensor = Callable[[tensor_pb2.TensorReference, str], Array]
 """From a reference and its path in the request to its numbers."""
-Find = Callable[[str, str], Dictionary]
+FindDictionary = Callable[[str, str], Dictionary]
 """From the id of a dictionary and its path in the request to the dictionary."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SelectedActivation:
     """The selected part of an activation in one forward pass.
 
     Args:
@@ -51,14 +51,14 @@ class Part:
     row: int
     positions: Sequence[int]
     ordinals: Sequence[int]
-    source: mx.array | None = None
+    transcoder_input: mx.array | None = None
 
 
-Value = Callable[[Part], mx.array]
+Value = Callable[[SelectedActivation], mx.array]
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class EditTarget:
     """What is known of an edit before anything runs.
 
     Args:
@@ -81,11 +81,11 @@ class Frame:
     last_position: int
     only_prompt: bool
     row_count: int
-    has_rings: bool
+    has_rotating_cache: bool
 
 
 @dataclass(slots=True)
-class Compiler:
+class ExpressionCompiler:
     """Compiles the expressions of one edit.
 
     Args:
@@ -95,10 +95,10 @@ class Compiler:
         find: finds dictionaries.
     """
 
-    frame: Frame
-    resolve: Resolve
-    donated: Callable[[int, Part], mx.array]
-    find: Find
+    target: EditTarget
+    resolve: ResolveTensor
+    other_row: Callable[[int, SelectedActivation], mx.array]
+    find_dictionary: FindDictionary
     other_rows: set[int] = field(default_factory=set[int])
     reads_activation: bool = False
     transcoder: Dictionary | None = None
@@ -118,7 +118,7 @@ class Compiler:
                 self.reads_activation = True
                 return lambda part: part.array
             case "constant":
-                constant = _finite(node.constant, f"{path}.constant")
+                constant = _check_finite(node.constant, f"{path}.constant")
                 return lambda part: mx.array(constant, mx.float32)
             case "tensor":
                 return self._tensor(node.tensor, f"{path}.tensor")
@@ -140,18 +140,18 @@ class Compiler:
                 raise InvalidRequestError("the expression is empty", field=path)
 
     def _features(self, node: pb.FeatureEdits, path: str) -> Value:
-        dictionary = self.find(node.dictionary_id, f"{path}.dictionary_id")
-        if dictionary.output != self.frame.point:
+        dictionary = self.find_dictionary(node.dictionary_id, f"{path}.dictionary_id")
+        if dictionary.output != self.target.point:
             raise UnavailableSiteError(
-                f"dictionary {node.dictionary_id!r} writes {dictionary.output}, not {self.frame.point}",
+                f"dictionary {node.dictionary_id!r} writes {dictionary.output}, not {self.target.point}",
                 field=f"{path}.dictionary_id",
             )
-        if self.frame.heads:
+        if self.target.heads:
             raise InvalidRequestError(
                 f"dictionary {node.dictionary_id!r} writes all heads together: select none",
                 field=f"{path}.dictionary_id",
             )
-        changes = Changes.of(node, dictionary, path)
+        changes = FeatureChanges.from_message(node, dictionary, path)
         donors = {row: self._other_row(row, f"{path}.edits") for row in changes.other_rows}
         self.reads_activation = True
         if dictionary.is_transcoder:
@@ -159,10 +159,10 @@ class Compiler:
                 raise InvalidRequestError("an edit is of one transcoder; make an edit for each", field=path)
             self.transcoder = dictionary
 
-        def value(part: Part) -> mx.array:
-            source = part.source if dictionary.is_transcoder else part.array
+        def value(part: SelectedActivation) -> mx.array:
+            source = part.transcoder_input if dictionary.is_transcoder else part.array
             assert source is not None
-            return changes.applied(part.array, source, lambda row: donors[row](part))
+            return changes.apply(part.array, source, lambda row: donors[row](part))
 
         return value
 
@@ -174,8 +174,8 @@ class Compiler:
         return lambda part: operator(left(part), right(part))
 
     def _clamp(self, node: pb.Clamp, path: str) -> Value:
-        low = _finite(node.minimum, f"{path}.minimum") if node.HasField("minimum") else None
-        high = _finite(node.maximum, f"{path}.maximum") if node.HasField("maximum") else None
+        low = _check_finite(node.minimum, f"{path}.minimum") if node.HasField("minimum") else None
+        high = _check_finite(node.maximum, f"{path}.maximum") if node.HasField("maximum") else None
         if low is None and high is None:
             raise InvalidRequestError("a clamp has a minimum, a maximum or both", field=path)
         if low is not None and high is not None and low > high:
@@ -184,13 +184,13 @@ class Compiler:
         return lambda part: mx.clip(operand(part), low, high)
 
     def _project_out(self, node: pb.ProjectOut, path: str) -> Value:
-        array = self._numbers(node.direction, f"{path}.direction")
-        width = self.frame.extents[-1]
-        if tensor_pb2.AXIS_KEY_POSITION in self.frame.axes:
-            raise InvalidRequestError(f"{self.frame.point} has no directions: its last axis is keys", field=path)
+        array = self._resolve_float32(node.direction, f"{path}.direction")
+        width = self.target.extents[-1]
+        if tensor_pb2.AXIS_KEY_POSITION in self.target.axes:
+            raise InvalidRequestError(f"{self.target.point} has no directions: its last axis is keys", field=path)
         if array.size != width or array.shape[-1] != width:
             raise DataConversionError(
-                f"a direction of {self.frame.point} has {width} entries, this one has the shape {list(array.shape)}",
+                f"a direction of {self.target.point} has {width} entries, this one has the shape {list(array.shape)}",
                 field=f"{path}.direction",
             )
         flat = array.reshape(-1)
@@ -200,7 +200,7 @@ class Compiler:
         unit = mx.array(flat / np.float32(length))
         operand = self.compile(node.operand, f"{path}.operand")
 
-        def value(part: Part) -> mx.array:
+        def value(part: SelectedActivation) -> mx.array:
             x = operand(part)
             return x - (x * unit).sum(axis=-1, keepdims=True) * unit
 
@@ -208,18 +208,18 @@ class Compiler:
 
     def _noise(self, node: pb.Noise, path: str) -> Value:
         """Independent of how positions are computed: every position has a key of its own."""
-        deviation = _finite(node.standard_deviation, f"{path}.standard_deviation")
-        mean = _finite(node.mean, f"{path}.mean")
+        deviation = _check_finite(node.standard_deviation, f"{path}.standard_deviation")
+        mean = _check_finite(node.mean, f"{path}.mean")
         if deviation < 0:
             raise InvalidRequestError("a standard deviation is not negative", field=f"{path}.standard_deviation")
-        if tensor_pb2.AXIS_KEY_POSITION in self.frame.axes:
+        if tensor_pb2.AXIS_KEY_POSITION in self.target.axes:
             raise InvalidRequestError("noise over keys would depend on how many there are so far", field=path)
         if node.unit not in pb.NoiseUnit.values():
             raise InvalidRequestError(f"the contract has no unit {node.unit}", field=f"{path}.unit")
         is_own = node.unit == pb.NOISE_UNIT_OWN_DEVIATION
-        seed, axis = f"{node.seed}/{self.frame.point}", self.frame.axes.index(tensor_pb2.AXIS_POSITION)
+        seed, axis = f"{node.seed}/{self.target.point}", self.target.axes.index(tensor_pb2.AXIS_POSITION)
 
-        def value(part: Part) -> mx.array:
+        def value(part: SelectedActivation) -> mx.array:
             shape = list(part.array.shape)
             shape[axis] = 1
             draws = [mx.random.normal(shape, key=_key(f"{seed}/{part.row}/{position}")) for position in part.positions]
@@ -233,28 +233,28 @@ class Compiler:
 
     def _mean(self, reference: tensor_pb2.TensorReference, path: str) -> Value:
         """Over batch and position; what is left has the axes behind them."""
-        array = self._numbers(reference, path)
+        array = self._resolve_float32(reference, path)
         averaged = tensor_pb2.AXIS_BATCH, tensor_pb2.AXIS_POSITION
-        over = [index - len(self.frame.axes) for index, axis in enumerate(self.frame.axes) if axis in averaged]
+        over = [index - len(self.target.axes) for index, axis in enumerate(self.target.axes) if axis in averaged]
         mean = array.mean(axis=tuple(axis for axis in over if axis >= -array.ndim), keepdims=True, dtype=np.float64)
         return self._broadcast(mean.astype(np.float32), path)
 
     def _tensor(self, reference: tensor_pb2.TensorReference, path: str) -> Value:
-        return self._broadcast(self._numbers(reference, path), path)
+        return self._broadcast(self._resolve_float32(reference, path), path)
 
     def _other_row(self, row: int, path: str) -> Value:
-        if row >= self.frame.row_count:
+        if row >= self.target.row_count:
             raise InvalidRequestError(
-                f"row {row} is out of range: the request has {self.frame.row_count} prompts", field=path
+                f"row {row} is out of range: the request has {self.target.row_count} prompts", field=path
             )
-        if not self.frame.only_prompt:
+        if not self.target.only_prompt:
             raise InvalidRequestError(
                 "another prompt's activation is there for the prompt alone: select step 0, or its positions", field=path
             )
         self.other_rows.add(row)
-        return lambda part: self.donated(row, part)
+        return lambda part: self.other_row(row, part)
 
-    def _numbers(self, reference: tensor_pb2.TensorReference, path: str) -> NDArray[np.float32]:
+    def _resolve_float32(self, reference: tensor_pb2.TensorReference, path: str) -> NDArray[np.float32]:
         array = self.resolve(reference, path)
         if np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_:
             raise DataConversionError(
@@ -271,9 +271,9 @@ class Compiler:
         Raises:
             DataConversionError: it does not; says what would.
         """
-        frame = self.frame
+        frame = self.target
         if array.ndim > len(frame.axes):
-            raise self._misfit(array, path)
+            raise self._shape_error(array, path)
         heads: Sequence[int] = ()
         by_position = by_key = False
         for axis, extent in zip(range(-array.ndim, 0), array.shape, strict=True):
@@ -281,28 +281,28 @@ class Compiler:
                 continue
             match frame.axes[axis]:
                 case tensor_pb2.AXIS_BATCH:
-                    raise self._misfit(array, path)
+                    raise self._shape_error(array, path)
                 case tensor_pb2.AXIS_POSITION:
                     if any(extent != count for count in frame.position_counts.values()):
-                        raise self._misfit(array, path)
+                        raise self._shape_error(array, path)
                     by_position = True
                 case tensor_pb2.AXIS_KEY_POSITION:
-                    if frame.has_rings:
+                    if frame.has_rotating_cache:
                         raise InvalidRequestError(
                             "this model keeps keys in rings, where a column is now one position and now another",
                             field=path,
                         )
                     if extent <= frame.last_position:
-                        raise self._misfit(array, path)
+                        raise self._shape_error(array, path)
                     by_key = True
                 case tensor_pb2.AXIS_HEAD if frame.heads and extent != len(frame.heads):
                     if extent != frame.extents[axis]:
-                        raise self._misfit(array, path)
+                        raise self._shape_error(array, path)
                     heads = frame.heads
                 case tensor_pb2.AXIS_HEAD if frame.heads:
                     pass
                 case _ if extent != frame.extents[axis]:
-                    raise self._misfit(array, path)
+                    raise self._shape_error(array, path)
                 case _:
                     pass
         if heads:
@@ -312,7 +312,7 @@ class Compiler:
             return lambda part: whole
         position_axis = frame.axes.index(tensor_pb2.AXIS_POSITION) - len(frame.axes)
 
-        def value(part: Part) -> mx.array:
+        def value(part: SelectedActivation) -> mx.array:
             x = whole
             if by_position:
                 x = mx.take(x, mx.array(list(part.ordinals)), axis=position_axis)
@@ -322,10 +322,10 @@ class Compiler:
 
         return value
 
-    def _misfit(self, array: NDArray[np.float32], path: str) -> DataConversionError:
+    def _shape_error(self, array: NDArray[np.float32], path: str) -> DataConversionError:
         wanted: list[str] = []
-        counts = sorted(set(self.frame.position_counts.values()))
-        for axis, extent in zip(self.frame.axes, self.frame.extents, strict=True):
+        counts = sorted(set(self.target.position_counts.values()))
+        for axis, extent in zip(self.target.axes, self.target.extents, strict=True):
             name = tensor_pb2.Axis.Name(axis).removeprefix("AXIS_").lower()
             match axis:
                 case tensor_pb2.AXIS_BATCH:
@@ -333,14 +333,16 @@ class Compiler:
                 case tensor_pb2.AXIS_POSITION:
                     wanted.append(f"position {' or '.join(map(str, counts[:3]))}")
                 case tensor_pb2.AXIS_KEY_POSITION:
-                    wanted.append(f"{name} {self.frame.last_position + 1}")
-                case tensor_pb2.AXIS_HEAD if self.frame.heads:
-                    wanted.append(f"head {len(self.frame.heads)}")
+                    wanted.append(f"{name} {self.target.last_position + 1}")
+                case tensor_pb2.AXIS_HEAD if self.target.heads:
+                    wanted.append(f"head {len(self.target.heads)}")
                 case _:
                     wanted.append(f"{name} {extent}")
-        hint = "" if self.frame.only_prompt else "; generated positions are selected too unless the edit selects step 0"
+        hint = (
+            "" if self.target.only_prompt else "; generated positions are selected too unless the edit selects step 0"
+        )
         return DataConversionError(
-            f"a tensor of shape {list(array.shape)} does not fit {self.frame.point}: what is selected there has "
+            f"a tensor of shape {list(array.shape)} does not fit {self.target.point}: what is selected there has "
             f"{', '.join(wanted)}, and every axis may be 1{hint}",
             field=path,
         )
@@ -350,7 +352,7 @@ def _key(text: str) -> mx.array:
     return mx.random.key(xxhash.xxh3_64_intdigest(text.encode()) >> 1)
 
 
-def _finite(number: float, path: str) -> float:
+def _check_finite(number: float, path: str) -> float:
     if not math.isfinite(number):
         raise InvalidRequestError(f"{number} is not a finite number", field=path)
     return number

@@ -17,12 +17,12 @@ from neuroscope.tracing import telemetry
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.caches import Cache, CacheQuantization
 from neuroscope_inference.engine.capture_plan import CapturePlan
-from neuroscope_inference.engine.edit import Outcome
+from neuroscope_inference.engine.edit import EditResult
 from neuroscope_inference.engine.hook_plan import HookPlan
 from neuroscope_inference.engine.layout import ForwardStopped
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.position_range import PositionRange
-from neuroscope_inference.engine.results import Pending, StepResult
+from neuroscope_inference.engine.results import PendingTensor, StepResult
 from neuroscope_inference.engine.sampling import Draw
 from neuroscope_inference.engine.steering import Steering
 from neuroscope_inference.engine.unembedding import LAST
@@ -30,7 +30,7 @@ from neuroscope_inference.engine.unembedding import LAST
 _LOGITS_BUDGET_BYTES = 64 * 1024 * 1024
 
 
-def longest_chunk() -> int:
+def max_chunk_positions() -> int:
     """Positions of a prefill chunk, at most.
 
     MLX's CPU backend computes every score of a chunk before it masks later keys: short chunks compute fewer of them.
@@ -47,7 +47,7 @@ class Timing:
 
 
 @dataclass(slots=True)
-class Forward:
+class ForwardRunner:
     """Builds and evaluates the forward passes of one request.
 
     Args:
@@ -71,9 +71,9 @@ class Forward:
     quantization: CacheQuantization | None = None
     timing: Timing = field(default_factory=Timing)
     generated_tokens: int = 0
-    shortage: str = ""
+    memory_warning: str = ""
     """What is said of memory that ran short; empty as long as it did not."""
-    _most_positions: int = field(default_factory=longest_chunk)
+    _max_positions: int = field(default_factory=max_chunk_positions)
 
     @property
     def chunk_positions(self) -> int:
@@ -82,19 +82,19 @@ class Forward:
         Where memory ran short they are fewer from then on.
         """
         per_position = max(self.plan.bytes_per_position(self.longest_prompt), 1)
-        return max(1, min(self._most_positions, self.chunk_budget_bytes // per_position))
+        return max(1, min(self._max_positions, self.chunk_budget_bytes // per_position))
 
     def new_cache(self) -> Cache:
         """An empty cache of one row."""
-        return caches.new(self.model.network, self.quantization)
+        return caches.new_cache(self.model.network, self.quantization)
 
     def first_needed(self, row: int, length: int) -> int:
         """The first position of a prompt that must be computed: one that is read, or the last, which gives logits."""
         if self.steering.has_edits or self.quantization is not None:
             return 0
-        return min(self.plan.first_read(row, length), length - 1)
+        return min(self.plan.first_captured_position(row, length), length - 1)
 
-    def in_chunks(
+    def run_chunks(
         self,
         row: int,
         length: int,
@@ -132,7 +132,7 @@ class Forward:
     def _checkpoint(self, row: int, cache: Cache) -> Callable[[], None]:
         """What brings a row back to where it is now; arrays are shared, not copied."""
         kept = copy.deepcopy(cache)
-        undo = [*self.plan.checkpoints(row), *self.steering.of(0).checkpoints(row)]
+        undo = [*self.plan.checkpoints(row), *self.steering.plan_at(0).checkpoints(row)]
 
         def restore() -> None:
             cache[:] = kept
@@ -147,10 +147,10 @@ class Forward:
                 f"memory does not hold position {position_range.first} of prompt {position_range.row}: {reason}; "
                 "capture less, or wait for other requests to end"
             )
-        self._most_positions = position_range.length // 2
-        self.shortage = (
+        self._max_positions = position_range.length // 2
+        self.memory_warning = (
             f"memory ran short at position {position_range.first} of prompt {position_range.row} ({reason}): "
-            f"prefill chunks have had at most {self._most_positions} positions since"
+            f"prefill chunks have had at most {self._max_positions} positions since"
         )
 
     def chunks(self, row: int, length: int, start: int = 0, *, needs_logits: bool) -> Iterator[PositionRange]:
@@ -160,7 +160,7 @@ class Forward:
         """
         positions = self.chunk_positions
         logits_bytes = 4 * self.model.description.vocab_size * min(length, positions)
-        is_dear = needs_logits and logits_bytes > _LOGITS_BUDGET_BYTES and not self._cuts
+        is_dear = needs_logits and logits_bytes > _LOGITS_BUDGET_BYTES and not self._last_logits_suffice
         body = length - 1 if is_dear else length
         for first in range(start, body, positions):
             yield PositionRange(row, 0, first, min(positions, body - first), length)
@@ -173,7 +173,7 @@ class Forward:
         position_range: PositionRange,
         cache: Cache,
         draws: Callable[[mx.array], Draw] | None = None,
-    ) -> tuple[list[Pending], Draw | None]:
+    ) -> tuple[list[PendingTensor], Draw | None]:
         """Computes one chunk. What draws the first token gets the last logits, (1, vocab), lazy.
 
         Raises:
@@ -182,8 +182,10 @@ class Forward:
         """
         started = time.perf_counter()
         span_of = telemetry.child_span("prefill", self.context)
-        with span_of as recorded, memory.watched(self.memory_limit_bytes):
-            pending, logits, outcome = self.build(prompt, position_range, cache, cuts=draws is not None and self._cuts)
+        with span_of as recorded, memory.limited(self.memory_limit_bytes):
+            pending, logits, outcome = self.build(
+                prompt, position_range, cache, cuts=draws is not None and self._last_logits_suffice
+            )
             draw = draws(logits[:, -1]) if draws is not None and logits is not None else None
             held = [p.array for p in pending] + outcome.arrays
             mx.eval(held, draw.arrays if draw else [], [layer.state for layer in cache])
@@ -194,19 +196,23 @@ class Forward:
         self.timing.prefill_s += time.perf_counter() - started
         return pending, draw
 
-    def chunk(self, prompt: Sequence[int], cache: Cache, position_range: PositionRange) -> StepResult:
+    def capture_chunk(self, prompt: Sequence[int], cache: Cache, position_range: PositionRange) -> StepResult:
         """Computes one chunk of which nothing but its captures is wanted. Only the result holds their memory."""
         pending, _ = self.prefill(prompt, position_range, cache)
-        return StepResult.of(position_range.step, pending)
+        return StepResult.from_pending(position_range.step, pending)
 
     @property
-    def _cuts(self) -> bool:
+    def _last_logits_suffice(self) -> bool:
         """Whether a prefill needs the last position's logits only, and the model can give them alone."""
-        return not self.plan.reads_logits and not self.steering.of(0).edits_logits and self.model.capabilities.can_cut
+        return (
+            not self.plan.captures_logits
+            and not self.steering.plan_at(0).edits_logits
+            and self.model.capabilities.can_cut
+        )
 
     def build(
         self, prompt: Sequence[int], position_range: PositionRange, cache: Cache, *, cuts: bool = False
-    ) -> tuple[list[Pending], mx.array | None, Outcome]:
+    ) -> tuple[list[PendingTensor], mx.array | None, EditResult]:
         """Builds the graph of one chunk; nothing is computed yet. No logits if the plan stops before them.
 
         Args:
@@ -217,13 +223,13 @@ class Forward:
         """
         hook_plan, outcome = self.hook_plan(position_range)
         if cuts:
-            hook_plan = hook_plan or HookPlan(self.model.layout.wanted(()))
-            hook_plan.kept = LAST
+            hook_plan = hook_plan or HookPlan(self.model.layout.capture_mask(()))
+            hook_plan.output_positions = LAST
         call: Any = self.model.network
         logits: mx.array | None = None
-        with self.model.layout.switch.reading(hook_plan), contextlib.suppress(ForwardStopped):
+        with self.model.layout.active_hooks.activate(hook_plan), contextlib.suppress(ForwardStopped):
             logits = call(mx.array([prompt[position_range.first : position_range.end]]), cache=cache)
-        return self.take(hook_plan, position_range, logits=logits), logits, outcome
+        return self.collect(hook_plan, position_range, logits=logits), logits, outcome
 
     def replay(self, row: int, prompt: Sequence[int], drawn: Sequence[int], cache: Cache) -> None:
         """Fills an empty cache as it was after a prompt and generated tokens, with every edit and no read.
@@ -235,35 +241,35 @@ class Forward:
         alike = length if self.steering.has_edits else len(tokens)  # without edits no step differs from another
         position_ranges = [*self.chunks(row, alike, needs_logits=False)]
         position_ranges += [PositionRange(row, p - length + 1, p, 1, length) for p in range(alike, len(tokens))]
-        undo = [*self.steering.of(0).checkpoints(row)]
+        undo = [*self.steering.plan_at(0).checkpoints(row)]
         call: Any = self.model.network
         for position_range in position_ranges:
-            edits, _ = self.steering.of(position_range.step).at(position_range)
-            hook_plan = HookPlan(self.model.layout.wanted(()), edits) if edits else None
-            with memory.watched(0), self.model.layout.switch.reading(hook_plan):
+            edits, _ = self.steering.plan_at(position_range.step).edits_for(position_range)
+            hook_plan = HookPlan(self.model.layout.capture_mask(()), edits) if edits else None
+            with memory.limited(0), self.model.layout.active_hooks.activate(hook_plan):
                 call(mx.array([tokens[position_range.first : position_range.end]]), cache=cache)
                 mx.eval([layer.state for layer in cache])
         for function in undo:
             function()
 
-    def hook_plan(self, position_range: PositionRange) -> tuple[HookPlan | None, Outcome]:
+    def hook_plan(self, position_range: PositionRange) -> tuple[HookPlan | None, EditResult]:
         """The hook plan of one forward pass of one row, None where nothing is read or edited; and how its edits end."""
-        wanted = self.plan.wanted(position_range)
-        edits, outcome = self.steering.of(position_range.step).at(position_range)
+        wanted = self.plan.points_at(position_range)
+        edits, outcome = self.steering.plan_at(position_range.step).edits_for(position_range)
         if not edits and not wanted and self.plan.stop_before is None:
             return None, outcome
-        return HookPlan(self.model.layout.wanted(wanted), edits, self.plan.stop_before), outcome
+        return HookPlan(self.model.layout.capture_mask(wanted), edits, self.plan.stop_before), outcome
 
-    def take(
+    def collect(
         self,
         hook_plan: HookPlan | None,
         position_range: PositionRange,
         slot: int | None = None,
         logits: mx.array | None = None,
-    ) -> list[Pending]:
+    ) -> list[PendingTensor]:
         """What the plan reads of a forward pass, lazy; of a batch the row in that slot."""
         with telemetry.child_span("capture", self.context) as recorded:
-            pending = self.plan.take(hook_plan, position_range, slot, logits)
+            pending = self.plan.collect(hook_plan, position_range, slot, logits)
             recorded.set_attribute(telemetry.STEP, position_range.step)
             recorded.set_attribute("neuroscope.tensors", len(pending))
             recorded.set_attribute(telemetry.BYTES, sum(p.array.nbytes for p in pending))

@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from neuroscope_inference.engine.layout import Block
 from neuroscope_inference.engine.linear import bias_of, matrix_of
-from neuroscope_inference.engine.projections import HeadColumns
+from neuroscope_inference.engine.qkv_layout import QkvLayout
 
 PARTS = ("queries", "keys", "values")
 
@@ -33,7 +33,7 @@ class HeadProjection:
     """
 
     module: nn.Module
-    columns: HeadColumns
+    columns: QkvLayout
     part: int
     is_fused: bool
 
@@ -53,7 +53,7 @@ class HeadProjection:
         return rows.reshape(heads, -1, rows.shape[-1]) if rows.shape[0] % heads == 0 else rows
 
 
-def projections_of(block: Block, columns: HeadColumns, layer: int) -> Sequence[HeadProjection]:
+def projections_of(block: Block, columns: QkvLayout, layer: int) -> Sequence[HeadProjection]:
     """Those of queries, keys and values.
 
     Raises:

@@ -18,7 +18,7 @@ import mlx.nn as nn
 from neuroscope_inference.engine.arrays import new_handle
 from neuroscope_inference.engine.module_hooks import HOOK
 
-Edit = Callable[[mx.array], mx.array]
+ApplyEdit = Callable[[mx.array], mx.array]
 PointIndex = int
 
 _swapped_classes: dict[type[nn.Module], type[nn.Module]] = {}
@@ -47,7 +47,7 @@ class RowEdit:
         slot: which row.
     """
 
-    apply: Edit
+    apply: ApplyEdit
     columns: int | None = None
     slot: int = 0
 
@@ -83,27 +83,27 @@ class HookPlan:
         edits: Mapping[PointIndex, Sequence[RowEdit]] | None = None,
         stop_before: int | None = None,
     ) -> None:
-        self.wanted = wanted
+        self.capture_mask = wanted
         self.edits = edits or {}
         self.stop_before = stop_before
-        self.seen: dict[PointIndex, mx.array] = {}
+        self.captured: dict[PointIndex, mx.array] = {}
         self.key_columns: dict[int, tuple[int, int, int]] = {}
         """By layer, where the columns of its attention lie: positions so far, next slot of the ring, columns."""
-        self.shortcut: mx.array | None = None
+        self.residual_override: mx.array | None = None
         """A residual stream that the final norm gets in place of what blocks make; no block runs then."""
-        self.is_normed = False
+        self.override_is_normed = False
         """Whether the shortcut is what the final norm gives, and not what it gets."""
-        self.kept: slice | mx.array | None = None
+        self.output_positions: slice | mx.array | None = None
         """Positions that go on behind the final norm, where no other's logits are wanted; None: all."""
-        self.tail: mx.array | None = None
+        self.last_mlp_positions: mx.array | None = None
         """Positions for which alone the last MLP is computed; elsewhere zeros take its place. None: all."""
-        self.flow: RowSchedule | None = None
+        self.row_schedule: RowSchedule | None = None
         """Where rows enter; None: all of them at the embedding."""
-        self.carried: dict[int, mx.array] = {}
+        self.residual_changes: dict[int, mx.array] = {}
         """By layer, what an edit between attention and MLP adds to what the block writes."""
 
     @classmethod
-    def together(cls, hook_plans: Sequence[HookPlan | None]) -> HookPlan | None:
+    def merge(cls, hook_plans: Sequence[HookPlan | None]) -> HookPlan | None:
         """One hook plan for a batch, of a hook plan for each row in the batch's order; None where no row has one."""
         if len(hook_plans) == 1:
             return hook_plans[0]
@@ -114,19 +114,21 @@ class HookPlan:
         for slot, hook_plan in enumerate(hook_plans):
             for point, of_row in (hook_plan.edits if hook_plan is not None else {}).items():
                 edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in of_row)
-        return cls([any(wanted) for wanted in zip(*(hook_plan.wanted for hook_plan in present), strict=True)], edits)
+        return cls(
+            [any(wanted) for wanted in zip(*(hook_plan.capture_mask for hook_plan in present), strict=True)], edits
+        )
 
-    def see(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> mx.array:
+    def apply(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> mx.array:
         """Edits the value, keeps it if the point is wanted, and gives what goes on: itself where nothing was edited."""
         value = self.edit(point, value, view)
-        self.read(point, value, view)
+        self.capture(point, value, view)
         return value
 
-    def read(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> None:
+    def capture(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> None:
         """Keeps the value if the point is wanted."""
-        if self.wanted[point]:
+        if self.capture_mask[point]:
             handle = new_handle(value)
-            self.seen[point] = handle if view is None else view.read(handle)
+            self.captured[point] = handle if view is None else view.read(handle)
 
     def edit(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> mx.array:
         """The value with its edits; itself where there are none."""
@@ -134,13 +136,13 @@ class HookPlan:
         if not edits:
             return value
         if view is None:
-            return _edited(value, edits)
+            return _apply_edits(value, edits)
         if view.write is None:
             raise AssertionError("an edit of a point that cannot be written is refused before it runs")
-        return view.write(value, _edited(view.read(value), edits))
+        return view.write(value, _apply_edits(view.read(value), edits))
 
 
-def _edited(value: mx.array, edits: Sequence[RowEdit]) -> mx.array:
+def _apply_edits(value: mx.array, edits: Sequence[RowEdit]) -> mx.array:
     count = value.shape[0]
     rows: dict[int, mx.array] = {}
     for edit in edits:
@@ -172,7 +174,7 @@ class ActiveHookPlan:
         self.hook_plan: HookPlan | None = None
 
     @contextmanager
-    def reading(self, hook_plan: HookPlan | None) -> Generator[HookPlan | None, None, None]:
+    def activate(self, hook_plan: HookPlan | None) -> Generator[HookPlan | None, None, None]:
         """Routes what the model computes inside the block to a hook_plan."""
         self.hook_plan = hook_plan
         try:
@@ -207,32 +209,32 @@ def install(watch: ModulePoints, switch: ActiveHookPlan, around: Callable[[HookP
         hook_plan = switch.hook_plan
         if hook_plan is None:
             return call(module, *args, **kwargs)
-        if hook_plan.shortcut is not None:
+        if hook_plan.residual_override is not None:
             if watch.block is not None:
-                return argument_of(args, kwargs, 0)
+                return get_argument(args, kwargs, 0)
             if watch.is_final_norm:
-                if hook_plan.is_normed:
-                    return hook_plan.shortcut
-                args, kwargs = with_argument(args, kwargs, 0, hook_plan.shortcut)
+                if hook_plan.override_is_normed:
+                    return hook_plan.residual_override
+                args, kwargs = replace_argument(args, kwargs, 0, hook_plan.residual_override)
             return call(module, *args, **kwargs)
-        flow = None if watch.block is None else hook_plan.flow
+        flow = None if watch.block is None else hook_plan.row_schedule
         if flow is not None and watch.block is not None:
-            entered = flow.enter(watch.block, argument_of(args, kwargs, 0))
-            args, kwargs = with_argument(args, kwargs, 0, entered)
+            entered = flow.enter(watch.block, get_argument(args, kwargs, 0))
+            args, kwargs = replace_argument(args, kwargs, 0, entered)
         for argument, point, layer in watch.inputs:
-            before = argument_of(args, kwargs, argument)
+            before = get_argument(args, kwargs, argument)
             if not isinstance(before, mx.array):
                 continue
-            after = hook_plan.see(point, before)
+            after = hook_plan.apply(point, before)
             if after is not before:
-                args, kwargs = with_argument(args, kwargs, argument, after)
+                args, kwargs = replace_argument(args, kwargs, argument, after)
                 if layer is not None:
-                    hook_plan.carried[layer] = after - before
-        tail, positions = hook_plan.tail if watch.is_last_mlp else None, 0
+                    hook_plan.residual_changes[layer] = after - before
+        tail, positions = hook_plan.last_mlp_positions if watch.is_last_mlp else None, 0
         if tail is not None:
-            stream: mx.array = argument_of(args, kwargs, 0)
+            stream: mx.array = get_argument(args, kwargs, 0)
             positions = stream.shape[1]
-            args, kwargs = with_argument(args, kwargs, 0, stream[:, tail])
+            args, kwargs = replace_argument(args, kwargs, 0, stream[:, tail])
         with around(hook_plan) if around is not None else nullcontext():
             if flow is None or watch.block is None:
                 result = call(module, *args, **kwargs)
@@ -241,27 +243,27 @@ def install(watch: ModulePoints, switch: ActiveHookPlan, around: Callable[[HookP
         passed = result[0] if isinstance(result, tuple) else result
         if not isinstance(passed, mx.array):
             return result
-        value = passed if tail is None else _placed(passed, tail, positions)
-        if watch.block is not None and watch.block in hook_plan.carried:
-            value = value + hook_plan.carried[watch.block]
+        value = passed if tail is None else _scatter_positions(passed, tail, positions)
+        if watch.block is not None and watch.block in hook_plan.residual_changes:
+            value = value + hook_plan.residual_changes[watch.block]
         if flow is not None and watch.block is not None:
             value = flow.leave(watch.block, value)
         for point, view in watch.outputs:
-            value = hook_plan.see(point, value, view)
-        if hook_plan.kept is not None and watch.is_final_norm:
-            value = value[:, hook_plan.kept]
+            value = hook_plan.apply(point, value, view)
+        if hook_plan.output_positions is not None and watch.is_final_norm:
+            value = value[:, hook_plan.output_positions]
         if value is passed:
             return result
         return (value, *result[1:]) if isinstance(result, tuple) else value
 
     plain = type(watch.module)
     if plain not in _swapped_classes:
-        _swapped_classes[plain] = _swapped(plain)
+        _swapped_classes[plain] = _hooked_class(plain)
     watch.module.__class__ = _swapped_classes[plain]
     object.__setattr__(watch.module, HOOK, hook)
 
 
-def _placed(value: mx.array, at: mx.array, positions: int) -> mx.array:
+def _scatter_positions(value: mx.array, at: mx.array, positions: int) -> mx.array:
     """What is there at some positions, among zeros at all others."""
     rows, _, width = value.shape
     return mx.zeros((rows, positions, width), value.dtype).at[:, at].add(value)
@@ -273,7 +275,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     return next(kind for kind in type(module).__mro__ if kind not in hooked)
 
 
-def argument_of(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
+def get_argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
     """An argument by its place, however it was passed; None if it was not."""
     if index < len(args):
         return args[index]
@@ -281,7 +283,7 @@ def argument_of(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> An
     return kwargs[names[0]] if names else None
 
 
-def with_argument(
+def replace_argument(
     args: tuple[Any, ...], kwargs: dict[str, Any], index: int, value: mx.array
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments with another value in one place."""
@@ -290,7 +292,7 @@ def with_argument(
     return args, {**kwargs, list(kwargs)[index - len(args)]: value}
 
 
-def _swapped(plain: type[nn.Module]) -> type[nn.Module]:
+def _hooked_class(plain: type[nn.Module]) -> type[nn.Module]:
     call: Callable[..., Any] = plain.__call__
 
     def hooked_call(self: Any, *args: Any, **kwargs: Any) -> Any:

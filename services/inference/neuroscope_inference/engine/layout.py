@@ -15,10 +15,10 @@ import mlx.nn as nn
 
 from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine import manual_attention
-from neuroscope_inference.engine.attention import AttentionPoints, dispatch_everywhere
-from neuroscope_inference.engine.family import FAMILIES, GENERIC, Family
+from neuroscope_inference.engine.attention import AttentionPoints, patch_attention_functions
 from neuroscope_inference.engine.hook_plan import ActiveHookPlan, HookPlan, ModulePoints, PointIndex, PointView, install
-from neuroscope_inference.engine.projections import HeadColumns
+from neuroscope_inference.engine.module_names import GENERIC, MODULE_NAMES, ModuleNames
+from neuroscope_inference.engine.qkv_layout import QkvLayout
 from neuroscope_inference.engine.routing import Routing
 
 _NOT_SEEN = "the model's code never passes through this point"
@@ -78,7 +78,7 @@ class HeadShape:
     width: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> HeadShape:
+    def from_config(cls, config: Mapping[str, Any]) -> HeadShape:
         """Zeros where the configuration names none."""
         heads = first_int(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
         shared = 1 if config.get("multi_query") else heads  # gpt_bigcode's way to say it
@@ -106,17 +106,17 @@ class Layout:
 
     def __init__(self, model: nn.Module, config: Mapping[str, Any]) -> None:
         self.model = model
-        self.switch = ActiveHookPlan()
-        self.family = FAMILIES.get(str(config.get("model_type")), GENERIC)
-        self.head_shape = HeadShape.of(config)
+        self.active_hooks = ActiveHookPlan()
+        self.module_names = MODULE_NAMES.get(str(config.get("model_type")), GENERIC)
+        self.head_shape = HeadShape.from_config(config)
         layers: list[nn.Module] = list(getattr(model, "layers", []))
-        trunk = _owners_of(model, layers)
-        self.embedding = _first_part(trunk, self.family.embedding)
-        self.positions = _first_part(trunk, self.family.positions)
-        self.final_norm = _first_part(trunk, self.family.final_norm)
-        self.head = _first_part(trunk, self.family.head)
-        self.blocks = [_block(layer, self.family) for layer in layers]
-        self.columns = [HeadColumns(*astuple(self.head_shape)) for _ in layers]
+        trunk = _enclosing_modules(model, layers)
+        self.embedding = _first_part(trunk, self.module_names.embedding)
+        self.positions = _first_part(trunk, self.module_names.positions)
+        self.final_norm = _first_part(trunk, self.module_names.final_norm)
+        self.head = _first_part(trunk, self.module_names.head)
+        self.blocks = [_block(layer, self.module_names) for layer in layers]
+        self.columns = [QkvLayout(*astuple(self.head_shape)) for _ in layers]
         self._paths = {id(module): path for path, module in model.named_modules()}
         self.states: list[PointState] = []
         self.index: dict[Point, PointIndex] = {}
@@ -145,16 +145,16 @@ class Layout:
         """A module's path in the model; empty where it is no part of it."""
         return self._paths.get(id(module), "")
 
-    def wanted(self, points: Iterable[PointIndex]) -> list[bool]:
+    def capture_mask(self, points: Iterable[PointIndex]) -> list[bool]:
         """A hook plan's list for these points."""
         wanted = [False] * len(self.states)
         for point in points:
             wanted[point] = True
         return wanted
 
-    def hook(self) -> None:
+    def install_hooks(self) -> None:
         """Installs every hook. What they see reaches the hook plan that is in `switch`."""
-        dispatch_everywhere()
+        patch_attention_functions()
         paths = self._paths
         watches: dict[int, ModulePoints] = {}
         around: dict[int, Callable[[HookPlan], AbstractContextManager[None]]] = {}
@@ -171,10 +171,10 @@ class Layout:
             entry = watches.setdefault(id(module), ModulePoints(module))
             entry.block = block if entry.block is None else entry.block
             for point, view in points:
-                entry.outputs.append((self._found(point, paths.get(id(module), "")), view))
+                entry.outputs.append((self._mark_found(point, paths.get(id(module), "")), view))
                 self.state(point).is_writable = view is None or view.write is not None
             for argument, point in reads:
-                entry.inputs.append((argument, self._found(point, paths.get(id(module), "")), carried_by))
+                entry.inputs.append((argument, self._mark_found(point, paths.get(id(module), "")), carried_by))
 
         watch(self.embedding, (Point("embedding"), None))
         watch(self.final_norm, (Point("final_norm"), None))
@@ -182,18 +182,18 @@ class Layout:
         for layer, block in enumerate(self.blocks):
             manual_attention.install(block.attention)
             self._install_routing(layer, block, paths)
-            self._watch_block(layer, block, watch)
-            around[id(block.module)] = _stopping_before(layer)
+            self._add_block_points(layer, block, watch)
+            around[id(block.module)] = _stop_before(layer)
             if block.attention is not None:
-                around[id(block.attention)] = self._attention_points(layer, paths[id(block.attention)]).reading
+                around[id(block.attention)] = self._attention_points(layer, paths[id(block.attention)]).activate
         if self.final_norm is not None:
             watches[id(self.final_norm)].is_final_norm = True
         if (mlp := self.blocks[-1].mlp) is not None:
             watches[id(mlp)].is_last_mlp = True
         for key, entry in watches.items():
-            install(entry, self.switch, around.get(key))
+            install(entry, self.active_hooks, around.get(key))
 
-    def _watch_block(self, layer: int, block: Block, watch: Callable[..., None]) -> None:
+    def _add_block_points(self, layer: int, block: Block, watch: Callable[..., None]) -> None:
         def at(component: str, *, is_input: bool = False) -> Point:
             return Point(component, layer, is_input)
 
@@ -202,7 +202,7 @@ class Layout:
         watch(block.norm2, (at("ln2"), None))
         watch(block.norm2 or block.mlp, reads=[(0, at("resid_mid"))], carried_by=layer)
         watch(block.attention, (at("attn_out"), None), reads=[(0, at("attn_out", is_input=True))])
-        scaled = _times(block.contribution_scale)
+        scaled = _scaled(block.contribution_scale)
         watch(block.attention_output_norm or block.attention, (at("attn_contrib"), scaled))
         watch(block.mlp, (at("mlp_out"), None), reads=[(0, at("mlp_out", is_input=True))])
         watch(block.mlp_output_norm or block.mlp, (at("mlp_contrib"), scaled))
@@ -221,25 +221,25 @@ class Layout:
         if routing is not None:
             path = paths.get(id(routing.gating), "")
             logits, weights = Point("router_logits", layer), Point("expert_weights", layer)
-            routing.install(self.switch, self._found(logits, path), self._found(weights, path))
+            routing.install(self.active_hooks, self._mark_found(logits, path), self._mark_found(weights, path))
             self.state(weights).is_writable = False  # computed beside the model, which does not pass them on
             self.state(logits).is_writable = routing.linear is not None
 
     def _attention_points(self, layer: int, path: str) -> AttentionPoints:
         names = ("query", "key", "value", "attention_scores", "attention_pattern", "head_output")
-        return AttentionPoints(layer, *(self._found(Point(name, layer), path) for name in names))
+        return AttentionPoints(layer, *(self._mark_found(Point(name, layer), path) for name in names))
 
     def _declare(self, point: Point) -> None:
         self.index[point] = len(self.states)
-        self.states.append(PointState(point, _missing(point, self.blocks)))
+        self.states.append(PointState(point, _missing_reason(point, self.blocks)))
 
-    def _found(self, point: Point, path: str) -> PointIndex:
+    def _mark_found(self, point: Point, path: str) -> PointIndex:
         state = self.state(point)
         state.reason, state.module_path = _NOT_SEEN, path
         return self.index[point]
 
 
-def _missing(point: Point, blocks: list[Block]) -> str:
+def _missing_reason(point: Point, blocks: list[Block]) -> str:
     if point.component in ("router_logits", "expert_indices", "expert_weights"):
         block = blocks[point.layer or 0]
         if block.experts is None:
@@ -250,7 +250,7 @@ def _missing(point: Point, blocks: list[Block]) -> str:
     return "the architecture has no part of that kind under a name that is known"
 
 
-def _block(layer: nn.Module, family: Family) -> Block:
+def _block(layer: nn.Module, family: ModuleNames) -> Block:
     if family.is_generic:
         family = _with_output_norms(family, layer)
     attention, mlp = _part(layer, family.attention), _part(layer, family.mlp)
@@ -287,7 +287,7 @@ def _block(layer: nn.Module, family: Family) -> Block:
     )
 
 
-def _with_output_norms(family: Family, layer: nn.Module) -> Family:
+def _with_output_norms(family: ModuleNames, layer: nn.Module) -> ModuleNames:
     """The generic family where norms stand behind attention and MLP: `post_attention_layernorm` is then one of them."""
     if "post_feedforward_layernorm" in layer:
         before, after = ("pre_feedforward_layernorm",), ("post_feedforward_layernorm",)
@@ -324,7 +324,7 @@ def _part(parent: nn.Module | None, names: tuple[str, ...]) -> nn.Module | None:
     return None
 
 
-def _owners_of(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
+def _enclosing_modules(model: nn.Module, layers: list[nn.Module]) -> list[nn.Module]:
     """The module that holds the list of layers, then those around it: embedding and last norm are in one of them."""
     modules = dict(model.named_modules())
     for path, module in modules.items():
@@ -348,11 +348,11 @@ def _as_heads(heads: int) -> PointView:
     return PointView(read, lambda x, edited: edited.reshape(x.shape))
 
 
-def _times(scale: float) -> PointView | None:
+def _scaled(scale: float) -> PointView | None:
     return None if scale == 1 else PointView(lambda x: x * scale, lambda _, edited: edited / scale)
 
 
-def _stopping_before(layer: int) -> Callable[[HookPlan], AbstractContextManager[None]]:
+def _stop_before(layer: int) -> Callable[[HookPlan], AbstractContextManager[None]]:
     @contextmanager
     def around(hook_plan: HookPlan) -> Generator[None, None, None]:
         if hook_plan.stop_before == layer:

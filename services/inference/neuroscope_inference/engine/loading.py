@@ -22,11 +22,11 @@ from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_t
 
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine import config_translation, self_test_cache, selftest
+from neuroscope_inference.engine import config_translation, self_test, self_test_cache
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.capabilities import ModelCapabilities
 from neuroscope_inference.engine.layout import Layout, first_int
-from neuroscope_inference.engine.memory import is_shortage
+from neuroscope_inference.engine.memory import is_out_of_memory
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.weights_hash import weights_hash
 
@@ -56,38 +56,38 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
         ModelUnsupportedError: mlx-lm has no such architecture, or hooks do not work on it.
     """
     folder = request.folder
-    written = _checked_config(folder)
+    written = _read_config(folder)
     model, config = _build(folder, request, written)
-    yield from _read(model, folder)
+    yield from _read_weights(model, folder)
     tokenizer = _tokenizer(folder, config)
-    yield pb.LoadProgress(phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=0, bytes_total=selftest.TOKEN_COUNT)
+    yield pb.LoadProgress(phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=0, bytes_total=self_test.TOKEN_COUNT)
     text_config: Mapping[str, Any] = config.get("text_config", config)
     layout = Layout(model, {"model_type": config.get("model_type"), **text_config})
     vocab_size = first_int(text_config, "vocab_size") or len(tokenizer)
-    self_test, capabilities = _proved(request, layout, vocab_size)
+    result, capabilities = _self_test(request, layout, vocab_size)
     yield pb.LoadProgress(
-        phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=selftest.TOKEN_COUNT, bytes_total=selftest.TOKEN_COUNT
+        phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=self_test.TOKEN_COUNT, bytes_total=self_test.TOKEN_COUNT
     )
     description = _describe(request, folder, config, text_config, model, tokenizer, layout)
-    yield LoadedModel(model, tokenizer, layout, description, self_test, capabilities, folder, request.adapter_path)
+    yield LoadedModel(model, tokenizer, layout, description, result, capabilities, folder, request.adapter_path)
 
 
-def _proved(request: LoadRequest, layout: Layout, vocab_size: int) -> tuple[pb.SelfTest, ModelCapabilities]:
+def _self_test(request: LoadRequest, layout: Layout, vocab_size: int) -> tuple[pb.SelfTest, ModelCapabilities]:
     """The result of the self-test and the model's capabilities, from the cache where it holds them for these files."""
     key = ""
     if request.self_test_cache is not None:
         with contextlib.suppress(OSError):
-            key = self_test_cache.key_of(request.folder, request.adapter_path)
+            key = self_test_cache.cache_key(request.folder, request.adapter_path)
         if key and (kept := self_test_cache.restore(request.self_test_cache, key, layout)):
             return kept
-    self_test = selftest.run(layout, vocab_size)
-    capabilities = ModelCapabilities.of(layout, vocab_size)
+    result = self_test.run(layout, vocab_size)
+    capabilities = ModelCapabilities.probe(layout, vocab_size)
     if request.self_test_cache is not None and key:
-        self_test_cache.keep(request.self_test_cache, key, layout, self_test, capabilities)
-    return self_test, capabilities
+        self_test_cache.store(request.self_test_cache, key, layout, result, capabilities)
+    return result, capabilities
 
 
-def _checked_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelNotFoundError(f"{folder} has no config.json, so it is not a model", field="model_path")
@@ -102,42 +102,42 @@ def _checked_config(folder: Path) -> dict[str, Any]:
 
 def _build(folder: Path, request: LoadRequest, written: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     if "model_file" in written:
-        raise _own_code(folder, f"model_file: {written['model_file']!r} in config.json")
+        raise _custom_code_error(folder, f"model_file: {written['model_file']!r} in config.json")
     try:
         model, config = load_model(
             folder,
             lazy=True,
             trust_remote_code=False,
-            model_config=config_translation.mended(written, config_translation.tensor_names(folder)),
-            get_model_classes=config_translation.classes,
+            model_config=config_translation.config_overrides(written, config_translation.tensor_names(folder)),
+            get_model_classes=config_translation.model_classes,
         )
     except OSError as error:
-        raise ModelCorruptError(_brief(error), field="model_path") from error
+        raise ModelCorruptError(_one_line(error), field="model_path") from error
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         if "not supported" in str(error):
             raise ModelUnsupportedError(str(error), field="model_path") from error
         raise ModelCorruptError(
-            f"the weights or the configuration in {folder} do not fit mlx-lm's model: {_brief(error)}",
+            f"the weights or the configuration in {folder} do not fit mlx-lm's model: {_one_line(error)}",
             field="model_path",
         ) from error
     except RuntimeError as error:  # mx.load: a damaged safetensors file
-        raise _damaged(folder, error) from error
+        raise _corrupt_weights_error(folder, error) from error
     finally:
         # Modules draw weights that the file's replace, unseen; only their keys stay, a longer chain with every load.
         mx.eval(mx.random.state)
-    return _adapted(model, request.adapter_path) if request.adapter_path else model, config
+    return _apply_adapter(model, request.adapter_path) if request.adapter_path else model, config
 
 
-def _adapted(model: nn.Module, adapter_path: str) -> nn.Module:
+def _apply_adapter(model: nn.Module, adapter_path: str) -> nn.Module:
     try:
         adapted = load_adapters(model, adapter_path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ModelCorruptError(f"the adapter cannot be used: {_brief(error)}", field="adapter_path") from error
+        raise ModelCorruptError(f"the adapter cannot be used: {_one_line(error)}", field="adapter_path") from error
     adapted.eval()
     return adapted
 
 
-def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
+def _read_weights(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
     """Reads the weights, which are lazy until here, in pieces of about equal bytes."""
     arrays = _weights(model)
     total = sum(array.nbytes for array in arrays)
@@ -151,12 +151,12 @@ def _read(model: nn.Module, folder: Path) -> Iterator[pb.LoadProgress]:
             try:
                 mx.eval(piece)
             except (MemoryError, RuntimeError) as error:
-                if is_shortage(error):
+                if is_out_of_memory(error):
                     raise ResourceExhaustedError(
-                        f"memory does not hold the weights in {folder}, {total / 1e9:,.1f} GB: {_brief(error)}",
+                        f"memory does not hold the weights in {folder}, {total / 1e9:,.1f} GB: {_one_line(error)}",
                         field="model_path",
                     ) from error
-                raise _damaged(folder, error) from error
+                raise _corrupt_weights_error(folder, error) from error
             piece, reported = [], done
             yield pb.LoadProgress(phase=pb.LOAD_PHASE_READ, bytes_done=done, bytes_total=total)
 
@@ -166,9 +166,9 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> TokenizerWrapper:
         return load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if "trust_remote_code" in str(error):
-            raise _own_code(folder, "auto_map in tokenizer_config.json") from error
+            raise _custom_code_error(folder, "auto_map in tokenizer_config.json") from error
         raise ModelCorruptError(
-            f"the tokenizer in {folder} cannot be read: {_brief(error)}", field="model_path"
+            f"the tokenizer in {folder} cannot be read: {_one_line(error)}", field="model_path"
         ) from error
 
 
@@ -219,7 +219,7 @@ def _hash(folder: Path, adapter_path: str) -> str:
 
 def _context_length(text_config: Mapping[str, Any]) -> int:
     written = first_int(text_config, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-    exact = config_translation.exact_positions(text_config)
+    exact = config_translation.max_exact_positions(text_config)
     return min(written, exact) if written and exact else written or exact
 
 
@@ -227,7 +227,7 @@ def _weights(model: nn.Module) -> list[mx.array]:
     return [cast(mx.array, array) for _, array in tree_flatten(model.parameters())]
 
 
-def _own_code(folder: Path, entry: str) -> ModelUnsupportedError:
+def _custom_code_error(folder: Path, entry: str) -> ModelUnsupportedError:
     return ModelUnsupportedError(
         f"the model in {folder} wants Python code of its own to be run ({entry}), and this service runs none; mlx-lm's "
         "implementation is used where config.json and tokenizer_config.json do not ask for another",
@@ -235,10 +235,10 @@ def _own_code(folder: Path, entry: str) -> ModelUnsupportedError:
     )
 
 
-def _damaged(folder: Path, error: Exception) -> ModelCorruptError:
-    return ModelCorruptError(f"a weights file in {folder} is damaged: {_brief(error)}", field="model_path")
+def _corrupt_weights_error(folder: Path, error: Exception) -> ModelCorruptError:
+    return ModelCorruptError(f"a weights file in {folder} is damaged: {_one_line(error)}", field="model_path")
 
 
-def _brief(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """What an error says, on one line: mlx-lm's names the parameters only on its second."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -13,22 +13,22 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import gemma2
 
-from neuroscope_inference.engine.attention import ManualAttentionPoints, seen_manually
+from neuroscope_inference.engine.attention import ManualAttentionPoints, manual_attention_points
 from neuroscope_inference.engine.module_hooks import Call, intercept
 
 
 def install(attention: nn.Module | None) -> None:
     """Lets the attention of a model that computes it itself be read; any other is left alone."""
     if isinstance(attention, gemma2.Attention):
-        intercept(attention, _attend)
+        intercept(attention, _dispatch)
 
 
-def _attend(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    seen = seen_manually()
-    return call(module, *args, **kwargs) if seen is None else _softcapped(seen, module, *args, **kwargs)
+def _dispatch(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    seen = manual_attention_points()
+    return call(module, *args, **kwargs) if seen is None else _attend_with_softcap(seen, module, *args, **kwargs)
 
 
-def _softcapped(
+def _attend_with_softcap(
     seen: ManualAttentionPoints, module: Any, x: mx.array, mask: mx.array | None = None, cache: Any = None
 ) -> mx.array:
     """mlx_lm.models.gemma2.Attention.__call__; the order of operations is its order."""
@@ -42,7 +42,7 @@ def _softcapped(
     else:
         queries, keys = module.rope(queries, offset=cache.offset), module.rope(keys, offset=cache.offset)
         keys, values = cache.update_and_fetch(keys, values)  # (B, H_kv, S, D)
-    queries, keys, values = seen.projected(queries, keys, values, cache)
+    queries, keys, values = seen.hook_qkv(queries, keys, values, cache)
 
     queries = queries * module.scale
     if module.repeats > 1:
@@ -57,11 +57,11 @@ def _softcapped(
         else:
             scores = scores + mask
     grouped, by_head = scores.shape, (batch, module.n_heads, length, scores.shape[-1])
-    scores = seen.scored(scores.reshape(by_head), mask).reshape(grouped)
+    scores = seen.hook_scores(scores.reshape(by_head), mask).reshape(grouped)
     pattern = mx.softmax(scores, precise=True, axis=-1)
-    pattern = seen.weighted(pattern.reshape(by_head)).reshape(grouped)
+    pattern = seen.hook_pattern(pattern.reshape(by_head)).reshape(grouped)
     output = pattern @ values
     if module.repeats > 1:
         output = output.reshape(batch, module.n_heads, length, module.head_dim)
-    output = seen.mixed(output)
+    output = seen.hook_output(output)
     return module.o_proj(output.transpose(0, 2, 1, 3).reshape(batch, length, -1))

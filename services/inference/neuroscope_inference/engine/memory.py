@@ -18,7 +18,7 @@ class OutOfMemoryError(Exception):
 
 
 @contextmanager
-def watched(limit_bytes: int) -> Generator[None, None, None]:
+def limited(limit_bytes: int) -> Generator[None, None, None]:
     """Work whose arrays are evaluated at the end of the block.
 
     Args:
@@ -30,7 +30,7 @@ def watched(limit_bytes: int) -> Generator[None, None, None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(" ".join(str(error).split())[:200] or type(error).__name__) from None
     if reason := excess(limit_bytes):
@@ -45,7 +45,7 @@ def excess(limit_bytes: int) -> str:
     return f"MLX held {held_bytes / 1e6:,.1f} MB and the setting memory_limit_bytes allows {limit_bytes / 1e6:,.1f} MB"
 
 
-def is_shortage(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of MLX is a failed allocation."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and _ALLOCATION.search(str(error)) is not None

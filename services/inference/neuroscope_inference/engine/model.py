@@ -20,12 +20,12 @@ from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.capabilities import ModelCapabilities
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
-from neuroscope_inference.engine.dictionaries.registry import Library
+from neuroscope_inference.engine.dictionaries.registry import DictionaryRegistry
 from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
-from neuroscope_inference.engine.sweeps.method import Method
+from neuroscope_inference.engine.sweeps.method import SweepMethod
 from neuroscope_inference.engine.unembedding import Unembedding
-from neuroscope_inference.engine.weights.catalogue import Catalogue
+from neuroscope_inference.engine.weights.catalogue import WeightCatalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class LoadedModel:
     capabilities: ModelCapabilities
     folder: Path
     adapter_path: str
-    prompts: PromptCache = field(default_factory=lambda: PromptCache(0))
-    library: Library = field(default_factory=Library)
+    prompt_cache: PromptCache = field(default_factory=lambda: PromptCache(0))
+    dictionaries: DictionaryRegistry = field(default_factory=DictionaryRegistry)
     """Dictionaries, those of other models among them."""
     used_at_s: float = 0.0
     """When something last ran on it, or asked for it, by the monotonic clock."""
-    sweeping: Method | None = None
+    sweep_method: SweepMethod | None = None
     """The fastest way to run sweeps on it, once it has been proven."""
     why_no_gradients: str | None = None
     """Why no gradient is taken on it; empty if it is, None until that has been proven."""
@@ -61,11 +61,11 @@ class LoadedModel:
     """Whether gradients are the same where the last MLP is computed for the metric's positions alone; likewise."""
     why_no_edges: str | None = None
     """Why its edges have no scores; likewise."""
-    weights: Catalogue | None = None
+    weights: WeightCatalogue | None = None
     """Its weights by name, once they have been asked for."""
     why_no_paths: str | None = None
     """Why no path of it can be patched; likewise."""
-    _why_exact: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
+    _why_not_quantised: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
     @property
@@ -76,27 +76,27 @@ class LoadedModel:
     @property
     def held_bytes(self) -> int:
         """Bytes of its weights and of its dictionaries."""
-        return self.description.weights_bytes + self.library.held_bytes(self.description.model_id)
+        return self.description.weights_bytes + self.dictionaries.held_bytes(self.description.model_id)
 
-    def dictionary(self, dictionary_id: str, field: str) -> Dictionary:
+    def require_dictionary(self, dictionary_id: str, field: str) -> Dictionary:
         """A loaded dictionary of this model.
 
         Raises:
             UnknownIdError: there is none of that name.
             InvalidRequestError: it is of another model.
         """
-        return self.library.get(dictionary_id, field, self.description.model_id)
+        return self.dictionaries.get(dictionary_id, field, self.description.model_id)
 
-    def why_exact(self, quantization: CacheQuantization) -> str:
+    def why_not_quantised(self, quantization: CacheQuantization) -> str:
         """Why keys and values cannot be quantised like that; empty if they can. Proven by a probe the first time."""
-        if quantization not in self._why_exact:
-            self._why_exact[quantization] = caches.why_exact(self.network, quantization)
-        return self._why_exact[quantization]
+        if quantization not in self._why_not_quantised:
+            self._why_not_quantised[quantization] = caches.why_not_quantised(self.network, quantization)
+        return self._why_not_quantised[quantization]
 
     @property
-    def rotates(self) -> bool:
+    def has_rotating_cache(self) -> bool:
         """Whether some layer keeps its keys in a ring."""
-        return caches.rotates(caches.new(self.network))
+        return caches.has_rotating_cache(caches.new_cache(self.network))
 
     def release(self) -> None:
         """Says that nothing will run on it any more, so that its weights go with the last reference to it."""
@@ -108,7 +108,7 @@ class LoadedModel:
         points = [_hook_point(state) for state in self.layout.states]
         return pb.GetModelResponse(model=self.description, points=points, self_test=self.self_test)
 
-    def available(self, point: Point, field: str) -> PointState:
+    def require_point(self, point: Point, field: str) -> PointState:
         """The state of a point that can be captured.
 
         Raises:
@@ -155,12 +155,12 @@ class LoadedModel:
         warnings = [f"{field}: the prompt begins with two beginning-of-sequence tokens"] if doubled else []
         return TokenizedPrompt(ids, warnings)
 
-    def text_of(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         """The text of one token by itself."""
         with self._tokenizer_lock:
             return self.tokenizer.decode([token_id])
 
-    def token_of(self, text: str, field: str) -> int:
+    def single_token(self, text: str, field: str) -> int:
         """The token that a text is.
 
         Raises:
@@ -178,7 +178,7 @@ class LoadedModel:
             f"{text!r} is {len(ids)} tokens, not one: {named}; name one of them by its id, or another text", field=field
         )
 
-    def token_choice(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
+    def resolve_token(self, choice: experiment_pb2.TokenChoice, field: str) -> int:
         """The id of a token that a request names.
 
         Raises:
@@ -193,7 +193,7 @@ class LoadedModel:
                     )
                 return choice.id
             case "text":
-                return self.token_of(choice.text, f"{field}.text")
+                return self.single_token(choice.text, f"{field}.text")
             case _:
                 raise InvalidRequestError("the token is missing: its id, or its text", field=field)
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 
 from neuroscope.errors import IdTakenError, ModelNotFoundError, ResourceExhaustedError, nearest
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
-from neuroscope_inference.engine.dictionaries.registry import Library
+from neuroscope_inference.engine.dictionaries.registry import DictionaryRegistry
 from neuroscope_inference.engine.loading import LoadRequest
 from neuroscope_inference.engine.model import LoadedModel
 
@@ -28,7 +28,7 @@ class ModelRegistry:
 
     def __init__(self, budget_bytes: int = 0) -> None:
         self.budget_bytes = budget_bytes
-        self.library = Library()
+        self.dictionaries = DictionaryRegistry()
         self._models: dict[str, LoadedModel] = {}
         self._loading: dict[
             int, tuple[LoadRequest, int]
@@ -56,9 +56,9 @@ class ModelRegistry:
             model = models[model_id] if model_id else next(iter(models.values()))
             model.used_at_s = time.monotonic()
             return model
-        raise self.missing(model_id)
+        raise self.not_loaded_error(model_id)
 
-    def missing(self, model_id: str) -> ModelNotFoundError:
+    def not_loaded_error(self, model_id: str) -> ModelNotFoundError:
         """What is said of a model that is not there: whether it was evicted, and which are there."""
         models = dict(self._models)
         valid = nearest(model_id, models)
@@ -94,7 +94,7 @@ class ModelRegistry:
             ResourceExhaustedError: the budget is smaller than the model, or what is in use leaves too little of it;
                 nothing has been evicted then.
         """
-        victims = self._victims(request, nbytes, in_use) if self.budget_bytes else []
+        victims = self._choose_evictions(request, nbytes, in_use) if self.budget_bytes else []
         for model in victims:
             self.remove(model)
             named = model.description
@@ -110,18 +110,18 @@ class ModelRegistry:
         """Gives up the room that was kept; without any it does nothing."""
         self._loading.pop(id(request), None)
 
-    def put(self, model: LoadedModel) -> None:
+    def add(self, model: LoadedModel) -> None:
         """Adds a model."""
         model_id = model.description.model_id
         model.used_at_s = time.monotonic()
         self._evicted.pop(model_id, None)
-        model.library = self.library
+        model.dictionaries = self.dictionaries
         self._models[model_id] = model
 
     def remove(self, model: LoadedModel) -> None:
         """Takes a model away; its memory is free once its requests have let go of it."""
         if model in self:
-            self.library.forget(model.description.model_id)
+            self.dictionaries.remove_model(model.description.model_id)
         self._models = {key: value for key, value in self._models.items() if value is not model}
         model.release()
 
@@ -129,12 +129,13 @@ class ModelRegistry:
         """Raises ResourceExhaustedError where the budget does not hold a dictionary; no model gives way to one."""
         if self.budget_bytes and self.held_bytes + nbytes > self.budget_bytes:
             raise ResourceExhaustedError(
-                f"dictionary {dictionary_id!r} needs {_text(nbytes)}; the setting {_SETTING} allows "
-                f"{_text(self.budget_bytes)}, of which models and dictionaries hold {_text(self.held_bytes)}",
+                f"dictionary {dictionary_id!r} needs {_format_bytes(nbytes)}; the setting {_SETTING} allows "
+                f"{_format_bytes(self.budget_bytes)}, of which models and dictionaries hold "
+                f"{_format_bytes(self.held_bytes)}",
                 field="path",
             )
 
-    def put_dictionary(self, found: Dictionary, model: LoadedModel) -> None:
+    def add_dictionary(self, found: Dictionary, model: LoadedModel) -> None:
         """Adds a dictionary of a model.
 
         Raises:
@@ -143,16 +144,19 @@ class ModelRegistry:
             ResourceExhaustedError: the budget does not hold it.
         """
         if model not in self:
-            raise self.missing(model.description.model_id)
+            raise self.not_loaded_error(model.description.model_id)
         self.check_room(found.description.dictionary_id, found.description.length_bytes)
-        self.library.put(found)
+        self.dictionaries.add(found)
 
-    def _victims(self, request: LoadRequest, nbytes: int, in_use: Collection[LoadedModel]) -> list[LoadedModel]:
+    def _choose_evictions(
+        self, request: LoadRequest, nbytes: int, in_use: Collection[LoadedModel]
+    ) -> list[LoadedModel]:
         missing = self.held_bytes + nbytes - self.budget_bytes
-        needs = f"{request.model_id} needs {_text(nbytes)} for its weights"
+        needs = f"{request.model_id} needs {_format_bytes(nbytes)} for its weights"
         if nbytes > self.budget_bytes:
             raise ResourceExhaustedError(
-                f"{needs}, more than the {_text(self.budget_bytes)} that the setting {_SETTING} allows for all models",
+                f"{needs}, more than the {_format_bytes(self.budget_bytes)} that the setting {_SETTING} allows for all "
+                "models",
                 field="model_path",
             )
         used = {id(model) for model in in_use}
@@ -163,19 +167,19 @@ class ModelRegistry:
             missing -= victims[-1].held_bytes
         if missing > 0:
             raise ResourceExhaustedError(
-                f"{needs}; the setting {_SETTING} allows {_text(self.budget_bytes)}, and in use are "
-                f"{', '.join(self._held(used))}; wait for them to end, or raise the setting",
+                f"{needs}; the setting {_SETTING} allows {_format_bytes(self.budget_bytes)}, and in use are "
+                f"{', '.join(self._describe_used(used))}; wait for them to end, or raise the setting",
                 field="model_path",
             )
         return victims
 
-    def _held(self, used: Collection[int]) -> Iterable[str]:
+    def _describe_used(self, used: Collection[int]) -> Iterable[str]:
         for model in self.models():
             if id(model) in used:
-                yield f"{model.description.model_id} ({_text(model.held_bytes)})"
+                yield f"{model.description.model_id} ({_format_bytes(model.held_bytes)})"
         for request, nbytes in self._loading.values():
-            yield f"{request.model_id} ({_text(nbytes)}, being loaded)"
+            yield f"{request.model_id} ({_format_bytes(nbytes)}, being loaded)"
 
 
-def _text(nbytes: int) -> str:
+def _format_bytes(nbytes: int) -> str:
     return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"

@@ -24,7 +24,7 @@ def intercept(module: nn.Module, interception: Interception) -> None:
     if not hasattr(module, INTERCEPTION):
         plain = type(module)
         if plain not in _swapped_classes:
-            _swapped_classes[plain] = _swapped(plain)
+            _swapped_classes[plain] = _intercepted_class(plain)
         module.__class__ = _swapped_classes[plain]
     object.__setattr__(module, INTERCEPTION, interception)
 
@@ -41,7 +41,7 @@ def release(network: nn.Module) -> None:
                 module.__class__ = type(module).__bases__[0]
 
 
-def _swapped(plain: type[nn.Module]) -> type[nn.Module]:
+def _intercepted_class(plain: type[nn.Module]) -> type[nn.Module]:
     call: Call = plain.__call__
 
     def intercepted_call(self: Any, *args: Any, **kwargs: Any) -> Any:

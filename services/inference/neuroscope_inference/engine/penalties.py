@@ -7,7 +7,6 @@ unless the request counts fewer. They come as an array, so that a token counts t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,7 +14,7 @@ import mlx.core as mx
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 
-_MOST = 100.0
+_MAX = 100.0
 """Of a penalty or a bias; logits that matter differ by less."""
 
 
@@ -31,26 +30,26 @@ class Penalties:
     bias: tuple[tuple[int, float], ...]
 
     @classmethod
-    def of(cls, message: pb.Sampling) -> Penalties:
+    def from_message(cls, message: pb.Sampling) -> Penalties:
         """Checks every field but the ids of biased tokens.
 
         Raises:
             InvalidRequestError: one is out of its range; names it.
         """
         repetition = message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
-        if not 0 < repetition <= _MOST:
+        if not 0 < repetition <= _MAX:
             raise InvalidRequestError(
-                f"sampling.repetition_penalty is above 0 and at most {_MOST:g}, not {repetition}",
+                f"sampling.repetition_penalty is above 0 and at most {_MAX:g}, not {repetition}",
                 field="sampling.repetition_penalty",
             )
         return cls(
-            presence=_within(message.presence_penalty, "presence_penalty"),
-            frequency=_within(message.frequency_penalty, "frequency_penalty"),
+            presence=check_range(message.presence_penalty, "presence_penalty"),
+            frequency=check_range(message.frequency_penalty, "frequency_penalty"),
             repetition=repetition,
             context_size=message.penalty_context_size,
             generated_only=message.penalize_generated_only,
             bias=tuple(
-                sorted((token, _within(bias, f"logit_bias[{token}]")) for token, bias in message.logit_bias.items())
+                sorted((token, check_range(bias, f"logit_bias[{token}]")) for token, bias in message.logit_bias.items())
             ),
         )
 
@@ -68,7 +67,7 @@ class Penalties:
                 )
 
     @property
-    def look_back(self) -> bool:
+    def uses_history(self) -> bool:
         """Whether the tokens of the row matter."""
         return bool(self.presence or self.frequency or self.repetition != 1)
 
@@ -82,7 +81,7 @@ class Penalties:
         if self.bias:
             ids, values = zip(*self.bias, strict=True)
             logits = logits.at[:, mx.array(ids)].add(mx.array(values, mx.float32))
-        if not self.look_back or tokens is None or not tokens.size:
+        if not self.uses_history or tokens is None or not tokens.size:
             return logits
         tokens = tokens[-self.context_size :]  # [-0:] is all of them
         seen = mx.zeros(logits.shape[-1], mx.bool_)
@@ -97,9 +96,14 @@ class Penalties:
         return logits
 
 
-def _within(value: float, name: str) -> float:
-    if not -_MOST <= value <= _MOST or math.isnan(value):
+def check_range(value: float, name: str, low: float = -_MAX, high: float = _MAX) -> float:
+    """The value of a sampling parameter.
+
+    Raises:
+        InvalidRequestError: it is NaN or out of range.
+    """
+    if not low <= value <= high:  # also refuses NaN
         raise InvalidRequestError(
-            f"sampling.{name} is between {-_MOST:g} and {_MOST:g}, not {value}", field=f"sampling.{name}"
+            f"sampling.{name} is between {low:g} and {high:g}, not {value}", field=f"sampling.{name}"
         )
     return value

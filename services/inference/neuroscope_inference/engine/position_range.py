@@ -28,7 +28,7 @@ class PositionRange:
         return self.step > 0 or self.first + self.length >= self.prompt_length
 
 
-def selected(selector: site_pb2.PositionSelector, position_range: PositionRange) -> list[int]:
+def selected_positions(selector: site_pb2.PositionSelector, position_range: PositionRange) -> list[int]:
     """Absolute positions within the range of positions that a selector names, in the order wanted."""
     end = position_range.first + position_range.length
     if selector.WhichOneof("which") == "range":

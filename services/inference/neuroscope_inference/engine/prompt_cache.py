@@ -29,18 +29,18 @@ class PromptCache:
         self._kept = LRUPromptCache(_MAX_PROMPTS, max_bytes)
 
     @property
-    def keeps(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether anything is kept at all."""
         return self._max_bytes > 0
 
-    def take(self, tokens: Sequence[int]) -> tuple[Cache | None, int]:
+    def fetch(self, tokens: Sequence[int]) -> tuple[Cache | None, int]:
         """A cache of the longest known beginning of these tokens, the caller's own, and how many it holds."""
-        if not tokens or not self.keeps:
+        if not tokens or not self.is_enabled:
             return None, 0
         cache, rest = self._kept.fetch_nearest_cache(_KEY, list(tokens))
         return cache, len(tokens) - len(rest)
 
-    def keep(self, tokens: Sequence[int], cache: Cache) -> None:
+    def insert(self, tokens: Sequence[int], cache: Cache) -> None:
         """Keeps a cache that holds exactly these tokens; nobody may change it any more."""
         mx.eval([layer.state for layer in cache])
         self._kept.insert_cache(_KEY, list(tokens), cache)

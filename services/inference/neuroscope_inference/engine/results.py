@@ -8,11 +8,11 @@ import mlx.core as mx
 
 from neuroscope.v1 import inference_pb2
 from neuroscope.wire.frames import OutgoingTensor, TensorPart
-from neuroscope_inference.engine.arrays import memory
+from neuroscope_inference.engine.arrays import buffer
 
 
 @dataclass(slots=True)
-class Pending:
+class PendingTensor:
     """A selected tensor that is still lazy."""
 
     plan_index: int
@@ -31,7 +31,7 @@ class Pending:
             self.row,
             self.array.shape,
             self.first_position,
-            memory(self.array),
+            buffer(self.array),
             self.positions,
             self.key_positions,
         )
@@ -47,7 +47,9 @@ class StepResult:
     token: inference_pb2.TokenEvent | None = None
 
     @classmethod
-    def of(cls, step: int, pending: list[Pending], token: inference_pb2.TokenEvent | None = None) -> StepResult:
+    def from_pending(
+        cls, step: int, pending: list[PendingTensor], token: inference_pb2.TokenEvent | None = None
+    ) -> StepResult:
         """A result of tensors that are evaluated."""
         tensors = [p.outgoing() for p in pending if p.is_sent]
         return cls(step, tensors, sum(tensor.data.nbytes for tensor in tensors), token)

@@ -58,18 +58,18 @@ class Routing:
         self, gating: nn.Module, experts: nn.Module, shared: tuple[nn.Module | None, nn.Module | None], mlp: nn.Module
     ) -> None:
         self.gating, self.experts, self.shared = gating, experts, shared
-        self.linear = _linear_in(gating)
+        self.linear = _find_linear(gating)
         """The layer whose output is the logits; None where the router multiplies with a matrix of its own."""
         self.scale = float(getattr(mlp, "routed_scaling_factor", None) or 1.0)
         self.rule = ""
         """Key of `RULES`; empty until the self-test has found it. A router that returns weights needs none."""
-        self.keeps = False
+        self.records = False
         """Whether what was decided stays after the experts have run: for the self-test."""
         self.logits: mx.array | None = None
-        self.given: mx.array | None = None
+        self.returned_weights: mx.array | None = None
         self.choice: mx.array | None = None
-        self.read: mx.array | None = None
-        self.returned: mx.array | None = None
+        self.expert_input: mx.array | None = None
+        self.expert_outputs: mx.array | None = None
 
     def install(self, switch: ActiveHookPlan, logits: PointIndex, weights: PointIndex) -> None:
         """Intercepts router and experts; what they decide reaches the hook plan in the switch."""
@@ -86,11 +86,11 @@ class Routing:
             if hook_plan is None or not isinstance(result, tuple):
                 return result
             floating = [x for x in result if isinstance(x, mx.array) and mx.issubdtype(x.dtype, mx.floating)]
-            self.given = floating[0] if floating else None
+            self.returned_weights = floating[0] if floating else None
             if self.linear is None and isinstance(matrix := module.get("weight"), mx.array):
                 computed: mx.array = args[0] @ matrix.T
                 self.logits = computed
-                hook_plan.read(logits, computed)
+                hook_plan.capture(logits, computed)
             return result
 
         def at_experts(module: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -98,12 +98,12 @@ class Routing:
             hook_plan = switch.hook_plan
             if hook_plan is None or len(args) < 2:
                 return result
-            if self.keeps:
-                self.read, self.choice, self.returned = args[0], args[1], result
+            if self.records:
+                self.expert_input, self.choice, self.expert_outputs = args[0], args[1], result
                 return result
-            if hook_plan.wanted[weights] and (found := self.weights(args[1])) is not None:
-                hook_plan.read(weights, found)
-            self.forget()
+            if hook_plan.capture_mask[weights] and (found := self.weights(args[1])) is not None:
+                hook_plan.capture(weights, found)
+            self.clear()
             return result
 
         if self.linear is not None:
@@ -114,30 +114,30 @@ class Routing:
 
     def weights(self, choice: mx.array, rule: str = "") -> mx.array | None:
         """Weights of the chosen experts (B, L, k); None if no rule is known."""
-        if self.given is not None:
-            return self.given
+        if self.returned_weights is not None:
+            return self.returned_weights
         rule = rule or self.rule
         if self.logits is None or not rule:
             return None
         return self.scale * RULES[rule](self.logits, choice)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Lets go of what the last forward pass left."""
-        self.logits = self.given = self.choice = self.read = self.returned = None
+        self.logits = self.returned_weights = self.choice = self.expert_input = self.expert_outputs = None
 
-    def explanations(self, stream: mx.array) -> Iterator[tuple[str, mx.array, mx.array]]:
+    def candidate_weights(self, stream: mx.array) -> Iterator[tuple[str, mx.array, mx.array]]:
         """(rule, weights, the layer's output if they were right), from what was kept; the stream is what it read."""
-        if self.choice is None or self.returned is None or self.read is None:
+        if self.choice is None or self.expert_outputs is None or self.expert_input is None:
             return
         shared = self._shared(stream)
-        for rule in ("",) if self.given is not None else RULES:
+        for rule in ("",) if self.returned_weights is not None else RULES:
             weights = self.weights(self.choice, rule)
-            if weights is None or self.returned.shape[:-1] != weights.shape:
+            if weights is None or self.expert_outputs.shape[:-1] != weights.shape:
                 continue
-            if _same(self.read, stream):
-                mixed = (self.returned * weights[..., None].astype(self.returned.dtype)).sum(axis=-2)
-            elif weights.shape[-1] == 1 and _same(self.read, stream * weights.astype(stream.dtype)):
-                mixed = self.returned.squeeze(-2)  # llama4 weights what its only expert reads
+            if _close(self.expert_input, stream):
+                mixed = (self.expert_outputs * weights[..., None].astype(self.expert_outputs.dtype)).sum(axis=-2)
+            elif weights.shape[-1] == 1 and _close(self.expert_input, stream * weights.astype(stream.dtype)):
+                mixed = self.expert_outputs.squeeze(-2)  # llama4 weights what its only expert reads
             else:
                 continue
             yield rule, weights, mixed if shared is None else mixed + shared
@@ -152,7 +152,7 @@ class Routing:
         return output
 
 
-def follows(logits: mx.array, choice: mx.array, weights: mx.array) -> Iterator[tuple[mx.array, mx.array]]:
+def candidate_equalities(logits: mx.array, choice: mx.array, weights: mx.array) -> Iterator[tuple[mx.array, mx.array]]:
     """Pairs of which one is equal if the weights come from the logits, up to a factor for each token."""
     expected = weights.astype(mx.float32)
     expected = expected / expected.sum(axis=-1, keepdims=True)
@@ -161,11 +161,11 @@ def follows(logits: mx.array, choice: mx.array, weights: mx.array) -> Iterator[t
         yield found / found.sum(axis=-1, keepdims=True), expected
 
 
-def _same(a: mx.array, b: mx.array) -> bool:
+def _close(a: mx.array, b: mx.array) -> bool:
     return a.shape == b.shape and bool(mx.allclose(a, b, rtol=1e-3, atol=1e-6).item())
 
 
-def _linear_in(gating: nn.Module) -> nn.Module | None:
+def _find_linear(gating: nn.Module) -> nn.Module | None:
     """The router itself if it is linear, or else its only linear part."""
     if _is_linear(gating):
         return gating

@@ -13,12 +13,12 @@ import numpy as np
 
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine.arrays import number, of_numpy
+from neuroscope_inference.engine.arrays import from_numpy, scalar
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.edit import Outcome
-from neuroscope_inference.engine.forward import Forward
+from neuroscope_inference.engine.edit import EditResult
+from neuroscope_inference.engine.forward import ForwardRunner
 from neuroscope_inference.engine.position_range import PositionRange
-from neuroscope_inference.engine.results import Pending, StepResult
+from neuroscope_inference.engine.results import PendingTensor, StepResult
 from neuroscope_inference.engine.row_text import RowText
 from neuroscope_inference.engine.sampling import Draw, Sampler
 
@@ -28,9 +28,9 @@ class LaunchedStep:
     """A step that has been launched: what it reads and the token it draws, lazy."""
 
     step: int
-    pending: list[Pending]
+    pending: list[PendingTensor]
     draw: Draw
-    outcome: Outcome
+    outcome: EditResult
     row_count: int = 1
     """How many rows are computed with it."""
     undo: Sequence[Callable[[], None]] = ()
@@ -52,7 +52,7 @@ class Row:
         prompt: token ids of its prompt.
     """
 
-    def __init__(self, forward: Forward, sampler: Sampler, row: int, prompt: Sequence[int]) -> None:
+    def __init__(self, forward: ForwardRunner, sampler: Sampler, row: int, prompt: Sequence[int]) -> None:
         self.forward = forward
         self.sampler = sampler
         self.index = row
@@ -61,12 +61,12 @@ class Row:
         self.launched_steps: list[LaunchedStep] = []
         """Steps that are being computed: at most the next to land and the one after it."""
         self.ended = False
-        self.is_lost = False
+        self.has_lost_cache = False
         """Whether its cache must be computed again."""
         self._prompt = prompt
         self._text = RowText(forward.model, sampler, len(prompt))
         self._last: Draw | None = None
-        self._landed: Draw | None = None
+        self._finished: Draw | None = None
         self._steps = 0
         self._drawn: list[int] = []
         self._tokens = array("i", prompt)
@@ -85,7 +85,7 @@ class Row:
         return self._steps
 
     @property
-    def wants_more(self) -> bool:
+    def has_next_step(self) -> bool:
         """Whether there is a next step, as far as is known."""
         return not self.ended and self._steps < self._text.max_tokens
 
@@ -94,67 +94,67 @@ class Row:
         if self.cache is None:
             raise AssertionError("a prompt is read before its row joins a batch")
         needed = self.forward.first_needed(self.index, len(self._prompt))
-        known, first = self.forward.model.prompts.take(self._prompt[:needed])
+        known, first = self.forward.model.prompt_cache.fetch(self._prompt[:needed])
         if known is not None:
             self.cache = known
         compute = partial(self._chunk, self.cache)
-        yield from self.forward.in_chunks(
+        yield from self.forward.run_chunks(
             self.index, len(self._prompt), self.cache, compute, first=first, needs_logits=True
         )
 
     def _chunk(self, cache: Cache, position_range: PositionRange) -> StepResult:
         """Computes a chunk; the last one draws the first token. Only the result holds the memory of what was read."""
         if position_range.end < len(self._prompt):
-            return self.forward.chunk(self._prompt, cache, position_range)
+            return self.forward.capture_chunk(self._prompt, cache, position_range)
         pending, draw = self.forward.prefill(self._prompt, position_range, cache, self._draw_first)
         if draw is None:
             raise AssertionError("a generation runs all layers")
-        return self._begin(pending, draw)
+        return self._finish_prefill(pending, draw)
 
-    def prefill_like(self, other: Row) -> StepResult:
+    def fork_from(self, other: Row) -> StepResult:
         """Begins where another row of the same prompt began, which has just been prefilled and read nothing there."""
         if other.cache is None or other._first_logits is None:
             raise AssertionError("rows of one prompt begin one after the other")
         self.cache = copy.deepcopy(other.cache)  # arrays are shared, not copied
         draw = self.draw(other._first_logits, 0)
         mx.eval(draw.arrays)
-        return self._begin([], draw)
+        return self._finish_prefill([], draw)
 
-    def settle(self) -> None:
+    def drop_first_logits(self) -> None:
         """Forgets what only `prefill_like` needs."""
         self._first_logits = None
 
     def draw(self, logits: mx.array, step: int) -> Draw:
         """Draws the row's next token from its logits (1, vocab), lazy."""
-        return self.sampler.draw(logits, self.index, step, self._counted())
+        return self.sampler.draw(logits, self.index, step, self._penalised_tokens())
 
-    def _counted(self) -> mx.array | None:
+    def _penalised_tokens(self) -> mx.array | None:
         """What penalties count, (n,): the tokens that are known, and those that have been drawn and not landed yet."""
         penalties = self.sampler.penalties
-        if not penalties.look_back:
+        if not penalties.uses_history:
             return None
         known = np.frombuffer(self._tokens, np.int32)[len(self._prompt) if penalties.generated_only else 0 :]
         drawn = [launched.draw.token.astype(mx.int32) for launched in self.launched_steps]
-        return mx.concatenate([of_numpy(known[-penalties.context_size :]), *drawn])
+        return mx.concatenate([from_numpy(known[-penalties.context_size :]), *drawn])
 
     def _draw_first(self, logits: mx.array) -> Draw:
         if self.sampler.rows_per_prompt > 1:
             self._first_logits = logits
         return self.draw(logits, 0)
 
-    def _begin(self, pending: list[Pending], draw: Draw) -> StepResult:
+    def _finish_prefill(self, pending: list[PendingTensor], draw: Draw) -> StepResult:
         """Lands the first token."""
         self._last, self._steps = draw, 1
         with telemetry.child_span("sample", self.forward.context) as recorded:
-            result = self.land(LaunchedStep(0, pending, draw, Outcome()))
+            result = self.finish(LaunchedStep(0, pending, draw, EditResult()))
             recorded.set_attribute(telemetry.STEP, 0)
             recorded.set_attribute(telemetry.TOKENS, 1)
             recorded.set_attribute(telemetry.BYTES, result.nbytes)
         return result
 
-    def read_tokens(self) -> list[int] | None:
+    def cached_tokens(self) -> list[int] | None:
         """The tokens that the row's cache holds; None if what they left there is not what others would leave."""
-        if self.forward.steering.has_edits or self.forward.quantization is not None or self.is_lost:
+        if self.forward.steering.has_edits or self.forward.quantization is not None or self.has_lost_cache:
             return None
         return [*self._prompt, *self._drawn][: len(self._prompt) + self._steps - 1]
 
@@ -165,9 +165,9 @@ class Row:
 
     def launch(
         self,
-        pending: list[Pending],
+        pending: list[PendingTensor],
         draw: Draw,
-        outcome: Outcome,
+        outcome: EditResult,
         row_count: int,
         undo: Sequence[Callable[[], None]],
     ) -> LaunchedStep:
@@ -178,16 +178,16 @@ class Row:
         self._steps += 1
         return launched
 
-    def lose(self, step: int) -> None:
+    def discard_steps(self, step: int) -> None:
         """Forgets the steps from this one on, which failed, and the cache, in which they left what nobody can use."""
         while self.launched_steps and self.launched_steps[-1].step >= step:
             for function in self.launched_steps.pop().undo:
                 function()
-        self._last = self.launched_steps[-1].draw if self.launched_steps else self._landed
+        self._last = self.launched_steps[-1].draw if self.launched_steps else self._finished
         self._steps = step
-        self.cache, self.is_lost = None, True
+        self.cache, self.has_lost_cache = None, True
 
-    def read_again(self) -> None:
+    def recompute_cache(self) -> None:
         """Computes a lost cache from the prompt and the tokens that the model has read.
 
         Raises:
@@ -195,9 +195,9 @@ class Row:
         """
         cache = self.forward.new_cache()
         self.forward.replay(self.index, self._prompt, self._drawn[: self._steps - 1], cache)
-        self.cache, self.is_lost = cache, False
+        self.cache, self.has_lost_cache = cache, False
 
-    def land(self, launched: LaunchedStep) -> StepResult:
+    def finish(self, launched: LaunchedStep) -> StepResult:
         """The result of a step that has been evaluated.
 
         Raises:
@@ -207,18 +207,18 @@ class Row:
             self.launched_steps.remove(launched)
         launched.outcome.check()
         token = self._token(launched.step, launched.draw)
-        self._landed = launched.draw
+        self._finished = launched.draw
         self.ended = bool(token.finish_reason)
         self.forward.generated_tokens += 1
-        return StepResult.of(launched.step, launched.pending, token)
+        return StepResult.from_pending(launched.step, launched.pending, token)
 
     def _token(self, step: int, draw: Draw) -> pb.TokenEvent:
-        token_id = int(number(draw.token))
+        token_id = int(scalar(draw.token))
         self._drawn.append(token_id)
         self._tokens.append(token_id)
-        event = pb.TokenEvent(row=self.index, step=step, token_id=token_id, logprob=number(draw.logprob))
+        event = pb.TokenEvent(row=self.index, step=step, token_id=token_id, logprob=scalar(draw.logprob))
         for alternative, logprob in draw.alternatives():
-            text = self.forward.model.text_of(alternative)
+            text = self.forward.model.token_text(alternative)
             event.top_logprobs.add(token_id=alternative, text=text, logprob=logprob)
         event.text, event.finish_reason = self._text.add(token_id, step)
         return event

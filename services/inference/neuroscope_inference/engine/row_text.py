@@ -5,7 +5,7 @@ from __future__ import annotations
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sampling import Sampler
-from neuroscope_inference.engine.stopping import StopMatcher
+from neuroscope_inference.engine.stop_matcher import StopMatcher
 
 
 class RowText:

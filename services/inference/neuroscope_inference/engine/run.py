@@ -11,7 +11,7 @@ from functools import partial
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope_inference.engine.edits import EditPlan
-from neuroscope_inference.engine.forward import Forward
+from neuroscope_inference.engine.forward import ForwardRunner
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.row import Row
 from neuroscope_inference.engine.sampling import Sampler
@@ -39,7 +39,7 @@ class Run:
         max_new_tokens: tokens that a generation may make.
     """
 
-    forward: Forward
+    forward: ForwardRunner
     prompts: Sequence[Sequence[int]]
     credit: Credit = field(default_factory=Credit)
     max_new_tokens: int = 0
@@ -50,26 +50,26 @@ class Run:
         for row in self.forward.steering.current.row_order:
             prompt = self.prompts[row]
             cache = self.forward.new_cache()
-            compute = partial(self.forward.chunk, prompt, cache)
-            yield from self.forward.in_chunks(row, len(prompt), cache, compute, needs_logits=False)
+            compute = partial(self.forward.capture_chunk, prompt, cache)
+            yield from self.forward.run_chunks(row, len(prompt), cache, compute, needs_logits=False)
 
     def generate(self, sampler: Sampler) -> Iterator[StepResult | list[Row]]:
         """Reads every prompt up to its first token; then the rows that go on, for the decoder."""
         self._rows = [Row(self.forward, sampler, row, prompt) for row, prompt in enumerate(self.prompts)]
         for row in self.forward.steering.current.row_order:
             first = self._rows[row - row % sampler.rows_per_prompt]
-            if first is not self._rows[row] and self._is_unobserved(row):
-                yield self._rows[row].prefill_like(first)
+            if first is not self._rows[row] and self._is_prompt_untouched(row):
+                yield self._rows[row].fork_from(first)
             else:
                 yield from self._rows[row].prefill()
         for row in self._rows:
-            row.settle()
-        yield [row for row in self._rows if row.wants_more]
+            row.drop_first_logits()
+        yield [row for row in self._rows if row.has_next_step]
 
-    def _is_unobserved(self, row: int) -> bool:
+    def _is_prompt_untouched(self, row: int) -> bool:
         """Whether nothing reads or edits a row's prompt, so that rows of the same prompt need not compute it again."""
         length = len(self.prompts[row])
-        return not self.forward.steering.has_edits and self.forward.plan.first_read(row, length) == length
+        return not self.forward.steering.has_edits and self.forward.plan.first_captured_position(row, length) == length
 
     def steer(self, plan: EditPlan) -> int:
         """Replaces the edits of a generation from its next step on; gives that step. On the engine's thread.
@@ -77,9 +77,9 @@ class Run:
         Raises:
             InvalidRequestError: no step is left.
         """
-        going = [row for row in self._rows if row.wants_more]
+        going = [row for row in self._rows if row.has_next_step]
         if not going:
             raise InvalidRequestError("the generation has no step left to edit", field="generation_id")
         first_step = max(1, *(row.next_step for row in going))
-        self.forward.steering.steer(plan, first_step)
+        self.forward.steering.replace_from(plan, first_step)
         return first_step

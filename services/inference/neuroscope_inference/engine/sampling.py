@@ -18,7 +18,7 @@ import xxhash
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine.penalties import Penalties
+from neuroscope_inference.engine.penalties import Penalties, check_range
 
 DEFAULT_MAX_TOKENS = 256
 MAX_TOP_LOGPROBS = 100
@@ -45,15 +45,15 @@ class Sampler:
     penalties: Penalties
 
     @classmethod
-    def of(cls, message: pb.Sampling) -> Sampler:
+    def from_message(cls, message: pb.Sampling) -> Sampler:
         """Checks every field.
 
         Raises:
             InvalidRequestError: one is out of its range; names it.
         """
-        temperature = _within(message.temperature, "temperature", 0, 100)
-        top_p = _within(message.top_p if message.HasField("top_p") else 1.0, "top_p", 0, 1)
-        min_p = _within(message.min_p, "min_p", 0, 1)
+        temperature = check_range(message.temperature, "temperature", 0, 100)
+        top_p = check_range(message.top_p if message.HasField("top_p") else 1.0, "top_p", 0, 1)
+        min_p = check_range(message.min_p, "min_p", 0, 1)
         if top_p == 0:
             raise InvalidRequestError("sampling.top_p is above 0 and at most 1", field="sampling.top_p")
         if message.top_logprobs > MAX_TOP_LOGPROBS:
@@ -77,7 +77,7 @@ class Sampler:
             ignore_eos=message.ignore_eos,
             top_logprobs=message.top_logprobs,
             rows_per_prompt=message.rows_per_prompt or 1,
-            penalties=Penalties.of(message),
+            penalties=Penalties.from_message(message),
         )
 
     def draw(self, logits: mx.array, row: int, step: int, tokens: mx.array | None = None) -> Draw:
@@ -92,14 +92,14 @@ class Sampler:
         logits = logits.astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         changed = self.penalties.apply(logits, tokens)
-        token = mx.argmax(changed, axis=-1) if self.temperature == 0 else self._sampled(changed, row, step)
+        token = mx.argmax(changed, axis=-1) if self.temperature == 0 else self._sample(changed, row, step)
         logprob = mx.take_along_axis(logprobs, token[:, None], axis=-1)
         if not self.top_logprobs:
             return Draw(token, logprob)
         best = mx.argsort(-logprobs, axis=-1)[:, : self.top_logprobs]
         return Draw(token, logprob, best, mx.take_along_axis(logprobs, best, axis=-1))
 
-    def _sampled(self, logits: mx.array, row: int, step: int) -> mx.array:
+    def _sample(self, logits: mx.array, row: int, step: int) -> mx.array:
         # Differences from the likeliest: near zero a temperature makes zeros and -inf of them, never inf - inf.
         tempered = (logits - logits.max(axis=-1, keepdims=True)) / max(self.temperature, _LOWEST_TEMPERATURE)
         order = mx.argsort(-tempered, axis=-1)
@@ -141,9 +141,3 @@ class Draw:
 
 def _key(seed: int, prompt: int, step: int) -> mx.array:
     return mx.random.key(xxhash.xxh3_64_intdigest(struct.pack("<QQQ", seed, prompt, step)) >> 1)
-
-
-def _within(value: float, name: str, low: float, high: float) -> float:
-    if not low <= value <= high:  # also refuses NaN
-        raise InvalidRequestError(f"sampling.{name} is between {low} and {high}, not {value}", field=f"sampling.{name}")
-    return value

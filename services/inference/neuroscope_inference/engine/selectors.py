@@ -8,7 +8,7 @@ from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine.layout import PointState
 
 
-def check_is_run(point: Point, stop_before: int | None, field: str) -> None:
+def check_computed(point: Point, stop_before: int | None, field: str) -> None:
     """Refuses a point behind the end of a forward pass.
 
     Raises:
@@ -21,7 +21,9 @@ def check_is_run(point: Point, stop_before: int | None, field: str) -> None:
         raise UnknownSiteError(f"{point} is not computed: stop_at_layer is {stop_before}", field=f"{field}.site.layer")
 
 
-def heads_of(select: site_pb2.Selector, head_axis: int, state: PointState, point: Point, field: str) -> tuple[int, ...]:
+def select_heads(
+    select: site_pb2.Selector, head_axis: int, state: PointState, point: Point, field: str
+) -> tuple[int, ...]:
     """The selected heads, counted from 0; empty: all.
 
     Raises:
@@ -38,7 +40,7 @@ def heads_of(select: site_pb2.Selector, head_axis: int, state: PointState, point
     return tuple(head % count for head in select.heads)
 
 
-def positions_of(select: site_pb2.Selector, field: str) -> site_pb2.PositionSelector | None:
+def select_positions(select: site_pb2.Selector, field: str) -> site_pb2.PositionSelector | None:
     """The selector of positions; None: all.
 
     Raises:
@@ -52,7 +54,7 @@ def positions_of(select: site_pb2.Selector, field: str) -> site_pb2.PositionSele
     return select.positions
 
 
-def rows_of(select: site_pb2.Selector, rows: int, field: str) -> frozenset[int] | None:
+def select_rows(select: site_pb2.Selector, rows: int, field: str) -> frozenset[int] | None:
     """The selected rows; None: all.
 
     Raises:

@@ -26,7 +26,7 @@ from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine.capabilities import ModelCapabilities
 from neuroscope_inference.engine.layout import Layout
 
-_KEPT = 64
+_MAX_FILES = 64
 _PACKAGES = ("neuroscope-mlx", "mlx", "mlx-lm")
 
 
@@ -35,7 +35,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")) / "self-tests"
 
 
-def key_of(model: Path, adapter_path: str) -> str:
+def cache_key(model: Path, adapter_path: str) -> str:
     """The hash of all that a self-test result follows from.
 
     Raises:
@@ -61,7 +61,7 @@ def restore(folder: Path, key: str, layout: Layout) -> tuple[inference_pb2.SelfT
         rules, orders = [str(rule) for rule in kept["rules"]], [str(order) for order in kept["orders"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError):
         return None
-    layout.hook()
+    layout.install_hooks()
     for (reason, path, extents, dtype), (_, state) in zip(proved, states, strict=True):
         state.reason, state.module_path, state.axes_extents, state.dtype = reason, path, extents, dtype
     for block, columns, rule, order in zip(layout.blocks, layout.columns, rules, orders, strict=True):
@@ -71,7 +71,7 @@ def restore(folder: Path, key: str, layout: Layout) -> tuple[inference_pb2.SelfT
     return self_test, capabilities
 
 
-def keep(
+def store(
     folder: Path, key: str, layout: Layout, self_test: inference_pb2.SelfTest, capabilities: ModelCapabilities
 ) -> None:
     """Writes a self-test result, whole or not at all, and lets go of the oldest ones."""
@@ -91,7 +91,7 @@ def keep(
         unfinished.write_text(json.dumps(kept))
         unfinished.replace(folder / f"{key}.json")
         by_age = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-        for file in by_age[_KEPT:]:
+        for file in by_age[_MAX_FILES:]:
             file.unlink(missing_ok=True)
 
 

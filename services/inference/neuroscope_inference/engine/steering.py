@@ -35,11 +35,11 @@ class Steering:
         """Whether anything was ever edited, or will be."""
         return any(plan.edits for _, plan in self.plans)
 
-    def of(self, step: int) -> EditPlan:
+    def plan_at(self, step: int) -> EditPlan:
         """Those that govern a step."""
         return next(plan for first, plan in reversed(self.plans) if first <= step)
 
-    def steer(self, plan: EditPlan, first_step: int) -> None:
+    def replace_from(self, plan: EditPlan, first_step: int) -> None:
         """Replaces the edits from a step on."""
         self.plans.append((first_step, plan))
 

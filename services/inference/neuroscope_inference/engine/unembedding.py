@@ -42,38 +42,38 @@ class Unembedding:
             residual: the stream.
             is_normed: whether it is taken as what the final norm gives.
         """
-        hook_plan = HookPlan(self._layout.wanted(()))
-        hook_plan.shortcut, hook_plan.is_normed = residual, is_normed
+        hook_plan = HookPlan(self._layout.capture_mask(()))
+        hook_plan.residual_override, hook_plan.override_is_normed = residual, is_normed
         call: Any = self._network
-        with self._layout.switch.reading(hook_plan):
+        with self._layout.active_hooks.activate(hook_plan):
             return call(mx.zeros(residual.shape[:2], mx.int32))
 
-    def can_be_cut(self) -> bool:
+    def can_slice_positions(self) -> bool:
         """Whether the last position's logits need no other behind the final norm: a probe of three tokens."""
         call: Any = self._network
-        hook_plan = HookPlan(self._layout.wanted(()))
-        hook_plan.kept = LAST
+        hook_plan = HookPlan(self._layout.capture_mask(()))
+        hook_plan.output_positions = LAST
         try:
             whole: mx.array = call(mx.array([_PROBE]))
-            with self._layout.switch.reading(hook_plan):
+            with self._layout.active_hooks.activate(hook_plan):
                 cut: mx.array = call(mx.array([_PROBE]))
             return relative_error(cut, whole[:, -1:]) <= tolerance_of(whole.dtype)
         except Exception as error:
             _log.info("logits of a prompt's chunk are computed for all of its positions: %s", error)
             return False
 
-    def why_not(self) -> str:
+    def why_unavailable(self) -> str:
         """Why this model has none: a probe of three tokens, whose last residual stream must give the model's logits."""
         layout = self._layout
         last = Point("resid_post", layout.num_layers - 1)
         if layout.final_norm is None or layout.state(last).reason:
             return "its final norm or its last residual stream is not known"
-        hook_plan = HookPlan(layout.wanted([layout.index[last]]))
+        hook_plan = HookPlan(layout.capture_mask([layout.index[last]]))
         call: Any = self._network
         try:
-            with layout.switch.reading(hook_plan):
+            with layout.active_hooks.activate(hook_plan):
                 logits: mx.array = call(mx.array([_PROBE]))
-            error = relative_error(self(hook_plan.seen[layout.index[last]]), logits)
+            error = relative_error(self(hook_plan.captured[layout.index[last]]), logits)
         except Exception as error:  # whatever the model's code makes of blocks that are passed by
             return f"its blocks cannot be passed by: {str(error).strip() or type(error).__name__}"
         if error > tolerance_of(logits.dtype):

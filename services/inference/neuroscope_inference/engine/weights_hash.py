@@ -29,7 +29,7 @@ _ADAPTED_BY = ("fine_tune_type", "num_layers", "lora_parameters")
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class _TensorLocation:
     """Where a tensor lies."""
 
     name: str
@@ -75,7 +75,7 @@ def _parts(folder: Path, pattern: str, config: str, settings: tuple[str, ...]) -
                 yield stream.read(end - first)
 
 
-def _tensors(file: Path) -> Iterator[_Tensor]:
+def _tensors(file: Path) -> Iterator[_TensorLocation]:
     """The tensors of a safetensors file."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -84,10 +84,10 @@ def _tensors(file: Path) -> Iterator[_Tensor]:
         if name != "__metadata__":
             first, end = described["data_offsets"]
             kind = f"{described['dtype']} {described['shape']}"
-            yield _Tensor(name, kind, file, 8 + length + first, 8 + length + end)
+            yield _TensorLocation(name, kind, file, 8 + length + first, 8 + length + end)
 
 
-def _samples(tensor: _Tensor, *, is_whole: bool) -> Iterator[tuple[int, int]]:
+def _samples(tensor: _TensorLocation, *, is_whole: bool) -> Iterator[tuple[int, int]]:
     length = tensor.end - tensor.first
     if is_whole or length <= _SHORT_BYTES:
         yield tensor.first, tensor.end

@@ -137,7 +137,7 @@ class ModelReader:
             )
         return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
-    def is_shifted(self, tensor: str) -> bool:
+    def has_shifted_norm(self, tensor: str) -> bool:
         """Whether 1 was added to it."""
         return self.architecture.shifts_norms and "norm" in tensor
 
@@ -162,7 +162,7 @@ class ModelReader:
             "torch_dtype": self.dtype,
         }
         if key("attention.value_length", config["head_dim"]) != config["head_dim"]:
-            raise self._unreadable("attention.value_length")
+            raise self._unsupported("attention.value_length")
         if window := int(key("attention.sliding_window", 0)):
             config["sliding_window"] = window
         match self._name:
@@ -180,7 +180,7 @@ class ModelReader:
                 config["partial_rotary_factor"] = key("rope.dimension_count", config["head_dim"]) / config["head_dim"]
             case _:
                 if int(key("rope.dimension_count", config["head_dim"])) != config["head_dim"]:
-                    raise self._unreadable("rope.dimension_count")
+                    raise self._unsupported("rope.dimension_count")
         if scaling := self._rope_scaling(config):
             config["rope_scaling"] = scaling
         return config
@@ -196,7 +196,7 @@ class ModelReader:
         if kind == "none":
             return {}
         if kind != "linear":
-            raise self._unreadable("rope.scaling.type")
+            raise self._unsupported("rope.scaling.type")
         return {"type": "linear", "rope_type": "linear", "factor": float(self._number("rope.scaling.factor"))}
 
     def _llama3_scaling(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class ModelReader:
             raise ModelCorruptError(f"{self._file.path} has {key} = {value}", field="model_path")
         return value
 
-    def _unreadable(self, name: str) -> ModelUnsupportedError:
+    def _unsupported(self, name: str) -> ModelUnsupportedError:
         key = f"{self._name}.{name}"
         return ModelUnsupportedError(
             f"{self._file.path}: mlx-lm's {self.architecture.model_type} cannot compute {key} = "

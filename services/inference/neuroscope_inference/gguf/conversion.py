@@ -28,7 +28,7 @@ from neuroscope_inference.gguf.file import GgufFile, TensorInfo
 from neuroscope_inference.gguf.tensor_types import GROUP_SIZE
 from neuroscope_inference.gguf.tokenizer import GgufTokenizer
 
-Report = Callable[[int, int], None]
+ReportProgress = Callable[[int, int], None]
 """Is called with the bytes read so far and all of them."""
 SUFFIX = ".gguf"
 NOTES = "gguf.json"
@@ -66,7 +66,7 @@ def cache_folder() -> Path:
 
 
 def convert(
-    path: Path, report: Report = lambda done, total: None, *, dtype: str = "", cache: Path | None = None
+    path: Path, report: ReportProgress = lambda done, total: None, *, dtype: str = "", cache: Path | None = None
 ) -> Path:
     """The folder of a GGUF file, written where it is not there yet.
 
@@ -114,7 +114,7 @@ def _key(path: Path, dtype: str) -> str:
     return f"{path.stem[:80]}-{xxhash.xxh3_64_hexdigest(content.encode())}"
 
 
-def _write(file: GgufFile, reader: ModelReader, tokenizer: GgufTokenizer, folder: Path, report: Report) -> None:
+def _write(file: GgufFile, reader: ModelReader, tokenizer: GgufTokenizer, folder: Path, report: ReportProgress) -> None:
     quantised: dict[str, dict[str, int]] = {}
     counts: Counter[str] = Counter()
     shards = _Shards(folder)
@@ -126,7 +126,7 @@ def _write(file: GgufFile, reader: ModelReader, tokenizer: GgufTokenizer, folder
         name = reader.weight_name(tensor.name)
         if name:
             missing.discard(name)
-            arrays, how = _converted(file, reader, tensor, name)
+            arrays, how = _convert_tensor(file, reader, tensor, name)
             counts[how] += 1
             for part, array in arrays:
                 shards.add(part, array)
@@ -143,11 +143,11 @@ def _write(file: GgufFile, reader: ModelReader, tokenizer: GgufTokenizer, folder
     eos = tokenizer.config.get("eos_token")
     if eos is not None:
         config["eos_token_id"] = tokenizer.tokenizer.token_to_id(eos)
-    _dump(folder / "config.json", config)
-    _dump(folder / "tokenizer_config.json", tokenizer.config)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "tokenizer_config.json", tokenizer.config)
     tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
     notes = [f"{count} tensors: {how}" for how, count in sorted(counts.items())]
-    _dump(folder / NOTES, {"file": str(file.path), "notes": notes})
+    _write_json(folder / NOTES, {"file": str(file.path), "notes": notes})
 
 
 def _bits(tensor: TensorInfo, name: str) -> int:
@@ -156,7 +156,7 @@ def _bits(tensor: TensorInfo, name: str) -> int:
     return tensor.type.bits if is_matrix else 0
 
 
-def _converted(
+def _convert_tensor(
     file: GgufFile, reader: ModelReader, tensor: TensorInfo, name: str
 ) -> tuple[list[tuple[str, NDArray[Any]]], str]:
     """The arrays of a tensor by their names, and in words what became of it."""
@@ -172,7 +172,7 @@ def _converted(
     array = tensor.type.dequantise(blocks).reshape(tensor.shape)
     if order is not None:
         array = array[order]
-    if reader.is_shifted(tensor.name):
+    if reader.has_shifted_norm(tensor.name):
         array = array.astype(np.float32) - 1
     return [(name, _cast(array, dtype))], f"{tensor.type.name} becomes {dtype}"
 
@@ -204,11 +204,11 @@ class _Shards:
         self._arrays, self._length_bytes = {}, 0
 
 
-def _dump(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def notes_of(folder: Path) -> Iterator[str]:
+def conversion_notes(folder: Path) -> Iterator[str]:
     """What was changed when a folder was made of a GGUF file; nothing for other folders."""
     path = folder / NOTES
     if path.is_file():

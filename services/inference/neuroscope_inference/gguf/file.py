@@ -70,7 +70,7 @@ class GgufFile:
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # a file of no bytes cannot be mapped
             raise ModelCorruptError(f"{path} cannot be read: {error}", field="model_path") from error
-        header = _Header(self._bytes, path)
+        header = _HeaderReader(self._bytes, path)
         self.metadata, self.tensors = header.read()
 
     def __enter__(self) -> GgufFile:
@@ -86,7 +86,7 @@ class GgufFile:
         return flat.reshape(math.prod(tensor.shape[:-1]), -1)
 
 
-class _Header:
+class _HeaderReader:
     """Reads the header from the beginning to the end."""
 
     def __init__(self, content: mmap.mmap, path: Path) -> None:
@@ -120,14 +120,14 @@ class _Header:
         described = [self._tensor() for _ in range(tensor_count)]
         alignment = metadata.get(_ALIGNMENT, 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
-            raise self._damaged(f"{_ALIGNMENT} is {alignment!r}")
+            raise self._corrupt(f"{_ALIGNMENT} is {alignment!r}")
         start = -(-self._place // alignment) * alignment
         tensors: dict[str, TensorInfo] = {}
         for name, shape, kind, offset in described:
             tensor = TensorInfo(name, shape, kind, start + offset)
             if tensor.offset_bytes + tensor.length_bytes > len(self._content):
                 missing = tensor.offset_bytes + tensor.length_bytes - len(self._content)
-                raise self._damaged(f"it is cut off: {missing} bytes of the tensor {name!r} are missing")
+                raise self._corrupt(f"it is cut off: {missing} bytes of the tensor {name!r} are missing")
             tensors[name] = tensor
         return metadata, tensors
 
@@ -137,7 +137,7 @@ class _Header:
         self._part = f"the tensor {name!r}"
         dimensions = self._scalar("I")
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
-            raise self._damaged(f"{self._part} has {dimensions} axes")
+            raise self._corrupt(f"{self._part} has {dimensions} axes")
         shape = tuple(self._scalar("Q") for _ in range(dimensions))[::-1]
         number = self._scalar("I")
         if number not in TENSOR_TYPES:
@@ -148,7 +148,7 @@ class _Header:
             )
         kind = TENSOR_TYPES[number]
         if not all(shape) or shape[-1] % kind.block_size or math.prod(shape) > len(self._content) * kind.block_size:
-            raise self._damaged(f"{self._part} has the shape {shape}, which {kind.name} cannot have in this file")
+            raise self._corrupt(f"{self._part} has the shape {shape}, which {kind.name} cannot have in this file")
         return name, shape, kind, self._scalar("Q")
 
     def _value(self, kind: int) -> Any:
@@ -157,36 +157,36 @@ class _Header:
         if kind == _ARRAY:
             element, count = self._scalar("I"), self._scalar("Q")
             if element == _STRING:
-                self._check(count)
+                self._check_available(count)
                 return [self._string() for _ in range(count)]
             if element in _SCALARS:
                 code = _SCALARS[element]
                 content = self._take(count * struct.calcsize(f"<{code}"))
                 return list(struct.unpack(f"<{count}{code}", content))
-            raise self._damaged(f"{self._part} is a list of elements of the unknown type {element}")
+            raise self._corrupt(f"{self._part} is a list of elements of the unknown type {element}")
         if kind in _SCALARS:
             return self._scalar(_SCALARS[kind])
-        raise self._damaged(f"{self._part} has the unknown type {kind}")
+        raise self._corrupt(f"{self._part} has the unknown type {kind}")
 
     def _string(self) -> str:
         length = self._scalar("Q")
         try:
             return self._take(length).decode("utf-8", "surrogateescape")
         except UnicodeDecodeError as error:
-            raise self._damaged(f"{self._part} is not text: {error}") from None
+            raise self._corrupt(f"{self._part} is not text: {error}") from None
 
     def _scalar(self, code: str) -> Any:
         return struct.unpack(f"<{code}", self._take(struct.calcsize(f"<{code}")))[0]
 
     def _take(self, length: int) -> bytes:
-        self._check(length)
+        self._check_available(length)
         taken = self._content[self._place : self._place + length]
         self._place += length
         return taken
 
-    def _check(self, length: int) -> None:
+    def _check_available(self, length: int) -> None:
         if length > len(self._content) - self._place:
-            raise self._damaged(f"it is cut off, or damaged, within {self._part}")
+            raise self._corrupt(f"it is cut off, or damaged, within {self._part}")
 
-    def _damaged(self, what: str) -> ModelCorruptError:
+    def _corrupt(self, what: str) -> ModelCorruptError:
         return ModelCorruptError(f"{self._path}: {what}", field="model_path")

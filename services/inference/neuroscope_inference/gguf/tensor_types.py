@@ -69,14 +69,14 @@ class TensorType:
         return quants.dequantize(blocks, GGMLQuantizationType[self.name]).astype(np.float16)
 
 
-def _parts(blocks: Blocks, block_bytes: int, *lengths: int) -> list[Blocks]:
+def _split_blocks(blocks: Blocks, block_bytes: int, *lengths: int) -> list[Blocks]:
     """Every block's parts, (rows, blocks, bytes)."""
     cut = blocks.reshape(blocks.shape[0], -1, block_bytes)
     ends = np.cumsum(lengths)
     return [cut[..., end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
-def _half(part: Blocks) -> NDArray[np.float16]:
+def _read_float16(part: Blocks) -> NDArray[np.float16]:
     """Two bytes as a float16, (rows, blocks)."""
     return np.ascontiguousarray(part).view(np.float16)[..., 0]
 
@@ -91,7 +91,7 @@ def _fifth_bits(part: Blocks) -> Codes:
     return np.unpackbits(part, axis=-1, bitorder="little") << 4
 
 
-def _packed(codes: Codes, scales: NDArray[Any], biases: NDArray[Any], bits: int) -> Quantised:
+def _pack(codes: Codes, scales: NDArray[Any], biases: NDArray[Any], bits: int) -> Quantised:
     """Codes (rows, groups, 32) in MLX's order: the lowest bits are the first number's."""
     rows = codes.shape[0]
     if bits == 8:
@@ -106,31 +106,31 @@ def _packed(codes: Codes, scales: NDArray[Any], biases: NDArray[Any], bits: int)
 
 
 def _q4_0(blocks: Blocks) -> Quantised:
-    scale, codes = _parts(blocks, 18, 2, 16)
-    scales = _half(scale)
-    return _packed(_nibbles(codes), scales, scales * np.float16(-8), 4)
+    scale, codes = _split_blocks(blocks, 18, 2, 16)
+    scales = _read_float16(scale)
+    return _pack(_nibbles(codes), scales, scales * np.float16(-8), 4)
 
 
 def _q4_1(blocks: Blocks) -> Quantised:
-    scale, least, codes = _parts(blocks, 20, 2, 2, 16)
-    return _packed(_nibbles(codes), _half(scale), _half(least), 4)
+    scale, least, codes = _split_blocks(blocks, 20, 2, 2, 16)
+    return _pack(_nibbles(codes), _read_float16(scale), _read_float16(least), 4)
 
 
 def _q5_0(blocks: Blocks) -> Quantised:
-    scale, high, codes = _parts(blocks, 22, 2, 4, 16)
-    scales = _half(scale)
-    return _packed(_nibbles(codes) | _fifth_bits(high), scales, scales * np.float16(-16), 5)
+    scale, high, codes = _split_blocks(blocks, 22, 2, 4, 16)
+    scales = _read_float16(scale)
+    return _pack(_nibbles(codes) | _fifth_bits(high), scales, scales * np.float16(-16), 5)
 
 
 def _q5_1(blocks: Blocks) -> Quantised:
-    scale, least, high, codes = _parts(blocks, 24, 2, 2, 4, 16)
-    return _packed(_nibbles(codes) | _fifth_bits(high), _half(scale), _half(least), 5)
+    scale, least, high, codes = _split_blocks(blocks, 24, 2, 2, 4, 16)
+    return _pack(_nibbles(codes) | _fifth_bits(high), _read_float16(scale), _read_float16(least), 5)
 
 
 def _q8_0(blocks: Blocks) -> Quantised:
-    scale, codes = _parts(blocks, 34, 2, 32)
-    scales = _half(scale)
-    return _packed(codes ^ 128, scales, scales * np.float16(-128), 8)  # signed bytes, 128 above
+    scale, codes = _split_blocks(blocks, 34, 2, 32)
+    scales = _read_float16(scale)
+    return _pack(codes ^ 128, scales, scales * np.float16(-128), 8)  # signed bytes, 128 above
 
 
 def _k_scales(packed: Blocks) -> tuple[Codes, Codes]:
@@ -145,23 +145,23 @@ def _k_groups(scale: Blocks, least: Blocks, packed: Blocks) -> tuple[NDArray[np.
     """Scales and biases of groups of 32, (rows, groups)."""
     scales, minima = _k_scales(packed)
     rows = scale.shape[0]
-    whole, lowest = (_half(part).astype(np.float32)[..., None] for part in (scale, least))
+    whole, lowest = (_read_float16(part).astype(np.float32)[..., None] for part in (scale, least))
     return (whole * scales).reshape(rows, -1), (-lowest * minima).reshape(rows, -1)
 
 
 def _q4_k(blocks: Blocks) -> Quantised:
-    scale, least, packed, codes = _parts(blocks, 144, 2, 2, 12, 128)
+    scale, least, packed, codes = _split_blocks(blocks, 144, 2, 2, 12, 128)
     halves = codes.reshape(*codes.shape[:2], 4, 32)
     numbers = np.stack([halves & 15, halves >> 4], axis=3).reshape(codes.shape[0], -1, 32)
-    return _packed(numbers, *_k_groups(scale, least, packed), 4)
+    return _pack(numbers, *_k_groups(scale, least, packed), 4)
 
 
 def _q5_k(blocks: Blocks) -> Quantised:
-    scale, least, packed, high, codes = _parts(blocks, 176, 2, 2, 12, 32, 128)
+    scale, least, packed, high, codes = _split_blocks(blocks, 176, 2, 2, 12, 32, 128)
     halves = codes.reshape(*codes.shape[:2], 4, 32)
     numbers = np.stack([halves & 15, halves >> 4], axis=3).reshape(*codes.shape[:2], 8, 32)
     fifth = (high[..., None, :] >> np.arange(8, dtype=np.uint8)[:, None]) & 1
-    return _packed((numbers | (fifth << 4)).reshape(codes.shape[0], -1, 32), *_k_groups(scale, least, packed), 5)
+    return _pack((numbers | (fifth << 4)).reshape(codes.shape[0], -1, 32), *_k_groups(scale, least, packed), 5)
 
 
 _BITS = {"Q4_0": 4, "Q4_1": 4, "Q5_0": 5, "Q5_1": 5, "Q8_0": 8, "Q4_K": 4, "Q5_K": 5}

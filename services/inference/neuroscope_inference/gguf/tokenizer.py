@@ -32,7 +32,7 @@ _LLAMA3 = (
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+def _split_by_pattern(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
@@ -41,7 +41,7 @@ def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _digits_apart() -> pre_tokenizers.PreTokenizer:
+def _split_digits() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -51,16 +51,16 @@ def _digits_apart() -> pre_tokenizers.PreTokenizer:
 
 
 _SPLITTERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    "gpt-2": lambda: _split(_GPT2),
-    "gpt2": lambda: _split(_GPT2),
-    "llama-bpe": lambda: _split(_LLAMA3),
-    "llama3": lambda: _split(_LLAMA3),
-    "smaug-bpe": lambda: _split(_LLAMA3),
-    "qwen2": lambda: _split(_QWEN2),
-    "smollm": _digits_apart,
-    "starcoder": _digits_apart,
-    "refact": _digits_apart,
-    "command-r": _digits_apart,
+    "gpt-2": lambda: _split_by_pattern(_GPT2),
+    "gpt2": lambda: _split_by_pattern(_GPT2),
+    "llama-bpe": lambda: _split_by_pattern(_LLAMA3),
+    "llama3": lambda: _split_by_pattern(_LLAMA3),
+    "smaug-bpe": lambda: _split_by_pattern(_LLAMA3),
+    "qwen2": lambda: _split_by_pattern(_QWEN2),
+    "smollm": _split_digits,
+    "starcoder": _split_digits,
+    "refact": _split_digits,
+    "command-r": _split_digits,
 }
 _ADDS_BOS = frozenset({"llama-bpe", "llama3"})
 """Rules whose tokenizers begin a text with BOS where add_bos_token does not say."""

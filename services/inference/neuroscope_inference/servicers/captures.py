@@ -20,8 +20,8 @@ from neuroscope_inference.engine.estimate import estimate
 from neuroscope_inference.servicers.generation import GenerationServicer
 from neuroscope_inference.servicers.runner import PreparedRun, Response, Runner
 from neuroscope_inference.servicers.stream_recorder import StreamRecorder
-from neuroscope_inference.spool.captured import SpooledTensors
-from neuroscope_inference.spool.entry import Entry, Header
+from neuroscope_inference.spool.entry import SpoolEntry, StreamHeader
+from neuroscope_inference.spool.spooled_tensors import SpooledTensors
 
 _STATES = {
     "running": pb.CAPTURE_STATE_RUNNING,
@@ -36,17 +36,19 @@ class CaptureServicer:
     def __init__(self, engine: Engine, runner: Runner, keeper: StreamRecorder, generation: GenerationServicer) -> None:
         self._engine = engine
         self._runner = runner
-        self._keeper = keeper
+        self._recorder = keeper
         self._generation = generation
 
     async def Capture(self, request: pb.CaptureRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Runs the prompts once and streams what the hooks see; a repeated request gets what was kept."""
         capture_id = request.capture_id or uuid.uuid4().hex
         if request.resumable:
-            request = self._keeper.spelled_out(request)
-            entry = await self._keeper.known(request, capture_id)
+            request = self._recorder.resolve_defaults(request)
+            entry = await self._recorder.find_committed(request, capture_id)
             events = (
-                self._keeper.again(entry, pb.CaptureResponse) if entry else self._kept(request, capture_id, context)
+                self._recorder.replay(entry, pb.CaptureResponse)
+                if entry
+                else self._record_capture(request, capture_id, context)
             )
         else:
             prepared = await self._prepare(request, capture_id, context)
@@ -70,33 +72,33 @@ class CaptureServicer:
         """Sends a kept stream from a frame on, or runs one again that broke off."""
         entry = await self._entry(request.capture_id)
         if request.restart_token:
-            events = self._restarted(entry, request, context)
+            events = self._restart(entry, request, context)
         else:
-            events = self._keeper.again(_whole(entry, request), pb.ResumeCaptureResponse, request.sequence)
+            events = self._recorder.replay(_check_resumable(entry, request), pb.ResumeCaptureResponse, request.sequence)
         async with aclosing(events):
             async for event in events:
                 yield event
 
     async def GetCapture(self, request: pb.GetCaptureRequest, context: Context) -> pb.GetCaptureResponse:
         """Describes a kept stream."""
-        return pb.GetCaptureResponse(capture=self._record(await self._entry(request.capture_id)))
+        return pb.GetCaptureResponse(capture=self._describe(await self._entry(request.capture_id)))
 
     async def ListCaptures(self, request: pb.ListCapturesRequest, context: Context) -> pb.ListCapturesResponse:
         """Lists the kept streams."""
-        entries = await self._keeper.wait_for(self._keeper.spool.entries)
-        return pb.ListCapturesResponse(captures=map(self._record, entries))
+        entries = await self._recorder.run_blocking(self._recorder.spool.entries)
+        return pb.ListCapturesResponse(captures=map(self._describe, entries))
 
     async def DeleteCapture(self, request: pb.DeleteCaptureRequest, context: Context) -> pb.DeleteCaptureResponse:
         """Removes a kept stream."""
-        await self._keeper.wait_for(self._keeper.spool.delete, request.capture_id)
+        await self._recorder.run_blocking(self._recorder.spool.delete, request.capture_id)
         return pb.DeleteCaptureResponse()
 
     async def GetCapturedTensor(
         self, request: pb.GetCapturedTensorRequest, context: Context
     ) -> AsyncGenerator[Event, None]:
         """Sends one tensor of a kept stream, or a range of its bytes."""
-        spool = self._keeper.spool
-        array = await self._keeper.wait_for(SpooledTensors(spool).tensor, request.tensor, "tensor")
+        spool = self._recorder.spool
+        array = await self._recorder.run_blocking(SpooledTensors(spool).tensor, request.tensor, "tensor")
         entry = await self._entry(request.tensor.capture_id)
         if entry.plan is None:
             raise StreamingError(f"capture {request.tensor.capture_id!r} is {entry.state}", field="tensor.capture_id")
@@ -118,7 +120,7 @@ class CaptureServicer:
         for frame in frames.slice_frames(part):
             yield frame
 
-    async def _kept(
+    async def _record_capture(
         self,
         request: pb.CaptureRequest,
         capture_id: str,
@@ -127,12 +129,12 @@ class CaptureServicer:
     ) -> AsyncGenerator[Event, None]:
         prepared = await self._prepare(request, capture_id, context)
         running = self._runner.events(prepared, prepared.run.capture(), response)
-        async with aclosing(self._keeper.kept(Header(capture_id, request), running)) as events:
+        async with aclosing(self._recorder.record(StreamHeader(capture_id, request), running)) as events:
             async for event in events:
                 yield event
 
-    def _restarted(
-        self, entry: Entry, request: pb.ResumeCaptureRequest, context: Context
+    def _restart(
+        self, entry: SpoolEntry, request: pb.ResumeCaptureRequest, context: Context
     ) -> AsyncGenerator[Event, None]:
         if request.sequence:
             raise InvalidRequestError("a new attempt begins with frame 0", field="sequence")
@@ -145,9 +147,9 @@ class CaptureServicer:
             )
         match header.request:
             case pb.CaptureRequest() as capture:
-                return self._kept(capture, header.capture_id, context, pb.ResumeCaptureResponse)
+                return self._record_capture(capture, header.capture_id, context, pb.ResumeCaptureResponse)
             case pb.GenerateRequest() as generation:
-                return self._generation.restarted(generation, header, context)
+                return self._generation.restart(generation, header, context)
             case _:
                 assert_never(header.request)
 
@@ -156,16 +158,16 @@ class CaptureServicer:
             raise InvalidRequestError("a capture without hooks captures nothing", field="hooks")
         return await self._runner.prepare(request, capture_id, context, stop_before=self._stop_before(request))
 
-    async def _entry(self, capture_id: str) -> Entry:
-        return await self._keeper.wait_for(self._keeper.spool.get, capture_id)
+    async def _entry(self, capture_id: str) -> SpoolEntry:
+        return await self._recorder.run_blocking(self._recorder.spool.get, capture_id)
 
-    def _record(self, entry: Entry) -> pb.CaptureRecord:
+    def _describe(self, entry: SpoolEntry) -> pb.CaptureRecord:
         return pb.CaptureRecord(
             capture_id=entry.header.capture_id,
             state=_STATES[entry.state],
             plan=entry.plan,
             manifest=entry.manifest,
-            expires_at_ms=int(1e3 * self._keeper.spool.expires_at_s(entry)),
+            expires_at_ms=int(1e3 * self._recorder.spool.expires_at_s(entry)),
         )
 
     def _stop_before(self, request: pb.CaptureRequest) -> int | None:
@@ -177,7 +179,7 @@ class CaptureServicer:
         return request.stop_at_layer if request.stop_at_layer < layers else None
 
 
-def _whole(entry: Entry, request: pb.ResumeCaptureRequest) -> Entry:
+def _check_resumable(entry: SpoolEntry, request: pb.ResumeCaptureRequest) -> SpoolEntry:
     """The entry, if it can be sent from that frame on."""
     capture_id = entry.header.capture_id
     if entry.state != "committed" or entry.manifest is None:

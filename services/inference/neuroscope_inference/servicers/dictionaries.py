@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.vocabulary.tensors import Array
-from neuroscope_inference.engine.dictionaries.loading import CheckedDictionary, check
+from neuroscope_inference.engine.dictionaries.loading import CheckedDictionary, check_dictionary
 from neuroscope_inference.engine.dictionaries.weights import open_folder
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model import LoadedModel
@@ -38,18 +38,18 @@ class DictionaryServicer:
         registry = self._engine.registry
         if request.WhichOneof("source") == "path":
             self._dirs.check(request.path, "path")
-        checked = await asyncio.to_thread(self._checked, request, model)
+        checked = await asyncio.to_thread(self._check, request, model)
         dictionary_id = checked.description.dictionary_id
-        registry.library.check_free(dictionary_id)
+        registry.dictionaries.check_free(dictionary_id)
         registry.check_room(dictionary_id, checked.description.length_bytes)
-        await self._engine.call(lambda: registry.put_dictionary(checked.made(model), model))
+        await self._engine.call(lambda: registry.add_dictionary(checked.build(model), model))
         return pb.LoadDictionaryResponse(dictionary=checked.description)
 
     async def UnloadDictionary(
         self, request: pb.UnloadDictionaryRequest, context: Context
     ) -> pb.UnloadDictionaryResponse:
         """Frees a dictionary."""
-        library = self._engine.registry.library
+        library = self._engine.registry.dictionaries
         await self._engine.call(lambda: library.remove(request.dictionary_id, "dictionary_id"))
         return pb.UnloadDictionaryResponse()
 
@@ -61,27 +61,27 @@ class DictionaryServicer:
             self._engine.model(request.model_id)
         models = [model.description.model_id for model in self._engine.models()]
         wanted = [request.model_id] if request.model_id else models
-        found = [entry.description for name in wanted for entry in self._engine.registry.library.of(name)]
+        found = [entry.description for name in wanted for entry in self._engine.registry.dictionaries.of_model(name)]
         return pb.ListDictionariesResponse(dictionaries=found)
 
     async def GetDictionary(self, request: pb.GetDictionaryRequest, context: Context) -> pb.GetDictionaryResponse:
         """Describes a dictionary."""
-        found = self._engine.registry.library.get(request.dictionary_id, "dictionary_id")
+        found = self._engine.registry.dictionaries.get(request.dictionary_id, "dictionary_id")
         return pb.GetDictionaryResponse(dictionary=found.description)
 
-    def _checked(self, request: pb.LoadDictionaryRequest, model: LoadedModel) -> CheckedDictionary:
+    def _check(self, request: pb.LoadDictionaryRequest, model: LoadedModel) -> CheckedDictionary:
         """Not on the event loop: files and tensors may lie on disk."""
         match request.WhichOneof("source"):
             case "path":
                 files = open_folder(local_folder(request.path), request.path, "path")
-                return check(request, model, files.configuration, files.tensors, "path")
+                return check_dictionary(request, model, files.configuration, files.tensors, "path")
             case "parts":
-                tensors = self._uploaded(request.parts)
-                return check(request, model, request.parts.configuration, tensors, "parts")
+                tensors = self._resolve_parts(request.parts)
+                return check_dictionary(request, model, request.parts.configuration, tensors, "parts")
             case _:
                 raise InvalidRequestError("where the dictionary is, is missing: a path, or its parts", field="path")
 
-    def _uploaded(self, parts: pb.DictionaryParts) -> Mapping[str, Array]:
+    def _resolve_parts(self, parts: pb.DictionaryParts) -> Mapping[str, Array]:
         found: dict[str, Array] = {}
         for index, part in enumerate(parts.tensors):
             field = f"parts.tensors[{index}]"

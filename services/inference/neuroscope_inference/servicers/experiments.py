@@ -13,19 +13,19 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import weights_pb2
 from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FramePacker
-from neuroscope_inference.engine.attributions.request import AttributionLimits, attribution_of
-from neuroscope_inference.engine.edges.model_graph import described
+from neuroscope_inference.engine.attributions.request import AttributionLimits, parse_attribution
+from neuroscope_inference.engine.edges.model_graph import describe_edge_graph
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
-from neuroscope_inference.engine.sweeps.request import SweepLimits, sweep_of
-from neuroscope_inference.engine.vocabulary import projection_of
-from neuroscope_inference.engine.weights.reading import reading_of
+from neuroscope_inference.engine.sweeps.request import SweepLimits, parse_sweep
+from neuroscope_inference.engine.vocabulary_projection import parse_projection
+from neuroscope_inference.engine.weights.reader import parse_reading
 from neuroscope_inference.settings import InferenceSettings
-from neuroscope_inference.sharing import slice_bytes
+from neuroscope_inference.shared_memory_pool import slice_bytes
 from neuroscope_inference.tensor_references import TensorReferences
 
-Made = StepResult | PortionResult
+TensorResult = StepResult | PortionResult
 
 
 class ExperimentServicer:
@@ -34,14 +34,14 @@ class ExperimentServicer:
     def __init__(self, engine: Engine, tensors: TensorReferences, settings: InferenceSettings) -> None:
         self._engine = engine
         self._resolve = tensors.resolve_tensor
-        self._allowed = SweepLimits(settings.max_prompts, settings.sweep_max_patches, settings.sweep_batch_bytes)
-        self._allowed_attribution = AttributionLimits(settings.max_prompts, settings.sweep_batch_bytes)
+        self._sweep_limits = SweepLimits(settings.max_prompts, settings.sweep_max_patches, settings.sweep_batch_bytes)
+        self._attribution_limits = AttributionLimits(settings.max_prompts, settings.sweep_batch_bytes)
 
     async def RunSweep(self, request: pb.RunSweepRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Checks the whole sweep, then streams its plan, values and end."""
         model = self._engine.model(request.model_id)
         # Not on the event loop: tensors may lie on disk.
-        sweep = await asyncio.to_thread(sweep_of, request, model, self._resolve, self._allowed)
+        sweep = await asyncio.to_thread(parse_sweep, request, model, self._resolve, self._sweep_limits)
         stream = self._engine.start(sweep.run(), model=model)
         try:
             async with aclosing(stream.items()) as events:
@@ -53,22 +53,22 @@ class ExperimentServicer:
     async def Attribute(self, request: pb.AttributeRequest, context: Context) -> AsyncGenerator[Event, None]:
         """Checks the whole attribution, then streams its plan, progress, scores and end."""
         model = self._engine.model(request.model_id)
-        checked = attribution_of, request, model, self._resolve, self._allowed_attribution
+        checked = parse_attribution, request, model, self._resolve, self._attribution_limits
         attribution = await asyncio.to_thread(*checked)  # tensors may lie on disk
-        async for event in self._framed(attribution.run(), model, context):
+        async for event in self._stream(attribution.run(), model, context):
             yield event
 
     async def GetEdgeGraph(self, request: pb.GetEdgeGraphRequest, context: Context) -> pb.GetEdgeGraphResponse:
         """Describes the graph of a model."""
         model = self._engine.model(request.model_id)
-        return await self._engine.call(lambda: described(model, "model_id"))
+        return await self._engine.call(lambda: describe_edge_graph(model, "model_id"))
 
     async def ReadWeights(
         self, request: weights_pb2.ReadWeightsRequest, context: Context
     ) -> AsyncGenerator[Event, None]:
         """Streams the plan of the weights, their tensors or summaries, and the end."""
         model = self._engine.model(request.model_id)
-        async for event in self._framed(reading_of(request, model).run(), model, context):
+        async for event in self._stream(parse_reading(request, model).run(), model, context):
             yield event
 
     async def ProjectToVocabulary(
@@ -76,37 +76,37 @@ class ExperimentServicer:
     ) -> AsyncGenerator[Event, None]:
         """Streams the plan of a projection, its results and the end."""
         model = self._engine.model(request.model_id)
-        projection = await asyncio.to_thread(projection_of, request, model, self._resolve)  # tensors may lie on disk
-        async for event in self._framed(projection.run(), model, context):
+        projection = await asyncio.to_thread(parse_projection, request, model, self._resolve)  # tensors may lie on disk
+        async for event in self._stream(projection.run(), model, context):
             yield event
 
-    async def _framed(
-        self, work: Iterator[Message | Made | None], model: LoadedModel, context: Context
+    async def _stream(
+        self, work: Iterator[Message | TensorResult | None], model: LoadedModel, context: Context
     ) -> AsyncGenerator[Event, None]:
         """The events of a job: messages, of which the plan names the tensors, and tensors in frames."""
-        stream = self._engine.start(work, model=model, size=_held)
+        stream = self._engine.start(work, model=model, size=_payload_bytes)
         packer: FramePacker | None = None
         try:
             async with aclosing(stream.items()) as events:
                 async for event in events:
-                    if not isinstance(event, Made):
+                    if not isinstance(event, TensorResult):
                         if event.HasField("plan"):
                             packer = FramePacker(list(event.plan.tensors.tensors), slice_bytes(context))
                         yield event
                         continue
                     assert packer is not None
-                    for frame in _packed(packer, event):
+                    for frame in _frames(packer, event):
                         yield frame
                     stream.release(event.nbytes)
         finally:
             stream.close()
 
 
-def _packed(packer: FramePacker, made: Made) -> Iterator[Frame]:
+def _frames(packer: FramePacker, made: TensorResult) -> Iterator[Frame]:
     if isinstance(made, PortionResult):
         return packer.pack_part(made.step, made.portion)
     return packer.pack(made.step, made.tensors)
 
 
-def _held(item: Message | Made) -> int:
-    return item.nbytes if isinstance(item, Made) else 0
+def _payload_bytes(item: Message | TensorResult) -> int:
+    return item.nbytes if isinstance(item, TensorResult) else 0

@@ -17,7 +17,7 @@ from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.sampling import Sampler
 from neuroscope_inference.servicers.runner import Response, Runner
 from neuroscope_inference.servicers.stream_recorder import StreamRecorder
-from neuroscope_inference.spool.entry import Header
+from neuroscope_inference.spool.entry import StreamHeader
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class GenerationServicer:
     def __init__(self, engine: Engine, runner: Runner, keeper: StreamRecorder) -> None:
         self._engine = engine
         self._runner = runner
-        self._keeper = keeper
+        self._recorder = keeper
         self._running: dict[str, RunningGeneration] = {}
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncGenerator[Event, None]:
@@ -42,20 +42,22 @@ class GenerationServicer:
         generation_id = request.generation_id or uuid.uuid4().hex
         entry = None
         if request.resumable:
-            request = self._keeper.spelled_out(request)
-            entry = await self._keeper.known(request, generation_id)
+            request = self._recorder.resolve_defaults(request)
+            entry = await self._recorder.find_committed(request, generation_id)
         if entry is None:
             credit = Credit(request.max_steps_ahead or None)
             events = self._run(
-                request, generation_id, Sampler.of(request.sampling), credit, context, pb.GenerateResponse
+                request, generation_id, Sampler.from_message(request.sampling), credit, context, pb.GenerateResponse
             )
         else:
-            events = self._keeper.again(entry, pb.GenerateResponse)
+            events = self._recorder.replay(entry, pb.GenerateResponse)
         async with aclosing(events):
             async for event in events:
                 yield event
 
-    def restarted(self, request: pb.GenerateRequest, header: Header, context: Context) -> AsyncGenerator[Event, None]:
+    def restart(
+        self, request: pb.GenerateRequest, header: StreamHeader, context: Context
+    ) -> AsyncGenerator[Event, None]:
         """A new attempt of a kept generation that broke off, with the draws of the old one.
 
         It runs freely, whatever max_steps_ahead was: who has a stream sent again reads it and gives no credit.
@@ -63,7 +65,9 @@ class GenerationServicer:
         sampling = pb.Sampling()
         sampling.CopyFrom(request.sampling)
         sampling.seed = header.seed
-        return self._run(request, header.capture_id, Sampler.of(sampling), Credit(), context, pb.ResumeCaptureResponse)
+        return self._run(
+            request, header.capture_id, Sampler.from_message(sampling), Credit(), context, pb.ResumeCaptureResponse
+        )
 
     async def _run(
         self,
@@ -91,7 +95,7 @@ class GenerationServicer:
             prepared.seed = sampler.seed
             events = self._runner.events(prepared, prepared.run.generate(sampler), response)
             if request.resumable:
-                events = self._keeper.kept(Header(generation_id, request, sampler.seed), events)
+                events = self._recorder.record(StreamHeader(generation_id, request, sampler.seed), events)
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -104,7 +108,7 @@ class GenerationServicer:
         if run is None:
             raise UnknownIdError(f"generation {request.generation_id!r} has not begun yet", field="generation_id")
         forward, lengths = run.forward, [len(prompt) for prompt in run.prompts]
-        edits = await self._runner.edits(forward.model, request.interventions, lengths, run.max_new_tokens)
+        edits = await self._runner.edit_plan(forward.model, request.interventions, lengths, run.max_new_tokens)
         return pb.SteerResponse(first_step=await self._engine.call(lambda: run.steer(edits)))
 
     async def AdvanceGeneration(

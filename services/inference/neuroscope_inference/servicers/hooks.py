@@ -46,12 +46,12 @@ class HookServicer:
         """Removes the named hooks, or all; none if one of the names is unknown."""
         ids = list(dict.fromkeys(request.hook_ids)) or list(self._hooks)
         for index, hook_id in enumerate(ids):
-            self._stored(hook_id, f"hook_ids[{index}]")
+            self._find(hook_id, f"hook_ids[{index}]")
         for hook_id in ids:
             del self._hooks[hook_id]
         return pb.ClearHooksResponse(hook_ids=ids)
 
-    def named(self, hooks: Sequence[pb.HookSpec], hook_ids: Sequence[str]) -> list[tuple[str, pb.HookSpec]]:
+    def resolve(self, hooks: Sequence[pb.HookSpec], hook_ids: Sequence[str]) -> list[tuple[str, pb.HookSpec]]:
         """A request's own hooks and the stored ones that it names, each with its field's path.
 
         Raises:
@@ -61,20 +61,22 @@ class HookServicer:
         stored = [
             (f"hook_ids[{index}]", hook)
             for index, hook_id in enumerate(hook_ids)
-            for hook in self._stored(hook_id, f"hook_ids[{index}]")
+            for hook in self._find(hook_id, f"hook_ids[{index}]")
         ]
         return own + stored
 
     def _check_site(self, hook: pb.HookSpec, model: LoadedModel | None, field: str) -> None:
         if hook.reduction.HasField("features") and not hook.HasField("site"):
             if model is not None:
-                model.dictionary(hook.reduction.features.dictionary_id, f"{field}.reduction.features.dictionary_id")
+                model.require_dictionary(
+                    hook.reduction.features.dictionary_id, f"{field}.reduction.features.dictionary_id"
+                )
             return
         for point in resolve(hook.site, model.layout.num_layers if model else None, field=f"{field}.site"):
             if model is not None:
-                model.available(point, f"{field}.site.component")
+                model.require_point(point, f"{field}.site.component")
 
-    def _stored(self, hook_id: str, field: str) -> list[pb.HookSpec]:
+    def _find(self, hook_id: str, field: str) -> list[pb.HookSpec]:
         if hook_id not in self._hooks:
             valid = nearest(hook_id, self._hooks)
             known = f"; registered: {', '.join(valid)}" if valid else "; none is"

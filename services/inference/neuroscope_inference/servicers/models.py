@@ -81,7 +81,7 @@ class ModelServicer:
         """Turns a prompt into token ids."""
         model = self._engine.model(request.model_id)
         prompt = await asyncio.to_thread(model.tokenize, request.prompt, "prompt")
-        tokens = [model.text_of(token_id) for token_id in prompt.ids]
+        tokens = [model.token_text(token_id) for token_id in prompt.ids]
         return pb.TokenizeResponse(token_ids=prompt.ids, tokens=tokens, warnings=prompt.warnings)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:

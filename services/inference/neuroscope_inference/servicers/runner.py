@@ -26,7 +26,7 @@ from neuroscope_inference.engine.caches import (
 from neuroscope_inference.engine.capture_plan import CapturePlan
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.engine import Engine
-from neuroscope_inference.engine.forward import Forward
+from neuroscope_inference.engine.forward import ForwardRunner
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.row import Row
@@ -34,10 +34,10 @@ from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.steering import Steering
 from neuroscope_inference.servicers.hooks import HookServicer
 from neuroscope_inference.settings import InferenceSettings
-from neuroscope_inference.sharing import slice_bytes
+from neuroscope_inference.shared_memory_pool import slice_bytes
 from neuroscope_inference.tensor_references import TensorReferences
 
-_LONGEST_CONTEXT = 2**20  # where a model does not say
+_DEFAULT_CONTEXT_LENGTH = 2**20  # where a model does not say
 Response: TypeAlias = "type[pb.GenerateResponse] | type[pb.CaptureResponse] | type[pb.ResumeCaptureResponse]"
 """The message that carries a stream's events; their layouts agree."""
 
@@ -57,7 +57,7 @@ class PreparedRun:
     packer: FramePacker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.packer = FramePacker([read.spec for read in self.run.forward.plan.reads], self.slice_bytes)
+        self.packer = FramePacker([read.spec for read in self.run.forward.plan.tensors], self.slice_bytes)
 
 
 class Runner:
@@ -84,16 +84,16 @@ class Runner:
     ) -> PreparedRun:
         """Checks a request against its model. Nothing has run when it raises."""
         model = self._engine.model(request.model_id)
-        read = await self._tokenized(model, request.prompts, rows_per_prompt)
+        read = await self._tokenize(model, request.prompts, rows_per_prompt)
         prompts = [prompt for prompt in read for _ in range(rows_per_prompt)]
-        hooks = self._hooks.named(request.hooks, request.hook_ids)
+        hooks = self._hooks.resolve(request.hooks, request.hook_ids)
         _check_lenses(model, hooks)
-        plan = CapturePlan(model, hooks, len(prompts), stop_before, await self._directions(hooks))
+        plan = CapturePlan(model, hooks, len(prompts), stop_before, await self._resolve_directions(hooks))
         # The last generated token is not read by the model, so it has no position.
         plan.check_positions([len(prompt.ids) for prompt in prompts], max(max_new_tokens - 1, 0))
         lengths = [len(prompt.ids) for prompt in prompts]
-        edits = await self.edits(model, request.interventions, lengths, max_new_tokens, stop_before)
-        forward = Forward(
+        edits = await self.edit_plan(model, request.interventions, lengths, max_new_tokens, stop_before)
+        forward = ForwardRunner(
             model,
             plan,
             Steering([(0, edits)]),
@@ -101,34 +101,36 @@ class Runner:
             context,
             max(len(prompt.ids) for prompt in prompts),
             self._settings.memory_limit_bytes,
-            await self._quantization(model, request),
+            await self._cache_quantization(model, request),
         )
         run = Run(forward, [prompt.ids for prompt in prompts], credit or Credit(), max_new_tokens)
         # A stream that is kept will also be read where memory is not shared.
         size = SLICE_BYTES if request.resumable else slice_bytes(context)
         return PreparedRun(stream_id, run, prompts, rows_per_prompt, size)
 
-    async def _quantization(
+    async def _cache_quantization(
         self, model: LoadedModel, request: pb.GenerateRequest | pb.CaptureRequest
     ) -> CacheQuantization | None:
         if not request.HasField("cache_quantization"):
             return None
         asked, field = request.cache_quantization, "cache_quantization"
         if asked.bits not in QUANTIZED_BITS:
-            raise InvalidRequestError(f"{asked.bits} bits: there are {_listed(QUANTIZED_BITS)}", field=f"{field}.bits")
+            raise InvalidRequestError(
+                f"{asked.bits} bits: there are {_comma_separated(QUANTIZED_BITS)}", field=f"{field}.bits"
+            )
         if asked.group_size and asked.group_size not in GROUP_SIZES:
             raise InvalidRequestError(
-                f"groups of {asked.group_size}: there are {_listed(GROUP_SIZES)}", field=f"{field}.group_size"
+                f"groups of {asked.group_size}: there are {_comma_separated(GROUP_SIZES)}", field=f"{field}.group_size"
             )
         quantization = CacheQuantization(asked.bits, asked.group_size or DEFAULT_GROUP_SIZE)
-        reason = await self._engine.call(lambda: model.why_exact(quantization))
+        reason = await self._engine.call(lambda: model.why_not_quantised(quantization))
         if reason:
             raise InvalidRequestError(
                 f"keys and values of {model.description.model_id} stay as they are: {reason}", field=field
             )
         return quantization
 
-    async def edits(
+    async def edit_plan(
         self,
         model: LoadedModel,
         interventions: Sequence[intervention_pb2.Intervention],
@@ -137,7 +139,7 @@ class Runner:
         stop_before: int | None = None,
     ) -> EditPlan:
         """Checks interventions against a model and the prompts that they edit."""
-        context = model.description.context_length or _LONGEST_CONTEXT
+        context = model.description.context_length or _DEFAULT_CONTEXT_LENGTH
         horizon = min(max_new_tokens, context - min(lengths) + 1)
         plan = EditPlan, model, interventions, lengths, horizon, self._tensors.resolve_tensor, stop_before
         return await asyncio.to_thread(*plan)  # tensors may lie on disk
@@ -162,7 +164,7 @@ class Runner:
                 ],
             )
         )
-        if forward.plan.reads:
+        if forward.plan.tensors:
             yield response(plan=forward.plan.message(forward.chunk_positions))
         stream = self._engine.start(
             work, model=forward.model, may_compute=run.credit.allows, size=lambda result: result.nbytes
@@ -175,7 +177,7 @@ class Runner:
                     with telemetry.child_span("serialise", forward.context) as span:
                         span.set_attribute(telemetry.STEP, result.step)
                         span.set_attribute(telemetry.BYTES, held)
-                        frames = packer.pack(result.step, _drained(result.tensors))
+                        frames = packer.pack(result.step, _pop_each(result.tensors))
                         first = next(frames, None)
                     while first is not None:
                         yield first
@@ -192,7 +194,7 @@ class Runner:
             stream.close()
         yield response(manifest=_manifest(prepared))
 
-    async def _directions(self, hooks: Sequence[tuple[str, pb.HookSpec]]) -> list[Array | None]:
+    async def _resolve_directions(self, hooks: Sequence[tuple[str, pb.HookSpec]]) -> list[Array | None]:
         """For every hook the directions that it projects on, if it does."""
         return [
             await asyncio.to_thread(
@@ -205,7 +207,7 @@ class Runner:
             for field, hook in hooks
         ]
 
-    async def _tokenized(
+    async def _tokenize(
         self, model: LoadedModel, prompts: Sequence[pb.Prompt], rows_per_prompt: int
     ) -> list[TokenizedPrompt]:
         if not prompts:
@@ -233,11 +235,11 @@ def _check_lenses(model: LoadedModel, hooks: Sequence[tuple[str, pb.HookSpec]]) 
             )
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _comma_separated(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _drained(tensors: list[OutgoingTensor]) -> Iterator[OutgoingTensor]:
+def _pop_each(tensors: list[OutgoingTensor]) -> Iterator[OutgoingTensor]:
     """Hands tensors over one by one, so that each one's memory is free as soon as it has left."""
     tensors.reverse()
     while tensors:
@@ -277,5 +279,5 @@ def _manifest(prepared: PreparedRun) -> pb.Manifest:
         frame_count=prepared.packer.frame_count,
         prefill_ms=1e3 * run.forward.timing.prefill_s,
         decode_ms=1e3 * run.forward.timing.decode_s,
-        warnings=[run.forward.shortage] if run.forward.shortage else [],
+        warnings=[run.forward.memory_warning] if run.forward.memory_warning else [],
     )

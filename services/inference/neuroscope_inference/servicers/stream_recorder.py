@@ -16,14 +16,19 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.codec import Event, Frame, decoder, encode
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.servicers.hooks import HookServicer
-from neuroscope_inference.spool.entry import Entry, Header
-from neuroscope_inference.spool.records import Kind, Record
+from neuroscope_inference.spool.entry import SpoolEntry, StreamHeader
+from neuroscope_inference.spool.records import Record, RecordKind
 from neuroscope_inference.spool.spool import Spool
 
 Request = TypeVar("Request", pb.CaptureRequest, pb.GenerateRequest)
 Result = TypeVar("Result")
 
-_KINDS = {"started": Kind.STARTED, "plan": Kind.PLAN, "token": Kind.TOKEN, "manifest": Kind.MANIFEST}
+_KINDS = {
+    "started": RecordKind.STARTED,
+    "plan": RecordKind.PLAN,
+    "token": RecordKind.TOKEN,
+    "manifest": RecordKind.MANIFEST,
+}
 _READ_BYTES = 1024 * 1024
 _THREADS = 4
 
@@ -41,20 +46,20 @@ class StreamRecorder:
         self._hooks = hooks
         self._threads = ThreadPoolExecutor(_THREADS, "neuroscope-spool")
 
-    async def wait_for(self, function: Callable[..., Result], *args: Any) -> Result:
+    async def run_blocking(self, function: Callable[..., Result], *args: Any) -> Result:
         """Calls a method of the spool beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args))
 
-    def spelled_out(self, request: Request) -> Request:
+    def resolve_defaults(self, request: Request) -> Request:
         """The request with what it means now: the default model's name, and stored hooks instead of their ids."""
         copy = type(request)()
         copy.CopyFrom(request)
         copy.model_id = self._engine.model(request.model_id).description.model_id
         del copy.hooks[:], copy.hook_ids[:]
-        copy.hooks.extend(hook for _, hook in self._hooks.named(request.hooks, request.hook_ids))
+        copy.hooks.extend(hook for _, hook in self._hooks.resolve(request.hooks, request.hook_ids))
         return copy
 
-    async def known(self, request: Request, capture_id: str) -> Entry | None:
+    async def find_committed(self, request: Request, capture_id: str) -> SpoolEntry | None:
         """The whole stream of a request that is repeated; None if it is to be run.
 
         Args:
@@ -64,7 +69,7 @@ class StreamRecorder:
         Raises:
             IdTakenError: the id is that of another request, or of one that is running.
         """
-        entry = await self.wait_for(self.spool.find, capture_id)
+        entry = await self.run_blocking(self.spool.find, capture_id)
         if entry is None or entry.state == "broken":
             return None
         if entry.header.request != request:
@@ -73,7 +78,7 @@ class StreamRecorder:
             raise IdTakenError(f"capture {capture_id!r} is running", field="capture_id")
         return entry
 
-    async def kept(self, header: Header, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    async def record(self, header: StreamHeader, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
         """The events of a stream, each one on the disk before it is handed on. The manifest makes the stream whole.
 
         Raises:
@@ -81,17 +86,19 @@ class StreamRecorder:
             ResourceExhaustedError: it cannot be kept.
         """
         async with aclosing(events):
-            entry = await self.wait_for(self.spool.begin, header)
+            entry = await self.run_blocking(self.spool.begin, header)
             try:
                 async for event in events:
                     wire = encode(event)
-                    await self.wait_for(self.spool.append, entry, _kind(event), wire)
-                    yield _of_wire(event, wire) if isinstance(event, Frame) else event
+                    await self.run_blocking(self.spool.append, entry, _record_kind(event), wire)
+                    yield _backed_by(event, wire) if isinstance(event, Frame) else event
             finally:
                 with suppress(RuntimeError):  # the service stops, and breaks off what it writes itself
-                    self._threads.submit(self.spool.break_off, entry)
+                    self._threads.submit(self.spool.abort, entry)
 
-    async def again(self, entry: Entry, response: type[Message], sequence: int = 0) -> AsyncGenerator[Event, None]:
+    async def replay(
+        self, entry: SpoolEntry, response: type[Message], sequence: int = 0
+    ) -> AsyncGenerator[Event, None]:
         """The events of a whole stream, byte for byte, from a frame on.
 
         Raises:
@@ -101,10 +108,10 @@ class StreamRecorder:
         decode = decoder(response)
         records = entry.records(sequence)
         try:
-            while batch := await self.wait_for(_batch, records):
+            while batch := await self.run_blocking(_read_batch, records):
                 for record in batch:
                     event = decode(record.payload)
-                    yield _of_wire(event, record.payload) if isinstance(event, Frame) else event
+                    yield _backed_by(event, record.payload) if isinstance(event, Frame) else event
         except FileNotFoundError:
             capture_id = entry.header.capture_id
             raise UnknownIdError(f"capture {capture_id!r} has just been removed", field="capture_id") from None
@@ -115,19 +122,19 @@ class StreamRecorder:
         self.spool.close()
 
 
-def _kind(event: Event) -> Kind:
+def _record_kind(event: Event) -> RecordKind:
     if isinstance(event, Frame):
-        return Kind.FRAME
+        return RecordKind.FRAME
     assert isinstance(event, pb.GenerateResponse | pb.CaptureResponse | pb.ResumeCaptureResponse)
     return _KINDS[str(event.WhichOneof("event"))]
 
 
-def _of_wire(event: Frame, wire: bytes) -> Frame:
+def _backed_by(event: Frame, wire: bytes) -> Frame:
     """The frame over the bytes of its message, of which the payload is the tail: the engine's memory is free again."""
     return Frame(event.header, (memoryview(wire)[len(wire) - event.nbytes :],), wire)
 
 
-def _batch(records: Iterator[Record]) -> list[Record]:
+def _read_batch(records: Iterator[Record]) -> list[Record]:
     """The next records, about as many as are worth a change of threads."""
     batch: list[Record] = []
     nbytes = 0

@@ -12,7 +12,7 @@ from neuroscope.errors import ChecksumError, InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.wire.codec import Event, Frame
-from neuroscope_inference.tensor_checks import nbytes_of
+from neuroscope_inference.tensor_checks import tensor_nbytes
 from neuroscope_inference.tensor_store import TensorStore
 
 
@@ -25,9 +25,9 @@ class TensorServicer:
     async def PutTensor(self, requests: AsyncIterator[Event], context: Context) -> pb.PutTensorResponse:
         """Stores a tensor; a wrong or superfluous one is refused by its header, before its bytes are taken in."""
         header = await _header(requests)
-        nbytes = nbytes_of(header.dtype, header.shape, "header")
+        nbytes = tensor_nbytes(header.dtype, header.shape, "header")
         self._store.lifetime_s(header.time_to_live_ms, "header.time_to_live_ms")
-        with self._store.room(nbytes):
+        with self._store.reserve(nbytes):
             data = await _payload(requests, nbytes)
             stored = await asyncio.to_thread(
                 self._store.put, header.dtype, list(header.shape), data, header.time_to_live_ms

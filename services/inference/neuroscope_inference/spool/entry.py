@@ -22,7 +22,14 @@ from google.protobuf.message import DecodeError
 from neuroscope.errors import ChecksumError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
-from neuroscope_inference.spool.records import MAGIC, RECORD_HEAD_BYTES, Kind, Record, RecordWriter, TruncatedFileError
+from neuroscope_inference.spool.records import (
+    MAGIC,
+    RECORD_HEAD_BYTES,
+    Record,
+    RecordKind,
+    RecordWriter,
+    TruncatedFileError,
+)
 from neuroscope_inference.spool.records import read_records as _read
 
 State: TypeAlias = Literal["running", "committed", "broken"]
@@ -34,7 +41,7 @@ _REQUESTS: dict[str, type[pb.CaptureRequest] | type[pb.GenerateRequest]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class StreamHeader:
     """What a stream is of.
 
     Attributes:
@@ -66,7 +73,7 @@ class Header:
         return json.dumps(described).encode()
 
     @classmethod
-    def from_bytes(cls, payload: bytes) -> Header:
+    def from_bytes(cls, payload: bytes) -> StreamHeader:
         """What `to_bytes` wrote.
 
         Raises:
@@ -81,7 +88,7 @@ class Header:
 
 
 @dataclass(slots=True)
-class Entry:
+class SpoolEntry:
     """A kept stream and its file.
 
     Attributes:
@@ -94,7 +101,7 @@ class Entry:
         manifest: the account of a whole one.
     """
 
-    header: Header
+    header: StreamHeader
     path: Path
     state: State
     nbytes: int = 0
@@ -105,7 +112,7 @@ class Entry:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def create(cls, folder: Path, header: Header, now_s: float) -> Entry:
+    def create(cls, folder: Path, header: StreamHeader, now_s: float) -> SpoolEntry:
         """A new file with its header. An older attempt's remains are replaced.
 
         Raises:
@@ -116,7 +123,7 @@ class Entry:
         payload = header.to_bytes()
         writer = RecordWriter(path)
         try:
-            writer.append(Kind.HEADER, payload)
+            writer.append(RecordKind.HEADER, payload)
         except OSError:
             writer.close()
             path.unlink()
@@ -124,7 +131,7 @@ class Entry:
         return cls(header, path, "running", _size(payload), now_s, _writer=writer)
 
     @classmethod
-    def found(cls, path: Path) -> Entry:
+    def recover(cls, path: Path) -> SpoolEntry:
         """The stream of a file that an earlier process left, in the state in which it is now.
 
         What was still being written, or is not whole, is cut down to its header.
@@ -136,18 +143,18 @@ class Entry:
         written = path.stat()
         with path.open("rb") as file:
             first = next(_read(file), None)
-        if first is None or first.kind is not Kind.HEADER:
+        if first is None or first.kind is not RecordKind.HEADER:
             raise TruncatedFileError("the file has no header")
-        header = Header.from_bytes(first.payload)
+        header = StreamHeader.from_bytes(first.payload)
         entry = cls(header, path, "running", written.st_size, written.st_mtime)
-        if path.suffix == ".committed" and entry._read_account():
+        if path.suffix == ".committed" and entry._read_plan_and_manifest():
             entry.state = "committed"
         else:
-            entry.break_off()
+            entry.abort()
             os.utime(entry.path, (written.st_atime, written.st_mtime))
         return entry
 
-    def append(self, kind: Kind, payload: bytes, now_s: float) -> None:
+    def append(self, kind: RecordKind, payload: bytes, now_s: float) -> None:
         """Writes a message of the stream.
 
         Raises:
@@ -160,9 +167,9 @@ class Entry:
             self._writer.append(kind, payload)
             self.nbytes += RECORD_HEAD_BYTES + len(payload)
             self.touched_at_s = now_s
-            if kind is Kind.PLAN:
+            if kind is RecordKind.PLAN:
                 self.plan = pb.ResumeCaptureResponse.FromString(payload).plan
-            elif kind is Kind.MANIFEST:
+            elif kind is RecordKind.MANIFEST:
                 self.manifest = pb.ResumeCaptureResponse.FromString(payload).manifest
 
     def commit(self) -> None:
@@ -180,7 +187,7 @@ class Entry:
             self._rename("committed")
             _sync_folder(self.path.parent)
 
-    def break_off(self) -> None:
+    def abort(self) -> None:
         """Keeps the header alone, unless the stream is whole."""
         with self._lock:
             if self.state == "committed":
@@ -207,21 +214,21 @@ class Entry:
         """
         try:
             with self.path.open("rb") as file:
-                yield from (r for r in _read(file, skips_frames_before=sequence) if r.kind is not Kind.HEADER)
+                yield from (r for r in _read(file, skips_frames_before=sequence) if r.kind is not RecordKind.HEADER)
         except TruncatedFileError as error:
             raise ChecksumError(f"capture {self.header.capture_id!r} is damaged on the disk: {error}") from None
 
-    def _read_account(self) -> bool:
+    def _read_plan_and_manifest(self) -> bool:
         """Takes plan and manifest from the file; False if it does not end with a manifest."""
         last: Record | None = None
         try:
             with self.path.open("rb") as file:
                 for last in _read(file, skips_frames_before=2**63):
-                    if last.kind is Kind.PLAN:
+                    if last.kind is RecordKind.PLAN:
                         self.plan = pb.ResumeCaptureResponse.FromString(last.payload).plan
         except (TruncatedFileError, DecodeError):
             return False
-        if last is None or last.kind is not Kind.MANIFEST or last.end != self.nbytes:
+        if last is None or last.kind is not RecordKind.MANIFEST or last.end != self.nbytes:
             return False
         self.manifest = pb.ResumeCaptureResponse.FromString(last.payload).manifest
         return True

@@ -23,7 +23,7 @@ _HEAD = struct.Struct("<IIQ")
 RECORD_HEAD_BYTES = _HEAD.size
 
 
-class Kind(IntEnum):
+class RecordKind(IntEnum):
     """What a record holds."""
 
     HEADER = 1
@@ -42,7 +42,7 @@ class TruncatedFileError(Exception):
 class Record:
     """One record, and where it ends in its file."""
 
-    kind: Kind
+    kind: RecordKind
     payload: bytes
     end: int
 
@@ -58,7 +58,7 @@ class RecordWriter:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._write(MAGIC)
 
-    def append(self, kind: Kind, payload: bytes) -> None:
+    def append(self, kind: RecordKind, payload: bytes) -> None:
         """Writes a record; it is in the kernel's hands when this returns, and survives the end of the process."""
         self._write(_HEAD.pack(len(payload), kind, _checksum(kind, payload)), payload)
 
@@ -98,11 +98,11 @@ def read_records(file: BinaryIO, *, skips_frames_before: int = 0) -> Iterator[Re
             raise TruncatedFileError("the file ends within a record")
         length, number, checksum = _HEAD.unpack(head)
         try:
-            kind = Kind(number)
+            kind = RecordKind(number)
         except ValueError:
             raise TruncatedFileError(f"a record is of no known kind, {number}") from None
-        if frames < skips_frames_before and kind in (Kind.FRAME, Kind.TOKEN):
-            frames += kind is Kind.FRAME
+        if frames < skips_frames_before and kind in (RecordKind.FRAME, RecordKind.TOKEN):
+            frames += kind is RecordKind.FRAME
             file.seek(length, os.SEEK_CUR)
             continue
         payload = file.read(length)

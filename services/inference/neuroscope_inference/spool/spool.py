@@ -20,12 +20,12 @@ from neuroscope.errors import (
     UnknownIdError,
     nearest,
 )
-from neuroscope_inference.spool.entry import Entry, Header
-from neuroscope_inference.spool.records import RECORD_HEAD_BYTES, Kind, TruncatedFileError
+from neuroscope_inference.spool.entry import SpoolEntry, StreamHeader
+from neuroscope_inference.spool.records import RECORD_HEAD_BYTES, RecordKind, TruncatedFileError
 
 _log = logging.getLogger(__name__)
 MAX_ID_CHARACTERS = 256
-_SWEEP_S = 30.0
+_EXPIRY_INTERVAL_S = 30.0
 
 
 class Spool:
@@ -48,16 +48,16 @@ class Spool:
         self._max_bytes = max_bytes
         self._ttl_s = ttl_seconds
         self._clock = clock
-        self._entries: dict[str, Entry] = {}  # oldest attempt first
+        self._entries: dict[str, SpoolEntry] = {}  # oldest attempt first
         self._lock = threading.RLock()
         self._lock_fd: int | None = None
         self._closing = threading.Event()
-        self._sweeper: threading.Thread | None = None
+        self._expirer: threading.Thread | None = None
         if folder.is_dir():
             with contextlib.suppress(ResourceExhaustedError):  # whoever keeps a stream is told
                 self._open()
 
-    def begin(self, header: Header) -> Entry:
+    def begin(self, header: StreamHeader) -> SpoolEntry:
         """Starts to keep a stream; one of that id that broke off is replaced.
 
         Raises:
@@ -67,49 +67,49 @@ class Spool:
         """
         if len(header.capture_id) > MAX_ID_CHARACTERS:
             raise InvalidRequestError(f"an id has at most {MAX_ID_CHARACTERS} characters", field="capture_id")
-        with self._lock, _full_disk_as_error():
+        with self._lock, _translate_os_errors():
             self._open()
-            self._sweep()
+            self._expire()
             earlier = self._entries.get(header.capture_id)
             if earlier is not None and earlier.state != "broken":
                 raise IdTakenError(f"capture {header.capture_id!r} is {earlier.state}", field="capture_id")
             if earlier is not None:
                 header = replace(header, attempt=earlier.header.attempt + 1)
-            entry = Entry.create(self._folder, header, self._clock())
+            entry = SpoolEntry.create(self._folder, header, self._clock())
             if earlier is not None:
                 earlier.remove()
                 del self._entries[header.capture_id]
             self._entries[header.capture_id] = entry
             return entry
 
-    def append(self, entry: Entry, kind: Kind, payload: bytes) -> None:
+    def append(self, entry: SpoolEntry, kind: RecordKind, payload: bytes) -> None:
         """Writes a message of a stream; the manifest makes it whole.
 
         Raises:
             ResourceExhaustedError: the budget has no room, even without all older streams; or the disk has none.
         """
-        with _full_disk_as_error():
+        with _translate_os_errors():
             self._make_room(entry, RECORD_HEAD_BYTES + len(payload))
             entry.append(kind, payload, self._clock())
-            if kind is Kind.MANIFEST:
+            if kind is RecordKind.MANIFEST:
                 entry.commit()
 
-    def break_off(self, entry: Entry) -> None:
+    def abort(self, entry: SpoolEntry) -> None:
         """The stream will not go on: keeps what it takes to run it again."""
         try:
-            entry.break_off()
+            entry.abort()
         except OSError:
             _log.exception("kept stream %r could not be cut down", entry.header.capture_id)
             with self._lock:
-                self._forget(entry)
+                self._remove(entry)
 
-    def find(self, capture_id: str) -> Entry | None:
+    def find(self, capture_id: str) -> SpoolEntry | None:
         """The stream of an id, if there is one."""
         with self._lock:
-            self._sweep()
+            self._expire()
             return self._entries.get(capture_id)
 
-    def get(self, capture_id: str, field: str = "capture_id") -> Entry:
+    def get(self, capture_id: str, field: str = "capture_id") -> SpoolEntry:
         """The stream of an id.
 
         Raises:
@@ -122,13 +122,13 @@ class Spool:
             raise UnknownIdError(f"no capture {capture_id!r} is kept; {there}", field=field, valid=valid)
         return entry
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[SpoolEntry]:
         """Every stream, oldest first."""
         with self._lock:
-            self._sweep()
+            self._expire()
             return list(self._entries.values())
 
-    def expires_at_s(self, entry: Entry) -> float:
+    def expires_at_s(self, entry: SpoolEntry) -> float:
         """When a stream goes, Unix time."""
         return entry.touched_at_s + self._ttl_s
 
@@ -145,17 +145,17 @@ class Spool:
                 raise InvalidRequestError(
                     f"capture {capture_id!r} is still running; cancel its stream first", field="capture_id"
                 )
-            self._forget(entry)
+            self._remove(entry)
 
     def close(self) -> None:
         """Breaks off what is being written, and leaves the folder to others."""
         self._closing.set()
-        if self._sweeper is not None:
-            self._sweeper.join()
+        if self._expirer is not None:
+            self._expirer.join()
         with self._lock:
             for entry in list(self._entries.values()):
                 if entry.state == "running":
-                    self.break_off(entry)
+                    self.abort(entry)
             if self._lock_fd is not None:
                 os.close(self._lock_fd)
                 self._lock_fd = None
@@ -189,16 +189,16 @@ class Spool:
             ) from None
         self._lock_fd = lock_fd
         self._recover()
-        self._sweeper = threading.Thread(target=self._sweep_now_and_then, name="neuroscope-spool", daemon=True)
-        self._sweeper.start()
+        self._expirer = threading.Thread(target=self._expire_periodically, name="neuroscope-spool", daemon=True)
+        self._expirer.start()
 
     def _recover(self) -> None:
-        found: list[Entry] = []
+        found: list[SpoolEntry] = []
         for path in self._folder.iterdir():
             if path.suffix not in (".running", ".committed", ".broken"):
                 continue
             try:
-                found.append(Entry.found(path))
+                found.append(SpoolEntry.recover(path))
             except (TruncatedFileError, OSError) as error:
                 _log.warning("removed %s, which cannot be read: %s", path, error)
                 path.unlink(missing_ok=True)
@@ -207,33 +207,33 @@ class Spool:
             if twin is None:
                 self._entries[entry.header.capture_id] = entry
             elif entry.state == "committed":  # a new attempt came to its end just before the old one was removed
-                self._forget(twin)
+                self._remove(twin)
                 self._entries[entry.header.capture_id] = entry
             else:
                 entry.remove()
         broken = sum(entry.state == "broken" for entry in self._entries.values())
         _log.info("%s keeps %d streams, %d of them broken off", self._folder, len(self._entries), broken)
-        self._sweep()
+        self._expire()
 
     # Time and bytes.
 
-    def _sweep(self) -> None:
+    def _expire(self) -> None:
         now = self._clock()
         for entry in list(self._entries.values()):
             if entry.state != "running" and self.expires_at_s(entry) <= now:
-                self._forget(entry)
+                self._remove(entry)
 
-    def _sweep_now_and_then(self) -> None:
-        while not self._closing.wait(min(_SWEEP_S, self._ttl_s)):
+    def _expire_periodically(self) -> None:
+        while not self._closing.wait(min(_EXPIRY_INTERVAL_S, self._ttl_s)):
             with self._lock:
-                self._sweep()
+                self._expire()
 
-    def _make_room(self, entry: Entry, nbytes: int) -> None:
+    def _make_room(self, entry: SpoolEntry, nbytes: int) -> None:
         with self._lock:
             held = sum(other.nbytes for other in self._entries.values())
             if held + nbytes <= self._max_bytes:
                 return
-            self._sweep()
+            self._expire()
             others = [other for other in self._entries.values() if other.state != "running"]
             held = sum(other.nbytes for other in self._entries.values())
             if held - sum(other.nbytes for other in others) + nbytes > self._max_bytes:
@@ -247,9 +247,9 @@ class Spool:
                     return
                 held -= oldest.nbytes
                 _log.info("kept stream %r makes room", oldest.header.capture_id)
-                self._forget(oldest)
+                self._remove(oldest)
 
-    def _forget(self, entry: Entry) -> None:
+    def _remove(self, entry: SpoolEntry) -> None:
         if self._entries.get(entry.header.capture_id) is entry:
             del self._entries[entry.header.capture_id]
         try:
@@ -259,7 +259,7 @@ class Spool:
 
 
 @contextmanager
-def _full_disk_as_error() -> Generator[None]:
+def _translate_os_errors() -> Generator[None]:
     try:
         yield
     except OSError as error:

@@ -15,32 +15,34 @@ from numpy.typing import NDArray
 from neuroscope.errors import DataConversionError, ResourceExhaustedError, UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.wire.frames import OutgoingTensor
-from neuroscope_inference.engine.attributions.batch import Batch, batches
-from neuroscope_inference.engine.attributions.inputs import Inputs
-from neuroscope_inference.engine.attributions.probes import GradientPasses, PassResult
-from neuroscope_inference.engine.attributions.proof import why_no_gradients
-from neuroscope_inference.engine.attributions.scores import Kind
+from neuroscope_inference.engine.attributions.gradients import GradientPasses, PassResult
+from neuroscope_inference.engine.attributions.inputs import InputAttribution
+from neuroscope_inference.engine.attributions.method import AttributionMethod
+from neuroscope_inference.engine.attributions.pair_batch import PairBatch, pair_batches
+from neuroscope_inference.engine.attributions.support import why_no_gradients
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import StepResult
 from neuroscope_inference.engine.sweeps.baseline import check_baseline
-from neuroscope_inference.engine.sweeps.end import EndReader
 from neuroscope_inference.engine.sweeps.metrics import Metric
+from neuroscope_inference.engine.sweeps.output_reader import OutputReader
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, RUNS, Pair
-from neuroscope_inference.engine.sweeps.pairs import tokens_of
-from neuroscope_inference.engine.sweeps.submissions import Costs
+from neuroscope_inference.engine.sweeps.pairs import pair_tokens
+from neuroscope_inference.engine.sweeps.patch_batches import Costs
 
 Event: TypeAlias = "pb.AttributeResponse | StepResult | None"
 """None: nothing to send, but others may have their turn."""
 Values = NDArray[np.float64]
 _GRADIENT_PASSES = 2.0
 """Forward passes that one with a gradient takes as long as, until it has been measured."""
-_ROUTED = "experts are chosen by a router: gradients hold the choice fixed, and do not see what a change of it does"
+_ROUTED_WARNING = (
+    "experts are chosen by a router: gradients hold the choice fixed, and do not see what a change of it does"
+)
 
 
 @dataclass(slots=True)
-class Clock:
+class PassTimer:
     """GradientPasses and their time."""
 
     forward_total: int
@@ -105,7 +107,7 @@ class Attribution:
     model: LoadedModel
     pairs: Sequence[Pair]
     metric: Metric
-    make_kind: Callable[[], Kind]
+    make_method: Callable[[], AttributionMethod]
     each_pair: bool
     batch_bytes: int
     batch_positions: int
@@ -124,68 +126,68 @@ class Attribution:
             raise UnavailableSiteError(
                 f"no gradient is taken on {self.model.description.model_id}: {reason}", field="model_id"
             )
-        kind = self.make_kind()
+        kind = self.make_method()
         costs = Costs(self.model, max(len(self.metric.places(pair.length)) for pair in self.pairs))
-        planned = list(batches(self.pairs, self.metric, lambda length: self._most_rows(costs, length)))
+        planned = list(pair_batches(self.pairs, self.metric, lambda length: self._max_rows(costs, length)))
         plan = self._plan(kind, planned)
-        clock = Clock(plan.forward_count, plan.gradient_count)
+        clock = PassTimer(plan.forward_count, plan.gradient_count)
         yield pb.AttributeResponse(plan=plan)
         sums: list[Values] | None = None
         for batch in planned:
-            for event in self._scored(kind, batch, clock):
+            for event in self._score_batch(kind, batch, clock):
                 if not isinstance(event, list):
                     yield event
                 elif self.each_pair:
                     rows = [pair.index for pair in batch.pairs]
-                    yield _sent([(pair, [tensor[row] for tensor in event]) for row, pair in enumerate(rows)])
+                    yield _to_step_result([(pair, [tensor[row] for tensor in event]) for row, pair in enumerate(rows)])
                 else:
                     of_batch = [tensor.sum(axis=0) for tensor in event]
                     sums = of_batch if sums is None else [a + b for a, b in zip(sums, of_batch, strict=True)]
         if sums is not None:
-            yield _sent([(0, [tensor / len(self.pairs) for tensor in sums])])
+            yield _to_step_result([(0, [tensor / len(self.pairs) for tensor in sums])])
         passes = clock.elapsed / clock.forward_s if clock.forward_s else 0.0
         yield pb.AttributeResponse(end=pb.AttributionEnd(elapsed_seconds=clock.elapsed, forward_passes=passes))
 
-    def _most_rows(self, costs: Costs, length: int) -> int:
+    def _max_rows(self, costs: Costs, length: int) -> int:
         """Rows of so many tokens that run together. A backward pass needs what all layers computed."""
         nbytes = costs.nbytes(length, length) * costs.layers
         return max(1, min(self.batch_bytes // nbytes, self.batch_positions // length))
 
-    def _makes_other(self, kind: Kind) -> bool:
+    def _needs_other_run(self, kind: AttributionMethod) -> bool:
         """Whether the other run of each pair is made."""
         if self.pairs[0].corrupted is None:
             return False
         wants_clean = self.pairs[0].edited_row == CORRUPTED
-        return kind.needs_other or isinstance(kind, Inputs) or self.metric.is_normalised or wants_clean
+        return kind.needs_other_run or isinstance(kind, InputAttribution) or self.metric.is_normalised or wants_clean
 
-    def _begins_at_zero(self, kind: Kind) -> bool:
+    def _starts_at_zero(self, kind: AttributionMethod) -> bool:
         """Whether the line of inputs begins at embeddings that are zero."""
-        return isinstance(kind, Inputs) and self.pairs[0].corrupted is None
+        return isinstance(kind, InputAttribution) and self.pairs[0].corrupted is None
 
-    def _plan(self, kind: Kind, planned: Sequence[Batch]) -> pb.AttributionPlan:
+    def _plan(self, kind: AttributionMethod, planned: Sequence[PairBatch]) -> pb.AttributionPlan:
         fractions = kind.fractions()
-        forwards = int(self._makes_other(kind) or isinstance(kind, Inputs)) + int(fractions[0] > 0)
+        forwards = int(self._needs_other_run(kind) or isinstance(kind, InputAttribution)) + int(fractions[0] > 0)
         is_routed = any(block.routing is not None for block in self.model.layout.blocks)
         plan = pb.AttributionPlan(
             model_id=self.model.description.model_id,
-            edited_run=pb.SWEPT_RUN_UNSPECIFIED if self._begins_at_zero(kind) else RUNS[self.pairs[0].edited_row],
+            edited_run=pb.SWEPT_RUN_UNSPECIFIED if self._starts_at_zero(kind) else RUNS[self.pairs[0].edited_row],
             steps=len(fractions),
             forward_count=forwards * len(planned),
             gradient_count=len(fractions) * len(planned),
             most_rows=max(batch.rows for batch in planned),
-            pairs=[tokens_of(pair, self.metric) for pair in self.pairs],
-            warnings=[*self.warnings, _ROUTED] if is_routed else self.warnings,
+            pairs=[pair_tokens(pair, self.metric) for pair in self.pairs],
+            warnings=[*self.warnings, _ROUTED_WARNING] if is_routed else self.warnings,
         )
-        kind.describe(plan)
+        kind.describe_tensors(plan)
         return plan
 
-    def _scored(
-        self, kind: Kind, batch: Batch, clock: Clock
+    def _score_batch(
+        self, kind: AttributionMethod, batch: PairBatch, clock: PassTimer
     ) -> Generator[pb.AttributeResponse | list[Values] | None, None, None]:
         """Events of a batch, then its scores (rows, ...); where memory runs short, those of two smaller ones."""
         reason = ""
         try:
-            yield from self._passed(kind, batch, clock)
+            yield from self._run_passes(kind, batch, clock)
         except OutOfMemoryError as error:
             reason = str(error)
         if not reason:
@@ -199,15 +201,15 @@ class Attribution:
             )
         found: list[list[Values]] = []
         for half in halves:
-            for event in self._scored(kind, half, clock):
+            for event in self._score_batch(kind, half, clock):
                 if isinstance(event, list):
                     found.append(event)
                 else:
                     yield event
         yield [np.concatenate(tensors) for tensors in zip(*found, strict=True)]
 
-    def _passed(
-        self, kind: Kind, batch: Batch, clock: Clock
+    def _run_passes(
+        self, kind: AttributionMethod, batch: PairBatch, clock: PassTimer
     ) -> Generator[pb.AttributeResponse | list[Values] | None, None, None]:
         """Events of a batch, then its scores.
 
@@ -216,13 +218,13 @@ class Attribution:
         """
         passes = GradientPasses(
             self.model,
-            EndReader(self.model.layout, self.model.capabilities.can_cut, self.metric.reads_stream),
+            OutputReader(self.model.layout, self.model.capabilities.can_cut, self.metric.reads_stream),
             self.metric.places,
             self.model.cuts_last_mlp,
         )
-        from_zero, makes_other = self._begins_at_zero(kind), self._makes_other(kind)
-        line, fractions = kind.line, kind.fractions()
-        compared = list(dict.fromkeys([*kind.compared, line]))
+        from_zero, makes_other = self._starts_at_zero(kind), self._needs_other_run(kind)
+        line, fractions = kind.interpolation_point, kind.fractions()
+        compared = list(dict.fromkeys([*kind.activation_points, line]))
         row = CLEAN if from_zero else batch.edited_row
         tokens = batch.tokens(row)
         other: PassResult | None = None
@@ -232,29 +234,29 @@ class Attribution:
                 other = passes.forward(tokens if from_zero else batch.tokens(batch.other_row), compared)
             yield clock.progress()
         # What brings tokens to the beginning of the line.
-        base = -other.seen[line] if from_zero and other is not None else None
+        base = -other.activations[line] if from_zero and other is not None else None
         if fractions[0] > 0:
             with clock.forward():
                 edited = passes.forward(tokens, compared, {} if base is None else {line: base})
             yield clock.progress()
         scores = kind.start(other)
         for fraction in fractions:
-            added = _shifts(line, base, fraction, edited, other)
+            added = _interpolate(line, base, fraction, edited, other)
             clean = other if from_zero or row == CORRUPTED else edited
-            score = batch.score(row, None if clean is None else clean.end)
+            score = batch.score(row, None if clean is None else clean.output)
             with clock.gradient():
-                reads = kind.reads if edited is not None else [*compared, *kind.reads]
-                passed = passes.backward(tokens, score, list(dict.fromkeys(reads)), kind.probed, added)
+                reads = kind.extra_points if edited is not None else [*compared, *kind.extra_points]
+                passed = passes.backward(tokens, score, list(dict.fromkeys(reads)), kind.gradient_points, added)
                 edited = edited or passed
                 scores.add(passed, edited)
             yield clock.progress()
         assert edited is not None
         found = [np.array(tensor, np.float64) for tensor in scores.finish()]
         ends = {CLEAN: other, CORRUPTED: edited} if from_zero else {row: edited, batch.other_row: other}
-        yield from self._finished(kind, batch, found, ends)
+        yield from self._finish_batch(kind, batch, found, ends)
 
-    def _finished(
-        self, kind: Kind, batch: Batch, scores: list[Values], runs: Mapping[int, PassResult | None]
+    def _finish_batch(
+        self, kind: AttributionMethod, batch: PairBatch, scores: list[Values], runs: Mapping[int, PassResult | None]
     ) -> Generator[pb.AttributeResponse | list[Values] | None, None, None]:
         """What is said of a batch's runs, and its scores, scaled as the metric is.
 
@@ -267,9 +269,9 @@ class Attribution:
         values: dict[int, Values] = {}
         for row, passed in runs.items():
             if passed is not None:
-                of_prompt = CLEAN if self._begins_at_zero(kind) else row
-                clean_end = None if row == CLEAN else clean.end
-                values[row] = np.array(batch.score(of_prompt, clean_end)(passed.end), np.float64)
+                of_prompt = CLEAN if self._starts_at_zero(kind) else row
+                clean_end = None if row == CLEAN else clean.output
+                values[row] = np.array(batch.score(of_prompt, clean_end)(passed.output), np.float64)
         for index, pair in enumerate(batch.pairs):
             baseline = pb.PairBaseline(pair=pair.index, clean=values[CLEAN][index])
             if CORRUPTED in values:
@@ -281,9 +283,9 @@ class Attribution:
         for index, pair in enumerate(batch.pairs):
             if not all(np.isfinite(tensor[index]).all() for tensor in scaled):
                 raise DataConversionError(f"scores of pair {pair.index} are not finite", field=f"pairs[{pair.index}]")
-        if isinstance(kind, Inputs):
+        if isinstance(kind, InputAttribution):
             change = values[CLEAN] - values[CORRUPTED]
-            change = (-change if batch.edited_row == CLEAN and not self._begins_at_zero(kind) else change) / scale
+            change = (-change if batch.edited_row == CLEAN and not self._starts_at_zero(kind) else change) / scale
             for index, pair in enumerate(batch.pairs):
                 attributed = scaled[0][index].sum()
                 yield pb.AttributeResponse(
@@ -292,7 +294,7 @@ class Attribution:
         yield scaled
 
 
-def _shifts(
+def _interpolate(
     line: PointIndex, base: mx.array | None, fraction: float, edited: PassResult | None, other: PassResult | None
 ) -> dict[PointIndex, mx.array]:
     """What is added to the embedding of the tokens to reach a place on the line."""
@@ -300,11 +302,11 @@ def _shifts(
         return {} if base is None else {line: base}
     assert edited is not None
     assert other is not None
-    step = fraction * (other.seen[line] - edited.seen[line])
+    step = fraction * (other.activations[line] - edited.activations[line])
     return {line: step if base is None else base + step}
 
 
-def _sent(scores: Sequence[tuple[int, Sequence[Values]]]) -> StepResult:
+def _to_step_result(scores: Sequence[tuple[int, Sequence[Values]]]) -> StepResult:
     """Tensors of pairs as they are sent."""
     tensors: list[OutgoingTensor] = []
     for row, of_pair in scores:

@@ -16,18 +16,18 @@ from neuroscope.errors import UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope_inference.engine import memory
-from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.attributions.gradients import PassResult
+from neuroscope_inference.engine.attributions.graph import EdgeGraph
 from neuroscope_inference.engine.attributions.nodes import INPUT
-from neuroscope_inference.engine.attributions.probes import PassResult
-from neuroscope_inference.engine.attributions.proof import why_no_edges
+from neuroscope_inference.engine.attributions.support import why_no_edges
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
 
-_STEPS = 5
+_DEFAULT_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Edges:
+class EdgeAttribution:
     """Scores of all edges of a model.
 
     Args:
@@ -38,32 +38,32 @@ class Edges:
     """
 
     model: LoadedModel
-    graph: Graph
+    graph: EdgeGraph
     steps: int
     budget_bytes: int
 
     @property
-    def probed(self) -> Sequence[PointIndex]:
+    def gradient_points(self) -> Sequence[PointIndex]:
         """What receivers read."""
-        return self.graph.probed
+        return self.graph.receiver_points
 
     @property
-    def compared(self) -> Sequence[PointIndex]:
+    def activation_points(self) -> Sequence[PointIndex]:
         """What senders write."""
-        return self.graph.compared
+        return self.graph.sender_points
 
     @property
-    def reads(self) -> Sequence[PointIndex]:
+    def extra_points(self) -> Sequence[PointIndex]:
         """The streams that norms read."""
         return self.graph.streams
 
     @property
-    def line(self) -> PointIndex:
+    def interpolation_point(self) -> PointIndex:
         """What enters the first block."""
         return self.model.layout.index[INPUT]
 
     @property
-    def needs_other(self) -> bool:
+    def needs_other_run(self) -> bool:
         """Senders are compared."""
         return True
 
@@ -71,7 +71,7 @@ class Edges:
         """Of equal intervals the beginnings, as in the paper."""
         return [step / self.steps for step in range(self.steps)]
 
-    def describe(self, plan: pb.AttributionPlan) -> None:
+    def describe_tensors(self, plan: pb.AttributionPlan) -> None:
         """One tensor, and its axes."""
         graph = self.graph
         plan.tensors.tensors.append(
@@ -87,10 +87,10 @@ class Edges:
     def start(self, other: PassResult | None) -> EdgeScores:
         """The scores of a batch."""
         assert other is not None
-        return EdgeScores(self, other.seen)
+        return EdgeScores(self, other.activations)
 
 
-def edges_of(model: LoadedModel, message: pb.EdgeAttribution, budget_bytes: int) -> Edges:
+def parse_edges(model: LoadedModel, message: pb.EdgeAttribution, budget_bytes: int) -> EdgeAttribution:
     """The scores of a request; on the engine's thread.
 
     Raises:
@@ -100,7 +100,7 @@ def edges_of(model: LoadedModel, message: pb.EdgeAttribution, budget_bytes: int)
         raise UnavailableSiteError(
             f"edges of {model.description.model_id} have no scores: {reason}; nodes may have", field="edges"
         )
-    return Edges(model, Graph(model.layout), message.steps or _STEPS, budget_bytes)
+    return EdgeAttribution(model, EdgeGraph(model.layout), message.steps or _DEFAULT_STEPS, budget_bytes)
 
 
 @dataclass(slots=True)
@@ -112,44 +112,44 @@ class EdgeScores:
         other: activations of the other run.
     """
 
-    kind: Edges
+    method: EdgeAttribution
     other: Mapping[PointIndex, mx.array]
     _differences: dict[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
     _scores: mx.array | None = None
-    _written: mx.array | None = None
+    _contributions: mx.array | None = None
     """What senders write, where that of all positions is taken together."""
 
     def add(self, passed: PassResult, edited: PassResult) -> None:
         """Contracts the gradients at receivers with what senders write, some positions at a time."""
-        graph = self.kind.graph
+        graph = self.method.graph
         if not self._differences:
-            self._differences = {point: self.other[point] - edited.seen[point] for point in graph.compared}
-        rows, length, width = passed.seen[graph.streams[0]].shape
-        chunk = max(1, self.kind.budget_bytes // (4 * rows * width * len(graph.senders)))
+            self._differences = {point: self.other[point] - edited.activations[point] for point in graph.sender_points}
+        rows, length, width = passed.activations[graph.streams[0]].shape
+        chunk = max(1, self.method.budget_bytes // (4 * rows * width * len(graph.senders)))
         for first in range(0, length, chunk):
-            with memory.watched(0):
-                found = self._contracted(passed, slice(first, first + chunk), keeps=chunk >= length)
+            with memory.limited(0):
+                found = self._contract(passed, slice(first, first + chunk), keeps=chunk >= length)
                 self._scores = found if self._scores is None else self._scores + found
                 mx.eval(self._scores)
 
     def finish(self) -> Sequence[mx.array]:
         """(rows, senders, receivers)"""
         assert self._scores is not None
-        scores = self._scores / self.kind.steps
+        scores = self._scores / self.method.steps
         mx.eval(scores)
         return [scores]
 
-    def _contracted(self, passed: PassResult, positions: slice, *, keeps: bool) -> mx.array:
-        graph = self.kind.graph
-        written = self._written
+    def _contract(self, passed: PassResult, positions: slice, *, keeps: bool) -> mx.array:
+        graph = self.method.graph
+        written = self._contributions
         if written is None:
-            written = graph.written(self._differences, positions)
+            written = graph.contributions(self._differences, positions)
             written = written.reshape(*written.shape[:2], -1)  # (rows, senders, positions * d_model)
             mx.eval(written)
-            self._written = written if keeps else None
+            self._contributions = written if keeps else None
         columns: list[mx.array] = []
-        for reading in graph.readings:
-            gradients = reading.gradients(passed.seen, passed.gradients, positions)
+        for reading in graph.receiver_groups:
+            gradients = reading.gradients(passed.activations, passed.gradients, positions)
             gradients = gradients.reshape(*gradients.shape[:2], -1)  # (rows, receivers, positions * d_model)
             met = written[:, : reading.sender_count] @ gradients.swapaxes(1, 2)
             mx.eval(met)  # the gradients of one block's receivers at a time

@@ -14,17 +14,17 @@ import mlx.core as mx
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
+from neuroscope_inference.engine.attributions.gradients import PassResult
 from neuroscope_inference.engine.attributions.nodes import check_has_gradient
-from neuroscope_inference.engine.attributions.probes import PassResult
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
 
 _EMBEDDING = Point("embedding")
-_STEPS = 32
+_DEFAULT_STEPS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class InputAttribution:
     """Scores of inputs that a request asks for.
 
     Args:
@@ -36,27 +36,27 @@ class Inputs:
     steps: int
 
     @property
-    def probed(self) -> Sequence[PointIndex]:
+    def gradient_points(self) -> Sequence[PointIndex]:
         """The embedding."""
-        return [self.line]
+        return [self.interpolation_point]
 
     @property
-    def compared(self) -> Sequence[PointIndex]:
+    def activation_points(self) -> Sequence[PointIndex]:
         """The embedding."""
-        return [self.line]
+        return [self.interpolation_point]
 
     @property
-    def reads(self) -> Sequence[PointIndex]:
+    def extra_points(self) -> Sequence[PointIndex]:
         """None."""
         return ()
 
     @property
-    def line(self) -> PointIndex:
+    def interpolation_point(self) -> PointIndex:
         """The embedding."""
         return self.model.layout.index[_EMBEDDING]
 
     @property
-    def needs_other(self) -> bool:
+    def needs_other_run(self) -> bool:
         """No: a line may begin at zero."""
         return False
 
@@ -64,7 +64,7 @@ class Inputs:
         """Of equal intervals the midpoints."""
         return [(step + 0.5) / self.steps for step in range(self.steps)]
 
-    def describe(self, plan: pb.AttributionPlan) -> None:
+    def describe_tensors(self, plan: pb.AttributionPlan) -> None:
         """One tensor."""
         plan.tensors.tensors.append(
             tensor_pb2.TensorSpec(
@@ -91,14 +91,14 @@ class InputScores:
         other: the run at the end of the line.
     """
 
-    kind: Inputs
+    method: InputAttribution
     other: PassResult
     _edited: PassResult | None = None
     _gradient: mx.array | None = None
 
     def add(self, passed: PassResult, edited: PassResult) -> None:
         """Sums the gradients."""
-        gradient = passed.gradients[self.kind.line].astype(mx.float32)
+        gradient = passed.gradients[self.method.interpolation_point].astype(mx.float32)
         self._edited = edited
         self._gradient = gradient if self._gradient is None else self._gradient + gradient
         mx.eval(self._gradient)
@@ -107,19 +107,19 @@ class InputScores:
         """(rows, positions)"""
         assert self._edited is not None
         assert self._gradient is not None
-        line = self.kind.line
-        difference = (self.other.seen[line] - self._edited.seen[line]).astype(mx.float32)
-        scores = (difference * self._gradient).sum(axis=-1) / self.kind.steps
+        line = self.method.interpolation_point
+        difference = (self.other.activations[line] - self._edited.activations[line]).astype(mx.float32)
+        scores = (difference * self._gradient).sum(axis=-1) / self.method.steps
         mx.eval(scores)
         return [scores]
 
 
-def inputs_of(message: pb.IntegratedGradients, model: LoadedModel) -> Inputs:
+def parse_inputs(message: pb.IntegratedGradients, model: LoadedModel) -> InputAttribution:
     """The scores of a request.
 
     Raises:
         UnavailableSiteError: the embedding cannot be read and written.
     """
-    model.available(_EMBEDDING, "inputs")
+    model.require_point(_EMBEDDING, "inputs")
     check_has_gradient(model, _EMBEDDING, "inputs")
-    return Inputs(model, message.steps or _STEPS)
+    return InputAttribution(model, message.steps or _DEFAULT_STEPS)

@@ -18,12 +18,12 @@ from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS, Point
-from neuroscope_inference.engine.attributions.probes import PassResult
+from neuroscope_inference.engine.attributions.gradients import PassResult
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import Pair
-from neuroscope_inference.engine.sweeps.points import points_of
+from neuroscope_inference.engine.sweeps.points import resolve_points
 
 INPUT = Point("resid_pre", 0)
 """What enters the first block: inputs between two runs lie on a straight line here."""
@@ -51,7 +51,7 @@ class NodeGroup:
     dictionary: Dictionary | None = None
 
     @property
-    def compared(self) -> Sequence[PointIndex]:
+    def activation_points(self) -> Sequence[PointIndex]:
         """Points whose activations are compared; in the order of `indices`, whose gradients go with them."""
         return self.indices if self.dictionary is None else [self.dictionary.index]
 
@@ -75,7 +75,7 @@ class NodeGroup:
             dictionary_id="" if self.dictionary is None else self.dictionary.description.dictionary_id,
         )
 
-    def contracted(self, edited: mx.array, other: mx.array | None, gradient: mx.array) -> mx.array:
+    def contract(self, edited: mx.array, other: mx.array | None, gradient: mx.array) -> mx.array:
         """The scores of one point (rows, ...), float32.
 
         Args:
@@ -89,13 +89,13 @@ class NodeGroup:
         else:
             features = self.dictionary.encode(edited)
             difference = features if other is None else self.dictionary.encode(other) - features
-            product = difference * self.dictionary.along(gradient, edited)
+            product = difference * self.dictionary.feature_gradient(gradient, edited)
         summed = [index for index, axis in enumerate(self.axes) if axis not in self.kept]
         return product.sum(axis=summed) if summed else product
 
 
 @dataclass(frozen=True, slots=True)
-class Nodes:
+class NodeAttribution:
     """Scores of nodes that a request asks for.
 
     Args:
@@ -111,27 +111,27 @@ class Nodes:
     compares: bool
 
     @property
-    def probed(self) -> Sequence[PointIndex]:
+    def gradient_points(self) -> Sequence[PointIndex]:
         """Every point of every group, once."""
         return list(dict.fromkeys(index for group in self.groups for index in group.indices))
 
     @property
-    def compared(self) -> Sequence[PointIndex]:
+    def activation_points(self) -> Sequence[PointIndex]:
         """Every point whose activation is looked at, once."""
-        return list(dict.fromkeys(index for group in self.groups for index in group.compared))
+        return list(dict.fromkeys(index for group in self.groups for index in group.activation_points))
 
     @property
-    def reads(self) -> Sequence[PointIndex]:
+    def extra_points(self) -> Sequence[PointIndex]:
         """None."""
         return ()
 
     @property
-    def line(self) -> PointIndex:
+    def interpolation_point(self) -> PointIndex:
         """What enters the first block."""
         return self.model.layout.index[INPUT]
 
     @property
-    def needs_other(self) -> bool:
+    def needs_other_run(self) -> bool:
         """For attribution patching, not for gradient x activation."""
         return self.compares
 
@@ -139,7 +139,7 @@ class Nodes:
         """Of equal intervals the beginnings."""
         return [step / self.steps for step in range(self.steps)]
 
-    def describe(self, plan: pb.AttributionPlan) -> None:
+    def describe_tensors(self, plan: pb.AttributionPlan) -> None:
         """A tensor for each group."""
         for plan_index, group in enumerate(self.groups):
             plan.tensors.tensors.append(group.spec(plan_index))
@@ -148,7 +148,7 @@ class Nodes:
 
     def start(self, other: PassResult | None) -> NodeScores:
         """The scores of a batch."""
-        return NodeScores(self, other.seen if self.compares and other is not None else None)
+        return NodeScores(self, other.activations if self.compares and other is not None else None)
 
 
 @dataclass(slots=True)
@@ -160,14 +160,14 @@ class NodeScores:
         other: activations of the other run; None: none are compared.
     """
 
-    kind: Nodes
+    method: NodeAttribution
     other: Mapping[PointIndex, mx.array] | None
     _edited: Mapping[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
     _gradients: dict[PointIndex, mx.array] = field(default_factory=dict[PointIndex, mx.array])
 
     def add(self, passed: PassResult, edited: PassResult) -> None:
         """Sums the gradients."""
-        self._edited = edited.seen
+        self._edited = edited.activations
         for point, gradient in passed.gradients.items():
             held = self._gradients.get(point)
             self._gradients[point] = gradient if held is None else held + gradient
@@ -176,29 +176,31 @@ class NodeScores:
     def finish(self) -> Sequence[mx.array]:
         """The contraction of differences with the mean gradient."""
         found: list[mx.array] = []
-        for group in self.kind.groups:
+        for group in self.method.groups:
             scores = [
-                group.contracted(
+                group.contract(
                     self._edited[compared],
                     None if self.other is None else self.other[compared],
-                    self._gradients[point] / self.kind.steps,
+                    self._gradients[point] / self.method.steps,
                 )
-                for compared, point in zip(group.compared, group.indices, strict=True)
+                for compared, point in zip(group.activation_points, group.indices, strict=True)
             ]
             found.append(mx.stack(scores, axis=1) if group.has_layer else scores[0])
         mx.eval(found)
         return found
 
 
-def nodes_of(message: pb.NodeAttribution, model: LoadedModel, pairs: Sequence[Pair], *, each_pair: bool) -> Nodes:
+def parse_nodes(
+    message: pb.NodeAttribution, model: LoadedModel, pairs: Sequence[Pair], *, each_pair: bool
+) -> NodeAttribution:
     """The scores of a request.
 
     Raises:
         UnknownSiteError, UnavailableSiteError: a layer does not have the component, or it has no gradient.
         InvalidRequestError: an axis that the component does not have, or positions that differ from pair to pair.
     """
-    sites = message.sites or _usual(model)
-    groups = [_group(site, model, f"nodes.sites[{index}]") for index, site in enumerate(sites)]
+    sites = message.sites or _default_sites(model)
+    groups = [_parse_group(site, model, f"nodes.sites[{index}]") for index, site in enumerate(sites)]
     lengths = sorted({pair.length for pair in pairs})
     for index, group in enumerate(groups):
         if tensor_pb2.AXIS_POSITION in group.kept and len(lengths) > 1 and not each_pair:
@@ -211,10 +213,10 @@ def nodes_of(message: pb.NodeAttribution, model: LoadedModel, pairs: Sequence[Pa
         raise InvalidRequestError(
             "gradient x activation is of one run: there is no line of inputs to take steps on", field="nodes.steps"
         )
-    return Nodes(model, groups, message.steps or 1, not message.gradient_times_activation)
+    return NodeAttribution(model, groups, message.steps or 1, not message.gradient_times_activation)
 
 
-def _usual(model: LoadedModel) -> list[pb.NodeSite]:
+def _default_sites(model: LoadedModel) -> list[pb.NodeSite]:
     """Outputs of heads and MLPs, and the input: all that writes into the residual stream."""
     found = [pb.NodeSite(site=INPUT.to_message(), by_position=True)]
     for component in ("head_output", "mlp_out"):
@@ -224,9 +226,9 @@ def _usual(model: LoadedModel) -> list[pb.NodeSite]:
     return found
 
 
-def _feature_group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeGroup:
+def _parse_feature_group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeGroup:
     """Features of a dictionary."""
-    dictionary = model.dictionary(message.dictionary_id, f"{path}.dictionary_id")
+    dictionary = model.require_dictionary(message.dictionary_id, f"{path}.dictionary_id")
     check_has_gradient(model, dictionary.output, f"{path}.dictionary_id")
     if message.HasField("site") or message.layers or message.by_head:
         name = "site" if message.HasField("site") else "layers" if message.layers else "by_head"
@@ -238,10 +240,10 @@ def _feature_group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeG
     return NodeGroup(points, indices, axes, kept, [extents[axis] for axis in kept], dictionary)
 
 
-def _group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeGroup:
+def _parse_group(message: pb.NodeSite, model: LoadedModel, path: str) -> NodeGroup:
     if message.dictionary_id:
-        return _feature_group(message, model, path)
-    points = points_of(model, message.site, message.layers, path)
+        return _parse_feature_group(message, model, path)
+    points = resolve_points(model, message.site, message.layers, path)
     for point in points:
         check_has_gradient(model, point, f"{path}.site.component")
     component = COMPONENTS[points[0].component]

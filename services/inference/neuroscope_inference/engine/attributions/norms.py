@@ -11,7 +11,7 @@ import mlx.nn as nn
 from neuroscope_inference.engine.hook_plan import plain_class
 
 
-def pulled_through(norm: nn.Module, stream: mx.array, gradients: mx.array) -> mx.array:
+def backpropagate_norm(norm: nn.Module, stream: mx.array, gradients: mx.array) -> mx.array:
     """Gradients at a norm's input from those at its output, by the norm's own code.
 
     Args:
@@ -28,7 +28,7 @@ def pulled_through(norm: nn.Module, stream: mx.array, gradients: mx.array) -> mx
 
 
 @dataclass(frozen=True, slots=True)
-class KnownNorm:
+class ClosedFormNorm:
     """A layer norm or an RMS norm at given inputs.
 
     With n the normed input before its weight w, and r what it was divided by, the gradient c at the output is
@@ -48,7 +48,7 @@ class KnownNorm:
     is_centred: bool
 
     @classmethod
-    def of(cls, norm: nn.Module, stream: mx.array) -> KnownNorm | None:
+    def from_module(cls, norm: nn.Module, stream: mx.array) -> ClosedFormNorm | None:
         """The norm at a stream (rows, positions, d_model); None if it is of another kind."""
         kind = plain_class(norm)
         if kind not in (nn.LayerNorm, nn.RMSNorm):
@@ -60,21 +60,21 @@ class KnownNorm:
         inverse = mx.rsqrt(mx.square(x).mean(axis=-1, keepdims=True) + known.eps)
         return cls(x * inverse, inverse, norm.get("weight"), kind is nn.LayerNorm)
 
-    def folded(self, matrix: mx.array) -> mx.array:
+    def fold(self, matrix: mx.array) -> mx.array:
         """A matrix behind the norm (..., d_model) as it meets the norm's input, which is yet to be divided; float32."""
         folded = matrix.astype(mx.float32)
         if self.weight is not None:
             folded = folded * self.weight.astype(mx.float32)
         return folded - folded.mean(axis=-1, keepdims=True) if self.is_centred else folded
 
-    def pulled_back(self, gradients: mx.array, matrix: mx.array) -> mx.array:
+    def backpropagate(self, gradients: mx.array, matrix: mx.array) -> mx.array:
         """Gradients at the norm's input, one for each head (rows, heads, positions, d_model), float32.
 
         Args:
             gradients: at the outputs of a matrix behind the norm (rows, positions, heads, d_head).
             matrix: (heads, d_head, d_model).
         """
-        folded = self.folded(matrix)
+        folded = self.fold(matrix)
         scaled = (gradients.astype(mx.float32) * self.inverse[..., None]).swapaxes(1, 2)
         along = folded @ self.normed.swapaxes(1, 2)[:, None]  # (rows, heads, d_head, positions)
         share = (scaled * along.swapaxes(2, 3)).mean(axis=-1, keepdims=True) * (folded.shape[1] / folded.shape[2])

@@ -11,17 +11,17 @@ import mlx.core as mx
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_inference.engine.attributions.attribution import Attribution
-from neuroscope_inference.engine.attributions.edges import edges_of
-from neuroscope_inference.engine.attributions.inputs import inputs_of
-from neuroscope_inference.engine.attributions.nodes import nodes_of
-from neuroscope_inference.engine.attributions.scores import Kind
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.attributions.edges import parse_edges
+from neuroscope_inference.engine.attributions.inputs import parse_inputs
+from neuroscope_inference.engine.attributions.method import AttributionMethod
+from neuroscope_inference.engine.attributions.nodes import parse_nodes
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.metrics import Metric, metric_of
+from neuroscope_inference.engine.sweeps.metrics import Metric, parse_metric
 from neuroscope_inference.engine.sweeps.pair import CLEAN, Pair
-from neuroscope_inference.engine.sweeps.pairs import pairs_of
+from neuroscope_inference.engine.sweeps.pairs import parse_pairs
 
-MOST_STEPS = 1024
+MAX_STEPS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class AttributionLimits:
     batch_bytes: int
 
 
-def attribution_of(
-    request: pb.AttributeRequest, model: LoadedModel, resolve: Resolve, allowed: AttributionLimits
+def parse_attribution(
+    request: pb.AttributeRequest, model: LoadedModel, resolve: ResolveTensor, allowed: AttributionLimits
 ) -> Attribution:
     """The attribution that a request asks for. Nothing has run when it raises.
 
@@ -51,17 +51,17 @@ def attribution_of(
     run = request.edited_run
     if run == pb.SWEPT_RUN_UNSPECIFIED and method != "inputs":
         run = pb.SWEPT_RUN_CLEAN
-    read = pairs_of(model, request.pairs, (), run, allowed.max_prompts)
+    read = parse_pairs(model, request.pairs, (), run, allowed.max_prompts)
     _check_pairs(request, method, read.pairs)
-    metric = metric_of(request.metric, model, read.pairs, resolve)
+    metric = parse_metric(request.metric, model, read.pairs, resolve)
     steps: int = getattr(request, method).steps
-    if steps > MOST_STEPS:
-        raise InvalidRequestError(f"at most {MOST_STEPS} steps, not {steps}", field=f"{method}.steps")
+    if steps > MAX_STEPS:
+        raise InvalidRequestError(f"at most {MAX_STEPS} steps, not {steps}", field=f"{method}.steps")
     batch_bytes = request.batch_bytes or allowed.batch_bytes
-    kind: Callable[[], Kind]
+    kind: Callable[[], AttributionMethod]
     match method:
         case "nodes":
-            kind = _ready(nodes_of(request.nodes, model, read.pairs, each_pair=request.each_pair))
+            kind = _constant(parse_nodes(request.nodes, model, read.pairs, each_pair=request.each_pair))
         case "inputs":
             if not request.each_pair and len({pair.length for pair in read.pairs}) > 1:
                 raise InvalidRequestError(
@@ -69,18 +69,20 @@ def attribution_of(
                     "pair",
                     field="each_pair",
                 )
-            kind = _ready(inputs_of(request.inputs, model))
+            kind = _constant(parse_inputs(request.inputs, model))
         case "edges":
-            kind = partial(edges_of, model, request.edges, batch_bytes)
-    _check_metric(metric, _begins_at_clean(request, method, read.pairs))
-    return Attribution(model, read.pairs, metric, kind, request.each_pair, batch_bytes, _together(), read.warnings)
+            kind = partial(parse_edges, model, request.edges, batch_bytes)
+    _check_metric(metric, _only_clean_gradient(request, method, read.pairs))
+    return Attribution(
+        model, read.pairs, metric, kind, request.each_pair, batch_bytes, _batch_positions(), read.warnings
+    )
 
 
-def _ready(kind: Kind) -> Callable[[], Kind]:
+def _constant(kind: AttributionMethod) -> Callable[[], AttributionMethod]:
     return lambda: kind
 
 
-def _together() -> int:
+def _batch_positions() -> int:
     """Positions of the rows of one pass: as many as keep the device busy, and no longer than others may wait."""
     return 256 if mx.default_device() == mx.cpu else 4096
 
@@ -118,7 +120,7 @@ def _check_pairs(request: pb.AttributeRequest, method: str, pairs: Sequence[Pair
         )
 
 
-def _begins_at_clean(request: pb.AttributeRequest, method: str, pairs: Sequence[Pair]) -> bool:
+def _only_clean_gradient(request: pb.AttributeRequest, method: str, pairs: Sequence[Pair]) -> bool:
     """Whether the only gradient is that of the clean run."""
     steps = 1 if method == "nodes" and not request.nodes.steps else getattr(request, method).steps
     return method != "inputs" and steps == 1 and pairs[0].edited_row == CLEAN

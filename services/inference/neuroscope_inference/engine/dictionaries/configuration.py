@@ -37,7 +37,7 @@ _MLP_INPUT = re.compile(r"blocks\.([0-9]{1,9})\.mlp\.hook_in")
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
+class DictionaryConfig:
     """A configuration that has been understood.
 
     Args:
@@ -71,7 +71,7 @@ class Configuration:
     warnings: tuple[str, ...]
 
 
-def parse(text: str | bytes, field: str) -> Configuration:
+def parse(text: str | bytes, field: str) -> DictionaryConfig:
     """The configuration of a text.
 
     Args:
@@ -88,10 +88,10 @@ def parse(text: str | bytes, field: str) -> Configuration:
         raise ModelCorruptError(f"the configuration of the dictionary is no JSON: {error}", field=field) from None
     if not isinstance(found, dict):
         raise ModelCorruptError("the configuration of the dictionary is no JSON object", field=field)
-    return _Reader(cast("dict[str, Any]", found), field).configuration()
+    return _ConfigParser(cast("dict[str, Any]", found), field).configuration()
 
 
-class _Reader:
+class _ConfigParser:
     """Values by their names of any version."""
 
     def __init__(self, values: dict[str, Any], field: str) -> None:
@@ -101,7 +101,7 @@ class _Reader:
         self._values = {**cast("dict[str, Any]", inner), **values}
         self._field = field
 
-    def configuration(self) -> Configuration:
+    def configuration(self) -> DictionaryConfig:
         name = self._text("architecture") or "standard"
         if name not in ARCHITECTURES:
             raise ModelUnsupportedError(
@@ -132,7 +132,7 @@ class _Reader:
                 "heads together can be loaded",
                 field=self._field,
             )
-        return Configuration(
+        return DictionaryConfig(
             architecture,
             is_transcoder,
             self._k() if architecture == pb.DICTIONARY_ARCHITECTURE_TOPK else 0,
@@ -200,7 +200,7 @@ class _Reader:
         return default
 
 
-def site_of(hook_name: str) -> site_pb2.Site:
+def parse_hook_name(hook_name: str) -> site_pb2.Site:
     """The site of a hook's name: a TransformerLens name, or one of ours."""
     if match := _MLP_INPUT.fullmatch(hook_name):  # what the MLP reads, behind its norm
         return site_pb2.Site(component="mlp_out", layer=int(match[1]), side=site_pb2.SIDE_INPUT)

@@ -21,7 +21,7 @@ _EPSILON = 1e-5  # SAELens' of its layer norm
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledInput:
+class NormalisedInput:
     """What is encoded, (rows, positions, d_in), and what brings a reconstruction back: times scale, plus shift."""
 
     inputs: mx.array
@@ -63,7 +63,7 @@ class Dictionary:
         """F."""
         return self.description.feature_count
 
-    def checked(self, features: Sequence[int], field: str) -> list[int]:
+    def check_features(self, features: Sequence[int], field: str) -> list[int]:
         """Features that there are.
 
         Raises:
@@ -87,10 +87,10 @@ class Dictionary:
             x: (rows, positions, ...), of any type.
             features: which; empty: all.
         """
-        inputs = self._scaled(x).inputs
+        inputs = self._normalise(x).inputs
         match self.description.architecture:
             case pb.DICTIONARY_ARCHITECTURE_TOPK:
-                found = _largest(self._linear(inputs, "b_enc"), self.description.top_k)
+                found = _keep_largest(self._linear(inputs, "b_enc"), self.description.top_k)
                 return mx.take(found, mx.array(list(features)), axis=-1) if features else found
             case pb.DICTIONARY_ARCHITECTURE_GATED:
                 gate = self._linear(inputs, "b_gate", features)
@@ -113,13 +113,13 @@ class Dictionary:
         written = (features.astype(self._dtype) @ self.weights["W_dec"]).astype(mx.float32)
         written = written + self.weights["b_dec"].astype(mx.float32)
         if "W_skip" in self.weights:
-            written = written + (flat(x).astype(self._dtype) @ self.weights["W_skip"].T).astype(mx.float32)
-        scaled = self._scaled(x)
+            written = written + (join_heads(x).astype(self._dtype) @ self.weights["W_skip"].T).astype(mx.float32)
+        scaled = self._normalise(x)
         if scaled.scale is not None:
             written = written * scaled.scale
         return written if scaled.shift is None else written + scaled.shift
 
-    def written(self, change: mx.array, x: mx.array, features: Sequence[int] = ()) -> mx.array:
+    def decode_change(self, change: mx.array, x: mx.array, features: Sequence[int] = ()) -> mx.array:
         """What a change of features adds to the output (rows, positions, d_out), float32.
 
         Args:
@@ -131,26 +131,26 @@ class Dictionary:
         if features:
             rows = mx.take(rows, mx.array(list(features)), axis=0)
         added = change @ rows.astype(mx.float32)
-        scale = self._scaled(x).scale
+        scale = self._normalise(x).scale
         return added if scale is None else added * scale
 
-    def along(self, gradient: mx.array, x: mx.array) -> mx.array:
+    def feature_gradient(self, gradient: mx.array, x: mx.array) -> mx.array:
         """The gradient by each feature (rows, positions, F), float32, were it added to the output.
 
         Args:
             gradient: of something by the output (rows, positions, ...).
             x: the activation of the site that it reads.
         """
-        found = flat(gradient).astype(mx.float32) @ self.weights["W_dec"].astype(mx.float32).T
-        scale = self._scaled(x).scale
+        found = join_heads(gradient).astype(mx.float32) @ self.weights["W_dec"].astype(mx.float32).T
+        scale = self._normalise(x).scale
         return found if scale is None else found * scale
 
     @property
     def _dtype(self) -> mx.Dtype:
         return self.weights["W_enc"].dtype
 
-    def _scaled(self, x: mx.array) -> ScaledInput:
-        inputs = flat(x).astype(mx.float32)
+    def _normalise(self, x: mx.array) -> NormalisedInput:
+        inputs = join_heads(x).astype(mx.float32)
         scale: mx.array | None = None
         shift: mx.array | None = None
         if self.normalisation == LAYER_NORM:
@@ -162,7 +162,7 @@ class Dictionary:
         inputs = inputs.astype(self._dtype)
         if self.subtracts_bias:
             inputs = inputs - self.weights["b_dec"]
-        return ScaledInput(inputs, scale, shift)
+        return NormalisedInput(inputs, scale, shift)
 
     def _linear(self, inputs: mx.array, bias: str, features: Sequence[int] = ()) -> mx.array:
         columns = self.weights["W_enc"]
@@ -175,12 +175,12 @@ class Dictionary:
         return mx.take(row, mx.array(list(features))) if features else row
 
 
-def flat(x: mx.array) -> mx.array:
+def join_heads(x: mx.array) -> mx.array:
     """An activation with its heads joined, (rows, positions, width)."""
     return x if x.ndim == 3 else x.reshape(*x.shape[:2], -1)
 
 
-def _largest(z: mx.array, k: int) -> mx.array:
+def _keep_largest(z: mx.array, k: int) -> mx.array:
     """The k largest of the last axis where they are above 0; 0 elsewhere."""
     places = mx.argpartition(-z, k - 1, axis=-1)[..., :k]
     kept = mx.maximum(mx.take_along_axis(z, places, axis=-1), 0)

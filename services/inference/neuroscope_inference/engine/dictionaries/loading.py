@@ -18,10 +18,10 @@ from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.v1 import site_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS, Point, resolve
 from neuroscope.vocabulary.tensors import Array, numpy_dtype, parse_dtype
-from neuroscope_inference.engine.arrays import cast_dtype, of_numpy
+from neuroscope_inference.engine.arrays import cast_dtype, from_numpy
 from neuroscope_inference.engine.dictionaries import configuration as configurations
 from neuroscope_inference.engine.dictionaries import weights as files
-from neuroscope_inference.engine.dictionaries.configuration import Configuration
+from neuroscope_inference.engine.dictionaries.configuration import DictionaryConfig
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.model import LoadedModel
 
@@ -33,18 +33,18 @@ class CheckedDictionary:
     """A dictionary that has been held against its model, its tensors in numpy."""
 
     description: pb.Dictionary
-    configuration: Configuration
+    configuration: DictionaryConfig
     point: Point
     output: Point
     tensors: Mapping[str, Array]
     dtype: mx.Dtype
 
-    def made(self, model: LoadedModel) -> Dictionary:
+    def build(self, model: LoadedModel) -> Dictionary:
         """The dictionary; on the engine's thread."""
-        weights = {name: _single(tensor) for name, tensor in self.tensors.items()}
+        weights = {name: _to_float32(tensor) for name, tensor in self.tensors.items()}
         if self.configuration.rescales and self.configuration.k:
-            weights = files.rescaled(weights)
-        arrays = {name: of_numpy(tensor).astype(self.dtype) for name, tensor in weights.items()}
+            weights = files.rescale_decoder(weights)
+        arrays = {name: from_numpy(tensor).astype(self.dtype) for name, tensor in weights.items()}
         mx.eval(list(arrays.values()))
         return Dictionary(
             self.description,
@@ -58,7 +58,7 @@ class CheckedDictionary:
         )
 
 
-def check(
+def check_dictionary(
     request: pb.LoadDictionaryRequest,
     model: LoadedModel,
     configuration_text: str | bytes,
@@ -81,12 +81,12 @@ def check(
         DataConversionError: it cannot be kept in that type.
     """
     configuration = configurations.parse(configuration_text, field)
-    weights = files.checked(tensors, configuration, field)
-    point = _point(request.site, request.HasField("site"), configuration.hook_name, "site", field, model)
+    weights = files.check_weights(tensors, configuration, field)
+    point = _resolve_point(request.site, request.HasField("site"), configuration.hook_name, "site", field, model)
     output = point
     if configuration.is_transcoder:
         given = request.HasField("output_site")
-        output = _point(request.output_site, given, configuration.hook_name_out, "output_site", field, model)
+        output = _resolve_point(request.output_site, given, configuration.hook_name_out, "output_site", field, model)
     elif request.HasField("output_site"):
         raise InvalidRequestError("the dictionary is no transcoder: it writes where it reads", field="output_site")
     for name, where, width in (("reads", point, weights.input_width), ("writes", output, weights.output_width)):
@@ -134,7 +134,9 @@ def check(
     )
 
 
-def _point(site: site_pb2.Site, is_given: bool, hook_name: str, asked: str, field: str, model: LoadedModel) -> Point:
+def _resolve_point(
+    site: site_pb2.Site, is_given: bool, hook_name: str, asked: str, field: str, model: LoadedModel
+) -> Point:
     """A site of the dictionary, of one layer and as wide as there are numbers."""
     if not is_given and not hook_name:
         raise InvalidRequestError(
@@ -142,7 +144,9 @@ def _point(site: site_pb2.Site, is_given: bool, hook_name: str, asked: str, fiel
         )
     where = asked if is_given else field
     try:
-        points = resolve(site if is_given else configurations.site_of(hook_name), model.layout.num_layers, field=where)
+        points = resolve(
+            site if is_given else configurations.parse_hook_name(hook_name), model.layout.num_layers, field=where
+        )
     except UnknownSiteError as error:
         if not is_given:
             error.message = f"the configuration's {hook_name!r}: {error.message}; name the {asked}"
@@ -150,7 +154,7 @@ def _point(site: site_pb2.Site, is_given: bool, hook_name: str, asked: str, fiel
         raise
     if len(points) > 1:
         raise InvalidRequestError("a dictionary is of one layer", field=f"{where}.layer" if is_given else where)
-    model.available(points[0], where)
+    model.require_point(points[0], where)
     axes = COMPONENTS[points[0].component].axes
     if axes[1] != tensor_pb2.AXIS_POSITION or points[0].component == "expert_indices":
         raise InvalidRequestError(f"{points[0]} is no vector at each position", field=where)
@@ -166,7 +170,7 @@ def _default_id(path: str, point: Point) -> str:
     return _NOT_OF_IDS.sub("-", name) or str(point)
 
 
-def _single(tensor: Array) -> NDArray[np.float32]:
+def _to_float32(tensor: Array) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         single: NDArray[np.float32] = tensor.astype(np.float32)
     if not np.isfinite(single).all():

@@ -6,13 +6,13 @@ from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError,
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 
 
-class Library:
+class DictionaryRegistry:
     """Loaded dictionaries. Any thread may look; only the engine's changes anything."""
 
     def __init__(self) -> None:
         self._dictionaries: dict[str, Dictionary] = {}
 
-    def of(self, model_id: str = "") -> list[Dictionary]:
+    def of_model(self, model_id: str = "") -> list[Dictionary]:
         """Those of a model, in the order in which they were loaded; of all models for an empty id."""
         return [
             found for found in self._dictionaries.values() if not model_id or found.description.model_id == model_id
@@ -20,7 +20,7 @@ class Library:
 
     def held_bytes(self, model_id: str = "") -> int:
         """What they take in memory."""
-        return sum(found.description.length_bytes for found in self.of(model_id))
+        return sum(found.description.length_bytes for found in self.of_model(model_id))
 
     def get(self, dictionary_id: str, field: str, model_id: str = "") -> Dictionary:
         """A dictionary.
@@ -54,7 +54,7 @@ class Library:
                 f"a dictionary {dictionary_id!r} is loaded; choose another name, or unload it", field="dictionary_id"
             )
 
-    def put(self, found: Dictionary) -> None:
+    def add(self, found: Dictionary) -> None:
         """Adds a dictionary."""
         self.check_free(found.description.dictionary_id)
         self._dictionaries = {**self._dictionaries, found.description.dictionary_id: found}
@@ -68,7 +68,7 @@ class Library:
         self.get(dictionary_id, field)
         self._dictionaries = {name: found for name, found in self._dictionaries.items() if name != dictionary_id}
 
-    def forget(self, model_id: str) -> None:
+    def remove_model(self, model_id: str) -> None:
         """Takes all dictionaries of a model away."""
         self._dictionaries = {name: found for name, found in self._dictionaries.items() if not _is_of(found, model_id)}
 

@@ -14,21 +14,21 @@ from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupp
 from neuroscope.v1 import dictionary_pb2 as pb
 from neuroscope.vocabulary.tensors import Array
 from neuroscope.wire import safetensors_file
-from neuroscope_inference.engine.dictionaries.configuration import Configuration
+from neuroscope_inference.engine.dictionaries.configuration import DictionaryConfig
 
 CONFIGURATION, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _FACTORS = ("scaling_factor", "finetuning_scaling_factor")
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class DictionaryFiles:
     """A dictionary's files, opened."""
 
     configuration: bytes
     tensors: Mapping[str, Array]
 
 
-def open_folder(folder: Path | None, path: str, field: str) -> Folder:
+def open_folder(folder: Path | None, path: str, field: str) -> DictionaryFiles:
     """The files of a folder; tensors are read when they are looked at.
 
     Args:
@@ -55,11 +55,11 @@ def open_folder(folder: Path | None, path: str, field: str) -> Folder:
         tensors, _ = safetensors_file.read(mapped)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ModelCorruptError(f"{WEIGHTS} of {path!r} is no safetensors: {error}", field=field) from None
-    return Folder((folder / CONFIGURATION).read_bytes(), tensors)
+    return DictionaryFiles((folder / CONFIGURATION).read_bytes(), tensors)
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class DictionaryWeights:
     """The tensors of a dictionary, by their names in the file, and its widths."""
 
     tensors: Mapping[str, Array]
@@ -68,7 +68,7 @@ class Weights:
     output_width: int
 
 
-def checked(tensors: Mapping[str, Array], configuration: Configuration, field: str) -> Weights:
+def check_weights(tensors: Mapping[str, Array], configuration: DictionaryConfig, field: str) -> DictionaryWeights:
     """The tensors that a configuration asks for.
 
     Raises:
@@ -76,7 +76,7 @@ def checked(tensors: Mapping[str, Array], configuration: Configuration, field: s
         ModelUnsupportedError: a scaling factor would have to be applied.
     """
     if "W_enc" not in tensors or "W_dec" not in tensors:
-        raise _missing("W_enc" if "W_enc" not in tensors else "W_dec", tensors, field)
+        raise _missing_error("W_enc" if "W_enc" not in tensors else "W_dec", tensors, field)
     for name in ("W_enc", "W_dec"):
         if tensors[name].ndim != 2:
             raise ModelCorruptError(f"{name} has the shape {list(tensors[name].shape)}: it has two axes", field=field)
@@ -85,7 +85,7 @@ def checked(tensors: Mapping[str, Array], configuration: Configuration, field: s
     shapes = _shapes(configuration, tensors, d_in, d_sae, d_out)
     for name, shape in shapes.items():
         if name not in tensors:
-            raise _missing(name, tensors, field)
+            raise _missing_error(name, tensors, field)
         if tensors[name].shape != shape:
             raise ModelCorruptError(
                 f"{name} has the shape {list(tensors[name].shape)}, where W_enc ({d_in}, {d_sae}) asks for "
@@ -108,10 +108,10 @@ def checked(tensors: Mapping[str, Array], configuration: Configuration, field: s
     for name, tensor in found.items():
         if tensor.dtype.kind in "iub" or not np.isfinite(tensor.astype(np.float32, copy=False)).all():
             raise ModelCorruptError(f"{name} holds what are no finite floating-point numbers", field=field)
-    return Weights(found, d_in, d_sae, d_out)
+    return DictionaryWeights(found, d_in, d_sae, d_out)
 
 
-def rescaled(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def rescale_decoder(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """Weights whose decoder rows have the length 1, and which give the same reconstructions from rescaled features."""
     norms = np.linalg.norm(weights["W_dec"], axis=1)
     return {
@@ -123,7 +123,7 @@ def rescaled(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np
 
 
 def _shapes(
-    configuration: Configuration, tensors: Mapping[str, Array], d_in: int, d_sae: int, d_out: int
+    configuration: DictionaryConfig, tensors: Mapping[str, Array], d_in: int, d_sae: int, d_out: int
 ) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "W_enc": (d_in, d_sae),
@@ -140,6 +140,6 @@ def _shapes(
     return shapes
 
 
-def _missing(name: str, tensors: Mapping[str, Array], field: str) -> ModelCorruptError:
+def _missing_error(name: str, tensors: Mapping[str, Array], field: str) -> ModelCorruptError:
     there = ", ".join(sorted(tensors)) or "none"
     return ModelCorruptError(f"the dictionary has no tensor {name}; it has {there}", field=field, valid=(name,))

@@ -11,18 +11,18 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import COMPONENTS
-from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.attributions.graph import EdgeGraph
 from neuroscope_inference.engine.attributions.nodes import INPUT
-from neuroscope_inference.engine.edges.model_graph import check_edges, graph_of
-from neuroscope_inference.engine.edges.plan import EdgePlan, Written, written
+from neuroscope_inference.engine.edges.model_graph import check_edges, edge_graph
+from neuroscope_inference.engine.edges.plan import EdgePlan, SenderOutputs, compute_outputs
 from neuroscope_inference.engine.edges.sets import EdgeSets, Mask
 from neuroscope_inference.engine.edits import EditPlan
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.cells import Extent, boundary_of, check_donors
+from neuroscope_inference.engine.sweeps.cell_plan import ActivationKey
+from neuroscope_inference.engine.sweeps.cells import EditExtent, boundary_of, check_donors
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Pair
-from neuroscope_inference.engine.sweeps.plan import Asked
-from neuroscope_inference.engine.sweeps.values import CellValue
+from neuroscope_inference.engine.sweeps.replacement import ReplacementValue
 
 
 class EdgeGrid:
@@ -50,21 +50,21 @@ class EdgeGrid:
         path: str,
         first_cell: int,
         pairs: Sequence[Pair],
-        resolve: Resolve,
+        resolve: ResolveTensor,
     ) -> None:
         self._model, self._path, self._first_cell, self._resolve = model, path, first_cell, resolve
-        self._graph = graph_of(model, path)
-        self._value = CellValue(message.value, f"{path}.value", COMPONENTS[INPUT.component])
+        self._graph = edge_graph(model, path)
+        self._value = ReplacementValue(message.value, f"{path}.value", COMPONENTS[INPUT.component])
         self._sets = EdgeSets(self._graph, message, path)
-        self._layers = _Layers(self._graph)
-        self._costs = [self._layers.cost(self._sets.changed(number)) for number in range(self._sets.count)]
+        self._edge_costs = _EdgeCosts(self._graph)
+        self._costs = [self._edge_costs.cost(self._sets.changed(number)) for number in range(self._sets.count)]
         for pair in pairs:
             if pair.corruptions and pair.edited_row == CORRUPTED:
                 raise InvalidRequestError(
                     "edges are changed in runs of prompts alone: edit the clean run", field=pair.corruptions[0].path
                 )
         self._edit: tuple[tuple[int, bytes], EditPlan] | None = None
-        self._written: tuple[tuple[int, bytes], Written] | None = None
+        self._outputs: tuple[tuple[int, bytes], SenderOutputs] | None = None
         """What senders write in a pair with a value: cells of one pair and value come after each other."""
 
     @property
@@ -76,7 +76,7 @@ class EdgeGrid:
         """One axis, with the names of edges or cells."""
         return pb.GridShape(first_cell=first_cell, component="edges", axes=[self._sets.axis()])
 
-    def prove(self) -> None:
+    def check_supported(self) -> None:
         """Refuses a model whose edges do not add up.
 
         Raises:
@@ -88,24 +88,28 @@ class EdgeGrid:
         """The changed edges of a cell."""
         return self._plan(number, pair, self._value.expression(self._first_cell + number, pair))
 
-    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> None:
+    def generation_plan(
+        self, number: int, pair: Pair, new_tokens: int, given: Mapping[ActivationKey, mx.array]
+    ) -> None:
         """None: a sweep that goes on has no sets of edges."""
 
-    def company(self, number: int, pair: Pair) -> bytes:
+    def batch_key(self, number: int, pair: Pair) -> bytes:
         """Cells of one batch have the same value; those that change nothing are by themselves, and none is run."""
-        if self._costs[number].boundary == self._layers.nowhere:
+        if self._costs[number].boundary == self._edge_costs.unreached:
             return self._path.encode()
         return self._key(self._value.expression(self._first_cell + number, pair))
 
-    def extent(self, number: int, pair: Pair) -> Extent:
+    def extent(self, number: int, pair: Pair) -> EditExtent:
         """From the first receiver of a changed edge, and the first position where senders may write something else."""
         extent = self._costs[number]
-        if extent.boundary == self._layers.nowhere:
-            return Extent(self._model.layout.num_layers, pair.length)
+        if extent.boundary == self._edge_costs.unreached:
+            return EditExtent(self._model.layout.num_layers, pair.length)
         expression = self._value.expression(self._first_cell + number, pair)
-        return Extent(extent.boundary, _first_difference(pair, expression), extent.work, extent.position_bytes)
+        return EditExtent(
+            extent.boundary, _first_different_position(pair, expression), extent.work, extent.position_bytes
+        )
 
-    def samples(self, pair: Pair) -> Iterator[EdgePlan]:
+    def sample_plans(self, pair: Pair) -> Iterator[EdgePlan]:
         """Every value, checked; the sets are, too, once they have been read."""
         try:
             for value in self._value.samples(self._first_cell, pair):
@@ -115,7 +119,7 @@ class EdgeGrid:
         except MLXIntegrationError as error:
             if error.field.startswith(f"{self._path}.select"):  # all positions of runs that are not equally long
                 error.field = f"pairs[{pair.index}]"
-            error.field = self._value.as_sent(error.field)
+            error.field = self._value.request_field(error.field)
             raise
 
     def _plan(self, number: int, pair: Pair, value: intervention_pb2.Expression) -> EdgePlan:
@@ -123,11 +127,11 @@ class EdgeGrid:
         if self._edit is None or self._edit[0] != key:
             self._edit = key, self._edits(pair, value)
 
-        def write(plan: EdgePlan, given: Mapping[Asked, mx.array]) -> Written:
-            if self._written is None or self._written[0] != key:
-                self._written = None  # nobody holds those of two pairs
-                self._written = key, written(plan, given, pair.length)
-            return self._written[1]
+        def write(plan: EdgePlan, given: Mapping[ActivationKey, mx.array]) -> SenderOutputs:
+            if self._outputs is None or self._outputs[0] != key:
+                self._outputs = None  # nobody holds those of two pairs
+                self._outputs = key, compute_outputs(plan, given, pair.length)
+            return self._outputs[1]
 
         return EdgePlan(self._graph, self._sets.changed(number), self._edit[1], pair.edited_row, write)
 
@@ -141,7 +145,7 @@ class EdgeGrid:
                 select=site_pb2.Selector(rows=[pair.edited_row]),
                 value=value,
             )
-            for point in self._graph.compared
+            for point in self._graph.sender_points
         ]
         return EditPlan(self._model, edits, pair.lengths, 0, self._resolve, paths=[self._path] * len(edits))
 
@@ -149,20 +153,22 @@ class EdgeGrid:
         return self._path.encode() + value.SerializeToString(deterministic=True)
 
 
-class _Layers:
+class _EdgeCosts:
     """What a set of edges costs, and where it begins.
 
     Args:
         graph: the edges.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: EdgeGraph) -> None:
         layout = graph.layout
-        self.nowhere = layout.num_layers + 1
-        points = [graph.layout.states[part.point].point for reading in graph.readings for part in reading.projections]
+        self.unreached = layout.num_layers + 1
+        points = [
+            graph.layout.states[part.point].point for reading in graph.receiver_groups for part in reading.projections
+        ]
         counts = [
-            1 if part.matrix is None else graph.heads_of(part.point)
-            for reading in graph.readings
+            1 if part.matrix is None else graph.head_count(part.point)
+            for reading in graph.receiver_groups
             for part in reading.projections
         ]
         readers = [boundary_of(point.component, point.layer, layout.num_layers) for point in points]
@@ -171,21 +177,21 @@ class _Layers:
         self._writers = np.array([sender.site.layer if row else -1 for row, sender in enumerate(graph.senders)])
         self._width = layout.state(INPUT).axes_extents[-1]
 
-    def cost(self, changed: Mask) -> Extent:
+    def cost(self, changed: Mask) -> EditExtent:
         """Of a cell; its first position is not known here."""
         read = changed.any(axis=0)
         if not read.any():
-            return Extent(self.nowhere, 0)
+            return EditExtent(self.unreached, 0)
         boundary = int(self._readers[read].min())
         writes = changed.any(axis=1)
         anew = int((writes & (self._writers >= boundary)).sum())
         widest = int(np.bincount(self._parts[read]).max())
         # A block multiplies a position with about 12 d_model^2 numbers, a receiver with its senders and its matrix.
         work = float(read.sum()) * (int(writes.sum()) + anew + 64) / (12 * self._width)
-        return Extent(boundary, 0, work, 4 * self._width * (anew + 6 * widest))
+        return EditExtent(boundary, 0, work, 4 * self._width * (anew + 6 * widest))
 
 
-def _first_difference(pair: Pair, value: intervention_pb2.Expression) -> int:
+def _first_different_position(pair: Pair, value: intervention_pb2.Expression) -> int:
     """The first position at which a value can differ from what the edited run has."""
     other = CORRUPTED if pair.edited_row == CLEAN else CLEAN
     is_other_run = value.WhichOneof("node") == "other_row" and value.other_row.row == other

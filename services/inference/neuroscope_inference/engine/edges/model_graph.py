@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from neuroscope.errors import UnavailableSiteError
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.attributions.graph import Graph, GraphUnavailableError
-from neuroscope_inference.engine.attributions.proof import why_no_edges
+from neuroscope_inference.engine.attributions.graph import EdgeGraph, GraphUnavailableError
+from neuroscope_inference.engine.attributions.support import why_no_edges
 from neuroscope_inference.engine.model import LoadedModel
 
 
-def graph_of(model: LoadedModel, field: str) -> Graph:
+def edge_graph(model: LoadedModel, field: str) -> EdgeGraph:
     """The graph of a model.
 
     Raises:
         UnavailableSiteError: it has none; says why.
     """
     try:
-        return Graph(model.layout)
+        return EdgeGraph(model.layout)
     except GraphUnavailableError as missing:
         raise _unavailable(model, str(missing), field) from None
 
@@ -35,13 +35,13 @@ def _unavailable(model: LoadedModel, reason: str, field: str) -> UnavailableSite
     return UnavailableSiteError(f"{model.description.model_id} has no graph of edges: {reason}", field=field)
 
 
-def described(model: LoadedModel, field: str) -> pb.GetEdgeGraphResponse:
+def describe_edge_graph(model: LoadedModel, field: str) -> pb.GetEdgeGraphResponse:
     """The graph as the contract carries it; on the engine's thread.
 
     Raises:
         UnavailableSiteError: the model has none, or its edges do not add up; says why.
     """
-    graph = graph_of(model, field)
+    graph = edge_graph(model, field)
     check_edges(model, field)
     return pb.GetEdgeGraphResponse(
         model_id=model.description.model_id,

@@ -9,17 +9,17 @@ import mlx.core as mx
 
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine import memory
-from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.attributions.graph import EdgeGraph
 from neuroscope_inference.engine.edges.sets import Mask
-from neuroscope_inference.engine.edit import Outcome
+from neuroscope_inference.engine.edit import EditResult
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
 from neuroscope_inference.engine.position_range import PositionRange
-from neuroscope_inference.engine.sweeps.plan import Asked
+from neuroscope_inference.engine.sweeps.cell_plan import ActivationKey
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class SenderOutputs:
     """What senders write in a pair, at all positions of the prompt.
 
     Args:
@@ -44,18 +44,18 @@ class EdgePlan:
         write: makes, or finds, what is written.
     """
 
-    graph: Graph
+    graph: EdgeGraph
     changed: Mask
     edit: EditPlan
     row: int
-    write: Callable[[EdgePlan, Mapping[Asked, mx.array]], Written]
-    written: Written | None = field(default=None, init=False)
+    get_outputs: Callable[[EdgePlan, Mapping[ActivationKey, mx.array]], SenderOutputs]
+    outputs: SenderOutputs | None = field(default=None, init=False)
     """Once it has what it asks for."""
 
     @property
     def points(self) -> Sequence[Point]:
         """What receivers read."""
-        return [self.graph.layout.states[point].point for point in self.graph.probed]
+        return [self.graph.layout.states[point].point for point in self.graph.receiver_points]
 
     @property
     def edits_logits(self) -> bool:
@@ -63,20 +63,20 @@ class EdgePlan:
         return False
 
     @property
-    def asks(self) -> set[Asked]:
+    def required_activations(self) -> set[ActivationKey]:
         """What the value asks for, and the edited run's own outputs."""
-        return self.edit.asks | {(self.row, point) for point in self.graph.compared}
+        return self.edit.required_activations | {(self.row, point) for point in self.graph.sender_points}
 
-    def take(self, given: Mapping[Asked, mx.array]) -> None:
+    def provide(self, given: Mapping[ActivationKey, mx.array]) -> None:
         """Finds what is written."""
-        self.written = self.write(self, given)
+        self.outputs = self.get_outputs(self, given)
 
-    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def edits_for(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], EditResult]:
         """Nothing row by row: a hook plan changes the edges of all rows together."""
-        return {}, Outcome()
+        return {}, EditResult()
 
 
-def written(plan: EdgePlan, given: Mapping[Asked, mx.array], length: int) -> Written:
+def compute_outputs(plan: EdgePlan, given: Mapping[ActivationKey, mx.array], length: int) -> SenderOutputs:
     """What the senders of a plan write, evaluated.
 
     Args:
@@ -89,17 +89,17 @@ def written(plan: EdgePlan, given: Mapping[Asked, mx.array], length: int) -> Wri
         OutOfMemoryError: it takes more memory than there is.
     """
     graph = plan.graph
-    unedited = {point: given[plan.row, point] for point in graph.compared}
-    plan.edit.take(given)
-    edits, outcome = plan.edit.at(PositionRange(plan.row, 0, 0, length, length))
+    unedited = {point: given[plan.row, point] for point in graph.sender_points}
+    plan.edit.provide(given)
+    edits, outcome = plan.edit.edits_for(PositionRange(plan.row, 0, 0, length, length))
     differences: dict[PointIndex, mx.array] = {}
     for point, value in unedited.items():
         edited = value
         for edit in edits[point]:
             edited = edit.apply(edited)
         differences[point] = edited - value
-    with memory.watched(0):
-        together = graph.written(differences, slice(None))[0]
+    with memory.limited(0):
+        together = graph.contributions(differences, slice(None))[0]
         mx.eval(together, outcome.arrays)
     outcome.check()
-    return Written(unedited, together)
+    return SenderOutputs(unedited, together)

@@ -11,7 +11,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.vocabulary.component_names import receiver_name, sender_name
 from neuroscope.vocabulary.sites import Point, resolve
-from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.attributions.graph import EdgeGraph
 
 Mask = NDArray[np.bool_]
 """Edges of a graph (senders, receivers)."""
@@ -31,18 +31,18 @@ class EdgeSets:
         InvalidRequestError: a node is none of the graph, an edge is out of range or leads nowhere, or no set is named.
     """
 
-    def __init__(self, graph: Graph, message: pb.EdgeGrid, path: str) -> None:
+    def __init__(self, graph: EdgeGraph, message: pb.EdgeGrid, path: str) -> None:
         self._graph, self._path = graph, path
-        self._rows = _places(graph, message.senders, graph.senders, f"{path}.senders")
-        self._columns = _places(graph, message.receivers, graph.receivers, f"{path}.receivers")
+        self._rows = _node_indices(graph, message.senders, graph.senders, f"{path}.senders")
+        self._columns = _node_indices(graph, message.receivers, graph.receivers, f"{path}.receivers")
         counts = np.array([receiver.sender_count for receiver in graph.receivers])
-        self._reach: Mask = self._rows[:, None] < counts[self._columns][None]
+        self._exists: Mask = self._rows[:, None] < counts[self._columns][None]
         self._cells: Sequence[pb.EdgeCell] = ()
         self._each: NDArray[np.intp] | None = None
         """Where every edge is a cell: the edges that there are, flat."""
         match message.WhichOneof("changed"):
             case "each":
-                self._each = np.flatnonzero(self._reach)
+                self._each = np.flatnonzero(self._exists)
                 if not self._each.size:
                     raise InvalidRequestError("no sender reaches a receiver", field=f"{path}.senders")
             case "cells":
@@ -72,17 +72,17 @@ class EdgeSets:
             InvalidRequestError: an edge is out of range, or the receiver reads before the sender writes.
         """
         if self._each is None:
-            chosen = self._chosen(self._cells[number], f"{self._path}.cells.cells[{number}]")
+            chosen = self._cell_mask(self._cells[number], f"{self._path}.cells.cells[{number}]")
         else:
-            chosen = np.zeros(self._reach.size, bool)
+            chosen = np.zeros(self._exists.size, bool)
             chosen[self._each[number]] = True
         found = np.zeros((len(self._graph.senders), len(self._graph.receivers)), bool)
-        found[self._rows[:, None], self._columns[None]] = chosen.reshape(self._reach.shape)
+        found[self._rows[:, None], self._columns[None]] = chosen.reshape(self._exists.shape)
         return found
 
-    def _chosen(self, cell: pb.EdgeCell, path: str) -> Mask:
+    def _cell_mask(self, cell: pb.EdgeCell, path: str) -> Mask:
         """The edges of a cell, flat along the request's own senders and receivers."""
-        count = self._reach.size
+        count = self._exists.size
         if cell.edges and cell.bitmap:
             raise InvalidRequestError("edges are named one by one or as bits, not both", field=f"{path}.bitmap")
         field = f"{path}.bitmap" if cell.bitmap else f"{path}.edges"
@@ -107,7 +107,7 @@ class EdgeSets:
                 )
             chosen = np.zeros(count, bool)
             chosen[numbers] = True
-        lost = np.flatnonzero(chosen & ~self._reach.reshape(-1))
+        lost = np.flatnonzero(chosen & ~self._exists.reshape(-1))
         if lost.size:
             sender, receiver = self._names(lost[0])
             raise InvalidRequestError(
@@ -122,8 +122,8 @@ class EdgeSets:
         return sender_name(sender), receiver_name(receiver)
 
 
-def _places(
-    graph: Graph,
+def _node_indices(
+    graph: EdgeGraph,
     messages: Sequence[pb.EdgeSender] | Sequence[pb.EdgeReceiver],
     nodes: Sequence[pb.EdgeSender] | Sequence[pb.EdgeReceiver],
     path: str,
@@ -154,7 +154,7 @@ def _places(
     return np.array(found)
 
 
-def _node(graph: Graph, message: pb.EdgeSender | pb.EdgeReceiver, field: str) -> Node:
+def _node(graph: EdgeGraph, message: pb.EdgeSender | pb.EdgeReceiver, field: str) -> Node:
     points = resolve(message.site, graph.layout.num_layers, field=f"{field}.site")
     if len(points) > 1:
         raise InvalidRequestError(f"the layer of {points[0].component} is missing", field=f"{field}.site.layer")

@@ -10,18 +10,18 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError, Unavaila
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import COMPONENTS
-from neuroscope_inference.engine.attributions.graph import Graph
+from neuroscope_inference.engine.attributions.graph import EdgeGraph
 from neuroscope_inference.engine.edits import EditPlan
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.paths.nodes import Receiver, Sender, receivers_of, senders_of
+from neuroscope_inference.engine.paths.nodes import Receiver, Sender, parse_receivers, parse_senders
 from neuroscope_inference.engine.paths.plan import PathPlan
-from neuroscope_inference.engine.paths.proof import why_no_paths
-from neuroscope_inference.engine.sweeps.cells import BY_ROW, Extent, boundary_of, check_donors
+from neuroscope_inference.engine.paths.support import why_no_paths
+from neuroscope_inference.engine.sweeps.cell_plan import ActivationKey
+from neuroscope_inference.engine.sweeps.cells import ROW_EDITS, EditExtent, boundary_of, check_donors
 from neuroscope_inference.engine.sweeps.pair import Pair
-from neuroscope_inference.engine.sweeps.plan import Asked
-from neuroscope_inference.engine.sweeps.points import in_range
-from neuroscope_inference.engine.sweeps.values import CellValue
+from neuroscope_inference.engine.sweeps.points import check_indices
+from neuroscope_inference.engine.sweeps.replacement import ReplacementValue
 
 
 class PathGrid:
@@ -48,17 +48,17 @@ class PathGrid:
         path: str,
         first_cell: int,
         pairs: Sequence[Pair],
-        resolve: Resolve,
+        resolve: ResolveTensor,
     ) -> None:
         self._model, self._path, self._first_cell, self._resolve = model, path, first_cell, resolve
         self._recomputes_mlps = message.recompute_mlps
-        self._receivers = receivers_of(model, message.receivers, f"{path}.receivers")
+        self._receivers = parse_receivers(model, message.receivers, f"{path}.receivers")
         self._names = [entry.name for entry in message.receivers]
-        self._senders = senders_of(model, message.senders, self._receivers, f"{path}.senders")
-        self._value = CellValue(message.value, f"{path}.value", COMPONENTS[self._senders[0].point.component])
+        self._senders = parse_senders(model, message.senders, self._receivers, f"{path}.senders")
+        self._value = ReplacementValue(message.value, f"{path}.value", COMPONENTS[self._senders[0].point.component])
         for pair in pairs:
             self._check_positions(pair)
-        self._graph: Graph | None = None
+        self._graph: EdgeGraph | None = None
 
     @property
     def count(self) -> int:
@@ -73,12 +73,12 @@ class PathGrid:
         ]
         senders = [sender.label for sender in self._senders]
         axes = [
-            pb.GridAxis(name=name, indices=range(len(labels)), labels=_apart(labels))
+            pb.GridAxis(name=name, indices=range(len(labels)), labels=_unique_labels(labels))
             for name, labels in (("sender", senders), ("receiver", named))
         ]
         return pb.GridShape(first_cell=first_cell, component="paths", axes=axes)
 
-    def prove(self) -> None:
+    def check_supported(self) -> None:
         """Refuses a model that does not write and read as paths assume.
 
         Raises:
@@ -93,21 +93,25 @@ class PathGrid:
         """The edits of a cell."""
         return self._plan(number, pair, self._value.expression(self._first_cell + number, pair))
 
-    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> None:
+    def generation_plan(
+        self, number: int, pair: Pair, new_tokens: int, given: Mapping[ActivationKey, mx.array]
+    ) -> None:
         """None: what is frozen is that of the prompt."""
 
-    def company(self, number: int, pair: Pair) -> bytes:
+    def batch_key(self, number: int, pair: Pair) -> bytes:
         """Any that are edited row by row."""
-        return BY_ROW
+        return ROW_EDITS
 
-    def extent(self, number: int, pair: Pair) -> Extent:
+    def extent(self, number: int, pair: Pair) -> EditExtent:
         """From the first receiver that is reached, and the first position at which the sender writes and one reads."""
         sender, reached = self._at(number)
         layers = self._model.layout.num_layers
         boundary = min(boundary_of(receiver.point.component, receiver.point.layer, layers) for receiver in reached)
-        return Extent(boundary, min(min(_shared(sender, receiver, pair), default=pair.length) for receiver in reached))
+        return EditExtent(
+            boundary, min(min(_shared_positions(sender, receiver, pair), default=pair.length) for receiver in reached)
+        )
 
-    def samples(self, pair: Pair) -> Iterator[PathPlan]:
+    def sample_plans(self, pair: Pair) -> Iterator[PathPlan]:
         """Every sender to every entry, checked."""
         try:
             for number in range(self.count):
@@ -116,7 +120,7 @@ class PathGrid:
                     check_donors(plan.edit, pair)
                     yield plan
         except MLXIntegrationError as error:
-            field = self._value.as_sent(error.field)
+            field = self._value.request_field(error.field)
             error.field = field.replace(f"{self._path}.select", f"{self._path}.senders", 1)
             raise
 
@@ -129,7 +133,7 @@ class PathGrid:
             intervention_id=sender.label, site=sender.point.to_message(), select=select, value=value
         )
         edits = EditPlan(self._model, [edit], pair.lengths, 0, self._resolve, paths=[self._path])
-        return PathPlan(self._model.layout, self._readings, pair, sender, edits, reached, self._recomputes_mlps)
+        return PathPlan(self._model.layout, self._edge_graph, pair, sender, edits, reached, self._recomputes_mlps)
 
     def _at(self, number: int) -> tuple[Sender, list[Receiver]]:
         """The sender of a cell, and the receivers that it reaches, in the order in which they read."""
@@ -138,9 +142,9 @@ class PathGrid:
         reached = [receiver for receiver in self._receivers[of_entry] if receiver.is_reached_by(sender)]
         return sender, sorted(reached, key=lambda receiver: receiver.order)
 
-    def _readings(self) -> Graph:
+    def _edge_graph(self) -> EdgeGraph:
         if self._graph is None:
-            self._graph = Graph(self._model.layout)
+            self._graph = EdgeGraph(self._model.layout)
         return self._graph
 
     def _check_positions(self, pair: Pair) -> None:
@@ -149,12 +153,12 @@ class PathGrid:
             for at, receiver in enumerate(nodes):
                 if receiver.positions:
                     field = f"{self._path}.receivers[{index}].nodes[{at}].positions"
-                    in_range(receiver.positions, pair.length, "position", field, owner)
+                    check_indices(receiver.positions, pair.length, "position", field, owner)
         for number in range(self.count):
             sender, reached = self._at(number)
             if sender.positions:
-                in_range(sender.positions, pair.length, "position", f"{self._path}.senders", owner)
-            if not any(_shared(sender, receiver, pair) for receiver in reached):
+                check_indices(sender.positions, pair.length, "position", f"{self._path}.senders", owner)
+            if not any(_shared_positions(sender, receiver, pair) for receiver in reached):
                 entry = number % len(self._receivers)
                 raise InvalidRequestError(
                     f"{sender.label} writes at other positions than those at which receivers[{entry}] reads: no path "
@@ -163,7 +167,7 @@ class PathGrid:
                 )
 
 
-def _shared(sender: Sender, receiver: Receiver, pair: Pair) -> set[int]:
+def _shared_positions(sender: Sender, receiver: Receiver, pair: Pair) -> set[int]:
     """Positions at which the sender writes and the receiver reads."""
     sent, read = (
         {position % pair.length for position in node.positions} or set(range(pair.length))
@@ -172,7 +176,7 @@ def _shared(sender: Sender, receiver: Receiver, pair: Pair) -> set[int]:
     return sent & read
 
 
-def _apart(labels: Sequence[str]) -> list[str]:
+def _unique_labels(labels: Sequence[str]) -> list[str]:
     """Labels that differ: a second one of a name ends with #2."""
     found: list[str] = []
     for label in labels:

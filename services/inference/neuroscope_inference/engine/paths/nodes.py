@@ -15,8 +15,8 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS, Point, resolve
 from neuroscope_inference.engine.layout import Layout
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.paths.writing import mlp_stream
-from neuroscope_inference.engine.sweeps.points import in_range, points_of
+from neuroscope_inference.engine.paths.residual_writes import mlp_input_stream
+from neuroscope_inference.engine.sweeps.points import check_indices, resolve_points
 
 SENDERS = ("head_output", "attn_out", "attn_contrib", "mlp_out", "mlp_contrib", "resid_pre")
 RECEIVERS = ("q_proj", "k_proj", "value", "mlp_out", "logits")
@@ -51,7 +51,7 @@ class Sender:
         if self.point.component == "resid_pre":
             return "input"
         letter = "m" if self.point.component.startswith("mlp") else "a"
-        return f"{letter}{self.point.layer}{_told(self.heads)}"
+        return f"{letter}{self.point.layer}{_head_suffix(self.heads)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ class Receiver:
             return "logits"
         if self.point.component == "mlp_out":
             return f"m{self.point.layer}"
-        return f"a{self.point.layer}{_told(self.heads)}<{_OF_HEADS[self.point.component]}>"
+        return f"a{self.point.layer}{_head_suffix(self.heads)}<{_OF_HEADS[self.point.component]}>"
 
 
-def senders_of(
+def parse_senders(
     model: LoadedModel, messages: Sequence[pb.PathSender], sets: Sequence[Sequence[Receiver]], path: str
 ) -> list[Sender]:
     """The senders of a grid, a cell each.
@@ -100,12 +100,12 @@ def senders_of(
     found: list[Sender] = []
     for index, message in enumerate(messages):
         field = f"{path}[{index}]"
-        points = _points_of_sender(model, message, field)
+        points = _sender_points(model, message, field)
         positions = _positions(message, field)
         heads = _heads(model, message, points, field)
         is_open = len(points) > 1 and not message.layers
         new = [Sender(point, chosen, positions) for point in points for chosen in heads]
-        missed = {sender.point: _unreached(sender, sets) for sender in new}
+        missed = {sender.point: _first_unreached(sender, sets) for sender in new}
         kept = [sender for sender in new if missed[sender.point] is None] if is_open else new
         for sender in kept or new:
             entry = missed[sender.point]
@@ -119,7 +119,7 @@ def senders_of(
     return found
 
 
-def receivers_of(model: LoadedModel, messages: Sequence[pb.PathReceivers], path: str) -> list[list[Receiver]]:
+def parse_receivers(model: LoadedModel, messages: Sequence[pb.PathReceivers], path: str) -> list[list[Receiver]]:
     """The receivers of a grid, an entry for each cell.
 
     Raises:
@@ -132,7 +132,7 @@ def receivers_of(model: LoadedModel, messages: Sequence[pb.PathReceivers], path:
     for index, message in enumerate(messages):
         if not message.nodes:
             raise InvalidRequestError("there is no receiver", field=f"{path}[{index}].nodes")
-        nodes = [_receiver(model, node, f"{path}[{index}].nodes[{at}]") for at, node in enumerate(message.nodes)]
+        nodes = [_parse_receiver(model, node, f"{path}[{index}].nodes[{at}]") for at, node in enumerate(message.nodes)]
         for at, node in enumerate(nodes):
             field = f"{path}[{index}].nodes[{at}]"
             if node.label == "logits" and len(nodes) > 1:
@@ -149,7 +149,7 @@ def receivers_of(model: LoadedModel, messages: Sequence[pb.PathReceivers], path:
     return found
 
 
-def _points_of_sender(model: LoadedModel, message: pb.PathSender, field: str) -> list[Point]:
+def _sender_points(model: LoadedModel, message: pb.PathSender, field: str) -> list[Point]:
     site = f"{field}.site.component"
     named = resolve(message.site, model.layout.num_layers, field=f"{field}.site")
     first = named[0]
@@ -160,12 +160,12 @@ def _points_of_sender(model: LoadedModel, message: pb.PathSender, field: str) ->
         layers = message.layers or ([first.layer] if len(named) == 1 else [0])
         if list(layers) != [0]:
             raise InvalidRequestError("of the residual stream its beginning alone sends: layer 0", field=site)
-        model.available(Point("resid_pre", 0), site)
+        model.require_point(Point("resid_pre", 0), site)
         return [Point("resid_pre", 0)]
-    return points_of(model, message.site, message.layers, field)
+    return resolve_points(model, message.site, message.layers, field)
 
 
-def _receiver(model: LoadedModel, message: pb.PathReceiver, field: str) -> Receiver:
+def _parse_receiver(model: LoadedModel, message: pb.PathReceiver, field: str) -> Receiver:
     layout, site = model.layout, f"{field}.site.component"
     named = resolve(message.site, layout.num_layers, field=f"{field}.site")
     first = named[0]
@@ -175,7 +175,7 @@ def _receiver(model: LoadedModel, message: pb.PathReceiver, field: str) -> Recei
     positions = _positions(message, field)
     if first.component == "logits":
         end = Point("resid_post", layout.num_layers - 1)
-        model.available(end, site)
+        model.require_point(end, site)
         _check_no_heads(message, "logits have", field)
         return Receiver(end, end, 2 * layout.num_layers, (), positions)
     if len(named) > 1:
@@ -187,22 +187,22 @@ def _receiver(model: LoadedModel, message: pb.PathReceiver, field: str) -> Recei
                 "an MLP receives at its input: the side is SIDE_INPUT", field=f"{field}.site.side"
             )
         _check_no_heads(message, "an MLP has", field)
-        stream = mlp_stream(layout, layer)
+        stream = mlp_input_stream(layout, layer)
         for point in (first, stream):
-            _writable(model, point, site)
+            _check_writable(model, point, site)
         return Receiver(first, stream, 2 * layer + int(stream.component == "resid_mid"), (), positions)
     stream = Point("resid_pre", layer)
     for point in (first, stream):
-        _writable(model, point, site)
+        _check_writable(model, point, site)
     heads: Sequence[int] = ()
     if message.heads:
         count = _head_count(layout, first)
-        heads = in_range(message.heads, count, "head", f"{field}.heads", f"{first} has")
+        heads = check_indices(message.heads, count, "head", f"{field}.heads", f"{first} has")
     return Receiver(first, stream, 2 * layer, heads, positions)
 
 
-def _writable(model: LoadedModel, point: Point, field: str) -> None:
-    if not model.available(point, field).is_writable:
+def _check_writable(model: LoadedModel, point: Point, field: str) -> None:
+    if not model.require_point(point, field).is_writable:
         raise UnavailableSiteError(f"{point} of {model.description.model_id} can be read but not edited", field=field)
 
 
@@ -224,9 +224,9 @@ def _heads(model: LoadedModel, message: pb.PathSender, points: Sequence[Point], 
         case "each":
             return [[head] for head in range(count)]
         case "one_by_one":
-            return [[head] for head in in_range(message.heads.one_by_one.indices, count, "head", path, owner)]
+            return [[head] for head in check_indices(message.heads.one_by_one.indices, count, "head", path, owner)]
         case "together":
-            return [in_range(message.heads.together.indices, count, "head", path, owner)]
+            return [check_indices(message.heads.together.indices, count, "head", path, owner)]
         case _:
             raise InvalidRequestError("the heads are missing: each, one_by_one or together", field=path)
 
@@ -246,7 +246,7 @@ def _positions(message: pb.PathSender | pb.PathReceiver, field: str) -> list[int
     return list(message.positions.indices)
 
 
-def _unreached(sender: Sender, sets: Sequence[Sequence[Receiver]]) -> int | None:
+def _first_unreached(sender: Sender, sets: Sequence[Sequence[Receiver]]) -> int | None:
     """The first entry of which the sender reaches no receiver."""
     for index, nodes in enumerate(sets):
         if not any(node.is_reached_by(sender) for node in nodes):
@@ -254,5 +254,5 @@ def _unreached(sender: Sender, sets: Sequence[Sequence[Receiver]]) -> int | None
     return None
 
 
-def _told(heads: Sequence[int]) -> str:
+def _head_suffix(heads: Sequence[int]) -> str:
     return f".h{'+'.join(map(str, heads))}" if heads else ""

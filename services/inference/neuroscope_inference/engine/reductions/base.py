@@ -52,7 +52,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TensorPart:
     """The selected part of a site's tensor in one forward pass."""
 
     array: mx.array
@@ -60,11 +60,11 @@ class Part:
     positions: tuple[int, ...]  # empty: contiguous
     key_positions: tuple[int, ...]  # empty: column j is position j
     logits: mx.array | None = None  # the model's own at these positions, where the reduction needs them
-    also: mx.array | None = None  # of another point at these positions, where the reduction reads one
+    second_input: mx.array | None = None  # of another point at these positions, where the reduction reads one
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ReducedPiece:
     """What becomes of a part: an array to send, or one that only has to be evaluated with the step."""
 
     array: mx.array
@@ -94,7 +94,7 @@ class Reduction(ABC):
         """The entries of the plan."""
 
     @abstractmethod
-    def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
+    def reduce(self, part: TensorPart | None, row: int, *, ends_step: bool) -> list[ReducedPiece]:
         """A piece for each entry of the plan, or none.
 
         Args:
@@ -109,7 +109,7 @@ class Reduction(ABC):
         return False
 
     @property
-    def also_reads(self) -> PointIndex | None:
+    def second_point(self) -> PointIndex | None:
         """Another point that a part must come with."""
         return None
 

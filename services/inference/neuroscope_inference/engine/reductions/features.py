@@ -7,9 +7,9 @@ import mlx.core as mx
 from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.dictionaries.dictionary import Dictionary, flat
+from neuroscope_inference.engine.dictionaries.dictionary import Dictionary, join_heads
 from neuroscope_inference.engine.hook_plan import PointIndex
-from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
+from neuroscope_inference.engine.reductions.base import Output, ReducedPiece, Reduction, Shape, TensorPart
 from neuroscope_inference.engine.reductions.top_k import largest
 
 _NO_FEATURE = -1
@@ -36,7 +36,7 @@ class Features(Reduction):
         self._error = message.error
 
     @classmethod
-    def of(
+    def from_message(
         cls,
         shape: Shape,
         dtype: mx.Dtype,
@@ -69,11 +69,11 @@ class Features(Reduction):
             raise InvalidRequestError(
                 f"dictionary {name!r} has {dictionary.feature_count} features", field=f"{field}.top_count"
             )
-        dictionary.checked(message.features, f"{field}.features")
+        dictionary.check_features(message.features, f"{field}.features")
         return cls(shape, dtype, wanted, dictionary, message)
 
     @property
-    def also_reads(self) -> PointIndex | None:
+    def second_point(self) -> PointIndex | None:
         """Of a transcoder whose error is wanted, the point that it writes to."""
         dictionary = self._dictionary
         return dictionary.output_index if self._error and dictionary.is_transcoder else None
@@ -102,7 +102,7 @@ class Features(Reduction):
             ]
         return found
 
-    def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
+    def reduce(self, part: TensorPart | None, row: int, *, ends_step: bool) -> list[ReducedPiece]:
         """The entries of the part."""
         if part is None:
             return []
@@ -120,10 +120,10 @@ class Features(Reduction):
         if self._l0:
             found.append((features > 0).sum(axis=-1))
         if self._error:
-            target = flat(x if part.also is None else part.also).astype(mx.float32)
+            target = join_heads(x if part.second_input is None else part.second_input).astype(mx.float32)
             missed = target - self._dictionary.decode(features, x)
             found += [mx.square(missed).sum(axis=-1), mx.square(target).sum(axis=-1)]
         return [
-            Piece(array.astype(output.dtype), part.first_position, part.positions)
+            ReducedPiece(array.astype(output.dtype), part.first_position, part.positions)
             for array, output in zip(found, self.outputs(), strict=True)
         ]

@@ -10,7 +10,7 @@ import mlx.core as mx
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
+from neuroscope_inference.engine.reductions.base import Output, ReducedPiece, Reduction, Shape, TensorPart
 from neuroscope_inference.engine.reductions.top_k import largest
 
 Unembed = Callable[[mx.array], mx.array]
@@ -37,7 +37,7 @@ class Lens(Reduction):
         self._next_token_ids = list(message.next_token_ids)
 
     @classmethod
-    def of(
+    def from_message(
         cls,
         shape: Shape,
         dtype: mx.Dtype,
@@ -55,7 +55,7 @@ class Lens(Reduction):
                 not in the vocabulary; logits have no divergence from themselves.
         """
         if shape.axes[-1] == tensor_pb2.AXIS_VOCABULARY:
-            unembed = _as_they_are
+            unembed = _identity
             if message.kl:
                 raise InvalidRequestError(
                     "the logits are the model's own: they diverge from nothing", field=f"{field}.kl"
@@ -109,7 +109,7 @@ class Lens(Reduction):
             found.append(Output(tensor_pb2.REDUCED_LENS_NEXT_LOG_PROBABILITY, self.shape.without(-1), values))
         return found
 
-    def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
+    def reduce(self, part: TensorPart | None, row: int, *, ends_step: bool) -> list[ReducedPiece]:
         """The entries of the part."""
         if part is None:
             return []
@@ -134,15 +134,15 @@ class Lens(Reduction):
         if self._has_entropy:
             likely = mx.exp(seen)
             found.append(-mx.where(likely > 0, likely * seen, 0.0).sum(axis=-1))
-        pieces = [Piece(array, part.first_position, part.positions) for array in found]
-        if self._next_token_ids and (piece := self._of_next(seen, part)) is not None:
+        pieces = [ReducedPiece(array, part.first_position, part.positions) for array in found]
+        if self._next_token_ids and (piece := self._next_token(seen, part)) is not None:
             pieces.append(piece)
         return [
             replace(piece, array=piece.array.astype(output.dtype))
             for piece, output in zip(pieces, self.outputs(), strict=False)  # the last output may have no piece
         ]
 
-    def _of_next(self, seen: mx.array, part: Part) -> Piece | None:
+    def _next_token(self, seen: mx.array, part: TensorPart) -> ReducedPiece | None:
         """What each position gives to the token that follows it, as far as the list goes."""
         everywhere = part.positions or range(part.first_position, part.first_position + seen.shape[1])
         places = [place for place, position in enumerate(everywhere) if position < len(self._next_token_ids)]
@@ -151,10 +151,10 @@ class Lens(Reduction):
         positions = [everywhere[place] for place in places]
         wanted = mx.array([self._next_token_ids[position] for position in positions])
         chosen = mx.take_along_axis(mx.take(seen, mx.array(places), axis=1), wanted[None, :, None], axis=-1)
-        return Piece(chosen[..., 0], positions[0], tuple(positions) if part.positions else ())
+        return ReducedPiece(chosen[..., 0], positions[0], tuple(positions) if part.positions else ())
 
 
-def _as_they_are(logits: mx.array) -> mx.array:
+def _identity(logits: mx.array) -> mx.array:
     return logits
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from neuroscope.v1 import tensor_pb2
-from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
+from neuroscope_inference.engine.reductions.base import Output, ReducedPiece, Reduction, Shape, TensorPart
 
 
 class MeanOverPositions(Reduction):
@@ -33,27 +33,27 @@ class MeanOverPositions(Reduction):
 
         return restore
 
-    def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
+    def reduce(self, part: TensorPart | None, row: int, *, ends_step: bool) -> list[ReducedPiece]:
         """The sum so far, which is not sent, or the mean at the end of the step."""
         if part is not None:
             total = part.array.astype(mx.float32).sum(axis=self._axis)
             if self._has_keys:
-                total = _by_key_position(total, part.key_positions)
+                total = _sort_by_key_position(total, part.key_positions)
             count, first = part.array.shape[self._axis], part.first_position
             if row in self._sums:
                 earlier, earlier_count, first = self._sums[row]
-                total, count = _sum(earlier, total), count + earlier_count
+                total, count = _add_padded(earlier, total), count + earlier_count
             self._sums[row] = total, count, first
         if row not in self._sums or (part is None and not ends_step):
             return []
         if not ends_step:
             total, _, first = self._sums[row]
-            return [Piece(total, first, is_sent=False)]
+            return [ReducedPiece(total, first, is_sent=False)]
         total, count, first = self._sums.pop(row)
-        return [Piece((total / count).astype(self.wanted or mx.float32), first)]
+        return [ReducedPiece((total / count).astype(self.wanted or mx.float32), first)]
 
 
-def _by_key_position(total: mx.array, key_positions: Sequence[int]) -> mx.array:
+def _sort_by_key_position(total: mx.array, key_positions: Sequence[int]) -> mx.array:
     """Columns in the order of absolute positions; empty slots of a rotating cache are left out."""
     if not key_positions:
         return total
@@ -63,7 +63,7 @@ def _by_key_position(total: mx.array, key_positions: Sequence[int]) -> mx.array:
     return ordered
 
 
-def _sum(one: mx.array, other: mx.array) -> mx.array:
+def _add_padded(one: mx.array, other: mx.array) -> mx.array:
     """The sum of arrays whose last axes may differ in length: what is missing is 0."""
     width = max(one.shape[-1], other.shape[-1])
     padded = [

@@ -9,8 +9,8 @@ from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import Array
-from neuroscope_inference.engine.arrays import of_numpy
-from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
+from neuroscope_inference.engine.arrays import from_numpy
+from neuroscope_inference.engine.reductions.base import Output, ReducedPiece, Reduction, Shape, TensorPart
 
 
 class Projection(Reduction):
@@ -22,7 +22,7 @@ class Projection(Reduction):
         self._columns: mx.array | None = None  # (width, count), made on the engine's thread
 
     @classmethod
-    def of(
+    def from_message(
         cls, shape: Shape, dtype: mx.Dtype, wanted: mx.Dtype | None, directions: Array, point: Point, field: str
     ) -> Projection:
         """Checks the directions.
@@ -48,11 +48,11 @@ class Projection(Reduction):
         shape = self.shape.ending_with(tensor_pb2.AXIS_DIRECTION, self._directions.shape[0])
         return [Output(tensor_pb2.REDUCED_PROJECTION, shape, self.wanted or mx.float32)]
 
-    def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
+    def reduce(self, part: TensorPart | None, row: int, *, ends_step: bool) -> list[ReducedPiece]:
         """The dot products of the part."""
         if part is None:
             return []
         if self._columns is None:
-            self._columns = of_numpy(self._directions).T
+            self._columns = from_numpy(self._directions).T
         products = part.array.astype(mx.float32) @ self._columns
-        return [Piece(products.astype(self.wanted or mx.float32), part.first_position, part.positions)]
+        return [ReducedPiece(products.astype(self.wanted or mx.float32), part.first_position, part.positions)]

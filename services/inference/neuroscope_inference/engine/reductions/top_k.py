@@ -7,7 +7,7 @@ import mlx.core as mx
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.reductions.base import Output, Part, Piece, Reduction, Shape
+from neuroscope_inference.engine.reductions.base import Output, ReducedPiece, Reduction, Shape, TensorPart
 
 _NO_INDEX = -1
 
@@ -21,7 +21,9 @@ class TopK(Reduction):
         self._is_pattern = is_pattern
 
     @classmethod
-    def of(cls, shape: Shape, dtype: mx.Dtype, wanted: mx.Dtype | None, k: int, point: Point, field: str) -> TopK:
+    def from_message(
+        cls, shape: Shape, dtype: mx.Dtype, wanted: mx.Dtype | None, k: int, point: Point, field: str
+    ) -> TopK:
         """Checks k.
 
         Raises:
@@ -43,7 +45,7 @@ class TopK(Reduction):
             Output(tensor_pb2.REDUCED_TOP_K_INDICES, shape, mx.int32),
         ]
 
-    def reduce(self, part: Part | None, row: int, *, ends_step: bool) -> list[Piece]:
+    def reduce(self, part: TensorPart | None, row: int, *, ends_step: bool) -> list[ReducedPiece]:
         """Values and indices, largest first."""
         if part is None:
             return []
@@ -59,7 +61,7 @@ class TopK(Reduction):
             values = mx.pad(values, widths, constant_values=mx.array(lowest, array.dtype))
             indices = mx.pad(indices, widths, constant_values=mx.array(_NO_INDEX, mx.int32))
         values = values.astype(self.wanted or self.dtype)
-        return [Piece(found, part.first_position, part.positions) for found in (values, indices)]
+        return [ReducedPiece(found, part.first_position, part.positions) for found in (values, indices)]
 
 
 def largest(array: mx.array, count: int) -> tuple[mx.array, mx.array]:

@@ -12,17 +12,17 @@ from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope_inference.engine.edits import EditPlan
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.cell_plan import ActivationKey, CellPlan
 from neuroscope_inference.engine.sweeps.pair import CORRUPTED, FIRST_REFERENCE, Pair
-from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
-BY_ROW = b""
+ROW_EDITS = b""
 """The company of cells whose rows are edited one by one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class EditExtent:
     """What an edit can change at most.
 
     Args:
@@ -51,7 +51,7 @@ class Cells(Protocol):
         """What the numbers stand for."""
         ...
 
-    def prove(self) -> None:
+    def check_supported(self) -> None:
         """Finds out by probes whether the model lends itself to these cells; on the engine's thread, before all else.
 
         Raises:
@@ -59,11 +59,13 @@ class Cells(Protocol):
         """
         ...
 
-    def plan(self, number: int, pair: Pair) -> Plan:
+    def plan(self, number: int, pair: Pair) -> CellPlan:
         """The edits of a cell in a pair."""
         ...
 
-    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> Plan | None:
+    def generation_plan(
+        self, number: int, pair: Pair, new_tokens: int, given: Mapping[ActivationKey, mx.array]
+    ) -> CellPlan | None:
         """The edits of a cell at tokens that are generated; None: there are none.
 
         Args:
@@ -74,15 +76,15 @@ class Cells(Protocol):
         """
         ...
 
-    def extent(self, number: int, pair: Pair) -> Extent:
+    def extent(self, number: int, pair: Pair) -> EditExtent:
         """What these edits can change."""
         ...
 
-    def company(self, number: int, pair: Pair) -> bytes:
+    def batch_key(self, number: int, pair: Pair) -> bytes:
         """Cells of a pair share a batch where these are equal."""
         ...
 
-    def samples(self, pair: Pair) -> Iterator[Plan]:
+    def sample_plans(self, pair: Pair) -> Iterator[CellPlan]:
         """Edits that stand for those of all cells: whatever could be wrong with any is wrong with one of them.
 
         Raises:
@@ -103,7 +105,7 @@ class SingleCells:
 
     model: LoadedModel
     cells: Sequence[pb.SweepCell]
-    resolve: Resolve
+    resolve: ResolveTensor
 
     @property
     def count(self) -> int:
@@ -116,7 +118,7 @@ class SingleCells:
         axis = pb.GridAxis(name="cell", indices=range(self.count), labels=labels)
         return pb.GridShape(first_cell=first_cell, axes=[axis])
 
-    def prove(self) -> None:
+    def check_supported(self) -> None:
         """Nothing: what can be edited is known since the model was loaded."""
 
     def plan(self, number: int, pair: Pair) -> EditPlan:
@@ -130,39 +132,41 @@ class SingleCells:
         paths = [f"{path}.interventions[{index}]" for index in range(len(edits))]
         return EditPlan(self.model, edits, pair.lengths, 0, self.resolve, paths=paths)
 
-    def generated(self, number: int, pair: Pair, new_tokens: int, given: Mapping[Asked, mx.array]) -> EditPlan | None:
+    def generation_plan(
+        self, number: int, pair: Pair, new_tokens: int, given: Mapping[ActivationKey, mx.array]
+    ) -> EditPlan | None:
         """Those of the edits that select all positions, or all from one on, and take nothing of other runs."""
         edits: list[intervention_pb2.Intervention] = []
         for intervention in self.cells[number].interventions:
-            if is_open(intervention.select) and not asks_rows(intervention.value):
+            if is_open_ended(intervention.select) and not uses_other_rows(intervention.value):
                 edit = intervention_pb2.Intervention()
                 edit.CopyFrom(intervention)
                 edit.select.rows.append(pair.edited_row)
                 edits.append(edit)
-        return generated_plan(self.model, edits, pair, new_tokens, self.resolve)
+        return make_generation_plan(self.model, edits, pair, new_tokens, self.resolve)
 
-    def company(self, number: int, pair: Pair) -> bytes:
+    def batch_key(self, number: int, pair: Pair) -> bytes:
         """Any that are edited row by row."""
-        return BY_ROW
+        return ROW_EDITS
 
-    def extent(self, number: int, pair: Pair) -> Extent:
+    def extent(self, number: int, pair: Pair) -> EditExtent:
         """Of all edits together."""
-        return extent_of(self.plan(number, pair), pair, self.model.layout.num_layers)
+        return edit_extent(self.plan(number, pair), pair, self.model.layout.num_layers)
 
-    def samples(self, pair: Pair) -> Iterator[EditPlan]:
+    def sample_plans(self, pair: Pair) -> Iterator[EditPlan]:
         """Those of every cell, checked."""
         for number, cell in enumerate(self.cells):
             path = f"cells[{number}]"
             if not cell.interventions:
                 raise InvalidRequestError("the cell edits nothing", field=f"{path}.interventions")
             for index, edit in enumerate(cell.interventions):
-                check_selects_itself(edit, f"{path}.interventions[{index}]")
+                check_no_rows_or_steps(edit, f"{path}.interventions[{index}]")
             plan = self.plan(number, pair)
             check_donors(plan, pair)
             yield plan
 
 
-def check_selects_itself(edit: intervention_pb2.Intervention, path: str) -> None:
+def check_no_rows_or_steps(edit: intervention_pb2.Intervention, path: str) -> None:
     """Refuses an edit that says of which run it is.
 
     Raises:
@@ -177,12 +181,12 @@ def check_selects_itself(edit: intervention_pb2.Intervention, path: str) -> None
         )
 
 
-def generated_plan(
+def make_generation_plan(
     model: LoadedModel,
     edits: Sequence[intervention_pb2.Intervention],
     pair: Pair,
     new_tokens: int,
-    resolve: Resolve,
+    resolve: ResolveTensor,
     units: Sequence[int] = (),
 ) -> EditPlan | None:
     """The plan of edits from the first generated token on; None where none is read, or nothing is left to edit.
@@ -203,34 +207,34 @@ def generated_plan(
         return None
 
 
-def is_open(select: site_pb2.Selector) -> bool:
+def is_open_ended(select: site_pb2.Selector) -> bool:
     """Whether a selector goes on with what is generated."""
     which = select.positions.WhichOneof("which") if select.HasField("positions") else None
     return which is None or (which == "range" and not select.positions.range.HasField("stop"))
 
 
-def asks_rows(expression: intervention_pb2.Expression) -> bool:
+def uses_other_rows(expression: intervention_pb2.Expression) -> bool:
     """Whether an expression takes activations of other runs, which are there for their prompts alone."""
     match expression.WhichOneof("node"):
         case "other_row":
             return True
         case "binary":
-            return asks_rows(expression.binary.left) or asks_rows(expression.binary.right)
+            return uses_other_rows(expression.binary.left) or uses_other_rows(expression.binary.right)
         case "project_out":
-            return asks_rows(expression.project_out.operand)
+            return uses_other_rows(expression.project_out.operand)
         case "clamp":
-            return asks_rows(expression.clamp.operand)
+            return uses_other_rows(expression.clamp.operand)
         case _:
             return False
 
 
-def extent_of(plan: EditPlan, pair: Pair, num_layers: int) -> Extent:
+def edit_extent(plan: EditPlan, pair: Pair, num_layers: int) -> EditExtent:
     """What the edits of a plan can change in a pair's edited run."""
     points = [edit.point for edit in plan.edits]
     points += [edit.source.point for edit in plan.edits if edit.source is not None]
     boundaries = [boundary_of(point.component, point.layer, num_layers) for point in points]
-    firsts = [min(edit.places[pair.edited_row]) for edit in plan.edits]
-    return Extent(min(boundaries), min(firsts))
+    firsts = [min(edit.ordinals[pair.edited_row]) for edit in plan.edits]
+    return EditExtent(min(boundaries), min(firsts))
 
 
 def boundary_of(component: str, layer: int | None, num_layers: int) -> int:

@@ -11,25 +11,25 @@ from neuroscope.errors import InvalidRequestError, MLXIntegrationError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, site_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.edit import Outcome
+from neuroscope_inference.engine.edit import EditResult
 from neuroscope_inference.engine.edits import EditPlan
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.position_range import PositionRange
+from neuroscope_inference.engine.sweeps.cell_plan import ActivationKey, CellPlan
 from neuroscope_inference.engine.sweeps.cells import (
-    Extent,
-    asks_rows,
+    EditExtent,
     boundary_of,
     check_donors,
-    check_selects_itself,
-    generated_plan,
-    is_open,
+    check_no_rows_or_steps,
+    is_open_ended,
+    make_generation_plan,
+    uses_other_rows,
 )
 from neuroscope_inference.engine.sweeps.pair import CORRUPTED, Pair
-from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
-_DEVIATION = 3.0
+_DEFAULT_DEVIATION = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Corruptions:
     """
 
     model: LoadedModel
-    resolve: Resolve
+    resolve: ResolveTensor
 
     def plan(self, pair: Pair) -> EditPlan | None:
         """Those of a pair's corrupted run; None: its prompt alone makes it.
@@ -52,7 +52,7 @@ class Corruptions:
         """
         if not pair.corruptions:
             return None
-        edits = [_of_corrupted(corruption.edit) for corruption in pair.corruptions]
+        edits = [_select_corrupted(corruption.edit) for corruption in pair.corruptions]
         paths = [corruption.path for corruption in pair.corruptions]
         try:
             return EditPlan(self.model, edits, pair.lengths, 0, self.resolve, paths=paths)
@@ -60,16 +60,16 @@ class Corruptions:
             error.field = error.field.replace(".noise.value.binary.right.noise", ".noise")
             raise
 
-    def checked(self, pair: Pair) -> EditPlan | None:
+    def checked_plan(self, pair: Pair) -> EditPlan | None:
         """The same; what it asks for is there."""
         for corruption in pair.corruptions:
-            check_selects_itself(corruption.edit, corruption.path)
+            check_no_rows_or_steps(corruption.edit, corruption.path)
         plan = self.plan(pair)
         if plan is not None:
             check_donors(plan, pair)
         return plan
 
-    def extent(self, extent: Extent, pair: Pair) -> Extent:
+    def extent(self, extent: EditExtent, pair: Pair) -> EditExtent:
         """What a cell can change in a pair's edited run.
 
         It is one block more where the run has an edit of the stream before a block of its own, which comes between that
@@ -81,14 +81,14 @@ class Corruptions:
             return replace(extent, boundary=extent.boundary - 1)
         return extent
 
-    def generated(self, pair: Pair, new_tokens: int) -> EditPlan | None:
+    def generation_plan(self, pair: Pair, new_tokens: int) -> EditPlan | None:
         """The edits at tokens that are generated: those of all positions that take nothing of other runs."""
         edits = [
-            _of_corrupted(corruption.edit)
+            _select_corrupted(corruption.edit)
             for corruption in pair.corruptions
-            if is_open(corruption.edit.select) and not asks_rows(corruption.edit.value)
+            if is_open_ended(corruption.edit.select) and not uses_other_rows(corruption.edit.value)
         ]
-        return generated_plan(self.model, edits, pair, new_tokens, self.resolve)
+        return make_generation_plan(self.model, edits, pair, new_tokens, self.resolve)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ class ChainedEdits:
     """
 
     before: EditPlan
-    plan: Plan
+    plan: CellPlan
     boundary: int | None
     num_layers: int
 
     @property
     def points(self) -> Sequence[Point]:
         """What is edited behind the boundary."""
-        return [*(point for point in self.before.points if not self._is_there(point)), *self.plan.points]
+        return [*(point for point in self.before.points if not self._is_in_stream(point)), *self.plan.points]
 
     @property
     def edits_logits(self) -> bool:
@@ -119,20 +119,20 @@ class ChainedEdits:
         return self.before.edits_logits or self.plan.edits_logits
 
     @property
-    def asks(self) -> set[Asked]:
+    def required_activations(self) -> set[ActivationKey]:
         """What both ask for."""
-        return self.before.asks | self.plan.asks
+        return self.before.required_activations | self.plan.required_activations
 
-    def take(self, given: Mapping[Asked, mx.array]) -> None:
+    def provide(self, given: Mapping[ActivationKey, mx.array]) -> None:
         """Hands the cell what it asks for; the run has it."""
-        self.plan.take(given)
+        self.plan.provide(given)
 
-    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def edits_for(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], EditResult]:
         """The edits of the run, then those of the cell."""
-        earlier, outcome = self.before.at(position_range)
-        there = {edit.index for edit in self.before.edits if self._is_there(edit.point)}
+        earlier, outcome = self.before.edits_for(position_range)
+        there = {edit.index for edit in self.before.edits if self._is_in_stream(edit.point)}
         found = {point: list(edits) for point, edits in earlier.items() if point not in there}
-        later, other = self.plan.at(position_range)
+        later, other = self.plan.edits_for(position_range)
         for point, edits in later.items():
             found.setdefault(point, []).extend(edits)
         outcome.finite += other.finite
@@ -140,7 +140,7 @@ class ChainedEdits:
         outcome.errors += other.errors
         return found, outcome
 
-    def _is_there(self, point: Point) -> bool:
+    def _is_in_stream(self, point: Point) -> bool:
         """Whether the stream with which the row enters has the edit of a point."""
         if self.boundary is None:
             return False
@@ -151,7 +151,7 @@ class ChainedEdits:
         return reached <= self.boundary if is_stream else reached < self.boundary
 
 
-def noise_of(
+def subject_noise(
     message: pb.SubjectNoise, model: LoadedModel, tokens: Sequence[int], path: str
 ) -> intervention_pb2.Intervention:
     """Noise at the embeddings of a subject's tokens.
@@ -165,10 +165,10 @@ def noise_of(
     Raises:
         InvalidRequestError: the subject is not in the prompt, or there several times.
     """
-    positions = positions_of_text(model, tokens, message.subject, f"{path}.subject")
+    positions = find_token_positions(model, tokens, message.subject, f"{path}.subject")
     noise = intervention_pb2.Noise(
         seed=message.seed,
-        standard_deviation=message.standard_deviation or _DEVIATION,
+        standard_deviation=message.standard_deviation or _DEFAULT_DEVIATION,
         unit=intervention_pb2.NOISE_UNIT_OWN_DEVIATION,
     )
     select = site_pb2.Selector()
@@ -186,7 +186,7 @@ def noise_of(
     )
 
 
-def positions_of_text(model: LoadedModel, tokens: Sequence[int], text: str, path: str) -> list[int]:
+def find_token_positions(model: LoadedModel, tokens: Sequence[int], text: str, path: str) -> list[int]:
     """The tokens that have a part in a text.
 
     Raises:
@@ -212,7 +212,7 @@ def positions_of_text(model: LoadedModel, tokens: Sequence[int], text: str, path
     ]
 
 
-def _of_corrupted(edit: intervention_pb2.Intervention) -> intervention_pb2.Intervention:
+def _select_corrupted(edit: intervention_pb2.Intervention) -> intervention_pb2.Intervention:
     found = intervention_pb2.Intervention()
     found.CopyFrom(edit)
     found.select.rows.append(CORRUPTED)

@@ -8,7 +8,7 @@ from neuroscope.v1 import experiment_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class SweepMethod:
     """A way to run patches on a model.
 
     Args:

@@ -12,15 +12,15 @@ import numpy as np
 from neuroscope.errors import DataConversionError, InvalidRequestError
 from neuroscope.experiments.python_metrics import Function, function_of
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.arrays import of_numpy
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.arrays import from_numpy
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.sweeps.pair import Pair
-from neuroscope_inference.tensor_checks import float32_of
+from neuroscope_inference.tensor_checks import to_float32
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ScoreReference:
     """What the runs of a pair are scored against.
 
     Args:
@@ -33,7 +33,7 @@ class Reference:
     pair: Pair
     row: int
     places: Sequence[int]
-    clean_end: mx.array | None
+    clean_output: mx.array | None
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Metric:
             return sorted(position % length for position in self.positions)
         return list(range(length - 1)) if self.kind == "cross_entropy" else [length - 1]
 
-    def scores(self, end: mx.array, at: Reference, first: int = 0) -> mx.array:
+    def scores(self, end: mx.array, at: ScoreReference, first: int = 0) -> mx.array:
         """A number for each row and position (rows, positions), lazy.
 
         Args:
@@ -90,7 +90,7 @@ class Metric:
         """The direction of a projection (d_model, 1); made on the engine's thread."""
         if self._column is None:
             assert self.direction is not None
-            self._column = of_numpy(self.direction[:, None])
+            self._column = from_numpy(self.direction[:, None])
         return self._column
 
 
@@ -98,50 +98,50 @@ def _log_probabilities(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def _logit_difference(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _logit_difference(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     pair = at.pair.index
     return end[..., metric.answers[pair]] - end[..., metric.others[pair]]
 
 
-def _log_probability(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _log_probability(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     return end[..., metric.answers[at.pair.index]] - mx.logsumexp(end, axis=-1)
 
 
-def _probability(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _probability(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     return mx.exp(_log_probability(metric, end, at, first))
 
 
-def _rank(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _rank(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     answer = metric.answers[at.pair.index]
     return (end > end[..., answer : answer + 1]).sum(axis=-1).astype(mx.float32)
 
 
-def _kl_divergence(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
-    if at.clean_end is None:
+def _kl_divergence(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
+    if at.clean_output is None:
         return mx.zeros(end.shape[:2])
-    clean = _log_probabilities(at.clean_end[:, first:])
+    clean = _log_probabilities(at.clean_output[:, first:])
     return (mx.exp(clean) * (clean - _log_probabilities(end))).sum(axis=-1)
 
 
-def _cross_entropy(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _cross_entropy(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     tokens = at.pair.prompt(at.row)
     targets = mx.array([tokens[place + 1] for place in at.places[first:]])[None, :, None]
     targets = mx.broadcast_to(targets, (*end.shape[:2], 1))
     return mx.logsumexp(end, axis=-1) - mx.take_along_axis(end, targets, axis=-1)[..., 0]
 
 
-def _projection(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _projection(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     return (end @ metric.column())[..., 0]
 
 
-def _weighted_sum(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _weighted_sum(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     total = mx.zeros(end.shape[:2])
     for weight, term in metric.terms:
         total = total + weight * term.scores(end, at, first)
     return total
 
 
-def _python_function(metric: Metric, end: mx.array, at: Reference, first: int) -> mx.array:
+def _python_function(metric: Metric, end: mx.array, at: ScoreReference, first: int) -> mx.array:
     assert metric.function is not None
     try:
         found = metric.function(end)
@@ -159,7 +159,7 @@ def _python_function(metric: Metric, end: mx.array, at: Reference, first: int) -
     return scores.astype(mx.float32)
 
 
-_KINDS: dict[str, Callable[[Metric, mx.array, Reference, int], mx.array]] = {
+_KINDS: dict[str, Callable[[Metric, mx.array, ScoreReference, int], mx.array]] = {
     "logit_difference": _logit_difference,
     "log_probability": _log_probability,
     "probability": _probability,
@@ -172,14 +172,14 @@ _KINDS: dict[str, Callable[[Metric, mx.array, Reference, int], mx.array]] = {
 }
 
 
-def metric_of(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resolve: Resolve) -> Metric:
+def parse_metric(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resolve: ResolveTensor) -> Metric:
     """The metric of a request.
 
     Raises:
         InvalidRequestError: there is none, a token is not one token, a position is outside a prompt.
         DataConversionError: a direction does not fit the residual stream.
     """
-    metric = _metric(message, model, pairs, resolve, "metric")
+    metric = _parse_metric(message, model, pairs, resolve, "metric")
     _check_positions(metric, pairs)
     if metric.is_normalised and any(pair.corrupted is None for pair in pairs):
         raise InvalidRequestError(
@@ -188,7 +188,9 @@ def metric_of(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], res
     return metric
 
 
-def _metric(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resolve: Resolve, path: str) -> Metric:
+def _parse_metric(
+    message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resolve: ResolveTensor, path: str
+) -> Metric:
     """A metric, or a term of one."""
     kind = message.WhichOneof("kind")
     if kind is None:
@@ -197,16 +199,16 @@ def _metric(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resol
     metric = Metric(kind, list(message.positions), message.normalised)
     match getattr(message, kind):
         case pb.LogitDifference() as difference:
-            metric.answers = _tokens(difference.answers, model, pairs, f"{of_kind}.answers")
-            metric.others = _tokens(difference.others, model, pairs, f"{of_kind}.others")
+            metric.answers = _resolve_tokens(difference.answers, model, pairs, f"{of_kind}.answers")
+            metric.others = _resolve_tokens(difference.others, model, pairs, f"{of_kind}.others")
             for answer, other in zip(metric.answers, metric.others, strict=True):
                 if answer == other:
                     raise InvalidRequestError(
-                        f"the answer and the other token are the same: {model.text_of(answer)!r} ({answer})",
+                        f"the answer and the other token are the same: {model.token_text(answer)!r} ({answer})",
                         field=f"{of_kind}.others",
                     )
         case pb.LogProbability() | pb.Probability() | pb.Rank() as one:
-            metric.answers = _tokens(one.answers, model, pairs, f"{of_kind}.answers")
+            metric.answers = _resolve_tokens(one.answers, model, pairs, f"{of_kind}.answers")
         case pb.Projection() as projection:
             metric.direction = _direction(projection, model, resolve, f"{of_kind}.direction")
         case pb.PythonFunction() as named:
@@ -218,14 +220,14 @@ def _metric(message: pb.Metric, model: LoadedModel, pairs: Sequence[Pair], resol
                     field=f"{of_kind}.function_id",
                 )
         case pb.WeightedSum() as weighted:
-            metric.terms = _terms(weighted, model, pairs, resolve, of_kind)
+            metric.terms = _parse_terms(weighted, model, pairs, resolve, of_kind)
         case _:
             pass
     return metric
 
 
-def _terms(
-    message: pb.WeightedSum, model: LoadedModel, pairs: Sequence[Pair], resolve: Resolve, path: str
+def _parse_terms(
+    message: pb.WeightedSum, model: LoadedModel, pairs: Sequence[Pair], resolve: ResolveTensor, path: str
 ) -> list[tuple[float, Metric]]:
     if not message.terms:
         raise InvalidRequestError("a sum has at least one term", field=f"{path}.terms")
@@ -239,7 +241,7 @@ def _terms(
                 raise InvalidRequestError("the sum says that of all its terms", field=f"{field}.metric.{name}")
         if term.metric.WhichOneof("kind") == "weighted_sum":
             raise InvalidRequestError("a term is no sum itself", field=f"{field}.metric")
-        found.append((term.weight, _metric(term.metric, model, pairs, resolve, f"{field}.metric")))
+        found.append((term.weight, _parse_metric(term.metric, model, pairs, resolve, f"{field}.metric")))
     if len({metric.reads_stream for _, metric in found}) > 1:
         raise InvalidRequestError(
             "projections are of the residual stream, other terms of logits: they have no sum", field=f"{path}.terms"
@@ -247,18 +249,20 @@ def _terms(
     return found
 
 
-def _tokens(choices: Sequence[pb.TokenChoice], model: LoadedModel, pairs: Sequence[Pair], path: str) -> list[int]:
+def _resolve_tokens(
+    choices: Sequence[pb.TokenChoice], model: LoadedModel, pairs: Sequence[Pair], path: str
+) -> list[int]:
     """A token for each pair."""
     if len(choices) not in (1, len(pairs)):
         raise InvalidRequestError(
             f"one token for all pairs or one for each of the {len(pairs)}, not {len(choices)}", field=path
         )
-    ids = [model.token_choice(choice, f"{path}[{index}]") for index, choice in enumerate(choices)]
+    ids = [model.resolve_token(choice, f"{path}[{index}]") for index, choice in enumerate(choices)]
     return ids * len(pairs) if len(ids) == 1 else ids
 
 
 def _direction(
-    message: pb.Projection, model: LoadedModel, resolve: Resolve, path: str
+    message: pb.Projection, model: LoadedModel, resolve: ResolveTensor, path: str
 ) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     array, width = resolve(message.direction, path), model.description.d_model
     if array.size != width or array.shape[-1] != width:
@@ -266,7 +270,7 @@ def _direction(
             f"a direction of the residual stream has {width} entries, this one has the shape {list(array.shape)}",
             field=path,
         )
-    return float32_of(array, "a direction", path).reshape(width)
+    return to_float32(array, "a direction", path).reshape(width)
 
 
 def _check_positions(metric: Metric, pairs: Sequence[Pair]) -> None:

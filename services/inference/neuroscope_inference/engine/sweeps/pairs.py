@@ -9,7 +9,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine.model import LoadedModel, TokenizedPrompt
-from neuroscope_inference.engine.sweeps.corruption import noise_of
+from neuroscope_inference.engine.sweeps.corruption import subject_noise
 from neuroscope_inference.engine.sweeps.metrics import Metric
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Corruption, Pair
 
@@ -22,7 +22,7 @@ class TokenizedPairs:
     warnings: list[str]
 
 
-def pairs_of(
+def parse_pairs(
     model: LoadedModel,
     messages: Sequence[pb.PromptPair],
     references: Sequence[inference_pb2.Prompt],
@@ -66,7 +66,9 @@ def pairs_of(
             Corruption(edit, f"{field}.corruptions[{number}]") for number, edit in enumerate(pair.corruptions)
         ]
         if pair.HasField("noise") and corrupted is not None:
-            corruptions.append(Corruption(noise_of(pair.noise, model, corrupted, f"{field}.noise"), f"{field}.noise"))
+            corruptions.append(
+                Corruption(subject_noise(pair.noise, model, corrupted, f"{field}.noise"), f"{field}.noise")
+            )
         row = _edited_row(edited_run, corrupted, field)
         pairs.append(Pair(index, clean, corrupted, usual, row, corruptions))
     if len({pair.edited_row for pair in pairs}) > 1:
@@ -76,7 +78,7 @@ def pairs_of(
     return TokenizedPairs(pairs, [warning for prompt in read for warning in prompt.warnings])
 
 
-def tokens_of(pair: Pair, metric: Metric) -> pb.PairTokens:
+def pair_tokens(pair: Pair, metric: Metric) -> pb.PairTokens:
     """A pair as a plan says it."""
     found = pb.PairTokens(clean=inference_pb2.TokenIds(ids=pair.clean))
     if pair.corrupted is not None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from neuroscope_inference.engine.sweeps.cells import Cells, Extent
+from neuroscope_inference.engine.sweeps.cell_plan import ActivationKey, CellPlan
+from neuroscope_inference.engine.sweeps.cells import Cells, EditExtent
 from neuroscope_inference.engine.sweeps.pair import Pair
-from neuroscope_inference.engine.sweeps.plan import Asked, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class Patch:
     pair: Pair
     cells: Cells
     cell: int
-    extent: Extent
-    company: bytes
+    extent: EditExtent
+    batch_key: bytes
 
-    def plan(self) -> Plan:
+    def plan(self) -> CellPlan:
         """The edits, which remember what they are given: new ones every time."""
         return self.cells.plan(self.cell, self.pair)
 
-    def generated(self, new_tokens: int, given: Mapping[Asked, mx.array]) -> Plan | None:
+    def generation_plan(self, new_tokens: int, given: Mapping[ActivationKey, mx.array]) -> CellPlan | None:
         """The edits at generated tokens; None: there are none.
 
         Args:
             new_tokens: so many are drawn at most.
             given: activations (1, ...) by row and point.
         """
-        return self.cells.generated(self.cell, self.pair, new_tokens, given)
+        return self.cells.generation_plan(self.cell, self.pair, new_tokens, given)

@@ -11,7 +11,7 @@ from neuroscope.vocabulary.sites import Point, resolve
 from neuroscope_inference.engine.model import LoadedModel
 
 
-def points_of(model: LoadedModel, site: site_pb2.Site, layers: Sequence[int], path: str) -> list[Point]:
+def resolve_points(model: LoadedModel, site: site_pb2.Site, layers: Sequence[int], path: str) -> list[Point]:
     """The points of a site, all of them there.
 
     Args:
@@ -32,13 +32,13 @@ def points_of(model: LoadedModel, site: site_pb2.Site, layers: Sequence[int], pa
     elif len(points) == 1:
         raise InvalidRequestError("the site names its layer; leave out the layers", field=f"{path}.layers")
     else:
-        points = [points[index] for index in in_range(layers, layout.num_layers, "layer", f"{path}.layers")]
+        points = [points[index] for index in check_indices(layers, layout.num_layers, "layer", f"{path}.layers")]
     for point in points:
-        model.available(point, f"{path}.site.component")
+        model.require_point(point, f"{path}.site.component")
     return points
 
 
-def in_range(indices: Sequence[int], count: int, name: str, path: str, owner: str = "the model has") -> list[int]:
+def check_indices(indices: Sequence[int], count: int, name: str, path: str, owner: str = "the model has") -> list[int]:
     """Indices counted from 0.
 
     Raises:

@@ -11,15 +11,15 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array
 from neuroscope_inference.engine.edges.grid import EdgeGrid
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.paths.grid import PathGrid
 from neuroscope_inference.engine.sweeps.cells import Cells, SingleCells
-from neuroscope_inference.engine.sweeps.continuation import continuation_of
 from neuroscope_inference.engine.sweeps.corruption import Corruptions
+from neuroscope_inference.engine.sweeps.generation import parse_generation
 from neuroscope_inference.engine.sweeps.grids import Grid
-from neuroscope_inference.engine.sweeps.metrics import metric_of
-from neuroscope_inference.engine.sweeps.pairs import pairs_of
+from neuroscope_inference.engine.sweeps.metrics import parse_metric
+from neuroscope_inference.engine.sweeps.pairs import parse_pairs
 from neuroscope_inference.engine.sweeps.sweep import Sweep
 
 
@@ -38,14 +38,14 @@ class SweepLimits:
     batch_bytes: int
 
 
-def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, allowed: SweepLimits) -> Sweep:
+def parse_sweep(request: pb.RunSweepRequest, model: LoadedModel, resolve: ResolveTensor, allowed: SweepLimits) -> Sweep:
     """The sweep that a request asks for. Nothing has run when it raises.
 
     Raises:
         InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: name the field.
     """
-    resolve = _remembering(resolve)
-    read = pairs_of(model, request.pairs, request.references, request.edited_run, allowed.max_prompts)
+    resolve = _memoised(resolve)
+    read = parse_pairs(model, request.pairs, request.references, request.edited_run, allowed.max_prompts)
     cells: list[tuple[int, Cells]] = []
     count = 0
     for index, message in enumerate(request.grids):
@@ -76,21 +76,21 @@ def sweep_of(request: pb.RunSweepRequest, model: LoadedModel, resolve: Resolve, 
         model,
         read.pairs,
         cells,
-        metric_of(request.metric, model, read.pairs, resolve),
-        _method(request),
-        _done(request.done_patches, count * len(read.pairs)),
+        parse_metric(request.metric, model, read.pairs, resolve),
+        _parse_method(request),
+        _parse_done(request.done_patches, count * len(read.pairs)),
         limits.batch_bytes or allowed.batch_bytes,
         min(limits.max_patches or allowed.max_patches, allowed.max_patches),
         limits.max_seconds,
         Corruptions(model, resolve),
         read.warnings,
-        continuation_of(request.generation, model) if request.HasField("generation") else None,
+        parse_generation(request.generation, model) if request.HasField("generation") else None,
     )
     sweep.check()
     return sweep
 
 
-def _remembering(resolve: Resolve) -> Resolve:
+def _memoised(resolve: ResolveTensor) -> ResolveTensor:
     """Finds tensors once: edits are compiled again as they run, on a thread that must not read from disk, and at a time
     when an upload may have expired."""
     found: dict[bytes, Array] = {}
@@ -106,13 +106,13 @@ def _remembering(resolve: Resolve) -> Resolve:
     return remembered
 
 
-def _method(request: pb.RunSweepRequest) -> pb.SweepMethod.ValueType:
+def _parse_method(request: pb.RunSweepRequest) -> pb.SweepMethod.ValueType:
     if request.method not in pb.SweepMethod.values():
         raise InvalidRequestError(f"the contract has no method {request.method}", field="method")
     return request.method
 
 
-def _done(patches: Sequence[int], count: int) -> frozenset[int]:
+def _parse_done(patches: Sequence[int], count: int) -> frozenset[int]:
     for index, patch in enumerate(patches):
         if patch >= count:
             raise InvalidRequestError(

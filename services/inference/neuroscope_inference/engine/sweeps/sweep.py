@@ -12,33 +12,33 @@ from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.memory import OutOfMemoryError
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.sweeps.cell_plan import ActivationKey
 from neuroscope_inference.engine.sweeps.cells import Cells
-from neuroscope_inference.engine.sweeps.continuation import Continuation
 from neuroscope_inference.engine.sweeps.corruption import Corruptions
-from neuroscope_inference.engine.sweeps.end import EndReader
-from neuroscope_inference.engine.sweeps.method import Method
+from neuroscope_inference.engine.sweeps.fastest_method import fastest_method
+from neuroscope_inference.engine.sweeps.generation import SweepGeneration
+from neuroscope_inference.engine.sweeps.method import SweepMethod
 from neuroscope_inference.engine.sweeps.metrics import Metric
+from neuroscope_inference.engine.sweeps.output_reader import OutputReader
 from neuroscope_inference.engine.sweeps.pair import RUNS, Pair
-from neuroscope_inference.engine.sweeps.pairs import tokens_of
+from neuroscope_inference.engine.sweeps.pair_runner import PairPreparer, PairRunner
+from neuroscope_inference.engine.sweeps.pairs import pair_tokens
 from neuroscope_inference.engine.sweeps.patch import Patch
-from neuroscope_inference.engine.sweeps.plan import Asked
-from neuroscope_inference.engine.sweeps.prepared import Preparation, Prepared
-from neuroscope_inference.engine.sweeps.proof import fastest
-from neuroscope_inference.engine.sweeps.references import References
-from neuroscope_inference.engine.sweeps.run import run
-from neuroscope_inference.engine.sweeps.submissions import (
+from neuroscope_inference.engine.sweeps.patch_batches import (
+    BatchLimits,
     Costs,
-    Limits,
-    Pace,
-    Submission,
-    halves,
-    one_by_one,
-    together,
+    PatchBatch,
+    Throughput,
+    halve,
+    plan_batches,
+    single_batches,
 )
+from neuroscope_inference.engine.sweeps.reference_activations import ReferenceActivations
+from neuroscope_inference.engine.sweeps.single_run import run
 
-SUBMISSION_S = 1.0
+BATCH_S = 1.0
 """No submission is estimated to take longer, so that others have their turn and a cancelled sweep ends soon."""
-_FIRST_SUBMISSION_S = 0.15
+_FIRST_BATCH_S = 0.15
 
 Event: TypeAlias = "pb.RunSweepResponse | None"
 """None: nothing to send, but others may have their turn."""
@@ -67,15 +67,15 @@ class Sweep:
     pairs: Sequence[Pair]
     cells: Sequence[tuple[int, Cells]]
     metric: Metric
-    asked: pb.SweepMethod.ValueType
+    requested_method: pb.SweepMethod.ValueType
     done: frozenset[int]
     batch_bytes: int
     max_patches: int
     max_seconds: float
     corruptions: Corruptions
     warnings: Sequence[str] = ()
-    continuation: Continuation | None = None
-    _asks: set[Asked] = field(default_factory=set[Asked])
+    generation: SweepGeneration | None = None
+    _required_activations: set[ActivationKey] = field(default_factory=set[ActivationKey])
 
     @property
     def cell_count(self) -> int:
@@ -95,15 +95,15 @@ class Sweep:
         """
         seen: set[tuple[int, ...]] = set()
         for pair in self.pairs:
-            corruption = self.corruptions.checked(pair)
-            self._asks |= set() if corruption is None else corruption.asks
+            corruption = self.corruptions.checked_plan(pair)
+            self._required_activations |= set() if corruption is None else corruption.required_activations
             alike = (*pair.lengths, int(pair.corrupted is None))
             if alike in seen:
                 continue
             seen.add(alike)
             for _, cells in self.cells:
-                for plan in cells.samples(pair):
-                    self._asks |= plan.asks
+                for plan in cells.sample_plans(pair):
+                    self._required_activations |= plan.required_activations
 
     def run(self) -> Iterator[Event]:
         """What is sent; for the engine's thread.
@@ -117,33 +117,33 @@ class Sweep:
         if self.patch_count > self.max_patches:
             raise self._too_many()
         for _, cells in self.cells:
-            cells.prove()
+            cells.check_supported()
         method = self._method()
-        references = References(self.model, self.pairs[0].references, self._asks)
+        references = ReferenceActivations(self.model, self.pairs[0].references, self._required_activations)
         yield from references.gather()
-        preparation = Preparation(
-            self.model, self.metric, method, references, self._asks, self.corruptions, self.continuation
+        preparation = PairPreparer(
+            self.model, self.metric, method, references, self._required_activations, self.corruptions, self.generation
         )
-        pace: Pace | None = None
+        pace: Throughput | None = None
         done = most_rows = 0
         started = time.perf_counter()
         forward_s: list[float] = []
         total = 0.0
         for pair in self.pairs:
-            prepared = self._prepared(preparation, pair)
+            prepared = self._prepare(preparation, pair)
             yield None
             forward_s.append(prepared.seconds)
             costs = self._costs(pair)
-            pace = pace or Pace(prepared.seconds / costs.plain(pair.length))
+            pace = pace or Throughput(prepared.seconds / costs.plain(pair.length))
             if pair is self.pairs[0]:
-                submissions = list(self._submissions(prepared, costs, pace, is_first=True))
+                submissions = list(self._batches(prepared, costs, pace, is_first=True))
                 total = self._total_work(submissions)
-                yield self._plan(method, submissions, pace.seconds_of(total), prepared.seconds)
+                yield self._plan(method, submissions, pace.seconds_for(total), prepared.seconds)
                 started = time.perf_counter()
             yield pb.RunSweepResponse(baseline=prepared.baseline)
-            for submission in self._submissions(prepared, costs, pace, is_first=not done):
+            for submission in self._batches(prepared, costs, pace, is_first=not done):
                 began = time.perf_counter()
-                submitted = list(_submitted(prepared, submission))
+                submitted = list(_run_batch(prepared, submission))
                 pace.add(submission.work, time.perf_counter() - began)
                 for values in submitted:
                     done += len(values.patches)
@@ -154,7 +154,7 @@ class Sweep:
                         patches_done=done,
                         patch_count=self.patch_count,
                         elapsed_seconds=time.perf_counter() - started,
-                        remaining_seconds=pace.seconds_of(max(total - pace.work, 0)),
+                        remaining_seconds=pace.seconds_for(max(total - pace.work, 0)),
                     )
                 )
         elapsed = time.perf_counter() - started
@@ -164,40 +164,44 @@ class Sweep:
         )
 
     def _costs(self, pair: Pair) -> Costs:
-        new_tokens = 0 if self.continuation is None else self.continuation.sampler.max_tokens
+        new_tokens = 0 if self.generation is None else self.generation.sampler.max_tokens
         return Costs(self.model, len(self.metric.places(pair.length)), pair.length, new_tokens)
 
-    def _method(self) -> Method:
+    def _method(self) -> SweepMethod:
         """How patches run.
 
         Raises:
             InvalidRequestError: the request asks for a way that the model does not lend itself to.
         """
-        proven = Method(pb.SWEEP_METHOD_PLAIN) if self.asked == pb.SWEEP_METHOD_PLAIN else fastest(self.model)
-        if self.asked == pb.SWEEP_METHOD_UNSPECIFIED or self.asked == proven.kind:
+        proven = (
+            SweepMethod(pb.SWEEP_METHOD_PLAIN)
+            if self.requested_method == pb.SWEEP_METHOD_PLAIN
+            else fastest_method(self.model)
+        )
+        if self.requested_method == pb.SWEEP_METHOD_UNSPECIFIED or self.requested_method == proven.kind:
             return proven
-        if self.asked > proven.kind:
+        if self.requested_method > proven.kind:
             raise InvalidRequestError(
                 f"sweeps of {self.model.description.model_id} cannot be run like that: {proven.reason}", field="method"
             )
-        return Method(self.asked)
+        return SweepMethod(self.requested_method)
 
-    def _prepared(self, preparation: Preparation, pair: Pair) -> Prepared:
+    def _prepare(self, preparation: PairPreparer, pair: Pair) -> PairRunner:
         try:
-            return preparation.of(pair)
+            return preparation.prepare(pair)
         except OutOfMemoryError as error:
             raise ResourceExhaustedError(
                 f"memory does not hold the unedited runs of pair {pair.index}: {error}", field=f"pairs[{pair.index}]"
             ) from None
 
-    def _submissions(self, prepared: Prepared, costs: Costs, pace: Pace, *, is_first: bool) -> Iterator[Submission]:
+    def _batches(self, prepared: PairRunner, costs: Costs, pace: Throughput, *, is_first: bool) -> Iterator[PatchBatch]:
         patches = list(self._patches(prepared.pair))
         if prepared.base is None:
-            return one_by_one(patches, costs, prepared.pair.length)
-        first_s = _FIRST_SUBMISSION_S if is_first else SUBMISSION_S
-        limits = Limits(self.batch_bytes, pace, SUBMISSION_S, first_s)
-        end = prepared.at.places[-1] + 1
-        return together(patches, costs, end, limits, reuses_positions=prepared.method.reuses_positions)
+            return single_batches(patches, costs, prepared.pair.length)
+        first_s = _FIRST_BATCH_S if is_first else BATCH_S
+        limits = BatchLimits(self.batch_bytes, pace, BATCH_S, first_s)
+        end = prepared.reference.places[-1] + 1
+        return plan_batches(patches, costs, end, limits, reuses_positions=prepared.method.reuses_positions)
 
     def _patches(self, pair: Pair) -> Iterator[Patch]:
         for first_cell, cells in self.cells:
@@ -205,9 +209,9 @@ class Sweep:
                 number = pair.index * self.cell_count + first_cell + cell
                 if number not in self.done:
                     extent = self.corruptions.extent(cells.extent(cell, pair), pair)
-                    yield Patch(number, pair, cells, cell, extent, cells.company(cell, pair))
+                    yield Patch(number, pair, cells, cell, extent, cells.batch_key(cell, pair))
 
-    def _total_work(self, submissions: Sequence[Submission]) -> float:
+    def _total_work(self, submissions: Sequence[PatchBatch]) -> float:
         """Of all pairs, from that of the first."""
         first = sum(submission.work for submission in submissions)
         patches = sum(len(submission.patches) for submission in submissions)
@@ -215,7 +219,7 @@ class Sweep:
         return first if not patches else first / patches * self.patch_count * lengths
 
     def _plan(
-        self, method: Method, submissions: Sequence[Submission], seconds: float, forward_s: float
+        self, method: SweepMethod, submissions: Sequence[PatchBatch], seconds: float, forward_s: float
     ) -> pb.RunSweepResponse:
         """What is sent before anything else.
 
@@ -240,7 +244,7 @@ class Sweep:
                 forward_passes=seconds / forward_s,
                 seconds=seconds,
                 batch_bytes=max((submission.nbytes for submission in submissions), default=0),
-                pairs=[tokens_of(pair, self.metric) for pair in self.pairs],
+                pairs=[pair_tokens(pair, self.metric) for pair in self.pairs],
                 warnings=self.warnings,
             )
         )
@@ -249,11 +253,11 @@ class Sweep:
         """The refusal of a sweep that is too large, with what it would cost: a forward pass is timed for it."""
         pair = self.pairs[0]
         costs = self._costs(pair)
-        reader = EndReader(self.model.layout, self.model.capabilities.can_cut, self.metric.reads_stream)
-        cache = caches.new(self.model.network)
+        reader = OutputReader(self.model.layout, self.model.capabilities.can_cut, self.metric.reads_stream)
+        cache = caches.new_cache(self.model.network)
         places = self.metric.places(pair.length)
         seconds = run(self.model, reader, pair.edited, pair.edited_row, places, cache).seconds
-        pace = Pace(seconds / costs.plain(pair.length))
+        pace = Throughput(seconds / costs.plain(pair.length))
         # Of a sample: patches that are spread evenly over the first pair's.
         stride = max(1, self.cell_count // 1000)
         count, work = 0, 0.0
@@ -262,7 +266,7 @@ class Sweep:
                 extent = cells.extent(cell, pair)
                 work += costs.row(extent, pair.length - extent.first)
                 count += 1
-        estimate = pace.seconds_of(work / max(count, 1) * self.patch_count)
+        estimate = pace.seconds_for(work / max(count, 1) * self.patch_count)
         nbytes = min(self.batch_bytes, costs.nbytes(pair.length, pair.length) * self.patch_count)
         return ResourceExhaustedError(
             f"{self.patch_count} patches ({self.cell_count} cells, {len(self.pairs)} pairs) are more than the "
@@ -272,7 +276,7 @@ class Sweep:
         )
 
 
-def _submitted(prepared: Prepared, submission: Submission) -> Iterator[pb.SweepValues]:
+def _run_batch(prepared: PairRunner, submission: PatchBatch) -> Iterator[pb.SweepValues]:
     """Values of patches; where memory runs short, those of two smaller submissions.
 
     Raises:
@@ -290,9 +294,9 @@ def _submitted(prepared: Prepared, submission: Submission) -> Iterator[pb.SweepV
     if found is not None:
         yield found
         return
-    smaller = halves(submission)
+    smaller = halve(submission)
     if not smaller:
         number = submission.patches[0].number
         raise ResourceExhaustedError(f"memory does not hold patch {number}: {reason}; wait for other requests to end")
     for half in smaller:
-        yield from _submitted(prepared, half)
+        yield from _run_batch(prepared, half)

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from neuroscope_inference.engine.hook_plan import argument_of
+from neuroscope_inference.engine.hook_plan import get_argument
 
 BEFORE_EMBEDDING = -1
 """The boundary of rows that run from their tokens on."""
@@ -52,7 +52,7 @@ class TriangularBatch:
         Of the last block all positions give keys and values, but what it writes is wanted for the last ones alone. It
         is called for those before first; nobody evaluates what that call returns, so it costs keys and values only.
         """
-        stream = argument_of(args, kwargs, 0)
+        stream = get_argument(args, kwargs, 0)
         if not self._rows:
             return stream
         if self._tail is None or self._tail[0] != layer or self._tail[1] >= stream.shape[1]:

@@ -19,7 +19,7 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.vocabulary.sites import Point
 from neuroscope.weights.names import OPTIONAL, WEIGHTS
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import scalar
 from neuroscope_inference.engine.head_matrices import (
     HeadProjection,
     MatricesUnavailableError,
@@ -29,9 +29,9 @@ from neuroscope_inference.engine.head_matrices import (
 from neuroscope_inference.engine.hook_plan import plain_class
 from neuroscope_inference.engine.layout import Block, Layout
 from neuroscope_inference.engine.linear import bias_of, matrix_of, source_of
-from neuroscope_inference.engine.weights.probe import NeuronProjection, WeightFacts, probed
+from neuroscope_inference.engine.weights.probe import NeuronProjection, WeightFacts, probe_weights
 
-Place = tuple[str, int | None]
+WeightKey = tuple[str, int | None]
 """A weight: its name, and its layer if it belongs to one."""
 _EXPERT_PARTS = {"W_gate": "gate_proj", "W_in": "up_proj", "W_out": "down_proj"}
 _EXPERT_PARTS_UNGATED = {"W_in": "fc1", "W_out": "fc2"}
@@ -60,7 +60,7 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class Norm:
+class NormWeights:
     """A norm: (x, centred or not) / sqrt(mean square + epsilon) * weight + bias.
 
     Args:
@@ -79,7 +79,7 @@ class Norm:
 
 
 @dataclass(slots=True)
-class Catalogue:
+class WeightCatalogue:
     """The weights of one model. It is made on the engine's thread, by a forward pass of a few tokens.
 
     Args:
@@ -88,18 +88,18 @@ class Catalogue:
 
     layout: Layout
     facts: WeightFacts = field(init=False)
-    weights: dict[Place, Weight] = field(default_factory=dict[Place, Weight], init=False)
-    norms: dict[Place, Norm] = field(default_factory=dict[Place, Norm], init=False)
-    reasons: dict[Place, str] = field(default_factory=dict[Place, str], init=False)
+    weights: dict[WeightKey, Weight] = field(default_factory=dict[WeightKey, Weight], init=False)
+    norms: dict[WeightKey, NormWeights] = field(default_factory=dict[WeightKey, NormWeights], init=False)
+    reasons: dict[WeightKey, str] = field(default_factory=dict[WeightKey, str], init=False)
 
     def __post_init__(self) -> None:
-        self.facts = probed(self.layout)
-        self._of_no_layer()
+        self.facts = probe_weights(self.layout)
+        self._add_model_weights()
         for layer, block in enumerate(self.layout.blocks):
-            self._norms(layer, block)
-            self._attention(layer, block)
-            self._mlp(layer, block)
-            self._experts(layer, block)
+            self._add_norms(layer, block)
+            self._add_attention(layer, block)
+            self._add_mlp(layer, block)
+            self._add_experts(layer, block)
 
     def reason(self, name: str) -> str:
         """Why the model has a weight in no layer."""
@@ -117,9 +117,9 @@ class Catalogue:
     def __contains__(self, name: str) -> bool:
         return any(name == found for found, _ in self.weights)
 
-    def _of_no_layer(self) -> None:
+    def _add_model_weights(self) -> None:
         layout, head = self.layout, self.facts.head
-        reason = _NO_PART if layout.embedding is None else self._unproved("embedding", None)
+        reason = _NO_PART if layout.embedding is None else self._why_unverified("embedding", None)
         if layout.embedding is None or reason:
             self.reasons["W_E", None] = reason
         else:
@@ -128,7 +128,7 @@ class Catalogue:
             self._add("W_pos", None, layout.positions, partial(matrix_of, layout.positions))
         else:
             self.reasons["W_pos", None] = "positions are not embedded by a matrix that is added"
-        self._norm("final_norm", None, layout.final_norm, self._unproved("final_norm", None))
+        self._add_norm("final_norm", None, layout.final_norm, self._why_unverified("final_norm", None))
         if head is None:
             self.reasons["W_U", None] = "no matrix that is known makes the logits of what the final norm gives"
             return
@@ -136,17 +136,17 @@ class Catalogue:
         if (bias := bias_of(head.module)) is not None:
             self._add("b_U", None, head.module, lambda: bias)
 
-    def _norms(self, layer: int, block: Block) -> None:
-        self._norm("ln1", layer, block.norm1, self._unproved("ln1", layer))
-        self._norm("ln1_post", layer, block.attention_output_norm, self._unproved("attn_contrib", layer))
-        self._norm("ln2", layer, block.norm2, self._unproved("ln2", layer))
-        self._norm("ln2_post", layer, block.mlp_output_norm, self._unproved("mlp_contrib", layer))
+    def _add_norms(self, layer: int, block: Block) -> None:
+        self._add_norm("ln1", layer, block.norm1, self._why_unverified("ln1", layer))
+        self._add_norm("ln1_post", layer, block.attention_output_norm, self._why_unverified("attn_contrib", layer))
+        self._add_norm("ln2", layer, block.norm2, self._why_unverified("ln2", layer))
+        self._add_norm("ln2_post", layer, block.mlp_output_norm, self._why_unverified("mlp_contrib", layer))
 
-    def _norm(self, name: str, layer: int | None, module: nn.Module | None, reason: str) -> None:
+    def _add_norm(self, name: str, layer: int | None, module: nn.Module | None, reason: str) -> None:
         if module is None:
             self.reasons[f"{name}.w", layer] = self.reasons[f"{name}.b", layer] = "the model has no such norm"
             return
-        norm = None if reason else _norm_of(module, self._width)
+        norm = None if reason else _probe_norm(module, self._width)
         if norm is None:
             self.reasons[f"{name}.w", layer] = self.reasons[f"{name}.b", layer] = (
                 reason or "it is neither a LayerNorm nor an RMSNorm"
@@ -158,7 +158,7 @@ class Catalogue:
             bias = norm.bias
             self._add(f"{name}.b", layer, module, lambda: bias, source=norm.source)
 
-    def _attention(self, layer: int, block: Block) -> None:
+    def _add_attention(self, layer: int, block: Block) -> None:
         columns = self.layout.columns[layer]
         try:
             projections = projections_of(block, columns, layer)
@@ -167,25 +167,25 @@ class Catalogue:
             for name in "QKV":
                 self.reasons[f"W_{name}", layer] = self.reasons[f"b_{name}", layer] = str(missing)
         for name, point, projection in zip("QKV", ("q_proj", "k_proj", "value"), projections, strict=False):
-            reason = self._unproved(point, layer) or self._misshapen(point, layer, projection)
+            reason = self._why_unverified(point, layer) or self._why_misshapen(point, layer, projection)
             if reason:
                 self.reasons[f"W_{name}", layer] = self.reasons[f"b_{name}", layer] = reason
                 continue
             self._add(f"W_{name}", layer, projection.module, partial(_by_head, projection))
             if (bias := projection.bias()) is not None:
                 self._add(f"b_{name}", layer, projection.module, lambda bias=bias: bias)
-        self._output(layer, block)
+        self._add_output(layer, block)
         for name, heads, module in (
             ("q_norm", columns.heads, block.query_norm),
             ("k_norm", columns.kv_heads, block.key_norm),
         ):
-            self._head_norm(name, layer, heads, module)
+            self._add_head_norm(name, layer, heads, module)
         sinks = None if block.attention is None else block.attention.get("sinks")
         if block.attention is not None and isinstance(sinks, mx.array) and sinks.shape == (columns.heads,):
             self._add("sinks", layer, block.attention, lambda: sinks)
 
-    def _output(self, layer: int, block: Block) -> None:
-        reason = self._unproved("head_output", layer)
+    def _add_output(self, layer: int, block: Block) -> None:
+        reason = self._why_unverified("head_output", layer)
         if not reason and block.output_projection is None:
             reason = _NO_PART
         if reason or block.output_projection is None:
@@ -196,13 +196,13 @@ class Catalogue:
         if (bias := bias_of(block.output_projection)) is not None:
             self._add("b_O", layer, block.output_projection, lambda: bias)
 
-    def _head_norm(self, name: str, layer: int, heads: int, module: nn.Module | None) -> None:
+    def _add_head_norm(self, name: str, layer: int, heads: int, module: nn.Module | None) -> None:
         """A norm of queries or keys: of each head by itself, all alike, or of all heads together."""
         weight = None if module is None else module.get("weight")
         if module is None or not isinstance(weight, mx.array):
             self.reasons[f"{name}.w", layer] = "the model has no such norm, or one without a weight"
             return
-        norm = _norm_of(module, weight.size)
+        norm = _probe_norm(module, weight.size)
         if norm is None:
             self.reasons[f"{name}.w", layer] = "it is neither a LayerNorm nor an RMSNorm"
             return
@@ -213,9 +213,9 @@ class Catalogue:
         else:
             self._add(f"{name}.w", layer, module, lambda: norm.weight.reshape(-1), axes[1:], source=norm.source)
 
-    def _mlp(self, layer: int, block: Block) -> None:
+    def _add_mlp(self, layer: int, block: Block) -> None:
         names = ("W_gate", "b_gate", "W_in", "b_in", "W_out", "b_out")
-        reason = self._unproved("mlp_neurons", layer)
+        reason = self._why_unverified("mlp_neurons", layer)
         if block.experts is not None:
             reason = "the layer is a mixture of experts, each of which has its own"
         if reason or block.down_projection is None:
@@ -230,23 +230,23 @@ class Catalogue:
             told = "no activation that is known makes the neurons of what the MLP reads"
             self.reasons |= {(name, layer): told for name in names[:4]}
             return
-        self._half("in", layer, neurons.up)
+        self._add_projection("in", layer, neurons.up)
         if neurons.gate is None:
             self.reasons["W_gate", layer] = self.reasons["b_gate", layer] = "the MLP has no gate"
         else:
-            self._half("gate", layer, neurons.gate)
+            self._add_projection("gate", layer, neurons.gate)
 
-    def _half(self, name: str, layer: int, half: NeuronProjection) -> None:
+    def _add_projection(self, name: str, layer: int, half: NeuronProjection) -> None:
         self._add(f"W_{name}", layer, half.module, half.matrix)
         if (bias := half.bias()) is not None:
             self._add(f"b_{name}", layer, half.module, lambda: bias)
 
-    def _experts(self, layer: int, block: Block) -> None:
+    def _add_experts(self, layer: int, block: Block) -> None:
         names = [name for name in WEIGHTS if name.startswith(("experts.", "shared.")) or name.endswith("_router")]
         if block.experts is None or block.routing is None:
             self.reasons |= {(name, layer): "the layer is not a mixture of experts" for name in names}
             return
-        self._router(layer, block)
+        self._add_router(layer, block)
         if not isinstance(block.experts, (SwitchGLU, SwitchMLP)):
             told = f"its experts are {plain_class(block.experts).__name__}, whose matrices are not known"
             self.reasons |= {(name, layer): told for name in names if name.startswith("experts.")}
@@ -269,10 +269,10 @@ class Catalogue:
         else:
             self.reasons["shared.W_router", layer] = "no expert that runs for every token has a gate"
 
-    def _router(self, layer: int, block: Block) -> None:
+    def _add_router(self, layer: int, block: Block) -> None:
         assert block.routing is not None
         module = block.routing.linear or block.routing.gating
-        reason = self._unproved("router_logits", layer)
+        reason = self._why_unverified("router_logits", layer)
         if reason or (not isinstance(module.get("weight"), mx.array) and "lora_a" not in module):
             self.reasons["W_router", layer] = self.reasons["b_router", layer] = reason or _NO_PART
             return
@@ -294,12 +294,12 @@ class Catalogue:
             found = pb.WEIGHT_SOURCE_STORED
         self.weights[name, layer] = Weight(name, layer, make, axes or WEIGHTS[name].axes, module, found)
 
-    def _unproved(self, component: str, layer: int | None) -> str:
+    def _why_unverified(self, component: str, layer: int | None) -> str:
         """Why a point that a weight is known by is not there; empty if it is."""
         reason = self.layout.state(Point(component, layer)).reason
         return reason and f"{Point(component, layer)}, which shows what it does, is missing: {reason}"
 
-    def _misshapen(self, component: str, layer: int, projection: HeadProjection) -> str:
+    def _why_misshapen(self, component: str, layer: int, projection: HeadProjection) -> str:
         heads, width = self.layout.state(Point(component, layer)).axes_extents[-2:]
         shape = projection.matrix().shape
         return "" if shape[:2] == (heads, width) else f"{Point(component, layer)} is not what its projection gives"
@@ -319,7 +319,7 @@ def _transposed(module: nn.Module) -> mx.array:
     return matrix_of(module).swapaxes(-1, -2)
 
 
-def _norm_of(module: nn.Module, width: int) -> Norm | None:
+def _probe_norm(module: nn.Module, width: int) -> NormWeights | None:
     """What a norm does; None: it is of another kind.
 
     A norm of a class that is not known is asked: x of 1 and -1 by turns has mean 0 and root mean square 1, so that it
@@ -329,7 +329,7 @@ def _norm_of(module: nn.Module, width: int) -> Norm | None:
     epsilon = _epsilon(module)
     stored = known.get("weight")
     if kind in (nn.LayerNorm, nn.RMSNorm) and isinstance(stored, mx.array):
-        return Norm(stored, known.get("bias"), kind is nn.LayerNorm, epsilon, pb.WEIGHT_SOURCE_STORED)
+        return NormWeights(stored, known.get("bias"), kind is nn.LayerNorm, epsilon, pb.WEIGHT_SOURCE_STORED)
     if width < 2 or width % 2:
         return None
     call: Any = module
@@ -341,12 +341,12 @@ def _norm_of(module: nn.Module, width: int) -> Norm | None:
         return None
     plus, minus, ones, larger = (seen[row] for row in range(4))
     weight, bias = (plus - minus) / 2 * signs, (plus + minus) / 2
-    is_biased = number(mx.abs(bias).max()) > 1e-6
+    is_biased = scalar(mx.abs(bias).max()) > 1e-6
     is_centred = bool(mx.allclose(ones, bias, rtol=0, atol=1e-3).item())
     if not bool(mx.allclose(larger, plus, rtol=1e-2, atol=1e-3).item()):  # the size of x does not matter to a norm
         return None
     weight = weight * (1 + epsilon) ** 0.5
-    return Norm(weight, bias if is_biased else None, is_centred, epsilon, pb.WEIGHT_SOURCE_EFFECTIVE)
+    return NormWeights(weight, bias if is_biased else None, is_centred, epsilon, pb.WEIGHT_SOURCE_EFFECTIVE)
 
 
 def _epsilon(module: nn.Module) -> float:
@@ -357,7 +357,7 @@ def _epsilon(module: nn.Module) -> float:
     return 0.0
 
 
-def missing(catalogue: Catalogue) -> Iterator[tuple[str, str]]:
+def missing_weights(catalogue: WeightCatalogue) -> Iterator[tuple[str, str]]:
     """The weights of the vocabulary that the model does not have, with why."""
     for name in WEIGHTS:
         if name not in catalogue:

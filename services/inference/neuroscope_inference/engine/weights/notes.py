@@ -8,7 +8,7 @@ from neuroscope.v1 import weights_pb2 as pb
 from neuroscope_inference.engine.weights.selection import SelectedWeight
 
 
-def notes_of(plan: pb.WeightsPlan, tensors: Sequence[SelectedWeight]) -> Iterator[str]:
+def weight_notes(plan: pb.WeightsPlan, tensors: Sequence[SelectedWeight]) -> Iterator[str]:
     """The notes of a plan whose layers and norms are there.
 
     Args:

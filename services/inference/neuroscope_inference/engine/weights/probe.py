@@ -15,7 +15,7 @@ import mlx.nn as nn
 
 from neuroscope.vocabulary.sites import Point
 from neuroscope_inference.engine import caches
-from neuroscope_inference.engine.arrays import number
+from neuroscope_inference.engine.arrays import scalar
 from neuroscope_inference.engine.hook_plan import HookPlan
 from neuroscope_inference.engine.identities import normed_heads, relative_error, tolerance_of, unit_heads
 from neuroscope_inference.engine.layout import Block, Layout
@@ -37,11 +37,11 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "relu_squared": nn.relu2,
 }
 """Activations of neurons, by the contract's names."""
-Seen = Mapping[Point, mx.array]
+Activations = Mapping[Point, mx.array]
 
 
 @dataclass(frozen=True, slots=True)
-class Neurons:
+class NeuronFacts:
     """How the neurons of a dense MLP come of what it reads.
 
     Args:
@@ -76,7 +76,7 @@ class NeuronProjection:
         bias = bias_of(self.module)
         return None if bias is None else self._part(bias)
 
-    def of(self, x: mx.array) -> mx.array:
+    def apply(self, x: mx.array) -> mx.array:
         """What it makes of the MLP's input (batch, position, d_model), by the module's own code."""
         call: Any = self.module
         made: mx.array = call(x)
@@ -94,11 +94,11 @@ class LayerFacts:
     is_normed: bool = False
     score_scale: float = 0.0
     score_softcap: float | None = None
-    neurons: Neurons | None = None
+    neurons: NeuronFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LogitHead:
     """How logits come of what the final norm gives: softcap(scale * (x @ W_U + b_U)).
 
     Args:
@@ -125,26 +125,26 @@ class WeightFacts:
     """
 
     embedding_scale: float
-    head: Head | None
+    head: LogitHead | None
     layers: list[LayerFacts] = field(default_factory=list[LayerFacts])
 
 
-def probed(layout: Layout) -> WeightFacts:
+def probe_weights(layout: Layout) -> WeightFacts:
     """The facts of a model; one forward pass, on the engine's thread."""
     names = [name for name in (*_READ, *_READ_OF_MLP) if name != "resid_pre"]
     points = [state.point for state in layout.states if not state.reason and state.point.component in names]
     points += [point for point in (Point("resid_pre", 0),) if not layout.state(point).reason]
-    hook_plan = HookPlan(layout.wanted(layout.index[point] for point in points))
+    hook_plan = HookPlan(layout.capture_mask(layout.index[point] for point in points))
     call: Any = layout.model
-    with layout.switch.reading(hook_plan):
-        logits: mx.array = call(mx.array([_TOKENS]), cache=caches.new(layout.model))
-    mx.eval(logits, list(hook_plan.seen.values()))
-    seen = {layout.states[index].point: value for index, value in hook_plan.seen.items()}
-    layers = [_layer(layout, layer, block, seen) for layer, block in enumerate(layout.blocks)]
-    return WeightFacts(_embedding_scale(layout, seen), _head(layout, seen), layers)
+    with layout.active_hooks.activate(hook_plan):
+        logits: mx.array = call(mx.array([_TOKENS]), cache=caches.new_cache(layout.model))
+    mx.eval(logits, list(hook_plan.captured.values()))
+    seen = {layout.states[index].point: value for index, value in hook_plan.captured.items()}
+    layers = [_probe_layer(layout, layer, block, seen) for layer, block in enumerate(layout.blocks)]
+    return WeightFacts(_embedding_scale(layout, seen), _probe_head(layout, seen), layers)
 
 
-def _layer(layout: Layout, layer: int, block: Block, seen: Seen) -> LayerFacts:
+def _probe_layer(layout: Layout, layer: int, block: Block, seen: Activations) -> LayerFacts:
     names = ("q_proj", "k_proj", "query", "key", "attention_scores")
     projected, _, query, key, scores = (seen.get(Point(name, layer)) for name in names)
     is_rotary = is_normed = False
@@ -155,7 +155,7 @@ def _layer(layout: Layout, layer: int, block: Block, seen: Seen) -> LayerFacts:
     scale, softcap = 0.0, None
     if query is not None and key is not None and scores is not None:
         scale, softcap = _score_scale(block, query, key, scores)
-    return LayerFacts(is_rotary, is_normed, scale, softcap, _neurons(layer, block, seen))
+    return LayerFacts(is_rotary, is_normed, scale, softcap, _probe_neurons(layer, block, seen))
 
 
 def _score_scale(block: Block, query: mx.array, key: mx.array, scores: mx.array) -> tuple[float, float | None]:
@@ -168,7 +168,7 @@ def _score_scale(block: Block, query: mx.array, key: mx.array, scores: mx.array)
     found, products = mx.where(is_seen, found, 0), mx.where(is_seen, products, 0)
     for softcap in _softcaps([block.attention], _SOFTCAP_OF_SCORES):
         raw = found if softcap is None else softcap * mx.arctanh(mx.clip(found / softcap, -0.999, 0.999))
-        scale = number((raw * products).sum() / mx.maximum(mx.square(products).sum(), 1e-30))
+        scale = scalar((raw * products).sum() / mx.maximum(mx.square(products).sum(), 1e-30))
         expected = products * scale
         expected = expected if softcap is None else softcap * mx.tanh(expected / softcap)
         if relative_error(expected, found) <= 10 * tolerance_of(scores.dtype):
@@ -176,24 +176,24 @@ def _score_scale(block: Block, query: mx.array, key: mx.array, scores: mx.array)
     return 0.0, None
 
 
-def _neurons(layer: int, block: Block, seen: Seen) -> Neurons | None:
+def _probe_neurons(layer: int, block: Block, seen: Activations) -> NeuronFacts | None:
     """The way that explains the neurons best: in bfloat16 several do, but the model's own to the bit."""
     read, neurons = seen.get(Point("mlp_out", layer, is_input=True)), seen.get(Point("mlp_neurons", layer))
     if read is None or neurons is None:
         return None
     best, least = None, tolerance_of(neurons.dtype)
-    for up, gate in _ways(block):
-        raised, gated = up.of(read), None if gate is None else gate.of(read)
+    for up, gate in _candidate_projections(block):
+        raised, gated = up.apply(read), None if gate is None else gate.apply(read)
         if raised.shape != neurons.shape:
             continue
         for name, activation in ACTIVATIONS.items():
             made = activation(raised) if gated is None else activation(gated) * raised
             if (error := relative_error(made, neurons)) <= least:
-                best, least = Neurons(name, up, gate), error
+                best, least = NeuronFacts(name, up, gate), error
     return best
 
 
-def _ways(block: Block) -> Iterator[tuple[NeuronProjection, NeuronProjection | None]]:
+def _candidate_projections(block: Block) -> Iterator[tuple[NeuronProjection, NeuronProjection | None]]:
     """Projections that may make neurons: (what is raised, its gate)."""
     up, gate, fused = block.up_projection, block.gate_projection, block.fused_up_projection
     if fused is not None:
@@ -207,7 +207,7 @@ def _ways(block: Block) -> Iterator[tuple[NeuronProjection, NeuronProjection | N
             yield NeuronProjection(alone), None
 
 
-def _embedding_scale(layout: Layout, seen: Seen) -> float:
+def _embedding_scale(layout: Layout, seen: Activations) -> float:
     embedded, stream = seen.get(Point("embedding")), seen.get(Point("resid_pre", 0))
     if embedded is None or stream is None or embedded.shape != stream.shape:
         return 0.0
@@ -215,11 +215,11 @@ def _embedding_scale(layout: Layout, seen: Seen) -> float:
     if layout.positions is not None:
         stream = stream - matrix_of(layout.positions)[: len(_TOKENS)]
     stream = stream.astype(mx.float32)
-    scale = number((embedded * stream).sum() / mx.maximum(mx.square(embedded).sum(), 1e-30))
+    scale = scalar((embedded * stream).sum() / mx.maximum(mx.square(embedded).sum(), 1e-30))
     return scale if relative_error(embedded * scale, stream) <= tolerance_of(exact) else 0.0
 
 
-def _head(layout: Layout, seen: Seen) -> Head | None:
+def _probe_head(layout: Layout, seen: Activations) -> LogitHead | None:
     normed, logits = seen.get(Point("final_norm")), seen.get(Point("logits"))
     if normed is None or logits is None:
         return None
@@ -235,10 +235,10 @@ def _head(layout: Layout, seen: Seen) -> Head | None:
             continue
         for softcap in _softcaps(layout.model.modules(), _SOFTCAP_OF_LOGITS):
             capped = found if softcap is None else softcap * mx.arctanh(mx.clip(found / softcap, -0.999, 0.999))
-            scale = number((raw * capped).sum() / mx.maximum(mx.square(raw).sum(), 1e-30))
+            scale = scalar((raw * capped).sum() / mx.maximum(mx.square(raw).sum(), 1e-30))
             expected = raw * scale if softcap is None else softcap * mx.tanh(raw * scale / softcap)
             if relative_error(expected, found) <= tolerance_of(logits.dtype):
-                return Head(module, module is layout.embedding, _rounded(scale), softcap)
+                return LogitHead(module, module is layout.embedding, _rounded(scale), softcap)
     return None
 
 

@@ -11,8 +11,8 @@ from neuroscope.errors import InvalidRequestError, UnavailableSiteError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.weights.names import GROUPS, OF_KEY_VALUE_HEADS, WEIGHTS, resolve, resolved
-from neuroscope_inference.engine.projections import HeadColumns
-from neuroscope_inference.engine.weights.catalogue import Catalogue, Weight
+from neuroscope_inference.engine.qkv_layout import QkvLayout
+from neuroscope_inference.engine.weights.catalogue import Weight, WeightCatalogue
 
 _HEAD, _EXPERT = tensor_pb2.AXIS_HEAD, tensor_pb2.AXIS_EXPERT
 _UNCHOSEN_EXPERTS = ("W_router", "b_router", "shared.W_router")
@@ -56,7 +56,7 @@ def check_names(request: pb.ReadWeightsRequest) -> None:
     resolved(request.names, field="names")
 
 
-def chosen(request: pb.ReadWeightsRequest, catalogue: Catalogue) -> list[SelectedWeight]:
+def select_weights(request: pb.ReadWeightsRequest, catalogue: WeightCatalogue) -> list[SelectedWeight]:
     """What is sent, in the order of the layers and of the vocabulary.
 
     Raises:
@@ -65,7 +65,7 @@ def chosen(request: pb.ReadWeightsRequest, catalogue: Catalogue) -> list[Selecte
             what it has.
     """
     layout = catalogue.layout
-    layers = _in_range(request.layers, layout.num_layers, "layers", "layer")
+    layers = _check_range(request.layers, layout.num_layers, "layers", "layer")
     names = resolved(request.names, field="names") or list(WEIGHTS)
     found = [
         weight
@@ -74,13 +74,13 @@ def chosen(request: pb.ReadWeightsRequest, catalogue: Catalogue) -> list[Selecte
         if (weight := catalogue.weights.get((name, layer))) is not None
         and (not layers or layer is None or layer in layers)
     ]
-    _check_there(request, catalogue, layers, {(weight.name, weight.layer) for weight in found})
+    _check_available(request, catalogue, layers, {(weight.name, weight.layer) for weight in found})
     if layers:  # what belongs to no layer is not one of these layers', but where it is named
         named = set(resolved(request.names, field="names"))
         found = [weight for weight in found if weight.layer is not None or weight.name in named]
     _check_axis(request.heads, found, _HEAD, "heads")
     _check_axis(request.experts, [each for each in found if each.name not in _UNCHOSEN_EXPERTS], _EXPERT, "experts")
-    return [_choice(request, weight, layout.columns[weight.layer or 0]) for weight in _ordered(found)]
+    return [_select_axes(request, weight, layout.columns[weight.layer or 0]) for weight in _ordered(found)]
 
 
 def _ordered(weights: Sequence[Weight]) -> Iterator[Weight]:
@@ -90,38 +90,41 @@ def _ordered(weights: Sequence[Weight]) -> Iterator[Weight]:
     yield from (weight for weight in weights if weight.name in behind)
 
 
-def _choice(request: pb.ReadWeightsRequest, weight: Weight, columns: HeadColumns) -> SelectedWeight:
+def _select_axes(request: pb.ReadWeightsRequest, weight: Weight, columns: QkvLayout) -> SelectedWeight:
     heads: list[int] = []
     experts: list[int] = []
     if request.heads and _HEAD in weight.axes:
-        of_queries = _in_range(request.heads, columns.heads, "heads", "head")
+        of_queries = _check_range(request.heads, columns.heads, "heads", "head")
         group = columns.heads // columns.kv_heads
         is_shared = weight.name in OF_KEY_VALUE_HEADS
         heads = list(dict.fromkeys(head // group for head in of_queries)) if is_shared else of_queries
     if request.experts and _EXPERT in weight.axes and weight.name not in _UNCHOSEN_EXPERTS:
         count = weight.make().shape[list(weight.axes).index(_EXPERT)]
-        experts = _in_range(request.experts, count, "experts", "expert")
+        experts = _check_range(request.experts, count, "experts", "expert")
     return SelectedWeight(weight, heads, experts)
 
 
-def _check_there(
-    request: pb.ReadWeightsRequest, catalogue: Catalogue, layers: Sequence[int], found: set[tuple[str, int | None]]
+def _check_available(
+    request: pb.ReadWeightsRequest,
+    catalogue: WeightCatalogue,
+    layers: Sequence[int],
+    found: set[tuple[str, int | None]],
 ) -> None:
     for index, name in enumerate(request.names):
         members = resolve(name, field=f"names[{index}]")
         if name in GROUPS:
             if not any(member == there for member in members for there, _ in found):
-                raise _absent(name, catalogue.reason(members[0]), catalogue, f"names[{index}]")
+                raise _unavailable(name, catalogue.reason(members[0]), catalogue, f"names[{index}]")
             continue
         lacking = [layer for layer in layers if WEIGHTS[name].has_layer and (name, layer) not in found]
         if lacking:
             reason = catalogue.reasons.get((name, lacking[0])) or catalogue.reason(name)
-            raise _absent(f"{name} in layer {lacking[0]}", reason, catalogue, f"names[{index}]")
+            raise _unavailable(f"{name} in layer {lacking[0]}", reason, catalogue, f"names[{index}]")
         if not any(name == there for there, _ in found):
-            raise _absent(name, catalogue.reason(name), catalogue, f"names[{index}]")
+            raise _unavailable(name, catalogue.reason(name), catalogue, f"names[{index}]")
 
 
-def _absent(what: str, reason: str, catalogue: Catalogue, field: str) -> UnavailableSiteError:
+def _unavailable(what: str, reason: str, catalogue: WeightCatalogue, field: str) -> UnavailableSiteError:
     valid = [name for name in WEIGHTS if name in catalogue]
     return UnavailableSiteError(
         f"this model has no {what}: {reason}; it has {', '.join(valid)}", field=field, valid=valid
@@ -133,7 +136,7 @@ def _check_axis(asked: Sequence[int], weights: Sequence[Weight], axis: tensor_pb
         raise InvalidRequestError(f"none of these weights has {field}", field=field)
 
 
-def _in_range(asked: Sequence[int], count: int, field: str, what: str) -> list[int]:
+def _check_range(asked: Sequence[int], count: int, field: str, what: str) -> list[int]:
     for index, number in enumerate(asked):
         if not -count <= number < count:
             raise InvalidRequestError(

@@ -14,76 +14,76 @@ from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.identities import relative_error, tolerance_of
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.batch import Row, UneditedRun, run_batch
-from neuroscope_inference.engine.sweeps.end import EndReader
-from neuroscope_inference.engine.sweeps.method import Method
-from neuroscope_inference.engine.sweeps.prefix import PrefixUnavailableError, WholeCache, whole_caches
-from neuroscope_inference.engine.sweeps.run import run
+from neuroscope_inference.engine.sweeps.batched_run import BaseRun, PatchRow, run_batch
+from neuroscope_inference.engine.sweeps.method import SweepMethod
+from neuroscope_inference.engine.sweeps.output_reader import OutputReader
+from neuroscope_inference.engine.sweeps.prefix_cache import FullCache, PrefixUnavailableError, new_full_caches
+from neuroscope_inference.engine.sweeps.single_run import run
 
 _log = logging.getLogger(__name__)
 _TOKENS = (3, 1, 2, 1, 4, 2)
 _POSITIONS = (0, 2, 4)
 
 
-def fastest(model: LoadedModel) -> Method:
+def fastest_method(model: LoadedModel) -> SweepMethod:
     """How sweeps run on a model; found out the first time. On the engine's thread."""
-    if model.sweeping is None:
-        model.sweeping = _proven(model)
-        if model.sweeping.reason:
-            _log.info("sweeps of %s: %s", model.description.model_id, model.sweeping.reason)
-    return model.sweeping
+    if model.sweep_method is None:
+        model.sweep_method = _probe(model)
+        if model.sweep_method.reason:
+            _log.info("sweeps of %s: %s", model.description.model_id, model.sweep_method.reason)
+    return model.sweep_method
 
 
-def streams_of(model: LoadedModel) -> list[PointIndex]:
+def stream_points(model: LoadedModel) -> list[PointIndex]:
     """Points of the residual stream before each block and behind the last one."""
     layout = model.layout
     before = [Point("resid_pre", layer) for layer in range(layout.num_layers)]
     return [layout.index[point] for point in [*before, Point("resid_post", layout.num_layers - 1)]]
 
 
-def _proven(model: LoadedModel) -> Method:
+def _probe(model: LoadedModel) -> SweepMethod:
     states = model.layout.states
-    for index in streams_of(model):
+    for index in stream_points(model):
         if states[index].reason or not states[index].is_writable:
-            return Method(pb.SWEEP_METHOD_PLAIN, f"{states[index].point} cannot be read and written")
+            return SweepMethod(pb.SWEEP_METHOD_PLAIN, f"{states[index].point} cannot be read and written")
     reasons: list[str] = []
     for kind, cuts_tail in (
         (pb.SWEEP_METHOD_LAYERS_AND_POSITIONS, True),
         (pb.SWEEP_METHOD_LAYERS_AND_POSITIONS, False),
         (pb.SWEEP_METHOD_LAYERS, False),
     ):
-        why = _difference(model, kind, cuts_tail=cuts_tail)
+        why = _mismatch(model, kind, cuts_tail=cuts_tail)
         if not why:
-            return Method(kind, reasons[-1] if reasons and kind == pb.SWEEP_METHOD_LAYERS else "", cuts_tail)
+            return SweepMethod(kind, reasons[-1] if reasons and kind == pb.SWEEP_METHOD_LAYERS else "", cuts_tail)
         if why not in reasons:
             reasons.append(why)
-    return Method(pb.SWEEP_METHOD_PLAIN, "; ".join(reasons))
+    return SweepMethod(pb.SWEEP_METHOD_PLAIN, "; ".join(reasons))
 
 
-def _difference(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail: bool) -> str:
+def _mismatch(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail: bool) -> str:
     """Why rows that enter at their layers do not give the logits of runs one by one; empty if they do."""
     tokens = [token % model.description.vocab_size for token in _TOKENS]
     last = [len(tokens) - 1]
-    reader = EndReader(model.layout, cuts=model.capabilities.can_cut)
+    reader = OutputReader(model.layout, cuts=model.capabilities.can_cut)
     layers = model.layout.num_layers
-    whole: Sequence[WholeCache] | None = None
+    whole: Sequence[FullCache] | None = None
     try:
         if kind == pb.SWEEP_METHOD_LAYERS_AND_POSITIONS:
-            whole = whole_caches(model.network)
-        cache = caches.new(model.network) if whole is None else list(whole)
-        unedited = run(model, reader, tokens, 0, last, cache, streams_of(model))
-        streams = [unedited.points[index] for index in streams_of(model)]
-        base = UneditedRun(tokens, 0, streams, whole, cuts_tail)
+            whole = new_full_caches(model.network)
+        cache = caches.new_cache(model.network) if whole is None else list(whole)
+        unedited = run(model, reader, tokens, 0, last, cache, stream_points(model))
+        streams = [unedited.activations[index] for index in stream_points(model)]
+        base = BaseRun(tokens, 0, streams, whole, cuts_tail)
         for first in _POSITIONS if whole is not None else (0,):
             cells = [(layer, max(first, 2)) for layer in sorted({0, 1 % layers, layers // 2, layers - 1})]
-            rows = [Row(_rectified(model, layer, position, tokens), layer) for layer, position in cells]
+            rows = [PatchRow(_relu_edit(model, layer, position, tokens), layer) for layer, position in cells]
             together = run_batch(model, reader, base, rows, first, last)
             for slot, (layer, position) in enumerate(cells):
-                plan = _rectified(model, layer, position, tokens)
-                alone = run(model, reader, tokens, 0, last, caches.new(model.network), plan=plan)
-                assert alone.end is not None
-                error = relative_error(together[slot : slot + 1], alone.end)
-                tolerance = tolerance_of(model.layout.states[streams_of(model)[0]].dtype)
+                plan = _relu_edit(model, layer, position, tokens)
+                alone = run(model, reader, tokens, 0, last, caches.new_cache(model.network), plan=plan)
+                assert alone.output is not None
+                error = relative_error(together[slot : slot + 1], alone.output)
+                tolerance = tolerance_of(model.layout.states[stream_points(model)[0]].dtype)
                 if error > tolerance:
                     what = "what rows share" if whole is None else "prefixes and what rows share"
                     return f"with {what} reused, a probe's logits are off by {error:.1e} (layer {layer})"
@@ -95,7 +95,7 @@ def _difference(model: LoadedModel, kind: pb.SweepMethod.ValueType, *, cuts_tail
     return ""
 
 
-def _rectified(model: LoadedModel, layer: int, position: int, tokens: Sequence[int]) -> EditPlan:
+def _relu_edit(model: LoadedModel, layer: int, position: int, tokens: Sequence[int]) -> EditPlan:
     """The residual stream before a layer without what is negative, at one position."""
     select = site_pb2.Selector()
     select.positions.list.positions.append(position)

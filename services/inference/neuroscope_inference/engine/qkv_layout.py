@@ -15,7 +15,7 @@ from neuroscope_inference.engine.hook_plan import PointView
 
 
 @dataclass(slots=True)
-class HeadColumns:
+class QkvLayout:
     """How the columns of a fused projection are ordered."""
 
     heads: int
@@ -60,32 +60,32 @@ class HeadColumns:
         return PointView(read, write)
 
 
-Places = Callable[[HeadColumns, int], tuple[tuple[int, ...], slice]]
+SlicePart = Callable[[QkvLayout, int], tuple[tuple[int, ...], slice]]
 """(columns, part: 0 queries, 1 keys, 2 values) -> how heads are grouped, and where in a group the part is."""
 
 
-def _side_by_side(columns: HeadColumns, part: int) -> tuple[tuple[int, ...], slice]:
+def _concatenated(columns: QkvLayout, part: int) -> tuple[tuple[int, ...], slice]:
     """All queries, all keys, all values: gpt2, phi3, and most."""
     heads, kv_heads = columns.heads, columns.kv_heads
     first = heads + (part - 1) * kv_heads
     return (heads + 2 * kv_heads,), slice(0, heads) if part == 0 else slice(first, first + kv_heads)
 
 
-def _by_group(columns: HeadColumns, part: int) -> tuple[tuple[int, ...], slice]:
+def _interleaved(columns: QkvLayout, part: int) -> tuple[tuple[int, ...], slice]:
     """Group by group the queries that share a key, the key, the value: gpt_neox (groups of one head), internlm2."""
     repeats = columns.heads // columns.kv_heads
     first = repeats + part - 1
     return (columns.kv_heads, repeats + 2), slice(0, repeats) if part == 0 else slice(first, first + 1)
 
 
-ORDERS: dict[str, Places] = {"side by side": _side_by_side, "by group": _by_group}
+ORDERS: dict[str, SlicePart] = {"side by side": _concatenated, "by group": _interleaved}
 
 
-def _part(columns: HeadColumns, x: mx.array, part: int) -> mx.array:
+def _part(columns: QkvLayout, x: mx.array, part: int) -> mx.array:
     groups, where = _grouped(columns, x, part)
     return groups[..., where, :].reshape(*x.shape[:2], -1, columns.width)
 
 
-def _grouped(columns: HeadColumns, x: mx.array, part: int) -> tuple[mx.array, slice]:
+def _grouped(columns: QkvLayout, x: mx.array, part: int) -> tuple[mx.array, slice]:
     groups, where = ORDERS[columns.order](columns, part)
     return x.reshape(*x.shape[:2], *groups, columns.width), where

@@ -10,14 +10,14 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import intervention_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import Component
-from neuroscope_inference.engine.sweeps.cells import asks_rows
+from neuroscope_inference.engine.sweeps.cells import uses_other_rows
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, FIRST_REFERENCE, Pair
 
 MEAN = "mean over the references"
 """Tensor id by which expressions of generated tokens name it."""
 
 
-class CellValue:
+class ReplacementValue:
     """The value of a grid's cells.
 
     Args:
@@ -50,16 +50,16 @@ class CellValue:
         value = self._message
         match value.WhichOneof("value"):
             case "other_run":
-                return _of_row(CORRUPTED if pair.edited_row == CLEAN else CLEAN)
+                return _other_row(CORRUPTED if pair.edited_row == CLEAN else CLEAN)
             case "constant":
                 return intervention_pb2.Expression(constant=value.constant)
             case "mean":
-                return _of_row(pair.mean_by_position_row if value.mean.by_position else pair.mean_row)
+                return _other_row(pair.mean_by_position_row if value.mean.by_position else pair.mean_row)
             case "resample":
                 if not pair.references:
                     raise InvalidRequestError("there are no reference prompts to draw from", field="references")
                 draw = np.random.default_rng([value.resample.seed, pair.index, cell])
-                return _of_row(FIRST_REFERENCE + int(draw.integers(len(pair.references))))
+                return _other_row(FIRST_REFERENCE + int(draw.integers(len(pair.references))))
             case "noise":
                 return intervention_pb2.Expression(
                     binary=intervention_pb2.BinaryOperation(
@@ -71,7 +71,7 @@ class CellValue:
             case _:
                 return value.expression
 
-    def generated(self, cell: int, pair: Pair) -> intervention_pb2.Expression | None:
+    def generation_expression(self, cell: int, pair: Pair) -> intervention_pb2.Expression | None:
         """What a cell puts in the place of a generated token's activation; None: nothing is put there.
 
         The mean over positions is a tensor of the id MEAN.
@@ -79,15 +79,15 @@ class CellValue:
         expression = self.expression(cell, pair)
         if self._message.WhichOneof("value") == "mean" and not self._message.mean.by_position:
             return intervention_pb2.Expression(tensor=tensor_pb2.TensorReference(tensor_id=MEAN))
-        return None if asks_rows(expression) else expression
+        return None if uses_other_rows(expression) else expression
 
     def samples(self, cell: int, pair: Pair) -> Iterator[intervention_pb2.Expression]:
         """All that may be put in the place of a cell's activation."""
         yield self.expression(cell, pair)
         if self._message.WhichOneof("value") == "resample":
-            yield from map(_of_row, range(FIRST_REFERENCE, pair.mean_row))
+            yield from map(_other_row, range(FIRST_REFERENCE, pair.mean_row))
 
-    def as_sent(self, field: str) -> str:
+    def request_field(self, field: str) -> str:
         """The field of the request that became part of an edit's expression."""
         kind = self._message.WhichOneof("value")
         if kind == "noise":
@@ -95,5 +95,5 @@ class CellValue:
         return field.replace(self._path, f"{self._path}.expression", 1) if kind == "expression" else field
 
 
-def _of_row(row: int) -> intervention_pb2.Expression:
+def _other_row(row: int) -> intervention_pb2.Expression:
     return intervention_pb2.Expression(other_row=intervention_pb2.OtherRow(row=row))

@@ -16,15 +16,15 @@ import mlx.core as mx
 from neuroscope_inference.engine import caches, memory
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.position_range import PositionRange
-from neuroscope_inference.engine.sweeps.end import EndReader
-from neuroscope_inference.engine.sweeps.hook_plans import tap_of
-from neuroscope_inference.engine.sweeps.plan import Plan
-from neuroscope_inference.engine.sweeps.prefix import PrefixCache, WholeCache
+from neuroscope_inference.engine.sweeps.cell_plan import CellPlan
+from neuroscope_inference.engine.sweeps.hook_plans import build_hook_plan
+from neuroscope_inference.engine.sweeps.output_reader import OutputReader
+from neuroscope_inference.engine.sweeps.prefix_cache import FullCache, PrefixCache
 from neuroscope_inference.engine.sweeps.triangular_batch import TriangularBatch
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PatchRow:
     """A patch that is ready to run.
 
     Args:
@@ -32,12 +32,12 @@ class Row:
         boundary: where it enters.
     """
 
-    plan: Plan
+    plan: CellPlan
     boundary: int
 
 
 @dataclass(frozen=True, slots=True)
-class UneditedRun:
+class BaseRun:
     """The run that the rows of a batch are edits of.
 
     Args:
@@ -51,12 +51,12 @@ class UneditedRun:
     tokens: Sequence[int]
     row: int
     streams: Sequence[mx.array]
-    cache: Sequence[WholeCache] | None
+    cache: Sequence[FullCache] | None
     cuts_tail: bool = False
 
 
 def run_batch(
-    model: LoadedModel, reader: EndReader, base: UneditedRun, rows: Sequence[Row], first: int, places: Sequence[int]
+    model: LoadedModel, reader: OutputReader, base: BaseRun, rows: Sequence[PatchRow], first: int, places: Sequence[int]
 ) -> mx.array:
     """The ends of the rows (rows, places, width), in the order of the rows, evaluated.
 
@@ -77,24 +77,24 @@ def run_batch(
     position_range = PositionRange(base.row, 0, first, end - first, len(base.tokens))
     boundaries = [rows[index].boundary for index in order]
     last = model.layout.num_layers - 1
-    cuts_tail = base.cuts_tail and base.cache is not None and not any(_edits_end(row.plan, last) for row in rows)
+    cuts_tail = base.cuts_tail and base.cache is not None and not any(_edits_last_block(row.plan, last) for row in rows)
     tail = places[0] if cuts_tail else first  # the first position of what the last block writes
     streams = {b: base.streams[b][:, first:end] for b in set(boundaries) if b >= 0}
     flow = TriangularBatch(streams, boundaries, (last, end - tail))
     local = [place - tail for place in places]
     plans = [rows[index].plan for index in order]
-    hook_plan, outcomes = tap_of(model.layout, reader.points, plans, position_range, boundaries, local)
-    hook_plan.flow = flow
-    take = reader.taking(hook_plan, local, edits_logits=any(row.plan.edits_logits for row in rows))
+    hook_plan, outcomes = build_hook_plan(model.layout, reader.points, plans, position_range, boundaries, local)
+    hook_plan.row_schedule = flow
+    take = reader.prepare(hook_plan, local, edits_logits=any(row.plan.edits_logits for row in rows))
     call: Any = model.network
     cache: caches.Cache
     if base.cache is None:
-        cache = caches.new(model.network)
+        cache = caches.new_cache(model.network)
     else:
         cache = [PrefixCache(whole, first) for whole in base.cache]
     tokens = mx.broadcast_to(mx.array([list(base.tokens[first:end])]), (flow.token_rows, end - first))
-    with memory.watched(0):
-        with model.layout.switch.reading(hook_plan):
+    with memory.limited(0):
+        with model.layout.active_hooks.activate(hook_plan):
             logits: mx.array = call(tokens, cache=cache)
         del cache
         ends = take(logits)
@@ -104,7 +104,7 @@ def run_batch(
     return ends[mx.argsort(mx.array(order))]
 
 
-def _edits_end(plan: Plan, last: int) -> bool:
+def _edits_last_block(plan: CellPlan, last: int) -> bool:
     """Whether an edit lies behind the last block's input: it is then applied at positions of the whole pass."""
     return any(
         point.component not in ("embedding", "resid_pre") and (point.layer is None or point.layer == last)

@@ -8,7 +8,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from neuroscope.v1 import experiment_pb2 as pb
-from neuroscope_inference.engine.attributions.probes import PassResult
+from neuroscope_inference.engine.attributions.gradients import PassResult
 from neuroscope_inference.engine.hook_plan import PointIndex
 
 
@@ -28,26 +28,26 @@ class Scores(Protocol):
         ...
 
 
-class Kind(Protocol):
+class AttributionMethod(Protocol):
     """A kind of scores, checked against a model and the pairs."""
 
     @property
-    def probed(self) -> Sequence[PointIndex]:
+    def gradient_points(self) -> Sequence[PointIndex]:
         """Points whose gradients are wanted."""
         ...
 
     @property
-    def compared(self) -> Sequence[PointIndex]:
+    def activation_points(self) -> Sequence[PointIndex]:
         """Points whose activations in both runs are compared."""
         ...
 
     @property
-    def reads(self) -> Sequence[PointIndex]:
+    def extra_points(self) -> Sequence[PointIndex]:
         """Further points whose activations are wanted along with every gradient."""
         ...
 
     @property
-    def line(self) -> PointIndex:
+    def interpolation_point(self) -> PointIndex:
         """The point at which inputs lie on a straight line between the two runs."""
         ...
 
@@ -56,11 +56,11 @@ class Kind(Protocol):
         ...
 
     @property
-    def needs_other(self) -> bool:
+    def needs_other_run(self) -> bool:
         """Whether there must be another run."""
         ...
 
-    def describe(self, plan: pb.AttributionPlan) -> None:
+    def describe_tensors(self, plan: pb.AttributionPlan) -> None:
         """Adds the tensors of scores, and what their axes stand for."""
         ...
 

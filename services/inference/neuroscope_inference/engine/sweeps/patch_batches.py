@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.cells import Extent
+from neuroscope_inference.engine.sweeps.cells import EditExtent
 from neuroscope_inference.engine.sweeps.patch import Patch
 
 _BATCH_POSITIONS = 8.0
@@ -19,7 +19,7 @@ _BATCH_POSITIONS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class PatchBatch:
     """Patches of one pair that run together.
 
     Args:
@@ -52,7 +52,7 @@ class Costs:
         head = description.vocab_size * description.d_model
         of_blocks = max(description.parameter_count - head, description.d_model)
         self._head = head * self.layers / of_blocks
-        self._widths = 10 * description.d_model + 4 * _neurons(model)
+        self._widths = 10 * description.d_model + 4 * _mlp_width(model)
         self._heads = max(description.num_heads, 1)
         self._keys = 2 * max(description.num_kv_heads, 1) * max(description.d_head, 1)
         self._vocabulary = description.vocab_size
@@ -68,7 +68,7 @@ class Costs:
         """Work of one whole forward pass."""
         return (length + _BATCH_POSITIONS) * self.layers + self._head * self._places
 
-    def row(self, extent: Extent, positions: int) -> float:
+    def row(self, extent: EditExtent, positions: int) -> float:
         """Work of one row."""
         blocks = self.layers - max(extent.boundary, 0) + extent.work
         return max(positions, 0) * blocks + self._head * self._places + self.continued
@@ -87,7 +87,7 @@ class Costs:
 
 
 @dataclass(slots=True)
-class Pace:
+class Throughput:
     """How fast work is done, as far as is known."""
 
     seconds_per_work: float
@@ -100,13 +100,13 @@ class Pace:
         self.seconds += seconds
         self.seconds_per_work = self.seconds / self.work
 
-    def seconds_of(self, work: float) -> float:
+    def seconds_for(self, work: float) -> float:
         """How long work will take."""
         return work * self.seconds_per_work
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """How large a submission may be.
 
     Args:
@@ -117,21 +117,21 @@ class Limits:
     """
 
     nbytes: int
-    pace: Pace
+    pace: Throughput
     seconds: float
     first_seconds: float
 
 
-def one_by_one(patches: Sequence[Patch], costs: Costs, length: int) -> Iterator[Submission]:
+def single_batches(patches: Sequence[Patch], costs: Costs, length: int) -> Iterator[PatchBatch]:
     """A submission for every patch: the plain way."""
     for patch in patches:
         work = costs.plain(length) + length * patch.extent.work + costs.continued
-        yield Submission([patch], 0, work, costs.nbytes(length, length, patch.extent.position_bytes))
+        yield PatchBatch([patch], 0, work, costs.nbytes(length, length, patch.extent.position_bytes))
 
 
-def together(
-    patches: Sequence[Patch], costs: Costs, end: int, limits: Limits, *, reuses_positions: bool
-) -> Iterator[Submission]:
+def plan_batches(
+    patches: Sequence[Patch], costs: Costs, end: int, limits: BatchLimits, *, reuses_positions: bool
+) -> Iterator[PatchBatch]:
     """Submissions of the patches of one pair, each made up when it is asked for: by then the pace is better known.
 
     Args:
@@ -150,28 +150,28 @@ def together(
             more = costs.row(patch.extent, positions)
             total = work + more + costs.batch(patch.extent.boundary)
             row_bytes = costs.nbytes(positions, end, patch.extent.position_bytes)
-            if held and (nbytes + row_bytes > limits.nbytes or limits.pace.seconds_of(total) > longest_s):
-                yield _submission(held, first, work, nbytes, costs)
+            if held and (nbytes + row_bytes > limits.nbytes or limits.pace.seconds_for(total) > longest_s):
+                yield _make_batch(held, first, work, nbytes, costs)
                 held, work, nbytes, longest_s = [], 0.0, 0, limits.seconds
             held.append(patch)
             work += more
             nbytes += row_bytes
-        yield _submission(held, first, work, nbytes, costs)
+        yield _make_batch(held, first, work, nbytes, costs)
         longest_s = limits.seconds
 
 
-def halves(submission: Submission) -> list[Submission]:
+def halve(submission: PatchBatch) -> list[PatchBatch]:
     """Two submissions in place of one for which memory ran short; none if it has but one patch."""
     count = len(submission.patches)
     if count == 1:
         return []
     parts = submission.patches[: count // 2], submission.patches[count // 2 :]
-    return [Submission(part, submission.first, submission.work / 2, submission.nbytes // 2) for part in parts]
+    return [PatchBatch(part, submission.first, submission.work / 2, submission.nbytes // 2) for part in parts]
 
 
-def _submission(held: Sequence[Patch], first: int, work: float, nbytes: int, costs: Costs) -> Submission:
+def _make_batch(held: Sequence[Patch], first: int, work: float, nbytes: int, costs: Costs) -> PatchBatch:
     lowest = min(patch.extent.boundary for patch in held)
-    return Submission(list(held), first, work + costs.batch(lowest), nbytes)
+    return PatchBatch(list(held), first, work + costs.batch(lowest), nbytes)
 
 
 def _groups(patches: Sequence[Patch], costs: Costs, *, reuses_positions: bool) -> Iterator[tuple[int, Sequence[Patch]]]:
@@ -179,7 +179,7 @@ def _groups(patches: Sequence[Patch], costs: Costs, *, reuses_positions: bool) -
     saves work."""
     by_company: dict[bytes, list[Patch]] = {}
     for patch in patches:
-        by_company.setdefault(patch.company, []).append(patch)
+        by_company.setdefault(patch.batch_key, []).append(patch)
     for alike in by_company.values():
         if reuses_positions:
             yield from _by_position(alike, costs)
@@ -206,7 +206,7 @@ def _by_position(patches: Sequence[Patch], costs: Costs) -> Iterator[tuple[int, 
         yield start, held
 
 
-def _neurons(model: LoadedModel) -> int:
+def _mlp_width(model: LoadedModel) -> int:
     widths = [
         state.axes_extents[-1]
         for state in model.layout.states

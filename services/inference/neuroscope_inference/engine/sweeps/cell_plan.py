@@ -8,15 +8,15 @@ from typing import Protocol
 import mlx.core as mx
 
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.edit import Outcome
+from neuroscope_inference.engine.edit import EditResult
 from neuroscope_inference.engine.hook_plan import PointIndex, RowEdit
 from neuroscope_inference.engine.position_range import PositionRange
 
-Asked = tuple[int, PointIndex]
+ActivationKey = tuple[int, PointIndex]
 """A row of a pair, and a point."""
 
 
-class Plan(Protocol):
+class CellPlan(Protocol):
     """The edits of a cell in a pair: an `EditPlan`, or what is made of one."""
 
     @property
@@ -30,14 +30,14 @@ class Plan(Protocol):
         ...
 
     @property
-    def asks(self) -> set[Asked]:
+    def required_activations(self) -> set[ActivationKey]:
         """Rows and points of which activations are wanted."""
         ...
 
-    def take(self, given: Mapping[Asked, mx.array]) -> None:
+    def provide(self, given: Mapping[ActivationKey, mx.array]) -> None:
         """Gets what it asks for: activations (1, ...) of whole prompts."""
         ...
 
-    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def edits_for(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], EditResult]:
         """What is applied in one forward pass of the edited row, in order, and where it leaves its outcome."""
         ...

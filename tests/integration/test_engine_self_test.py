@@ -1,6 +1,6 @@
 """The self-test withdraws what is not what its name promises.
 
-python -m pytest tests/integration/test_engine_selftest.py
+python -m pytest tests/integration/test_engine_self_test.py
 """
 
 import gc
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from neuroscope.errors import ModelUnsupportedError, UnavailableSiteError
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine import identities, projections, routing, selftest
+from neuroscope_inference.engine import identities, qkv_layout, routing, self_test
 from neuroscope_inference.engine.model import LoadedModel
 from tests.support.loaded import load_here
 from tests.support.random_models import make_model
@@ -90,7 +90,7 @@ def test_a_part_that_adds_a_constant_loses_its_points(
     assert failed.worst_relative_error > failed.tolerance
     for component in components:
         with pytest.raises(UnavailableSiteError, match="self-test"):
-            model.available(Point(component, 2), "hooks[0].site.component")
+            model.require_point(Point(component, 2), "hooks[0].site.component")
 
 
 def test_only_the_broken_layer_loses_its_points(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +149,9 @@ def test_a_model_of_one_layer_is_tested(tmp_path: Path) -> None:
 def test_a_layer_s_tensors_are_let_go_of_before_the_next_runs(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
     held_before: list[int] = []
-    plain = selftest.Proof.layer
+    plain = self_test.PointVerifier.verify_layer
 
-    def layer(self: selftest.Proof, layer: int, seen: identities.Seen) -> None:
+    def layer(self: self_test.PointVerifier, layer: int, seen: identities.Activations) -> None:
         assert {point.layer for point in seen} == {layer}
         held.append(sum(array.nbytes for array in seen.values()))
         gc.collect()
@@ -159,7 +159,7 @@ def test_a_layer_s_tensors_are_let_go_of_before_the_next_runs(llama_dir: Path, m
         plain(self, layer, seen)
         held_before.append(baseline)
 
-    monkeypatch.setattr(selftest.Proof, "layer", layer)
+    monkeypatch.setattr(self_test.PointVerifier, "verify_layer", layer)
     load_here(llama_dir)
     assert len(held) == 4
     caches = 2 * 2 * 256 * 2 * 16 * 4  # keys and values of the two layers in between, in mlx-lm's steps of 256
@@ -200,6 +200,6 @@ def test_projections_read_in_another_order_are_put_right(tmp_path: Path) -> None
 
 
 def test_projections_in_no_known_order_are_withdrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(projections.ORDERS, "by group")
+    monkeypatch.delitem(qkv_layout.ORDERS, "by group")
     found = withdrawn(load_here(make_model("gpt_neox", tmp_path / "gpt_neox")))
     assert {"q_proj", "k_proj"} <= set(found)

@@ -11,12 +11,12 @@ from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import caches
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.output_reader import OutputReader
 from neuroscope_inference.engine.sweeps.pair import FIRST_REFERENCE, Pair
-from neuroscope_inference.engine.sweeps.run import run
+from neuroscope_inference.engine.sweeps.single_run import run
 
 
-class References:
+class ReferenceActivations:
     """What pairs ask of the reference prompts; each prompt runs once for all pairs.
 
     Args:
@@ -30,30 +30,32 @@ class References:
         self._prompts = prompts
         self._mean_row = FIRST_REFERENCE + len(prompts)
         self._rows = {(row, point) for row, point in rows if row >= FIRST_REFERENCE}
-        self._given: dict[tuple[int, PointIndex], mx.array] = {}
+        self._activations: dict[tuple[int, PointIndex], mx.array] = {}
         self._sums: dict[tuple[int, PointIndex], mx.array] = {}
 
     def gather(self) -> Iterator[None]:
         """Runs the prompts, one a step."""
         of_means = {point for row, point in self._rows if row >= self._mean_row}
-        reader = EndReader(self._model.layout, cuts=False)
+        reader = OutputReader(self._model.layout, cuts=False)
         for index, prompt in enumerate(self._prompts):
             row = FIRST_REFERENCE + index
             points = of_means | {point for of_row, point in self._rows if of_row == row}
             if not points:
                 continue
-            found = run(self._model, reader, prompt, row, (), caches.new(self._model.network), sorted(points)).points
+            found = run(
+                self._model, reader, prompt, row, (), caches.new_cache(self._model.network), sorted(points)
+            ).activations
             for of_row, point in self._rows:
                 if of_row == row:
-                    self._given[row, point] = found[point]
+                    self._activations[row, point] = found[point]
                 elif of_row >= self._mean_row:
                     self._add(of_row, point, found[point].astype(mx.float32))
             mx.eval(list(self._sums.values()))
             yield None
 
-    def rows_of(self, pair: Pair) -> dict[tuple[int, PointIndex], mx.array]:
+    def activations_for(self, pair: Pair) -> dict[tuple[int, PointIndex], mx.array]:
         """By row of the pair and point, the activation; a mean over positions stands at all of the edited run's."""
-        given = dict(self._given)
+        given = dict(self._activations)
         tokens = sum(map(len, self._prompts))
         for (row, point), total in self._sums.items():
             if row > self._mean_row:

@@ -13,17 +13,17 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.forward import longest_chunk
+from neuroscope_inference.engine.forward import max_chunk_positions
 from neuroscope_inference.engine.hook_plan import PointIndex
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.position_range import PositionRange
-from neuroscope_inference.engine.sweeps.end import EndReader
-from neuroscope_inference.engine.sweeps.hook_plans import tap_of
-from neuroscope_inference.engine.sweeps.plan import Plan
+from neuroscope_inference.engine.sweeps.cell_plan import CellPlan
+from neuroscope_inference.engine.sweeps.hook_plans import build_hook_plan
+from neuroscope_inference.engine.sweeps.output_reader import OutputReader
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunResult:
     """What a run left.
 
     Args:
@@ -33,22 +33,22 @@ class RunRecord:
         seconds: how long it took.
     """
 
-    end: mx.array | None
-    points: dict[PointIndex, mx.array]
+    output: mx.array | None
+    activations: dict[PointIndex, mx.array]
     cache: Cache
     seconds: float
 
 
 def run(
     model: LoadedModel,
-    reader: EndReader,
+    reader: OutputReader,
     tokens: Sequence[int],
     row: int,
     places: Sequence[int],
     cache: Cache,
     points: Iterable[PointIndex] = (),
-    plan: Plan | None = None,
-) -> RunRecord:
+    plan: CellPlan | None = None,
+) -> RunResult:
     """Runs one prompt as a capture does: the model's own forward pass, in chunks.
 
     Args:
@@ -67,22 +67,24 @@ def run(
     """
     started = time.perf_counter()
     points, length, layout = list(points), len(tokens), model.layout
-    chunk = length if any(_has_columns(model, point) for point in points) else longest_chunk()
+    chunk = length if any(_has_columns(model, point) for point in points) else max_chunk_positions()
     pieces: dict[PointIndex, list[mx.array]] = {point: [] for point in points}
     ends: list[mx.array] = []
     call: Any = model.network
     for first in range(0, length, chunk):
         position_range = PositionRange(row, 0, first, min(chunk, length - first), length)
-        hook_plan, outcomes = tap_of(layout, [*points, *reader.points], [] if plan is None else [plan], position_range)
+        hook_plan, outcomes = build_hook_plan(
+            layout, [*points, *reader.points], [] if plan is None else [plan], position_range
+        )
         local = [place - first for place in places if first <= place < position_range.end]
-        take = reader.taking(hook_plan, local, edits_logits=plan is not None and plan.edits_logits) if local else None
-        with memory.watched(0):
-            with layout.switch.reading(hook_plan):
+        take = reader.prepare(hook_plan, local, edits_logits=plan is not None and plan.edits_logits) if local else None
+        with memory.limited(0):
+            with layout.active_hooks.activate(hook_plan):
                 logits: mx.array = call(mx.array([list(tokens[first : position_range.end])]), cache=cache)
             if take is not None:
                 ends.append(take(logits))
             for point in points:
-                pieces[point].append(hook_plan.seen[point])
+                pieces[point].append(hook_plan.captured[point])
             mx.eval(
                 [held[-1] for held in pieces.values()],
                 ends[-1:],
@@ -91,16 +93,16 @@ def run(
             )
         for outcome in outcomes:
             outcome.check()
-    end = _joined(ends) if ends else None
-    kept = {point: _joined(held) for point, held in pieces.items()}
+    end = _concatenate(ends) if ends else None
+    kept = {point: _concatenate(held) for point, held in pieces.items()}
     mx.eval(end, kept)
-    return RunRecord(end, kept, cache, time.perf_counter() - started)
+    return RunResult(end, kept, cache, time.perf_counter() - started)
 
 
 def _has_columns(model: LoadedModel, point: PointIndex) -> bool:
     return tensor_pb2.AXIS_KEY_POSITION in COMPONENTS[model.layout.states[point].point.component].axes
 
 
-def _joined(pieces: Sequence[mx.array]) -> mx.array:
+def _concatenate(pieces: Sequence[mx.array]) -> mx.array:
     """Pieces of successive positions."""
     return pieces[0] if len(pieces) == 1 else mx.concatenate(list(pieces), axis=1)

@@ -19,7 +19,7 @@ from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import COMPONENTS, Point
 from neuroscope_inference.engine import identities
 from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, PointView
-from neuroscope_inference.engine.identities import Identity, Seen
+from neuroscope_inference.engine.identities import Activations, Identity
 from neuroscope_inference.engine.layout import Layout
 
 TOKEN_COUNT = 8
@@ -36,16 +36,16 @@ def run(layout: Layout, vocab_size: int) -> inference_pb2.SelfTest:
     tokens = mx.array([[(7 * index + 3) % vocab_size for index in range(TOKEN_COUNT)]])
     plain = _forward(layout.model, tokens)
     mx.eval(plain)
-    layout.hook()
-    proof = Proof(layout, tokens)
-    hook_plan = ProvingHookPlan(layout, proof)
-    with proof.of_routing(), layout.switch.reading(hook_plan):
+    layout.install_hooks()
+    proof = PointVerifier(layout, tokens)
+    hook_plan = SelfTestHookPlan(layout, proof)
+    with proof.record_routing(), layout.active_hooks.activate(hook_plan):
         hooked = _forward(layout.model, tokens)
     mx.eval(hooked)
     identical = bool(mx.array_equal(plain, hooked, equal_nan=True).item())
     if not identical:
         raise ModelUnsupportedError("hooks change this model's logits; it cannot be studied", field="model_path")
-    proof.finish(_by_point(layout, hook_plan.seen))
+    proof.finish(_by_point(layout, hook_plan.captured))
     return inference_pb2.SelfTest(
         logits_identical=identical,
         identities=list(proof.results.values()),
@@ -54,29 +54,31 @@ def run(layout: Layout, vocab_size: int) -> inference_pb2.SelfTest:
     )
 
 
-class ProvingHookPlan(HookPlan):
+class SelfTestHookPlan(HookPlan):
     """Reads every point, and has a layer proved as soon as its output is there."""
 
-    def __init__(self, layout: Layout, proof: Proof) -> None:
+    def __init__(self, layout: Layout, proof: PointVerifier) -> None:
         super().__init__([True] * len(layout.states))
         self._layout, self._proof = layout, proof
         self._ends = {layout.index[Point("resid_post", layer)]: layer for layer in range(layout.num_layers)}
 
-    def read(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> None:
+    def capture(self, point: PointIndex, value: mx.array, view: PointView | None = None) -> None:
         """Keeps the value; at the end of a layer proves the layer and lets go of its values."""
-        super().read(point, value, view)
+        super().capture(point, value, view)
         if (layer := self._ends.get(point)) is None:
             return
         states = self._layout.states
-        here = [index for index in self.seen if states[index].point.layer == layer]
-        self._layout.switch.hook_plan = None  # identities call the model's own modules
+        here = [index for index in self.captured if states[index].point.layer == layer]
+        self._layout.active_hooks.hook_plan = None  # identities call the model's own modules
         try:
-            self._proof.layer(layer, _by_point(self._layout, {index: self.seen.pop(index) for index in here}))
+            self._proof.verify_layer(
+                layer, _by_point(self._layout, {index: self.captured.pop(index) for index in here})
+            )
         finally:
-            self._layout.switch.hook_plan = self
+            self._layout.active_hooks.hook_plan = self
 
 
-class Proof:
+class PointVerifier:
     """What is proved of one model so far."""
 
     def __init__(self, layout: Layout, tokens: mx.array) -> None:
@@ -87,34 +89,34 @@ class Proof:
         self._blamed: set[Point] = set()
         self._stream: mx.array | None = None  # after the layer before
 
-    def of_routing(self) -> identities.FrozenRouting:
+    def record_routing(self) -> identities.RecordedRouting:
         """Within the block, routers keep what they decide."""
-        return identities.FrozenRouting(self._layout)
+        return identities.RecordedRouting(self._layout)
 
-    def layer(self, layer: int, seen: Seen) -> None:
+    def verify_layer(self, layer: int, seen: Activations) -> None:
         """Proves the points of one layer from what was seen there."""
         mx.eval(list(seen.values()))
         self._accept(seen)
-        found = list(identities.of_layer(self._layout, layer, seen))
+        found = list(identities.layer_identities(self._layout, layer, seen))
         if self._stream is not None and (stream := seen.get(Point("resid_pre", layer))) is not None:
-            found.append(identities.between_layers(layer, self._stream, stream))
+            found.append(identities.residual_identity(layer, self._stream, stream))
         for identity in found:
             self._check(layer, identity)
         self._accept({point: seen[point] for point in seen if point not in self._accepted})  # what identities added
         self._stream = seen.get(Point("resid_post", layer))
 
-    def finish(self, seen: Seen) -> None:
+    def finish(self, seen: Activations) -> None:
         """Proves the points of no layer, and withdraws what nothing proved."""
         mx.eval(list(seen.values()))
         self._accept(seen)
         self._proved.add(Point("logits"))  # they were compared bit for bit
-        for identity in identities.of_no_layer(self._layout, self._tokens, self._stream, seen):
+        for identity in identities.model_identities(self._layout, self._tokens, self._stream, seen):
             self._check(max(self._layout.num_layers - 1, 0), identity)
         for point in self._accepted - self._proved:
             state = self._layout.state(point)
             state.reason = state.reason or _UNPROVED
 
-    def _accept(self, seen: Seen) -> None:
+    def _accept(self, seen: Activations) -> None:
         """Accepts what was seen in the shape that its component promises; drops the rest."""
         for point, value in list(seen.items()):
             if point in self._blamed:
@@ -153,5 +155,5 @@ def _forward(model: nn.Module, tokens: mx.array) -> mx.array:
     return call(tokens, cache=make_prompt_cache(model))
 
 
-def _by_point(layout: Layout, values: dict[PointIndex, mx.array]) -> Seen:
+def _by_point(layout: Layout, values: dict[PointIndex, mx.array]) -> Activations:
     return {layout.states[index].point: value for index, value in values.items()}

@@ -15,21 +15,21 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.wire.frames import PACKED_BYTES, OutgoingTensor, TensorPart
-from neuroscope_inference.engine.arrays import cast_dtype, memory, number, wire_dtype
+from neuroscope_inference.engine.arrays import buffer, cast_dtype, scalar, wire_dtype
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.results import PortionResult, StepResult
-from neuroscope_inference.engine.weights.catalogue import Catalogue, missing
-from neuroscope_inference.engine.weights.notes import notes_of
-from neuroscope_inference.engine.weights.selection import SelectedWeight, check_names, chosen
+from neuroscope_inference.engine.weights.catalogue import WeightCatalogue, missing_weights
+from neuroscope_inference.engine.weights.notes import weight_notes
+from neuroscope_inference.engine.weights.selection import SelectedWeight, check_names, select_weights
 
 Event: TypeAlias = "pb.ReadWeightsResponse | StepResult | PortionResult | None"
 PART_BYTES = 16 * 2**20
 """What is made of a large tensor at a time."""
-Place: TypeAlias = "tuple[slice, ...]"
+ArraySlice: TypeAlias = "tuple[slice, ...]"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class WeightsReader:
     """A checked request.
 
     Args:
@@ -49,8 +49,8 @@ class Reading:
             InvalidRequestError, UnavailableSiteError: as `selection.chosen`.
         """
         if self.model.weights is None:
-            self.model.weights = Catalogue(self.model.layout)
-        tensors = chosen(self.request, self.model.weights)
+            self.model.weights = WeightCatalogue(self.model.layout)
+        tensors = select_weights(self.request, self.model.weights)
         plan = self._plan(self.model.weights, tensors)
         yield pb.ReadWeightsResponse(plan=plan)
         started, count, sent_bytes = time.perf_counter(), 0, 0
@@ -76,32 +76,32 @@ class Reading:
             nbytes = array.size * dtype.size
             if nbytes <= PACKED_BYTES:
                 part = _evaluated(array, dtype)
-                small.append(OutgoingTensor(index, 0, part.shape, 0, memory(part)))
+                small.append(OutgoingTensor(index, 0, part.shape, 0, buffer(part)))
                 if sum(each.data.nbytes for each in small) >= PACKED_BYTES:
-                    yield _together(small)
+                    yield _to_step_result(small)
                     small = []
                 continue
             if small:
-                yield _together(small)
+                yield _to_step_result(small)
                 small = []
             offset = 0
             mx.eval(array)  # once, where it has to be dequantised
-            for place in parts_of(array.shape, dtype.size):
-                data = memory(_evaluated(array[place], dtype))
+            for place in array_slices(array.shape, dtype.size):
+                data = buffer(_evaluated(array[place], dtype))
                 yield PortionResult(0, TensorPart(index, 0, array.shape, offset, nbytes, data))
                 offset += data.nbytes
         if small:
-            yield _together(small)
+            yield _to_step_result(small)
 
     def _summary(self, index: int, tensor: SelectedWeight) -> pb.WeightSummary:
         array = tensor.make()
         mx.eval(array)
         total = squares = largest = 0.0
-        for place in parts_of(array.shape, mx.float32.size):
+        for place in array_slices(array.shape, mx.float32.size):
             part = array[place].astype(mx.float32)
-            total += number(part.sum())
-            squares += number(mx.square(part).sum())
-            largest = max(largest, number(mx.abs(part).max()))
+            total += scalar(part.sum())
+            squares += scalar(mx.square(part).sum())
+            largest = max(largest, scalar(mx.abs(part).max()))
         mean = total / array.size
         return pb.WeightSummary(
             plan_index=index,
@@ -111,7 +111,7 @@ class Reading:
             largest=largest,
         )
 
-    def _plan(self, catalogue: Catalogue, tensors: Sequence[SelectedWeight]) -> pb.WeightsPlan:
+    def _plan(self, catalogue: WeightCatalogue, tensors: Sequence[SelectedWeight]) -> pb.WeightsPlan:
         layout, facts = self.model.layout, catalogue.facts
         layers = sorted({tensor.weight.layer for tensor in tensors if tensor.weight.layer is not None})
         names = {(tensor.weight.name.removesuffix(".w"), tensor.weight.layer) for tensor in tensors}
@@ -128,13 +128,13 @@ class Reading:
             logit_scale=facts.head.scale if facts.head is not None else 0.0,
             logit_softcap=facts.head.softcap if facts.head is not None else None,
             is_tied=facts.head is not None and facts.head.is_tied,
-            missing=[pb.MissingWeight(name=name, reason=reason) for name, reason in missing(catalogue)],
+            missing=[pb.MissingWeight(name=name, reason=reason) for name, reason in missing_weights(catalogue)],
             layer_count=layout.num_layers,
             head_count=shape.heads,
             key_value_head_count=shape.kv_heads,
             expert_count=catalogue.expert_count,
         )
-        plan.notes.extend(notes_of(plan, tensors))
+        plan.notes.extend(weight_notes(plan, tensors))
         for index, tensor in enumerate(tensors):
             self._describe(plan, index, tensor)
         return plan
@@ -165,7 +165,7 @@ class Reading:
         )
         plan.length_bytes += array.size * dtype.size
 
-    def _layer(self, catalogue: Catalogue, layer: int) -> pb.WeightsLayer:
+    def _layer(self, catalogue: WeightCatalogue, layer: int) -> pb.WeightsLayer:
         facts, block = catalogue.facts.layers[layer], self.model.layout.blocks[layer]
         activation = facts.neurons.activation if facts.neurons is not None else ""
         if block.experts is not None:
@@ -181,7 +181,7 @@ class Reading:
         )
 
 
-def reading_of(request: pb.ReadWeightsRequest, model: LoadedModel) -> Reading:
+def parse_reading(request: pb.ReadWeightsRequest, model: LoadedModel) -> WeightsReader:
     """The reading of a request, checked as far as it can be away from the engine's thread.
 
     Raises:
@@ -191,10 +191,10 @@ def reading_of(request: pb.ReadWeightsRequest, model: LoadedModel) -> Reading:
     check_names(request)
     if request.content not in pb.WeightsContent.values():
         raise InvalidRequestError(f"the contract has no content {request.content}", field="content")
-    return Reading(model, request, cast_dtype(request.dtype, "dtype") if request.dtype else None)
+    return WeightsReader(model, request, cast_dtype(request.dtype, "dtype") if request.dtype else None)
 
 
-def parts_of(shape: Sequence[int], itemsize: int, part_bytes: int = PART_BYTES) -> Iterator[Place]:
+def array_slices(shape: Sequence[int], itemsize: int, part_bytes: int = PART_BYTES) -> Iterator[ArraySlice]:
     """Where the parts of an array are: contiguous in row-major order, and of at most so many bytes."""
     nbytes = math.prod(shape) * itemsize
     if nbytes <= part_bytes or not shape:
@@ -207,7 +207,7 @@ def parts_of(shape: Sequence[int], itemsize: int, part_bytes: int = PART_BYTES) 
             yield slice(first, first + step), *itertools.repeat(slice(None), len(shape) - 1)
         return
     for index in range(shape[0]):
-        for place in parts_of(shape[1:], itemsize, part_bytes):
+        for place in array_slices(shape[1:], itemsize, part_bytes):
             yield slice(index, index + 1), *place
 
 
@@ -217,5 +217,5 @@ def _evaluated(array: mx.array, dtype: mx.Dtype) -> mx.array:
     return part
 
 
-def _together(tensors: list[OutgoingTensor]) -> StepResult:
+def _to_step_result(tensors: list[OutgoingTensor]) -> StepResult:
     return StepResult(0, tensors, sum(tensor.data.nbytes for tensor in tensors))

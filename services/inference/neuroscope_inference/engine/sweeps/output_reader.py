@@ -13,7 +13,7 @@ from neuroscope_inference.engine.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
-class EndReader:
+class OutputReader:
     """Takes the end of forward passes at given positions. What is not taken is never computed.
 
     Args:
@@ -34,7 +34,7 @@ class EndReader:
             return []
         return [self.layout.index[Point("resid_post", self.layout.num_layers - 1)]]
 
-    def taking(
+    def prepare(
         self, hook_plan: HookPlan, local: Sequence[int], *, edits_logits: bool
     ) -> Callable[[mx.array], mx.array]:
         """Prepares a hook plan; gives what makes the end, float32, of the logits that the model returns under it.
@@ -47,11 +47,11 @@ class EndReader:
         chosen = mx.array(list(local))
         is_cut = self.cuts and not edits_logits
         if is_cut:
-            hook_plan.kept = chosen
+            hook_plan.output_positions = chosen
 
         def end(logits: mx.array) -> mx.array:
             if self.reads_stream:
-                return hook_plan.seen[self.points[0]][:, chosen].astype(mx.float32)
+                return hook_plan.captured[self.points[0]][:, chosen].astype(mx.float32)
             return (logits if is_cut else logits[:, chosen]).astype(mx.float32)
 
         return end

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ModuleNames:
     """Attribute names of the parts, best first; a part without names does not exist in the family.
 
     The names are those of mlx-lm's modules; `norm_attn_norm.attn` is a part of a part.
@@ -40,7 +40,7 @@ class Family:
     is_generic: bool = False
 
 
-LLAMA = Family(
+LLAMA = ModuleNames(
     embedding=("embed_tokens",),
     final_norm=("norm",),
     attention=("self_attn",),
@@ -94,7 +94,7 @@ OLMO2 = replace(GEMMA3, norm1=(), norm2=())  # norms stand behind attention and 
 
 COHERE2 = replace(LLAMA, norm2=())  # parallel: attention and MLP read one norm
 
-GPT2 = Family(
+GPT2 = ModuleNames(
     embedding=("wte",),
     final_norm=("ln_f",),
     attention=("attn",),
@@ -108,7 +108,7 @@ GPT2 = Family(
     positions=("wpe",),
 )
 
-GPT_NEOX = Family(
+GPT_NEOX = ModuleNames(
     embedding=("embed_in",),
     final_norm=("final_layer_norm",),
     attention=("attention",),
@@ -122,7 +122,7 @@ GPT_NEOX = Family(
     head=("embed_out",),
 )
 
-GENERIC = Family(
+GENERIC = ModuleNames(
     embedding=(
         "embed_tokens",
         "wte",
@@ -198,7 +198,7 @@ GENERIC = Family(
     is_generic=True,
 )
 
-FAMILIES: dict[str, Family] = {
+MODULE_NAMES: dict[str, ModuleNames] = {
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,

@@ -16,18 +16,18 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2
 from neuroscope_inference.engine import caches, memory
-from neuroscope_inference.engine.edit import Outcome
-from neuroscope_inference.engine.forward import longest_chunk
+from neuroscope_inference.engine.edit import EditResult
+from neuroscope_inference.engine.forward import max_chunk_positions
 from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, RowEdit
 from neuroscope_inference.engine.model import LoadedModel
 from neuroscope_inference.engine.position_range import PositionRange
 from neuroscope_inference.engine.row_text import RowText
 from neuroscope_inference.engine.sampling import Sampler
-from neuroscope_inference.engine.sweeps.plan import Plan
+from neuroscope_inference.engine.sweeps.cell_plan import CellPlan
 
 
 @dataclass(frozen=True, slots=True)
-class ContinuedEdits:
+class GenerationEdits:
     """The edits of a row that goes on.
 
     Args:
@@ -35,13 +35,13 @@ class ContinuedEdits:
         generated: at generated tokens; likewise.
     """
 
-    prompt: Plan | None = None
-    generated: Plan | None = None
+    prompt: CellPlan | None = None
+    generated: CellPlan | None = None
 
-    def at(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], Outcome]:
+    def edits_for(self, position_range: PositionRange) -> tuple[dict[PointIndex, list[RowEdit]], EditResult]:
         """What is applied in one forward pass."""
         plan = self.generated if position_range.step else self.prompt
-        return ({}, Outcome()) if plan is None else plan.at(position_range)
+        return ({}, EditResult()) if plan is None else plan.edits_for(position_range)
 
     @property
     def edits_logits(self) -> bool:
@@ -50,7 +50,7 @@ class ContinuedEdits:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class SweepGeneration:
     """How runs go on.
 
     Args:
@@ -64,11 +64,11 @@ class Continuation:
     edits_generated: bool
 
     @property
-    def most_rows(self) -> int | None:
+    def max_rows(self) -> int | None:
         """How many rows may run together; None: any number."""
         return None if self.model.capabilities.can_batch else 1
 
-    def texts(self, tokens: Sequence[int], row: int, rows: Sequence[ContinuedEdits]) -> list[pb.GeneratedText]:
+    def texts(self, tokens: Sequence[int], row: int, rows: Sequence[GenerationEdits]) -> list[pb.GeneratedText]:
         """What runs of one prompt go on with.
 
         Args:
@@ -80,19 +80,21 @@ class Continuation:
             DataConversionError: an edit made numbers that are not finite.
             OutOfMemoryError: it takes more memory than there is.
         """
-        size = self.most_rows or len(rows)
+        size = self.max_rows or len(rows)
         found: list[pb.GeneratedText] = []
         for first in range(0, len(rows), size):
-            found += self._together(tokens, row, rows[first : first + size])
+            found += self._generate_together(tokens, row, rows[first : first + size])
         return found
 
-    def _together(self, tokens: Sequence[int], row: int, rows: Sequence[ContinuedEdits]) -> list[pb.GeneratedText]:
-        length, cache = len(tokens), caches.new(self.model.network)
+    def _generate_together(
+        self, tokens: Sequence[int], row: int, rows: Sequence[GenerationEdits]
+    ) -> list[pb.GeneratedText]:
+        length, cache = len(tokens), caches.new_cache(self.model.network)
         texts = [RowText(self.model, self.sampler, length) for _ in rows]
         found = [pb.GeneratedText() for _ in rows]
         logits: mx.array | None = None
-        for first in range(0, length, longest_chunk()):
-            position_range = PositionRange(row, 0, first, min(longest_chunk(), length - first), length)
+        for first in range(0, length, max_chunk_positions()):
+            position_range = PositionRange(row, 0, first, min(max_chunk_positions(), length - first), length)
             read = mx.broadcast_to(
                 mx.array([list(tokens[first : position_range.end])]), (len(rows), position_range.length)
             )
@@ -101,7 +103,9 @@ class Continuation:
             assert logits is not None
             drawn = mx.concatenate(
                 [
-                    self.sampler.draw(logits[slot : slot + 1], 0, step, self._counted(tokens, text.token_ids)).token
+                    self.sampler.draw(
+                        logits[slot : slot + 1], 0, step, self._penalised_tokens(tokens, text.token_ids)
+                    ).token
                     for slot, text in enumerate(found)
                 ]
             )
@@ -116,26 +120,26 @@ class Continuation:
         return found
 
     def _forward(
-        self, read: mx.array, cache: caches.Cache, position_range: PositionRange, rows: Sequence[ContinuedEdits]
+        self, read: mx.array, cache: caches.Cache, position_range: PositionRange, rows: Sequence[GenerationEdits]
     ) -> mx.array | None:
         """The last logits (rows, vocabulary), evaluated; None where the prompt goes on."""
         edits: dict[PointIndex, list[RowEdit]] = {}
-        outcomes: list[Outcome] = []
+        outcomes: list[EditResult] = []
         for slot, edited in enumerate(rows):
-            of_row, outcome = edited.at(position_range)
+            of_row, outcome = edited.edits_for(position_range)
             outcomes.append(outcome)
             for point, found in of_row.items():
                 edits.setdefault(point, []).extend(replace(edit, slot=slot) for edit in found)
-        hook_plan = HookPlan(self.model.layout.wanted(()), edits)
+        hook_plan = HookPlan(self.model.layout.capture_mask(()), edits)
         if (
             position_range.ends_step
             and self.model.capabilities.can_cut
             and not any(edited.edits_logits for edited in rows)
         ):
-            hook_plan.kept = mx.array([position_range.length - 1])
+            hook_plan.output_positions = mx.array([position_range.length - 1])
         call: Any = self.model.network
-        with memory.watched(0):
-            with self.model.layout.switch.reading(hook_plan):
+        with memory.limited(0):
+            with self.model.layout.active_hooks.activate(hook_plan):
                 logits: mx.array = call(read, cache=cache)
             last = logits[:, -1].astype(mx.float32) if position_range.ends_step else None
             mx.eval(last, [outcome.arrays for outcome in outcomes], [layer.state for layer in cache])
@@ -143,16 +147,16 @@ class Continuation:
             outcome.check()
         return last
 
-    def _counted(self, tokens: Sequence[int], drawn: Sequence[int]) -> mx.array | None:
+    def _penalised_tokens(self, tokens: Sequence[int], drawn: Sequence[int]) -> mx.array | None:
         """The tokens that penalties count."""
         penalties = self.sampler.penalties
-        if not penalties.look_back:
+        if not penalties.uses_history:
             return None
         known = list(drawn) if penalties.generated_only else [*tokens, *drawn]
         return mx.array(known[-penalties.context_size :], mx.int32)
 
 
-def continuation_of(message: pb.SweepGeneration, model: LoadedModel) -> Continuation:
+def parse_generation(message: pb.SweepGeneration, model: LoadedModel) -> SweepGeneration:
     """The continuation that a request asks for.
 
     Raises:
@@ -171,9 +175,9 @@ def continuation_of(message: pb.SweepGeneration, model: LoadedModel) -> Continua
             f"the contract has no edited tokens {message.edited_tokens}", field="generation.edited_tokens"
         )
     try:
-        sampler = Sampler.of(sampling)
+        sampler = Sampler.from_message(sampling)
         sampler.penalties.check_vocabulary(model.description.vocab_size)
     except InvalidRequestError as error:
         error.field = f"generation.{error.field}"
         raise
-    return Continuation(model, sampler, message.edited_tokens != pb.EDITED_TOKENS_PROMPT)
+    return SweepGeneration(model, sampler, message.edited_tokens != pb.EDITED_TOKENS_PROMPT)

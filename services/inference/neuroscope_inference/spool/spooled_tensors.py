@@ -9,8 +9,8 @@ from neuroscope.v1 import tensor_pb2
 from neuroscope.vocabulary.tensors import Array
 from neuroscope.wire.codec import Frame, decoder
 from neuroscope.wire.frames import FrameReader
-from neuroscope_inference.spool.entry import Entry
-from neuroscope_inference.spool.records import Kind
+from neuroscope_inference.spool.entry import SpoolEntry
+from neuroscope_inference.spool.records import RecordKind
 from neuroscope_inference.spool.spool import Spool
 
 _decode = decoder(pb.ResumeCaptureResponse)
@@ -47,7 +47,7 @@ class SpooledTensors:
                 f"capture {captured.capture_id!r} has just been removed", field=f"{field}.capture_id"
             ) from None
         if not activation.rows:
-            there = f"it was seen in the steps {_ranges(sorted(steps))} of that row" if steps else "not in that row"
+            there = f"it was seen in the steps {_step_range(sorted(steps))} of that row" if steps else "not in that row"
             raise InvalidRequestError(
                 f"capture {captured.capture_id!r} has no tensor {captured.plan_index} of step {captured.step} and row "
                 f"{captured.row}; {there}",
@@ -58,13 +58,13 @@ class SpooledTensors:
         return array
 
 
-def _collect(entry: Entry, captured: tensor_pb2.CapturedTensor, activation: Activation) -> set[int]:
+def _collect(entry: SpoolEntry, captured: tensor_pb2.CapturedTensor, activation: Activation) -> set[int]:
     """Feeds the pieces of the wanted tensor to an activation; the steps in which its row has any."""
     assert entry.plan is not None
     reader = FrameReader(entry.plan)
     steps: set[int] = set()
     for record in entry.records():
-        if record.kind is not Kind.FRAME:
+        if record.kind is not RecordKind.FRAME:
             continue
         event = _decode(record.payload)
         assert isinstance(event, Frame)
@@ -76,5 +76,5 @@ def _collect(entry: Entry, captured: tensor_pb2.CapturedTensor, activation: Acti
     return steps
 
 
-def _ranges(steps: list[int]) -> str:
+def _step_range(steps: list[int]) -> str:
     return f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else str(steps[0])

@@ -17,16 +17,16 @@ from neuroscope.vocabulary.sites import COMPONENTS
 from neuroscope_inference.engine import memory
 from neuroscope_inference.engine.hook_plan import HookPlan, PointIndex, PointView
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.sweeps.end import EndReader
+from neuroscope_inference.engine.sweeps.output_reader import OutputReader
 
 Score = Callable[[mx.array], mx.array]
 """(end of the rows (rows, places, width)) -> the metric of each row (rows,)."""
 
 
-_INSIDE_MLP = ("mlp_neurons", "router_logits", "expert_indices", "expert_weights")
+_MLP_INTERNALS = ("mlp_neurons", "router_logits", "expert_indices", "expert_weights")
 
 
-class ProbingHookPlan(HookPlan):
+class AddingHookPlan(HookPlan):
     """A hook plan that adds to what passes, in all rows of the batch at once.
 
     Args:
@@ -63,8 +63,8 @@ class PassResult:
         gradients: of the metric by the activations, by point; empty without a backward pass.
     """
 
-    end: mx.array
-    seen: Mapping[PointIndex, mx.array]
+    output: mx.array
+    activations: Mapping[PointIndex, mx.array]
     gradients: Mapping[PointIndex, mx.array]
 
 
@@ -81,8 +81,8 @@ class GradientPasses:
     """
 
     model: LoadedModel
-    reader: EndReader
-    places: Callable[[int], Sequence[int]]
+    reader: OutputReader
+    positions: Callable[[int], Sequence[int]]
     cuts_last_mlp: bool = False
 
     def forward(
@@ -101,7 +101,7 @@ class GradientPasses:
         Raises:
             OutOfMemoryError: it takes more memory than there is.
         """
-        with memory.watched(0):
+        with memory.limited(0):
             end, seen = self._run(tokens, reads, added or {})
             mx.eval(end, seen)
         return PassResult(end, seen, {})
@@ -138,7 +138,7 @@ class GradientPasses:
 
         zeros = {point: self._zeros(point, rows, length) for point in probed}
         taken: Any = mx.value_and_grad(total)
-        with memory.watched(0):
+        with memory.limited(0):
             (_, end, seen), gradients = taken(zeros)
             mx.eval(end, seen, gradients)
         return PassResult(end, seen, gradients)
@@ -147,21 +147,21 @@ class GradientPasses:
         self, tokens: mx.array, reads: Sequence[PointIndex], added: Mapping[PointIndex, mx.array]
     ) -> tuple[mx.array, dict[PointIndex, mx.array]]:
         layout = self.model.layout
-        places = self.places(tokens.shape[1])
-        hook_plan = ProbingHookPlan(layout.wanted([*reads, *self.reader.points]), added)
-        take = self.reader.taking(hook_plan, places, edits_logits=False)
+        places = self.positions(tokens.shape[1])
+        hook_plan = AddingHookPlan(layout.capture_mask([*reads, *self.reader.points]), added)
+        take = self.reader.prepare(hook_plan, places, edits_logits=False)
         if self.cuts_last_mlp and not any(self._is_in_last_mlp(point) for point in (*reads, *added)):
-            hook_plan.tail = mx.array(list(places))
+            hook_plan.last_mlp_positions = mx.array(list(places))
         call: Any = self.model.network
-        with layout.switch.reading(hook_plan):
+        with layout.active_hooks.activate(hook_plan):
             logits: mx.array = call(tokens)
         if missed := [str(layout.states[point].point) for point in added if point not in hook_plan.reached]:
             raise AssertionError(f"nothing passed at {', '.join(missed)}")
-        return take(logits), {point: hook_plan.seen[point] for point in reads}
+        return take(logits), {point: hook_plan.captured[point] for point in reads}
 
     def _is_in_last_mlp(self, point: PointIndex) -> bool:
         where = self.model.layout.states[point].point
-        return where.layer == self.model.layout.num_layers - 1 and where.component in _INSIDE_MLP
+        return where.layer == self.model.layout.num_layers - 1 and where.component in _MLP_INTERNALS
 
     def _zeros(self, point: PointIndex, rows: int, length: int) -> mx.array:
         state = self.model.layout.states[point]

@@ -1,10 +1,10 @@
-"""Large payloads of streams through memory that a client on this host has mapped, in place of the message.
+"""Sends large stream payloads through shared memory to clients on the same host.
 
-    async for event in sharing.carried(events, sharing.wanted(metadata, client)): await context.write(event)
+    async for event in pool.share_payloads(events, pool.requested_region(metadata, client)): await context.write(event)
 
-What cannot go that way goes in the message, frame by frame: before the client has mapped the memory, where it never
-does, and where it has left no room. So a reader that keeps what it reads is slower, and nobody waits for it for ever.
-After a stream its memory waits a while for the same client's next one, which finds its pages in place.
+A frame travels inline in the message while the client has not mapped the memory, or when the region is full. So a slow
+reader gets slower delivery but cannot block the stream. After a stream its region is retained for the client's next
+stream, because its pages are already faulted in.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ _log = logging.getLogger(__name__)
 _SLICE_KEY = contexts.create_key("neuroscope-slice-bytes")
 _LARGEST_SLICE_BYTES = 8 * 1024 * 1024
 _SLICES = 4
-"""As many of the largest slices fit at one time."""
-_PATIENCE_S = 0.25
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.005
+"""How many slices of maximum size fit into a region."""
+_MAX_WAIT_S = 0.25
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.0002, 0.005
 _IDLE_S = 60.0
-_MOST_IDLE = 2
-"""As much is kept as so many streams may have."""
+_MAX_IDLE = 2
+"""How many full-size regions may be retained."""
 _PREFIX = "neuroscope-shared-"
 
 
 def slice_bytes(context: Context) -> int:
-    """Most bytes of a large tensor in one frame of a call."""
+    """The maximum bytes of a large tensor in one frame of this call."""
     found = contexts.get_value(_SLICE_KEY, context)
     return found if isinstance(found, int) else SLICE_BYTES
 
 
-class Sharing:
-    """The memory that one service shares with its clients; for one event loop.
+class SharedMemoryPool:
+    """The shared memory regions of one service, for one event loop.
 
     Args:
-        length_bytes: of a stream's memory; 0: none is shared.
+        length_bytes: size of a stream's region; 0 disables shared memory.
 
     Attributes:
-        streams: streams whose clients have mapped theirs.
-        shared_bytes: bytes that went through it so far.
+        streams: streams whose clients have mapped their region.
+        shared_bytes: total bytes sent through shared memory.
     """
 
     def __init__(self, length_bytes: int) -> None:
@@ -67,23 +67,25 @@ class Sharing:
         self.streams = 0
         self.shared_bytes = 0
 
-    def wanted(self, metadata: Iterable[tuple[str, str | bytes]], client: str) -> str:
-        """Which memory a client asks for that may be on this host: its `region_id`, or ANY. "": none."""
+    def requested_region(self, metadata: Iterable[tuple[str, str | bytes]], client: str) -> str:
+        """The region a client on this host asks for: a `region_id`, or ANY; empty if it asks for none."""
         if not self._length_bytes or not is_local(client):
             return ""
         return str(dict(metadata).get(METADATA_KEY, ""))
 
     def with_large_slices(self, context: Context) -> Context:
-        """A call's context that lets tensors travel in fewer frames than would suit a message."""
+        """A call context with a larger slice size than messages use."""
         largest = max(SLICE_BYTES, min(_LARGEST_SLICE_BYTES, self._length_bytes // _SLICES))
         return contexts.set_value(_SLICE_KEY, largest, context)
 
-    async def carried(self, events: AsyncGenerator[Event, None], wanted: str = ANY) -> AsyncGenerator[Event, None]:
-        """The events of a stream, payloads in shared memory as far as that goes.
+    async def share_payloads(
+        self, events: AsyncGenerator[Event, None], wanted: str = ANY
+    ) -> AsyncGenerator[Event, None]:
+        """Moves payloads of a stream into shared memory where possible.
 
         Args:
-            events: with their payloads in the message.
-            wanted: the memory that the client has, if the service still has it too.
+            events: events with inline payloads.
+            wanted: the region that the client has mapped, or ANY.
         """
         memory: SharedMemory | None = None
         counted = stalled = read = False
@@ -92,7 +94,7 @@ class Sharing:
                 async for event in events:
                     if not isinstance(event, Frame):
                         if memory is None and _has_plan(event):
-                            memory = self._take(wanted) or self._create()
+                            memory = self._reuse(wanted) or self._create()
                             if memory is not None:
                                 _offer(event, memory)
                         yield event
@@ -104,7 +106,7 @@ class Sharing:
                     counted = True
                     region = memory.place(event.parts)
                     if region is None and not stalled:
-                        region = await _placed(memory, event)
+                        region = await _place_when_free(memory, event)
                     stalled = region is None
                     if region is None:
                         yield event
@@ -116,38 +118,38 @@ class Sharing:
         finally:
             self.streams -= counted
             if memory is not None and read and memory.is_mapped:
-                self._keep(memory)
-            elif memory is not None:  # places that the client never heard of would never be free again
+                self._retain(memory)
+            elif memory is not None:  # the client may not know of some placed payloads and would never free them
                 memory.close()
 
     @property
     def held_bytes(self) -> int:
-        """What is kept for streams to come."""
+        """Bytes of retained regions."""
         return sum(memory.held_bytes for memory, _ in self._idle.values())
 
     def close(self) -> None:
-        """Frees what is kept and removes the folder."""
+        """Frees retained regions and removes the folder."""
         while self._idle:
-            self._drop(next(iter(self._idle)))
+            self._release(next(iter(self._idle)))
         if self._folder is not None:
             self._folder.close()
             self._folder = None
 
-    def _take(self, region_id: str) -> SharedMemory | None:
+    def _reuse(self, region_id: str) -> SharedMemory | None:
         memory, timer = self._idle.pop(region_id, (None, None))
         if timer is not None:
             timer.cancel()
         return memory
 
-    def _keep(self, memory: SharedMemory) -> None:
+    def _retain(self, memory: SharedMemory) -> None:
         region_id = memory.offer.region_id
-        timer = asyncio.get_running_loop().call_later(_IDLE_S, self._drop, region_id)
+        timer = asyncio.get_running_loop().call_later(_IDLE_S, self._release, region_id)
         self._idle[region_id] = memory, timer
-        while self.held_bytes > _MOST_IDLE * self._length_bytes:
-            self._drop(next(iter(self._idle)))
+        while self.held_bytes > _MAX_IDLE * self._length_bytes:
+            self._release(next(iter(self._idle)))
 
-    def _drop(self, region_id: str) -> None:
-        if memory := self._take(region_id):
+    def _release(self, region_id: str) -> None:
+        if memory := self._reuse(region_id):
             memory.close()
 
     def _create(self) -> SharedMemory | None:
@@ -161,38 +163,38 @@ class Sharing:
 
 
 class PrivateFolder:
-    """A folder for one process of this user, in memory where the system has such a place; gone with the process.
+    """A temporary folder of this process, on tmpfs if available.
 
-    A process that is killed cannot remove its folder; the next one does.
+    It also removes folders left by processes that were killed.
 
     Raises:
-        OSError: there is no place for one.
+        OSError: the folder cannot be created.
     """
 
     def __init__(self) -> None:
-        place = self._place()
+        place = self._parent()
         for found in place.glob(f"{_PREFIX}*"):
-            _remove_left(found)
+            _remove_stale(found)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
         self._lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Removes it."""
+        """Removes the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock_fd)
 
     @staticmethod
-    def _place() -> Path:
+    def _parent() -> Path:
         for name in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):
             if name and os.access(name, os.W_OK | os.X_OK):
                 return Path(name)
         return Path(tempfile.gettempdir())
 
 
-def _remove_left(folder: Path) -> None:
-    """Removes a folder whose process is gone."""
-    with contextlib.suppress(OSError):  # another user's, or being made at this moment
+def _remove_stale(folder: Path) -> None:
+    """Removes a folder whose process has exited."""
+    with contextlib.suppress(OSError):  # owned by another user, or just being created
         lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,7 +204,7 @@ def _remove_left(folder: Path) -> None:
 
 
 def _offer(event: Event, memory: SharedMemory) -> None:
-    """Puts what it takes to map the memory into a stream's plan; events are not read again behind here."""
+    """Adds the offer of a region to a stream's plan."""
     if isinstance(event, pb.GenerateResponse | pb.CaptureResponse | pb.ResumeCaptureResponse):
         event.plan.shared_memory.CopyFrom(memory.offer)
 
@@ -213,13 +215,13 @@ def _has_plan(event: Event) -> bool:
     )
 
 
-async def _placed(memory: SharedMemory, framed: Frame) -> tensor_pb2.SharedRegion | None:
-    """As `SharedMemory.place`, once the reader has made room; None if it does not."""
+async def _place_when_free(memory: SharedMemory, framed: Frame) -> tensor_pb2.SharedRegion | None:
+    """Waits for the reader to free space, then places a payload; None on timeout."""
     pause_s, waited_s = _FIRST_PAUSE_S, 0.0
-    while waited_s < _PATIENCE_S:
+    while waited_s < _MAX_WAIT_S:
         await asyncio.sleep(pause_s)
         if region := memory.place(framed.parts):
             return region
         waited_s += pause_s
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        pause_s = min(2 * pause_s, _MAX_PAUSE_S)
     return None

@@ -15,13 +15,13 @@ from neuroscope.errors import DataConversionError, InvalidRequestError, Unavaila
 from neuroscope.v1 import experiment_pb2 as pb
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.vocabulary.sites import Point
-from neuroscope_inference.engine.arrays import of_numpy, wire_dtype
-from neuroscope_inference.engine.expression import Resolve
+from neuroscope_inference.engine.arrays import from_numpy, wire_dtype
+from neuroscope_inference.engine.expression import ResolveTensor
 from neuroscope_inference.engine.model import LoadedModel
-from neuroscope_inference.engine.reductions.base import Part, Shape
+from neuroscope_inference.engine.reductions.base import Shape, TensorPart
 from neuroscope_inference.engine.reductions.lens import Lens
-from neuroscope_inference.engine.results import Pending, StepResult
-from neuroscope_inference.tensor_checks import float32_of
+from neuroscope_inference.engine.results import PendingTensor, StepResult
+from neuroscope_inference.tensor_checks import to_float32
 
 Event: TypeAlias = "pb.ProjectToVocabularyResponse | StepResult"
 _STREAM = (tensor_pb2.AXIS_BATCH, tensor_pb2.AXIS_POSITION, tensor_pb2.AXIS_D_MODEL)
@@ -31,7 +31,7 @@ _ARRAYS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Projection:
+class VocabularyProjection:
     """A checked request.
 
     Args:
@@ -67,21 +67,21 @@ class Projection:
             logits = common
             if self.reference is not None and common is None:
                 logits = self._logits(self.reference[first : first + chunk])
-            part = Part(of_numpy(self.vectors[None, first : first + chunk]), first, (), (), logits)
+            part = TensorPart(from_numpy(self.vectors[None, first : first + chunk]), first, (), (), logits)
             pieces = self.lens.reduce(part, 0, ends_step=first + chunk >= count)
             pending = [
-                Pending(index, 0, piece.first_position, mx.contiguous(piece.array), (), ())
+                PendingTensor(index, 0, piece.first_position, mx.contiguous(piece.array), (), ())
                 for index, piece in enumerate(pieces)
             ]
             mx.eval([each.array for each in pending])
-            yield StepResult.of(0, pending)
+            yield StepResult.from_pending(0, pending)
         elapsed = time.perf_counter() - started
         yield pb.ProjectToVocabularyResponse(end=pb.ProjectionEnd(vector_count=count, elapsed_seconds=elapsed))
 
     def _logits(self, reference: NDArray[np.float32]) -> mx.array:
         """Of reference vectors (count, d_model): (1, count, vocabulary)."""
         dtype = self.model.layout.state(_last(self.model)).dtype
-        return self.model.unembedding(of_numpy(reference[None]).astype(dtype), is_normed=self.is_normed)
+        return self.model.unembedding(from_numpy(reference[None]).astype(dtype), is_normed=self.is_normed)
 
     def _plan(self) -> pb.ProjectionPlan:
         specs = [
@@ -103,7 +103,9 @@ class Projection:
         )
 
 
-def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, resolve: Resolve) -> Projection:
+def parse_projection(
+    request: pb.ProjectToVocabularyRequest, model: LoadedModel, resolve: ResolveTensor
+) -> VocabularyProjection:
     """The projection that a request asks for. Nothing has run when it raises.
 
     Raises:
@@ -123,7 +125,7 @@ def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, re
     if request.top_k > model.description.vocab_size:
         raise InvalidRequestError(f"the vocabulary has {model.description.vocab_size} tokens", field="top_k")
     vectors, shape = _vectors(request.vectors, model, resolve, "vectors")
-    token_ids = [model.token_choice(choice, f"tokens[{index}]") for index, choice in enumerate(request.tokens)]
+    token_ids = [model.resolve_token(choice, f"tokens[{index}]") for index, choice in enumerate(request.tokens)]
     compared = None
     match reference:
         case "reference_row":
@@ -147,7 +149,7 @@ def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, re
         top_k=request.top_k, token_ids=token_ids, kl=compared is not None, log_normalizer=True, entropy=True
     )
     is_normed = request.without_norm
-    lens = Lens.of(
+    lens = Lens.from_message(
         Shape(_STREAM, (1, -1, vectors.shape[1])),
         state.dtype,
         None,
@@ -157,11 +159,11 @@ def projection_of(request: pb.ProjectToVocabularyRequest, model: LoadedModel, re
         state.point,
         "vectors",
     )
-    return Projection(model, vectors, shape, lens, token_ids, compared, is_normed)
+    return VocabularyProjection(model, vectors, shape, lens, token_ids, compared, is_normed)
 
 
 def _vectors(
-    reference: tensor_pb2.TensorReference, model: LoadedModel, resolve: Resolve, field: str
+    reference: tensor_pb2.TensorReference, model: LoadedModel, resolve: ResolveTensor, field: str
 ) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """Vectors (count, d_model), and the shape that they came in but for the last axis."""
     array, width = resolve(reference, field), model.layout.state(_last(model)).axes_extents[-1]
@@ -171,7 +173,7 @@ def _vectors(
             f"these have the shape {list(array.shape)}",
             field=field,
         )
-    return float32_of(array, "vectors", field).reshape(-1, width), array.shape[:-1]
+    return to_float32(array, "vectors", field).reshape(-1, width), array.shape[:-1]
 
 
 def _last(model: LoadedModel) -> Point:

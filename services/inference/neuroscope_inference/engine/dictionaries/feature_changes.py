@@ -16,12 +16,12 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import intervention_pb2 as pb
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 
-Others = Callable[[int], mx.array]
+OtherRows = Callable[[int], mx.array]
 """From a row of the request to what it has in the place of the activation that is encoded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FeatureChange:
     """One change of some features.
 
     Args:
@@ -32,7 +32,7 @@ class Change:
     features: Sequence[int]
     message: pb.FeatureEdit
 
-    def applied(self, old: mx.array, other: Callable[[int], mx.array]) -> mx.array:
+    def apply(self, old: mx.array, other: Callable[[int], mx.array]) -> mx.array:
         """The features after it; `other` are those of another row."""
         match self.message.WhichOneof("change"):
             case "value":
@@ -46,7 +46,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class FeatureChanges:
     """The changes of an edit, in their order.
 
     Args:
@@ -56,11 +56,11 @@ class Changes:
     """
 
     dictionary: Dictionary
-    changes: Sequence[Change]
+    changes: Sequence[FeatureChange]
     reconstructs: bool
 
     @classmethod
-    def of(cls, message: pb.FeatureEdits, dictionary: Dictionary, path: str) -> Changes:
+    def from_message(cls, message: pb.FeatureEdits, dictionary: Dictionary, path: str) -> FeatureChanges:
         """Checks the changes.
 
         Raises:
@@ -68,7 +68,7 @@ class Changes:
         """
         if not message.edits and not message.reconstructs:
             raise InvalidRequestError("no feature is changed", field=f"{path}.edits")
-        changes: list[Change] = []
+        changes: list[FeatureChange] = []
         for index, edit in enumerate(message.edits):
             field = f"{path}.edits[{index}]"
             kind = edit.WhichOneof("change")
@@ -83,7 +83,7 @@ class Changes:
                     "features of another row are not taken by transcoders, whose input is at another site",
                     field=f"{field}.other_row",
                 )
-            changes.append(Change(dictionary.checked(edit.features, f"{field}.features"), edit))
+            changes.append(FeatureChange(dictionary.check_features(edit.features, f"{field}.features"), edit))
         return cls(dictionary, changes, message.reconstructs)
 
     @property
@@ -92,7 +92,7 @@ class Changes:
         messages = (change.message for change in self.changes)
         return {message.other_row for message in messages if message.WhichOneof("change") == "other_row"}
 
-    def applied(self, x: mx.array, source: mx.array, others: Others) -> mx.array:
+    def apply(self, x: mx.array, source: mx.array, others: OtherRows) -> mx.array:
         """The edited activation, float32, of the shape of x.
 
         Args:
@@ -104,11 +104,11 @@ class Changes:
         old = self.dictionary.encode(source, touched)
         new = old
         for change in self.changes:
-            changed = change.applied(new, lambda row: self.dictionary.encode(others(row), touched))
+            changed = change.apply(new, lambda row: self.dictionary.encode(others(row), touched))
             new = mx.where(self._mask(change, touched), changed, new) if change.features else changed
         if self.reconstructs:
             return self.dictionary.decode(new, source).reshape(x.shape)
-        return x + self.dictionary.written(new - old, source, touched).reshape(x.shape)
+        return x + self.dictionary.decode_change(new - old, source, touched).reshape(x.shape)
 
     def _touched(self) -> Sequence[int]:
         """Features that are looked at; empty: all."""
@@ -116,6 +116,6 @@ class Changes:
             return ()
         return sorted({feature for change in self.changes for feature in change.features})
 
-    def _mask(self, change: Change, touched: Sequence[int]) -> mx.array:
+    def _mask(self, change: FeatureChange, touched: Sequence[int]) -> mx.array:
         chosen = set(change.features)
         return mx.array([feature in chosen for feature in touched or range(self.dictionary.feature_count)])

@@ -13,12 +13,12 @@ from neuroscope_inference.engine.reductions.base import Reduction, Shape
 from neuroscope_inference.engine.reductions.features import Features
 from neuroscope_inference.engine.reductions.lens import Lens
 from neuroscope_inference.engine.reductions.mean import MeanOverPositions
-from neuroscope_inference.engine.reductions.norm import Norm
+from neuroscope_inference.engine.reductions.norm import L2Norm
 from neuroscope_inference.engine.reductions.projection import Projection
 from neuroscope_inference.engine.reductions.top_k import TopK
 
 
-def reduction_of(
+def make_reduction(
     message: inference_pb2.Reduction,
     point: Point,
     shape: Shape,
@@ -57,20 +57,22 @@ def reduction_of(
         case "mean":
             return MeanOverPositions(shape, dtype, wanted)
         case "norm":
-            return Norm(shape, dtype, wanted)
+            return L2Norm(shape, dtype, wanted)
         case "top_k":
-            return TopK.of(shape, dtype, wanted, message.top_k.k, point, f"{field}.top_k")
+            return TopK.from_message(shape, dtype, wanted, message.top_k.k, point, f"{field}.top_k")
         case "projection":
             if shape.axes[-1] == tensor_pb2.AXIS_KEY_POSITION:
                 raise InvalidRequestError(
                     f"the last axis of {point} counts keys, and has no directions", field=f"{field}.projection"
                 )
             assert directions is not None
-            return Projection.of(shape, dtype, wanted, directions, point, f"{field}.projection")
+            return Projection.from_message(shape, dtype, wanted, directions, point, f"{field}.projection")
         case "lens":
             size = model.description.vocab_size
-            return Lens.of(shape, dtype, wanted, message.lens, model.unembedding, size, point, f"{field}.lens")
+            return Lens.from_message(
+                shape, dtype, wanted, message.lens, model.unembedding, size, point, f"{field}.lens"
+            )
         case "features":
             asked = message.features
-            dictionary = model.dictionary(asked.dictionary_id, f"{field}.features.dictionary_id")
-            return Features.of(shape, dtype, wanted, asked, dictionary, point, f"{field}.features")
+            dictionary = model.require_dictionary(asked.dictionary_id, f"{field}.features.dictionary_id")
+            return Features.from_message(shape, dtype, wanted, asked, dictionary, point, f"{field}.features")

@@ -21,4 +21,4 @@ class TelemetryServicer:
 
     async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Context) -> pb.GetWorkloadResponse:
         """Says how busy the service is."""
-        return self._workload.now()
+        return self._workload.snapshot()

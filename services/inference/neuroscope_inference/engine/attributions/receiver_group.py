@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from neuroscope_inference.engine.attributions.norms import KnownNorm, pulled_through
+from neuroscope_inference.engine.attributions.norms import ClosedFormNorm, backpropagate_norm
 from neuroscope_inference.engine.hook_plan import PointIndex
 
 HeadMatrix = Callable[[], mx.array]
@@ -22,7 +22,7 @@ HeadMatrix = Callable[[], mx.array]
 
 
 @dataclass(frozen=True, slots=True)
-class Projection:
+class ReceiverProjection:
     """One of the outputs of a reading.
 
     Args:
@@ -33,7 +33,7 @@ class Projection:
     point: PointIndex
     matrix: HeadMatrix | None = None
 
-    def pulled_back(self, gradient: mx.array) -> mx.array:
+    def backpropagate(self, gradient: mx.array) -> mx.array:
         """The gradient at what the norm gives (rows, heads, positions, d_model); one head without a matrix."""
         if self.matrix is None:
             return gradient[:, None]
@@ -41,7 +41,7 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReceiverGroup:
     """One reading of the stream by receivers that share a norm.
 
     Args:
@@ -53,7 +53,7 @@ class Reading:
 
     stream: PointIndex
     norm: nn.Module | None
-    projections: Sequence[Projection]
+    projections: Sequence[ReceiverProjection]
     sender_count: int
 
     def gradients(
@@ -62,15 +62,15 @@ class Reading:
         """At the inputs of the receivers (rows, receivers, positions, d_model), float32, lazy."""
         cut = [(part, gradients[part.point][:, positions]) for part in self.projections]
         if self.norm is None:
-            return _together([part.pulled_back(gradient) for part, gradient in cut])
+            return _concatenate([part.backpropagate(gradient) for part, gradient in cut])
         stream = seen[self.stream][:, positions]
-        known = KnownNorm.of(self.norm, stream)
+        known = ClosedFormNorm.from_module(self.norm, stream)
         if known is not None and all(part.matrix is not None for part in self.projections):
-            return _together([known.pulled_back(gradient, part.matrix()) for part, gradient in cut if part.matrix])
-        together = _together([part.pulled_back(gradient) for part, gradient in cut])
-        return pulled_through(self.norm, stream, together)
+            return _concatenate([known.backpropagate(gradient, part.matrix()) for part, gradient in cut if part.matrix])
+        together = _concatenate([part.backpropagate(gradient) for part, gradient in cut])
+        return backpropagate_norm(self.norm, stream, together)
 
 
-def _together(parts: Sequence[mx.array]) -> mx.array:
+def _concatenate(parts: Sequence[mx.array]) -> mx.array:
     found = parts[0] if len(parts) == 1 else mx.concatenate(list(parts), axis=1)
     return found.astype(mx.float32)

@@ -14,7 +14,7 @@ class PrefixUnavailableError(Exception):
     """A layer keeps something that has no prefix. Nobody's error: sweeps then run another way."""
 
 
-class WholeCache(KVCache):
+class FullCache(KVCache):
     """Keys and values of all positions, whatever the layer's window is; masks keep to it.
 
     Args:
@@ -35,7 +35,7 @@ class WholeCache(KVCache):
         return "causal"
 
 
-class PrefixCache(WholeCache):
+class PrefixCache(FullCache):
     """Begins with the first positions of another cache, the same for every row.
 
     Args:
@@ -43,7 +43,7 @@ class PrefixCache(WholeCache):
         length: positions to begin with.
     """
 
-    def __init__(self, whole: WholeCache, length: int) -> None:
+    def __init__(self, whole: FullCache, length: int) -> None:
         super().__init__(whole.window)
         self.offset = length
         kept: Any = whole.state
@@ -53,29 +53,29 @@ class PrefixCache(WholeCache):
         """Keys and values (rows, heads, positions, width) with the prefix before them."""
         self.offset += keys.shape[2]
         if self._prefix is not None:
-            keys, values = _behind(self._prefix[0], keys), _behind(self._prefix[1], values)
+            keys, values = _prepend(self._prefix[0], keys), _prepend(self._prefix[1], values)
         self._prefix = keys, values
         return keys, values
 
 
-def _behind(prefix: mx.array, new: mx.array) -> mx.array:
+def _prepend(prefix: mx.array, new: mx.array) -> mx.array:
     return mx.concatenate([mx.broadcast_to(prefix, (new.shape[0], *prefix.shape[1:])), new], axis=2)
 
 
-def whole_caches(network: nn.Module) -> list[WholeCache]:
+def new_full_caches(network: nn.Module) -> list[FullCache]:
     """Empty caches for an unedited run whose prefixes are to be reused.
 
     Raises:
         PrefixUnavailableError: says which layer keeps something else than the keys and values of its positions.
     """
-    return [_whole(layer, index) for index, layer in enumerate(make_prompt_cache(network))]
+    return [_full_cache(layer, index) for index, layer in enumerate(make_prompt_cache(network))]
 
 
-def _whole(layer: Any, index: int) -> WholeCache:
+def _full_cache(layer: Any, index: int) -> FullCache:
     if type(layer) is KVCache:
-        return WholeCache(None)
+        return FullCache(None)
     if type(layer) is RotatingKVCache and not layer.keep:
-        return WholeCache(layer.max_size)
+        return FullCache(layer.max_size)
     raise PrefixUnavailableError(
         f"layer {index} keeps a {type(layer).__name__}, which has no prefix that could be reused"
     )

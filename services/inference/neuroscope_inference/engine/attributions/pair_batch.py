@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from neuroscope_inference.engine.sweeps.metrics import Metric, Reference
+from neuroscope_inference.engine.sweeps.metrics import Metric, ScoreReference
 from neuroscope_inference.engine.sweeps.pair import CLEAN, CORRUPTED, Pair
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PairBatch:
     """Some pairs.
 
     Args:
@@ -60,21 +60,21 @@ class Batch:
             for index, pair in enumerate(self.pairs):
                 places = self.metric.places(len(pair.prompt(row)))
                 clean = None if clean_end is None else clean_end[index : index + 1]
-                at = Reference(pair, row, places, clean)
+                at = ScoreReference(pair, row, places, clean)
                 values.append(self.metric.scores(end[index : index + 1], at).mean(axis=1))
             return mx.concatenate(values)
 
         return scored
 
-    def halves(self) -> tuple[Batch, Batch] | None:
+    def halves(self) -> tuple[PairBatch, PairBatch] | None:
         """Two smaller batches; None of a single pair."""
         middle = len(self.pairs) // 2
         if not middle:
             return None
-        return Batch(self.pairs[:middle], self.metric), Batch(self.pairs[middle:], self.metric)
+        return PairBatch(self.pairs[:middle], self.metric), PairBatch(self.pairs[middle:], self.metric)
 
 
-def batches(pairs: Sequence[Pair], metric: Metric, most_rows: Callable[[int], int]) -> Iterator[Batch]:
+def pair_batches(pairs: Sequence[Pair], metric: Metric, most_rows: Callable[[int], int]) -> Iterator[PairBatch]:
     """Pairs of equal length together, in the order of the first of each length.
 
     Args:
@@ -88,4 +88,4 @@ def batches(pairs: Sequence[Pair], metric: Metric, most_rows: Callable[[int], in
     for lengths, alike in by_lengths.items():
         most = most_rows(max(lengths))
         for first in range(0, len(alike), most):
-            yield Batch(alike[first : first + most], metric)
+            yield PairBatch(alike[first : first + most], metric)
