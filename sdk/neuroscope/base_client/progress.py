@@ -81,7 +81,10 @@ def _listening(
 
     counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     columns = (TextColumn("{task.description}"), BarColumn(), *counts, TextColumn("{task.fields[remaining]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # A bar that nobody sees would still leave an empty line in a log.
+    hidden = not console.is_interactive and not console.is_jupyter
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=None, remaining="")
 
         def show(report: Report) -> None:
