@@ -98,7 +98,7 @@ BAD: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"sites": ["expert_indices"]}, "nodes.sites[0].site.component", "expert_indices"),
     ({"method": "eep"}, "method", "no method"),
     ({"method": "eap", "steps": 4}, "steps", "one step"),
-    ({"method": "eap", "sites": ["mlp_out"]}, "sites", "scores no places"),
+    ({"method": "eap", "sites": ["mlp_out"]}, "sites", "takes no sites"),
     ({"into": "neither"}, "into", "not 'neither'"),
     ({"metric": None}, "metric", "missing"),
     ({"model_id": "nobody"}, "model_id", "nobody"),

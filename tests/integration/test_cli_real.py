@@ -217,7 +217,7 @@ def test_up_starts_a_killed_service_again_and_what_it_kept_is_there(
             ["pgrep", "-f", f"neuroscope_inference --host 127.0.0.1 --port {port}"]
         ).split()
         os.kill(int(line), signal.SIGKILL)
-        with within_a_second(), pytest.raises(StreamingError, match="went away"):
+        with within_a_second(), pytest.raises(StreamingError, match="disconnected"):
             paced.wait()
         with within_a_second(), pytest.raises(NeuroScopeIntegrationError, match="no inference service answers"):
             client.models()

@@ -36,7 +36,7 @@ def logits_of_steps(network: Any, prompt: list[int], continuation: list[int], ho
         else:
             with hook_plan() as reads:
                 logits = network(mx.array([tokens]), cache=cache)
-            mx.eval(logits, list(reads.seen.values()))
+            mx.eval(logits, list(reads.captured.values()))
         steps.append(logits)
     return steps
 

@@ -117,7 +117,7 @@ def test_a_refused_model_leaves_no_verdict(llama_dir: Path, tmp_path: Path, monk
 
 def test_old_results_make_room(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_with(None, llama_dir)
-    monkeypatch.setattr(self_test_cache, "_KEPT", 3)
+    monkeypatch.setattr(self_test_cache, "_MAX_FILES", 3)
     for index in range(5):
         self_test_cache.store(tmp_path, str(index), model.layout, model.self_test, model.capabilities)
         os.utime(tmp_path / f"{index}.json", ns=(index, index))

@@ -179,7 +179,7 @@ def test_a_changed_byte_is_noticed(place, large):
     payload[int(place * len(payload))] ^= 0x10
     frames[0].parts = [memoryview(bytes(payload))]
     read = reader(stream)
-    with pytest.raises(ChecksumError, match=r"'resid_post.0' in step 3, row 0 were changed"):
+    with pytest.raises(ChecksumError, match=r"'resid_post.0' of step 3, row 0 was corrupted"):
         _ = [read.read(framed) for framed in frames]
 
 

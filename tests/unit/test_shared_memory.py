@@ -125,9 +125,9 @@ def test_a_region_outside_of_the_memory_is_an_error(memory: SharedMemory) -> Non
     there = mapped(memory)
     name = memory.offer.region_id
     for offset, length in ((0, 16), (BLOCK_BYTES, BYTES), (BYTES, 1), (BLOCK_BYTES + 1, 1), (BLOCK_BYTES, 0)):
-        with pytest.raises(StreamingError, match="not shared"):
+        with pytest.raises(StreamingError, match="outside of the shared memory"):
             there.view(tensor_pb2.SharedRegion(region_id=name, offset_bytes=offset, length_bytes=length))
-    with pytest.raises(StreamingError, match="not shared"):
+    with pytest.raises(StreamingError, match="outside of the shared memory"):
         there.view(tensor_pb2.SharedRegion(region_id="another", offset_bytes=BLOCK_BYTES, length_bytes=1))
 
 

@@ -252,7 +252,7 @@ class CapturePlan:
                 bytes_per_element=output.dtype.size if tensor_pb2.AXIS_POSITION in spec.axes else 0,
                 extents=tuple(abs(extent) for extent in output.shape.extents),
                 reduction=None if number else reduction,
-                is_companion=number > 0,
+                is_second_output=number > 0,
             )
 
     def _plan_tensor(
