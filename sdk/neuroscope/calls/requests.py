@@ -19,11 +19,13 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
 from neuroscope.vocabulary import hooks as hook_forms
 from neuroscope.vocabulary import json_schemas, prompts, tensors
+from neuroscope.vocabulary import tools as tool_forms
 from neuroscope.vocabulary.hooks import HookLike
 from neuroscope.vocabulary.json_schemas import JsonSchemaLike
 from neuroscope.vocabulary.model_info import ModelInfo, Tokens
 from neuroscope.vocabulary.prompts import Prompt, PromptLike
 from neuroscope.vocabulary.tensors import Array, parse_dtype
+from neuroscope.vocabulary.tools import ToolChoiceLike, ToolLike
 from neuroscope.wire import frames
 from neuroscope.wire.rpc import RPCS
 
@@ -158,6 +160,9 @@ def generate(
     logit_bias: Mapping[int, float] | None = None,
     json_schema: JsonSchemaLike | None = None,
     grammar: str | None = None,
+    tools: Iterable[ToolLike] = (),
+    tool_choice: ToolChoiceLike | None = None,
+    parallel_tool_calls: bool = True,
     bos: bool | None,
     max_steps_ahead: int,
     chunk_budget_bytes: int,
@@ -169,9 +174,14 @@ def generate(
     """Generate; its stream is folded by `stream.StreamState`."""
     if json_schema is not None and grammar is not None:
         raise InvalidRequestError("json_schema and grammar exclude each other", field="grammar")
+    rows = prompts.to_messages(prompt, bos)
+    offered = tool_forms.to_messages(tools)
+    choice = tool_forms.to_choice(tool_choice, parallel=parallel_tool_calls)
+    if offered or tool_choice is not None:
+        rows = prompts.with_tools(rows, offered, choice)
     request = pb.GenerateRequest(
         model_id=model_id,
-        prompts=prompts.to_messages(prompt, bos),
+        prompts=rows,
         sampling=pb.Sampling(
             max_tokens=max_tokens or 0,
             temperature=temperature,

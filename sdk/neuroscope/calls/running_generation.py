@@ -27,6 +27,7 @@ from neuroscope.errors import StreamingError, UnknownIdError
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.tools import ToolCall
 from neuroscope.wire.codec import Event
 
 
@@ -50,6 +51,11 @@ class _BaseGeneration:
     def texts(self) -> list[str]:
         """What each row generated so far."""
         return list(self._state.texts)
+
+    @property
+    def tool_calls(self) -> list[list[ToolCall]]:
+        """The tool calls of each row so far; their text is not part of `texts`."""
+        return [list(calls) for calls in self._state.tool_calls]
 
     @property
     def plan(self) -> tensor_pb2.TensorPlan | None:
