@@ -179,7 +179,7 @@ def test_a_result_is_kept_shown_and_drawn(here: ResidualResult, tmp_path: Path) 
         here["shar"]
     with pytest.raises(InvalidRequestError, match="no prompt 1"):
         here.array("share", 1)
-    with pytest.raises(InvalidRequestError, match="no writer 'a9.h9'"):
+    with pytest.raises(InvalidRequestError, match=r"no writer 'a9\.h9'"):
         here.flows[0].writer("a9.h9")
 
 

@@ -159,7 +159,7 @@ def test_mutual_tls_lets_in_who_has_a_certificate(mutual: Service, files: Files)
 
 
 def test_a_token_is_not_sent_in_the_open() -> None:
-    with pytest.raises(InvalidRequestError, match="would cross the network to gpu-box.test:50051 unencrypted") as caught:
+    with pytest.raises(InvalidRequestError, match=r"to gpu-box\.test:50051 unencrypted") as caught:
         Client("gpu-box.test:50051", token=TOKEN)
     assert caught.value.field == "token"
     Client("gpu-box.test:50051", token=TOKEN, tls=True).close()
