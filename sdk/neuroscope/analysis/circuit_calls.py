@@ -62,7 +62,7 @@ class CircuitCalls:
         completeness: bool = True,
         minimality: bool = False,
         minimality_bound: float = 0.0,
-        resamples: int | None = None,
+        resample_count: int | None = None,
         pairs: int | None = None,
         seed: int = 0,
         drop: bool = False,
@@ -96,7 +96,7 @@ class CircuitCalls:
             completeness: what is outside of the circuit.
             minimality: the circuit without each of its edges.
             minimality_bound: loss of faithfulness from which an edge is needed; 0: 0.01.
-            resamples: bootstrap resamples of the pairs, which show how stable the circuit is; None: 100, 0: none.
+            resample_count: bootstrap resamples of the pairs, which show how stable the circuit is; None: 100, 0: none.
             pairs: how many of the dataset; None: 64 of a named one, all of others.
             seed: of a named dataset's generator.
             drop: leaves out pairs of the user's own that do not fit the tokenizer; otherwise they are errors.
@@ -116,7 +116,7 @@ class CircuitCalls:
             completeness=completeness,
             minimality=minimality,
             minimality_bound=minimality_bound,
-            resamples=resamples,
+            resample_count=resample_count,
         )
         request = discovery_request(
             chosen,

@@ -19,7 +19,7 @@ from neuroscope.vocabulary.component_names import Place, edge_name
 
 T = TypeVar("T")
 _PARTS_SHOWN = 6
-_NORMAL_95 = 1.96
+NORMAL_95 = 1.96
 """97.5th percentile of the standard normal distribution."""
 METHODS = {
     name.removeprefix("CIRCUIT_METHOD_").lower().replace("_", "-"): number
@@ -299,7 +299,7 @@ class CircuitContent(Displayable):
             found["metric of the circuit"] = measured.circuit
             found["faithfulness"] = measured.faithfulness
             if measured.HasField("faithfulness_standard_error"):
-                half_width = _NORMAL_95 * measured.faithfulness_standard_error
+                half_width = NORMAL_95 * measured.faithfulness_standard_error
                 low, high = measured.faithfulness - half_width, measured.faithfulness + half_width
                 found["95 % interval"] = f"{low:.3f} to {high:.3f}"
             for name in ("completeness", "minimality", "cpr", "cmd"):

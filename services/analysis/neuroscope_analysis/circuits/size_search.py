@@ -21,6 +21,8 @@ from neuroscope_analysis.circuits.event_queue import EventQueue
 from neuroscope_analysis.circuits.pair_runs import PairRuns, Values
 from neuroscope_analysis.circuits.ranking import Ranking
 
+_FIRST_SHARE = 0.001
+"""The first size as a share of all edges or nodes."""
 _GROWTH = 10**0.5
 """Ratio of successive sizes until the target is reached."""
 _PRECISION = 1.05
@@ -78,7 +80,7 @@ class SizeSearch:
         return FoundSize(Extent(count=enough), found.circuit, KnownSizes(found.values, points))
 
     async def _first_sufficient(self) -> int:
-        size = 1.0
+        size = max(_FIRST_SHARE * self._ranking.count, 1.0)
         while (count := min(round(size), self._ranking.count)) < self._ranking.count:
             if (await self._measure(count)).point.faithfulness >= self._target:
                 return count

@@ -77,7 +77,7 @@ class CircuitRequest(StrictModel):
         """The metric in the SDK's form."""
         return None if self.metric is None else MetricForm(self.metric.to_message())
 
-    def evaluation_options(self, *, skip: bool = False, resamples: int | None = None) -> pb.EvaluationOptions:
+    def evaluation_options(self, *, skip: bool = False, resample_count: int | None = None) -> pb.EvaluationOptions:
         """The measurements of the evaluation."""
         return evaluation_options(
             skip=skip,
@@ -86,7 +86,7 @@ class CircuitRequest(StrictModel):
             completeness=self.completeness,
             minimality=self.minimality,
             minimality_bound=self.minimality_bound,
-            resamples=resamples,
+            resample_count=resample_count,
         )
 
 
@@ -103,7 +103,7 @@ class DiscoveryRequest(CircuitRequest):
     threshold: Annotated[float, Field(ge=0)] | None = None
     """Minimum magnitude of a score; for acdc its threshold."""
     faithfulness: Fraction | None = None
-    """Minimum faithfulness; the smallest circuit that reaches it. The sizes that the search measures become the curve."""
+    """Finds the smallest circuit that reaches this faithfulness. The sizes that it measures become the curve."""
     granularity: Literal["edges", "nodes"] | None = None
     """Whether edges or nodes are selected; default: what the method scores."""
     steps: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -120,7 +120,7 @@ class DiscoveryRequest(CircuitRequest):
     """Minimum effect in units of the metric; 0: the rounding error."""
     evaluate: bool = True
     """Evaluates the circuit."""
-    resamples: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    resample_count: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Bootstrap resamples of the pairs for the circuit's stability; default: 100."""
     name: Text = ""
     """Name of the circuit; empty: dataset and method."""
