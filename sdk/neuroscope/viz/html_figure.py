@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
 
 _TEXT_AS_TEXT: Any = {"svg.fonttype": "none", "pdf.fonttype": 42}
 """Text stays text, to search, copy and edit."""
