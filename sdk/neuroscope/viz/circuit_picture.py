@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,10 @@ def draw(circuit: CircuitContent, path: str | Path | None = None, *, edges: int 
     strong = edge_strengths(circuit)
     shown = sorted(strong, key=lambda name: -strong[name])[:edges]
     colors = {name: (_SLOTS[_slot(circuit.edges[name])], strong[name]) for name in shown}
-    figure, axes, beside = _figure(circuit, colors, has_panel=bool(curve))
+    against = {name for name in shown if circuit.edges[name].score > 0}
+    figure, axes, beside = _figure(circuit, colors, against, has_panel=bool(curve))
     handles = [axes.plot([], [], color=color, label=_READ[slot])[0] for slot, color in _SLOTS.items()]
-    if any(circuit.edges[name].score > 0 for name in shown):
+    if against:
         handles.append(axes.plot([], [], "k:", linewidth=1, label="works against the metric")[0])
     _legend(axes, handles)
     if measured is not None and curve:
@@ -108,7 +109,9 @@ def draw_comparison(comparison: CircuitComparison, path: str | Path | None = Non
     ours, theirs = edge_strengths(first), edge_strengths(second)
     strong = {name: max(ours.get(name, 0.0), theirs.get(name, 0.0)) for name in color_of}
     shown = sorted(strong, key=lambda name: -strong[name])[:edges]
-    figure, axes, scatter = _figure(both, {name: (color_of[name], strong[name]) for name in shown}, has_panel=True)
+    figure, axes, scatter = _figure(
+        both, {name: (color_of[name], strong[name]) for name in shown}, frozenset(), has_panel=True
+    )
     names = (first.name or "first", second.name or "second")
     labels = (f"both ({len(comparison.shared_edges)})", f"{names[0]} alone", f"{names[1]} alone")
     drawn = [
@@ -138,12 +141,15 @@ def draw_comparison(comparison: CircuitComparison, path: str | Path | None = Non
     return figure
 
 
-def _figure(circuit: CircuitContent, drawn: Mapping[str, tuple[str, float]], *, has_panel: bool) -> tuple[Any, ...]:
+def _figure(
+    circuit: CircuitContent, drawn: Mapping[str, tuple[str, float]], dotted: Set[str], *, has_panel: bool
+) -> tuple[Any, ...]:
     """The figure with the graph, the graph's axes, and those of a panel beside it.
 
     Args:
         circuit: its nodes at the ends of the drawn edges are shown, and input and logits.
         drawn: colour and strength of each edge.
+        dotted: edges with a dotted line.
         has_panel: whether there is a panel.
     """
     lines = [
@@ -170,7 +176,7 @@ def _figure(circuit: CircuitContent, drawn: Mapping[str, tuple[str, float]], *, 
     where = {
         name: (across[name], y / max(heights[-1], _ROW)) for row, y in zip(rows, heights, strict=False) for name in row
     }
-    _draw_edges(axes, circuit, lines, drawn, where)
+    _draw_edges(axes, lines, drawn, dotted, where)
     _draw_nodes(axes, circuit, rows, where)
     axes.set_xlim(-0.06, 1.02)
     axes.set_ylim(-0.04, 1.04)
@@ -200,12 +206,12 @@ def _row_heights(circuit: CircuitContent, rows: Sequence[Sequence[str]]) -> list
 
 def _draw_edges(
     axes: Any,
-    circuit: CircuitContent,
     lines: Sequence[tuple[str, str, str]],
     drawn: Mapping[str, tuple[str, float]],
+    dotted: Set[str],
     where: Mapping[str, tuple[float, float]],
 ) -> None:
-    """Draws edges by colour and strength, the strongest on top; dotted where patching raises the metric."""
+    """Draws edges by colour and strength, the strongest on top."""
     for sender, reader, name in sorted(lines, key=lambda line: drawn[line[2]][1]):
         color, strength = drawn[name][0], drawn[name][1] ** 0.5
         arrow: Any = FancyArrowPatch(
@@ -214,7 +220,7 @@ def _draw_edges(
             connectionstyle="arc3,rad=0.06",
             arrowstyle="-",
             color=color,
-            linestyle=":" if circuit.all_edges[name].score > 0 else "-",
+            linestyle=":" if name in dotted else "-",
             alpha=0.3 + 0.6 * strength,
             linewidth=0.5 + 2.5 * strength,
             zorder=1,
