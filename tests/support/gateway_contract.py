@@ -314,7 +314,11 @@ CONTRACTS: Mapping[type[BaseModel], Contract] = {
         circuits.EvaluateCircuitRequest,
         expanded=("dataset", "evaluation"),
         renamed=_CIRCUIT_RENAMED,
-        left_out=_PAIR_RUNS | {"evaluation.skip": "an evaluation measures"},
+        left_out=_PAIR_RUNS
+        | {
+            "evaluation.skip": "an evaluation measures",
+            "evaluation.resample_count": "an evaluation has no scores of single pairs",
+        },
         added=_CIRCUIT_ADDED,
         values={"dataset": _DATASETS},
     ),
