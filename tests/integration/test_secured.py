@@ -189,7 +189,7 @@ def test_files_that_are_no_certificates_are_named(files: Files, tmp_path: Path) 
     ("arguments", "says"),
     [
         (["--tls-certificate", "{ca}"], "tls_certificate and tls_key need each other"),
-        (["--tls-client-ca", "{ca}"], "of no use without tls_certificate"),
+        (["--tls-client-ca", "{ca}"], "tls_client_ca needs tls_certificate"),
         (["--tls-certificate", "{ca}", "--tls-key", "/absent"], "/absent cannot be read"),
         (["--token-file", "/absent"], "cannot read the token file /absent"),
         (["--token-file", "{ca}", "--token", "x"], "token and token_file exclude each other"),

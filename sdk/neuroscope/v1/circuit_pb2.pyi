@@ -644,6 +644,8 @@ class CircuitEvaluation(_message.Message):
     NODE_COUNT_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     STABILITY_FIELD_NUMBER: _builtins.int
+    EQUIVALENCE_P_VALUE_FIELD_NUMBER: _builtins.int
+    INDEPENDENCE_P_VALUE_FIELD_NUMBER: _builtins.int
     clean: _builtins.float
     """Metric of the clean runs."""
     corrupted: _builtins.float
@@ -670,6 +672,14 @@ class CircuitEvaluation(_message.Message):
     """Edges of the circuit."""
     node_count: _builtins.int
     """Nodes of the circuit."""
+    equivalence_p_value: _builtins.float
+    """Sign test: the circuit and the model are equally likely to have the larger metric on a pair. A small p-value says that
+    they differ. Absent: fewer than eight pairs.
+    """
+    independence_p_value: _builtins.float
+    """Permutation test: over the pairs, the metric without the circuit is independent of the model's metric. A small p-value
+    says that what is outside of the circuit still tells the pairs apart. Absent: as above, or completeness is not measured.
+    """
     @_builtins.property
     def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaithfulnessPoint]:
         """Faithfulness of the strongest edges at several sizes: those of `curve_sizes`, and those that a search for a
@@ -702,10 +712,12 @@ class CircuitEvaluation(_message.Message):
         node_count: _builtins.int = ...,
         dataset: Global___CircuitDataset | None = ...,
         stability: Global___CircuitStability | None = ...,
+        equivalence_p_value: _builtins.float | None = ...,
+        independence_p_value: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_minimality", b"_minimality", "_stability", b"_stability", "cmd", b"cmd", "completeness", b"completeness", "cpr", b"cpr", "dataset", b"dataset", "faithfulness_standard_error", b"faithfulness_standard_error", "minimality", b"minimality", "stability", b"stability"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_equivalence_p_value", b"_equivalence_p_value", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_independence_p_value", b"_independence_p_value", "_minimality", b"_minimality", "_stability", b"_stability", "cmd", b"cmd", "completeness", b"completeness", "cpr", b"cpr", "dataset", b"dataset", "equivalence_p_value", b"equivalence_p_value", "faithfulness_standard_error", b"faithfulness_standard_error", "independence_p_value", b"independence_p_value", "minimality", b"minimality", "stability", b"stability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_minimality", b"_minimality", "_stability", b"_stability", "circuit", b"circuit", "clean", b"clean", "cmd", b"cmd", "completeness", b"completeness", "corrupted", b"corrupted", "cpr", b"cpr", "curve", b"curve", "dataset", b"dataset", "edge_count", b"edge_count", "faithfulness", b"faithfulness", "faithfulness_standard_error", b"faithfulness_standard_error", "minimality", b"minimality", "minimality_bound", b"minimality_bound", "node_count", b"node_count", "stability", b"stability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_equivalence_p_value", b"_equivalence_p_value", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_independence_p_value", b"_independence_p_value", "_minimality", b"_minimality", "_stability", b"_stability", "circuit", b"circuit", "clean", b"clean", "cmd", b"cmd", "completeness", b"completeness", "corrupted", b"corrupted", "cpr", b"cpr", "curve", b"curve", "dataset", b"dataset", "edge_count", b"edge_count", "equivalence_p_value", b"equivalence_p_value", "faithfulness", b"faithfulness", "faithfulness_standard_error", b"faithfulness_standard_error", "independence_p_value", b"independence_p_value", "minimality", b"minimality", "minimality_bound", b"minimality_bound", "node_count", b"node_count", "stability", b"stability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cmd: _TypeAlias = _typing.Literal["cmd"]  # noqa: Y015
     _WhichOneofArgType__cmd: _TypeAlias = _typing.Literal["_cmd", b"_cmd"]  # noqa: Y015
@@ -713,8 +725,12 @@ class CircuitEvaluation(_message.Message):
     _WhichOneofArgType__completeness: _TypeAlias = _typing.Literal["_completeness", b"_completeness"]  # noqa: Y015
     _WhichOneofReturnType__cpr: _TypeAlias = _typing.Literal["cpr"]  # noqa: Y015
     _WhichOneofArgType__cpr: _TypeAlias = _typing.Literal["_cpr", b"_cpr"]  # noqa: Y015
+    _WhichOneofReturnType__equivalence_p_value: _TypeAlias = _typing.Literal["equivalence_p_value"]  # noqa: Y015
+    _WhichOneofArgType__equivalence_p_value: _TypeAlias = _typing.Literal["_equivalence_p_value", b"_equivalence_p_value"]  # noqa: Y015
     _WhichOneofReturnType__faithfulness_standard_error: _TypeAlias = _typing.Literal["faithfulness_standard_error"]  # noqa: Y015
     _WhichOneofArgType__faithfulness_standard_error: _TypeAlias = _typing.Literal["_faithfulness_standard_error", b"_faithfulness_standard_error"]  # noqa: Y015
+    _WhichOneofReturnType__independence_p_value: _TypeAlias = _typing.Literal["independence_p_value"]  # noqa: Y015
+    _WhichOneofArgType__independence_p_value: _TypeAlias = _typing.Literal["_independence_p_value", b"_independence_p_value"]  # noqa: Y015
     _WhichOneofReturnType__minimality: _TypeAlias = _typing.Literal["minimality"]  # noqa: Y015
     _WhichOneofArgType__minimality: _TypeAlias = _typing.Literal["_minimality", b"_minimality"]  # noqa: Y015
     _WhichOneofReturnType__stability: _TypeAlias = _typing.Literal["stability"]  # noqa: Y015
@@ -726,7 +742,11 @@ class CircuitEvaluation(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpr) -> _WhichOneofReturnType__cpr | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__equivalence_p_value) -> _WhichOneofReturnType__equivalence_p_value | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__faithfulness_standard_error) -> _WhichOneofReturnType__faithfulness_standard_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__independence_p_value) -> _WhichOneofReturnType__independence_p_value | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__minimality) -> _WhichOneofReturnType__minimality | None: ...
     @_typing.overload
