@@ -22,16 +22,13 @@ DATASETS = ("copying", "ioi", "facts", "arithmetic")
 PAIRS = 64
 SIZES = (0.02, 0.05, 0.1, 0.2)
 SIZE = 0.2
-PICTURED = 0.05
 
 
 def main() -> int:
     """Measures, draws and writes."""
     with AnalysisClient.local(model=[str(require_bundled_model())]) as client:
         rows = [_measured(client, *client.dataset(name, count=PAIRS).split()) for name in DATASETS]
-        ioi, copying = (
-            client.discover_circuit(name, pairs=16, size=PICTURED, curve=True) for name in ("ioi", "copying")
-        )
+        ioi, copying = (client.discover_circuit(name, pairs=16, curve=True) for name in ("ioi", "copying"))
         ioi.circuit.save(IMAGES / "circuit_ioi.png")
         ioi.circuit.compare(copying.circuit).plot(IMAGES / "circuit_comparison.png")
     NUMBERS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -53,7 +53,7 @@ def pairs(client: AnalysisClient) -> Dataset:
 
 @pytest.fixture(scope="module")
 def found(client: AnalysisClient, pairs: Dataset) -> DiscoveryResult:
-    return client.discover_circuit(pairs, curve_sizes=[0.05, 0.5], model_id=MODEL)
+    return client.discover_circuit(pairs, size=0.2, curve_sizes=[0.05, 0.5], model_id=MODEL)
 
 
 def without_times(circuit: Circuit) -> pb.Circuit:
@@ -91,6 +91,27 @@ def test_a_search_gives_a_circuit_with_its_provenance_and_scores(found: Discover
     assert circuit.strongest(size=0.2).edges.keys() == circuit.edges.keys()
 
 
+def test_the_default_is_the_smallest_faithful_circuit_with_its_stability(
+    client: AnalysisClient, pairs: Dataset
+) -> None:
+    found = client.discover_circuit(pairs, resample_count=20, model_id=MODEL)
+    circuit, measured = found.circuit, found.circuit.evaluation
+    assert circuit.provenance.search.faithfulness == 0.9
+    assert measured is not None
+    assert measured.faithfulness >= 0.9
+    smaller = [point for point in measured.curve if point.edge_count < len(circuit.edges)]
+    assert smaller
+    assert all(point.faithfulness < 0.9 and point.HasField("faithfulness_standard_error") for point in smaller)
+    assert sorted(point.size for point in found.points) == [point.size for point in measured.curve]
+    assert measured.stability.resample_count == 20
+    assert 0 < measured.stability.jaccard_low <= measured.stability.jaccard <= measured.stability.jaccard_high <= 1
+    assert all(0 <= edge.inclusion <= 1 for edge in circuit.edges.values())
+    assert np.mean([edge.inclusion for edge in circuit.edges.values()]) > 0.5
+    again = client.discover_circuit(pairs, count=len(circuit.edges), resample_count=0, model_id=MODEL).circuit
+    assert again.evaluation is not None
+    assert not again.evaluation.HasField("stability")
+
+
 def test_a_result_survives_a_file(found: DiscoveryResult, tmp_path: Path) -> None:
     found.save(tmp_path / "found.json")
     again = DiscoveryResult.load(tmp_path / "found.json")
@@ -103,7 +124,7 @@ def test_an_event_loop_gets_the_same(analysis: Service, pairs: Dataset, found: D
         async with AsyncAnalysisClient(analysis.target) as client:
             fitted = await client.dataset("facts", count=6, model_id=MODEL)
             assert fitted.content_hash == pairs.content_hash
-            result = await client.discover_circuit(fitted, curve_sizes=[0.05, 0.5], model_id=MODEL)
+            result = await client.discover_circuit(fitted, size=0.2, curve_sizes=[0.05, 0.5], model_id=MODEL)
             tried = await client.evaluate_circuit(result.circuit, fitted, model_id=MODEL)
             assert tried.circuit.evaluation is not None
             return result
@@ -212,7 +233,7 @@ def test_prompts_that_make_no_difference_have_no_circuit(client: AnalysisClient)
 
 
 def test_rest_finds_the_same(rest: httpx.Client, found: DiscoveryResult) -> None:
-    body = {"model": MODEL, "dataset": "facts", "pair_count": 6, "curve_sizes": [0.05, 0.5]}
+    body = {"model": MODEL, "dataset": "facts", "pair_count": 6, "size": 0.2, "curve_sizes": [0.05, 0.5]}
     answer = rest.post("/v1/analysis/circuits", json=body).json()
     assert (answer["object"], answer["model"], answer["is_found"]) == ("circuit_discovery", MODEL, True)
     assert without_times(Circuit.from_json(answer["circuit"])) == without_times(found.circuit)

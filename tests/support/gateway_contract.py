@@ -45,6 +45,7 @@ from neuroscope_gateway.schemas import (
     models,
     presets,
     prompt_pairs,
+    response_format,
     responses,
     sweep_axes,
     sweep_grids,
@@ -144,6 +145,7 @@ _GENERATE = of(
     renamed={
         "prompts": "messages",
         "sampling.rows_per_prompt": "n",
+        "sampling.json_schema": "response_format",
         "hooks": "activation_hooks",
         "hook_ids": "activation_hooks",
         "generation_id": "capture_id",
@@ -153,6 +155,7 @@ _GENERATE = of(
     left_out={
         "sampling.stop_token_ids": "OpenAI has texts alone",
         "sampling.ignore_eos": _NOT_SERVED,
+        "sampling.grammar": _NOT_SERVED,
         "max_steps_ahead": _NOT_SERVED,
         "resumable": _RESUMABLE,
         "chunk_budget_bytes": _NOT_SERVED,
@@ -309,7 +312,11 @@ CONTRACTS: Mapping[type[BaseModel], Contract] = {
         circuits.EvaluateCircuitRequest,
         expanded=("dataset", "evaluation"),
         renamed=_CIRCUIT_RENAMED,
-        left_out=_PAIR_RUNS | {"evaluation.skip": "an evaluation measures"},
+        left_out=_PAIR_RUNS
+        | {
+            "evaluation.skip": "an evaluation measures",
+            "evaluation.resample_count": "an evaluation has no scores of single pairs",
+        },
         added=_CIRCUIT_ADDED,
         values={"dataset": _DATASETS},
     ),
@@ -367,6 +374,7 @@ CONTRACTS: Mapping[type[BaseModel], Contract] = {
             for name in (
                 "min_p stop_token_ids ignore_eos top_logprobs presence_penalty frequency_penalty repetition_penalty"
                 " penalty_context_size penalize_generated_only logit_bias rows_per_prompt"
+                " json_schema grammar"
             ).split()
         },
     ),
@@ -581,6 +589,10 @@ WITHOUT_MESSAGE: Mapping[type[BaseModel], str] = {
             responses.IncompleteDetails,
             responses.ResponseObject,
             generation.StreamOptions,
+            response_format.TextFormat,
+            response_format.JsonObjectFormat,
+            response_format.JsonSchemaFormat,
+            response_format.JsonSchemaDefinition,
             usage.Usage,
             errors.ErrorBody,
             errors.ErrorResponse,

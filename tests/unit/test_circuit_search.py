@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2, inference_pb2
@@ -19,8 +20,10 @@ from neuroscope_analysis.circuits.effect_test import run_difference, share_promp
 from neuroscope_analysis.circuits.evaluator import faithfulness, standard_error, trapezoid_area
 from neuroscope_analysis.circuits.event_queue import EventQueue
 from neuroscope_analysis.circuits.pair_runs import PairRuns
+from neuroscope_analysis.circuits.ranking import Ranking
 from neuroscope_analysis.circuits.scoring import Scores
-from neuroscope_analysis.circuits.selection import Ranking, select_edges
+from neuroscope_analysis.circuits.size_search import SizeSearch
+from neuroscope_analysis.circuits.stability import measure_stability
 
 GRAPH = ComponentGraph.from_model(pb.CircuitModel(layer_count=3, head_count=4, key_value_head_count=2))
 Measure = Callable[[Mask], float]
@@ -113,17 +116,53 @@ def test_where_nothing_matters_nothing_is_kept_and_little_is_tested() -> None:
     assert sum(runs.sweeps) == len(GRAPH.senders), "edges to the logits alone: behind them nothing is read"
 
 
-def test_as_few_edges_as_are_needed() -> None:
-    """By bisection, several sizes at a time."""
+def test_the_smallest_faithful_circuit() -> None:
+    """Its size is at most 5 % above the smallest one, found with few measured sizes, all of which are points."""
     random = np.random.default_rng(2)
     scores = np.where(GRAPH.mask, random.exponential(1, GRAPH.mask.shape), np.nan)
     total = np.nansum(scores)
-    runs = Runs(lambda changed: float(np.nansum(scores * changed)) / total)
+    runs, events = Runs(lambda changed: float(np.nansum(scores * changed)) / total), Silent()
     ranking = Ranking(GRAPH, Scores(edges=scores), of_nodes=False, keeps_dangling=True)
-    found = asyncio.run(select_edges(ranking, pb.CircuitSearch(faithfulness=0.9), cast("PairRuns", runs)))
+    found = asyncio.run(SizeSearch(ranking, 0.9, cast("PairRuns", runs), events).run())
     strengths = np.sort(scores[GRAPH.mask])[::-1].cumsum() / total
-    assert found.sum() == int(np.argmax(strengths >= 0.9)) + 1
-    assert len(runs.sweeps) <= 3
+    smallest = int(np.argmax(strengths >= 0.9)) + 1
+    assert smallest <= found.circuit.sum() <= 1.05 * smallest
+    assert found.extent.count == found.circuit.sum()
+    assert found.known is not None
+    counts = [point.edge_count for point in found.known.points]
+    assert counts == sorted(counts)
+    assert len(runs.sweeps) <= len(counts) <= 14
+    for point in found.known.points:
+        assert point.faithfulness == pytest.approx(strengths[point.edge_count - 1])
+    assert len(events.sent) == len(counts)
+
+
+def test_a_search_of_the_size_ends_at_the_whole_graph_without_running_it() -> None:
+    scores = np.where(GRAPH.mask, 1.0, np.nan)
+    runs = Runs(lambda changed: float(changed.any()))
+    ranking = Ranking(GRAPH, Scores(edges=scores), of_nodes=False, keeps_dangling=True)
+    found = asyncio.run(SizeSearch(ranking, 0.9, cast("PairRuns", runs), Silent()).run())
+    assert found.circuit.sum() == GRAPH.edge_count
+
+
+def test_stable_edges_are_in_every_resample_and_noisy_ones_are_not() -> None:
+    random = np.random.default_rng(3)
+    edges = np.argwhere(GRAPH.mask)
+    strong, noisy = edges[:5], edges[5:10]
+    by_pair = np.where(GRAPH.mask, 0.0, np.nan)[None].repeat(32, axis=0)
+    by_pair[:, strong[:, 0], strong[:, 1]] = 3.0
+    by_pair[:, noisy[:, 0], noisy[:, 1]] = random.normal(0.1, 1.0, (32, 5))
+    scores = Scores.mean(by_pair)
+    ranking = Ranking(GRAPH, scores, of_nodes=False, keeps_dangling=True)
+    sure = measure_stability(ranking, Extent(count=5), ranking.strongest(Extent(count=5)), 50)
+    assert sure.message.jaccard == sure.message.jaccard_low == 1.0
+    assert (sure.inclusion[strong[:, 0], strong[:, 1]] == 1).all()
+    assert sure.inclusion.sum() == 5
+    extent = Extent(count=8)
+    doubtful = measure_stability(ranking, extent, ranking.strongest(extent), 50)
+    assert doubtful.message.jaccard_low < doubtful.message.jaccard < 1
+    assert 0 < doubtful.inclusion[noisy[:, 0], noisy[:, 1]].min() < 1
+    assert doubtful.message.resample_count == 50
 
 
 @pytest.mark.parametrize(

@@ -233,8 +233,23 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert page.count("</script>") == 2
     (data,) = map(json.loads, re.findall(r"<script type='application/json'>(.*?)</script>", page, re.DOTALL))
-    assert {node["name"] for node in data["nodes"]} == set(circuit.nodes)
-    assert {edge["name"] for edge in data["edges"]} == set(circuit.edges)
+    assert [node["name"] for node in data["nodes"]] == list(circuit.all_nodes)
+    assert {node["name"] for node in data["nodes"] if node["kept"]} == set(circuit.nodes)
+    names, edges = [node["name"] for node in data["nodes"]], data["edges"]
+    drawn = {
+        (names[sender], names[reader], slot, kept)
+        for sender, to, slot, kept in zip(edges["from"], edges["to"], edges["slot"], edges["kept"], strict=True)
+        for reader in (to if isinstance(to, list) else [to])
+    }
+    assert drawn == {
+        (edge.sender, reader, edge.receiver[-2] if edge.receiver.endswith(">") else "-", "01"[edge.in_circuit])
+        for edge in circuit.all_edges.values()
+        for reader in circuit.readers(edge.receiver)
+        if reader in circuit.nodes or not edge.in_circuit
+    }
+    assert len(edges["from"]) == len(circuit.all_edges)
+    magnitudes = np.abs([score or 0 for score in edges["score"]])
+    assert (np.diff(magnitudes) <= 0).all()
     assert data["facts"]["faithfulness"] == 0.95
     assert circuit._repr_mimebundle_()["text/html"] in page
 
@@ -250,11 +265,29 @@ def test_pictures_are_written(ending, tmp_path):
 def test_a_picture_shows_every_node_and_edge_and_the_curve():
     circuit = evaluated()
     graph, curve = circuit.plot().axes
-    assert {text.get_text() for text in graph.texts} == set(circuit.nodes)
+    layers = {str(node.layer) for node in circuit.nodes.values() if node.HasField("layer")}
+    assert {text.get_text() for text in graph.texts} == set(circuit.nodes) | layers
     drawn = sum(len(set(circuit.readers(edge.receiver)) & set(circuit.nodes)) for edge in circuit.edges.values())
     assert len(graph.patches) == drawn
     np.testing.assert_allclose(curve.lines[0].get_xdata(), [0.01, 0.1, 1])
     assert curve.get_title() == "CPR 0.800, CMD 0.200"
+
+
+def test_a_picture_of_many_edges_shows_the_strongest_and_says_so():
+    circuit = evaluated()
+    strongest = sorted(circuit.edges.values(), key=lambda edge: -abs(edge.score))[:3]
+    figure = circuit.plot(edges=3)
+    drawn = sum(len(set(circuit.readers(edge.receiver)) & set(circuit.nodes)) for edge in strongest)
+    assert len(figure.axes[0].patches) == drawn
+    assert "the 3 strongest edges are shown" in figure.get_suptitle().replace("\n", " ")
+    assert figure.get_figwidth() == 7
+    with pytest.raises(InvalidRequestError) as caught:
+        circuit.plot(edges=0)
+    assert caught.value.field == "edges"
+
+
+def test_text_of_a_picture_is_text():
+    assert b">logits</text>" in evaluated().to_bytes("svg")
 
 
 def test_two_circuits_beside_each_other():
@@ -272,7 +305,7 @@ def test_two_circuits_beside_each_other():
     assert same.pearson == pytest.approx(1.0)
     assert found.to_json()["first"] == "one"
     graph, scatter = found.plot().axes
-    assert len(scatter.lines) == GRAPH.edge_count
+    assert sum(len(line.get_xdata()) for line in scatter.lines) == GRAPH.edge_count
     assert len(graph.patches) >= len(ours | theirs)
     assert "Jaccard" in as_text(found.table())
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
 from tests.support.fake_inference import FakeInference, Token
 
@@ -275,7 +276,6 @@ def test_what_changes_nothing_is_accepted(http: httpx.Client, name: str) -> None
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 UNSUPPORTED = {
-    "response_format": {"type": "json_object"},
     "tools": [TOOL],
     "tool_choice": "required",
     "functions": [{"name": "f"}],
@@ -298,6 +298,38 @@ def test_what_would_change_the_meaning_is_refused_by_name(http: httpx.Client, na
     assert error["type"] == "invalid_request_error"
 
 
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("response_format", "schema", "lenient"),
+    [
+        ({"type": "text"}, None, False),
+        ({"type": "json_object"}, {"type": "object"}, False),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}, SCHEMA, False),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, SCHEMA, True),
+        ({"type": "json_schema", "json_schema": {"name": "x", "description": "y", "strict": None}}, {}, True),
+    ],
+)
+def test_a_response_format_reaches_the_service(
+    http: httpx.Client, fake: FakeInference, response_format: Any, schema: Any, lenient: bool
+) -> None:
+    assert ask(http, response_format=response_format).status_code == 200
+    sampling = fake.requests[-1].sampling
+    assert sampling.HasField("json_schema") == (schema is not None)
+    if schema is not None:
+        assert (json.loads(sampling.json_schema.schema), sampling.json_schema.lenient) == (schema, lenient)
+
+
+def test_a_schema_that_the_service_refuses_is_named(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.refusal = InvalidRequestError("no text satisfies it", field="sampling.json_schema.schema")
+    own = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    for response_format, param in ((own, "response_format.json_schema.schema"), ({"type": "json_object"},) * 2):
+        response = ask(http, response_format=response_format)
+        param = param if isinstance(param, str) else "response_format"
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], str | None]] = {
     "no messages": ({"messages": []}, "messages"),
     "messages null": ({"messages": None}, "messages"),
@@ -318,6 +350,19 @@ MISTAKES: dict[str, tuple[dict[str, Any], str | None]] = {
     ),
     "too long": ({"messages": [{"role": "user", "content": "x" * 2000}]}, "messages[0].content"),
     "unknown": ({"temprature": 1}, "temprature"),
+    "format": ({"response_format": "json"}, "response_format"),
+    "no format": ({"response_format": {}}, "response_format"),
+    "unknown format": ({"response_format": {"type": "xml"}}, "response_format"),
+    "no schema": ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    "no name": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "response_format.json_schema.name",
+    ),
+    "schema text": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": "{}"}}},
+        "response_format.json_schema.schema",
+    ),
+    "schema beside an object": ({"response_format": {"type": "json_object", "schema": {}}}, "response_format.schema"),
     "surrogate name": ({"\ud800": 1}, None),
     "temperature text": ({"temperature": "0"}, "temperature"),
     "temperature true": ({"temperature": True}, "temperature"),

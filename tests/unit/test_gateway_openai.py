@@ -1,10 +1,12 @@
 """The openai client against the gateway.  Run: .venv/bin/python -m pytest tests/unit/test_gateway_openai.py"""
 
+import json
 from collections.abc import Generator
 from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from neuroscope.errors import (
     ActivationCaptureError,
@@ -14,7 +16,7 @@ from neuroscope.errors import (
     ResourceExhaustedError,
 )
 from neuroscope.v1 import inference_pb2 as pb
-from tests.support.fake_inference import FakeInference
+from tests.support.fake_inference import FakeInference, Token
 from tests.support.running_gateway import RunningGateway
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]
@@ -177,8 +179,6 @@ def test_a_slow_answer_is_its_timeout(client: openai.OpenAI, fake: FakeInference
     [
         ({"tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
     ],
@@ -187,6 +187,24 @@ def test_what_is_not_there_is_refused_by_name(client: openai.OpenAI, extra: dict
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=HELLO, **extra)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", param)
+
+
+class Greeting(BaseModel):
+    text: str
+
+
+def test_it_parses_an_answer_into_a_class(client: openai.OpenAI, fake: FakeInference) -> None:
+    fake.script.tokens, fake.script.finish = [Token('{"text": '), Token('"Hello!"}')], pb.FINISH_REASON_STOP
+    answer = client.chat.completions.parse(model="tiny", messages=HELLO, response_format=Greeting)
+    assert answer.choices[0].message.parsed == Greeting(text="Hello!")
+    asked = fake.requests[-1].sampling.json_schema
+    assert json.loads(asked.schema)["required"] == ["text"]
+    assert not asked.lenient
+    fake.script.finish = pb.FINISH_REASON_LENGTH
+    with pytest.raises(openai.LengthFinishReasonError):
+        client.chat.completions.parse(model="tiny", messages=HELLO, response_format=Greeting)
+    answer = client.chat.completions.create(model="tiny", messages=HELLO, response_format={"type": "json_object"})
+    assert json.loads(fake.requests[-1].sampling.json_schema.schema) == {"type": "object"}
 
 
 def test_what_asks_for_nothing_is_taken(client: openai.OpenAI) -> None:

@@ -62,6 +62,7 @@ class CircuitCalls:
         completeness: bool = True,
         minimality: bool = False,
         minimality_bound: float = 0.0,
+        resample_count: int | None = None,
         pairs: int | None = None,
         seed: int = 0,
         drop: bool = False,
@@ -76,10 +77,11 @@ class CircuitCalls:
             dataset: a name such as ioi, a JSONL file, pairs {clean, corrupted, answer, other}, or what `dataset` gave.
             method: of `neuroscope.circuits.METHODS`: eap-ig, eap, edge-patching, path-patching, acdc; and by nodes
                 activation-patching, attribution-patching.
-            size: share of the graph's edges (or nodes) that the circuit has; of all four the default is a size of 0.2.
-            count: so many of them.
-            threshold: those whose score's magnitude is at least this; of acdc, its threshold.
-            faithfulness: as few as are needed for this.
+            size: the share of the graph's edges (or nodes) that the circuit has. Give at most one of size, count,
+                threshold and faithfulness; the default is a faithfulness of 0.9.
+            count: the number of edges (or nodes).
+            threshold: the least magnitude of a score; of acdc, its threshold.
+            faithfulness: the faithfulness that the smallest circuit must reach. The measured sizes become the curve.
             metric: how runs are scored, with an answer for each pair; None: the answer's logit minus the other's.
             granularity: edges or nodes; empty: what the method scores.
             steps: of eap-ig, inputs between both runs; 0: 5.
@@ -94,6 +96,7 @@ class CircuitCalls:
             completeness: what is outside of the circuit.
             minimality: the circuit without each of its edges.
             minimality_bound: loss of faithfulness from which an edge is needed; 0: 0.01.
+            resample_count: bootstrap resamples of the pairs, which show how stable the circuit is; None: 100, 0: none.
             pairs: how many of the dataset; None: 64 of a named one, all of others.
             seed: of a named dataset's generator.
             drop: leaves out pairs of the user's own that do not fit the tokenizer; otherwise they are errors.
@@ -113,6 +116,7 @@ class CircuitCalls:
             completeness=completeness,
             minimality=minimality,
             minimality_bound=minimality_bound,
+            resample_count=resample_count,
         )
         request = discovery_request(
             chosen,

@@ -103,12 +103,17 @@ def evaluation_options(
     completeness: bool,
     minimality: bool,
     minimality_bound: float,
+    resample_count: int | None = None,
 ) -> pb.EvaluationOptions:
     """What is measured; sizes of a curve ask for one.
 
     Raises:
-        InvalidRequestError: a size or the bound is out of its range.
+        InvalidRequestError: a size, the bound or the number of resamples is out of its range.
     """
+    if resample_count is not None and not 0 <= resample_count < 2**32:
+        raise InvalidRequestError(
+            f"resample_count is a whole number from 0, not {resample_count}", field="resample_count"
+        )
     for index, size in enumerate(curve_sizes):
         if not 0 < size <= 1:
             raise InvalidRequestError(f"a size is above 0 and at most 1, not {size}", field=f"curve_sizes[{index}]")
@@ -121,6 +126,7 @@ def evaluation_options(
         completeness=completeness,
         minimality=minimality,
         minimality_bound=minimality_bound,
+        resample_count=resample_count,
     )
 
 

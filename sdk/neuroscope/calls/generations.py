@@ -15,6 +15,7 @@ from neuroscope.calls import requests
 from neuroscope.calls.running_generation import AsyncGeneration, Generation
 from neuroscope.interventions import InterventionLike
 from neuroscope.vocabulary.hooks import HookLike
+from neuroscope.vocabulary.json_schemas import JsonSchemaLike
 from neuroscope.vocabulary.prompts import PromptLike
 
 P = ParamSpec("P")
@@ -67,6 +68,8 @@ class GenerationCalls:
         penalty_context_size: int = 0,
         penalize_generated_only: bool = False,
         logit_bias: Mapping[int, float] | None = None,
+        json_schema: JsonSchemaLike | None = None,
+        grammar: str | None = None,
         bos: bool | None = None,
         max_steps_ahead: int = 0,
         chunk_budget_bytes: int = 0,
@@ -103,6 +106,10 @@ class GenerationCalls:
                 0: all.
             penalize_generated_only: the penalties look at generated tokens alone, as vLLM's presence and frequency do.
             logit_bias: what is added to the logits of tokens, by id, before the penalties.
+            json_schema: the text is JSON that this schema allows: a dict, a JSON text, a class with `model_json_schema`
+                (pydantic), or a `pb.JsonSchema`. Tokens that would break it are never drawn. A row that ends at
+                `max_tokens` or with a stop text ends in the middle of it.
+            grammar: the text is one of this grammar: Lark, in llguidance's dialect. Excludes `json_schema`.
             bos: as in `tokenize`.
             max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
@@ -144,6 +151,8 @@ class GenerationCalls:
             penalty_context_size=penalty_context_size,
             penalize_generated_only=penalize_generated_only,
             logit_bias=logit_bias,
+            json_schema=json_schema,
+            grammar=grammar,
             bos=bos,
             max_steps_ahead=max_steps_ahead,
             chunk_budget_bytes=chunk_budget_bytes,

@@ -18,8 +18,9 @@ from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
 from neuroscope.vocabulary import hooks as hook_forms
-from neuroscope.vocabulary import prompts, tensors
+from neuroscope.vocabulary import json_schemas, prompts, tensors
 from neuroscope.vocabulary.hooks import HookLike
+from neuroscope.vocabulary.json_schemas import JsonSchemaLike
 from neuroscope.vocabulary.model_info import ModelInfo, Tokens
 from neuroscope.vocabulary.prompts import Prompt, PromptLike
 from neuroscope.vocabulary.tensors import Array, parse_dtype
@@ -155,6 +156,8 @@ def generate(
     penalty_context_size: int = 0,
     penalize_generated_only: bool = False,
     logit_bias: Mapping[int, float] | None = None,
+    json_schema: JsonSchemaLike | None = None,
+    grammar: str | None = None,
     bos: bool | None,
     max_steps_ahead: int,
     chunk_budget_bytes: int,
@@ -164,6 +167,8 @@ def generate(
     kv_group_size: int = 64,
 ) -> Call[None]:
     """Generate; its stream is folded by `stream.StreamState`."""
+    if json_schema is not None and grammar is not None:
+        raise InvalidRequestError("json_schema and grammar exclude each other", field="grammar")
     request = pb.GenerateRequest(
         model_id=model_id,
         prompts=prompts.to_messages(prompt, bos),
@@ -185,6 +190,8 @@ def generate(
             penalize_generated_only=penalize_generated_only,
             logit_bias=_bias(logit_bias or {}),
             rows_per_prompt=_rows(n),
+            json_schema=None if json_schema is None else json_schemas.to_message(json_schema),
+            grammar=grammar,  # type: ignore[arg-type]  # None: absent
         ),
         hooks=hook_forms.to_messages(hooks),
         hook_ids=_texts(hook_ids),

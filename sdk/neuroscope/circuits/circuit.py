@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -83,9 +82,7 @@ class Circuit(CircuitContent):
         """
         if formats.check_format(format) in formats.TEXTS:
             return self.to_text(format).encode()
-        written = io.BytesIO()
-        self.plot().savefig(written, format=format, dpi=150)
-        return written.getvalue()
+        return show(self, "image", format)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -176,16 +173,17 @@ class Circuit(CircuitContent):
         """Provenance, evaluation and the strongest edges."""
         return show(self, "table")
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: the graph by layer, and the faithfulness curve if there is one.
+    def plot(self, path: str | Path | None = None, *, edges: int = 60) -> Any:
+        """A matplotlib figure at the width of a page: the graph by layer, and the faithfulness curve if there is one.
 
         Args:
             path: file to write; the suffix selects the format: .png, .svg, .pdf. (`save` writes HTML pages.)
+            edges: the number of edges, strongest first; the title says how many there are. The HTML page has all.
 
         Raises:
             InvalidRequestError: matplotlib is not installed (the extra `viz`).
         """
-        return show(self, "picture", path)
+        return show(self, "picture", path, edges=edges)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Circuit) and self.message == other.message

@@ -19,6 +19,8 @@ from neuroscope.vocabulary.component_names import Place, edge_name
 
 T = TypeVar("T")
 _PARTS_SHOWN = 6
+NORMAL_95 = 1.96
+"""97.5th percentile of the standard normal distribution."""
 METHODS = {
     name.removeprefix("CIRCUIT_METHOD_").lower().replace("_", "-"): number
     for name, number in pb.CircuitMethod.items()
@@ -296,9 +298,18 @@ class CircuitContent(Displayable):
             found["metric on corrupted prompts"] = measured.corrupted
             found["metric of the circuit"] = measured.circuit
             found["faithfulness"] = measured.faithfulness
+            if measured.HasField("faithfulness_standard_error"):
+                half_width = NORMAL_95 * measured.faithfulness_standard_error
+                low, high = measured.faithfulness - half_width, measured.faithfulness + half_width
+                found["95 % interval"] = f"{low:.3f} to {high:.3f}"
             for name in ("completeness", "minimality", "cpr", "cmd"):
                 if measured.HasField(name):
                     found[name.upper() if len(name) == 3 else name] = getattr(measured, name)
+            if measured.HasField("stability"):
+                stability = measured.stability
+                found["Jaccard of resamples"] = (
+                    f"{stability.jaccard:.3f} ({stability.jaccard_low:.3f} to {stability.jaccard_high:.3f})"
+                )
         if provenance.forward_passes:
             found["forward passes"] = provenance.forward_passes
         if provenance.elapsed_seconds:

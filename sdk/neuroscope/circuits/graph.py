@@ -154,9 +154,13 @@ class ComponentGraph:
     def strongest(self, scores: NDArray[np.floating], count: int) -> Mask:
         """The `count` edges with the largest magnitudes of scores. Ties go to the first; NaN means no score."""
         strengths = np.where(self.mask & np.isfinite(scores), np.abs(scores), -1.0).reshape(-1)
-        order = np.argsort(-strengths, kind="stable")[:count]
-        chosen = np.zeros(strengths.size, bool)
-        chosen[order[strengths[order] >= 0]] = True
+        if count < strengths.size:
+            least = np.partition(strengths, -count)[-count]
+            chosen = strengths > least
+            chosen[np.flatnonzero(strengths == least)[: count - int(chosen.sum())]] = True
+            chosen &= strengths >= 0
+        else:
+            chosen = strengths >= 0
         return chosen.reshape(scores.shape)
 
     def induced(self, nodes: Iterable[str]) -> Mask:

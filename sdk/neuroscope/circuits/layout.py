@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from neuroscope.circuits.content import CircuitContent
 from neuroscope.v1 import circuit_pb2 as pb
+
+_ROUNDS = 12
 
 
 def node_rows(circuit: CircuitContent) -> list[list[str]]:
@@ -31,17 +34,48 @@ def row_key(node: pb.CircuitNode) -> tuple[int, int]:
             return node.layer, 2
 
 
-def node_positions(circuit: CircuitContent) -> dict[str, tuple[float, float]]:
-    """x and y of each node, from 0 to 1; y grows from the input to the logits."""
-    rows = node_rows(circuit)
-    found: dict[str, tuple[float, float]] = {}
-    for row, names in enumerate(rows):
-        y = row / max(len(rows) - 1, 1)
-        # Rows of a single node alternate left and right, so that edges do not run through the nodes between.
-        shift = 0.18 * (-1) ** row if len(names) == 1 and 0 < row < len(rows) - 1 else 0.0
-        for index, name in enumerate(names):
-            found[name] = (index + 0.5) / len(names) + shift, y
+def node_positions(
+    rows: Sequence[Sequence[str]], edges: Iterable[tuple[str, str, float]], gap: float
+) -> dict[str, float]:
+    """The horizontal position of each node, from 0 to 1, near the nodes that it shares edges with.
+
+    Nodes move to the weighted mean position of their neighbours (Sugiyama et al. 1981), then apart until there is a
+    gap between the nodes of a row.
+
+    Args:
+        rows: the nodes by row.
+        edges: sender, reader and weight.
+        gap: the least distance in a row.
+    """
+    neighbours: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
+    for sender, reader, weight in edges:
+        neighbours[sender].append((reader, weight))
+        neighbours[reader].append((sender, weight))
+    found = {name: (index + 0.5) / len(row) for row in rows for index, name in enumerate(row)}
+    for _ in range(_ROUNDS):
+        for row in rows:
+            wanted: dict[str, float] = {}
+            for name in row:
+                weighted = [(found[other], weight) for other, weight in neighbours[name] if other in found]
+                total = sum(weight for _, weight in weighted)
+                wanted[name] = sum(x * weight for x, weight in weighted) / total if total else found[name]
+            found |= _spread(wanted, gap)
     return found
+
+
+def _spread(wanted: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Positions between 0 and 1 near the wanted ones, in their order, at least the gap apart where there is room."""
+    names = sorted(wanted, key=lambda name: wanted[name])
+    gap = min(gap, 1 / max(len(names), 1))
+    left = [0.0] * len(names)
+    for index, name in enumerate(names):
+        least = left[index - 1] + gap if index else gap / 2
+        left[index] = max(wanted[name], least)
+    most = 1 - gap / 2
+    for index in reversed(range(len(names))):
+        left[index] = min(left[index], most)
+        most = left[index] - gap
+    return dict(zip(names, left, strict=True))
 
 
 def edge_strengths(circuit: CircuitContent) -> dict[str, float]:

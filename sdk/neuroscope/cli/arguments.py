@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, cast
 
 import typer
@@ -44,6 +45,20 @@ def read_prompt(prompt: str) -> str:
     if not text:
         raise InvalidRequestError("the prompt is empty", field="PROMPT")
     return text
+
+
+def read_option_file(file: Path, option: str) -> str:
+    """The text of a file that an option names.
+
+    Raises:
+        InvalidRequestError: it cannot be read; `field` is the option.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequestError(f"{file}: {error.strerror or error}", field=option) from None
+    except ValueError as error:
+        raise InvalidRequestError(f"{file} is no text: {error}", field=option) from None
 
 
 def conversation(prompt: str, system: str = "") -> Messages:

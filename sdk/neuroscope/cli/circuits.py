@@ -32,10 +32,10 @@ def find(
         str, typer.Option("--dataset", "-d", metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a JSONL file of pairs.")
     ] = "ioi",
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "eap-ig",
-    size: Annotated[float | None, typer.Option(help="Share of the graph's edges; 0.2 if nothing else is said.")] = None,
-    count: Annotated[int | None, typer.Option(help="So many edges.")] = None,
+    size: Annotated[float | None, typer.Option(help="Share of the graph's edges.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of edges.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Least magnitude of a score; of acdc, its threshold.")] = None,
-    faithfulness: Annotated[float | None, typer.Option(help="As few edges as are needed for this.")] = None,
+    faithfulness: Annotated[float | None, typer.Option(help="Smallest circuit that reaches it; default: 0.9.")] = None,
     granularity: Annotated[str, typer.Option(help=f"{' or '.join(filter(None, GRANULARITIES))}.")] = "",
     steps: Annotated[int, typer.Option(min=0, help="Of eap-ig, inputs between both runs; 0: 5.")] = 0,
     into: Annotated[str, typer.Option(help="The run that is edited to score: clean or corrupted.")] = "",
@@ -44,6 +44,10 @@ def find(
     drop: Annotated[bool, typer.Option("--drop", help="Leaves out pairs of a file that do not fit.")] = False,
     curve: Annotated[bool, typer.Option("--curve", help="Faithfulness at MIB's sizes, with CPR and CMD.")] = False,
     minimality: Annotated[bool, typer.Option("--minimality", help="Measures what each edge is worth.")] = False,
+    resample_count: Annotated[
+        int | None,
+        typer.Option(min=0, help="Bootstrap resamples of the pairs, for stability; default: 100."),
+    ] = None,
     no_prune: Annotated[bool, typer.Option("--no-prune", help="Keeps edges that lead nowhere.")] = False,
     no_test: Annotated[bool, typer.Option("--no-test", help="Takes effects as they are, noise or not.")] = False,
     significance: Annotated[float, typer.Option(help="Chance of taking noise for an effect; 0: 0.001.")] = 0.0,
@@ -90,6 +94,7 @@ def find(
                 least_effect=least_effect,
                 curve=curve,
                 minimality=minimality,
+                resample_count=resample_count,
                 model_id=model_id,
                 progress=not as_json,
             )

@@ -22,6 +22,7 @@ from neuroscope.cli.arguments import (
     conversation,
     parse_bias,
     parse_hooks,
+    read_option_file,
     read_prompt,
 )
 from neuroscope.cli.connection import Connection
@@ -67,6 +68,10 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Divides their logits; 1: none.")] = 1.0,
     penalty_context_size: Annotated[int, typer.Option(min=0, help="Last tokens that penalties see; 0: all.")] = 0,
     logit_bias: Annotated[list[str] | None, typer.Option(metavar="ID:BIAS", help=BIAS_HELP)] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A JSON schema; the text is JSON that it allows.")
+    ] = None,
+    grammar: Annotated[Path | None, typer.Option(metavar="FILE", help="A Lark grammar; the text is one of it.")] = None,
     kv_bits: KvBitsOption = None,
     kv_group_size: KvGroupSizeOption = 64,
     model: ModelOption = "",
@@ -105,6 +110,8 @@ def generate(
             repetition_penalty=repetition_penalty,
             penalty_context_size=penalty_context_size,
             logit_bias=parse_bias(logit_bias or ()),
+            json_schema=None if json_schema is None else read_option_file(json_schema, "--json-schema"),
+            grammar=None if grammar is None else read_option_file(grammar, "--grammar"),
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
             keep=bool(save) or not as_json,

@@ -309,6 +309,7 @@ class CircuitEdge(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     IN_CIRCUIT_FIELD_NUMBER: _builtins.int
     REMOVAL_EFFECT_FIELD_NUMBER: _builtins.int
+    INCLUSION_FIELD_NUMBER: _builtins.int
     sender: _builtins.str
     """Who writes: a node's name."""
     receiver: _builtins.str
@@ -321,6 +322,8 @@ class CircuitEdge(_message.Message):
     """Whether it is in the circuit."""
     removal_effect: _builtins.float
     """By how much the circuit's faithfulness falls without the edge. Absent: not measured."""
+    inclusion: _builtins.float
+    """The share of circuits of resampled pairs that have the edge. Absent: not measured."""
     def __init__(
         self,
         *,
@@ -329,15 +332,20 @@ class CircuitEdge(_message.Message):
         score: _builtins.float | None = ...,
         in_circuit: _builtins.bool = ...,
         removal_effect: _builtins.float | None = ...,
+        inclusion: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_removal_effect", b"_removal_effect", "_score", b"_score", "removal_effect", b"removal_effect", "score", b"score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_inclusion", b"_inclusion", "_removal_effect", b"_removal_effect", "_score", b"_score", "inclusion", b"inclusion", "removal_effect", b"removal_effect", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_removal_effect", b"_removal_effect", "_score", b"_score", "in_circuit", b"in_circuit", "receiver", b"receiver", "removal_effect", b"removal_effect", "score", b"score", "sender", b"sender"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inclusion", b"_inclusion", "_removal_effect", b"_removal_effect", "_score", b"_score", "in_circuit", b"in_circuit", "inclusion", b"inclusion", "receiver", b"receiver", "removal_effect", b"removal_effect", "score", b"score", "sender", b"sender"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__inclusion: _TypeAlias = _typing.Literal["inclusion"]  # noqa: Y015
+    _WhichOneofArgType__inclusion: _TypeAlias = _typing.Literal["_inclusion", b"_inclusion"]  # noqa: Y015
     _WhichOneofReturnType__removal_effect: _TypeAlias = _typing.Literal["removal_effect"]  # noqa: Y015
     _WhichOneofArgType__removal_effect: _TypeAlias = _typing.Literal["_removal_effect", b"_removal_effect"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__inclusion) -> _WhichOneofReturnType__inclusion | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__removal_effect) -> _WhichOneofReturnType__removal_effect | None: ...
     @_typing.overload
@@ -546,7 +554,9 @@ class CircuitSearch(_message.Message):
     threshold: _builtins.float
     """Those whose score's magnitude is at least this, in units of the metric; of ACDC, its threshold tau."""
     faithfulness: _builtins.float
-    """As few as are needed for this faithfulness, by bisection; above 0, at most 1."""
+    """The smallest circuit with this faithfulness; above 0, at most 1. Sizes grow by a constant factor until one reaches it,
+    then bisection narrows the size down to 5 %. `CircuitEvaluation.curve` has every measured size.
+    """
     keep_dangling: _builtins.bool
     """Keeps edges that no path of the circuit leads through from input to logits."""
     @_builtins.property
@@ -633,6 +643,7 @@ class CircuitEvaluation(_message.Message):
     EDGE_COUNT_FIELD_NUMBER: _builtins.int
     NODE_COUNT_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
+    STABILITY_FIELD_NUMBER: _builtins.int
     clean: _builtins.float
     """Metric of the clean runs."""
     corrupted: _builtins.float
@@ -661,11 +672,17 @@ class CircuitEvaluation(_message.Message):
     """Nodes of the circuit."""
     @_builtins.property
     def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaithfulnessPoint]:
-        """Faithfulness of the strongest edges, at several sizes."""
+        """Faithfulness of the strongest edges at several sizes: those of `curve_sizes`, and those that a search for a
+        faithfulness has measured.
+        """
 
     @_builtins.property
     def dataset(self) -> Global___CircuitDataset:
         """The prompts that it was evaluated on."""
+
+    @_builtins.property
+    def stability(self) -> Global___CircuitStability:
+        """Stability under resampling of the pairs. Absent: the method scores no single pairs, or there are fewer than four."""
 
     def __init__(
         self,
@@ -684,10 +701,11 @@ class CircuitEvaluation(_message.Message):
         edge_count: _builtins.int = ...,
         node_count: _builtins.int = ...,
         dataset: Global___CircuitDataset | None = ...,
+        stability: Global___CircuitStability | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_minimality", b"_minimality", "cmd", b"cmd", "completeness", b"completeness", "cpr", b"cpr", "dataset", b"dataset", "faithfulness_standard_error", b"faithfulness_standard_error", "minimality", b"minimality"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_minimality", b"_minimality", "_stability", b"_stability", "cmd", b"cmd", "completeness", b"completeness", "cpr", b"cpr", "dataset", b"dataset", "faithfulness_standard_error", b"faithfulness_standard_error", "minimality", b"minimality", "stability", b"stability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_minimality", b"_minimality", "circuit", b"circuit", "clean", b"clean", "cmd", b"cmd", "completeness", b"completeness", "corrupted", b"corrupted", "cpr", b"cpr", "curve", b"curve", "dataset", b"dataset", "edge_count", b"edge_count", "faithfulness", b"faithfulness", "faithfulness_standard_error", b"faithfulness_standard_error", "minimality", b"minimality", "minimality_bound", b"minimality_bound", "node_count", b"node_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cmd", b"_cmd", "_completeness", b"_completeness", "_cpr", b"_cpr", "_faithfulness_standard_error", b"_faithfulness_standard_error", "_minimality", b"_minimality", "_stability", b"_stability", "circuit", b"circuit", "clean", b"clean", "cmd", b"cmd", "completeness", b"completeness", "corrupted", b"corrupted", "cpr", b"cpr", "curve", b"curve", "dataset", b"dataset", "edge_count", b"edge_count", "faithfulness", b"faithfulness", "faithfulness_standard_error", b"faithfulness_standard_error", "minimality", b"minimality", "minimality_bound", b"minimality_bound", "node_count", b"node_count", "stability", b"stability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cmd: _TypeAlias = _typing.Literal["cmd"]  # noqa: Y015
     _WhichOneofArgType__cmd: _TypeAlias = _typing.Literal["_cmd", b"_cmd"]  # noqa: Y015
@@ -699,6 +717,8 @@ class CircuitEvaluation(_message.Message):
     _WhichOneofArgType__faithfulness_standard_error: _TypeAlias = _typing.Literal["_faithfulness_standard_error", b"_faithfulness_standard_error"]  # noqa: Y015
     _WhichOneofReturnType__minimality: _TypeAlias = _typing.Literal["minimality"]  # noqa: Y015
     _WhichOneofArgType__minimality: _TypeAlias = _typing.Literal["_minimality", b"_minimality"]  # noqa: Y015
+    _WhichOneofReturnType__stability: _TypeAlias = _typing.Literal["stability"]  # noqa: Y015
+    _WhichOneofArgType__stability: _TypeAlias = _typing.Literal["_stability", b"_stability"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cmd) -> _WhichOneofReturnType__cmd | None: ...
     @_typing.overload
@@ -709,8 +729,46 @@ class CircuitEvaluation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__faithfulness_standard_error) -> _WhichOneofReturnType__faithfulness_standard_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__minimality) -> _WhichOneofReturnType__minimality | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stability) -> _WhichOneofReturnType__stability | None: ...
 
 Global___CircuitEvaluation: _TypeAlias = CircuitEvaluation  # noqa: Y015
+
+@_typing.final
+class CircuitStability(_message.Message):
+    """Stability of a circuit: circuits of the same extent from bootstrap resamples of the pairs (Efron 1979), whose scores are
+    averaged anew. Similarity is the Jaccard index of edges.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    JACCARD_FIELD_NUMBER: _builtins.int
+    JACCARD_LOW_FIELD_NUMBER: _builtins.int
+    JACCARD_HIGH_FIELD_NUMBER: _builtins.int
+    resample_count: _builtins.int
+    """Number of resamples."""
+    jaccard: _builtins.float
+    """Mean similarity of the resampled circuits to the circuit."""
+    jaccard_low: _builtins.float
+    """2.5th percentile."""
+    jaccard_high: _builtins.float
+    """97.5th percentile."""
+    def __init__(
+        self,
+        *,
+        resample_count: _builtins.int = ...,
+        jaccard: _builtins.float = ...,
+        jaccard_low: _builtins.float = ...,
+        jaccard_high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jaccard", b"jaccard", "jaccard_high", b"jaccard_high", "jaccard_low", b"jaccard_low", "resample_count", b"resample_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CircuitStability: _TypeAlias = CircuitStability  # noqa: Y015
 
 @_typing.final
 class FaithfulnessPoint(_message.Message):
@@ -721,24 +779,30 @@ class FaithfulnessPoint(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     EDGE_COUNT_FIELD_NUMBER: _builtins.int
     FAITHFULNESS_FIELD_NUMBER: _builtins.int
+    FAITHFULNESS_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
     size: _builtins.float
     """Share of the graph's edges, or of its nodes."""
     edge_count: _builtins.int
     """Edges that are kept, once those that lead nowhere are left out."""
     faithfulness: _builtins.float
     """Faithfulness."""
+    faithfulness_standard_error: _builtins.float
+    """Standard error over the pairs; absent for one pair."""
     def __init__(
         self,
         *,
         size: _builtins.float = ...,
         edge_count: _builtins.int = ...,
         faithfulness: _builtins.float = ...,
+        faithfulness_standard_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_faithfulness_standard_error", b"_faithfulness_standard_error", "faithfulness_standard_error", b"faithfulness_standard_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_count", b"edge_count", "faithfulness", b"faithfulness", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_faithfulness_standard_error", b"_faithfulness_standard_error", "edge_count", b"edge_count", "faithfulness", b"faithfulness", "faithfulness_standard_error", b"faithfulness_standard_error", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__faithfulness_standard_error: _TypeAlias = _typing.Literal["faithfulness_standard_error"]  # noqa: Y015
+    _WhichOneofArgType__faithfulness_standard_error: _TypeAlias = _typing.Literal["_faithfulness_standard_error", b"_faithfulness_standard_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__faithfulness_standard_error) -> _WhichOneofReturnType__faithfulness_standard_error | None: ...
 
 Global___FaithfulnessPoint: _TypeAlias = FaithfulnessPoint  # noqa: Y015
 
@@ -754,6 +818,7 @@ class EvaluationOptions(_message.Message):
     COMPLETENESS_FIELD_NUMBER: _builtins.int
     MINIMALITY_FIELD_NUMBER: _builtins.int
     MINIMALITY_BOUND_FIELD_NUMBER: _builtins.int
+    RESAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     skip: _builtins.bool
     """Measures nothing, faithfulness included."""
     curve: _builtins.bool
@@ -764,6 +829,8 @@ class EvaluationOptions(_message.Message):
     """The circuit without each of its edges."""
     minimality_bound: _builtins.float
     """Loss of faithfulness that minimality counts from; 0: 0.01."""
+    resample_count: _builtins.int
+    """Bootstrap resamples of the pairs for `CircuitEvaluation.stability`, at most 10,000. Absent: 100; 0: none."""
     @_builtins.property
     def curve_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Which, as shares; none: those of MIB, .001 .002 .005 .01 .02 .05 .1 .2 .5 and 1."""
@@ -777,12 +844,15 @@ class EvaluationOptions(_message.Message):
         completeness: _builtins.bool = ...,
         minimality: _builtins.bool = ...,
         minimality_bound: _builtins.float = ...,
+        resample_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resample_count", b"_resample_count", "resample_count", b"resample_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completeness", b"completeness", "curve", b"curve", "curve_sizes", b"curve_sizes", "minimality", b"minimality", "minimality_bound", b"minimality_bound", "skip", b"skip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resample_count", b"_resample_count", "completeness", b"completeness", "curve", b"curve", "curve_sizes", b"curve_sizes", "minimality", b"minimality", "minimality_bound", b"minimality_bound", "resample_count", b"resample_count", "skip", b"skip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__resample_count: _TypeAlias = _typing.Literal["resample_count"]  # noqa: Y015
+    _WhichOneofArgType__resample_count: _TypeAlias = _typing.Literal["_resample_count", b"_resample_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resample_count) -> _WhichOneofReturnType__resample_count | None: ...
 
 Global___EvaluationOptions: _TypeAlias = EvaluationOptions  # noqa: Y015
 

@@ -7,10 +7,8 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from neuroscope.circuits.layout import edge_strengths, node_label, node_positions
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.viz import tables
-from neuroscope.vocabulary.component_names import Place
 from neuroscope.vocabulary.message_text import plain
 
 if TYPE_CHECKING:
@@ -23,6 +21,9 @@ _KINDS = {
     pb.CIRCUIT_NODE_KIND_LOGITS: "logits",
     pb.CIRCUIT_NODE_KIND_DIRECTION: "direction",
 }
+
+SHOWN_EDGES = 60
+"""Edges that a page shows at first."""
 
 
 def write(circuit: CircuitContent) -> str:
@@ -47,44 +48,59 @@ def _fragment(circuit: CircuitContent) -> str:
 
 
 def _data(circuit: CircuitContent) -> dict[str, Any]:
-    where, strong, scores = node_positions(circuit), edge_strengths(circuit), circuit.node_scores
-    edges: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "from": edge.sender,
-            "to": reader,
-            "slot": "" if edge.receiver in circuit.all_nodes else Place.of(edge.receiver).slot,
-            "score": edge.score if edge.HasField("score") else None,
-            "strength": strong[name],
-            "removal": edge.removal_effect if edge.HasField("removal_effect") else None,
-        }
-        for name, edge in circuit.edges.items()
-        for reader in circuit.readers(edge.receiver)
-        if reader in where
-    ]
+    """What the page shows. Edges are columns, strongest first: a graph has up to 200,000 listed ones."""
+    scores, names = circuit.node_scores, list(circuit.all_nodes)
+    number = {name: index for index, name in enumerate(names)}
+    edges = sorted(circuit.message.edges, key=lambda edge: -abs(edge.score))
+    kept = [edge for edge in edges if edge.in_circuit]
     nodes: list[dict[str, Any]] = [
         {
             "name": name,
-            "label": node_label(node),
+            "label": node.label,
             "kind": _KINDS.get(node.kind, "other"),
+            "layer": node.layer if node.HasField("layer") else None,
+            "head": node.head if node.HasField("head") else None,
             "score": scores.get(name),
-            "x": where[name][0],
-            "y": where[name][1],
+            "kept": node.in_circuit,
             "metadata": dict(node.metadata),
         }
-        for name, node in circuit.nodes.items()
+        for name, node in circuit.all_nodes.items()
     ]
-    ranked = sorted(circuit.edges, key=lambda name: strong[name])
     measured = circuit.evaluation
     return {
         "title": circuit.summary,
         "nodes": nodes,
-        "edges": sorted(edges, key=lambda edge: edge["strength"]),
-        "ranks": {name: rank for rank, name in enumerate(ranked)},
+        "edges": {
+            "from": [number[edge.sender] for edge in edges],
+            "to": [_readers(circuit, edge, number) for edge in edges],
+            "slot": "".join(_slot(edge.receiver) for edge in edges),
+            "kept": "".join("1" if edge.in_circuit else "0" for edge in edges),
+            "score": [_rounded(edge, "score") for edge in edges],
+            "removal": [_rounded(edge, "removal_effect") for edge in kept],
+            "inclusion": [_rounded(edge, "inclusion") for edge in kept],
+        },
+        "group_size": max(circuit.model.head_count // max(circuit.model.key_value_head_count, 1), 1),
+        "shown": SHOWN_EDGES,
         "facts": circuit.facts,
         "provenance": _flat(plain(circuit.provenance)),
         "curve": [] if measured is None else [[point.size, point.faithfulness] for point in measured.curve],
     }
+
+
+def _readers(circuit: CircuitContent, edge: pb.CircuitEdge, number: dict[str, int]) -> int | list[int]:
+    """The numbers of the nodes that an edge leads to: one, or the heads that share keys or values."""
+    nodes = circuit.nodes if edge.in_circuit else number
+    found = [number[reader] for reader in circuit.readers(edge.receiver) if reader in nodes]
+    return found[0] if len(found) == 1 else found
+
+
+def _slot(receiver: str) -> str:
+    """q, k or v of a head's receiver; - for others."""
+    return receiver[-2] if receiver.endswith(">") else "-"
+
+
+def _rounded(edge: pb.CircuitEdge, field: str) -> float | None:
+    return float(f"{getattr(edge, field):.4g}") if edge.HasField(field) else None  # pyright: ignore[reportArgumentType]
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ VIEWS: Mapping[str, Mapping[str, str]] = {
     "CircuitContent": {
         "table": "circuit_tables:circuit_table",
         "picture": "circuit_picture:draw",
+        "image": "circuit_picture:image",
         "page": "circuit_page:write",
         "mimebundle": "circuit_page:mimebundle",
     },

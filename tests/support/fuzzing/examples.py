@@ -128,6 +128,8 @@ _MESSAGES: dict[str, Sequence[Any]] = {
         pb.Sampling(max_tokens=3, temperature=1, top_p=0.9, min_p=0.01, top_k=40, top_logprobs=2, seed=1),
         pb.Sampling(max_tokens=3, stop=["zebra"], stop_token_ids=[7], ignore_eos=True, rows_per_prompt=2),
         pb.Sampling(max_tokens=3, presence_penalty=0.5, repetition_penalty=1.1, logit_bias={5: 1.0, 9: -100.0}),
+        pb.Sampling(max_tokens=3, json_schema=pb.JsonSchema(schema='{"type": "object", "properties": {"a": {}}}')),
+        pb.Sampling(max_tokens=3, grammar='start: "yes" | "no"'),
     ],
     "PromptPair": [
         _PAIR,

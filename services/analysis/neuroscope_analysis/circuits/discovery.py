@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from neuroscope import __version__
 from neuroscope.circuits import Circuit
+from neuroscope.circuits.extent import Extent
 from neuroscope.circuits.graph import Mask
 from neuroscope.circuits.sources import circuit_model
 from neuroscope.v1 import circuit_pb2 as pb
@@ -22,9 +24,11 @@ from neuroscope_analysis.circuits.evaluator import CircuitEvaluator, write_remov
 from neuroscope_analysis.circuits.event_queue import EventQueue
 from neuroscope_analysis.circuits.pair_runs import PairRuns
 from neuroscope_analysis.circuits.plan import plan_message
+from neuroscope_analysis.circuits.ranking import Ranking
 from neuroscope_analysis.circuits.request import GRADIENT_METHODS, DiscoveryJob
-from neuroscope_analysis.circuits.scoring import Scores, compute_scores, node_scores
-from neuroscope_analysis.circuits.selection import Ranking, select_edges
+from neuroscope_analysis.circuits.scoring import Scores, compute_scores
+from neuroscope_analysis.circuits.size_search import FoundSize, SizeSearch
+from neuroscope_analysis.circuits.stability import MIN_PAIRS, Stability, measure_stability, write_inclusion
 from neuroscope_analysis.result_arrays import ResultArrays
 
 _ACDC_SHARE = 0.01
@@ -41,6 +45,7 @@ class _Outcome:
     scores: Scores | None = None
     evaluation: pb.CircuitEvaluation | None = None
     losses: dict[tuple[str, str], float] | None = None
+    stability: Stability | None = None
     reason: str = ""
     """Why nothing was found; otherwise empty."""
 
@@ -113,23 +118,39 @@ class CircuitDiscovery:
                 scores,
                 reason=f"no {what} has an effect above {least:.4g}: the strongest has {scores.strongest:.4g}",
             )
-        ranking = self._ranking(scores, search)
-        if acdc is None:
-            circuit = await select_edges(ranking, search, runs)
-        else:
+        by_node = search.granularity == pb.CIRCUIT_GRANULARITY_NODE
+        ranking = Ranking.of(graph, scores, of_nodes=by_node, keeps_dangling=search.keep_dangling)
+        found = None
+        if acdc is not None:
             circuit = acdc.kept if search.keep_dangling else graph.pruned(acdc.kept)
+        else:
+            found = await self._select(ranking, search)
+            circuit = found.circuit
         if job.evaluation.skip:
             return _Outcome(circuit, scores)
         measuring = CircuitEvaluator(graph, runs, job.evaluation, job.task.dataset, self._events)
-        evaluation, losses = await measuring.evaluate(circuit, ranking.of_size)
-        return _Outcome(circuit, scores, evaluation, losses)
+        known = None if found is None else found.known
+        evaluation, losses = await measuring.evaluate(circuit, ranking.of_size, known)
+        stability = None
+        resamples, pairs = job.evaluation.resample_count, len(runs.clean)
+        if found is not None and resamples and pairs >= MIN_PAIRS and ranking.pair_scores is not None:
+            await self._events.progress("resampling the pairs", 0, resamples)
+            stability = await asyncio.to_thread(measure_stability, ranking, found.extent, circuit, resamples)
+            evaluation.stability.CopyFrom(stability.message)
+        return _Outcome(circuit, scores, evaluation, losses, stability)
 
-    def _ranking(self, scores: Scores, search: pb.CircuitSearch) -> Ranking:
-        by_node = search.granularity == pb.CIRCUIT_GRANULARITY_NODE
-        if by_node and scores.nodes is None:
-            assert scores.edges is not None
-            scores = Scores(scores.edges, node_scores(self._job.task.graph, scores.edges))
-        return Ranking(self._job.task.graph, scores, by_node, search.keep_dangling)
+    async def _select(self, ranking: Ranking, search: pb.CircuitSearch) -> FoundSize:
+        """The circuit of the requested extent."""
+        match search.WhichOneof("extent"):
+            case "count":
+                extent = Extent(count=search.count)
+            case "threshold":
+                extent = Extent(threshold=search.threshold)
+            case "size":
+                extent = Extent(size=search.size)
+            case _:
+                return await SizeSearch(ranking, search.faithfulness, self._runs, self._events).run()
+        return FoundSize(extent, ranking.strongest(extent))
 
     async def _send_scores(self, scores: Scores | None) -> None:
         """Sends the scores before the evaluation, so that a later failure does not lose them."""
@@ -173,5 +194,7 @@ class CircuitDiscovery:
             evaluation=found.evaluation,
         ).message
         write_removal_effects(circuit, found.losses or {})
+        if found.stability is not None:
+            write_inclusion(circuit, graph, found.stability.inclusion)
         verdict = pb.DISCOVERY_VERDICT_NO_EFFECT if found.reason else pb.DISCOVERY_VERDICT_FOUND
         return pb.DiscoveryResult(circuit=circuit, verdict=verdict, reason=found.reason, token_count=runs.token_count)

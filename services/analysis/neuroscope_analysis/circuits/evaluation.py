@@ -13,9 +13,9 @@ from neuroscope_analysis.circuits.evaluator import CircuitEvaluator, write_remov
 from neuroscope_analysis.circuits.event_queue import EventQueue
 from neuroscope_analysis.circuits.pair_runs import PairRuns
 from neuroscope_analysis.circuits.plan import plan_message
+from neuroscope_analysis.circuits.ranking import Ranking
 from neuroscope_analysis.circuits.request import EvaluationJob
 from neuroscope_analysis.circuits.scoring import Scores
-from neuroscope_analysis.circuits.selection import Ranking
 
 
 class CircuitEvaluation:

@@ -14,6 +14,7 @@ where C_k are the strongest k edges (Mueller et al. 2025, arXiv:2504.13151; thei
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -34,6 +35,34 @@ def standard_error(runs: PairRuns, values: Values) -> float:
     gaps, recovered = runs.clean - runs.corrupted, values - runs.corrupted
     rest = recovered - faithfulness(runs, values) * gaps
     return float(rest.std(ddof=1) / np.sqrt(len(rest)) / abs(gaps.mean()))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSizes:
+    """What a search for the size of a circuit has measured.
+
+    Args:
+        values: the metric of the circuit's runs (pairs,).
+        points: the measured sizes, ascending.
+    """
+
+    values: Values
+    points: Sequence[pb.FaithfulnessPoint]
+
+
+def faithfulness_point(runs: PairRuns, values: Values, size: float, circuit: Mask) -> pb.FaithfulnessPoint:
+    """A point of the faithfulness curve.
+
+    Args:
+        runs: runs of the pairs.
+        values: the metric of the circuit's runs (pairs,).
+        size: the share of edges or nodes.
+        circuit: its edges (sender, receiver).
+    """
+    point = pb.FaithfulnessPoint(size=size, edge_count=int(circuit.sum()), faithfulness=faithfulness(runs, values))
+    if len(values) > 1:
+        point.faithfulness_standard_error = standard_error(runs, values)
+    return point
 
 
 class CircuitEvaluator:
@@ -59,32 +88,35 @@ class CircuitEvaluator:
         self._dataset, self._events = dataset, events
 
     async def evaluate(
-        self, circuit: Mask, at: Callable[[float], Mask]
+        self, circuit: Mask, at: Callable[[float], Mask], known: KnownSizes | None = None
     ) -> tuple[pb.CircuitEvaluation, dict[tuple[str, str], float]]:
         """Measures a circuit; also returns the loss of faithfulness without each of its edges.
 
         Args:
             circuit: its edges (sender, receiver).
             at: returns the circuit with a share of the graph's edges.
+            known: sizes that the search has measured.
         """
         graph, runs, options = self._graph, self._runs, self._options
-        sets = [graph.mask & ~circuit]
+        sets = [] if known else [graph.mask & ~circuit]
         if options.completeness:
             sets.append(circuit)
-        values = await runs.patch_edges(sets, "measuring faithfulness")
+        measured = await runs.patch_edges(sets, "measuring faithfulness") if sets else np.empty((len(runs.clean), 0))
+        values = known.values if known else measured[:, 0]
         found = pb.CircuitEvaluation(
             clean=runs.clean.mean(),
             corrupted=runs.corrupted.mean(),
-            circuit=values[:, 0].mean(),
-            faithfulness=faithfulness(runs, values[:, 0]),
+            circuit=values.mean(),
+            faithfulness=faithfulness(runs, values),
             edge_count=int(circuit.sum()),
             node_count=len(graph.nodes_of(circuit)),
             dataset=self._dataset,
         )
         if len(values) > 1:
-            found.faithfulness_standard_error = standard_error(runs, values[:, 0])
+            found.faithfulness_standard_error = standard_error(runs, values)
         if options.completeness:
-            found.completeness = 1 - faithfulness(runs, values[:, 1])
+            found.completeness = 1 - faithfulness(runs, measured[:, -1])
+        found.curve.extend(known.points if known else [])
         await self._events.partial(pb.CircuitPartial(evaluation=found))
         losses: dict[tuple[str, str], float] = {}
         if options.minimality:
@@ -116,16 +148,19 @@ class CircuitEvaluator:
         values = await self._runs.patch_edges(
             [self._graph.mask & ~circuit for circuit in circuits], "drawing the curve"
         )
-        for index, (size, circuit) in enumerate(zip(sizes, circuits, strict=True)):
-            point = pb.FaithfulnessPoint(
-                size=size, edge_count=int(circuit.sum()), faithfulness=faithfulness(self._runs, values[:, index])
-            )
-            found.curve.append(point)
+        points = [
+            faithfulness_point(self._runs, values[:, index], size, circuit)
+            for index, (size, circuit) in enumerate(zip(sizes, circuits, strict=True))
+        ]
+        for point in points:
             await self._events.partial(pb.CircuitPartial(point=point))
+        curve = {point.size: point for point in (*found.curve, *points)}
+        del found.curve[:]
+        found.curve.extend(curve[size] for size in sorted(curve))
         if sizes[-1] < 1:
             return  # areas are comparable over the full range of sizes only
-        found.cpr = trapezoid_area(sizes, [point.faithfulness for point in found.curve])
-        found.cmd = trapezoid_area(sizes, [abs(1 - point.faithfulness) for point in found.curve])
+        found.cpr = trapezoid_area(sizes, [point.faithfulness for point in points])
+        found.cmd = trapezoid_area(sizes, [abs(1 - point.faithfulness) for point in points])
 
 
 def trapezoid_area(sizes: Sequence[float], heights: Sequence[float]) -> float:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from neuroscope.circuits import METHODS, ComponentGraph
 from neuroscope.circuits.content import method_name
-from neuroscope.circuits.extent import DEFAULT_SIZE
 from neuroscope.circuits.model_match import shape_difference
 from neuroscope.circuits.sources import circuit_model
 from neuroscope.errors import InvalidRequestError
@@ -26,6 +25,9 @@ GRADIENT_METHODS = (
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Circuit sizes as shares of the edges (Mueller et al. 2025, arXiv:2504.13151)."""
 DEFAULT_SIGNIFICANCE = 0.001
+DEFAULT_RESAMPLES = 100
+MAX_RESAMPLES = 10_000
+DEFAULT_FAITHFULNESS = 0.9
 _DEFAULT_STEPS = 5
 _DEFAULT_MINIMALITY_BOUND = 0.01
 
@@ -167,7 +169,7 @@ def _search(given: pb.CircuitSearch) -> pb.CircuitSearch:
     _check_steps(search, name)
     _check_extent(search, is_acdc=is_acdc)
     if not is_acdc and search.WhichOneof("extent") is None:
-        search.size = DEFAULT_SIZE
+        search.faithfulness = DEFAULT_FAITHFULNESS
     test = search.effect_test
     if not 0 <= test.significance < 1:
         raise InvalidRequestError("significance must be from 0 to below 1", field="search.effect_test.significance")
@@ -227,6 +229,10 @@ def _evaluation(given: pb.EvaluationOptions) -> pb.EvaluationOptions:
             "minimality_bound must be a finite number, at least 0", field="evaluation.minimality_bound"
         )
     options.minimality_bound = given.minimality_bound or _DEFAULT_MINIMALITY_BOUND
+    if not given.HasField("resample_count"):
+        options.resample_count = DEFAULT_RESAMPLES
+    if options.resample_count > MAX_RESAMPLES:
+        raise InvalidRequestError(f"at most {MAX_RESAMPLES} resamples", field="evaluation.resample_count")
     return options
 
 

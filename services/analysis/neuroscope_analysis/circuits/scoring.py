@@ -29,10 +29,24 @@ class Scores:
     Args:
         edges: (sender, receiver); None if nodes are scored.
         nodes: (sender,); None if edges are scored.
+        by_pair: scores of each pair, (pairs, sender, receiver) or (pairs, sender); None if the method has none.
     """
 
     edges: NDArray[np.float64] | None = None
     nodes: NDArray[np.float64] | None = None
+    by_pair: NDArray[np.floating] | None = None
+
+    @classmethod
+    def mean(cls, by_pair: NDArray[np.floating]) -> Scores:
+        """The mean over pairs of scores (pairs, sender, receiver) or (pairs, sender)."""
+        mean = by_pair.mean(axis=0, dtype=np.float64)
+        return cls(edges=mean, by_pair=by_pair) if mean.ndim > 1 else cls(nodes=mean, by_pair=by_pair)
+
+    def resampled(self, weights: Values) -> Scores:
+        """The weighted mean over pairs, with weights (pairs,) that sum to 1."""
+        assert self.by_pair is not None
+        mean = np.tensordot(weights, self.by_pair, axes=1)
+        return Scores(edges=mean) if mean.ndim > 1 else Scores(nodes=mean)
 
     @property
     def strongest(self) -> float:
@@ -48,24 +62,25 @@ async def compute_scores(job: DiscoveryJob, runs: PairRuns, events: EventQueue) 
     search = job.search
     match search.method:
         case pb.CIRCUIT_METHOD_ACTIVATION_PATCHING:
-            return Scores(nodes=await _patched_nodes(job, runs))
+            return Scores.mean(await _patched_nodes(job, runs))
         case pb.CIRCUIT_METHOD_ATTRIBUTION_PATCHING:
-            return Scores(nodes=await _attributed_nodes(job, runs))
+            return Scores.mean(await _attributed_nodes(job, runs))
         case pb.CIRCUIT_METHOD_EDGE_PATCHING:
-            return Scores(edges=await _patched_edges(job, runs, events))
+            return Scores.mean(await _patched_edges(job, runs, events))
         case pb.CIRCUIT_METHOD_PATH_PATCHING:
-            return Scores(edges=await _patched_paths(job, runs, events))
+            return Scores.mean(await _patched_paths(job, runs, events))
         case _:
             steps = 1 if search.method == pb.CIRCUIT_METHOD_EAP else search.steps
             edges = experiment_pb2.EdgeAttribution(steps=steps)
             result = await runs.attribute("taking gradients", search.edited_run, edges=edges)
-            return Scores(edges=_mean_over_pairs(runs, result["edges"].values, job.task.graph.mask.shape))
+            shape = (len(job.task.pairs), *job.task.graph.mask.shape)
+            return Scores.mean(result["edges"].values.reshape(shape))
 
 
 async def _patched_edges(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> NDArray[np.float64]:
-    """Patches each edge alone."""
+    """Patches each edge alone (pairs, sender, receiver)."""
     graph, run = job.task.graph, job.search.edited_run
-    edges, found = np.argwhere(graph.mask), np.full(graph.mask.shape, np.nan)
+    edges, found = np.argwhere(graph.mask), np.full((len(job.task.pairs), *graph.mask.shape), np.nan)
 
     def alone(number: int) -> NDArray[np.bool_]:
         changed = np.zeros_like(graph.mask)
@@ -74,7 +89,7 @@ async def _patched_edges(job: DiscoveryJob, runs: PairRuns, events: EventQueue) 
 
     async def tell(numbers: range, values: Values) -> None:
         some = edges[numbers.start : numbers.stop]
-        found[some[:, 0], some[:, 1]] = (values - runs.unedited(run)[:, None]).mean(axis=0)
+        found[:, some[:, 0], some[:, 1]] = values - runs.unedited(run)[:, None]
         await _send_scores(graph, found, some, events)
 
     await runs.patch_edge_batches(len(edges), alone, "patching edges", run, tell)
@@ -84,26 +99,29 @@ async def _patched_edges(job: DiscoveryJob, runs: PairRuns, events: EventQueue) 
 async def _send_scores(
     graph: ComponentGraph, scores: NDArray[np.float64], edges: NDArray[np.int64], events: EventQueue
 ) -> None:
-    """Sends the scores of edges (edge, 2), which index rows and columns."""
+    """Sends the mean scores of edges (edge, 2), which index rows and columns."""
     message = pb.CircuitEdges()
-    for row, column in edges.tolist():
-        score = float(scores[row, column])
+    means = scores[:, edges[:, 0], edges[:, 1]].mean(axis=0).tolist()
+    for (row, column), score in zip(edges.tolist(), means, strict=True):
         message.edges.add(sender=graph.senders[row], receiver=graph.receivers[column], score=score)
     await events.partial(pb.CircuitPartial(edges=message))
 
 
 async def _patched_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float64]:
-    """Patches the output of each node for all its receivers."""
+    """Patches the output of each node for all its receivers (pairs, sender)."""
     graph, run = job.task.graph, job.search.edited_run
     rows = np.eye(len(graph.senders), dtype=bool)[:, :, None] & graph.mask[None]
     values = await runs.patch_edges(rows, "patching nodes", run)
-    return (values - runs.unedited(run)[:, None]).mean(axis=0)
+    return values - runs.unedited(run)[:, None]
 
 
 async def _patched_paths(job: DiscoveryJob, runs: PairRuns, events: EventQueue) -> NDArray[np.float64]:
-    """Patches paths from each sender to each receiver, directly or through MLPs (Wang et al. 2022)."""
+    """Patches paths from each sender to each receiver, directly or through MLPs (Wang et al. 2022).
+
+    Returns (pairs, sender, receiver).
+    """
     graph, run = job.task.graph, job.search.edited_run
-    found = np.full(graph.mask.shape, np.nan)
+    found = np.full((len(job.task.pairs), *graph.mask.shape), np.nan)
     readers = sorted(range(len(graph.receivers)), key=lambda column: graph.sender_counts[column])
     for count, group in groupby(readers, key=lambda column: graph.sender_counts[column]):
         columns = list(group)
@@ -115,13 +133,13 @@ async def _patched_paths(job: DiscoveryJob, runs: PairRuns, events: EventQueue) 
         )
         result = await runs.patch_paths([grid], run, f"patching paths to {graph.receivers[columns[0]]} and beside it")
         effects = runs.by_pair(result.values) - runs.unedited(run)[:, None]
-        found[:count, columns] = effects.mean(axis=0).reshape(count, len(columns))
+        found[:, :count, columns] = effects.reshape(-1, count, len(columns))
         await _send_scores(graph, found, np.array(list(product(range(count), columns))), events)
     return found
 
 
 async def _attributed_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.float64]:
-    """Approximates patching of each node's output to first order."""
+    """Approximates patching of each node's output to first order (pairs, sender)."""
     graph, run = job.task.graph, job.search.edited_run
     places = [Place.of(sender) for sender in graph.senders]
     heads = sorted({place.layer for place in places if place.head is not None and place.layer is not None})
@@ -130,14 +148,14 @@ async def _attributed_nodes(job: DiscoveryJob, runs: PairRuns) -> NDArray[np.flo
     sites += [_site("head_output", heads, by_head=True)] * bool(heads) + [_site("mlp_contrib", mlps)] * bool(mlps)
     nodes = experiment_pb2.NodeAttribution(sites=sites)
     result = await runs.attribute("taking gradients", run, nodes=nodes)
-    found = np.full(len(graph.senders), np.nan)
+    found = np.full((len(job.task.pairs), len(graph.senders)), np.nan)
     for name, layers in (("resid_pre", [0]), ("head_output", heads), ("mlp_contrib", mlps)):
         if not layers:
             continue
-        values = _mean_over_pairs(runs, result[name].values, (len(layers), -1))
+        values = runs.by_pair(result[name].values).reshape(len(found), len(layers), -1)
         for index, layer in enumerate(layers):
-            for head, value in enumerate(values[index]):
-                found[graph.rows[_sender(name, layer, head)]] = value
+            for head in range(values.shape[2]):
+                found[:, graph.rows[_sender(name, layer, head)]] = values[:, index, head]
     return found
 
 
@@ -149,11 +167,6 @@ def _sender(component: str, layer: int, head: int) -> str:
     if component == "resid_pre":
         return INPUT
     return f"a{layer}.h{head}" if component == "head_output" else f"m{layer}"
-
-
-def _mean_over_pairs(runs: PairRuns, values: NDArray[np.float32], shape: tuple[int, ...]) -> Values:
-    """The mean over the pairs."""
-    return runs.by_pair(values).mean(axis=0).reshape(shape)
 
 
 def node_scores(graph: ComponentGraph, edges: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -93,6 +93,7 @@ class TextGeneration:
         self._labels: dict[int, TensorLabel] = {}  # by plan index
         self._token_texts: dict[int, str] = {}
         self._aliases = {"model_id": "model", "max_tokens": request.max_tokens_param[0], "rows_per_prompt": "n"}
+        self._aliases |= dict.fromkeys(("json_schema", "json_schema.schema"), request.json_schema_param)
         self._aliases |= {"generation_id": "capture_id", "resumable": "capture_id"}
         cache = "cache_quantization"
         self._aliases |= {cache: "kv_bits", f"{cache}.bits": "kv_bits", f"{cache}.group_size": "kv_group_size"}

@@ -70,7 +70,7 @@ async def discover_circuit(body: schemas.DiscoveryRequest, request: Request, cli
         test=body.test,
         significance=body.significance,
         least_effect=body.least_effect,
-        evaluation=body.evaluation_options(skip=not body.evaluate),
+        evaluation=body.evaluation_options(skip=not body.evaluate, resample_count=body.resample_count),
         name=body.name,
         model_id=body.model or "",
     )

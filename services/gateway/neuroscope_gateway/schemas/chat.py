@@ -9,11 +9,13 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
 from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId
 from neuroscope_gateway.schemas.messages import ConversationMessage, text_joiner
+from neuroscope_gateway.schemas.response_format import JsonSchemaFormat, ResponseFormat, schema_message
 from neuroscope_gateway.schemas.unsupported import Unsupported
 from neuroscope_gateway.schemas.usage import Usage
 
@@ -53,6 +55,9 @@ class ChatCompletionRequest(ChoicesRequest):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Number of most likely alternatives for each token; needs `logprobs`."""
+    response_format: ResponseFormat | None = None
+    """Enforced while tokens are drawn. An answer that ends at the token limit or with a stop text is a beginning of
+    JSON; its finish_reason is `length` or `stop`."""
 
     # Accepted and ignored.
     metadata: Metadata | None = None
@@ -65,7 +70,6 @@ class ChatCompletionRequest(ChoicesRequest):
 
     # Accepted at neutral values only.
     store: Annotated[Any, Unsupported(False)] = None
-    response_format: Annotated[Any, Unsupported({"type": "text"})] = None
     modalities: Annotated[Any, Unsupported(["text"])] = None
     tools: Annotated[Any, Unsupported([])] = None
     tool_choice: Annotated[Any, Unsupported("none", "auto")] = None
@@ -96,6 +100,17 @@ class ChatCompletionRequest(ChoicesRequest):
         if self.max_tokens is None:
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
+
+    @property
+    def json_schema(self) -> inference_pb2.JsonSchema | None:
+        """The schema that the answer must satisfy; None: any text."""
+        return schema_message(self.response_format)
+
+    @property
+    def json_schema_param(self) -> str:
+        """The parameter that has the schema."""
+        is_own = isinstance(self.response_format, JsonSchemaFormat)
+        return "response_format.json_schema.schema" if is_own else "response_format"
 
     @property
     def top_logprob_count(self) -> int | None:

@@ -77,7 +77,7 @@ class CircuitRequest(StrictModel):
         """The metric in the SDK's form."""
         return None if self.metric is None else MetricForm(self.metric.to_message())
 
-    def evaluation_options(self, *, skip: bool = False) -> pb.EvaluationOptions:
+    def evaluation_options(self, *, skip: bool = False, resample_count: int | None = None) -> pb.EvaluationOptions:
         """The measurements of the evaluation."""
         return evaluation_options(
             skip=skip,
@@ -86,6 +86,7 @@ class CircuitRequest(StrictModel):
             completeness=self.completeness,
             minimality=self.minimality,
             minimality_bound=self.minimality_bound,
+            resample_count=resample_count,
         )
 
 
@@ -96,13 +97,13 @@ class DiscoveryRequest(CircuitRequest):
     """The method that scores edges or nodes."""
     size: Fraction | None = None
     """Size of the circuit as a share of the graph's edges. Only one of size, count, threshold and faithfulness;
-    default: a size of 0.2."""
+    default: a faithfulness of 0.9."""
     count: Annotated[int, Field(ge=1, lt=2**32)] | None = None
     """Size of the circuit as a number of edges or nodes."""
     threshold: Annotated[float, Field(ge=0)] | None = None
     """Minimum magnitude of a score; for acdc its threshold."""
     faithfulness: Fraction | None = None
-    """Minimum faithfulness; the smallest circuit that reaches it."""
+    """Finds the smallest circuit that reaches this faithfulness. The sizes that it measures become the curve."""
     granularity: Literal["edges", "nodes"] | None = None
     """Whether edges or nodes are selected; default: what the method scores."""
     steps: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -119,6 +120,8 @@ class DiscoveryRequest(CircuitRequest):
     """Minimum effect in units of the metric; 0: the rounding error."""
     evaluate: bool = True
     """Evaluates the circuit."""
+    resample_count: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Bootstrap resamples of the pairs for the circuit's stability; default: 100."""
     name: Text = ""
     """Name of the circuit; empty: dataset and method."""
 

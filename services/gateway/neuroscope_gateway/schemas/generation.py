@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from neuroscope.interventions.forms import InterventionForm
+from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
 from neuroscope_gateway.examples.interventions import EXAMPLES
@@ -101,6 +102,16 @@ class GenerationRequest(StrictModel):
         """Stop texts."""
         return None
 
+    @property
+    def json_schema(self) -> inference_pb2.JsonSchema | None:
+        """The schema that the text must satisfy; None: any text."""
+        return None
+
+    @property
+    def json_schema_param(self) -> str:
+        """The parameter that has the schema."""
+        return "json_schema"
+
     @abstractmethod
     def prompt_param(self, field: str) -> str:
         """The parameter of this request for a field of the contract's prompts."""
@@ -123,6 +134,7 @@ class GenerationRequest(StrictModel):
             "penalty_context_size": self.penalty_context_size,
             "penalize_generated_only": self.penalize_generated_only,
             "logit_bias": self.logit_bias and {int(token): bias for token, bias in self.logit_bias.items()},
+            "json_schema": self.json_schema,
             "kv_bits": self.kv_bits,
             "kv_group_size": self.kv_group_size,
             # at least 1: alternatives carry the texts of tokens

@@ -63,8 +63,7 @@ class DecodeBatch:
         for slot, (row, position_range) in enumerate(zip(rows, position_ranges, strict=True)):
             own = logits[slot : slot + 1]
             pending = row.forward.collect(hook_plan, position_range, None if self._cache is None else slot, own)
-            draw = row.draw(own[:, -1], position_range.step)
-            arrays += row.launch(pending, draw, outcomes[slot], len(rows), undo[slot]).arrays
+            arrays += row.launch(pending, own[:, -1], outcomes[slot], len(rows), undo[slot]).arrays
         return arrays
 
     def _compose(self, rows: Sequence[Row]) -> None:

@@ -66,7 +66,10 @@ class Decoder:
         return any(slot.is_ready for slot in self.slots)
 
     def step(self) -> None:
-        """Launches the next step of every row that may go on, then lands the steps that were launched before."""
+        """Launches the next step of every row that may go on, then lands the steps that were launched before.
+
+        A row with a constraint draws its token last: which tokens it may draw depends on the one that has just landed.
+        """
         slots = [slot for slot in self.slots if slot.is_ready]
         launched_steps = [(slot, launched) for slot in slots for launched in slot.row.launched_steps]
         groups = self._group([slot for slot in slots if slot.may_launch and self._ensure_cache(slot)])
@@ -75,6 +78,7 @@ class Decoder:
         for slot, launched in launched_steps:
             if launched in slot.row.launched_steps and not slot.row.ended:
                 self._finish(slot, launched)
+        self._draw_constrained(slots)
         self._enforce_memory_limit(groups.values())
         for slot in slots:
             if slot.row.ended:
@@ -117,6 +121,17 @@ class Decoder:
             for row, step in zip(rows, steps, strict=True):
                 row.discard_steps(step)
             self._shrink(slots[0], rows, len(rows), str(error))
+
+    def _draw_constrained(self, slots: Sequence[BatchSlot]) -> None:
+        """Draws the tokens that launched steps could not draw yet."""
+        arrays: list[mx.array] = []
+        for slot in slots:
+            try:
+                arrays += slot.row.draw_launched()
+            except MLXIntegrationError as error:  # the row's own: others go on
+                slot.fail(error)
+        if arrays:
+            mx.async_eval(arrays)
 
     def _finish(self, slot: BatchSlot, launched: LaunchedStep) -> None:
         """Waits for a step and delivers it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.nn as nn
 from jinja2.exceptions import TemplateError
+from llguidance import LLTokenizer
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from neuroscope.errors import ContextLengthError, InvalidRequestError, UnavailableSiteError
@@ -19,6 +20,7 @@ from neuroscope_inference.engine import caches, module_hooks
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.capabilities import ModelCapabilities
+from neuroscope_inference.engine.constraints.vocabulary import constraint_vocabulary
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.dictionaries.registry import DictionaryRegistry
 from neuroscope_inference.engine.layout import Layout, PointState
@@ -65,6 +67,7 @@ class LoadedModel:
     """Its weights by name, once they have been asked for."""
     why_no_paths: str | None = None
     """Why no path of it can be patched; likewise."""
+    _constraint_vocabulary: LLTokenizer | None = None
     _why_not_quantised: dict[CacheQuantization, str] = field(default_factory=dict[CacheQuantization, str])
     _tokenizer_lock: threading.Lock = field(default_factory=threading.Lock)  # Rust tokenizers refuse concurrent borrows
 
@@ -202,6 +205,20 @@ class LoadedModel:
         self._check_ids(ids, "token_ids")
         with self._tokenizer_lock:
             return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def constraint_vocabulary(self, field: str) -> LLTokenizer:
+        """The vocabulary for constraints, built when it is first asked for. Any thread may ask.
+
+        Args:
+            field: of the request, named in errors.
+
+        Raises:
+            InvalidRequestError: constraints do not work with this tokenizer.
+        """
+        with self._tokenizer_lock:
+            if self._constraint_vocabulary is None:
+                self._constraint_vocabulary = constraint_vocabulary(self.tokenizer, self.description.vocab_size, field)
+            return self._constraint_vocabulary
 
     def detokenizer(self) -> StreamingDetokenizer:
         """A new streaming detokenizer."""

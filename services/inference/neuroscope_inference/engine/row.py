@@ -15,6 +15,7 @@ from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.engine.arrays import from_numpy, scalar
 from neuroscope_inference.engine.caches import Cache
+from neuroscope_inference.engine.constraints.constraint import TokenConstraint
 from neuroscope_inference.engine.edit import EditResult
 from neuroscope_inference.engine.forward import ForwardRunner
 from neuroscope_inference.engine.position_range import PositionRange
@@ -29,8 +30,11 @@ class LaunchedStep:
 
     step: int
     pending: list[PendingTensor]
-    draw: Draw
+    draw: Draw | None
+    """None until the tokens before it are known, where a constraint depends on them."""
     outcome: EditResult
+    logits: mx.array | None = None
+    """(1, vocab): what is drawn from then."""
     row_count: int = 1
     """How many rows are computed with it."""
     undo: Sequence[Callable[[], None]] = ()
@@ -39,7 +43,9 @@ class LaunchedStep:
     @property
     def arrays(self) -> list[mx.array]:
         """All that is to be evaluated."""
-        return [*(p.array for p in self.pending), *self.draw.arrays, *self.outcome.arrays]
+        drawn = self.draw.arrays if self.draw is not None else []
+        logits = [self.logits] if self.logits is not None else []
+        return [*(p.array for p in self.pending), *drawn, *logits, *self.outcome.arrays]
 
 
 class Row:
@@ -50,9 +56,17 @@ class Row:
         sampler: draws tokens.
         row: which one it is.
         prompt: token ids of its prompt.
+        constraint: what its text must be, at its beginning; None: anything.
     """
 
-    def __init__(self, forward: ForwardRunner, sampler: Sampler, row: int, prompt: Sequence[int]) -> None:
+    def __init__(
+        self,
+        forward: ForwardRunner,
+        sampler: Sampler,
+        row: int,
+        prompt: Sequence[int],
+        constraint: TokenConstraint | None = None,
+    ) -> None:
         self.forward = forward
         self.sampler = sampler
         self.index = row
@@ -64,6 +78,7 @@ class Row:
         self.has_lost_cache = False
         """Whether its cache must be computed again."""
         self._prompt = prompt
+        self._constraint = constraint
         self._text = RowText(forward.model, sampler, len(prompt))
         self._last: Draw | None = None
         self._finished: Draw | None = None
@@ -125,8 +140,26 @@ class Row:
         self._first_logits = None
 
     def draw(self, logits: mx.array, step: int) -> Draw:
-        """Draws the row's next token from its logits (1, vocab), lazy."""
-        return self.sampler.draw(logits, self.index, step, self._penalised_tokens())
+        """Draws the row's next token from its logits (1, vocab), lazy.
+
+        Raises:
+            InvalidRequestError: the row's constraint cannot go on.
+        """
+        allowed = None if self._constraint is None else self._constraint.allowed(logits.shape[-1])
+        return self.sampler.draw(logits, self.index, step, self._penalised_tokens(), allowed)
+
+    def draw_launched(self) -> list[mx.array]:
+        """Draws the token of the step that was launched before the tokens ahead of it were known; what to evaluate.
+
+        Raises:
+            InvalidRequestError: the row's constraint cannot go on.
+        """
+        launched = self.launched_steps[-1] if self.launched_steps else None
+        if self.ended or launched is None or launched.logits is None:
+            return []
+        logits, launched.logits = launched.logits, None
+        self._last = launched.draw = self.draw(logits, launched.step)
+        return launched.draw.arrays
 
     def _penalised_tokens(self) -> mx.array | None:
         """What penalties count, (n,): the tokens that are known, and those that have been drawn and not landed yet."""
@@ -134,7 +167,7 @@ class Row:
         if not penalties.uses_history:
             return None
         known = np.frombuffer(self._tokens, np.int32)[len(self._prompt) if penalties.generated_only else 0 :]
-        drawn = [launched.draw.token.astype(mx.int32) for launched in self.launched_steps]
+        drawn = [launched.draw.token.astype(mx.int32) for launched in self.launched_steps if launched.draw is not None]
         return mx.concatenate([from_numpy(known[-penalties.context_size :]), *drawn])
 
     def _draw_first(self, logits: mx.array) -> Draw:
@@ -166,13 +199,17 @@ class Row:
     def launch(
         self,
         pending: list[PendingTensor],
-        draw: Draw,
+        logits: mx.array,
         outcome: EditResult,
         row_count: int,
         undo: Sequence[Callable[[], None]],
     ) -> LaunchedStep:
-        """Takes a step whose graph has been built."""
-        launched = LaunchedStep(self._steps, pending, draw, outcome, row_count, undo)
+        """Takes a step whose graph has been built, and draws from its logits (1, vocab).
+
+        With a constraint `draw_launched` draws, when the token before is known. The forward pass runs meanwhile.
+        """
+        draw = self.draw(logits, self._steps) if self._constraint is None else None
+        launched = LaunchedStep(self._steps, pending, draw, outcome, None if draw else logits, row_count, undo)
         self.launched_steps.append(launched)
         self._last = draw
         self._steps += 1
@@ -206,6 +243,8 @@ class Row:
         if launched in self.launched_steps:
             self.launched_steps.remove(launched)
         launched.outcome.check()
+        if launched.draw is None:
+            raise AssertionError("a step's token is drawn before it lands")
         token = self._token(launched.step, launched.draw)
         self._finished = launched.draw
         self.ended = bool(token.finish_reason)
@@ -220,5 +259,8 @@ class Row:
         for alternative, logprob in draw.alternatives():
             text = self.forward.model.token_text(alternative)
             event.top_logprobs.add(token_id=alternative, text=text, logprob=logprob)
-        event.text, event.finish_reason = self._text.add(token_id, step)
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
+        is_complete = self._constraint is not None and self._constraint.is_complete
+        event.text, event.finish_reason = self._text.add(token_id, step, is_complete=is_complete)
         return event

@@ -29,15 +29,17 @@ class RowText:
         room = description.context_length - prompt_length + 1
         self.max_tokens = min(sampler.max_tokens, room) if description.context_length else sampler.max_tokens
 
-    def add(self, token_id: int, step: int) -> tuple[str, pb.FinishReason.ValueType]:
+    def add(self, token_id: int, step: int, *, is_complete: bool = False) -> tuple[str, pb.FinishReason.ValueType]:
         """The text that became final with a token, and whether the row ends with it.
 
         Args:
             token_id: the token.
             step: whose logits gave it.
+            is_complete: nothing can follow it, by the row's constraint.
         """
-        is_end, is_last = token_id in self._ends, step + 1 >= self.max_tokens
-        if not is_end:
+        is_stop_token, is_last = token_id in self._ends, step + 1 >= self.max_tokens
+        is_end = is_stop_token or is_complete
+        if not is_stop_token:
             self._detokenizer.add_token(token_id)
         if is_end or is_last:
             self._detokenizer.finalize()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from neuroscope.errors import InvalidRequestError
+from neuroscope_inference.engine.constraints.constraint import TokenConstraint
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.forward import ForwardRunner
 from neuroscope_inference.engine.results import StepResult
@@ -53,9 +54,12 @@ class Run:
             compute = partial(self.forward.capture_chunk, prompt, cache)
             yield from self.forward.run_chunks(row, len(prompt), cache, compute, needs_logits=False)
 
-    def generate(self, sampler: Sampler) -> Iterator[StepResult | list[Row]]:
+    def generate(self, sampler: Sampler, constraint: TokenConstraint | None = None) -> Iterator[StepResult | list[Row]]:
         """Reads every prompt up to its first token; then the rows that go on, for the decoder."""
-        self._rows = [Row(self.forward, sampler, row, prompt) for row, prompt in enumerate(self.prompts)]
+        self._rows = [
+            Row(self.forward, sampler, row, prompt, constraint and constraint.copy())
+            for row, prompt in enumerate(self.prompts)
+        ]
         for row in self.forward.steering.current.row_order:
             first = self._rows[row - row % sampler.rows_per_prompt]
             if first is not self._rows[row] and self._is_prompt_untouched(row):

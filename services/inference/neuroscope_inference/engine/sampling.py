@@ -80,7 +80,14 @@ class Sampler:
             penalties=Penalties.from_message(message),
         )
 
-    def draw(self, logits: mx.array, row: int, step: int, tokens: mx.array | None = None) -> Draw:
+    def draw(
+        self,
+        logits: mx.array,
+        row: int,
+        step: int,
+        tokens: mx.array | None = None,
+        allowed: mx.array | None = None,
+    ) -> Draw:
         """Draws from the logits of one row; everything stays lazy.
 
         Args:
@@ -88,10 +95,14 @@ class Sampler:
             row: of the request.
             step: whose logits these are.
             tokens: (n,), those that penalties count; None where none do.
+            allowed: (vocab,), bool, the tokens that a constraint allows; None without one. Log-probabilities are those
+                of the model without it.
         """
         logits = logits.astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         changed = self.penalties.apply(logits, tokens)
+        if allowed is not None:
+            changed = mx.where(allowed, changed, -math.inf)
         token = mx.argmax(changed, axis=-1) if self.temperature == 0 else self._sample(changed, row, step)
         logprob = mx.take_along_axis(logprobs, token[:, None], axis=-1)
         if not self.top_logprobs:

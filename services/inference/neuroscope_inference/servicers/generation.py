@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,6 +13,7 @@ from opentelemetry.context import Context
 from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError, nearest
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.codec import Event
+from neuroscope_inference.engine.constraints.grammar import compile_constraint
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.sampling import Sampler
@@ -90,10 +92,14 @@ class GenerationServicer:
                 rows_per_prompt=sampler.rows_per_prompt,
                 credit=credit,
             )
-            sampler.penalties.check_vocabulary(prepared.run.forward.model.description.vocab_size)
+            model = prepared.run.forward.model
+            sampler.penalties.check_vocabulary(model.description.vocab_size)
+            constraint = None
+            if request.sampling.WhichOneof("constraint"):
+                constraint = await asyncio.to_thread(compile_constraint, model, request.sampling)
             running.run = prepared.run
             prepared.seed = sampler.seed
-            events = self._runner.events(prepared, prepared.run.generate(sampler), response)
+            events = self._runner.events(prepared, prepared.run.generate(sampler, constraint), response)
             if request.resumable:
                 events = self._recorder.record(StreamHeader(generation_id, request, sampler.seed), events)
             async with aclosing(events):

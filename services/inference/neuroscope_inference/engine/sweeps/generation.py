@@ -167,7 +167,12 @@ def parse_generation(message: pb.SweepGeneration, model: LoadedModel) -> SweepGe
     sampling.seed = message.sampling.seed  # 0 where there is none: a sweep that goes on draws the same
     if not sampling.max_tokens:
         raise InvalidRequestError("how many tokens are generated is missing", field="generation.sampling.max_tokens")
-    for name, unusual in (("rows_per_prompt", sampling.rows_per_prompt > 1), ("top_logprobs", sampling.top_logprobs)):
+    refused: dict[str, object] = {
+        "rows_per_prompt": sampling.rows_per_prompt > 1,
+        "top_logprobs": sampling.top_logprobs,
+    }
+    refused |= {"json_schema": sampling.HasField("json_schema"), "grammar": sampling.HasField("grammar")}
+    for name, unusual in refused.items():
         if unusual:
             raise InvalidRequestError(f"a sweep has no {name}", field=f"generation.sampling.{name}")
     if message.edited_tokens not in pb.EditedTokens.values():

@@ -1,0 +1,1 @@
+"""Grammars that restrict which tokens a row may draw, compiled and run by llguidance."""
