@@ -33,7 +33,8 @@ class ModelCalls:
         """Loads a model into the service and waits until it is ready.
 
         Args:
-            model_path: a folder with config.json and safetensors, at the service, or a Hugging Face id.
+            model_path: a folder with config.json and safetensors or a GGUF file, at the service; a Hugging Face id; or
+                the name of a model that `neuroscope models get` has fetched there, such as smollm2.
             model_id: name for later requests; empty: the last part of the path.
             revision: branch, tag or commit on the hub.
             adapter_path: folder of a LoRA adapter.

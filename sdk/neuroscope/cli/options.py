@@ -48,5 +48,6 @@ TlsKeyOption = Annotated[
     str, typer.Option("--tls-key", envvar="NEUROSCOPE_TLS_KEY", metavar="FILE", help="Its private key.")
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder or hub id.")
+    str,
+    typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder, hub id or name."),
 ]

@@ -29,7 +29,7 @@ class _LoadPhase:
 class _LoadPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoadPhase.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LOAD_PHASE_UNSPECIFIED: _LoadPhase.ValueType  # 0
-    """Not stated."""
+    """Unspecified."""
     LOAD_PHASE_FETCH: _LoadPhase.ValueType  # 1
     """Finding the files, and fetching them from the hub where they are not local."""
     LOAD_PHASE_READ: _LoadPhase.ValueType  # 2
@@ -41,7 +41,7 @@ class LoadPhase(_LoadPhase, metaclass=_LoadPhaseEnumTypeWrapper):
     """Phase of a load."""
 
 LOAD_PHASE_UNSPECIFIED: LoadPhase.ValueType  # 0
-"""Not stated."""
+"""Unspecified."""
 LOAD_PHASE_FETCH: LoadPhase.ValueType  # 1
 """Finding the files, and fetching them from the hub where they are not local."""
 LOAD_PHASE_READ: LoadPhase.ValueType  # 2
@@ -57,7 +57,7 @@ class _BosPolicy:
 class _BosPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BosPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BOS_POLICY_UNSPECIFIED: _BosPolicy.ValueType  # 0
-    """Not stated: what the tokenizer does by itself for text, nothing for chat and token ids."""
+    """Unspecified: what the tokenizer does by itself for text, nothing for chat and token ids."""
     BOS_POLICY_ADD: _BosPolicy.ValueType  # 1
     """Put one there unless the ids begin with one."""
     BOS_POLICY_OMIT: _BosPolicy.ValueType  # 2
@@ -67,7 +67,7 @@ class BosPolicy(_BosPolicy, metaclass=_BosPolicyEnumTypeWrapper):
     """Whether a beginning-of-sequence token is put in front of a prompt."""
 
 BOS_POLICY_UNSPECIFIED: BosPolicy.ValueType  # 0
-"""Not stated: what the tokenizer does by itself for text, nothing for chat and token ids."""
+"""Unspecified: what the tokenizer does by itself for text, nothing for chat and token ids."""
 BOS_POLICY_ADD: BosPolicy.ValueType  # 1
 """Put one there unless the ids begin with one."""
 BOS_POLICY_OMIT: BosPolicy.ValueType  # 2
@@ -133,7 +133,7 @@ class _CaptureState:
 class _CaptureStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CaptureState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAPTURE_STATE_UNSPECIFIED: _CaptureState.ValueType  # 0
-    """Not stated."""
+    """Unspecified."""
     CAPTURE_STATE_RUNNING: _CaptureState.ValueType  # 1
     """Frames are still being written."""
     CAPTURE_STATE_COMMITTED: _CaptureState.ValueType  # 2
@@ -145,7 +145,7 @@ class CaptureState(_CaptureState, metaclass=_CaptureStateEnumTypeWrapper):
     """State of a kept capture."""
 
 CAPTURE_STATE_UNSPECIFIED: CaptureState.ValueType  # 0
-"""Not stated."""
+"""Unspecified."""
 CAPTURE_STATE_RUNNING: CaptureState.ValueType  # 1
 """Frames are still being written."""
 CAPTURE_STATE_COMMITTED: CaptureState.ValueType  # 2
@@ -1591,7 +1591,7 @@ class GenerateRequest(_message.Message):
     max_steps_ahead: _builtins.int
     """Steps the engine may run ahead of the credit given. 0: as far as buffers allow; 1: lockstep."""
     resumable: _builtins.bool
-    """Keeps what is sent on disk for a while, so that a broken stream can be resumed."""
+    """Stores the stream on disk for a while, so that a broken stream can be resumed."""
     generation_id: _builtins.str
     """Name for Steer and AdvanceGeneration, chosen by the client or, when empty, by the server. With resumable it is the
     capture_id under which the stream is kept, and a repeated request is answered with what was kept.
@@ -1729,7 +1729,7 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class StreamStarted(_message.Message):
-    """What the server is about to do."""
+    """The plan of a generation or capture."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1855,7 +1855,7 @@ Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class Manifest(_message.Message):
-    """What was done, at the end of a stream."""
+    """The summary at the end of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1881,7 +1881,7 @@ class Manifest(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What went otherwise than planned, such as chunks that were made smaller for want of memory."""
+        """Deviations from the plan, such as smaller chunks because memory ran short."""
 
     def __init__(
         self,
@@ -1903,7 +1903,7 @@ Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
 
 @_typing.final
 class ManifestEntry(_message.Message):
-    """What became of one tensor of the plan in one row."""
+    """The outcome of one tensor of the plan in one row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
