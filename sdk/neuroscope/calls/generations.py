@@ -89,8 +89,8 @@ class GenerationCalls:
         Args:
             prompt: a text, a conversation, token ids, or a list of these; each entry is a row, or `n`.
             hooks: what to capture, in any form of `neuroscope.vocabulary.hooks`.
-            hook_ids: stored hooks to use besides.
-            interventions: what to edit, in any form of `neuroscope.interventions`.
+            hook_ids: further hooks that are stored at the service.
+            interventions: edits, in any form of `neuroscope.interventions`.
             model_id: empty: the one loaded first.
             max_tokens: most tokens to generate in each row; None: the server's default.
             temperature: 0: always the likeliest token.
@@ -182,7 +182,7 @@ class GenerationCalls:
 
     @client_method
     def advance(self, generation_id: str, steps: int = 1) -> Call[int]:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.
+        """Grants further steps to a generation with `max_steps_ahead`; returns the steps granted so far.
 
         Raises:
             UnknownIdError: no generation of that id is running.

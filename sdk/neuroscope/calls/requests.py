@@ -1,4 +1,4 @@
-"""Requests from plain Python values, and values from responses: pure functions that both clients share."""
+"""Requests from plain Python values, and values from responses, for both clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from neuroscope.wire.rpc import RPCS
 def load_model(
     model_path: str, report: Callable[[pb.LoadProgress], None], *, model_id: str, revision: str, adapter_path: str
 ) -> Stream[pb.Model]:
-    """LoadModel: the model, once it is there; progress is reported meanwhile."""
+    """LoadModel: reports progress and returns the model."""
 
     def take(response: pb.LoadModelResponse) -> list[pb.Model]:
         if response.HasField("progress"):
@@ -98,13 +98,13 @@ def clear_hooks(ids: Iterable[str]) -> Call[list[str]]:
 
 
 def advance(generation_id: str, steps: int) -> Call[int]:
-    """AdvanceGeneration; the steps granted so far."""
+    """AdvanceGeneration; returns the steps granted so far."""
     request = pb.AdvanceGenerationRequest(generation_id=generation_id, steps=steps)
     return Call("advance", RPCS["AdvanceGeneration"], request, lambda response: response.granted_steps)
 
 
 def steer(generation_id: str, interventions: Sequence[InterventionLike]) -> Call[int]:
-    """Steer; the first step that the new interventions govern."""
+    """Steer; returns the first step with the new interventions."""
     request = pb.SteerRequest(generation_id=generation_id, interventions=edits.to_messages(interventions))
     return Call("steer", RPCS["Steer"], request, lambda response: response.first_step)
 
@@ -112,7 +112,7 @@ def steer(generation_id: str, interventions: Sequence[InterventionLike]) -> Call
 def put_tensor(tensor: ArrayLike, time_to_live_s: float | None) -> Upload[str]:
     """PutTensor: the header, then the bytes in slices."""
     if time_to_live_s is not None and not 0 < time_to_live_s < math.inf:
-        raise InvalidRequestError(f"a time to live is positive, not {time_to_live_s!r} s", field="time_to_live_s")
+        raise InvalidRequestError(f"a time to live must be positive, not {time_to_live_s!r} s", field="time_to_live_s")
     array = tensors.to_array(tensor)
     header = pb.TensorHeader(
         dtype=parse_dtype(array.dtype.name), shape=array.shape, time_to_live_ms=math.ceil(1e3 * (time_to_live_s or 0))
