@@ -10,16 +10,10 @@
 
 from __future__ import annotations
 
-from opentelemetry import trace
-
-from neuroscope.activations.stream import StreamState
-from neuroscope.base_client.call import Call
 from neuroscope.base_client.client import BaseClient
-from neuroscope.base_client.retry import GenerationRetry
 from neuroscope.calls.dictionaries import Dictionaries
 from neuroscope.calls.inference import InferenceCalls
 from neuroscope.calls.running_generation import Generation
-from neuroscope.tracing import telemetry
 from neuroscope.wire.endpoint import DEFAULT_TARGET
 
 __all__ = ["DEFAULT_TARGET", "Client"]
@@ -40,25 +34,9 @@ class Client(InferenceCalls, BaseClient):
     Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError if no service answers.
     """
 
+    _generation_type = Generation
+
     @property
     def dictionaries(self) -> Dictionaries:
         """Sparse autoencoders and transcoders of the loaded models; see `neuroscope.dictionaries`."""
-        return Dictionaries(self._unary, self._follow, self.attribute)
-
-    def _generation(
-        self, call: Call[None], state: StreamState, *, auto_advance: bool, resumption: GenerationRetry | None
-    ) -> Generation:
-        """Starts a generation."""
-        span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
-        with trace.use_span(span):
-            events = self._transport.stream(call.rpc, call.request)
-        return Generation(
-            events,
-            state,
-            span,
-            self.advance,
-            self.steer,
-            auto_advance=auto_advance,
-            resumption=resumption,
-            open_stream=lambda again: self._transport.stream(again.rpc, again.request),
-        )
+        return Dictionaries(self)

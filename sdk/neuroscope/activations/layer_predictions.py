@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.display import Displayable, show
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.sites import Point
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ class LayerPredictions(Displayable):
     """Text of every token id in the results."""
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.points)} points, {len(self.positions)} positions, top {self.top_token_ids.shape[2]}"
-        return f"LayerPredictions({self.model_id}: {sizes}; table() and plot() show them)"
+        sizes = f"{counted(len(self.points), 'point')}, {counted(len(self.positions), 'position')}"
+        top = self.top_token_ids.shape[2]
+        return f"LayerPredictions({self.model_id}: {sizes}, top {top}; table() and plot() show them)"
 
     def emergence(self, token: int = 0) -> list[Point | None]:
         """For each position, the first point from which a token stays the likeliest; None if it never does.

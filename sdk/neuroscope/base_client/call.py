@@ -95,3 +95,35 @@ class CaptureStream:
 Operation: TypeAlias = Call[Any] | Upload[Any] | Stream[Any] | CaptureStream
 CallFlow: TypeAlias = Generator[Operation, Any, T]
 """A generator of calls that receives their values and returns the result. Both clients can run it."""
+
+
+class CallRunner:
+    """Runs call flows: the client, and the objects that it returns and that make calls."""
+
+    def _follow(self, flow: CallFlow[T]) -> T:
+        raise NotImplementedError
+
+
+class AsyncCallRunner:
+    """Runs call flows on an event loop."""
+
+    async def _follow(self, flow: CallFlow[T]) -> T:
+        raise NotImplementedError
+
+
+class ClientPart(CallRunner):
+    """An object that runs its calls through its client."""
+
+    _client: CallRunner
+
+    def _follow(self, flow: CallFlow[T]) -> T:
+        return self._client._follow(flow)
+
+
+class AsyncClientPart(AsyncCallRunner):
+    """An object that runs its calls through its asynchronous client."""
+
+    _client: AsyncCallRunner
+
+    async def _follow(self, flow: CallFlow[T]) -> T:
+        return await self._client._follow(flow)

@@ -13,7 +13,16 @@ from opentelemetry import trace
 
 from neuroscope.activations.cache import ActivationCache
 from neuroscope.activations.stream import StreamState
-from neuroscope.base_client.call import Call, CallFlow, CaptureStream, Operation, Stream, Upload
+from neuroscope.base_client.call import (
+    AsyncCallRunner,
+    Call,
+    CallFlow,
+    CallRunner,
+    CaptureStream,
+    Operation,
+    Stream,
+    Upload,
+)
 from neuroscope.base_client.progress import byte_listener
 from neuroscope.base_client.retry import CaptureRetry, Retry
 from neuroscope.errors import InvalidRequestError
@@ -33,7 +42,7 @@ from neuroscope.wire.transport import (
 T = TypeVar("T")
 
 
-class BaseClient:
+class BaseClient(CallRunner):
     """Runs calls synchronously. Its arguments are those of `Client`."""
 
     _service: ClassVar[str] = "inference"
@@ -84,17 +93,17 @@ class BaseClient:
     ) -> None:
         self.close()
 
-    def _follow(self, steps: CallFlow[T]) -> T:
-        move: Callable[[], Operation] = partial(next, steps)
+    def _follow(self, flow: CallFlow[T]) -> T:
+        move: Callable[[], Operation] = partial(next, flow)
         while True:
             try:
                 step = move()
             except StopIteration as end:
                 return end.value
             try:
-                move = partial(steps.send, self._take(step))
+                move = partial(flow.send, self._take(step))
             except BaseException as error:
-                move = partial(steps.throw, error)
+                move = partial(flow.throw, error)
 
     def _take(self, step: Operation) -> Any:
         match step:
@@ -145,7 +154,7 @@ class BaseClient:
         return telemetry.tracer().start_as_current_span(f"neuroscope.{name}")
 
 
-class AsyncBaseClient:
+class AsyncBaseClient(AsyncCallRunner):
     """Runs calls on one event loop. Its arguments are those of `Client`."""
 
     _service: ClassVar[str] = "inference"
@@ -194,17 +203,17 @@ class AsyncBaseClient:
     ) -> None:
         await self.close()
 
-    async def _follow(self, steps: CallFlow[T]) -> T:
-        move: Callable[[], Operation] = partial(next, steps)
+    async def _follow(self, flow: CallFlow[T]) -> T:
+        move: Callable[[], Operation] = partial(next, flow)
         while True:
             try:
                 step = move()
             except StopIteration as end:
                 return end.value
             try:
-                move = partial(steps.send, await self._take(step))
+                move = partial(flow.send, await self._take(step))
             except BaseException as error:
-                move = partial(steps.throw, error)
+                move = partial(flow.throw, error)
 
     async def _take(self, step: Operation) -> Any:
         match step:

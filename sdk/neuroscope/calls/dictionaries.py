@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from numpy.typing import ArrayLike
 
 from neuroscope.activations.stream import warn
-from neuroscope.base_client.call import Call, CallFlow
+from neuroscope.base_client.call import AsyncClientPart, Call, CallFlow, ClientPart
+from neuroscope.base_client.client_method import client_method
+from neuroscope.calls.experiments import attribute, to_attribution
 from neuroscope.calls.feature_activations import feature_activations
 from neuroscope.dictionaries.dictionary import Dictionary
 from neuroscope.dictionaries.features import FeatureActivations
@@ -27,49 +29,24 @@ from neuroscope.vocabulary.selection import Positions
 from neuroscope.vocabulary.tensors import parse_dtype
 from neuroscope.wire.rpc import RPCS
 
-T = TypeVar("T")
+DictionaryT = TypeVar("DictionaryT", bound="BaseLoadedDictionary")
 SiteLike: TypeAlias = "str | site_pb2.Site | None"
 _TOP = 32
 
 
-class Unary(Protocol):
-    """Runs a call."""
-
-    def __call__(self, call: Call[T], /) -> T: ...
-
-
-class Follow(Protocol):
-    """Runs a call flow."""
-
-    def __call__(self, steps: CallFlow[T], /) -> T: ...
-
-
-class AsyncUnary(Protocol):
-    """Runs a call on an event loop."""
-
-    def __call__(self, call: Call[T], /) -> Awaitable[T]: ...
-
-
-class AsyncFollow(Protocol):
-    """Runs a call flow."""
-
-    def __call__(self, steps: CallFlow[T], /) -> Awaitable[T]: ...
-
-
-class LoadedDictionary(Dictionary):
-    """A dictionary at the service.
+class BaseLoadedDictionary(Dictionary):
+    """The methods of `LoadedDictionary` and `AsyncLoadedDictionary`.
 
     Args:
         description: the service's description.
-        follow: runs call flows.
-        attribute: `Client.attribute`.
+        client: the client that loaded it.
     """
 
-    def __init__(self, description: pb.Dictionary, follow: Follow, attribute: Callable[..., AttributionResult]) -> None:
+    def __init__(self, description: pb.Dictionary, client: Any) -> None:
         super().__init__(description)
-        self._follow = follow
-        self._attribute = attribute
+        self._client = client
 
+    @client_method
     def features(
         self,
         prompt: PromptLike,
@@ -78,7 +55,7 @@ class LoadedDictionary(Dictionary):
         positions: Positions = None,
         interventions: Sequence[InterventionLike] = (),
         bos: bool | None = None,
-    ) -> FeatureActivations:
+    ) -> CallFlow[FeatureActivations]:
         """The most active features at each position of a prompt, their number, and the reconstruction error.
 
         Args:
@@ -89,9 +66,9 @@ class LoadedDictionary(Dictionary):
             bos: as in `tokenize`.
         """
         count = min(top, self.feature_count)
-        called = feature_activations(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
-        return self._follow(called)
+        return feature_activations(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
 
+    @client_method
     def attribute(
         self,
         clean: PromptLike,
@@ -103,7 +80,7 @@ class LoadedDictionary(Dictionary):
         into: str = "",
         each_pair: bool = False,
         bos: bool | None = None,
-    ) -> AttributionResult:
+    ) -> CallFlow[AttributionResult]:
         """Scores every feature by the gradient of a metric (Marks et al. 2024, arXiv:2403.19647).
 
         Args:
@@ -115,34 +92,44 @@ class LoadedDictionary(Dictionary):
             steps, into, each_pair, bos: as in `Client.attribute`.
         """
         method = "gradient-x-activation" if corrupted is None else "attribution-patching"
-        return self._attribute(
-            clean,
-            corrupted,
-            metric=metric,
-            method=method,
-            steps=steps,
-            sites=[self.scored(by_position=by_position)],
-            into=into,
-            each_pair=each_pair,
-            model_id=self.description.model_id,
-            bos=bos,
+        return attribute(
+            to_attribution(
+                clean,
+                corrupted,
+                metric,
+                method=method,
+                steps=steps,
+                places=[self.scored(by_position=by_position)],
+                into=into,
+                each_pair=each_pair,
+                model_id=self.description.model_id,
+                bos=bos,
+            )
         )
 
 
-class Dictionaries:
-    """`client.dictionaries`. Iterate it for the loaded dictionaries.
+class LoadedDictionary(BaseLoadedDictionary, ClientPart):
+    """A dictionary at the service."""
+
+
+class AsyncLoadedDictionary(BaseLoadedDictionary, AsyncClientPart):
+    """`LoadedDictionary` for the asynchronous client."""
+
+
+class BaseDictionaries(Generic[DictionaryT]):
+    """The methods of `Dictionaries` and `AsyncDictionaries`.
 
     Args:
-        unary: runs calls.
-        follow: runs call flows.
-        attribute: `Client.attribute`.
+        client: runs the calls.
     """
 
-    def __init__(self, unary: Unary, follow: Follow, attribute: Callable[..., AttributionResult]) -> None:
-        self._unary = unary
-        self._follow = follow
-        self._attribute = attribute
+    _loaded: Callable[[pb.Dictionary, Any], DictionaryT]
+    """The class of a loaded dictionary."""
 
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @client_method
     def load(
         self,
         path: str | PathLike[str] = "",
@@ -154,7 +141,7 @@ class Dictionaries:
         dtype: str = "",
         configuration: Mapping[str, Any] | None = None,
         tensors: Mapping[str, ArrayLike | str] | None = None,
-    ) -> LoadedDictionary:
+    ) -> CallFlow[DictionaryT]:
         """Loads a dictionary in SAELens' layout.
 
         Args:
@@ -174,127 +161,45 @@ class Dictionaries:
             IdTakenError, PermissionDeniedError, ResourceExhaustedError
         """
         call = _load(path, dictionary_id, model_id, site, output_site, dtype, configuration, tensors)
-        return self._loaded(self._unary(call))
+        return self._loaded((yield from call), self._client)
 
-    def get(self, dictionary_id: str) -> LoadedDictionary:
+    @client_method
+    def get(self, dictionary_id: str) -> CallFlow[DictionaryT]:
         """A loaded dictionary.
 
         Raises:
             UnknownIdError: there is no such dictionary.
         """
-        return self._loaded(self._unary(_get(dictionary_id)))
+        return self._loaded((yield from _get(dictionary_id)), self._client)
 
-    def list(self, model_id: str = "") -> list[LoadedDictionary]:
+    @client_method
+    def list(self, model_id: str = "") -> CallFlow[list[DictionaryT]]:
         """The loaded dictionaries of a model, or of all models."""
-        return [self._loaded(found) for found in self._unary(_list(model_id))]
+        return [self._loaded(description, self._client) for description in (yield from _list(model_id))]
 
-    def unload(self, dictionary_id: str) -> None:
+    @client_method
+    def unload(self, dictionary_id: str) -> Call[None]:
         """Frees a dictionary.
 
         Raises:
             UnknownIdError: there is no such dictionary.
         """
-        self._unary(_unload(dictionary_id))
+        return _unload(dictionary_id)
+
+
+class Dictionaries(BaseDictionaries[LoadedDictionary], ClientPart):
+    """`client.dictionaries`. Iterate it for the loaded dictionaries."""
+
+    _loaded = LoadedDictionary
 
     def __iter__(self) -> Iterator[LoadedDictionary]:
         return iter(self.list())
 
-    def _loaded(self, description: pb.Dictionary) -> LoadedDictionary:
-        return LoadedDictionary(description, self._follow, self._attribute)
 
-
-class AsyncLoadedDictionary(Dictionary):
-    """`LoadedDictionary` for the asynchronous client."""
-
-    def __init__(
-        self, description: pb.Dictionary, follow: AsyncFollow, attribute: Callable[..., Awaitable[AttributionResult]]
-    ) -> None:
-        super().__init__(description)
-        self._follow = follow
-        self._attribute = attribute
-
-    async def features(
-        self,
-        prompt: PromptLike,
-        *,
-        top: int = _TOP,
-        positions: Positions = None,
-        interventions: Sequence[InterventionLike] = (),
-        bos: bool | None = None,
-    ) -> FeatureActivations:
-        """The most active features at each position of a prompt, their number, and the reconstruction error."""
-        count = min(top, self.feature_count)
-        called = feature_activations(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
-        return await self._follow(called)
-
-    async def attribute(
-        self,
-        clean: PromptLike,
-        corrupted: PromptLike | None = None,
-        *,
-        metric: Metric,
-        by_position: bool = True,
-        steps: int = 0,
-        into: str = "",
-        each_pair: bool = False,
-        bos: bool | None = None,
-    ) -> AttributionResult:
-        """Scores every feature by the gradient of a metric."""
-        method = "gradient-x-activation" if corrupted is None else "attribution-patching"
-        return await self._attribute(
-            clean,
-            corrupted,
-            metric=metric,
-            method=method,
-            steps=steps,
-            sites=[self.scored(by_position=by_position)],
-            into=into,
-            each_pair=each_pair,
-            model_id=self.description.model_id,
-            bos=bos,
-        )
-
-
-class AsyncDictionaries:
+class AsyncDictionaries(BaseDictionaries[AsyncLoadedDictionary], AsyncClientPart):
     """`client.dictionaries` of the asynchronous client."""
 
-    def __init__(
-        self, unary: AsyncUnary, follow: AsyncFollow, attribute: Callable[..., Awaitable[AttributionResult]]
-    ) -> None:
-        self._unary = unary
-        self._follow = follow
-        self._attribute = attribute
-
-    async def load(
-        self,
-        path: str | PathLike[str] = "",
-        *,
-        dictionary_id: str = "",
-        model_id: str = "",
-        site: SiteLike = None,
-        output_site: SiteLike = None,
-        dtype: str = "",
-        configuration: Mapping[str, Any] | None = None,
-        tensors: Mapping[str, ArrayLike | str] | None = None,
-    ) -> AsyncLoadedDictionary:
-        """Loads a dictionary in SAELens' layout."""
-        call = _load(path, dictionary_id, model_id, site, output_site, dtype, configuration, tensors)
-        return self._loaded(await self._unary(call))
-
-    async def get(self, dictionary_id: str) -> AsyncLoadedDictionary:
-        """A loaded dictionary."""
-        return self._loaded(await self._unary(_get(dictionary_id)))
-
-    async def list(self, model_id: str = "") -> list[AsyncLoadedDictionary]:
-        """The loaded dictionaries of a model, or of all models."""
-        return [self._loaded(found) for found in await self._unary(_list(model_id))]
-
-    async def unload(self, dictionary_id: str) -> None:
-        """Frees a dictionary."""
-        await self._unary(_unload(dictionary_id))
-
-    def _loaded(self, description: pb.Dictionary) -> AsyncLoadedDictionary:
-        return AsyncLoadedDictionary(description, self._follow, self._attribute)
+    _loaded = AsyncLoadedDictionary
 
 
 def _load(

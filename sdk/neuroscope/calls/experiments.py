@@ -214,7 +214,7 @@ class ExperimentCalls:
             InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before the first run.
             ResourceExhaustedError: the passes of one pair exceed the memory.
         """
-        wanted = _wanted(
+        requested = to_attribution(
             clean,
             corrupted,
             metric,
@@ -226,14 +226,19 @@ class ExperimentCalls:
             model_id=model_id,
             bos=bos,
         )
-        result = AttributionResult(wanted)
-        with attribution_listener(progress) as report:
-            events = _attribution_events(result)
-            yield from events.each(lambda event: report(event.progress) if event.HasField("progress") else None)
-        result.finish()
-        tokens = yield from requests.tokenize(result.edited_tokens, model_id=wanted.request.model_id, bos=None)
-        result.tokens = tokens.tokens
-        return result
+        return attribute(requested, progress)
+
+
+def attribute(requested: Attribution, progress: AttributionListener = False) -> CallFlow[AttributionResult]:
+    """Runs an attribution: `Client.attribute` and `LoadedDictionary.attribute`."""
+    result = AttributionResult(requested)
+    with attribution_listener(progress) as report:
+        events = _attribution_events(result)
+        yield from events.each(lambda event: report(event.progress) if event.HasField("progress") else None)
+    result.finish()
+    tokens = yield from requests.tokenize(result.edited_tokens, model_id=requested.request.model_id, bos=None)
+    result.tokens = tokens.tokens
+    return result
 
 
 def _sweep_events(result: SweepResult) -> Stream[pb.RunSweepResponse]:
@@ -248,7 +253,7 @@ def _attribution_events(result: AttributionResult) -> Stream[pb.AttributeRespons
     return Stream("attribute", RPCS["Attribute"], result.attribution.request, take)
 
 
-def _wanted(
+def to_attribution(
     clean: PromptLike | Attribution, corrupted: PromptLike | None, metric: Metric | None, **how: Any
 ) -> Attribution:
     """The attribution of a call's arguments.

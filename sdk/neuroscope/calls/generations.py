@@ -1,10 +1,12 @@
-"""Generation, in lockstep or not: a part of both clients."""
+"""Text generation methods of both clients."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, SupportsIndex, overload
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, SupportsIndex, overload
+
+from opentelemetry import trace
 
 from neuroscope.activations.stream import StreamState
 from neuroscope.base_client.call import Call
@@ -14,6 +16,7 @@ from neuroscope.base_client.retry import GenerationRetry
 from neuroscope.calls import requests
 from neuroscope.calls.running_generation import AsyncGeneration, Generation
 from neuroscope.interventions import InterventionLike
+from neuroscope.tracing import telemetry
 from neuroscope.vocabulary.hooks import HookLike
 from neuroscope.vocabulary.json_schemas import JsonSchemaLike
 from neuroscope.vocabulary.prompts import PromptLike
@@ -23,11 +26,11 @@ P = ParamSpec("P")
 
 
 class client_generation(Generic[P]):
-    """A method that begins a generation, to be iterated with `for`, or with `async for` and no await before it."""
+    """A method that starts a generation and returns its iterator: `Generation`, or `AsyncGeneration`."""
 
-    def __init__(self, begin: Callable[Concatenate[Any, P], Any]) -> None:
-        self._begin = begin
-        self.__doc__ = begin.__doc__
+    def __init__(self, start: Callable[Concatenate[Any, P], Any]) -> None:
+        self._start = start
+        self.__doc__ = start.__doc__
 
     @overload
     def __get__(self, caller: BaseClient, owner: type[Any]) -> Callable[P, Generation]: ...
@@ -36,12 +39,14 @@ class client_generation(Generic[P]):
     @overload
     def __get__(self, caller: None, owner: type[Any]) -> Callable[Concatenate[Any, P], Any]: ...
     def __get__(self, caller: Any, owner: type[Any]) -> Any:
-        begin: Any = self._begin
-        return begin.__get__(caller, owner)
+        start: Any = self._start
+        return start.__get__(caller, owner)
 
 
 class GenerationCalls:
-    """What both clients do with generations."""
+    """Text generation methods."""
+
+    _generation_type: ClassVar[type[Generation] | type[AsyncGeneration]]
 
     @client_generation
     def generate(
@@ -87,29 +92,29 @@ class GenerationCalls:
         """Generates text while activations are captured and edited.
 
         Args:
-            prompt: a text, a conversation, token ids, or a list of these; each entry is a row, or `n`.
+            prompt: a text, a conversation, token ids, or a list of these; each entry is a row, or `n` rows.
             hooks: what to capture, in any form of `neuroscope.vocabulary.hooks`.
             hook_ids: further hooks that are stored at the service.
             interventions: edits, in any form of `neuroscope.interventions`.
             model_id: empty: the one loaded first.
             max_tokens: most tokens to generate in each row; None: the server's default.
-            temperature: 0: always the likeliest token.
-            top_p: keeps the smallest set of tokens whose probability reaches this.
-            top_k: keeps this many likeliest tokens; 0: all.
-            min_p: keeps tokens with at least this share of the likeliest token's probability.
-            seed: of the draws; the same seed gives the same text. None: drawn by the server, see `started.seed`.
-            stop: texts that end a row; they are not part of the output.
+            temperature: 0: greedy decoding.
+            top_p: samples from the smallest set of tokens whose probability reaches this.
+            top_k: samples from this many of the likeliest tokens; 0: all.
+            min_p: samples from tokens with at least this share of the likeliest token's probability.
+            seed: sampling seed; the same seed gives the same text. None: chosen by the server, see `started.seed`.
+            stop: texts that end a row; the output excludes them.
             stop_token_ids: further tokens that end a row.
-            ignore_eos: goes on after end-of-sequence tokens.
-            top_logprobs: likeliest alternatives to report for each token.
-            n: rows of each prompt; row `n * prompt + i` of the request draws with the seed `seed + i`.
-            presence_penalty: subtracted from the logits of tokens that the row has already.
-            frequency_penalty: subtracted from them as often as the row has them.
-            repetition_penalty: what their logits are divided by, or multiplied with where they are negative.
-            penalty_context_size: how many of the row's last tokens, prompt and generated, the penalties look at;
+            ignore_eos: continues after end-of-sequence tokens.
+            top_logprobs: number of alternatives to report for each token.
+            n: rows of each prompt; row `n * prompt + i` of the request samples with the seed `seed + i`.
+            presence_penalty: subtracted from the logits of tokens that occur in the row.
+            frequency_penalty: subtracted from their logits once for each occurrence.
+            repetition_penalty: divides their logits if positive, multiplies them if negative.
+            penalty_context_size: number of the row's last tokens, prompt and generated, that the penalties cover;
                 0: all.
-            penalize_generated_only: the penalties look at generated tokens alone, as vLLM's presence and frequency do.
-            logit_bias: what is added to the logits of tokens, by id, before the penalties.
+            penalize_generated_only: the penalties cover generated tokens only, as presence and frequency do in vLLM.
+            logit_bias: added to the logits of tokens, by id, before the penalties.
             json_schema: the text is JSON that this schema allows: a dict, a JSON text, a class with `model_json_schema`
                 (pydantic), or a `pb.JsonSchema`. Tokens that would break it are never drawn. A row that ends at
                 `max_tokens` or with a stop text ends in the middle of it.
@@ -122,18 +127,18 @@ class GenerationCalls:
             bos: as in `tokenize`.
             max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
-            generation_id: name for `advance` and `steer`; empty: one is made up, see `started.stream_id`.
-            resumable: the service keeps the stream for a while; `resume_capture` with the generation's id has it again.
-                A connection that breaks is taken up where it broke, if the service had finished.
-            kv_bits: keeps all keys and values in so many bits: 2, 3, 4, 5, 6 or 8; None: as they are. What is captured
-                of them is then what attention makes of those bits.
-            kv_group_size: numbers that share a scale: 32, 64 or 128.
-            keep: collects all tensors in `Generation.cache`; without it they live as long as their token.
-            auto_advance: with `max_steps_ahead`, asking for the next token gives the credit it needs. Without it,
-                `Generation.advance` alone does.
+            generation_id: id for `advance` and `steer`; empty: a random one, see `started.stream_id`.
+            resumable: the service keeps the stream for a while; `resume_capture` with the generation's id returns it.
+                After a broken connection the client resumes the stream, if the service has finished the generation.
+            kv_bits: bits of a quantized KV cache: 2, 3, 4, 5, 6 or 8; None: not quantized. Captures of keys and values
+                are then dequantized ones.
+            kv_group_size: elements that share a scale: 32, 64 or 128.
+            keep: collects all tensors in `Generation.cache`; without it, only the current token has its tensors.
+            auto_advance: with `max_steps_ahead`, requesting the next token grants the credit it needs. Without it,
+                only `Generation.advance` does.
 
         Returns:
-            An iterator of `GeneratedToken`; the call has begun. Close it, or use `with`, to stop early.
+            An iterator of `GeneratedToken`; the call has started. Close it, or use `with`, to stop early.
         """
         if resumable:
             generation_id = generation_id or uuid.uuid4().hex
@@ -173,11 +178,22 @@ class GenerationCalls:
             kv_bits=kv_bits,
             kv_group_size=kv_group_size,
         )
-        return self._generation(
-            call,
+
+        def open_stream(call: Call[None]) -> Any:
+            return self._transport.stream(call.rpc, call.request)
+
+        span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
+        with trace.use_span(span):
+            events = open_stream(call)
+        return self._generation_type(
+            events,
             StreamState(keep=keep, steps_ahead=max_steps_ahead or 1),
+            span,
+            self.advance,
+            self.steer,
             auto_advance=auto_advance and max_steps_ahead > 0,
             resumption=GenerationRetry(call, self._retry) if resumable else None,
+            open_stream=open_stream,
         )
 
     @client_method
@@ -191,12 +207,12 @@ class GenerationCalls:
 
     @client_method
     def steer(self, generation_id: str, interventions: Sequence[InterventionLike]) -> Call[int]:
-        """Replaces the interventions of a running generation; none: it goes on unedited.
+        """Replaces the interventions of a running generation; an empty list removes them.
 
         Returns:
-            The first step that they govern.
+            The first step with the new interventions.
 
         Raises:
-            UnknownIdError: no generation of that id is running.
+            UnknownIdError: no running generation has this id.
         """
         return requests.steer(generation_id, interventions)

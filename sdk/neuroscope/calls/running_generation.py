@@ -27,6 +27,7 @@ from neuroscope.errors import StreamingError, UnknownIdError
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.tools import ToolCall
 from neuroscope.wire.codec import Event
 
@@ -86,7 +87,8 @@ class _BaseGeneration:
 
     def __repr__(self) -> str:
         how = "cancelled" if self._cancelled else "ended" if self._ended else "running"
-        return f"<{type(self).__name__} {how}, {self._state.token_count} tokens, {self._state.received_bytes} bytes>"
+        tokens = counted(self._state.token_count, "token")
+        return f"<{type(self).__name__} {how}, {tokens}, {self._state.received_bytes} bytes>"
 
     def __del__(self) -> None:
         with suppress(Exception):  # gRPC cancels the call of a generation that is garbage-collected; its span ends here

@@ -16,6 +16,7 @@ from neuroscope.errors import InvalidRequestError, nearest
 from neuroscope.labelled_array import LabelledArray
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.vocabulary.component_names import Place, edge_name
+from neuroscope.vocabulary.counts import counted
 
 T = TypeVar("T")
 _PARTS_SHOWN = 6
@@ -274,8 +275,8 @@ class CircuitContent(Displayable):
         model = f" of {self.model.model_id}" if self.model.model_id else ""
         share = f" ({100 * self.size:.3g} %)" if self.message.edge_count else ""
         return (
-            f"{self.name or 'Circuit'}{model}: {len(self.nodes)} nodes, {len(self.edges)} of {self.message.edge_count} "
-            f"edges{share}"
+            f"{self.name or 'Circuit'}{model}: {counted(len(self.nodes), 'node')}, "
+            f"{len(self.edges)} of {counted(self.message.edge_count, 'edge')}{share}"
         )
 
     @property
@@ -290,7 +291,7 @@ class CircuitContent(Displayable):
         if provenance.search.method:
             found["method"] = method_name(provenance.search.method)
         if provenance.dataset.pair_count:
-            found["prompts"] = f"{provenance.dataset.pair_count} pairs" + (
+            found["prompts"] = counted(provenance.dataset.pair_count, "pair") + (
                 f" of {provenance.dataset.name}" * bool(provenance.dataset.name)
             )
         if (measured := self.evaluation) is not None:

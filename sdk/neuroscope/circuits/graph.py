@@ -13,6 +13,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.v1 import experiment_pb2
 from neuroscope.vocabulary.component_names import INPUT, LOGITS, SLOTS, Place, receiver_name, sender_name
+from neuroscope.vocabulary.counts import counted
 
 Mask = NDArray[np.bool_]
 """Edges: (sender, receiver)."""
@@ -52,7 +53,8 @@ class ComponentGraph:
         object.__setattr__(self, "readings", dict(readings))
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.senders)} senders, {len(self.receivers)} receivers, {self.edge_count} edges"
+        nodes = f"{counted(len(self.senders), 'sender')}, {counted(len(self.receivers), 'receiver')}"
+        sizes = f"{nodes}, {counted(self.edge_count, 'edge')}"
         return f"ComponentGraph({sizes})"
 
     @classmethod

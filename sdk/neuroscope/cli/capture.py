@@ -14,6 +14,7 @@ from neuroscope.cli.console import err, out
 from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.cli.saving import CACHE
 from neuroscope.tracing.waterfall import format_bytes, format_duration
+from neuroscope.vocabulary.counts import counted
 
 
 def capture(
@@ -54,6 +55,6 @@ def capture(
         cache = client.capture(content, sites, model_id=model_id, **how, progress=True)
         took_ns = (time.perf_counter() - began_s) * 1e9
     out.print(cache)
-    summary = f"{len(cache.token_ids[0])} tokens, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"
+    summary = f"{counted(len(cache.token_ids[0]), 'token')}, {format_bytes(cache.nbytes)} in {format_duration(took_ns)}"
     err.print(summary, style="dim", soft_wrap=True)
     CACHE.write(cache, save)

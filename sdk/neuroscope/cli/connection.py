@@ -20,6 +20,7 @@ from neuroscope.client import DEFAULT_TARGET, Client
 from neuroscope.errors import InvalidRequestError, MLXIntegrationError, UnknownIdError
 from neuroscope.tracing import span_tree, telemetry, trace_file
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 from neuroscope.wire.tls import Tls
 
 if TYPE_CHECKING:
@@ -175,6 +176,6 @@ def _collect_spans(trace_id: str, sources: Sequence[Callable[[str], bytes]]) -> 
 def describe(model: pb.Model) -> str:
     """A model in one line."""
     return (
-        f"{model.model_id}: {model.architecture}, {model.num_layers} layers, width {model.d_model},"
-        f" {model.num_heads} heads, {model.parameter_count / 1e6:.1f} M parameters"
+        f"{model.model_id}: {model.architecture}, {counted(model.num_layers, 'layer')}, width {model.d_model},"
+        f" {counted(model.num_heads, 'head')}, {model.parameter_count / 1e6:.1f} M parameters"
     )

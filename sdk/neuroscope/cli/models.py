@@ -17,6 +17,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.named_models.catalogue import CATALOGUE, named_model
 from neuroscope.named_models.fetching import fetch
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.message_text import plain
 from neuroscope.vocabulary.tensors import dtype_name
 
@@ -150,7 +151,7 @@ def info(
     available = sum(point.available for point in found.points)
     rows = {
         "path": model.model_path,
-        "architecture": f"{model.architecture}, {model.num_layers} layers, width {model.d_model}",
+        "architecture": f"{model.architecture}, {counted(model.num_layers, 'layer')}, width {model.d_model}",
         "attention": f"{_heads(model)} heads of {model.d_head}",
         "vocabulary": f"{model.vocab_size} tokens",
         "context": f"{model.context_length} tokens" if model.context_length else "unknown",
@@ -187,7 +188,9 @@ def _heads(model: pb.Model) -> str:
 def _self_test_table(test: pb.SelfTest) -> Table:
     """What the self-test proved, one line for each identity."""
     table = Table(
-        box=SIMPLE_HEAD, title=f"self-test: {test.token_count} tokens, {test.duration_ms:.0f} ms", title_justify="left"
+        box=SIMPLE_HEAD,
+        title=f"self-test: {counted(test.token_count, 'token')}, {test.duration_ms:.0f} ms",
+        title_justify="left",
     )
     for name in ("", "identity", "worst error", "allowed", "failed layers"):
         table.add_column(name)

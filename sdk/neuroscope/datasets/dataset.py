@@ -15,6 +15,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.experiments.metrics import Metric, logit_diff
 from neuroscope.v1 import circuit_pb2, experiment_pb2
 from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -124,7 +125,7 @@ class Dataset(Displayable, Sequence[Pair]):
 
     def __repr__(self) -> str:
         left_out = f", {sum(self.dropped.values())} left out" if self.dropped else ""
-        return f"Dataset({self.name or 'of your own'}: {len(self)} pairs{left_out})"
+        return f"Dataset({self.name or 'of your own'}: {counted(len(self), 'pair')}{left_out})"
 
     def _with(self, pairs: Sequence[Pair]) -> Dataset:
         return Dataset(

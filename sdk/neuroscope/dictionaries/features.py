@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from neuroscope.display import Displayable, show
 from neuroscope.optional_import import optional_import
 from neuroscope.v1 import dictionary_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +48,7 @@ class FeatureActivations(Displayable):
 
     def __repr__(self) -> str:
         return (
-            f"FeatureActivations({self.dictionary.dictionary_id}: {len(self.positions)} positions, "
+            f"FeatureActivations({self.dictionary.dictionary_id}: {counted(len(self.positions), 'position')}, "
             f"top {self.values.shape[1]}, FVU {self.fvu:.3f}; table() and plot() show them)"
         )
 

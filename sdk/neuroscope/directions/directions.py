@@ -21,6 +21,7 @@ from neuroscope.directions.finding import Separation
 from neuroscope.display import Displayable, show
 from neuroscope.errors import DataConversionError, UnknownSiteError, nearest
 from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.sites import Point
 from neuroscope.vocabulary.tensors import Array
 from neuroscope.wire import safetensors_file
@@ -60,7 +61,7 @@ class Directions(Displayable, Mapping[str, Direction]):
 
     def __repr__(self) -> str:
         names = list(self._found)
-        return f"Directions({len(names)} points, {names[0]} to {names[-1]}; table() and plot() show them)"
+        return f"Directions({counted(len(names), 'point')}, {names[0]} to {names[-1]}; table() and plot() show them)"
 
     @property
     def best(self) -> Direction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from neuroscope.experiments.stored_request import StoredRequest
 from neuroscope.v1 import experiment_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 
 
 class Experiment(StoredRequest[pb.RunSweepRequest]):
@@ -26,7 +27,7 @@ class Experiment(StoredRequest[pb.RunSweepRequest]):
         swept = [grid.features.dictionary_id or grid.site.component for grid in request.grids]
         swept += ["paths"] * len(request.paths)
         swept += ["edges"] * len(request.edges)
-        swept += [f"{len(request.cells)} cells"] * bool(request.cells)
+        swept += [counted(len(request.cells), "cell")] * bool(request.cells)
         return (
             f"Experiment({len(request.pairs)} {'pair' if len(request.pairs) == 1 else 'pairs'}, "
             f"{' + '.join(swept) or 'nothing swept'}, {request.metric.WhichOneof('kind') or 'no metric'})"

@@ -12,6 +12,7 @@ from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.labels import HeadLabel, role_name
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,8 +96,9 @@ class AttentionResult(
             return "AttentionResult(not begun)"
         confirmed = sum(label.is_confirmed for label in self.labels)
         return (
-            f"AttentionResult({self.plan.model_id}: {len(self.plan.layers)} layers x {self.plan.head_count} heads, "
-            f"{len(self.plan.prompts)} prompts, {len(self.labels)} labels, {confirmed} confirmed"
+            f"AttentionResult({self.plan.model_id}: {counted(len(self.plan.layers), 'layer')} x "
+            f"{counted(self.plan.head_count, 'head')}, {counted(len(self.plan.prompts), 'prompt')}, "
+            f"{counted(len(self.labels), 'label')}, {confirmed} confirmed"
             f"{'' if self.end else ', not complete'})"
         )
 

@@ -10,6 +10,7 @@ from neuroscope.display import show
 from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_comparison_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,6 +102,7 @@ class AttentionComparison(
         if self.plan is None:
             return "AttentionComparison(not begun)"
         return (
-            f"AttentionComparison({self.plan.model_id}: {len(self.plan.layers)} layers x {self.plan.head_count} heads, "
+            f"AttentionComparison({self.plan.model_id}: {counted(len(self.plan.layers), 'layer')} x "
+            f"{counted(self.plan.head_count, 'head')}, "
             f"{len(self.plan.first_positions)} aligned positions{'' if self.end else ', not complete'})"
         )

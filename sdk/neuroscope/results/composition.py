@@ -14,6 +14,7 @@ from neuroscope.errors import InvalidRequestError
 from neuroscope.labelled_array import LabelledArray
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import composition_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,6 +126,7 @@ class CompositionResult(
         if self.plan is None:
             return "CompositionResult(not begun)"
         return (
-            f"CompositionResult({self.plan.model_id}: {len(self.plan.layers)} layers x {self.plan.head_count} heads"
+            f"CompositionResult({self.plan.model_id}: {counted(len(self.plan.layers), 'layer')} x "
+            f"{counted(self.plan.head_count, 'head')}"
             f"{'' if self.end else ', not complete'})"
         )

@@ -14,6 +14,7 @@ from neuroscope.labelled_array import LabelledArray
 from neuroscope.optional_import import optional_import
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import interaction_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -176,6 +177,6 @@ class InteractionGraph(
         if self.plan is None:
             return "InteractionGraph(not begun)"
         return (
-            f"InteractionGraph({self.plan.model_id}: {len(self.interactions)} interactions, "
-            f"{self.plan.pair_count} pairs{'' if self.end else ', not complete'})"
+            f"InteractionGraph({self.plan.model_id}: {counted(len(self.interactions), 'interaction')}, "
+            f"{counted(self.plan.pair_count, 'pair')}{'' if self.end else ', not complete'})"
         )

@@ -15,6 +15,7 @@ from neuroscope.results.findings import LensReading, LogitAttribution, SumError
 from neuroscope.results.flow import InformationFlow
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import residual_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -211,9 +212,10 @@ class ResidualResult(
     def __repr__(self) -> str:
         if self.plan is None:
             return "ResidualResult(not begun)"
+        prompts = counted(len(self.plan.prompts), "prompt")
         return (
-            f"ResidualResult({self.plan.model_id}: {', '.join(self.parts)} of {len(self.plan.prompts)} prompts, "
-            f"{self.plan.layer_count} layers{'' if self.end else ', not complete'})"
+            f"ResidualResult({self.plan.model_id}: {', '.join(self.parts)} of {prompts}, "
+            f"{counted(self.plan.layer_count, 'layer')}{'' if self.end else ', not complete'})"
         )
 
     def plot(self, path: str | Path | None = None, *, part: str | None = None, prompt: int = 0) -> Any:

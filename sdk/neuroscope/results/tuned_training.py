@@ -12,6 +12,7 @@ from neuroscope.results.result import AnalysisResult
 from neuroscope.results.tuned_lens import TunedLens
 from neuroscope.v1 import tuned_lens_pb2 as pb
 from neuroscope.vocabulary import prompts
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.prompts import PromptLike
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class TunedLensResult(
             return "TunedLensResult(not begun)"
         return (
             f"TunedLensResult({self.plan.model_id}: {len(self.layers)} of {self.plan.point_count} translators, "
-            f"{self.plan.training_token_count} tokens{'' if self.end else ', not complete'})"
+            f"{counted(self.plan.training_token_count, 'token')}{'' if self.end else ', not complete'})"
         )
 
 

@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from neuroscope.viz.text_table import TextTable
+
 if TYPE_CHECKING:
     from neuroscope.results.attention import AttentionResult
     from neuroscope.results.comparison import AttentionComparison
@@ -87,7 +89,7 @@ def interactions_table(result: InteractionGraph, count: int = 40) -> Table:
 
 
 def _table(result: object) -> Table:
-    return Table(title=f"{result!r}", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    return TextTable(title=f"{result!r}", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
 
 
 def _role(label: HeadLabel) -> str:

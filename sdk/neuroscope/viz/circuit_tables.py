@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from neuroscope.viz.text_table import TextTable
+
 if TYPE_CHECKING:
     from neuroscope.circuits.comparison import CircuitComparison
     from neuroscope.circuits.content import CircuitContent
@@ -19,7 +21,7 @@ _EDGES = 10
 def circuit_table(circuit: CircuitContent) -> Table:
     """Provenance, evaluation and the strongest edges."""
     title = circuit.summary
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, min_width=len(title))
+    table = TextTable(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=False, min_width=len(title))
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in circuit.facts.items():
@@ -50,7 +52,7 @@ def evaluation_table(result: EvaluationResult) -> Table:
 def comparison_table(comparison: CircuitComparison) -> Table:
     """Sizes and overlap of two circuits, and the strongest edges of each side."""
     first, second = comparison.first.name or "first", comparison.second.name or "second"
-    table = Table(title=f"{first} and {second}", title_justify="left", box=SIMPLE_HEAD)
+    table = TextTable(title=f"{first} and {second}", title_justify="left", box=SIMPLE_HEAD)
     for name in ("", first, second, "both", "Jaccard"):
         table.add_column(Text(name), justify="right" if name else "left")
     nodes, edges = comparison.shared_nodes, comparison.shared_edges

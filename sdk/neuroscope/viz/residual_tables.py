@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from neuroscope.viz.text_table import TextTable
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.token_text import visible
 
 if TYPE_CHECKING:
@@ -126,11 +128,11 @@ def _found(result: ResidualResult) -> list[str]:
         place = "nowhere" if emergence is None else "the embedding" if emergence == 0 else f"layer {emergence - 1}"
         found.append(f"the answer is the likeliest from {place} on")
     if 0 in result.flows:
-        found.append(f"{len(result.flows[0].edges)} edges, {len(result.flows[0].skips)} skips")
+        found.append(f"{counted(len(result.flows[0].edges), 'edge')}, {counted(len(result.flows[0].skips), 'skip')}")
     if np.size(result.metrics.get(0, ())):
         found.append(f"ablated: of {result.metrics[0]:.3f}")
     return found
 
 
 def _titled(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, caption_justify="left")
+    return TextTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, caption_justify="left")

@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from neuroscope.viz.text_table import TextTable
+
 if TYPE_CHECKING:
     from neuroscope.experiments.attribution_result import AttributionResult
     from neuroscope.experiments.scores import Scores
@@ -28,7 +30,7 @@ def result_table(result: SweepResult) -> Table:
         title += f", {METHOD_NAMES.get(plan.method, '')}"
         if result.end is not None:
             title += f", {result.end.elapsed_seconds:.1f} s"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = TextTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column in ("swept", "axes", "clean", "corrupted", "strongest", "value"):
         table.add_column(column, justify="right" if column in ("clean", "corrupted", "value") else "left")
     for name in result.names if plan is not None else ():
@@ -46,7 +48,7 @@ def attribution_table(result: AttributionResult) -> Table:
         title += f", {result.end.elapsed_seconds:.1f} s"
         if result.completeness:
             title += f", completeness gap {result.completeness_gap:.1%}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = TextTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("scored")
     table.add_column("where")
     table.add_column("change", justify="right")
@@ -58,7 +60,7 @@ def attribution_table(result: AttributionResult) -> Table:
 def scores_table(scores: Scores, count: int = STRONGEST) -> Table:
     """The cells with the largest effects."""
     title = f"{scores.name}: {scores.metric}, clean {_mean(scores.clean)}, corrupted {_mean(scores.corrupted)}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = TextTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for dim in scores.dims:
         table.add_column(dim, justify="right")
     table.add_column("value", justify="right")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from neuroscope.v1 import tensor_pb2
+from neuroscope.viz.text_table import NOTEBOOK_WIDTH, TextTable, as_text
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.tensors import dtype_name
 from neuroscope.vocabulary.token_text import visible
 
@@ -31,14 +32,12 @@ if TYPE_CHECKING:
     from neuroscope.labelled_array import LabelledArray
     from neuroscope.vocabulary.model_info import ModelInfo
 
-_WIDTHS = 80, 160  # least and most columns of a table
-_NOTEBOOK_WIDTH = 120
 _MB = 1e6
 
 
 def cache_table(cache: ActivationCache) -> Table:
     """Site, shape, dtype and size of all activations in a cache; layers with equal values share a row."""
-    title = f"{cache.model_id or 'activations'}: {len(cache)} tensors, {_amount(cache.nbytes / _MB)} MB"
+    title = f"{cache.model_id or 'activations'}: {counted(len(cache), 'tensor')}, {_amount(cache.nbytes / _MB)} MB"
     table = _table(title, "site", "hook", "layers", "shape", "dtype")
     table.add_column("MB", justify="right")
     lines: dict[tuple[str, ...], list[Activation]] = {}
@@ -69,7 +68,9 @@ def array_table(array: LabelledArray, count: int = 10) -> Table:
 def dataset_table(pairs: Dataset, count: int = 5) -> Table:
     """The first pairs, and the number of dropped examples."""
     left_out = ", ".join(f"{number} {reason}" for reason, number in pairs.dropped.items())
-    title = f"{pairs.name or 'pairs of your own'}: {len(pairs)} pairs" + (f"; left out: {left_out}" if left_out else "")
+    title = f"{pairs.name or 'pairs of your own'}: {counted(len(pairs), 'pair')}" + (
+        f"; left out: {left_out}" if left_out else ""
+    )
     table = _table(title, "clean", "corrupted", "answer", "other")
     for pair in pairs[:count]:
         example = pair.example
@@ -79,7 +80,7 @@ def dataset_table(pairs: Dataset, count: int = 5) -> Table:
 
 def directions_table(found: Directions) -> Table:
     """Accuracy, p-value and norm of each direction."""
-    table = _table(f"{len(found)} directions", "point")
+    table = _table(f"{counted(len(found), 'direction')}", "point")
     for name in ("accuracy", "p", "norm"):
         table.add_column(name, justify="right")
     for name, direction in found.items():
@@ -159,8 +160,8 @@ def model_table(info: ModelInfo) -> Table:
     """The points of a model by component: layers, axes, dtype, module, and why some are not available."""
     model = info.model
     title = (
-        f"{model.model_id}: {model.architecture}, {model.num_layers} layers, d_model {model.d_model},"
-        f" {model.num_heads} heads, {model.parameter_count / 1e6:.1f} M parameters, {_dtype(model.dtype)}"
+        f"{model.model_id}: {model.architecture}, {counted(model.num_layers, 'layer')}, d_model {model.d_model},"
+        f" {counted(model.num_heads, 'head')}, {model.parameter_count / 1e6:.1f} M parameters, {_dtype(model.dtype)}"
     )
     table = _table(title, "component", "layers", "axes", "dtype", "module", "not available")
     lines: dict[tuple[str, ...], list[int | None]] = {}
@@ -200,19 +201,9 @@ def mimebundle(value: Displayable, **options: Any) -> dict[str, str]:
     return as_mimebundle(value.table())
 
 
-def as_text(table: Table) -> str:
-    """A table without colours."""
-    least, most = _WIDTHS
-    width = min(max(shutil.get_terminal_size((_NOTEBOOK_WIDTH, 24)).columns, least), most)
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
-
-
 def as_mimebundle(table: Table) -> dict[str, str]:
     """A table for a notebook: HTML and text."""
-    console = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, record=True, force_jupyter=False)
+    console = Console(file=io.StringIO(), width=NOTEBOOK_WIDTH, record=True, force_jupyter=False)
     console.print(table)
     style = "white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace"
     html = console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
@@ -220,7 +211,7 @@ def as_mimebundle(table: Table) -> dict[str, str]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = TextTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

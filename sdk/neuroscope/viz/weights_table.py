@@ -8,6 +8,8 @@ from rich.text import Text
 
 from neuroscope.v1 import weights_pb2 as pb
 from neuroscope.viz.tables import layer_ranges
+from neuroscope.viz.text_table import TextTable
+from neuroscope.vocabulary.counts import counted
 from neuroscope.weights.keys import WeightKey, describe
 from neuroscope.weights.weights import Weights
 
@@ -22,8 +24,8 @@ _SOURCES = {
 
 def weights_table(weights: Weights) -> Table:
     """A row for each weight, with equal layers combined; with summaries, a row for each layer with its norm."""
-    title = f"{weights.model_id}: {len(weights.places)} tensors, {weights.nbytes / _MB:,.1f} MB"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    title = f"{weights.model_id}: {counted(len(weights.places), 'tensor')}, {weights.nbytes / _MB:,.1f} MB"
+    table = TextTable(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("weight", "layers", "shape", "dtype", "source", "module"):
         table.add_column(name)
     measured = ("norm", "mean", "deviation", "largest") if weights.summaries else ()

@@ -11,6 +11,7 @@ from neuroscope.errors import UnavailableSiteError
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import site_pb2
 from neuroscope.vocabulary import sites
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.sites import Point
 
 if TYPE_CHECKING:
@@ -118,6 +119,6 @@ class ModelInfo(Displayable):
     def __repr__(self) -> str:
         available = sum(point.available for point in self.points)
         return (
-            f"ModelInfo({self.model.model_id}: {self.model.architecture}, {self.model.num_layers} layers, "
+            f"ModelInfo({self.model.model_id}: {self.model.architecture}, {counted(self.model.num_layers, 'layer')}, "
             f"{available} of {len(self.points)} points available; table() shows them)"
         )

@@ -13,6 +13,7 @@ from neuroscope.display import Displayable, show
 from neuroscope.errors import InvalidRequestError, StreamingError, nearest
 from neuroscope.v1 import tensor_pb2
 from neuroscope.v1 import weights_pb2 as pb
+from neuroscope.vocabulary.counts import counted
 from neuroscope.vocabulary.tensors import Array, numpy_dtype
 from neuroscope.weights import file as weights_file
 from neuroscope.weights.factored_matrix import FactoredMatrix
@@ -260,7 +261,7 @@ class Weights(Displayable):
     def __repr__(self) -> str:
         if self._plan is None:
             return "Weights()"
-        return f"Weights({self.model_id}, {len(self.places)} tensors, {self.nbytes / 1e6:,.1f} MB)"
+        return f"Weights({self.model_id}, {counted(len(self.places), 'tensor')}, {self.nbytes / 1e6:,.1f} MB)"
 
     # Files.
 
