@@ -88,16 +88,19 @@ def summary_table(result: AttentionResult) -> Table:
         labels = [label for label in result.labels if label.role == role]
         verdicts = Counter(label.verdict for label in labels)
         tested = len(labels) - verdicts["not tested"]
-        strongest = sorted(labels, key=lambda label: (not label.is_confirmed, -label.score))[:_TOP]
-        shown = [f"{label.layer}.{label.head}{_MARKS[label.verdict]} {label.score:.2f}" for label in strongest]
+        strongest = sorted(labels, key=lambda label: (not label.is_confirmed, -_told_score(label)))[:_TOP]
+        shown = [  # without a space, so that a head and its score stay on one line
+            f"{label.layer}.{label.head}{_MARKS[label.verdict]}({_told_score(label):.2f})" for label in strongest
+        ]
         more = len(labels) - len(strongest)
         table.add_row(
             role.replace("_", " "),
             f"{len(labels)}",
             f"{verdicts['confirmed']}" if tested else "",
             f"{verdicts['unconfirmed']}" if tested else "",
-            "  ".join(shown) + (f"  and {more} more" if more else ""),
+            " ".join(shown) + (f" and {more} more" if more else ""),
         )
+    table.caption = "✓ confirmed, ✗ refused; of copying and suppression the share of tokens in place of the score"
     return table
 
 
@@ -157,6 +160,10 @@ def _score(label: HeadLabel) -> str:
     if label.null_comparison is None:
         return f"{label.score:.2f}"
     return f"{label.score:.2f}, {label.null_comparison.value:.0%} of tokens"
+
+
+def _told_score(label: HeadLabel) -> float:
+    return label.score if label.null_comparison is None else label.null_comparison.value
 
 
 def _strongest_effect(label: HeadLabel) -> str:

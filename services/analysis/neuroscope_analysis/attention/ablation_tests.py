@@ -40,7 +40,7 @@ _OTHERS_SEQUENCES = 4
 """Maximum number of sequences for the effects of heads without the role."""
 _MAX_REFERENCES = 8
 """Maximum number of sequences whose mean replaces a head's output."""
-_MAX_RESTORED = 32
+_MAX_RESTORED = 10
 """Without more heads than these at once, little is left of a model that one head could restore."""
 _BATCH = 48
 """Labels that are tested together."""

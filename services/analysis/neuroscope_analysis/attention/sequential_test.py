@@ -1,9 +1,9 @@
 """When a causal test has seen enough sequences.
 
-A test looks at its changes after 4, 8, 16, ... sequences, and ends at the first look whose confidence interval is clear
-of the bound; the significance is divided by the number of looks (Bonferroni). Divergences are positive and vary by a
-factor, much alike from head to head, so their interval is that of their logarithms, with variances moderated over the
-heads of a look (Smyth 2004). At the last look a test passes as `significance` has it.
+A test looks at its changes after 4, 16, 64, ... sequences, and ends at the first look whose confidence interval is
+clear of the bound; the significance is divided by the number of looks (Bonferroni). Divergences are positive and vary
+by a factor, much alike from head to head, so their interval is that of their logarithms, with variances moderated over
+the heads of a look (Smyth 2004). At the last look a test passes as `significance` has it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from neuroscope_analysis.significance import (
     t_quantile,
 )
 
-_FIRST_LOOK = 4
+_FIRST_LOOK, _FACTOR = 4, 4
 _SMALLEST = 1e-12
 """A divergence, or a variance of logarithms, that is as good as none."""
 
@@ -31,7 +31,7 @@ def looks(count: int) -> list[int]:
     """Numbers of sequences after which a test looks at its changes."""
     found = [count]
     while found[0] >= 2 * _FIRST_LOOK:
-        found.insert(0, found[0] // 2)
+        found.insert(0, max(_FIRST_LOOK, found[0] // _FACTOR))
     return found
 
 
