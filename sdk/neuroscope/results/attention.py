@@ -41,19 +41,28 @@ class AttentionResult(
         self.labels: list[HeadLabel] = []
         """Labels by role, highest score first, including unconfirmed ones. Before its test a label is `not tested`."""
 
+        self._messages: dict[tuple[int, int, int], pb.HeadLabel] = {}  # by role, layer and head
+
     def _on_partial(self, response: pb.AnalyzeAttentionResponse) -> None:
         match response.partial.WhichOneof("finding"):
             case "scores":
-                self.labels += map(HeadLabel.from_message, response.partial.scores.labels)
+                self._take(response.partial.scores.labels)
             case "label":
-                tested = HeadLabel.from_message(response.partial.label)
-                places = {(label.role, label.layer, label.head): index for index, label in enumerate(self.labels)}
-                self.labels[places[tested.role, tested.layer, tested.head]] = tested
+                self._take([response.partial.label])
             case _:
                 pass
 
     def _on_result(self, end: pb.AttentionResult) -> None:
-        self.labels = [HeadLabel.from_message(label) for label in end.labels]
+        self._messages.clear()
+        self._take(end.labels)
+
+    def _partial_end(self) -> pb.AttentionResult:
+        return pb.AttentionResult(labels=self._messages.values())
+
+    def _take(self, labels: Iterable[pb.HeadLabel]) -> None:
+        """A tested label takes the place of the one by score."""
+        self._messages |= {(label.role, label.layer, label.head): label for label in labels}
+        self.labels = [HeadLabel.from_message(label) for label in self._messages.values()]
 
     @property
     def roles(self) -> list[str]:
