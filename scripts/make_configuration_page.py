@@ -34,7 +34,7 @@ The command line and all services also read:
 |---|---|
 | `NEUROSCOPE_TARGET`, `NEUROSCOPE_ANALYSIS_TARGET` | Addresses of the services for the command line, host:port. |
 | `NEUROSCOPE_TOKEN`, `NEUROSCOPE_TLS`, ... | Token and TLS of the command line, see `neuroscope --help`. |
-| `NEUROSCOPE_CACHE_DIR` | Folder of the prepared BLAS and of self-test results. |
+| `NEUROSCOPE_CACHE_DIR` | Cache folder: named models, converted GGUF files, self-test results, the prepared BLAS. |
 | `NEUROSCOPE_BLAS` | BLAS of MLX's CPU backend on Linux: `off` for MLX's own, or the path of a library. |
 | `OTEL_EXPORTER_OTLP_ENDPOINT`, ... | Collector of traces and metrics; unset: none. |
 """

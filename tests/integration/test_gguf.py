@@ -5,6 +5,7 @@ python -m pytest tests/integration/test_gguf.py
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from neuroscope.errors import (
     ModelUnsupportedError,
     PermissionDeniedError,
 )
+from neuroscope.named_models.catalogue import CATALOGUE
 from neuroscope_inference.gguf.conversion import NOTES, conversion_notes, convert, gguf_file
 from neuroscope_inference.gguf.file import GgufFile
 from neuroscope_inference.gguf.tokenizer import GgufTokenizer
@@ -202,6 +204,23 @@ def test_a_wrong_type_and_an_absurd_shape_name_the_tensor(llama_dir: Path, tmp_p
         GgufFile(written(4, 2**62, 8))
     with pytest.raises(ModelCorruptError, match=r"'blk\.0\.ffn_up\.weight' has 9 axes"):
         GgufFile(written(0, 9, 4))
+
+
+def test_a_named_model_is_loaded_by_its_name(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written = write_model(llama_dir, tmp_path / "model.gguf")
+    named = replace(CATALOGUE["smollm2"], name="small", file_bytes=written.stat().st_size)
+    monkeypatch.setitem(CATALOGUE, "small", named)
+    with Client.local() as client:
+        with pytest.raises(ModelNotFoundError, match=r"fetch it there with: neuroscope models get small"):
+            client.load_model("small")
+        named.path.parent.mkdir(parents=True)
+        named.path.write_bytes(written.read_bytes())
+        model = client.load_model("small")
+        assert (model.model_id, model.model_path) == ("small", "small")
+    with Client.local(model_dirs=[str(tmp_path / "elsewhere")]) as client, pytest.raises(PermissionDeniedError):
+        client.load_model("small")
+    with Client.local("small", model_dirs=[str(tmp_path / "elsewhere")]) as client:
+        assert client.load_model("small").model_id == "small"
 
 
 def test_a_service_loads_only_where_it_may(llama_dir: Path, tmp_path: Path):

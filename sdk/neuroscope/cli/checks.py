@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import platformdirs
-
 from neuroscope.analysis import DEFAULT_ANALYSIS_TARGET
+from neuroscope.cache_folder import cache_folder
 from neuroscope.cli.bundled import NAME, bundled_model
 from neuroscope.client import Client
 from neuroscope.errors import (
@@ -73,8 +72,7 @@ def machine() -> Iterator[CheckResult]:
     yield _memory()
     hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     yield _disk("model cache", hub)
-    own = os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")
-    yield _disk("own cache", Path(own), little_bytes=0.2e9)
+    yield _disk("own cache", cache_folder(), little_bytes=0.2e9)
 
 
 def packages() -> Iterator[CheckResult]:

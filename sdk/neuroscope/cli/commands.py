@@ -53,7 +53,7 @@ COMMANDS = (
         "doctor",
         "Checks this machine, the installation and the services; exit code 1 if something essential is broken.",
     ),
-    LazyCommand(SERVICES, "models", "Lists, loads and frees models.", "models:app"),
+    LazyCommand(SERVICES, "models", "Fetches, lists, loads and frees models.", "models:app"),
     LazyCommand(INSPECTION, "hooks", "Shows a model's hook points by layer, and why the others are not there."),
     LazyCommand(
         INSPECTION,

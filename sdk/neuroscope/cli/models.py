@@ -1,4 +1,4 @@
-"""`neuroscope models`: list, load, unload, info."""
+"""`neuroscope models`: list, get, load, unload, info."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from neuroscope.base_client.progress import load_listener
 from neuroscope.cli.bundled import NAME, require_bundled_model
 from neuroscope.cli.connection import Connection, chosen_model, describe
 from neuroscope.cli.console import err, out
 from neuroscope.cli.options import LocalOption, ModelOption, TargetOption, TraceOption
 from neuroscope.errors import InvalidRequestError
+from neuroscope.named_models.catalogue import CATALOGUE, named_model
+from neuroscope.named_models.fetching import fetch
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.vocabulary.message_text import plain
 from neuroscope.vocabulary.tensors import dtype_name
@@ -34,7 +37,8 @@ def list_models(
         models = client.models()
     if as_json:
         out.print_json(data=[_as_dict(model) for model in models])
-    elif not models:
+        return
+    if not models:
         err.print("no model is loaded; load one with: neuroscope models load PATH", style="yellow")
     else:
         table = Table(box=SIMPLE_HEAD)
@@ -52,13 +56,43 @@ def list_models(
                 f"{model.weights_bytes / 1e6:,.1f} MB",
             )
         out.print(table)
+    loaded = {model.model_path for model in models}
+    for named in CATALOGUE.values():
+        if named.is_fetched and named.name not in loaded:
+            out.print(f"[bold]{named.name}[/] is fetched, and not loaded: neuroscope models load {named.name}")
+
+
+@app.command()
+def get(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help=f"{', '.join(CATALOGUE)}; without a name: lists them.")
+    ] = "",
+) -> None:
+    """Fetches a real model by pip into the cache folder, and checks its hash; it is then loaded by its name."""
+    if not name:
+        _list_named()
+        return
+    model = named_model(name)
+    was_there = model.is_fetched
+    with load_listener(True) as report:
+        path = fetch(
+            model,
+            lambda done, total: report(pb.LoadProgress(phase=pb.LOAD_PHASE_FETCH, bytes_done=done, bytes_total=total)),
+        )
+    state = "is there already" if was_there else "is fetched"
+    out.print(f"[green]✓[/] [bold]{name}[/] {state}: {path}", soft_wrap=True)
+    out.print(f"load it with: neuroscope models load {name}; or use it at once: --local --model {name}", soft_wrap=True)
 
 
 @app.command()
 def load(
     context: typer.Context,
     path: Annotated[
-        str, typer.Argument(metavar="PATH", help=f"Folder or GGUF file at the service, hub id, or {NAME}.")
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help=f"Folder or GGUF file at the service, hub id, or a name: {', '.join((NAME, *CATALOGUE))}.",
+        ),
     ],
     model_id: Annotated[str, typer.Option("--id", help="Name in requests; by default the last part of PATH.")] = "",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub.")] = "",
@@ -130,6 +164,17 @@ def info(
         table.add_row(name, value)
     out.print(table)
     out.print(_self_test_table(found.self_test))
+
+
+def _list_named() -> None:
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("name", "what it is", "from", "download", "here"):
+        table.add_column(column, justify="right" if column == "download" else "left")
+    for model in CATALOGUE.values():
+        size = f"{model.wheel_bytes / 1e6:,.0f} MB"
+        here = "yes" if model.is_fetched else "no"
+        table.add_row(f"[bold]{model.name}[/]", model.description, model.requirement, size, here)
+    out.print(table)
 
 
 def _heads(model: pb.Model) -> str:

@@ -48,7 +48,8 @@ TlsKeyOption = Annotated[
     str, typer.Option("--tls-key", envvar="NEUROSCOPE_TLS_KEY", metavar="FILE", help="Its private key.")
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder or hub id.")
+    str,
+    typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder, hub id or name."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
 SequencesOption = Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")]

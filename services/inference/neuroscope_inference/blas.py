@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import platformdirs
+from neuroscope.cache_folder import cache_folder
 
 _DISTRIBUTION = "scipy-openblas32"
 _PREFIX = "scipy_"
@@ -131,7 +131,7 @@ def _prepare() -> Path:
         version = importlib.metadata.version(_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError as error:
         raise BlasUnavailableError(f"{_DISTRIBUTION} is not installed") from error
-    cache = Path(os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")) / "blas"
+    cache = cache_folder("blas")
     home = cache / f"{version}-{platform.machine()}"
     library = home / "libopenblas.so"
     if library.is_file():

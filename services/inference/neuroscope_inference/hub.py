@@ -21,6 +21,7 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from tqdm import tqdm
 
 from neuroscope.errors import ModelNotFoundError, nearest
+from neuroscope.named_models.catalogue import CATALOGUE
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope_inference.gguf.conversion import SUFFIX as GGUF_SUFFIX
 from neuroscope_inference.gguf.conversion import convert, gguf_file
@@ -39,6 +40,11 @@ async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgre
         ModelNotFoundError: there is no such folder, repository or revision; names the nearest models.
     """
     folder = local_folder(model_path)
+    if folder is None and model_path in CATALOGUE:
+        raise ModelNotFoundError(
+            f"{model_path} is not on this machine yet; fetch it there with: neuroscope models get {model_path}",
+            field="model_path",
+        )
     if folder is None:
         work = partial(_download, model_path, revision)
     elif (file := gguf_file(folder)) is not None:
@@ -99,16 +105,20 @@ def _in_daemon_thread(work: Callable[[], Path]) -> asyncio.Future[Path]:
 
 
 def local_folder(model_path: str) -> Path | None:
-    """The absolute path of a folder or file; None if it does not exist."""
+    """The absolute path of a folder or file, or of a named model that was fetched; None if it does not exist."""
     try:
         folder = Path(model_path).expanduser()
+        if not folder.exists() and (named := CATALOGUE.get(model_path)) is not None and named.is_fetched:
+            folder = named.path
         return folder.resolve() if folder.exists() else None
     except (OSError, RuntimeError):  # the name is too long, or ~user does not exist
         return None
 
 
 def default_id(model_path: str) -> str:
-    """The last part of a path or hub id, without the suffix .gguf."""
+    """The last part of a path or hub id, without the suffix .gguf; of a named model its name."""
+    if model_path in CATALOGUE:
+        return model_path
     path = local_folder(model_path) or Path(model_path)
     return path.stem if path.suffix.lower() == GGUF_SUFFIX else path.name
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from neuroscope.cache_folder import cache_folder
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.codec import Event
 from neuroscope.wire.rpc import RPCS, Rpc
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.model_registry import ModelRegistry
-from neuroscope_inference.engine.self_test_cache import cache_folder
 from neuroscope_inference.model_dirs import ModelDirs
 from neuroscope_inference.servicers.captures import CaptureServicer
 from neuroscope_inference.servicers.dictionaries import DictionaryServicer
@@ -66,7 +66,7 @@ class InferenceService:
             ModelServicer(
                 self.engine,
                 dirs,
-                cache_folder() if settings.cache_self_tests else None,
+                cache_folder("self-tests") if settings.cache_self_tests else None,
             ),
             hooks,
             generation,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import platformdirs
 import xxhash
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
@@ -28,11 +27,6 @@ from neuroscope_inference.engine.layout import Layout
 
 _MAX_FILES = 64
 _PACKAGES = ("neuroscope-mlx", "mlx", "mlx-lm")
-
-
-def cache_folder() -> Path:
-    """Where self-test results lie: below NEUROSCOPE_CACHE_DIR, or below the user's cache directory."""
-    return Path(os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")) / "self-tests"
 
 
 def cache_key(model: Path, adapter_path: str) -> str:

@@ -7,7 +7,6 @@ the form, and what was changed stands in gguf.json. It is whole or not there: it
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections import Counter
@@ -18,10 +17,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import platformdirs
 import xxhash
 from numpy.typing import NDArray
 
+from neuroscope.cache_folder import cache_folder
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ResourceExhaustedError
 from neuroscope_inference.gguf.architectures import ModelReader
 from neuroscope_inference.gguf.file import GgufFile, TensorInfo
@@ -60,11 +59,6 @@ def gguf_file(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-def cache_folder() -> Path:
-    """Where folders are written: below NEUROSCOPE_CACHE_DIR, or below the user's cache directory."""
-    return Path(os.environ.get("NEUROSCOPE_CACHE_DIR") or platformdirs.user_cache_dir("neuroscope")) / "gguf"
-
-
 def convert(
     path: Path, report: ReportProgress = lambda done, total: None, *, dtype: str = "", cache: Path | None = None
 ) -> Path:
@@ -80,7 +74,7 @@ def convert(
         ModelCorruptError, ModelUnsupportedError: the file is damaged, or not one that is read; names key or tensor.
         ResourceExhaustedError: the disk has no room for it.
     """
-    cache = cache_folder() if cache is None else cache
+    cache = cache_folder("gguf") if cache is None else cache
     folder = cache / _key(path, dtype)
     if (folder / NOTES).is_file():
         return folder
