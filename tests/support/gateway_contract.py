@@ -187,6 +187,7 @@ CONTRACTS: Mapping[type[BaseModel], Contract] = {
         types={"thresholds": "object"},
     ),
     attention_schemas.CausalEvidence: of(attention.CausalEvidence),
+    attention_schemas.NullComparison: of(attention.NullComparison),
     attention_schemas.HeadLabel: of(
         attention.HeadLabel, values={"verdict": {"confirmed", "unconfirmed", "not tested"}}
     ),

@@ -28,6 +28,12 @@ def found(client: AnalysisClient) -> AttentionResult:
     return client.analyze_attention(token_ids=TOKEN_IDS, block_length=BLOCK, sequences=8, seed=1)
 
 
+@pytest.fixture(scope="module")
+def complete(client: AnalysisClient) -> AttentionResult:
+    """Every label tested in every way."""
+    return client.analyze_attention(token_ids=TOKEN_IDS, block_length=BLOCK, sequences=8, seed=1, complete=True)
+
+
 def f1(found: Heads, true: Heads) -> float:
     right = len(found & true)
     return 2 * right / (len(found) + len(true))
@@ -61,8 +67,22 @@ def test_heads_that_copy_are_known_by_their_weights(found: AttentionResult) -> N
         assert scores.sel(layer=layer, head=head).values == pytest.approx(expected, abs=1e-3), (layer, head)
 
 
-def test_decoys_have_the_pattern_and_no_effect(found: AttentionResult) -> None:
+def test_a_test_that_ends_early_says_what_the_complete_one_says(
+    found: AttentionResult, complete: AttentionResult
+) -> None:
+    verdicts = [
+        {(label.role, label.layer, label.head): label.verdict for label in each.labels} for each in (found, complete)
+    ]
+    assert verdicts[0] == verdicts[1]
+    counts = [[each.sequence_count for label in of.labels for each in label.evidence] for of in (found, complete)]
+    assert set(counts[1]) == {8}
+    assert len(counts[0]) < len(counts[1])
+    assert sum(counts[0]) < sum(counts[1]) / 2
+
+
+def test_decoys_have_the_pattern_and_no_effect(complete: AttentionResult) -> None:
     """A label by the pattern alone takes each decoy for the real thing."""
+    found = complete
     by_pattern = [label for label in found.labels if label.role in PLANTED]
     unconfirmed = {(label.role, (label.layer, label.head)) for label in by_pattern if not label.is_confirmed}
     assert unconfirmed == set(DECOYS.items())

@@ -33,6 +33,7 @@ class AttentionCalls:
         test: bool = True,
         least_effect_nats: float = 0.0,
         significance: float = 0.0,
+        complete: bool = False,
         named_pairs: Iterable[PairLike] | None = None,
         model_id: str = "",
         bos: bool | None = None,
@@ -52,6 +53,8 @@ class AttentionCalls:
             test: whether labels are tested by ablation.
             least_effect_nats: least change of a role's metric that counts; 0: 0.01.
             significance: chance of taking noise for an effect, over all tests of a role; 0: 0.01.
+            complete: tests every label in every way on every sequence, instead of ending a test once its result is
+                clear.
             named_pairs: pairs of prompts with two names, as `neuroscope.datasets.pairs` reads them, that name movers
                 and S-inhibition heads are scored and tested on; None: these roles are left out.
             model_id: empty: the one loaded first.
@@ -73,6 +76,7 @@ class AttentionCalls:
             test=test,
             least_effect_nats=least_effect_nats,
             significance=significance,
+            complete=complete,
             named_pairs=named_pairs,
             model_id=model_id,
             bos=bos,

@@ -28,6 +28,7 @@ def attention_request(
     test: bool,
     least_effect_nats: float,
     significance: float,
+    complete: bool,
     named_pairs: Iterable[PairLike] | None,
     model_id: str,
     bos: bool | None,
@@ -48,7 +49,9 @@ def attention_request(
         thresholds=[
             pb.RoleThreshold(role=_role(name, "thresholds"), score=score) for name, score in (thresholds or {}).items()
         ],
-        causal_test=pb.CausalTest(skip=not test, least_effect_nats=least_effect_nats, significance=significance),
+        causal_test=pb.CausalTest(
+            skip=not test, least_effect_nats=least_effect_nats, significance=significance, complete=complete
+        ),
         named_pairs=pairs.named_pairs(named_pairs, bos),
     )
 

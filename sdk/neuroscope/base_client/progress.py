@@ -56,7 +56,12 @@ def attribution_listener(listener: AttributionListener) -> Listening[experiment_
 
 def analysis_listener(listener: AnalysisListener) -> Listening[progress_pb2.AnalysisProgress]:
     """Progress of an analysis."""
-    return _listening(listener, lambda report: (report.stage, report.done, report.count))
+
+    def bar_state(report: progress_pb2.AnalysisProgress) -> tuple[Any, ...]:
+        remaining_s = (report.remaining_seconds,) if report.HasField("remaining_seconds") else ()
+        return report.stage, report.done, report.count, *remaining_s
+
+    return _listening(listener, bar_state)
 
 
 @contextmanager

@@ -9,89 +9,32 @@ from typing import Annotated, Any
 
 import typer
 
-from neuroscope.analysis import ROLES, AnalysisResult, read_pairs
-from neuroscope.cli import circuits, residual
-from neuroscope.cli.arguments import LayersOption, parse_layers, read_prompt
+from neuroscope.analysis import read_pairs
+from neuroscope.cli import attention, circuits, residual
+from neuroscope.cli.arguments import LayersOption, parse_layers
 from neuroscope.cli.connection import Connection
 from neuroscope.cli.console import out
-from neuroscope.cli.options import AnalysisTargetOption, LocalOption, ModelOption, TraceOption
+from neuroscope.cli.options import (
+    AnalysisTargetOption,
+    LocalOption,
+    ModelOption,
+    PairsOption,
+    SeedOption,
+    SequencesOption,
+    TraceOption,
+)
 from neuroscope.cli.saving import RESULT
-from neuroscope.errors import InvalidRequestError
 
 app = typer.Typer(no_args_is_help=True)
 
-SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
-SequencesOption = Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")]
-PairsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--pairs",
-        metavar="FILE.jsonl",
-        help="Pairs of prompts, a line for each: {clean, corrupted, answer, other}.",
-    ),
-]
 SaveOption = Annotated[list[Path] | None, RESULT.option("the result or a picture of it")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Prints the result as JSON.")]
 
 
+app.command("attention")(attention.attention)
 app.command("circuit")(circuits.find)
 app.command("residual")(residual.residual)
 app.command("tuned-lens")(residual.tuned_lens)
-
-
-@app.command()
-def attention(
-    context: typer.Context,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PROMPT]...", help="Prompts whose patterns are described; - reads standard input."),
-    ] = None,
-    role: Annotated[
-        list[str] | None, typer.Option("--role", "-r", help=f"A role that is scored; repeat it: {', '.join(ROLES)}.")
-    ] = None,
-    no_roles: Annotated[bool, typer.Option("--no-roles", help="Statistics of the prompts alone.")] = False,
-    no_test: Annotated[bool, typer.Option("--no-test", help="Labels by score, without testing the heads.")] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="Compares two prompts, head by head.")] = False,
-    pairs: PairsOption = None,
-    layers: LayersOption = "",
-    seed: SeedOption = 0,
-    sequences: SequencesOption = 0,
-    save: SaveOption = None,
-    as_json: JsonOption = False,
-    model: ModelOption = "",
-    target: AnalysisTargetOption = None,
-    local: LocalOption = False,
-    trace: TraceOption = None,
-) -> None:
-    """Describes every attention head: statistics, roles, and whether a causal test confirms them.
-
-    With --pairs name movers and S-inhibition heads, too; with --compare how two prompts differ.
-    """
-    RESULT.check(save)
-    prompts = [read_prompt(text) for text in prompt or ()]
-    named = read_pairs(pairs) if pairs else None
-    connection = Connection.of(context, None, local, trace)
-    common: dict[str, Any] = {
-        "layers": parse_layers(layers),
-        "model_id": "" if connection.local else model,
-        "progress": not as_json,
-    }
-    if compare and len(prompts) != 2:
-        raise InvalidRequestError(f"--compare takes two prompts, not {len(prompts)}", field="--compare")
-    with connection.open_analysis("analyze attention", target, model) as client:
-        if compare:
-            found: AnalysisResult[Any, Any, Any, Any] = client.compare_attention(*prompts, **common)
-        else:
-            found = client.analyze_attention(
-                prompts or None,
-                roles=() if no_roles else role,
-                seed=seed,
-                sequences=sequences,
-                test=not no_test,
-                named_pairs=named,
-                **common,
-            )
-    _show(found, save, as_json=as_json)
 
 
 @app.command()

@@ -51,3 +51,13 @@ ModelOption = Annotated[
     str,
     typer.Option("--model", "-m", metavar="MODEL", help="Id of a loaded model; with --local a folder, hub id or name."),
 ]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of the random sequences that heads are tried on.")]
+SequencesOption = Annotated[int, typer.Option(min=0, help="How many of them; 0: 16.")]
+PairsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        metavar="FILE.jsonl",
+        help="Pairs of prompts, a line for each: {clean, corrupted, answer, other}.",
+    ),
+]

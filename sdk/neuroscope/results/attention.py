@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.display import show
 from neuroscope.errors import InvalidRequestError
 from neuroscope.labelled_array import LabelledArray
-from neuroscope.results.labels import HeadLabel, role_name
+from neuroscope.results.labels import HeadLabel, best_labels, role_name
 from neuroscope.results.result import AnalysisResult
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.vocabulary.counts import counted
@@ -40,14 +40,30 @@ class AttentionResult(
     def __init__(self, request: pb.AnalyzeAttentionRequest) -> None:
         super().__init__(request)
         self.labels: list[HeadLabel] = []
-        """Labels by role, highest score first, including unconfirmed ones."""
+        """Labels by role, highest score first, including unconfirmed ones. Before its test a label is `not tested`."""
+
+        self._messages: dict[tuple[int, int, int], pb.HeadLabel] = {}  # by role, layer and head
 
     def _on_partial(self, response: pb.AnalyzeAttentionResponse) -> None:
-        if response.partial.HasField("label"):
-            self.labels.append(HeadLabel.from_message(response.partial.label))
+        match response.partial.WhichOneof("finding"):
+            case "scores":
+                self._take(response.partial.scores.labels)
+            case "label":
+                self._take([response.partial.label])
+            case _:
+                pass
 
     def _on_result(self, end: pb.AttentionResult) -> None:
-        self.labels = [HeadLabel.from_message(label) for label in end.labels]
+        self._messages.clear()
+        self._take(end.labels)
+
+    def _partial_end(self) -> pb.AttentionResult:
+        return pb.AttentionResult(labels=self._messages.values())
+
+    def _take(self, labels: Iterable[pb.HeadLabel]) -> None:
+        """A tested label takes the place of the one by score."""
+        self._messages |= {(label.role, label.layer, label.head): label for label in labels}
+        self.labels = [HeadLabel.from_message(label) for label in self._messages.values()]
 
     @property
     def roles(self) -> list[str]:
@@ -87,9 +103,23 @@ class AttentionResult(
             if label.role == role and (label.is_confirmed or not confirmed)
         ]
 
+    @property
+    def best_labels(self) -> list[HeadLabel]:
+        """The label that describes each labelled head, by layer and head: the most specific confirmed one, else the
+        most specific one."""
+        return best_labels(self.labels)
+
     def table(self) -> Table:
-        """The labels with their evidence; if no roles were scored, the statistics."""
+        """A row for each labelled head with the role that describes it; if no roles were scored, the statistics."""
         return show(self, "table")
+
+    def label_table(self) -> Table:
+        """A row for every label with its evidence."""
+        return show(self, "label_table")
+
+    def summary_table(self) -> Table:
+        """A row for each role: how many heads have it, how many are confirmed, and the ten with the largest score."""
+        return show(self, "summary_table")
 
     def __repr__(self) -> str:
         if self.plan is None:
@@ -102,13 +132,16 @@ class AttentionResult(
             f"{'' if self.end else ', not complete'})"
         )
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure: a heat map of every statistic and score. Labels are marked, confirmed ones filled.
+    def plot(self, path: str | Path | None = None, *, statistics: str | Iterable[str] | None = None) -> Any:
+        """A matplotlib figure of the width of a page: layers and heads, the role of each head by colour, confirmed
+        ones filled. With statistics, a heat map of each instead.
 
         Args:
             path: file to write; the suffix selects the format: .png, .svg, .pdf or .html.
+            statistics: names of arrays, such as `entropy` or `induction_score`, or `all`. None: the roles; without
+                roles the entropy.
 
         Raises:
-            InvalidRequestError: matplotlib is not installed (the extra `viz`).
+            InvalidRequestError: matplotlib is not installed (the extra `viz`), or there is no such array.
         """
-        return show(self, "picture", path)
+        return show(self, "picture", path, statistics=statistics)

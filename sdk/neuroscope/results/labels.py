@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from neuroscope.v1 import attention_pb2 as pb
@@ -10,6 +11,19 @@ _ROLE = "HEAD_ROLE_"
 ROLE_NUMBERS = {name.removeprefix(_ROLE).lower(): number for name, number in pb.HeadRole.items() if number}
 ROLES = tuple(ROLE_NUMBERS)
 """Names of the roles that heads are scored for."""
+RANKED_ROLES = (
+    "name_mover",
+    "s_inhibition",
+    "induction",
+    "previous_token",
+    "duplicate_token",
+    "positional",
+    "copying",
+    "suppression",
+    "uniform",
+    "first_token_sink",
+)
+"""Roles from the most to the least specific; of several confirmed roles of a head the first one describes it."""
 _VERDICTS = {
     pb.CAUSAL_VERDICT_CONFIRMED: "confirmed",
     pb.CAUSAL_VERDICT_UNCONFIRMED: "unconfirmed",
@@ -41,6 +55,22 @@ class Evidence:
     """Kind of the bound: the least effect, the noise, or the effects of heads without the role."""
     is_passed: bool
     """Whether the effect exceeds the bound."""
+    sequence_count: int
+    """Number of sequences or pairs that it was measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class NullComparison:
+    """A second measure of a role beside what chance gives of it."""
+
+    statistic: str
+    """What is measured, and what the null is."""
+    value: float
+    """Its value."""
+    null_value: float
+    """The value by chance."""
+    threshold: float
+    """Least value for the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +95,8 @@ class HeadLabel:
     """Why the label was not tested; empty if it was."""
     offset: int | None
     """Distance to the attended position, for positional heads."""
+    null_comparison: NullComparison | None
+    """For roles by weights: the share of tokens that the head copies or suppresses, beside chance."""
 
     def __repr__(self) -> str:
         return f"HeadLabel(layer {self.layer} head {self.head}: {self.role} {self.score:.3f}, {self.verdict})"
@@ -92,9 +124,28 @@ class HeadLabel:
                     each.bound_nats,
                     each.bound,
                     each.is_passed,
+                    each.sequence_count,
                 )
                 for each in label.evidence
             ),
             reason=label.reason,
             offset=label.offset if label.HasField("offset") else None,
+            null_comparison=_null_comparison(label.null_comparison) if label.HasField("null_comparison") else None,
         )
+
+
+def best_labels(labels: Iterable[HeadLabel]) -> list[HeadLabel]:
+    """The label that describes each head, by layer and head: the most specific confirmed one, else the most specific
+    one."""
+    found: dict[tuple[int, int], HeadLabel] = {}
+    for label in sorted(labels, key=_precedence):
+        found.setdefault((label.layer, label.head), label)
+    return [found[head] for head in sorted(found)]
+
+
+def _precedence(label: HeadLabel) -> tuple[bool, int, float]:
+    return not label.is_confirmed, RANKED_ROLES.index(label.role), -label.score
+
+
+def _null_comparison(message: pb.NullComparison) -> NullComparison:
+    return NullComparison(message.statistic, message.value, message.null_value, message.threshold)

@@ -109,6 +109,11 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
     def _on_result(self, end: End) -> None:
         """Processes the last message."""
 
+    def _partial_end(self) -> Message:
+        """What the last message would say of an analysis that broke off: nothing, unless a subclass keeps findings."""
+        empty: Any = self.response_type()
+        return empty.result
+
     @property
     def names(self) -> list[str]:
         """Names of the arrays."""
@@ -141,11 +146,12 @@ class AnalysisResult(Displayable, ABC, Generic[Request, Plan, Response, End]):
 
     def to_json(self) -> dict[str, Any]:
         """Request, plan, result and arrays as JSON. float32 values are exact; NaN is null."""
-        empty: Any = self.response_type()
         return {
             "request": json_format.MessageToDict(self.request, preserving_proto_field_name=True),
             "plan": json_format.MessageToDict(self._require_plan(), preserving_proto_field_name=True),
-            "result": json_format.MessageToDict(self.end or empty.result, preserving_proto_field_name=True),
+            "result": json_format.MessageToDict(
+                self._partial_end() if self.end is None else self.end, preserving_proto_field_name=True
+            ),
             "arrays": [
                 {
                     "plan_index": index,

@@ -323,22 +323,28 @@ class CausalTest(_message.Message):
     SKIP_FIELD_NUMBER: _builtins.int
     LEAST_EFFECT_NATS_FIELD_NUMBER: _builtins.int
     SIGNIFICANCE_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     skip: _builtins.bool
     """Skips the tests."""
     least_effect_nats: _builtins.float
     """Minimum change of the metric, in nats, or of the logit difference; 0: 0.01."""
     significance: _builtins.float
     """Probability that any head of a role without effect passes the test; 0: 0.01."""
+    complete: _builtins.bool
+    """Every label is tested in every way on every sequence. Not stated: a test ends once its confidence interval is clear of
+    what the effect has to exceed, and a label that one test confirms is not tested again.
+    """
     def __init__(
         self,
         *,
         skip: _builtins.bool = ...,
         least_effect_nats: _builtins.float = ...,
         significance: _builtins.float = ...,
+        complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["least_effect_nats", b"least_effect_nats", "significance", b"significance", "skip", b"skip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "least_effect_nats", b"least_effect_nats", "significance", b"significance", "skip", b"skip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,6 +562,7 @@ class AttentionPartial(_message.Message):
 
     PROMPT_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prompt(self) -> Global___AttentionOfPrompt:
         """A prompt is done: its statistics have been sent."""
@@ -564,21 +571,50 @@ class AttentionPartial(_message.Message):
     def label(self) -> Global___HeadLabel:
         """A head's label, tested."""
 
+    @_builtins.property
+    def scores(self) -> Global___ScoredHeads:
+        """All labels by score, before any is tested."""
+
     def __init__(
         self,
         *,
         prompt: Global___AttentionOfPrompt | None = ...,
         label: Global___HeadLabel | None = ...,
+        scores: Global___ScoredHeads | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "label", b"label", "prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "label", b"label", "prompt", b"prompt", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "label", b"label", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "label", b"label", "prompt", b"prompt", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_finding: _TypeAlias = _typing.Literal["prompt", "label"]  # noqa: Y015
+    _WhichOneofReturnType_finding: _TypeAlias = _typing.Literal["prompt", "label", "scores"]  # noqa: Y015
     _WhichOneofArgType_finding: _TypeAlias = _typing.Literal["finding", b"finding"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_finding) -> _WhichOneofReturnType_finding | None: ...
 
 Global___AttentionPartial: _TypeAlias = AttentionPartial  # noqa: Y015
+
+@_typing.final
+class ScoredHeads(_message.Message):
+    """Labels by score. Each comes again once it is tested."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadLabel]:
+        """The labels, of random sequences or of named pairs."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[Global___HeadLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoredHeads: _TypeAlias = ScoredHeads  # noqa: Y015
 
 @_typing.final
 class AttentionOfPrompt(_message.Message):
@@ -618,6 +654,7 @@ class CausalEvidence(_message.Message):
     BOUND_NATS_FIELD_NUMBER: _builtins.int
     BOUND_FIELD_NUMBER: _builtins.int
     IS_PASSED_FIELD_NUMBER: _builtins.int
+    SEQUENCE_COUNT_FIELD_NUMBER: _builtins.int
     probe: Global___CausalProbe.ValueType
     """The intervention."""
     effect_nats: _builtins.float
@@ -632,6 +669,8 @@ class CausalEvidence(_message.Message):
     """The kind of threshold: minimum effect, noise, or the effects of heads without the role."""
     is_passed: _builtins.bool
     """Whether the effect exceeds the threshold."""
+    sequence_count: _builtins.int
+    """Sequences or pairs that it was measured on."""
     def __init__(
         self,
         *,
@@ -641,14 +680,49 @@ class CausalEvidence(_message.Message):
         bound_nats: _builtins.float = ...,
         bound: _builtins.str = ...,
         is_passed: _builtins.bool = ...,
+        sequence_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "bound_nats", b"bound_nats", "effect_nats", b"effect_nats", "is_passed", b"is_passed", "probe", b"probe", "standard_error_nats", b"standard_error_nats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "bound_nats", b"bound_nats", "effect_nats", b"effect_nats", "is_passed", b"is_passed", "probe", b"probe", "sequence_count", b"sequence_count", "standard_error_nats", b"standard_error_nats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CausalEvidence: _TypeAlias = CausalEvidence  # noqa: Y015
+
+@_typing.final
+class NullComparison(_message.Message):
+    """A second measure of a role beside what chance gives of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATISTIC_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    NULL_VALUE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    statistic: _builtins.str
+    """What is measured, and what the null is."""
+    value: _builtins.float
+    """Its value."""
+    null_value: _builtins.float
+    """What chance gives."""
+    threshold: _builtins.float
+    """What the value has to reach for the label."""
+    def __init__(
+        self,
+        *,
+        statistic: _builtins.str = ...,
+        value: _builtins.float = ...,
+        null_value: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["null_value", b"null_value", "statistic", b"statistic", "threshold", b"threshold", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NullComparison: _TypeAlias = NullComparison  # noqa: Y015
 
 @_typing.final
 class HeadLabel(_message.Message):
@@ -665,6 +739,7 @@ class HeadLabel(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    NULL_COMPARISON_FIELD_NUMBER: _builtins.int
     layer: _builtins.int
     """The layer, from 0."""
     head: _builtins.int
@@ -685,6 +760,10 @@ class HeadLabel(_message.Message):
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___CausalEvidence]:
         """The tests."""
 
+    @_builtins.property
+    def null_comparison(self) -> Global___NullComparison:
+        """Of roles by weights: the share of tokens that the head copies or suppresses, beside chance."""
+
     def __init__(
         self,
         *,
@@ -697,10 +776,11 @@ class HeadLabel(_message.Message):
         evidence: _abc.Iterable[Global___CausalEvidence] | None = ...,
         reason: _builtins.str = ...,
         offset: _builtins.int | None = ...,
+        null_comparison: Global___NullComparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "offset", b"offset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "null_comparison", b"null_comparison", "offset", b"offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "evidence", b"evidence", "head", b"head", "layer", b"layer", "offset", b"offset", "reason", b"reason", "role", b"role", "score", b"score", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_offset", b"_offset", "evidence", b"evidence", "head", b"head", "layer", b"layer", "null_comparison", b"null_comparison", "offset", b"offset", "reason", b"reason", "role", b"role", "score", b"score", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__offset: _TypeAlias = _typing.Literal["offset"]  # noqa: Y015
     _WhichOneofArgType__offset: _TypeAlias = _typing.Literal["_offset", b"_offset"]  # noqa: Y015

@@ -24,13 +24,13 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/progress.proto\x12\rneuroscope.v1\"W\n\x10\x41nalysisProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cneuroscope/v1/progress.proto\x12\rneuroscope.v1\"\x8d\x01\n\x10\x41nalysisProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01\x12\x1e\n\x11remaining_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_remaining_secondsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroscope.v1.progress_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANALYSISPROGRESS']._serialized_start=47
-  _globals['_ANALYSISPROGRESS']._serialized_end=134
+  _globals['_ANALYSISPROGRESS']._serialized_start=48
+  _globals['_ANALYSISPROGRESS']._serialized_end=189
 # @@protoc_insertion_point(module_scope)

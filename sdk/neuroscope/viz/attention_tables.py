@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from neuroscope.results.labels import RANKED_ROLES
 from neuroscope.viz.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -20,10 +22,13 @@ if TYPE_CHECKING:
 
 _BY_PATHS = ("name_mover", "s_inhibition")
 _COLOURS = {"confirmed": "green", "unconfirmed": "yellow", "not tested": "dim"}
+_MARKS = {"confirmed": "✓", "unconfirmed": "✗", "not tested": ""}
+_TOP = 10
 
 
 def attention_table(result: AttentionResult) -> Table:
-    """A row for each label; if no roles were scored, a row for each statistic."""
+    """A row for each labelled head with the role that describes it, and its other roles; if no roles were scored, a
+    row for each statistic."""
     table = _table(result)
     if result.plan is None:
         return table
@@ -34,15 +39,69 @@ def attention_table(result: AttentionResult) -> Table:
             values = array.values[~np.isnan(array.values)]
             table.add_row(array.name, *(f"{value:.3f}" for value in (values.mean(), values.min(), values.max())))
         return table
+    for column in ("head", "role", "score", "verdict", "effect (nats)", "other roles"):
+        table.add_column(column, justify="right" if column in ("head", "score") else "left", no_wrap=True)
+    others: dict[tuple[int, int], list[str]] = {}
+    best = result.best_labels
+    for label in result.labels:
+        if label not in best:
+            others.setdefault((label.layer, label.head), []).append(f"{_role(label)}{_MARKS[label.verdict]}")
+    for label in sorted(best, key=lambda label: (not label.is_confirmed, label.layer, label.head)):
+        table.add_row(
+            f"{label.layer}.{label.head}",
+            _role(label),
+            _score(label),
+            Text(label.verdict, _COLOURS[label.verdict]),
+            _strongest_effect(label),
+            ", ".join(others.get((label.layer, label.head), ())),
+        )
+    table.caption = "other roles: ✓ confirmed, ✗ not confirmed, no mark: not tested"
+    return table
+
+
+def label_table(result: AttentionResult) -> Table:
+    """A row for every label with its evidence."""
+    table = _table(result)
+    if result.plan is None:
+        return table
     probes = ["ablated", "restored"] if any(role not in _BY_PATHS for role in result.roles) else []
     probes += ["patched"] if any(role in _BY_PATHS for role in result.roles) else []
-    for column in ("role", "head", "score", "verdict", *probes):
+    for column in ("role", "head", "score", "verdict", *probes, "sequences"):
         table.add_column(column, justify="left" if column in ("role", "verdict") else "right", no_wrap=True)
     for label in result.labels:
         verdict = Text(label.verdict, _COLOURS[label.verdict])
         effects = {each.probe: _effect(each) for each in label.evidence}
         cells = [effects.get(probe, "") for probe in probes]
-        table.add_row(_role(label), f"{label.layer}.{label.head}", f"{label.score:.2f}", verdict, *cells)
+        count = str(max((each.sequence_count for each in label.evidence), default=""))
+        table.add_row(_role(label), f"{label.layer}.{label.head}", _score(label), verdict, *cells, count)
+    return table
+
+
+def summary_table(result: AttentionResult) -> Table:
+    """A row for each role: how many heads have it, how many are confirmed, and the ten with the largest score,
+    confirmed ones first."""
+    table = _table(result)
+    for column in ("role", "heads", "confirmed", "refused", "largest scores"):
+        table.add_column(column, justify="left" if column in ("role", "largest scores") else "right")
+    if result.plan is None:
+        return table
+    for role in sorted(result.roles, key=RANKED_ROLES.index):
+        labels = [label for label in result.labels if label.role == role]
+        verdicts = Counter(label.verdict for label in labels)
+        tested = len(labels) - verdicts["not tested"]
+        strongest = sorted(labels, key=lambda label: (not label.is_confirmed, -_told_score(label)))[:_TOP]
+        shown = [  # without a space, so that a head and its score stay on one line
+            f"{label.layer}.{label.head}{_MARKS[label.verdict]}({_told_score(label):.2f})" for label in strongest
+        ]
+        more = len(labels) - len(strongest)
+        table.add_row(
+            role.replace("_", " "),
+            f"{len(labels)}",
+            f"{verdicts['confirmed']}" if tested else "",
+            f"{verdicts['unconfirmed']}" if tested else "",
+            " ".join(shown) + (f" and {more} more" if more else ""),
+        )
+    table.caption = "✓ confirmed, ✗ refused; of copying and suppression the share of tokens in place of the score"
     return table
 
 
@@ -95,6 +154,25 @@ def _table(result: object) -> Table:
 def _role(label: HeadLabel) -> str:
     name = label.role.replace("_", " ")
     return name if label.offset is None else f"{name} ({-label.offset})"
+
+
+def _score(label: HeadLabel) -> str:
+    """The score; of roles by weights the share of tokens, which says more."""
+    if label.null_comparison is None:
+        return f"{label.score:.2f}"
+    return f"{label.score:.2f}, {label.null_comparison.value:.0%} of tokens"
+
+
+def _told_score(label: HeadLabel) -> float:
+    return label.score if label.null_comparison is None else label.null_comparison.value
+
+
+def _strongest_effect(label: HeadLabel) -> str:
+    """The test that is passed by most, or fails by least."""
+    if not label.evidence:
+        return ""
+    best = max(label.evidence, key=lambda each: (each.is_passed, each.effect_nats - each.bound_nats))
+    return f"{_effect(best)}, {best.probe}"
 
 
 def _effect(evidence: Evidence) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from neuroscope.results.flow import component_of, depth
-from neuroscope.viz import html_figure
+from neuroscope.viz import html_figure, page
 
 if TYPE_CHECKING:
     from neuroscope.results.flow import InformationFlow
@@ -68,7 +68,7 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
         axes.text(
             *middle,
             f"{part} {edge.effect:+.2f}".strip(),
-            fontsize=6,
+            fontsize=page.POINTS,
             color=colour,
             ha="center",
             va="center",
@@ -79,7 +79,7 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
             x,
             y,
             node,
-            fontsize=7,
+            fontsize=page.POINTS,
             ha="center",
             va="center",
             bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#444", "linewidth": 0.8},
@@ -88,7 +88,9 @@ def draw_on(axes: Any, flow: InformationFlow) -> None:
     axes.set_xlim(-widest - 1, widest + 1.4)
     axes.set_ylim(-0.6, len(_rows(flow)) - 0.4)
     axes.axis("off")
-    axes.set_title("Flow of information: share of the metric's change along each path; skips in red", fontsize=8)
+    axes.set_title(
+        "Flow of information: share of the metric's change along each path; skips in red", fontsize=page.TITLE_POINTS
+    )
 
 
 def _rows(flow: InformationFlow) -> list[list[str]]:

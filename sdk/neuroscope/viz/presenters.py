@@ -12,7 +12,12 @@ VIEWS: Mapping[str, Mapping[str, str]] = {
     "Displayable": {"text": "tables:text", "mimebundle": "tables:mimebundle"},
     "ActivationCache": {"table": "tables:cache_table"},
     "AttentionComparison": {"table": "attention_tables:comparison_table", "picture": "comparison_picture:draw"},
-    "AttentionResult": {"table": "attention_tables:attention_table", "picture": "attention_picture:draw"},
+    "AttentionResult": {
+        "table": "attention_tables:attention_table",
+        "label_table": "attention_tables:label_table",
+        "summary_table": "attention_tables:summary_table",
+        "picture": "attention_picture:draw",
+    },
     "AttributionResult": {"table": "sweep_tables:attribution_table"},
     "CircuitContent": {
         "table": "circuit_tables:circuit_table",

@@ -1,4 +1,8 @@
-"""Picture of a residual stream analysis: heat maps, curves over layers, lenses, routes, flow."""
+"""Pictures of a residual stream analysis at the width of a page: heat maps, curves over layers, lenses, routes, flow.
+
+At some positions, mostly the first one, trained models write massive activations (Sun et al. 2024, arXiv:2402.17762)
+that would bleach every other cell: heat maps set them apart, and their colours are scaled by the other positions.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope.viz import flow_picture, html_figure
+from neuroscope.viz import flow_picture, html_figure, page
+from neuroscope.viz.page import tick_step
 from neuroscope.vocabulary.token_text import shortened, visible
 
 if TYPE_CHECKING:
@@ -21,11 +26,16 @@ if TYPE_CHECKING:
 Panel: TypeAlias = "tuple[float, float, Callable[[Any], None]]"
 """Width and height in inches, and a function that draws on axes."""
 _BLUE, _RED, _GREY = "#3b6fb6", "#d1495b", "#8a8a8a"
-_CELL = 0.3  # inches
-_LENS_CELL = 0.72
-_MOST_TICKS = 48
-_MOST_POSITIONS = 64
-_CHARACTERS = 9
+_MARGIN = 1.5
+"""Inches of a page beside the cells of a heat map."""
+_TALLEST = 7.0
+"""Inches of the cells of a heat map."""
+_LENS_CELL = (0.54, 0.14)
+"""Inches of a token in the table of a lens."""
+_CHARACTERS, _LENS_CHARACTERS = 9, 7
+_MASSIVE = 10.0
+"""A position whose stream has so many times the median norm, at any layer, holds massive activations."""
+_ROBUST_PERCENT = 99.0
 
 
 def draw(result: ResidualResult, path: str | Path | None, *, part: str | None, prompt: int) -> Any:
@@ -49,38 +59,46 @@ def draw(result: ResidualResult, path: str | Path | None, *, part: str | None, p
         paint(axes)
     plan = result.plan
     title = f"Residual stream of {plan.model_id}" if plan is not None else "Residual stream"
-    figure.suptitle(title, fontsize=9, parse_math=False)
+    figure.suptitle(title, fontsize=page.TITLE_POINTS, parse_math=False)
     if path is not None:
         html_figure.write(figure, path, title)
     return figure
 
 
+def massive_positions(norms: Any) -> list[int]:
+    """Positions with massive activations, by the norms of the stream (point, position)."""
+    usual = np.median(norms, axis=1, keepdims=True)
+    return np.flatnonzero((norms > _MASSIVE * np.maximum(usual, 1e-12)).any(axis=0)).tolist()
+
+
 def _contributions(result: ResidualResult, prompt: int) -> Iterator[Panel]:
     share = result.array("share", prompt).values
     components, tokens = result.components, _tokens(result, prompt)
-    size = (2 + _CELL * share.shape[1], 1.6 + 0.2 * len(components))
+    norm, cosine, drift = (result.array(name, prompt).values for name in ("stream_norm", "stream_cosine", "drift"))
+    massive = massive_positions(norm)
 
     def map_of_shares(axes: Any) -> None:
-        _map(axes, share, components, tokens, "share of the last stream that each component writes", is_signed=True)
+        title = "share of the last stream that each component writes"
+        _map(axes, share, components, tokens, title, is_signed=True, massive=massive)
 
-    yield (*size, map_of_shares)
-    norm, cosine, drift = (result.array(name, prompt).values for name in ("stream_norm", "stream_cosine", "drift"))
+    yield page.WIDTH, _map_height(len(components)), map_of_shares
     position = _position(result, prompt)
 
     def curves(axes: Any) -> None:
         points = np.arange(len(norm))
+        axes.tick_params(axis="y", labelsize=page.POINTS)
         axes.plot(points, cosine[:, position], color=_BLUE, marker="o", markersize=3, label="cosine with the last")
         axes.plot(points[1:], drift[:, position], color=_RED, marker="o", markersize=3, label="drift over a layer")
-        axes.set_ylabel("cosine, drift", fontsize=7)
+        axes.set_ylabel("cosine, drift", fontsize=page.POINTS)
         beside = axes.twinx()
         beside.plot(points, norm[:, position], color=_GREY, marker="s", markersize=3, label="norm (right)")
-        beside.tick_params(labelsize=6)
+        beside.tick_params(labelsize=page.POINTS)
         handles = [*axes.get_lines(), *beside.get_lines()]
-        axes.legend(handles, [line.get_label() for line in handles], fontsize=6)
+        axes.legend(handles, [line.get_label() for line in handles], fontsize=page.POINTS)
         _points(axes, len(norm))
-        axes.set_title(f"the stream at position {position}", fontsize=8)
+        axes.set_title(f"the stream at position {position}", fontsize=page.TITLE_POINTS)
 
-    yield 6.0, 2.6, curves
+    yield page.WIDTH, 2.4, curves
 
 
 def _attribution(result: ResidualResult, prompt: int) -> Iterator[Panel]:
@@ -90,36 +108,37 @@ def _attribution(result: ResidualResult, prompt: int) -> Iterator[Panel]:
         colours = [_BLUE if value >= 0 else _RED for value in direct]
         axes.bar(range(len(direct)), direct, color=colours)
         axes.axhline(0, color="#444", linewidth=0.6)
-        axes.set_xticks(range(len(direct)), result.components, fontsize=6, rotation=60)
-        axes.tick_params(axis="y", labelsize=6)
+        step = tick_step(len(direct), page.WIDTH - 1)
+        axes.set_xticks(range(0, len(direct), step), result.components[::step], fontsize=page.POINTS, rotation=90)
+        axes.margins(x=0.01)
+        axes.tick_params(axis="y", labelsize=page.POINTS)
         answer = visible(attribution.answer.text)
         other = "" if attribution.other is None else f" less that of {visible(attribution.other.text)!r}"
         axes.set_title(
             f"direct contribution to the logit of {answer!r}{other}: {attribution.sum:.2f} in all",
-            fontsize=8,
+            fontsize=page.TITLE_POINTS,
             parse_math=False,
         )
 
-    yield max(5.0, 0.28 * len(direct) + 1.5), 2.6, bars
+    yield page.WIDTH, 2.4, bars
     if "direct_head" in result.names:
         heads = result.array("direct_head", prompt).values
 
         def map_of_heads(axes: Any) -> None:
             layers, names = (list(map(str, range(count))) for count in heads.shape)
-            _map(axes, heads, layers, names, "direct contribution of heads", is_signed=True)
-            axes.set_ylabel("layer", fontsize=7)
-            axes.set_xlabel("head", fontsize=7)
+            _map(axes, heads.T, names, layers, "direct contribution of heads", is_signed=True, turned=0)
+            axes.set_ylabel("head", fontsize=page.POINTS)
+            axes.set_xlabel("layer", fontsize=page.POINTS)
 
-        yield 2.4 + _CELL * heads.shape[1], 1.4 + 0.24 * heads.shape[0], map_of_heads
+        yield page.WIDTH, _map_height(heads.shape[1], with_tokens=False), map_of_heads
 
 
 def _lens(result: ResidualResult, prompt: int) -> Iterator[Panel]:
     lenses = [lens for lens in ("lens", "tuned") if f"{lens}_kl" in result.names]
     for lens in lenses:
-        probability = result.array(f"{lens}_probability", prompt).values[..., 0]
-        positions = range(max(0, probability.shape[1] - _MOST_POSITIONS), probability.shape[1])
-        size = (1.6 + _LENS_CELL * len(positions), 1.4 + _CELL * len(probability))
-        yield (*size, partial(_lens_table, result=result, prompt=prompt, lens=lens))
+        points = result.array(f"{lens}_kl", prompt).values.shape[0]
+        rows = -(-points // _lens_step(points))
+        yield page.WIDTH, 1.3 + _LENS_CELL[1] * rows, partial(_lens_table, result=result, prompt=prompt, lens=lens)
     position = _position(result, prompt)
 
     def curves(axes: Any) -> None:
@@ -131,29 +150,44 @@ def _lens(result: ResidualResult, prompt: int) -> Iterator[Panel]:
             axes.plot(seen, style, color=_BLUE, marker="o", markersize=3, label=f"probability, {name}")
             beside.plot(divergence, style, color=_RED, marker="o", markersize=3, label=f"KL, {name} (right)")
         axes.set_ylim(-0.03, 1.03)
-        beside.tick_params(labelsize=6)
+        beside.tick_params(labelsize=page.POINTS)
         handles = [*axes.get_lines(), *beside.get_lines()]
-        axes.legend(handles, [line.get_label() for line in handles], fontsize=6)
+        axes.legend(handles, [line.get_label() for line in handles], fontsize=page.POINTS)
         answer = visible(result.lenses[prompt].texts[result.lenses[prompt].answer_id])
-        axes.set_title(f"the answer {answer!r} at position {position}", fontsize=8, parse_math=False)
+        axes.set_title(f"the answer {answer!r} at position {position}", fontsize=page.TITLE_POINTS, parse_math=False)
         _points(axes, len(result.array("lens_kl", prompt).values))
 
-    yield 6.0, 2.6, curves
+    yield page.WIDTH, 2.4, curves
+
+
+def _lens_step(points: int) -> int:
+    """Every which point is a row of a lens table."""
+    return -(-points // int(_TALLEST / _LENS_CELL[1]))
 
 
 def _lens_table(axes: Any, result: ResidualResult, prompt: int, lens: str) -> None:
-    probability = result.array(f"{lens}_probability", prompt).values[:, -_MOST_POSITIONS:, 0]
-    token_ids = result.array(f"{lens}_tokens", prompt).values[:, -_MOST_POSITIONS:, 0]
+    """The likeliest tokens at the last positions, as many as a page is wide; the last point is always a row."""
+    columns = int((page.WIDTH - 1) / _LENS_CELL[0])
+    everything = result.array(f"{lens}_probability", prompt).values[..., 0]
+    points, count = everything.shape
+    step = _lens_step(points)
+    rows = list(range(points - 1, -1, -step))[::-1]
+    probability = everything[rows, -columns:]
+    token_ids = result.array(f"{lens}_tokens", prompt).values[rows, -columns:, 0]
     texts = result.lenses[prompt].texts
     axes.imshow(probability, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     for (row, column), token in np.ndenumerate(token_ids):
         colour = "white" if probability[row, column] > 0.55 else "#1b1f27"
-        text = shortened(visible(texts.get(int(token), f"#{int(token)}")), _CHARACTERS)
-        axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour, parse_math=False)
-    axes.set_yticks(range(len(probability)), _point_names(len(probability)), fontsize=6)
-    read = _tokens(result, prompt)[-probability.shape[1] :]
-    axes.set_xticks(range(len(read)), read, fontsize=6, rotation=60, ha="right", parse_math=False)
-    axes.set_title(f"{'logit' if lens == 'lens' else 'tuned'} lens: the likeliest next token", fontsize=8)
+        text = shortened(visible(texts.get(int(token), f"#{int(token)}")), _LENS_CHARACTERS)
+        axes.text(column, row, text, ha="center", va="center", fontsize=page.POINTS, color=colour, parse_math=False)
+    names = _point_names(points)
+    axes.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=page.POINTS)
+    read = _tokens(result, prompt)[-columns:]
+    axes.set_xticks(range(len(read)), read, fontsize=page.POINTS, rotation=90, parse_math=False)
+    shown = "" if count <= columns else f", last {columns} of {count} positions"
+    shown += "" if step == 1 else f", every {step} layers"
+    name = "logit" if lens == "lens" else "tuned"
+    axes.set_title(f"{name} lens: the likeliest next token{shown}", fontsize=page.TITLE_POINTS)
 
 
 def _routing(result: ResidualResult, prompt: int) -> Iterator[Panel]:
@@ -164,10 +198,11 @@ def _routing(result: ResidualResult, prompt: int) -> Iterator[Panel]:
 
     def paint(axes: Any) -> None:
         layers, tokens = list(map(str, range(len(values)))), _tokens(result, prompt)
-        _map(axes, values, layers, tokens, f"norm of what attention moves to position {query}", is_signed=False)
-        axes.set_ylabel("layer", fontsize=7)
+        title = f"norm of what attention moves to position {query}"
+        _map(axes, values, layers, tokens, title, is_signed=False, massive=_largest_key(values))
+        axes.set_ylabel("layer", fontsize=page.POINTS)
 
-    yield 2 + _CELL * values.shape[1], 1.6 + 0.24 * len(values), paint
+    yield page.WIDTH, _map_height(len(values)), paint
 
 
 def _ablation(result: ResidualResult, prompt: int) -> Iterator[Panel]:
@@ -178,13 +213,14 @@ def _ablation(result: ResidualResult, prompt: int) -> Iterator[Panel]:
         axes.bar(layers - 0.2, np.nan_to_num(attention), 0.4, color=_BLUE, label="attention")
         axes.bar(layers + 0.2, np.nan_to_num(mlp), 0.4, color=_RED, label="MLP")
         axes.axhline(0, color="#444", linewidth=0.6)
-        axes.set_xticks(layers, layers.tolist(), fontsize=6)
-        axes.tick_params(axis="y", labelsize=6)
-        axes.set_xlabel("layer", fontsize=7)
-        axes.legend(fontsize=6)
-        axes.set_title(f"what ablation takes of the metric, {result.metrics[prompt]:.2f}", fontsize=8)
+        step = tick_step(len(layers), page.WIDTH - 1)
+        axes.set_xticks(layers[::step], layers[::step].tolist(), fontsize=page.POINTS)
+        axes.tick_params(axis="y", labelsize=page.POINTS)
+        axes.set_xlabel("layer", fontsize=page.POINTS)
+        axes.legend(fontsize=page.POINTS)
+        axes.set_title(f"what ablation takes of the metric, {result.metrics[prompt]:.2f}", fontsize=page.TITLE_POINTS)
 
-    yield max(5.0, 1.5 + 0.4 * len(attention)), 2.4, paint
+    yield page.WIDTH, 2.2, paint
 
 
 def _flow(result: ResidualResult, prompt: int) -> Iterator[Panel]:
@@ -202,22 +238,73 @@ _PANELS: dict[str, Callable[[Any, int], Iterator[Panel]]] = {
 }
 
 
-def _map(axes: Any, values: Any, rows: Sequence[str], columns: Sequence[str], title: str, *, is_signed: bool) -> None:
-    most = float(np.nanmax(np.abs(values), initial=1e-9)) or 1.0
-    colours: dict[str, Any] = {"cmap": "RdBu", "vmin": -most, "vmax": most} if is_signed else {"cmap": "viridis"}
-    image = axes.imshow(values, aspect="auto", origin="lower", **colours)
-    for set_ticks, names, turned in ((axes.set_yticks, rows, 0), (axes.set_xticks, columns, 60)):
-        step = -(-len(names) // _MOST_TICKS)
-        set_ticks(range(0, len(names), step), names[::step], fontsize=6, rotation=turned, parse_math=False)
-    axes.set_title(title, fontsize=8)
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.ax.tick_params(labelsize=6)
+def _map_height(rows: int, *, with_tokens: bool = True) -> float:
+    """Inches of a heat map with its labels."""
+    return min(_TALLEST, max(1.0, 0.13 * rows)) + (1.1 if with_tokens else 0.7)
+
+
+def _map(
+    axes: Any,
+    values: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    *,
+    is_signed: bool,
+    massive: Sequence[int] = (),
+    turned: int = 90,
+) -> None:
+    """A heat map. Colours are scaled by what is usual, without the columns of massive activations, which are grey."""
+    massive = [] if len(massive) == len(columns) else list(massive)
+    usual = np.delete(values, massive, axis=1)
+    magnitudes = np.abs(usual[np.isfinite(usual)])
+    largest = float(magnitudes.max(initial=0.0))
+    most = float(np.percentile(magnitudes, _ROBUST_PERCENT)) if magnitudes.size else 0.0
+    most = (most if most > largest / 20 else largest) or 1.0
+    colours: dict[str, Any] = {"cmap": "RdBu", "vmin": -most, "vmax": most}
+    if not is_signed:
+        colours = {"cmap": "viridis", "vmin": 0.0, "vmax": most}
+    image = axes.imshow(np.ma.array(values, mask=_columns(values, massive)), aspect="auto", origin="lower", **colours)
+    if massive:
+        apart = np.ma.array(np.abs(values), mask=~_columns(values, massive))
+        axes.imshow(apart, aspect="auto", origin="lower", cmap="Greys", vmin=0, vmax=float(np.nanmax(np.abs(values))))
+        for position in massive:
+            axes.axvline(position - 0.5, color="#222", linewidth=0.6)
+            axes.axvline(position + 0.5, color="#222", linewidth=0.6)
+        named = ", ".join(f"{position} {columns[position]!r}" for position in massive[:4])
+        more = f" and {len(massive) - 4} more" if len(massive) > 4 else ""
+        reach = float(np.nanmax(np.abs(values[:, massive])))
+        title += f"\nmassive activations at position {named}{more}: in grey, up to {reach:.3g}, off the scale"
+    height = min(_TALLEST, max(1.0, 0.13 * len(rows)))
+    for set_ticks, names, rotation, extent in (
+        (axes.set_yticks, rows, 0, height),
+        (axes.set_xticks, columns, turned, page.WIDTH - _MARGIN),
+    ):
+        step = tick_step(len(names), extent)
+        set_ticks(range(0, len(names), step), names[::step], fontsize=page.POINTS, rotation=rotation, parse_math=False)
+    axes.set_title(title, fontsize=page.TITLE_POINTS, parse_math=False)
+    extend = "neither" if largest <= most else "both" if is_signed else "max"
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.01, extend=extend)
+    bar.ax.tick_params(labelsize=page.POINTS)
+
+
+def _columns(values: Any, chosen: Sequence[int]) -> Any:
+    """Where an array has these columns."""
+    found = np.zeros(np.shape(values), np.bool_)
+    found[:, list(chosen)] = True
+    return found
+
+
+def _largest_key(values: Any) -> list[int]:
+    """The position that attention moves most from, where that is massive beside the others."""
+    most = np.nanmax(values, axis=0)
+    return np.flatnonzero(most > _MASSIVE * max(float(np.median(most)), 1e-12)).tolist()
 
 
 def _points(axes: Any, count: int) -> None:
-    step = -(-count // _MOST_TICKS)
-    axes.set_xticks(range(0, count, step), _point_names(count)[::step], fontsize=6)
-    axes.tick_params(axis="y", labelsize=6)
+    step = tick_step(count, page.WIDTH - 1, inches=0.6)
+    axes.set_xticks(range(0, count, step), _point_names(count)[::step], fontsize=page.POINTS)
+    axes.tick_params(axis="y", labelsize=page.POINTS)
 
 
 def _point_names(count: int) -> list[str]:

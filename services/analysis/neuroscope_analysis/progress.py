@@ -17,6 +17,15 @@ class ProgressTimer:
         """Seconds since the plan."""
         return time.monotonic() - self._began_s
 
-    def progress(self, stage: str, done: int, count: int) -> pb.AnalysisProgress:
-        """The progress of a stage."""
-        return pb.AnalysisProgress(stage=stage, done=done, count=count, elapsed_seconds=self.elapsed_s())
+    def progress(self, stage: str, done: int, count: int, remaining_s: float | None = None) -> pb.AnalysisProgress:
+        """The progress of a stage.
+
+        Args:
+            stage: its name.
+            done: parts that are done.
+            count: all parts.
+            remaining_s: how long the analysis will still take; None: not known.
+        """
+        return pb.AnalysisProgress(
+            stage=stage, done=done, count=count, elapsed_seconds=self.elapsed_s(), remaining_seconds=remaining_s
+        )

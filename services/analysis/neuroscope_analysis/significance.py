@@ -24,6 +24,7 @@ from neuroscope.v1 import attention_pb2 as pb
 MetricChanges = NDArray[np.float64]
 """Changes of a metric by sequence or pair."""
 DEFAULT_LEAST_EFFECT, DEFAULT_SIGNIFICANCE = 0.01, 0.01
+_LEAST_NAME = "the least effect"
 _ROBUST_DEVIATIONS = 3.0
 _MAD_TO_DEVIATION = 1.4826
 
@@ -45,9 +46,37 @@ def standard_error(changes: MetricChanges) -> MetricChanges:
     return changes.std(axis=0, ddof=1) / math.sqrt(len(changes))
 
 
-def t_quantile(count: int, significance: float) -> float:
-    """The t quantile of a one-sided test of the mean of `count` changes."""
-    return float(cast("Any", special).stdtrit(count - 1, 1 - significance))
+def t_quantile(freedom: float, significance: float) -> float:
+    """The t quantile of a one-sided test with so many degrees of freedom; of infinitely many the normal one."""
+    functions: Any = special
+    quantile = (
+        functions.ndtri(1 - significance) if math.isinf(freedom) else functions.stdtrit(freedom, 1 - significance)
+    )
+    return float(quantile)
+
+
+def moderated_variances(variances: MetricChanges, freedom: int) -> tuple[MetricChanges, float]:
+    """Variances of many tests, each drawn towards what the others have, and their degrees of freedom.
+
+    Smyth 2004, "Linear models and empirical Bayes methods", whose estimates of the prior these are: with few changes
+    for each test, the spread of all tests says what the spread of one is.
+
+    Args:
+        variances: of each test, all above 0.
+        freedom: degrees of freedom of each.
+    """
+    functions: Any = special
+    half = freedom / 2
+    logs = np.log(variances) - functions.digamma(half) + math.log(half)
+    excess = float(logs.var(ddof=1) - functions.polygamma(1, half)) if len(variances) > 1 else 0.0
+    if excess <= 0:  # they differ no more than chance lets equal ones differ
+        return np.full_like(variances, math.exp(float(logs.mean()))), math.inf
+    low, high = 1e-3, 1e6  # half the prior's degrees of freedom: polygamma(1, x) falls with x
+    for _ in range(100):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if float(functions.polygamma(1, middle)) > excess else (low, middle)
+    prior = math.exp(float(logs.mean()) + float(functions.digamma(low)) - math.log(low))
+    return (2 * low * prior + freedom * variances) / (2 * low + freedom), 2 * low + freedom
 
 
 def p_values(effects: MetricChanges, errors: MetricChanges, count: int) -> MetricChanges:
@@ -78,13 +107,22 @@ class EffectThreshold:
     """The bound from effects of heads without the role."""
     other_count: int
 
+    @property
+    def fixed_bound(self) -> str:
+        """Which of the bounds that do not depend on the changes is the largest."""
+        return self._others_name if self.others_bound > self.least_effect else _LEAST_NAME
+
+    @property
+    def _others_name(self) -> str:
+        return f"effects of {self.other_count} heads without the role"
+
     def evidence(self, probe: pb.CausalProbe.ValueType, changes: MetricChanges) -> pb.CausalEvidence:
         """The evidence of one test."""
         error = float(standard_error(changes))
         bounds = {
-            "the least effect": self.least_effect,
-            "noise over the sequences": t_quantile(len(changes), self.significance) * error,
-            f"effects of {self.other_count} heads without the role": self.others_bound,
+            _LEAST_NAME: self.least_effect,
+            "noise over the sequences": t_quantile(len(changes) - 1, self.significance) * error,
+            self._others_name: self.others_bound,
         }
         largest = max(bounds, key=lambda name: bounds[name])
         effect = float(changes.mean())
@@ -95,6 +133,7 @@ class EffectThreshold:
             bound_nats=bounds[largest],
             bound=largest,
             is_passed=effect > bounds[largest],
+            sequence_count=len(changes),
         )
 
 

@@ -9,11 +9,14 @@ from contextlib import aclosing
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.results.labels import RANKED_ROLES
 from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.v1 import inference_pb2, tensor_pb2
 from neuroscope.wire.codec import Event
 from neuroscope_analysis.attention import copying_scores
-from neuroscope_analysis.attention.ablation_tests import AblationTests, Candidate, Head
+from neuroscope_analysis.attention.ablation_tests import AblationTests, Candidate, Head, RoleCandidates
+from neuroscope_analysis.attention.copied_tokens import TokenSample
+from neuroscope_analysis.attention.copying_scores import CopyingScores
 from neuroscope_analysis.attention.name_movers import NameHeadAnalysis
 from neuroscope_analysis.attention.pattern_capture import ATTENTION_PATTERN, AccumulatorT, accumulate_patterns
 from neuroscope_analysis.attention.patterns import Floats
@@ -22,11 +25,13 @@ from neuroscope_analysis.attention.request import AttentionJob
 from neuroscope_analysis.attention.roles import Role
 from neuroscope_analysis.attention.sequence_scores import SequenceScores
 from neuroscope_analysis.attention.statistics import STATISTICS, PromptStatistics
+from neuroscope_analysis.event_tasks import in_one_task
 from neuroscope_analysis.progress import ProgressTimer
 from neuroscope_analysis.result_arrays import ResultArrays
 
 DIRECT_EFFECT = "direct_effect"
 """The effect of each head's path to the logits on named pairs."""
+_NOT_YET = "its test has not been run yet"
 
 
 class AttentionAnalysis:
@@ -44,7 +49,7 @@ class AttentionAnalysis:
         axes = (tensor_pb2.AXIS_LAYER, tensor_pb2.AXIS_HEAD)
         self._arrays = ResultArrays.of_shape(names, ATTENTION_PATTERN, axes, (len(job.layers), job.head_count))
         self._timer = ProgressTimer()
-        self._labels: list[pb.HeadLabel] = []
+        self._labels: dict[tuple[int, int, int], pb.HeadLabel] = {}  # by role, layer and head
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The plan, partial results and the result."""
@@ -53,7 +58,7 @@ class AttentionAnalysis:
             async for event in described:
                 yield event
         if self._job.sequences is not None:
-            async with aclosing(self._role_scores(self._job.sequences)) as scored:
+            async with aclosing(in_one_task(self._role_scores(self._job.sequences))) as scored:
                 async for event in scored:
                     yield event
         if self._job.named_pairs:
@@ -62,7 +67,7 @@ class AttentionAnalysis:
                     yield event
         yield pb.AnalyzeAttentionResponse(
             result=pb.AttentionResult(
-                labels=self._labels,
+                labels=self._labels.values(),
                 token_count=self._job.model.token_count,
                 call_count=self._job.model.call_count,
                 elapsed_seconds=self._timer.elapsed_s(),
@@ -135,20 +140,70 @@ class AttentionAnalysis:
         assert total is not None
         scores = total.scores()
         roles = [role for role in job.roles if not role.path_receiver]
+        copying: CopyingScores | None = None
         if any(role.uses_weights for role in roles):
             yield self._progress("reading weights", 0, 1)
-            copying = await copying_scores.copying_scores(job.model, job.layers, job.head_count)
-            scores |= {pb.HEAD_ROLE_COPYING: copying, pb.HEAD_ROLE_SUPPRESSION: -copying}
+            sample = TokenSample.draw(sequences.token_ids, sequences.seed)
+            copying = await copying_scores.copying_scores(job.model, job.layers, job.head_count, sample)
+            scores |= {role.role: copying.of_role(role.role)[0] for role in roles if role.uses_weights}
         for frame in self._arrays.frames({role.array_name: scores[role.role] for role in roles}):
             yield frame
-        tests = None if job.why_not_tested else AblationTests(job.model, sequences, job.causal_test)
-        for index, role in enumerate(roles):
-            yield self._progress("testing labels", index, len(roles))
-            threshold = job.thresholds[role.role]
-            candidates, others = self._split_by_threshold(role, scores[role.role], threshold, total.peak_distances())
-            async for label in _labels(tests, role, threshold, candidates, others, job.why_not_tested):
-                self._labels.append(label)
-                yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(label=label))
+        distances = total.peak_distances()
+        found = [self._split_by_threshold(role, scores[role.role], distances, copying) for role in roles]
+        yield self._scored(found, job.why_not_tested or _NOT_YET)
+        if job.why_not_tested:
+            return
+        async with aclosing(self._tested_labels(AblationTests(job.model, sequences, job.causal_test), found)) as tested:
+            async for event in tested:
+                yield event
+
+    def _scored(self, found: Sequence[RoleCandidates], reason: str) -> pb.AnalyzeAttentionResponse:
+        """The labels by score."""
+        labels = [label for each in found for label in each.untested(reason)]
+        self._labels |= {(label.role, label.layer, label.head): label for label in labels}
+        return pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(scores=pb.ScoredHeads(labels=labels)))
+
+    async def _tested_labels(
+        self, tests: AblationTests, found: Sequence[RoleCandidates]
+    ) -> AsyncGenerator[Event, None]:
+        """Labels in the order of what their tests change: specific roles first, and last the labels of heads that a
+        more specific role describes already."""
+        ranked = sorted(found, key=lambda each: RANKED_ROLES.index(each.role.name))
+        described: set[Head] = set()
+        deferred: list[tuple[RoleCandidates, list[Candidate]]] = []
+        count, done, began_s = sum(len(each.candidates) for each in found), 0, self._timer.elapsed_s()
+
+        def progress() -> Event:
+            remaining_s = (self._timer.elapsed_s() - began_s) / done * (count - done) if done else None
+            return self._progress("testing labels", done, count, remaining_s)
+
+        async def tested(of: RoleCandidates, candidates: Sequence[Candidate]) -> AsyncGenerator[Event, None]:
+            nonlocal done
+            async with aclosing(tests.labels(of, candidates)) as labels:
+                async for label in labels:
+                    if label is not None:
+                        done += 1
+                        if label.verdict == pb.CAUSAL_VERDICT_CONFIRMED:
+                            described.add((label.layer, label.head))
+                        yield self._found(label)
+                    yield progress()
+
+        yield progress()
+        for each in ranked:
+            deferred.append((each, [candidate for candidate in each.candidates if candidate.head in described]))
+            now = [candidate for candidate in each.candidates if candidate.head not in described]
+            async with aclosing(tested(each, now)) as events:
+                async for event in events:
+                    yield event
+        for each, later in deferred:
+            async with aclosing(tested(each, later)) as events:
+                async for event in events:
+                    yield event
+
+    def _found(self, label: pb.HeadLabel) -> pb.AnalyzeAttentionResponse:
+        """A tested label."""
+        self._labels[label.role, label.layer, label.head] = label
+        return pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(label=label))
 
     async def _name_head_scores(self) -> AsyncGenerator[Event, None]:
         """Scores and labels of roles on named pairs."""
@@ -177,13 +232,12 @@ class AttentionAnalysis:
             direct = await heads.direct_effects()
             for frame in self._arrays.frames({DIRECT_EFFECT: direct.mean(axis=0)}):
                 yield frame
-        for index, role in enumerate(roles):
+        found = [self._split_by_threshold(role, scores[role.role], None, None) for role in roles]
+        yield self._scored(found, job.why_paths_not_tested or _NOT_YET)
+        for index, each in enumerate(found):
             yield self._progress("testing labels", index, len(roles))
-            threshold = job.thresholds[role.role]
-            candidates, others = self._split_by_threshold(role, scores[role.role], threshold, None)
-            async for label in heads.labels(role, threshold, candidates, others, direct):
-                self._labels.append(label)
-                yield pb.AnalyzeAttentionResponse(partial=pb.AttentionPartial(label=label))
+            async for label in heads.labels(each.role, each.threshold, each.candidates, each.others, direct):
+                yield self._found(label)
 
     async def _accumulate(self, ids: Sequence[int], make: Callable[[], AccumulatorT], what: str) -> AccumulatorT:
         """Accumulates the patterns of one prompt."""
@@ -191,38 +245,32 @@ class AttentionAnalysis:
         return await accumulate_patterns(job.model, ids, job.layers, make, what=what)
 
     def _split_by_threshold(
-        self, role: Role, scores: Floats, threshold: float, distances: NDArray[np.int64] | None
-    ) -> tuple[list[Candidate], list[Head]]:
+        self,
+        role: Role,
+        scores: Floats,
+        distances: NDArray[np.int64] | None,
+        copying: CopyingScores | None,
+    ) -> RoleCandidates:
         """Heads that reach the threshold, highest score first, and the other heads."""
+        threshold = self._job.thresholds[role.role]
         candidates: list[Candidate] = []
         others: list[Head] = []
         for place, layer in enumerate(self._job.layers):
             for head, score in enumerate(scores[place].tolist()):
-                if score >= threshold:
-                    offset = None
-                    if distances is not None and role.role == pb.HEAD_ROLE_POSITIONAL:
-                        offset = int(distances[place, head])
-                    candidates.append(Candidate((layer, head), score, offset))
-                elif not math.isnan(score):
+                if math.isnan(score):
+                    continue
+                offset, comparison = None, None
+                if distances is not None and role.role == pb.HEAD_ROLE_POSITIONAL:
+                    offset = int(distances[place, head])
+                if role.uses_weights and copying is not None:
+                    comparison = copying.sample.comparison(float(copying.of_role(role.role)[1][place, head]), role.role)
+                if score >= threshold and (comparison is None or comparison.value >= comparison.threshold):
+                    candidates.append(Candidate((layer, head), score, offset, comparison))
+                else:
                     others.append((layer, head))
-        return sorted(candidates, key=lambda candidate: -candidate.score), others
+        return RoleCandidates(role, threshold, sorted(candidates, key=lambda candidate: -candidate.score), others)
 
-    def _progress(self, stage: str, done: int, count: int) -> pb.AnalyzeAttentionResponse:
-        return pb.AnalyzeAttentionResponse(progress=self._timer.progress(stage, done, count))
-
-
-async def _labels(
-    tests: AblationTests | None,
-    role: Role,
-    threshold: float,
-    candidates: Sequence[Candidate],
-    others: Sequence[Head],
-    why_not: str,
-) -> AsyncGenerator[pb.HeadLabel, None]:
-    if tests is not None:
-        async with aclosing(tests.labels(role, threshold, candidates, others)) as labels:
-            async for label in labels:
-                yield label
-        return
-    for candidate in candidates:
-        yield candidate.label(role, threshold, pb.CAUSAL_VERDICT_NOT_TESTED, reason=why_not)
+    def _progress(
+        self, stage: str, done: int, count: int, remaining_s: float | None = None
+    ) -> pb.AnalyzeAttentionResponse:
+        return pb.AnalyzeAttentionResponse(progress=self._timer.progress(stage, done, count, remaining_s))

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import UnavailableSiteError
+from neuroscope.v1 import attention_pb2 as pb
 from neuroscope.weights import WEIGHTS, Weights
+from neuroscope_analysis.attention.copied_tokens import TokenSample
 from neuroscope_analysis.attention.patterns import Floats
 from neuroscope_analysis.remote_model import RemoteModel
 
@@ -46,21 +50,57 @@ async def why_unavailable(
     return ""
 
 
-async def copying_scores(model: RemoteModel, layers: Sequence[int], heads: int) -> Floats:
-    """The sum of the eigenvalues over the sum of their magnitudes (layer, head): 1 copies, -1 suppresses.
+@dataclass(frozen=True, slots=True)
+class CopyingScores:
+    """What weights say about copying, by layer and head; NaN for missing heads.
+
+    Args:
+        scores: the sum of the eigenvalues over the sum of their magnitudes: 1 copies, -1 suppresses.
+        copied: the share of tokens that the head copies.
+        suppressed: the share of tokens that it suppresses.
+        sample: the tokens.
+    """
+
+    scores: Floats
+    copied: Floats
+    suppressed: Floats
+    sample: TokenSample
+
+    def of_role(self, role: pb.HeadRole.ValueType) -> tuple[Floats, Floats]:
+        """Scores and shares of a role."""
+        return (-self.scores, self.suppressed) if role == pb.HEAD_ROLE_SUPPRESSION else (self.scores, self.copied)
+
+
+async def copying_scores(model: RemoteModel, layers: Sequence[int], heads: int, sample: TokenSample) -> CopyingScores:
+    """Scores every head.
 
     Args:
         model: the model.
         layers: the layers.
-        heads: maximum number of heads of a layer; NaN for missing heads.
+        heads: maximum number of heads of a layer.
+        sample: the tokens of the shares.
     """
-    between = await asyncio.to_thread(_tokens_to_logits, await model.weights("W_E", "W_U", "final_norm.w"))
-    found = np.full((len(layers), heads), np.nan, np.float32)
+    ends = await model.weights("W_E", "W_U", "final_norm.w")
+    between = await asyncio.to_thread(_tokens_to_logits, ends)
+    read = sample.centred_embeddings(ends.of("W_E").astype(np.float32))
+    gain = ends.of("final_norm.w").astype(np.float32)
+    unembedding = gain[:, None] * ends.of("W_U")[:, sample.ids].astype(np.float32)
+    found = np.full((3, len(layers), heads), np.nan, np.float32)
     for place, layer in enumerate(layers):
         weights = await model.weights("W_V", "W_O", _NORMS, layers=[layer])
-        scores = await asyncio.to_thread(_layer_scores, weights, layer, between)
-        found[place, : len(scores)] = scores
-    return found
+
+        def score(weights: Weights = weights, layer: int = layer) -> list[tuple[float, float, float]]:
+            return [
+                (
+                    _score(output.astype(np.float64), between, value.astype(np.float64)),
+                    *sample.shares(read, value.astype(np.float32), output.astype(np.float32), unembedding),
+                )
+                for value, output in _heads(weights, layer)
+            ]
+
+        scores = await asyncio.to_thread(score)
+        found[:, place, : len(scores)] = np.transpose(scores)
+    return CopyingScores(found[0], found[1], found[2], sample)
 
 
 def _tokens_to_logits(weights: Weights) -> Matrix:
@@ -70,12 +110,12 @@ def _tokens_to_logits(weights: Weights) -> Matrix:
     return gain[:, None] * (unembedding @ embedding).astype(np.float64)
 
 
-def _layer_scores(weights: Weights, layer: int, between: Matrix) -> list[float]:
-    """The scores of a layer's heads."""
-    values, outputs = weights.ov(layer).A.astype(np.float64), weights.ov(layer).B.astype(np.float64)
+def _heads(weights: Weights, layer: int) -> list[tuple[Any, Any]]:
+    """W_V with the gain of the norm before attention (d_model, d_head), and W_O (d_head, d_model), of each head."""
+    values, outputs = weights.ov(layer).A, weights.ov(layer).B
     if "ln1.w" in weights.names:
-        values = weights.of("ln1.w", layer).astype(np.float64)[:, None] * values
-    return [_score(output, between, value) for value, output in zip(values, outputs, strict=True)]
+        values = weights.of("ln1.w", layer)[:, None] * values
+    return list(zip(values, outputs, strict=True))
 
 
 def _score(output: Matrix, between: Matrix, value: Matrix) -> float:

@@ -25,12 +25,16 @@ class RepeatedSequences:
         references: as many other sequences, for mean ablation.
         prefix_length: 1 for a beginning-of-sequence token, else 0.
         block_length: tokens of a block.
+        token_ids: the tokens that blocks are drawn from.
+        seed: of the draws.
     """
 
     ids: list[list[int]]
     references: list[list[int]]
     prefix_length: int
     block_length: int
+    token_ids: Sequence[int]
+    seed: int
 
     @classmethod
     def draw(cls, wanted: pb.RandomSequences, model: inference_pb2.Model) -> RepeatedSequences:
@@ -65,12 +69,17 @@ class RepeatedSequences:
         random = np.random.default_rng(wanted.seed)
         blocks = [random.choice(tokens, block, replace=False).tolist() for _ in range(2 * count)]
         made = [[*prefix, *one, *one] for one in blocks]
-        return cls(made[:count], made[count:], len(prefix), block)
+        return cls(made[:count], made[count:], len(prefix), block, tokens, wanted.seed)
 
     @property
     def length(self) -> int:
         """Number of tokens of a sequence."""
         return self.prefix_length + 2 * self.block_length
+
+    @property
+    def first_block(self) -> range:
+        """Positions of the first block."""
+        return range(self.prefix_length, self.prefix_length + self.block_length)
 
     @property
     def second_block(self) -> range:

@@ -18,7 +18,7 @@ class RoleMetric(StrEnum):
 
     REPETITION = "cross-entropy of the second block, whose tokens an induction circuit predicts"
     REPEATED_OUTPUT = "KL divergence of the predictions in the second block from those of the whole model"
-    OUTPUT = "KL divergence of the predictions at all positions from those of the whole model"
+    OUTPUT = "KL divergence of the predictions in the first block from those of the whole model"
     LOGIT_DIFFERENCE = "logit of the answer less that of the other name, at the end of named pairs"
 
 
@@ -63,6 +63,7 @@ class Role:
                 f"the loss of the {self.metric} must be beyond noise and the effects of heads without the role"
             )
         how = "zeros" if self.zero_ablated else "its mean at each position of other random sequences"
+        how += " in the second block" if self.metric is RoleMetric.REPEATED_OUTPUT else ""
         others = " and beyond the effects of heads without the role" if self.compares_with_others else ""
         return f"the head's output is replaced by {how}; the change of the {self.metric} must be beyond noise{others}"
 
@@ -125,7 +126,8 @@ _ROLES = (
     Role(
         pb.HEAD_ROLE_COPYING,
         0.5,
-        f"{_COPYING_DEFINITION} (Elhage et al. 2021, A Mathematical Framework for Transformer Circuits)",
+        f"{_COPYING_DEFINITION} (Elhage et al. 2021, A Mathematical Framework for Transformer Circuits); a label "
+        "needs, too, that of half of 256 random tokens it makes the own logit the largest of 4,096 (Wang et al. 2022)",
         RoleMetric.OUTPUT,
         compares_with_others=False,
         uses_weights=True,
@@ -133,7 +135,8 @@ _ROLES = (
     Role(
         pb.HEAD_ROLE_SUPPRESSION,
         0.5,
-        f"minus {_COPYING_DEFINITION} (McDougall et al. 2023, arXiv:2310.04625)",
+        f"minus {_COPYING_DEFINITION} (McDougall et al. 2023, arXiv:2310.04625); a label needs, too, that of half of "
+        "256 random tokens it makes the own logit the smallest of 4,096",
         RoleMetric.OUTPUT,
         compares_with_others=False,
         uses_weights=True,

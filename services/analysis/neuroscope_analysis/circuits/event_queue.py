@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope.wire.codec import Event
+from neuroscope_analysis.event_tasks import MAX_QUEUED, EventPipe, run_and_stream
 from neuroscope_analysis.progress import ProgressTimer
 
-_MAX_QUEUED = 16
 Response: TypeAlias = "type[pb.DiscoverCircuitResponse] | type[pb.EvaluateCircuitResponse]"
 
 
@@ -23,7 +23,7 @@ class EventQueue:
 
     def __init__(self, response: Response) -> None:
         self._response = response
-        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_MAX_QUEUED)
+        self._queue: EventPipe = asyncio.Queue(MAX_QUEUED)
         self._timer = ProgressTimer()
 
     @property
@@ -47,23 +47,6 @@ class EventQueue:
         """Sends a partial result."""
         await self.send(self._response(partial=partial))
 
-    async def events(self, work: Callable[[], Awaitable[None]]) -> AsyncGenerator[Event, None]:
+    def events(self, work: Callable[[], Awaitable[None]]) -> AsyncGenerator[Event, None]:
         """Runs `work` and yields what it sends; closing the generator cancels it."""
-
-        async def run() -> None:
-            try:
-                await work()
-            finally:
-                await self._queue.put(None)
-
-        task = asyncio.create_task(run())
-        try:
-            while (event := await self._queue.get()) is not None:
-                yield event
-            await task
-        finally:
-            task.cancel()
-            while not task.done():
-                while not self._queue.empty():
-                    self._queue.get_nowait()
-                await asyncio.wait([task], timeout=0.05)
+        return run_and_stream(self._queue, work)

@@ -118,4 +118,5 @@ def _progress_json(progress: progress_pb2.AnalysisProgress) -> dict[str, Any]:
         "done": progress.done,
         "count": progress.count,
         "elapsed_seconds": progress.elapsed_seconds,
+        **({"remaining_seconds": progress.remaining_seconds} if progress.HasField("remaining_seconds") else {}),
     }

@@ -29,7 +29,7 @@ _PARAM_NAMES = {"sequences.count": "sequences", "model_id": "model"}
 async def analyze_attention(body: schemas.AttentionRequest, request: Request, client: AnalysisDep) -> Response:
     """Analyzes attention heads: statistics, role scores, labels tested by ablation. A disconnect cancels it.
 
-    Events with `stream`: plan, progress, prompt, label, result or error.
+    Events with `stream`: plan, progress, prompt, scores (labels before their tests), label (tested), result or error.
     """
     return await analysis_response(client, body.to_result(), _JSON, request, stream=body.stream, format=body.format)
 
@@ -44,6 +44,9 @@ def _attention_event(event: pb.AnalyzeAttentionResponse) -> dict[str, Any]:
             "head_count": plan.head_count,
             "roles": _role_definitions(plan),
         }
+    if event.partial.HasField("scores"):
+        labels = [asdict(HeadLabel.from_message(label)) for label in event.partial.scores.labels]
+        return {"type": "scores", "labels": labels}
     if event.partial.HasField("label"):
         return {"type": "label", **asdict(HeadLabel.from_message(event.partial.label))}
     prompt = event.partial.prompt

@@ -63,6 +63,8 @@ class AttentionRequest(AnalysisRequest):
     """Minimum change of a role's metric that counts as an effect; 0: 0.01."""
     significance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Significance level over all tests of a role; 0: 0.01."""
+    complete: bool = False
+    """Tests every label in every way on every sequence, instead of ending a test once its result is clear."""
     named_pairs: list[NamedPair] = Field([], max_length=256)
     """Pairs that score and test name movers and S-inhibition heads."""
 
@@ -81,6 +83,7 @@ class AttentionRequest(AnalysisRequest):
                 test=self.test,
                 least_effect_nats=self.least_effect_nats,
                 significance=self.significance,
+                complete=self.complete,
                 named_pairs=[pair.model_dump() for pair in self.named_pairs],
                 model_id=self.model or "",
                 bos=None,
@@ -101,6 +104,17 @@ class CausalEvidence(BaseModel):
     bound: str
     """What sets the threshold."""
     is_passed: bool
+    sequence_count: int
+    """Sequences or pairs that it was measured on."""
+
+
+class NullComparison(BaseModel):
+    """A second measure of a role beside what chance gives of it."""
+
+    statistic: str
+    value: float
+    null_value: float
+    threshold: float
 
 
 class HeadLabel(BaseModel):
@@ -117,6 +131,8 @@ class HeadLabel(BaseModel):
     """Why the label was not tested; otherwise empty."""
     offset: int | None
     """The distance at which a positional head attends."""
+    null_comparison: NullComparison | None
+    """Of copying and suppression: the share of tokens for which the head does so, beside chance."""
 
 
 class RoleDefinition(BaseModel):
