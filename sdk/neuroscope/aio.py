@@ -1,10 +1,10 @@
-"""The client for event loops; its methods are those of `neuroscope.client.Client`.
+"""The asynchronous client; its methods are those of `neuroscope.client.Client`.
 
     async with AsyncClient() as client:
         async for token in client.generate("The capital of France is", hooks=["resid_post"], max_tokens=8):
             print(token.text, end="")
 
-`neuroscope.calls.inference` has its methods, once for both clients; `neuroscope.base_client` runs them.
+`neuroscope.calls.inference` defines the methods of both clients; `neuroscope.base_client` runs them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from neuroscope.tracing import telemetry
 
 
 class AsyncClient(InferenceCalls, AsyncBaseClient):
-    """Calls an inference service, on one event loop: the methods of `Client`, to be awaited."""
+    """Calls an inference service, on one event loop. It has the methods of `Client` as coroutines."""
 
     @property
     def dictionaries(self) -> AsyncDictionaries:
@@ -32,7 +32,7 @@ class AsyncClient(InferenceCalls, AsyncBaseClient):
     def _generation(
         self, call: Call[None], state: StreamState, *, auto_advance: bool, resumption: GenerationRetry | None
     ) -> AsyncGeneration:
-        """Begins a generation."""
+        """Starts a generation."""
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
         with trace.use_span(span):
             events = self._transport.stream(call.rpc, call.request)

@@ -1,11 +1,11 @@
-"""The client for scripts and notebooks. `neuroscope.aio` has the same one for event loops.
+"""The synchronous client, for scripts and notebooks. `neuroscope.aio` has the asynchronous one.
 
     with Client() as client:
         client.load_model("models/neuroscope-tiny")
         cache = client.capture("The capital of France is", ["resid_post", "attention_pattern.3"])
         cache["resid_post", 5]
 
-`neuroscope.calls.inference` has its methods, once for both clients; `neuroscope.base_client` runs them.
+`neuroscope.calls.inference` defines the methods of both clients; `neuroscope.base_client` runs them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ __all__ = ["DEFAULT_TARGET", "Client"]
 
 
 class Client(InferenceCalls, BaseClient):
-    """Calls an inference service. Thread-safe; one client for the life of a program is best.
+    """Calls an inference service. Thread-safe; use one client for the life of a program.
 
     Args:
         target: `host:port`, `unix:path`, or `local` for the engine in this process.
-        transport: takes the place of the target's, for tests and other carriers.
-        timeout_s: deadline of calls that do not stream; None: none.
-        tls: encrypts the connection; True: with the authorities that gRPC brings along.
-        token: what the service asks of its callers. Without TLS it is sent to this host only.
-        retry: how often what is safe to try again is tried again; None: the defaults of `Retry`.
-        shared_memory: takes large tensors through memory that is shared with the service, where it is on this host.
+        transport: replaces the target's transport, for tests and other protocols.
+        timeout_s: deadline of unary calls; None: none.
+        tls: encrypts the connection; True: with gRPC's default certificate authorities.
+        token: the service's token. Without TLS it is sent to this host only.
+        retry: retries of idempotent calls; None: the defaults of `Retry`.
+        shared_memory: receives large tensors through shared memory if the service is on this host.
 
-    Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers.
+    Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError if no service answers.
     """
 
     @property
@@ -48,7 +48,7 @@ class Client(InferenceCalls, BaseClient):
     def _generation(
         self, call: Call[None], state: StreamState, *, auto_advance: bool, resumption: GenerationRetry | None
     ) -> Generation:
-        """Begins a generation."""
+        """Starts a generation."""
         span = telemetry.tracer().start_span(f"neuroscope.{call.name}")
         with trace.use_span(span):
             events = self._transport.stream(call.rpc, call.request)

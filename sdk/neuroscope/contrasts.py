@@ -1,4 +1,4 @@
-"""Directions from the activations of two sets of prompts, as a service captures them."""
+"""Directions between the activations of two sets of prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from neuroscope.vocabulary.sites import Point
 ROWS = 16
 """Prompts of one request."""
 Progress = Callable[[int, int], None]
-"""Is called with the prompts read so far and all of them."""
+"""Called with the number of captured prompts and of all prompts."""
 
 
 def contrast(
@@ -40,20 +40,20 @@ def contrast(
     model_id: str = "",
     progress: Progress = lambda done, count: None,
 ) -> Directions:
-    """The directions from one set of prompts to another, and how well they tell apart what they were not found from.
+    """The directions from one set of prompts to another, with their accuracy on held-out prompts.
 
     Args:
-        client: of the service that has the model.
+        client: client of the model's service.
         positive, negative: prompts, in any form of `neuroscope.vocabulary.prompts`; pairs for `principal_component`.
-        component: whose output has no heads: `resid_post`, `mlp_out`, `mlp_neurons`, ...
+        component: a component without heads: `resid_post`, `mlp_out`, `mlp_neurons`, ...
         layers: from 0, negative from the end; None: all.
         method: `mean_difference`, `principal_component` or `probe`; see `neuroscope.directions.finding`.
         position: of every prompt, negative from its end; None: the mean over its positions.
         model_id: empty: the one loaded first.
-        progress: is told how far it is.
+        progress: called with the progress.
 
     Raises:
-        InvalidRequestError: a set is empty, the sets are no pairs where they should be, the component has heads.
+        InvalidRequestError: a set is empty, the method needs pairs, or the component has heads.
         UnknownSiteError, UnavailableSiteError: as `Client.capture`.
     """
     finder = _Finder(positive, negative, component, layers, method, position)

@@ -1,6 +1,4 @@
-"""How values show themselves. `neuroscope.viz`, which draws them, is imported when something is first shown: tables and
-pictures know the values, and values do not know them.
-"""
+"""Display of values. `neuroscope.viz`, which imports the values, is imported on first use."""
 
 from __future__ import annotations
 
@@ -14,12 +12,12 @@ _REGISTRY = "neuroscope.viz.presenters"
 
 
 class Displayable:
-    """A value with a table, for terminals and notebooks. What makes it is in `neuroscope.viz.presenters`."""
+    """A value with a table for terminals and notebooks, made by a presenter of `neuroscope.viz.presenters`."""
 
     __slots__ = ()
 
     def table(self) -> Table:
-        """A table of rich."""
+        """The value as a rich table."""
         return show(self, "table")
 
     def __rich__(self) -> Table:
@@ -33,7 +31,7 @@ def show(value: Displayable, view: str, *args: Any, **options: Any) -> Any:
     """A view of a value.
 
     Args:
-        value: is given to the presenter that is registered for its class, or for the nearest base of it.
+        value: the value; its class, or the nearest base class, selects the presenter.
         view: table, picture, ...
         args, options: of the presenter.
 

@@ -1,4 +1,4 @@
-"""The error tree, and the one table from an error to its gRPC status, HTTP status and JSON body.
+"""The error classes with their gRPC status, HTTP status and JSON body.
 
 MLXIntegrationError                     INTERNAL             500   a fault of ours
 ├── InvalidRequestError                 INVALID_ARGUMENT     400   a field is malformed or out of range
@@ -6,7 +6,7 @@ MLXIntegrationError                     INTERNAL             500   a fault of ou
 ├── ActivationCaptureError              INTERNAL             500
 │   ├── UnknownSiteError                INVALID_ARGUMENT     400   a component or layer name resolves to nothing
 │   ├── UnavailableSiteError            INVALID_ARGUMENT     400   a valid name that this model does not have
-│   └── HookNeverFiredError             FAILED_PRECONDITION  400   a hook matched and saw nothing
+│   └── HookNeverFiredError             FAILED_PRECONDITION  400   a hook matched a site that never ran
 ├── ModelError                          INTERNAL             500
 │   ├── ModelNotFoundError              NOT_FOUND            404
 │   ├── ModelCorruptError               FAILED_PRECONDITION  400
@@ -21,10 +21,10 @@ MLXIntegrationError                     INTERNAL             500   a fault of ou
 ├── IdTakenError                        ALREADY_EXISTS       409
 ├── ResourceExhaustedError              RESOURCE_EXHAUSTED   429   a limit on memory, size or concurrency
 ├── UnauthenticatedError                UNAUTHENTICATED      401   no token, or a wrong one
-├── PermissionDeniedError               PERMISSION_DENIED    403   a path that the service does not open to its callers
-└── NotImplementedByEngineError         UNIMPLEMENTED        501   in the contract, not yet in the engine; says why
+├── PermissionDeniedError               PERMISSION_DENIED    403   a path outside of the service's allow-list
+└── NotImplementedByEngineError         UNIMPLEMENTED        501   in the contract, but not in this engine
 
-The error knows nothing of transports: `neuroscope.wire.status` turns it into a gRPC status and back.
+Errors are independent of the transport: `neuroscope.wire.status` converts them to gRPC statuses and back.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ import grpc
 from neuroscope.v1 import errors_pb2 as pb
 
 NEAREST_NAMES = 5
-_COMPARED_CHARACTERS = 200  # the comparison takes seconds for the names of megabytes that a request may carry
+_COMPARED_CHARACTERS = 200  # comparing names of several megabytes, which a request may have, takes seconds
 Reason = pb.ErrorReason
 
 
 class MLXIntegrationError(Exception):
-    """Root of every error that the services and the SDK raise.
+    """Base class of all errors of the services and the SDK.
 
     Args:
-        message: what is wrong, in words a user can act on.
-        field: path of the request's field that is at fault, such as `hooks[1].site.layer`; empty if none is.
+        message: the problem and what to do about it.
+        field: path of the offending field, such as `hooks[1].site.layer`; otherwise empty.
         valid: the nearest valid values of that field.
 
     Attributes:
-        partial: the result of an analysis as far as it had come when it broke off; None of everything else.
+        partial: the partial result of a failed analysis; otherwise None.
     """
 
     reason: ClassVar[pb.ErrorReason.ValueType] = Reason.ERROR_REASON_INTERNAL
@@ -68,11 +68,11 @@ class MLXIntegrationError(Exception):
 
     @classmethod
     def code(cls) -> str:
-        """The reason as users see it: lower case, without the enum's prefix, such as `unknown_site`."""
+        """The reason in lower case without the enum's prefix, such as `unknown_site`."""
         return pb.ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_").lower()
 
     def to_openai(self) -> dict[str, Any]:
-        """The JSON body `{"error": {...}}` that OpenAI's clients understand."""
+        """The JSON body `{"error": {...}}` that OpenAI clients expect."""
         return {
             "error": {
                 "message": self.message,
@@ -99,7 +99,7 @@ class ContextLengthError(InvalidRequestError):
 
 
 class ActivationCaptureError(MLXIntegrationError):
-    """Something about a capture or a hook."""
+    """Base class of errors of captures and hooks."""
 
 
 class UnknownSiteError(ActivationCaptureError):
@@ -112,13 +112,13 @@ class UnknownSiteError(ActivationCaptureError):
 
 
 class UnavailableSiteError(UnknownSiteError):
-    """The name is valid, but this model does not have the point."""
+    """The name is valid, but the model does not have the hook point."""
 
     reason = Reason.ERROR_REASON_UNAVAILABLE_SITE
 
 
 class HookNeverFiredError(ActivationCaptureError):
-    """A hook matched a site that saw nothing during the whole run."""
+    """A hook matched a site that never ran."""
 
     reason = Reason.ERROR_REASON_HOOK_NEVER_FIRED
     grpc_status = grpc.StatusCode.FAILED_PRECONDITION
@@ -127,7 +127,7 @@ class HookNeverFiredError(ActivationCaptureError):
 
 
 class ModelError(MLXIntegrationError):
-    """Something about a model's files."""
+    """Base class of errors of models."""
 
 
 class ModelNotFoundError(ModelError):
@@ -176,7 +176,7 @@ class StreamingError(MLXIntegrationError):
     """A stream broke and cannot be continued.
 
     Attributes:
-        restart_token: runs a capture again that broke off (`Client.resume_capture`); empty where there is none.
+        restart_token: for `Client.resume_capture`, to run an incomplete capture again; otherwise empty.
     """
 
     reason = Reason.ERROR_REASON_STREAM_BROKEN
@@ -197,18 +197,18 @@ class NeuroScopeIntegrationError(MLXIntegrationError):
 
 
 class DeadlineExceededError(MLXIntegrationError):
-    """The caller's deadline passed before the answer was there."""
+    """The deadline passed before the response."""
 
     grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
     http_status = 504
 
 
 class WorkflowValidationError(InvalidRequestError):
-    """A workflow's steps or their parameters do not fit together."""
+    """The steps or parameters of a workflow are inconsistent."""
 
 
 class UnknownIdError(MLXIntegrationError):
-    """No registered hook, running generation, kept capture, tensor or trace has that id."""
+    """There is no registered hook, running generation, stored capture, tensor or trace of that id."""
 
     reason = Reason.ERROR_REASON_UNKNOWN_ID
     grpc_status = grpc.StatusCode.NOT_FOUND
@@ -235,7 +235,7 @@ class ResourceExhaustedError(MLXIntegrationError):
 
 
 class UnauthenticatedError(MLXIntegrationError):
-    """The call carried no token, or another one than the service has."""
+    """The call has no token, or a wrong one."""
 
     reason = Reason.ERROR_REASON_UNAUTHENTICATED
     grpc_status = grpc.StatusCode.UNAUTHENTICATED
@@ -244,7 +244,7 @@ class UnauthenticatedError(MLXIntegrationError):
 
 
 class PermissionDeniedError(MLXIntegrationError):
-    """The service does not open that path to its callers."""
+    """The path is outside of the service's allow-list."""
 
     reason = Reason.ERROR_REASON_PERMISSION_DENIED
     grpc_status = grpc.StatusCode.PERMISSION_DENIED
@@ -253,7 +253,7 @@ class PermissionDeniedError(MLXIntegrationError):
 
 
 class NotImplementedByEngineError(MLXIntegrationError):
-    """The contract has it, this version's engine does not; the message says why."""
+    """The contract has it, but this version's engine does not; the message says why."""
 
     reason = Reason.ERROR_REASON_NOT_IMPLEMENTED
     grpc_status = grpc.StatusCode.UNIMPLEMENTED
@@ -262,11 +262,11 @@ class NotImplementedByEngineError(MLXIntegrationError):
 
 
 class DoubledBosWarning(UserWarning):
-    """A prompt begins with two beginning-of-sequence tokens; activations differ from what was probably meant."""
+    """A prompt begins with two beginning-of-sequence tokens; activations probably differ from what was intended."""
 
 
 def error_classes() -> dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]]:
-    """Every reason with the class that carries it."""
+    """The class of each reason."""
     classes: dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]] = {}
     pending: list[type[MLXIntegrationError]] = [MLXIntegrationError]
     while pending:
@@ -277,7 +277,7 @@ def error_classes() -> dict[pb.ErrorReason.ValueType, type[MLXIntegrationError]]
 
 
 def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
-    """The candidates most like a name, best first; the first few where none is. A long name counts by its head."""
+    """The candidates most similar to a name, best first; the first few if none is similar. Long names are truncated."""
     names = {candidate.lower(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name[:_COMPARED_CHARACTERS].lower(), names, n=NEAREST_NAMES, cutoff=0.4)
     return tuple(names[each] for each in close or list(names)[:NEAREST_NAMES])

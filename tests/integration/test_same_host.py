@@ -67,7 +67,7 @@ def shared_bytes(client: Client) -> int:
 
 def test_the_socket_is_its_owners_alone(service: Service, runtime: Path) -> None:
     assert (runtime / "socket").stat().st_mode & 0o777 == 0o600
-    assert f"listens on unix:{runtime / 'socket'} too" in service.log
+    assert f"also listens on unix:{runtime / 'socket'}" in service.log
 
 
 def test_the_same_bytes_come_over_tcp_a_unix_socket_and_shared_memory(service: Service, target: str) -> None:

@@ -188,8 +188,8 @@ def test_files_that_are_no_certificates_are_named(files: Files, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--tls-certificate", "{ca}"], "tls_certificate and tls_key come together"),
-        (["--tls-client-ca", "{ca}"], "of no use without tls_certificate"),
+        (["--tls-certificate", "{ca}"], "tls_certificate and tls_key need each other"),
+        (["--tls-client-ca", "{ca}"], "tls_client_ca needs tls_certificate"),
         (["--tls-certificate", "{ca}", "--tls-key", "/absent"], "/absent cannot be read"),
         (["--token-file", "/absent"], "cannot read the token file /absent"),
         (["--token-file", "{ca}", "--token", "x"], "token and token_file exclude each other"),
@@ -212,7 +212,7 @@ def test_settings_that_do_not_fit_keep_the_service_from_starting(
 
 def test_an_address_that_others_reach_is_warned_about(files: Files, tmp_path: Path) -> None:
     with inference_service(arguments=("--host", "0.0.0.0")) as service:
-        assert "everybody who reaches 0.0.0.0 can use this service" in service.log
+        assert "anyone who can reach 0.0.0.0 can use this service" in service.log
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     with inference_service(arguments=("--host", "0.0.0.0", "--token-file", str(tmp_path / "token"))) as service:
         assert "travel unencrypted" in service.log

@@ -339,7 +339,7 @@ def test_a_model_that_is_not_there_keeps_it_from_starting(llama_dir: Path) -> No
 def test_a_taken_port_is_told(inference: Service, grpc_transport: GrpcTransport) -> None:
     exit_status, log = refused_start("--port", str(inference.port))
     assert exit_status == 1
-    assert f"neuroscope-inference: cannot listen on 127.0.0.1:{inference.port}: the port is taken" in log
+    assert f"neuroscope-inference: cannot listen on 127.0.0.1:{inference.port}: the port is in use" in log
     assert "Traceback" not in log
     assert record(grpc_transport, free_generation(max_tokens=1)).tokens
 

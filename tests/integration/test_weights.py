@@ -115,7 +115,7 @@ BAD: tuple[tuple[tuple[str, ...], dict[str, Any], str, str], ...] = (
     (("experts",), {}, "names[0]", "not a mixture of experts"),
     (("W_Q",), {"layers": 4}, "layers[0]", "layers 0 to 3"),
     (("W_Q",), {"heads": [-9]}, "heads[0]", "heads 0 to 7"),
-    (("W_Q",), {"layers": ["one"]}, "layers", "whole numbers"),
+    (("W_Q",), {"layers": ["one"]}, "layers", "must be integers"),
     (("W_Q",), {"dtype": "int8"}, "dtype", "cast to float32"),
     (("W_Q",), {"content": "all"}, "content", "no content"),
     (("W_Q",), {"limit_bytes": 1000}, "limit_bytes", "raise the limit"),

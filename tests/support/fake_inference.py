@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,7 @@ class Token:
     token_id: int = 20
     logprob: float = -0.5
     tops: tuple[tuple[int, str, float], ...] | None = None  # absent: the token itself, then two others
+    tool_calls: Sequence[pb.ToolCall] = ()
 
 
 @dataclass
@@ -353,6 +354,7 @@ def _event(token: Token, step: int, top_logprobs: int, script: Script, last: boo
         logprob=token.logprob,
         top_logprobs=[pb.TokenLogprob(token_id=i, text=text, logprob=p) for i, text, p in tops[:top_logprobs]],
         finish_reason=script.finish if last else pb.FINISH_REASON_UNSPECIFIED,
+        tool_calls=token.tool_calls,
     )
 
 

@@ -40,7 +40,6 @@ from neuroscope_gateway.schemas import (
     heads,
     health,
     hooks,
-    messages,
     metrics,
     models,
     presets,
@@ -51,6 +50,7 @@ from neuroscope_gateway.schemas import (
     sweep_grids,
     sweep_values,
     sweeps,
+    tools,
     usage,
     vocabulary,
 )
@@ -138,6 +138,8 @@ _OPENAI_PARAMETERS = (
     "service_tier",
     "prediction",
     "parallel_tool_calls",
+    "tools",
+    "tool_choice",
 )
 _GENERATE = of(
     inference.GenerateRequest,
@@ -591,6 +593,14 @@ WITHOUT_MESSAGE: Mapping[type[BaseModel], str] = {
             responses.IncompleteDetails,
             responses.ResponseObject,
             generation.StreamOptions,
+            tools.RequestedFunctionCall,
+            tools.RequestedToolCall,
+            tools.FunctionDefinition,
+            tools.Tool,
+            tools.FunctionChoice,
+            tools.ToolChoice,
+            tools.FunctionCall,
+            tools.ToolCall,
             response_format.TextFormat,
             response_format.JsonObjectFormat,
             response_format.JsonSchemaFormat,
@@ -615,7 +625,6 @@ WITHOUT_MESSAGE: Mapping[type[BaseModel], str] = {
         (
             analysis_request.AnalysisRequest,
             circuit_schemas.CircuitRequest,
-            messages.ConversationMessage,
             metrics.BaseMetric,
         ),
         "a base class",

@@ -11,7 +11,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +193,7 @@ def prompt(
     if isinstance(content, str):
         return pb.Prompt(text=content, bos=bos)
     if content and isinstance(content[0], dict):
-        messages = [pb.ChatMessage(**message) for message in content if isinstance(message, dict)]
+        messages = [pb.ChatMessage(**cast(Any, message)) for message in content if isinstance(message, dict)]
         return pb.Prompt(chat=pb.Chat(messages=messages), bos=bos)
     return pb.Prompt(token_ids=pb.TokenIds(ids=[int(token) for token in content]), bos=bos)  # type: ignore[arg-type]
 

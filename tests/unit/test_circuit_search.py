@@ -19,6 +19,7 @@ from neuroscope_analysis.circuits.acdc import Acdc
 from neuroscope_analysis.circuits.effect_test import run_difference, share_prompts
 from neuroscope_analysis.circuits.evaluator import faithfulness, standard_error, trapezoid_area
 from neuroscope_analysis.circuits.event_queue import EventQueue
+from neuroscope_analysis.circuits.hypothesis_tests import equivalence_p_value, independence_p_value
 from neuroscope_analysis.circuits.pair_runs import PairRuns
 from neuroscope_analysis.circuits.ranking import Ranking
 from neuroscope_analysis.circuits.scoring import Scores
@@ -227,6 +228,24 @@ def test_pairs_share_what_is_clean_in_one_of_them() -> None:
 def pair_tokens(clean: int, corrupted: int) -> experiment_pb2.PairTokens:
     ids = [inference_pb2.TokenIds(ids=[each]) for each in (clean, corrupted)]
     return experiment_pb2.PairTokens(clean=ids[0], corrupted=ids[1])
+
+
+def test_a_circuit_that_is_always_below_the_model_is_not_equivalent() -> None:
+    random = np.random.default_rng(4)
+    model = random.normal(5, 1, 16)
+    assert equivalence_p_value(model - 0.5, model) == pytest.approx(2 * 0.5**16)
+    assert equivalence_p_value(model, model) == 1.0
+    mixed = [equivalence_p_value(model + random.normal(0, 1, 16), model) for _ in range(200)]
+    assert np.mean(np.array(mixed) < 0.05) <= 0.05
+
+
+def test_dependence_on_the_model_is_seen_and_noise_is_not() -> None:
+    random = np.random.default_rng(5)
+    model = random.normal(5, 1, 32)
+    assert independence_p_value(np.abs(model - 5), model) == 0.001, "not linear"
+    assert independence_p_value(np.zeros(32), model) == 1.0
+    noise = np.array([independence_p_value(random.normal(0, 1, 16), random.normal(0, 1, 16)) for _ in range(100)])
+    assert np.mean(noise < 0.05) <= 0.12, "99 of 100 such counts lie below the bound"
 
 
 def test_faithfulness_and_its_error() -> None:

@@ -225,7 +225,7 @@ async def test_put_tensor_says_how_long(both, transport):
     await both("put_tensor", [1.0], time_to_live_s=1.5)
     assert both.request[0].header.time_to_live_ms == 1500
     for wrong in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(InvalidRequestError, match="a time to live is positive"):
+        with pytest.raises(InvalidRequestError, match="a time to live must be positive"):
             both.client.put_tensor([1.0], time_to_live_s=wrong)
 
 

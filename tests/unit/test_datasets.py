@@ -179,9 +179,9 @@ def test_a_dataset_that_no_tokenizer_fits_says_why():
     letters = Tokenizer(re.compile(r"."))
     with pytest.raises(InvalidRequestError, match=r"facts fits this model's tokenizer: .* unequal lengths"):
         load("facts", letters)
-    with pytest.raises(InvalidRequestError, match="needs 3 names that are one token each"):
+    with pytest.raises(InvalidRequestError, match="needs 3 names that are single tokens"):
         load("ioi", letters)
-    with pytest.raises(InvalidRequestError, match="one pair at least"):
+    with pytest.raises(InvalidRequestError, match="needs at least one pair"):
         load("ioi", count=0)
 
 

@@ -275,9 +275,8 @@ def test_what_changes_nothing_is_accepted(http: httpx.Client, name: str) -> None
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
+CALLS = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]
 UNSUPPORTED = {
-    "tools": [TOOL],
-    "tool_choice": "required",
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],
@@ -296,6 +295,97 @@ def test_what_would_change_the_meaning_is_refused_by_name(http: httpx.Client, na
     assert response.status_code == 400
     assert (error["param"], error["code"]) == (name, "unsupported_parameter")
     assert error["type"] == "invalid_request_error"
+
+
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Now", "parameters": {"type": "object"}, "strict": True},
+}
+
+
+def test_tools_and_their_results_reach_the_service(http: httpx.Client, fake: FakeInference) -> None:
+    conversation = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": CALLS},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "2"}], "name": "f"},
+        {"role": "assistant", "tool_calls": [{**CALLS[0], "index": 0}]},
+        {"role": "assistant", "content": None},
+    ]
+    assert ask(http, messages=conversation, tools=[TOOL, WEATHER]).status_code == 200
+    chat = fake.requests[-1].prompts[0].chat
+    called = pb.ToolCall(id="call_1", name="f", arguments='{"a": 1}')
+    assert list(chat.messages) == [
+        pb.ChatMessage(role="user", content="Hello!"),
+        pb.ChatMessage(role="assistant", tool_calls=[called]),
+        pb.ChatMessage(role="tool", content="2", tool_call_id="call_1", name="f"),
+        pb.ChatMessage(role="assistant", tool_calls=[called]),
+        pb.ChatMessage(role="assistant"),
+    ]
+    assert list(chat.tools) == [
+        pb.Tool(name="f"),
+        pb.Tool(name="weather", description="Now", parameters='{"type": "object"}', strict=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "sent"),
+    [
+        (None, None, pb.ToolChoice()),
+        ("auto", True, pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_AUTO)),
+        ("auto", False, pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_AUTO, single_call=True)),
+        ("none", None, pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NONE)),
+        ("required", None, pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_REQUIRED)),
+        (
+            {"type": "function", "function": {"name": "required"}},
+            False,
+            pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_REQUIRED, name="required", single_call=True),
+        ),
+    ],
+)
+def test_a_tool_choice_reaches_the_service(
+    http: httpx.Client, fake: FakeInference, choice: Any, parallel: bool | None, sent: pb.ToolChoice
+) -> None:
+    assert ask(http, tools=[TOOL], tool_choice=choice, parallel_tool_calls=parallel).status_code == 200
+    assert fake.requests[-1].prompts[0].chat.tool_choice == sent
+
+
+def test_calls_are_openais(http: httpx.Client, fake: FakeInference) -> None:
+    fake.script.finish = pb.FINISH_REASON_STOP
+    first, second = (pb.ToolCall(id=id, name="f", arguments="{}") for id in "ab")
+    fake.script.tokens = [Token(" "), Token("", tool_calls=[first]), Token("", tool_calls=[second])]
+    written = [{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}} for id in "ab"]
+    choice = ask(http, tools=[TOOL]).json()["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": None, "tool_calls": written}
+    assert choice["finish_reason"] == "tool_calls"
+    *chunks, _ = events(ask(http, tools=[TOOL], stream=True))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert [delta["tool_calls"] for delta in deltas if "tool_calls" in delta] == [
+        [{"index": index} | call] for index, call in enumerate(written)
+    ]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    fake.script.finish = pb.FINISH_REASON_LENGTH
+    assert ask(http, tools=[TOOL]).json()["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ("prompts[0].chat.tools", "tools"),
+        ("prompts[0].chat.tools[1].parameters", "tools[1].function.parameters"),
+        ("prompts[0].chat.tool_choice.mode", "tool_choice"),
+        ("prompts[0].chat.tool_choice.name", "tool_choice"),
+        ("prompts[0].chat.messages", "messages"),
+        ("prompts[0].chat.messages[1].tool_calls", "messages[1].tool_calls"),
+        ("prompts[0].chat.messages[1].tool_calls[0].arguments", "messages[1].tool_calls[0].function.arguments"),
+        ("sampling.json_schema", "response_format"),
+    ],
+)
+def test_an_error_about_tools_names_openais_parameter(
+    http: httpx.Client, fake: FakeInference, field: str, param: str
+) -> None:
+    fake.script.refusal = InvalidRequestError("no", field=field)
+    response = ask(http, tools=[TOOL])
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -336,10 +426,25 @@ MISTAKES: dict[str, tuple[dict[str, Any], str | None]] = {
     "messages text": ({"messages": "Hello"}, "messages"),
     "message text": ({"messages": ["Hello"]}, "messages[0]"),
     "unknown role": ({"messages": [*HELLO, {"role": "wizard", "content": "x"}]}, "messages[1].role"),
-    "tool role": ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
+    "tool without an id": ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+    "an id without a tool": ({"messages": [{**HELLO[0], "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
+    "a user who calls": ({"messages": [{**HELLO[0], "tool_calls": CALLS}]}, "messages[0].tool_calls"),
+    "a call without arguments": (
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}]},
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    "a tool of another type": ({"tools": [{"type": "custom"}]}, "tools[0].type"),
+    "a tool without a function": ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    "a name with a space": ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    "no tools to call": ({"tool_choice": "required"}, "tool_choice"),
+    "no such choice": ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
+    "a choice of another tool": (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "a b"}}},
+        "tool_choice.function.name",
+    ),
     "no role": ({"messages": [{"content": "x"}]}, "messages[0].role"),
     "no content": ({"messages": [{"role": "user"}]}, "messages[0].content"),
-    "null content": ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
+    "null content": ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     "image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
     "number in content": ({"messages": [{"role": "user", "content": [1]}]}, "messages[0].content"),
     "name": ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages[0].name"),

@@ -177,8 +177,6 @@ def test_a_slow_answer_is_its_timeout(client: openai.OpenAI, fake: FakeInference
 @pytest.mark.parametrize(
     ("extra", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
     ],

@@ -111,7 +111,7 @@ def test_what_started_is_known_before_the_first_token(client, transport):
 
 async def test_what_started_on_an_event_loop(async_client):
     generation = async_client.generate("x")
-    with pytest.raises(StreamingError, match="has not begun"):
+    with pytest.raises(StreamingError, match="has not started"):
         generation.started  # noqa: B018
     assert (await generation.start()).stream_id == "s1"
     assert generation.started.seed == 7

@@ -17,6 +17,7 @@ from neuroscope.errors import ChecksumError, DoubledBosWarning, StreamingError
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.tools import ToolCall
 from neuroscope.wire.codec import Event, Frame
 from neuroscope.wire.frames import FrameReader, TensorDigest, TensorPiece
 
@@ -56,6 +57,8 @@ class GeneratedToken:
     """`stop` or `length` for the last token of a row, else empty."""
     activations: dict[str, list[TensorPiece]] = field(default_factory=dict[str, list[TensorPiece]])
     """Pieces by hook id, in the order sent; step 0 has those of all prefill chunks."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Tool calls that became complete; their text is not part of `text`."""
 
     def __repr__(self) -> str:
         end = f", {self.finish_reason}" if self.finish_reason else ""
@@ -80,6 +83,7 @@ class StreamState:
         manifest: the last message.
         cache: the activations received so far, if `keep`.
         texts: the generated text of each row.
+        tool_calls: the tool calls of each row.
         received_bytes: bytes of received tensors.
         token_count: the number of generated tokens, over all rows.
         is_sound: whether all events were valid, so that the stream can be resumed.
@@ -93,6 +97,7 @@ class StreamState:
         self.manifest: pb.Manifest | None = None
         self.cache = ActivationCache()
         self.texts: list[str] = []
+        self.tool_calls: list[list[ToolCall]] = []
         self.received_bytes = 0
         self.token_count = 0
         self.frame_count = 0
@@ -172,6 +177,7 @@ class StreamState:
             return
         self.started = started
         self.texts = [""] * len(started.prompts)
+        self.tool_calls = [[] for _ in started.prompts]
         self._steps = dict.fromkeys(range(len(started.prompts)), -1)
         self.cache.begin(started.model_id, [prompt.ids for prompt in started.prompts])
         warn(started.warnings)
@@ -215,6 +221,8 @@ class StreamState:
             activations.setdefault(hook_ids[piece.spec.plan_index], []).append(piece)
         self.token_count += 1
         self.texts[row] += token.text
+        calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in token.tool_calls)
+        self.tool_calls[row] += calls
         self.cache.token_ids[row].append(token.token_id)
         if finish_reason:
             self._steps.pop(row, None)
@@ -229,6 +237,7 @@ class StreamState:
             tuple(TokenLogprob(top.token_id, top.text, top.logprob) for top in token.top_logprobs),
             finish_reason,
             activations,
+            calls,
         )
 
     def _feed_manifest(self, manifest: pb.Manifest) -> None:

@@ -1,4 +1,4 @@
-"""Running analyses: what every client of the analysis service has."""
+"""Base classes of the clients of the analysis service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result", bound=AnalysisResult[Any, Any, Any, Any])
 
 
 class TraceCalls:
-    """What both clients of the analysis service do with traces."""
+    """Trace methods of the analysis service."""
 
     @client_method
     def trace(self, trace_id: str) -> Call[bytes]:
@@ -31,7 +31,7 @@ class TraceCalls:
 
 
 class BaseAnalysisClient(TraceCalls, BaseClient):
-    """Runs what empty results ask for. Its arguments are those of `AnalysisClient`."""
+    """Runs analyses. Its arguments are those of `AnalysisClient`."""
 
     _service: ClassVar[str] = "analysis"
     _local: ClassVar[str] = LOCAL_ANALYSIS
@@ -40,17 +40,17 @@ class BaseAnalysisClient(TraceCalls, BaseClient):
         super().__init__(target, **options)
 
     def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end; `partial` of an error is what there is of it."""
+        """Runs the analysis of an empty result. If it fails, `partial` of the error has the results so far."""
         with _kept(result):
             return self._follow(run(result, progress))
 
     def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> Generator[Response, None, None]:
-        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
+        """Runs the analysis of an empty result; yields each message after the result has it."""
         return self._stream(events(result))
 
 
 class AsyncBaseAnalysisClient(TraceCalls, AsyncBaseClient):
-    """The same on an event loop."""
+    """The asynchronous form."""
 
     _service: ClassVar[str] = "analysis"
     _local: ClassVar[str] = LOCAL_ANALYSIS
@@ -59,24 +59,24 @@ class AsyncBaseAnalysisClient(TraceCalls, AsyncBaseClient):
         super().__init__(target, **options)
 
     async def run(self, result: Result, progress: AnalysisListener = False) -> Result:
-        """Runs the analysis that an empty result asks for, to its end; `partial` of an error is what there is of it."""
+        """Runs the analysis of an empty result. If it fails, `partial` of the error has the results so far."""
         with _kept(result):
             return await self._follow(run(result, progress))
 
     def events(self, result: AnalysisResult[Any, Any, Response, Any]) -> AsyncGenerator[Response, None]:
-        """Runs the analysis that an empty result asks for; every message as it comes, once the result holds it."""
+        """Runs the analysis of an empty result; yields each message after the result has it."""
         return self._stream(events(result))
 
 
 def run(result: Result, progress: AnalysisListener) -> CallFlow[Result]:
-    """Fills an empty result, and gives it back."""
+    """Fills an empty result and returns it."""
     with analysis_listener(progress) as report:
         yield from events(result).each(lambda event: report(event.progress) if event.HasField("progress") else None)
     return result.finish()
 
 
 def events(result: AnalysisResult[Any, Any, Response, Any]) -> Stream[Response]:
-    """The messages of an analysis, once the result holds them."""
+    """The messages of an analysis, after the result has them."""
 
     def take(event: Event) -> Iterable[Response]:
         message = result.feed(event)
@@ -88,7 +88,7 @@ def events(result: AnalysisResult[Any, Any, Response, Any]) -> Stream[Response]:
 
 @contextmanager
 def _kept(result: AnalysisResult[Any, Any, Any, Any]) -> Generator[None]:
-    """Gives an error what there is of the result, where the analysis had begun."""
+    """Sets the `partial` of an error if the analysis has started."""
     try:
         yield
     except MLXIntegrationError as error:

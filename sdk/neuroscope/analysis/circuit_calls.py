@@ -1,4 +1,4 @@
-"""Circuits and their datasets: a part of the clients of the analysis service."""
+"""Circuit methods of the clients of the analysis service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from neuroscope.wire.rpc import ANALYSIS_RPCS
 
 
 class CircuitCalls:
-    """What both clients do with circuits."""
+    """Circuit methods."""
 
     @client_method
     def dataset(
@@ -74,39 +74,39 @@ class CircuitCalls:
         """Finds the circuit of a behaviour: the edges of the model's graph that pairs of prompts need.
 
         Args:
-            dataset: a name such as ioi, a JSONL file, pairs {clean, corrupted, answer, other}, or what `dataset` gave.
-            method: of `neuroscope.circuits.METHODS`: eap-ig, eap, edge-patching, path-patching, acdc; and by nodes
+            dataset: a name such as ioi, a JSONL file, pairs {clean, corrupted, answer, other}, or a `Dataset`.
+            method: one of `neuroscope.circuits.METHODS`: eap-ig, eap, edge-patching, path-patching, acdc; for nodes
                 activation-patching, attribution-patching.
             size: the share of the graph's edges (or nodes) that the circuit has. Give at most one of size, count,
                 threshold and faithfulness; the default is a faithfulness of 0.9.
             count: the number of edges (or nodes).
             threshold: the least magnitude of a score; of acdc, its threshold.
             faithfulness: the faithfulness that the smallest circuit must reach. The measured sizes become the curve.
-            metric: how runs are scored, with an answer for each pair; None: the answer's logit minus the other's.
-            granularity: edges or nodes; empty: what the method scores.
-            steps: of eap-ig, inputs between both runs; 0: 5.
-            into: the run that is edited to score, clean or corrupted; empty: the method's own.
-            prune: leaves out edges that no path of the circuit leads through from input to logits.
-            test: answers "no effect" where effects are not more than noise.
-            significance: chance of taking noise for an effect; 0: 0.001.
-            least_effect: least effect that counts, in units of the metric; 0: what rounding can do.
-            evaluate: measures the circuit: faithfulness, and what the next arguments say.
+            metric: the metric, with an answer for each pair; None: the answer's logit minus the other's.
+            granularity: edges or nodes; empty: those that the method scores.
+            steps: interpolation steps of eap-ig; 0: 5.
+            into: the patched run, clean or corrupted; empty: the method's default.
+            prune: removes edges that are on no path from input to logits.
+            test: tests the effect for significance; without one the circuit is empty.
+            significance: significance level; 0: 0.001.
+            least_effect: minimum effect, in units of the metric; 0: the rounding error.
+            evaluate: measures the faithfulness of the circuit, and what the next arguments add.
             curve: faithfulness of the strongest edges at several sizes, with CPR and CMD.
-            curve_sizes: which, as shares; none: those of MIB.
-            completeness: what is outside of the circuit.
-            minimality: the circuit without each of its edges.
-            minimality_bound: loss of faithfulness from which an edge is needed; 0: 0.01.
-            resample_count: bootstrap resamples of the pairs, which show how stable the circuit is; None: 100, 0: none.
-            pairs: how many of the dataset; None: 64 of a named one, all of others.
-            seed: of a named dataset's generator.
-            drop: leaves out pairs of the user's own that do not fit the tokenizer; otherwise they are errors.
-            name: of the circuit; empty: made of dataset and method.
+            curve_sizes: the sizes of the curve as shares; none: those of MIB.
+            completeness: measures the model without the circuit.
+            minimality: measures the circuit without each of its edges.
+            minimality_bound: minimum loss of faithfulness that makes an edge necessary; 0: 0.01.
+            resample_count: bootstrap resamples of the pairs, for the circuit's stability; None: 100, 0: none.
+            pairs: number of pairs; None: 64 of a named dataset, all of others.
+            seed: seed of a named dataset's generator.
+            drop: leaves out the user's own pairs that do not fit the tokenizer; otherwise they are errors.
+            name: name of the circuit; empty: dataset and method.
             model_id: empty: the one loaded first.
             bos: as in `Client.tokenize`.
             progress: True shows a bar; a function is called with every `AnalysisProgress`.
 
         Raises:
-            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before the first run.
         """
         chosen = yield from _dataset(dataset, pairs, seed, drop, model_id, bos)
         options = evaluation_options(
@@ -158,13 +158,13 @@ class CircuitCalls:
         bos: bool | None = None,
         progress: AnalysisListener = False,
     ) -> CallFlow[EvaluationResult]:
-        """Measures how well a circuit does on pairs of prompts; the others' edges carry what the other run has.
+        """Measures a circuit on pairs of prompts: edges outside of it carry the activations of the other run.
 
         Args:
-            circuit: of the model's graph, found in any way, or read from a file.
-            dataset, metric, curve, curve_sizes, completeness, minimality, minimality_bound, pairs, seed, drop: as of
+            circuit: a circuit of the model's graph.
+            dataset, metric, curve, curve_sizes, completeness, minimality, minimality_bound, pairs, seed, drop: as in
                 `discover_circuit`.
-            model_id, bos, progress: likewise.
+            model_id, bos, progress: as in `discover_circuit`.
 
         Raises:
             InvalidRequestError: the circuit is not of this model's graph, or the dataset does not fit.

@@ -1,4 +1,4 @@
-"""The clients of the analysis service. What is asked of it is in the `*_calls`, once for both."""
+"""The clients of the analysis service. Their methods are in the `*_calls` modules."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class AnalysisClient(CircuitCalls, HeadCalls, AttentionCalls, ResidualCalls, Bas
 
     Args:
         target: `host:port`, `unix:path`, or `local` for engine and analyses in this process.
-        options: those of `neuroscope.Client`: transport, timeout_s, tls, token.
+        options: options of `neuroscope.Client`: transport, timeout_s, tls, token.
 
-    Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError where no service answers, or where
-    the inference service behind it does not.
+    Every method raises errors of `neuroscope.errors`; NeuroScopeIntegrationError if the service, or the
+    inference service behind it, does not answer.
     """
 
 
 class AsyncAnalysisClient(CircuitCalls, HeadCalls, AttentionCalls, ResidualCalls, AsyncBaseAnalysisClient):
-    """Calls an analysis service, on one event loop: the same methods, to be awaited."""
+    """Calls an analysis service, on one event loop. It has the methods of `AnalysisClient` as coroutines."""

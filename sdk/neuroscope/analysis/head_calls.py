@@ -1,4 +1,4 @@
-"""Heads beside each other: a part of both clients."""
+"""Methods that compare heads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroscope.vocabulary.prompts import Prompt
 
 
 class HeadCalls:
-    """What both clients do with heads."""
+    """Methods that compare heads."""
 
     @client_method
     def compare_attention(
@@ -34,17 +34,17 @@ class HeadCalls:
         """Compares the attention patterns of two prompts, head by head.
 
         Args:
-            first: one prompt.
-            second: the other one.
+            first: the first prompt.
+            second: the second prompt.
             layers: None: every layer that has attention patterns.
-            alignment: positions (of equally long prompts), tokens (those that both have in the same order; weight on
-                others is one further place), or auto: positions where they are equally long.
+            alignment: positions (of prompts of equal length), tokens (their longest common subsequence; attention to
+                other tokens is summed), or auto: positions if the lengths are equal.
             model_id: empty: the one loaded first.
             bos: as in `Client.tokenize`.
             progress: True shows a bar; a function is called with every `AnalysisProgress`.
 
         Raises:
-            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before the first run.
         """
         request = comparison_request(first, second, layers=layers, alignment=alignment, model_id=model_id, bos=bos)
         return (yield from run(AttentionComparison(request), progress))
@@ -59,17 +59,17 @@ class HeadCalls:
         model_id: str = "",
         progress: AnalysisListener = False,
     ) -> CallFlow[CompositionResult]:
-        """Says by their weights how much each head can read of what each earlier one writes (Elhage et al. 2021).
+        """Measures by their weights how much of each earlier head's output each head can read (Elhage et al. 2021).
 
         Args:
-            layers: two at least; None: every layer that has such weights.
-            seed: of the random heads that scores are compared with.
-            random_pairs: how many pairs of them; 0: 64.
+            layers: at least two; None: every layer that has such weights.
+            seed: seed of the random heads for the null distribution.
+            random_pairs: number of pairs of random heads; 0: 64.
             model_id: empty: the one loaded first.
             progress: as in `compare_attention`.
 
         Raises:
-            InvalidRequestError, UnavailableSiteError: before anything has run.
+            InvalidRequestError, UnavailableSiteError: before the first run.
         """
         request = composition_request(layers=layers, seed=seed, random_pairs=random_pairs, model_id=model_id)
         return (yield from run(CompositionResult(request), progress))
@@ -91,25 +91,25 @@ class HeadCalls:
         bos: bool | None = None,
         progress: AnalysisListener = False,
     ) -> CallFlow[InteractionGraph]:
-        """Finds which heads read what other heads write, by patching the path between them (Wang et al. 2022).
+        """Finds which heads read the output of which others, by path patching (Wang et al. 2022).
 
         Args:
             pairs: prompts with and without a behaviour, answer and other token, as `neuroscope.datasets.pairs` reads
-                them; two at least, better eight. None: random sequences, each a block that comes twice.
+                them; at least two, better eight. None: random sequences of a repeated block.
             layers: None: all.
-            seed: of these sequences.
-            sequences: how many; 0: 16.
-            block_length: tokens of a block; 0: 24, or what the model allows.
-            token_ids: what they are drawn from; none: the vocabulary without special tokens.
-            least_effect: least effect that counts, in logits or nats; 0: 0.01.
-            false_discovery_rate: share of interactions that may be false (Benjamini & Hochberg 1995); 0: 0.01.
-            every_head: tries heads, too, that have no effect when all that they write is replaced.
+            seed: seed of these sequences.
+            sequences: number of sequences; 0: 16.
+            block_length: tokens per block; 0: 24, or as many as the model allows.
+            token_ids: tokens to draw from; none: the vocabulary without special tokens.
+            least_effect: minimum effect, in logits or nats; 0: 0.01.
+            false_discovery_rate: false discovery rate (Benjamini & Hochberg 1995); 0: 0.01.
+            every_head: also tests heads whose whole output has no effect when it is replaced.
             model_id: empty: the one loaded first.
             bos: as in `Client.tokenize`.
             progress: as in `compare_attention`.
 
         Raises:
-            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before the first run.
         """
         request = interactions_request(
             pairs,

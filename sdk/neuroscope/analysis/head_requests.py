@@ -1,4 +1,4 @@
-"""Requests for analyses of heads beside each other, from plain Python values."""
+"""Requests for comparisons of heads, from plain Python values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The residual stream and tuned lenses: a part of both clients."""
+"""Methods for the residual stream and tuned lenses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroscope.vocabulary.prompts import PromptLike
 
 
 class ResidualCalls:
-    """What both clients do with the residual stream."""
+    """Methods for the residual stream and tuned lenses."""
 
     @client_method
     def analyze_residual_stream(
@@ -42,33 +42,32 @@ class ResidualCalls:
         bos: bool | None = None,
         progress: AnalysisListener = False,
     ) -> CallFlow[ResidualResult]:
-        """Describes the residual stream on prompts: what is written into it, what that does to logits, who reads it.
+        """Describes the residual stream on prompts: contributions, effects on logits, predictions, routing and paths.
 
         Args:
             prompt: one prompt, or several.
-            parts: which of `neuroscope.analysis.PARTS`; None: contributions, attribution and lens, and flow where there
-                are corrupted prompts.
-            answer: the token that logits are attributed to and that lenses look for, an id or a text that is one token,
-                or
-                one for each prompt; None: what the model finds likeliest.
-            other: what it is compared with; None: nothing.
-            position: where the answer is predicted, negative from the end.
-            top_k: likeliest tokens of lenses; 0: 5.
-            tuned_lens: one of this model, beside the logit lens.
-            neurons: so many of the strongest, or neurons as (layer, neuron), whose direct effects are told.
-            queries: positions whose routes are told; None: all, or the answer's where that is too much.
-            by_head: routes of every head, too.
-            references: whose mean takes the place of what is ablated; None: the prompts'.
-            corrupted: for each prompt one of its length with another answer, for the flow of information.
-            least_effect: of an edge of the flow, as a share of the difference of both runs; 0: 0.05.
-            tolerance: of what may happen to a write between, for an edge to skip layers; 0: 0.1.
-            max_writers: whose paths are followed; 0: 64.
+            parts: a selection of `neuroscope.analysis.PARTS`; None: contributions, attribution and lens, and flow with
+                corrupted prompts.
+            answer: the token whose logit is attributed and that lenses look for, an id or a text of one token, or one
+                for each prompt; None: the model's top prediction.
+            other: the token whose logit is subtracted; None: none.
+            position: position where the answer is predicted, negative from the end.
+            top_k: number of top tokens of lenses; 0: 5.
+            tuned_lens: a tuned lens of this model, in addition to the logit lens.
+            neurons: the number of strongest neurons, or neurons as (layer, neuron), to attribute.
+            queries: positions whose routes are reported; None: all, or the answer's if all are too many.
+            by_head: also reports the routes of each head.
+            references: prompts for the mean of ablation; None: the prompts themselves.
+            corrupted: for each prompt a corrupted one of the same length with another answer, for the flow.
+            least_effect: minimum effect of an edge of the flow, as a share of the runs' difference; 0: 0.05.
+            tolerance: tolerated change of an output on its way, for an edge that skips layers; 0: 0.1.
+            max_writers: maximum number of writers whose paths are tested; 0: 64.
             model_id: empty: the one loaded first.
             bos: as in `Client.tokenize`.
             progress: True shows a bar; a function is called with every `AnalysisProgress`.
 
         Raises:
-            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before the first run.
         """
         request = residual_request(
             prompt,
@@ -104,22 +103,21 @@ class ResidualCalls:
         bos: bool | None = None,
         progress: AnalysisListener = False,
     ) -> CallFlow[TunedLensResult]:
-        """Trains a tuned lens (Belrose et al. 2023): a translator of each layer's stream. `result.lens` is it.
+        """Trains a tuned lens (Belrose et al. 2023): a translator for each layer. `result.lens` is the lens.
 
         Args:
-            texts: what is trained on; the last of them are held out, and the divergence on them is told.
+            texts: training texts; the last of them are held out to measure the divergence.
             objective: ridge: regression of the last stream, in closed form; kl: L-BFGS on the divergence of
-                predictions,
-                from the ridge's on; auto: kl where the vocabulary is small enough and texts are long enough.
-            ridge: penalty on a translator's weight, as a share of the mean square of what it reads; 0: 0.001.
-            held_out_share: of the texts; 0: 0.2.
-            max_iterations: of L-BFGS, for each layer; 0: 50.
+                predictions, starting from ridge; auto: kl if the vocabulary is small and the texts long enough.
+            ridge: penalty on a translator's weight, as a share of the mean square of its input; 0: 0.001.
+            held_out_share: share of held-out texts; 0: 0.2.
+            max_iterations: maximum number of L-BFGS steps per layer; 0: 50.
             model_id: empty: the one loaded first.
             bos: as in `Client.tokenize`.
             progress: True shows a bar; a function is called with every `AnalysisProgress`.
 
         Raises:
-            InvalidRequestError, UnavailableSiteError, ContextLengthError: before anything has run.
+            InvalidRequestError, UnavailableSiteError, ContextLengthError: before the first run.
         """
         request = training_request(
             texts,

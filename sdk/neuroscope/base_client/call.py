@@ -1,6 +1,6 @@
-"""What both clients do with a service, as values: a call, an upload, a stream, and several of them one after the other.
+"""Calls as values: a unary call, an upload, a stream, and flows of several calls.
 
-Who makes them is in `caller`: one class that waits, and one on an event loop. `client_method` makes methods of both.
+`neuroscope.base_client.client` runs them, synchronously or on an event loop; `client_method` makes methods of them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A request, where it goes, and what its response means. Within steps, `yield from call` is its value."""
+    """A unary call and the conversion of its response. In a call flow, `yield from call` returns its value."""
 
     name: str
-    """Method of the client; the span is `neuroscope.<name>`."""
+    """Name of the client's method; the span is `neuroscope.<name>`."""
     rpc: Rpc
     request: Message
     result: Callable[[Any], T]
-    """The value of a response; of a stream, of its last message."""
+    """Converts the response; for a stream, its last message."""
 
     def __iter__(self) -> CallFlow[T]:
         return (yield self)
@@ -38,7 +38,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Upload(Generic[T]):
-    """A stream of requests, and what the one response means. Within steps, `yield from upload` is its value."""
+    """A client-streaming call. In a call flow, `yield from upload` returns the value of its response."""
 
     name: str
     rpc: Rpc
@@ -50,22 +50,22 @@ class Upload(Generic[T]):
 
 
 def _nothing() -> None:
-    """The end of a stream that needs none."""
+    """No check at the end of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream(Generic[T]):
-    """A request whose answer is a stream, and the values that each of its messages gives."""
+    """A server-streaming call and the conversion of its messages to values."""
 
     name: str
     rpc: Rpc
     request: Message
     take: Callable[[Any], Iterable[T]]
     finish: Callable[[], object] = _nothing
-    """Called at the end of the stream, to say whether it was whole."""
+    """Called at the end of the stream, to check that it is complete."""
 
     def each(self, heard: Callable[[T], object]) -> CallFlow[None]:
-        """Hears every value as it comes, to the end."""
+        """Calls a function with each value of the stream."""
 
         def take(event: Any) -> tuple[()]:
             for value in self.take(event):
@@ -77,15 +77,15 @@ class Stream(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class CaptureStream:
-    """A call that streams tensors, over as many attempts as it takes; its value within steps is their cache."""
+    """A capture, including its retries. In a call flow, `yield from` returns its cache."""
 
     call: Call[None]
     capture_id: str = ""
-    """Under which the service keeps it; empty: it does not."""
+    """Id under which the service stores the stream; empty: it does not."""
     restarts: bool = True
-    """Whether the service is to run it again, if it broke off before it was whole."""
+    """Whether the service runs an incomplete capture again."""
     what: str = "capturing"
-    """For the bar."""
+    """Description of the progress bar."""
     progress: ByteListener = False
 
     def __iter__(self) -> CallFlow[ActivationCache]:
@@ -94,4 +94,4 @@ class CaptureStream:
 
 Operation: TypeAlias = Call[Any] | Upload[Any] | Stream[Any] | CaptureStream
 CallFlow: TypeAlias = Generator[Operation, Any, T]
-"""Several calls, each made of what the earlier ones gave, and the value in the end; either client can follow them."""
+"""A generator of calls that receives their values and returns the result. Both clients can run it."""

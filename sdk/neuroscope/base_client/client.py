@@ -1,4 +1,4 @@
-"""How a call is made: connection, deadline, retries and span. What is called is for those that derive from these."""
+"""Base classes of the clients: connection, deadline, retries and spans."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ T = TypeVar("T")
 
 
 class BaseClient:
-    """Makes calls and waits for their answers. Its arguments are those of `Client`."""
+    """Runs calls synchronously. Its arguments are those of `Client`."""
 
     _service: ClassVar[str] = "inference"
-    """What is called, in errors."""
+    """Name of the service in errors."""
     _local: ClassVar[str] = LOCAL
-    """The transport of the same in this process."""
+    """The in-process transport of the service."""
 
     def __init__(
         self,
@@ -64,16 +64,16 @@ class BaseClient:
         """A client of the engine in this process.
 
         Args:
-            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
-            settings: those of the inference service, such as model_memory_bytes.
+            models: folders or hub ids to load; the first is the default model.
+            settings: settings of the inference service, such as model_memory_bytes.
 
         Raises:
-            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+            InvalidRequestError, ModelError: a setting is invalid, or a model cannot be loaded.
         """
         return cls(transport=open_transport(cls._local, **_with_models(models, settings)))
 
     def close(self) -> None:
-        """Ends running calls and frees the connection."""
+        """Cancels running calls and closes the connection."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -146,7 +146,7 @@ class BaseClient:
 
 
 class AsyncBaseClient:
-    """Makes calls on one event loop. Its arguments are those of `Client`."""
+    """Runs calls on one event loop. Its arguments are those of `Client`."""
 
     _service: ClassVar[str] = "inference"
     _local: ClassVar[str] = LOCAL
@@ -174,16 +174,16 @@ class AsyncBaseClient:
         """A client of the engine in this process.
 
         Args:
-            models: what it loads, folders or hub ids; the first is the one that is meant where none is named.
-            settings: those of the inference service, such as model_memory_bytes.
+            models: folders or hub ids to load; the first is the default model.
+            settings: settings of the inference service, such as model_memory_bytes.
 
         Raises:
-            InvalidRequestError, ModelError: a setting is wrong, or a model cannot be loaded.
+            InvalidRequestError, ModelError: a setting is invalid, or a model cannot be loaded.
         """
         return cls(transport=open_async_transport(cls._local, **_with_models(models, settings)))
 
     async def close(self) -> None:
-        """Ends running calls and frees the connection."""
+        """Cancels running calls and closes the connection."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -258,7 +258,7 @@ class AsyncBaseClient:
 
 
 def _with_models(models: Sequence[str | os.PathLike[str]], settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of an engine that loads these models."""
+    """Settings of an in-process engine with these models."""
     if models and "model" in settings:
         raise InvalidRequestError("models are named twice, by themselves and as a setting", field="model")
     return {**settings, "model": [os.fspath(model) for model in models]} if models else settings
@@ -266,8 +266,7 @@ def _with_models(models: Sequence[str | os.PathLike[str]], settings: dict[str, A
 
 @contextmanager
 def _spanned(name: str) -> Generator[trace.Span, None, None]:
-    """A span that ends with the block and its error, and is not the current one: a generator's block is left between
-    its values."""
+    """A span that ends with the block. It is not made current, since generators suspend the block between values."""
     span = telemetry.tracer().start_span(f"neuroscope.{name}")
     try:
         yield span

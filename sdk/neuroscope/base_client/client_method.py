@@ -29,17 +29,17 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
 _VALUE = re.compile(r"\w+\[(.*)\]")
-"""What a call, steps or a stream give, in their annotation, which is a text: modules of the SDK postpone them."""
+"""The value type in a return annotation, which is a string since annotations are postponed."""
 
 
 class CallLike(Protocol[T_co]):
-    """A call, an upload, or steps."""
+    """A call, an upload, or a call flow."""
 
     def __iter__(self) -> CallFlow[T_co]: ...
 
 
 class client_method(Generic[P, T]):
-    """A method whose value is that of a call or of steps."""
+    """A method that returns the value of a call or a call flow."""
 
     def __init__(self, asked: Callable[Concatenate[Any, P], CallLike[T]]) -> None:
         def waiting(caller: Any, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -64,7 +64,7 @@ class client_method(Generic[P, T]):
 
 
 class client_stream(Generic[P, T]):
-    """A method whose values come one by one: a generator, asynchronous on an event loop."""
+    """A method that yields the values of a stream: a generator, or an asynchronous generator."""
 
     def __init__(self, asked: Callable[Concatenate[Any, P], Stream[T]]) -> None:
         def stream(caller: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -89,7 +89,7 @@ class client_stream(Generic[P, T]):
 
 
 def _named(function: F, asked: Callable[..., Any], returns: str) -> F:
-    """A function with the name, the parameters and the documentation of another one, and what it returns."""
+    """Copies name, parameters and documentation of a function, with another return type."""
     signature = inspect.signature(asked)
     value = _VALUE.fullmatch(str(signature.return_annotation))
     named = functools.wraps(asked)(function)

@@ -63,11 +63,11 @@ def analysis_listener(listener: AnalysisListener) -> Listening[progress_pb2.Anal
 def _listening(
     listener: Listener[Report], bar_state: Callable[[Report], tuple[Any, ...]], *, in_bytes: bool = False
 ) -> Generator[Callable[[Report], None], None, None]:
-    """Yields the listener, or what draws a bar.
+    """Yields the listener, or a function that updates a bar.
 
     Args:
-        listener: as the user gave it.
-        bar_state: description, what is done, what there is in all (None: unknown), and seconds that are left, if known.
+        listener: the user's argument.
+        bar_state: description, done, total (None: unknown), and remaining seconds if known.
         in_bytes: whether the bar counts bytes.
     """
     if callable(listener):

@@ -1,13 +1,12 @@
-"""When a call is made again, and what is asked for then. Does no input or output itself.
+"""Retries: when a call is repeated, and with which request. This module does no I/O.
 
     recovery = CaptureRetry(call, retry, capture_id)
     for attempt in recovery.attempts():
         with attempt:
             feed(recovery.state, recovery.call)
 
-What a service keeps is safe to ask for again: the id says that it is the same request. Everything else is asked for
-again only where its bytes were changed on the way, since a capture has no effect but its tensors. Mistakes of the
-user's are never tried twice.
+Stored streams are safe to request again, since the id identifies the request. Other captures are repeated only if bytes
+were corrupted in transit, since a capture has no side effects. Invalid requests are never retried.
 """
 
 from __future__ import annotations
@@ -38,35 +37,35 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and when a client tries again what is safe to try again."""
+    """The retry policy of idempotent calls."""
 
     attempts: int = 5
-    """Attempts in all, the first one included; 1: never again."""
+    """Maximum number of attempts, including the first; 1: no retries."""
     first_pause_s: float = 0.2
-    """Before the second attempt; each further pause is twice as long, and a random part of this is added to each."""
+    """Pause before the second attempt. It doubles with every attempt, plus random jitter."""
     longest_pause_s: float = 5.0
-    """Longest pause."""
+    """Maximum pause."""
     recaptures: int = 1
-    """How often bytes that were changed on the way are asked for again."""
+    """Maximum number of retries after corrupted bytes."""
 
     def pause_s(self, attempt: int) -> float:
-        """The pause behind an attempt, counted from 1."""
+        """The pause after an attempt, counted from 1."""
         doubled = min(self.longest_pause_s, self.first_pause_s * 2.0 ** min(attempt - 1, 32))
         return doubled + random.uniform(0, self.first_pause_s)
 
 
 class CaptureRetry:
-    """One capture, over as many attempts as it takes.
+    """A capture with its retries.
 
     Args:
-        call: the first thing to ask for.
-        retry: how often.
-        capture_id: under which the service keeps it; empty: it does not.
-        restarts: whether the service is to run it again, if it broke off before it was whole.
+        call: the first call.
+        retry: the policy.
+        capture_id: id under which the service stores the stream; empty: it does not.
+        restarts: whether the service runs an incomplete capture again.
 
     Attributes:
-        call: what to ask for next.
-        state: what takes the answer in.
+        call: the next call.
+        state: receives the events.
     """
 
     def __init__(self, call: Call[None], retry: Retry, capture_id: str = "", *, restarts: bool = True) -> None:
@@ -80,13 +79,13 @@ class CaptureRetry:
         self._failures = 0
 
     def attempts(self) -> Retrying:
-        """The attempts, one after the other."""
+        """The attempts in turn."""
         from tenacity import Retrying
 
         return Retrying(**self._policy())
 
     def async_attempts(self) -> AsyncRetrying:
-        """The same on an event loop."""
+        """The asynchronous form."""
         from tenacity import AsyncRetrying
 
         return AsyncRetrying(**self._policy())
@@ -116,12 +115,12 @@ class CaptureRetry:
             case NeuroScopeIntegrationError() | StreamingError():
                 return True
             case UnknownIdError(field="capture_id") | IdTakenError() | InvalidRequestError(field="restart_token"):
-                return self._failures > 0  # the service saw the earlier attempt otherwise than the client did
+                return self._failures > 0  # the service completed or lost the earlier attempt
             case _:
                 return False
 
     def _plan(self, attempt: RetryCallState) -> None:
-        """Decides what to ask for after the pause."""
+        """Chooses the next call."""
         error = attempt.outcome.exception() if attempt.outcome is not None else None
         assert error is not None
         self._failures += 1
@@ -135,7 +134,7 @@ class CaptureRetry:
                 self._ask(self._resumption() if self._capture_id and began else self._first_call)
             case StreamingError(restart_token=token) if token:
                 self._ask(resume_call(self._capture_id, restart_token=token))
-            case InvalidRequestError():  # it was not broken off yet, or is whole by now
+            case InvalidRequestError():  # it is still running, or complete by now
                 self._ask(self._resumption())
             case UnknownIdError() | IdTakenError():
                 self._ask(self._first_call)
@@ -145,7 +144,7 @@ class CaptureRetry:
                 self._ask(self._resumption() if began else self._first_call)
 
     def _ask(self, call: Call[None]) -> None:
-        """Asks for the whole stream, and forgets what came of it."""
+        """Requests the whole stream again and discards received data."""
         self.call = call
         self.state = StreamState()
 
@@ -154,13 +153,13 @@ class CaptureRetry:
 
 
 class GenerationRetry:
-    """One generation whose stream the service keeps, taken up where it broke.
+    """A resumable generation with its retries.
 
-    A second run is never spliced to the first, so it goes on only if the service had come to the end.
+    Two runs are never spliced, so it continues only if the service has completed the stream.
 
     Args:
         call: the generation.
-        retry: how often.
+        retry: the policy.
     """
 
     def __init__(self, call: Call[None], retry: Retry) -> None:
@@ -169,7 +168,7 @@ class GenerationRetry:
         self._failures = 0
 
     def after(self, error: BaseException, state: StreamState) -> tuple[Call[None], float] | None:
-        """What to ask for next, and the pause in seconds before it; None: the error is final."""
+        """The next call and the pause before it in seconds; None: the error is final."""
         broken = isinstance(error, NeuroScopeIntegrationError | StreamingError) and not isinstance(error, ChecksumError)
         taken = isinstance(error, IdTakenError) and self._failures > 0
         self._failures += 1
@@ -183,6 +182,6 @@ class GenerationRetry:
 
 
 def resume_call(capture_id: str, *, sequence: int = 0, restart_token: str = "") -> Call[None]:
-    """ResumeCapture, from frame `sequence` on. `StreamState` takes in its events."""
+    """ResumeCapture, from frame `sequence` on. `StreamState` receives its events."""
     request = pb.ResumeCaptureRequest(capture_id=capture_id, sequence=sequence, restart_token=restart_token)
     return Call("resume_capture", RPCS["ResumeCapture"], request, lambda response: None)

@@ -1,1 +1,1 @@
-"""What clients ask of services, once for both kinds of client, and how a call is made."""
+"""Methods that the synchronous and asynchronous clients share."""

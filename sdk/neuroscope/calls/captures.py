@@ -1,4 +1,4 @@
-"""Captures and what is made of them: a part of both clients."""
+"""Capture methods of both clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from neuroscope.wire.frames import TensorPiece
 
 
 class CaptureCalls:
-    """What both clients do with captures."""
+    """Capture methods."""
 
     @client_method
     def capture(
@@ -47,27 +47,27 @@ class CaptureCalls:
 
         Args:
             prompt: a text, a conversation, token ids, or a list of these; each entry is a row.
-            sites: what to capture, in any form of `neuroscope.vocabulary.hooks`.
+            sites: hooks, in any form of `neuroscope.vocabulary.hooks`.
             model_id: empty: the one loaded first.
-            hook_ids: stored hooks to use besides.
-            interventions: what to edit, in any form of `neuroscope.interventions`.
+            hook_ids: further hooks that are stored at the service.
+            interventions: edits, in any form of `neuroscope.interventions`.
             bos: as in `tokenize`.
             stop_at_layer: runs only the layers before this one; None: all, the output head included.
             chunk_budget_bytes: byte budget of one chunk's captures; 0: the server's default.
-            resumable: the service keeps the stream for a while, and `resume_capture` has it again. A connection that
-                breaks is taken up where it broke, or the service runs the request again, as `retry` says.
-            capture_id: name of a resumable capture; empty: one is made up. The same request of the same name is
-                answered with what was kept.
+            resumable: the service stores the stream for a while, for `resume_capture`. If the connection breaks, the
+                client resumes the stream, or has the service run the request again, as `retry` allows.
+            capture_id: id of a resumable capture; empty: generated. A repeated request with the same id returns the
+                stored stream.
             kv_bits, kv_group_size: as in `generate`.
             progress: True shows a bar; a function is called with the bytes received so far.
 
         Raises:
             UnknownSiteError, UnavailableSiteError, HookNeverFiredError, ContextLengthError
-            IdTakenError: another request has that name.
-            ResourceExhaustedError: the service has no room to keep the stream.
-            NeuroScopeIntegrationError, StreamingError: the connection broke, and with `resumable` it did so in every
-                attempt; a `restart_token` has the service run the request again (`resume_capture`).
-            ChecksumError: bytes were changed on the way, and so they were when they were asked for again.
+            IdTakenError: another request has that id.
+            ResourceExhaustedError: the service has no room to store the stream.
+            NeuroScopeIntegrationError, StreamingError: the connection broke; with `resumable` all retries failed too.
+                Pass a `restart_token` of the error to `resume_capture` to run the request again.
+            ChecksumError: bytes were corrupted in transit, also in the retry.
         """
         if resumable:
             capture_id = capture_id or uuid.uuid4().hex
@@ -100,14 +100,14 @@ class CaptureCalls:
         stop_at_layer: int | None = None,
         chunk_budget_bytes: int = 0,
     ) -> Stream[TensorPiece]:
-        """Captures without keeping anything: tensors come as they are made, one for each hook, row and prefill chunk.
+        """Captures without storing: yields tensors as they are computed, one per hook, row and prefill chunk.
 
-        What is longer than memory can be summed up so. Arguments and errors are those of `capture`; a ChecksumError
-        says that nothing of this call is to be trusted, so make it again.
+        Use it for captures that exceed memory. Arguments and errors are those of `capture`. After a ChecksumError,
+        discard all results of the call and repeat it.
 
         Yields:
-            Pieces: `.array` (1, ...), a view that may lie in memory shared with the service, so copy what you keep;
-            `.spec` says what of, `.row` of which prompt, `.first_position` from where on.
+            Pieces with `.array` (1, ...), a view that may be in memory shared with the service (copy it to keep it),
+            `.spec`, the `.row` of the prompt and `.first_position`.
         """
         call = requests.capture(
             prompt,
@@ -141,20 +141,20 @@ class CaptureCalls:
         interventions: Sequence[InterventionLike] = (),
         bos: bool | None = None,
     ) -> CallFlow[LayerPredictions]:
-        """What the residual stream before and behind every layer would predict, by the model's own end.
+        """Predictions from the residual stream before and after every layer, by the model's final norm and unembedding.
 
         Args:
             prompt: a text, a conversation or token ids; one.
-            top_k: likeliest tokens.
-            tokens: further tokens whose log-probabilities and ranks are wanted: ids, or texts of one token each.
+            top_k: number of top tokens.
+            tokens: further tokens whose log-probabilities and ranks are returned: ids, or texts of one token each.
             positions: as in `Hook`; None: all.
             model_id: empty: the one loaded first.
-            interventions: what to edit meanwhile.
+            interventions: edits during the forward pass.
             bos: as in `tokenize`.
 
         Raises:
             InvalidRequestError: a text is not one token, or there are several prompts.
-            UnavailableSiteError: the model's end cannot be applied by itself; says why.
+            UnavailableSiteError: the final norm and unembedding cannot be applied alone; the message says why.
         """
         return logit_lens(
             prompt,
@@ -181,9 +181,9 @@ class CaptureCalls:
         kv_bits: int | None = None,
         kv_group_size: int = 64,
     ) -> Call[pb.EstimateCaptureResponse]:
-        """What a capture of the same arguments would cost: bytes and chunks exactly, memory within 20 %.
+        """The cost of a capture with the same arguments: exact bytes and chunks, memory within 20 %.
 
-        The service runs a short piece of it to know.
+        The service runs a short part of the capture to measure it.
 
         Raises:
             UnknownSiteError, UnavailableSiteError, ContextLengthError

@@ -1,4 +1,4 @@
-"""Datasets made to fit a model's tokenizer, as steps that either client can follow."""
+"""Datasets that fit a model's tokenizer, as call flows for both clients."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.model_info import Tokens
 
 Tokenizer: TypeAlias = "Callable[[Sequence[Text], bool | None], CallFlow[list[Tokens]]]"
-"""How either client tokenises several prompts."""
+"""Tokenizes several prompts."""
 Describe: TypeAlias = "Callable[[], CallFlow[inference_pb2.Model]]"
-"""How either client describes the model."""
+"""Describes the model."""
 _FILES = (".jsonl", ".ndjson", ".json")
 _DRAWS = 8
-"""Examples that are drawn for each that is wanted, at most."""
+"""Maximum number of drawn examples per requested pair."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class _Kept:
     pairs: list[Pair] = field(default_factory=list[Pair])
     dropped: Counter[str] = field(default_factory=Counter[str])
     example: str = ""
-    """What was wrong with the last one that was left out."""
+    """Why the last example was left out."""
 
 
 def dataset(
@@ -46,7 +46,7 @@ def dataset(
     bos: bool | None,
     drop: bool,
 ) -> CallFlow[Dataset]:
-    """What the clients' `dataset` gives.
+    """The result of the clients' `dataset`.
 
     Raises:
         InvalidRequestError: as `named` and `own`, or the file cannot be read.
@@ -56,12 +56,12 @@ def dataset(
     if isinstance(wanted, str) and wanted not in NAMED and not wanted.endswith(_FILES):
         close = nearest(wanted, NAMED)
         raise InvalidRequestError(
-            f"there is no dataset {wanted!r}, and a file ends with .jsonl; nearest: {', '.join(close)}",
+            f"unknown dataset {wanted!r} (files end with .jsonl); nearest: {', '.join(close)}",
             field="dataset",
             valid=close,
         )
     if count is not None and count < 1:
-        raise InvalidRequestError(f"a dataset has one pair at least, not {count}", field="count")
+        raise InvalidRequestError(f"a dataset needs at least one pair, not {count}", field="count")
     if isinstance(wanted, str) and wanted in NAMED:
         return (yield from _named(tokenize, describe, NAMED[wanted], count or DEFAULT_COUNT, seed, bos))
     if isinstance(wanted, str | Path):
@@ -78,7 +78,7 @@ def _example(value: Example | Mapping[str, Any], field: str) -> Example:
 def _named(
     tokenize: Tokenizer, describe: Describe, chosen: NamedDataset, count: int, seed: int, bos: bool | None
 ) -> CallFlow[Dataset]:
-    """A dataset of the literature."""
+    """A named dataset."""
     vocabulary = yield from _vocabulary(tokenize, describe, chosen)
     kept = _Kept()
     for form in chosen.forms:
@@ -99,7 +99,7 @@ def _named(
 def _own(
     tokenize: Tokenizer, examples: Sequence[Example], bos: bool | None, drop: bool, name: str
 ) -> CallFlow[Dataset]:
-    """A dataset of given examples; what does not fit is an error, or left out."""
+    """A dataset of the user's examples. Examples that do not fit are errors, or are left out."""
     if not examples:
         raise InvalidRequestError("the dataset is empty", field="dataset")
     pairs: list[Pair] = []
@@ -119,7 +119,7 @@ def _own(
 
 
 def _vocabulary(tokenize: Tokenizer, describe: Describe, chosen: NamedDataset) -> CallFlow[Vocabulary]:
-    """The dataset's words that are one token, and the model's ids."""
+    """The dataset's words that are single tokens, and the model's ids."""
     model = yield from describe()
     texts = [" ".join(words) for words in chosen.words.values()]
     whole: dict[str, list[str]] = {}
@@ -130,7 +130,7 @@ def _vocabulary(tokenize: Tokenizer, describe: Describe, chosen: NamedDataset) -
             whole[kind] = [word for word in words if word in pieces]
             if len(whole[kind]) < chosen.fewest_words:
                 raise InvalidRequestError(
-                    f"the dataset {chosen.name} needs {chosen.fewest_words} {kind} that are one token each, and this "
+                    f"the dataset {chosen.name} needs {chosen.fewest_words} {kind} that are single tokens, and this "
                     f"model's tokenizer has {len(whole[kind])} of its {len(words)}",
                     field="dataset",
                 )
@@ -164,7 +164,7 @@ def _drawn(
 
 
 def _different(examples: Iterator[Example], most: int) -> Iterator[Example]:
-    """No example twice, out of so many draws."""
+    """Distinct examples among the draws."""
     seen: set[Example] = set()
     for example, _ in zip(examples, range(most), strict=False):
         if example not in seen:
@@ -175,7 +175,7 @@ def _different(examples: Iterator[Example], most: int) -> Iterator[Example]:
 def _fitted(
     tokenize: Tokenizer, examples: Sequence[Example], bos: bool | None, most_tokens_per_word: float = 0.0
 ) -> CallFlow[list[Pair | TokenizerMismatch]]:
-    """Each example as a pair, or why it is none."""
+    """Each example as a pair, or why it does not fit."""
     texts: dict[tuple[Text, str], None] = {}
     for example in examples:
         texts |= dict.fromkeys([(example.clean, ""), (example.corrupted, ""), *answers(example)])

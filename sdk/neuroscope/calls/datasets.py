@@ -1,4 +1,4 @@
-"""Datasets that fit the tokenizer of a service's model: a part of both clients of the inference service."""
+"""Dataset methods of both clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuroscope.vocabulary.model_info import Tokens
 
 
 class DatasetCalls:
-    """What both clients do with datasets."""
+    """Dataset methods."""
 
     @client_method
     def dataset(
@@ -29,20 +29,20 @@ class DatasetCalls:
         model_id: str = "",
         bos: bool | None = None,
     ) -> CallFlow[Dataset]:
-        """Pairs of prompts that fit the model's tokenizer: equally long, with answers of one token.
+        """Pairs of prompts that fit the model's tokenizer: of equal length, with answers of one token.
 
         Args:
             dataset: a name of `neuroscope.datasets.NAMED`, a JSONL file of {clean, corrupted, answer, other}, or a list
-                of such.
-            count: so many pairs at most; None: 64 of a named one, all of others.
-            seed: of a named one's generator.
-            drop: leaves out pairs of the user's own that do not fit; otherwise they are errors. Of named datasets what
-                does not fit is always left out; the dataset says how much, and why.
+                of such objects.
+            count: maximum number of pairs; None: 64 of a named dataset, all of others.
+            seed: seed of a named dataset's generator.
+            drop: leaves out the user's own pairs that do not fit; otherwise they are errors. Named datasets always
+                leave out what does not fit; `dropped` counts it by reason.
             model_id: empty: the one loaded first.
             bos: as in `tokenize`.
 
         Raises:
-            InvalidRequestError: there is no such dataset, it is empty, a pair does not fit, or none does.
+            InvalidRequestError: the dataset is unknown or empty, or a pair (or every pair) does not fit.
         """
         return _steps(dataset, count, seed, drop, model_id, bos)
 

@@ -1,4 +1,4 @@
-"""What the clients do with dictionaries: `client.dictionaries`, and what it gives."""
+"""Dictionaries of both clients: `client.dictionaries` and its results."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ _TOP = 32
 
 
 class Unary(Protocol):
-    """Makes a call of a client."""
+    """Runs a call."""
 
     def __call__(self, call: Call[T], /) -> T: ...
 
 
 class Follow(Protocol):
-    """Makes several."""
+    """Runs a call flow."""
 
     def __call__(self, steps: CallFlow[T], /) -> T: ...
 
 
 class AsyncUnary(Protocol):
-    """Makes a call of a client on an event loop."""
+    """Runs a call on an event loop."""
 
     def __call__(self, call: Call[T], /) -> Awaitable[T]: ...
 
 
 class AsyncFollow(Protocol):
-    """Makes several."""
+    """Runs a call flow."""
 
     def __call__(self, steps: CallFlow[T], /) -> Awaitable[T]: ...
 
@@ -60,8 +60,8 @@ class LoadedDictionary(Dictionary):
     """A dictionary at the service.
 
     Args:
-        description: as the service gave it.
-        follow: makes calls.
+        description: the service's description.
+        follow: runs call flows.
         attribute: `Client.attribute`.
     """
 
@@ -79,13 +79,13 @@ class LoadedDictionary(Dictionary):
         interventions: Sequence[InterventionLike] = (),
         bos: bool | None = None,
     ) -> FeatureActivations:
-        """The most active features at each position of a prompt, how many are active, and what they do not explain.
+        """The most active features at each position of a prompt, their number, and the reconstruction error.
 
         Args:
             prompt: a text, a conversation or token ids; one.
-            top: features at each position; at most as many as there are.
+            top: number of features per position.
             positions: as in `Hook`; None: all.
-            interventions: what to edit meanwhile; features are those of the edited activation.
+            interventions: edits; features are those of the edited activation.
             bos: as in `tokenize`.
         """
         count = min(top, self.feature_count)
@@ -108,10 +108,10 @@ class LoadedDictionary(Dictionary):
 
         Args:
             clean: the prompt with the behaviour, or a batch.
-            corrupted: the prompt without it: scores are (other feature - edited one) x gradient. None: they are
-                feature x gradient, of the clean prompt.
-            metric: how a run is scored.
-            by_position: scores of positions; otherwise their sum.
+            corrupted: the prompt without the behaviour; scores are (other run's feature - edited run's) x gradient.
+                None: scores are feature x gradient of the clean prompt.
+            metric: the metric of a run.
+            by_position: scores each position; otherwise their sum.
             steps, into, each_pair, bos: as in `Client.attribute`.
         """
         method = "gradient-x-activation" if corrupted is None else "attribution-patching"
@@ -130,11 +130,11 @@ class LoadedDictionary(Dictionary):
 
 
 class Dictionaries:
-    """`client.dictionaries`. Iterating gives those that are loaded.
+    """`client.dictionaries`. Iterate it for the loaded dictionaries.
 
     Args:
-        unary: makes a call.
-        follow: makes several.
+        unary: runs calls.
+        follow: runs call flows.
         attribute: `Client.attribute`.
     """
 
@@ -158,19 +158,19 @@ class Dictionaries:
         """Loads a dictionary in SAELens' layout.
 
         Args:
-            path: a folder with cfg.json and sae_weights.safetensors, at the service.
-            dictionary_id: name for later requests; empty: the last part of the path, or the site.
+            path: a folder of the service with cfg.json and sae_weights.safetensors.
+            dictionary_id: id for later requests; empty: the last part of the path, or the site.
             model_id: empty: the one loaded first.
-            site: where it reads, such as `resid_post.2`; None: as its configuration says.
-            output_site: where a transcoder writes; likewise.
-            dtype: type to keep it in: float32, float16 or bfloat16; empty: that of its file.
-            configuration: what cfg.json would hold, in place of a path.
-            tensors: its tensors by name: arrays, or ids that `put_tensor` gave.
+            site: the site that it reads, such as `resid_post.2`; None: that of its configuration.
+            output_site: the site that a transcoder writes; None: that of its configuration.
+            dtype: float32, float16 or bfloat16; empty: that of its file.
+            configuration: the content of cfg.json, instead of a path.
+            tensors: tensors by name: arrays, or ids from `put_tensor`.
 
         Raises:
-            ModelNotFoundError, ModelCorruptError, ModelUnsupportedError: there is none, it is broken, or of a kind that
-                is not computed here.
-            UnknownSiteError, UnavailableSiteError, InvalidRequestError: it does not fit the model.
+            ModelNotFoundError, ModelCorruptError, ModelUnsupportedError: the dictionary does not exist, is corrupt, or
+                its kind is not supported.
+            UnknownSiteError, UnavailableSiteError, InvalidRequestError: the dictionary does not fit the model.
             IdTakenError, PermissionDeniedError, ResourceExhaustedError
         """
         call = _load(path, dictionary_id, model_id, site, output_site, dtype, configuration, tensors)
@@ -180,19 +180,19 @@ class Dictionaries:
         """A loaded dictionary.
 
         Raises:
-            UnknownIdError: none has that name.
+            UnknownIdError: there is no such dictionary.
         """
         return self._loaded(self._unary(_get(dictionary_id)))
 
     def list(self, model_id: str = "") -> list[LoadedDictionary]:
-        """The loaded dictionaries of a model; of all for an empty name."""
+        """The loaded dictionaries of a model, or of all models."""
         return [self._loaded(found) for found in self._unary(_list(model_id))]
 
     def unload(self, dictionary_id: str) -> None:
         """Frees a dictionary.
 
         Raises:
-            UnknownIdError: none has that name.
+            UnknownIdError: there is no such dictionary.
         """
         self._unary(_unload(dictionary_id))
 
@@ -204,7 +204,7 @@ class Dictionaries:
 
 
 class AsyncLoadedDictionary(Dictionary):
-    """A dictionary at the service, on an event loop. As `LoadedDictionary` otherwise."""
+    """`LoadedDictionary` for the asynchronous client."""
 
     def __init__(
         self, description: pb.Dictionary, follow: AsyncFollow, attribute: Callable[..., Awaitable[AttributionResult]]
@@ -222,7 +222,7 @@ class AsyncLoadedDictionary(Dictionary):
         interventions: Sequence[InterventionLike] = (),
         bos: bool | None = None,
     ) -> FeatureActivations:
-        """The most active features at each position of a prompt, how many are active, and what they do not explain."""
+        """The most active features at each position of a prompt, their number, and the reconstruction error."""
         count = min(top, self.feature_count)
         called = feature_activations(self, prompt, top=count, positions=positions, interventions=interventions, bos=bos)
         return await self._follow(called)
@@ -256,7 +256,7 @@ class AsyncLoadedDictionary(Dictionary):
 
 
 class AsyncDictionaries:
-    """`client.dictionaries` of the asynchronous client. As `Dictionaries` otherwise."""
+    """`client.dictionaries` of the asynchronous client."""
 
     def __init__(
         self, unary: AsyncUnary, follow: AsyncFollow, attribute: Callable[..., Awaitable[AttributionResult]]
@@ -286,7 +286,7 @@ class AsyncDictionaries:
         return self._loaded(await self._unary(_get(dictionary_id)))
 
     async def list(self, model_id: str = "") -> list[AsyncLoadedDictionary]:
-        """The loaded dictionaries of a model; of all for an empty name."""
+        """The loaded dictionaries of a model, or of all models."""
         return [self._loaded(found) for found in await self._unary(_list(model_id))]
 
     async def unload(self, dictionary_id: str) -> None:

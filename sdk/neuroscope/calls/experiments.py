@@ -1,4 +1,4 @@
-"""Sweeps and attributions: a part of both clients."""
+"""Sweep and attribution methods of both clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ P = ParamSpec("P")
 
 
 class client_sweep(Generic[P]):
-    """A method that writes a sweep; `run` gives its result, or is awaited for it, as the client's own `sweep`."""
+    """A method that builds a sweep. Its `run` is synchronous or asynchronous like the client's `sweep`."""
 
     def __init__(self, write: Callable[Concatenate[Any, P], Patching[Any]]) -> None:
         self._write = write
@@ -54,7 +54,7 @@ class client_sweep(Generic[P]):
 
 
 class ExperimentCalls:
-    """What both clients do with sweeps and attributions."""
+    """Sweep and attribution methods."""
 
     @client_sweep
     def patch(
@@ -67,18 +67,18 @@ class ExperimentCalls:
         model_id: str = "",
         bos: bool | None = None,
     ) -> Patching[Any]:
-        """A sweep that puts activations of one run in the place of the other's, to be written on and run.
+        """Builds a sweep of activation patching; add grids, then `run` it.
 
         Args:
             clean: the prompt with the behaviour, or a batch.
-            corrupted: the prompt without it, or as many; None: the clean one, with edits that corrupt its run.
-            corruptions: edits of the corrupted run, as `neuroscope.edit` makes them.
-            into: the run that is edited: corrupted shows what is sufficient, clean what is necessary.
+            corrupted: the prompt without the behaviour, or one for each; None: the clean prompt with corrupting edits.
+            corruptions: edits of the corrupted run, from `neuroscope.edit`.
+            into: the patched run: corrupted tests sufficiency, clean tests necessity.
             model_id: empty: the one loaded first.
             bos: as in `tokenize`.
 
         Raises:
-            InvalidRequestError: the prompts do not pair.
+            InvalidRequestError: the numbers of prompts differ.
         """
         return patching(clean, corrupted, self.sweep, corruptions=corruptions, into=into, model_id=model_id, bos=bos)
 
@@ -94,22 +94,22 @@ class ExperimentCalls:
         model_id: str = "",
         bos: bool | None = None,
     ) -> Patching[Any]:
-        """Causal tracing (Meng et al. 2022, arXiv:2202.05262), to be written on and run: `.residual().mlps(window=10)`.
+        """Builds a causal trace (Meng et al. 2022, arXiv:2202.05262): `.residual().mlps(window=10).run()`.
 
-        The embeddings of the subject's tokens get noise, and what the clean run has is put back, a place at a time.
-        Each sample of noise is a pair; `result["resid_pre"].mean("pair")` is their mean.
+        Noise is added to the embeddings of the subject's tokens, and activations of the clean run are restored one
+        place at a time. Each sample of noise is a pair; `result["resid_pre"].mean("pair")` averages them.
 
         Args:
             prompt: the prompt, or a batch.
-            subject: a text that each prompt has once, or one for each.
-            noise: its standard deviation, in units of that of each token's own embedding.
-            samples: how many draws of noise.
-            seed: of the first one.
+            subject: a text that occurs once in each prompt, or one text per prompt.
+            noise: standard deviation, relative to that of each token's embedding.
+            samples: number of noise samples.
+            seed: seed of the first sample.
             model_id: empty: the one loaded first.
             bos: as in `tokenize`.
 
         Raises:
-            InvalidRequestError: there is no noise, or not a subject for each prompt.
+            InvalidRequestError: noise is 0, or the numbers of subjects and prompts differ.
         """
         return tracing(prompt, subject, self.sweep, noise=noise, samples=samples, seed=seed, model_id=model_id, bos=bos)
 
@@ -117,7 +117,7 @@ class ExperimentCalls:
     def ablate(
         self: Any, prompt: PromptLike, value: ValueLike = 0.0, *, model_id: str = "", bos: bool | None = None
     ) -> Patching[Any]:
-        """A sweep that puts something else in the place of activations, to be written on and run.
+        """Builds a sweep of ablations; add grids, then `run` it.
 
         Args:
             prompt: the prompt, or a batch.
@@ -130,19 +130,19 @@ class ExperimentCalls:
 
     @client_method
     def edge_graph(self, *, model_id: str = "") -> Call[ComponentGraph]:
-        """The graph of a model: what writes the residual stream, what reads it, and which edges there are between them.
+        """The graph of a model: senders, receivers and the edges between them.
 
         Args:
             model_id: empty: the one loaded first.
 
         Raises:
-            UnavailableSiteError: what the model's heads write does not add up; says why.
+            UnavailableSiteError: the outputs of the model's heads do not add up; the message says why.
         """
         return _edge_graph(model_id)
 
     @client_stream
     def sweep_events(self, result: SweepResult) -> Stream[pb.RunSweepResponse]:
-        """Runs what a result still lacks; every event as it comes, once the result holds it."""
+        """Runs the missing patches of a result; yields each event after the result has it."""
         return _sweep_events(result)
 
     @client_method
@@ -152,14 +152,14 @@ class ExperimentCalls:
         """Runs an experiment.
 
         Args:
-            experiment: what `patch(...)` and `ablate(...)` write, or what was loaded from a file.
+            experiment: from `patch(...)` or `ablate(...)`, or loaded from a file.
             progress: True shows a bar; a function is called with every `SweepProgress`.
-            result: that of the same experiment, interrupted: its values are not run again. It is filled as values come,
-                so it holds what there is if the call is interrupted again.
+            result: an interrupted result of the same experiment, whose values are not run again. It is filled as values
+                arrive, so it holds all values so far if the call is interrupted again.
 
         Raises:
-            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before anything has run.
-            ResourceExhaustedError: it is larger than its limits; says what it would take.
+            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before the first run.
+            ResourceExhaustedError: it exceeds its limits; the message has the estimate.
         """
         result = SweepResult(experiment) if result is None else result
         with sweep_listener(progress) as report:
@@ -172,7 +172,7 @@ class ExperimentCalls:
 
     @client_stream
     def attribution_events(self, result: AttributionResult) -> Stream[pb.AttributeResponse]:
-        """Runs what a result was asked for; every message as it comes, once the result holds it."""
+        """Runs an attribution; yields each message after the result has it."""
         return _attribution_events(result)
 
     @client_method
@@ -191,28 +191,28 @@ class ExperimentCalls:
         bos: bool | None = None,
         progress: AttributionListener = False,
     ) -> CallFlow[AttributionResult]:
-        """Scores many places of the model at once by the gradient of the metric there.
+        """Scores many sites of the model at once by the gradient of the metric.
 
-        A score is the change of the metric, to first order, were the activation of one run that of the other one.
+        A score is the first-order change of the metric when the activation is replaced by that of the other run.
 
         Args:
-            clean: the prompt with the behaviour, or a batch; or an `Attribution`, which says all but `progress`.
-            corrupted: the prompt without it, or as many, each as long as its clean one.
-            metric: how a run is scored.
+            clean: the prompt with the behaviour, or a batch; or an `Attribution` with all other arguments.
+            corrupted: the prompt without the behaviour, or one for each, of the same length.
+            metric: the metric of a run.
             method: attribution-patching, gradient-x-activation, eap, eap-ig or integrated-gradients.
-            steps: inputs that gradients are averaged over; 0: 5 for eap-ig, 32 for integrated-gradients, else 1.
-            sites: what attribution patching scores, such as `head_output:head,position` or `mlp_out.3`; none: outputs
-                of heads and MLPs and the input, by position.
-            into: the run that gradients are those of: clean or corrupted. Empty: clean; for integrated gradients the
-                line begins at the corrupted prompt, or at zero embeddings where there is none.
-            each_pair: scores of every pair in place of their mean.
+            steps: number of interpolated inputs; 0: 5 for eap-ig, 32 for integrated-gradients, otherwise 1.
+            sites: sites that attribution patching scores, such as `head_output:head,position` or `mlp_out.3`; none:
+                the input and the outputs of heads and MLPs, by position.
+            into: the run of the gradients: clean or corrupted. Empty: clean; integrated gradients start at the
+                corrupted prompt, or at zero embeddings without one.
+            each_pair: returns the scores of each pair instead of their mean.
             model_id: empty: the one loaded first.
             bos: as in `tokenize`.
             progress: True shows a bar; a function is called with every `AttributionProgress`.
 
         Raises:
-            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before anything has run.
-            ResourceExhaustedError: memory does not hold the passes of one pair.
+            InvalidRequestError, UnknownSiteError, UnavailableSiteError, DataConversionError: before the first run.
+            ResourceExhaustedError: the passes of one pair exceed the memory.
         """
         wanted = _wanted(
             clean,
@@ -251,10 +251,10 @@ def _attribution_events(result: AttributionResult) -> Stream[pb.AttributeRespons
 def _wanted(
     clean: PromptLike | Attribution, corrupted: PromptLike | None, metric: Metric | None, **how: Any
 ) -> Attribution:
-    """The attribution that a call names, or is.
+    """The attribution of a call's arguments.
 
     Raises:
-        InvalidRequestError: there is no metric, the prompts do not pair, or a name means nothing.
+        InvalidRequestError: the metric is missing, the numbers of prompts differ, or a name is unknown.
     """
     if isinstance(clean, Attribution):
         return clean
@@ -264,7 +264,7 @@ def _wanted(
 
 
 def _edge_graph(model_id: str) -> Call[ComponentGraph]:
-    """Asks for the graph of a model."""
+    """The call for the graph of a model."""
 
     def result(answer: pb.GetEdgeGraphResponse) -> ComponentGraph:
         return ComponentGraph.from_plan(answer.senders, answer.receivers)

@@ -1,4 +1,4 @@
-"""Features of a dictionary over one prompt, as steps that either client can follow."""
+"""Features of a dictionary over one prompt, as call flows for both clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def feature_activations(
 ) -> CallFlow[FeatureActivations]:
     """The calls of `LoadedDictionary.features`, whose arguments these are: one capture, then texts of tokens."""
     if not 1 <= top <= dictionary.feature_count:
-        raise InvalidRequestError(f"top is 1 to {dictionary.feature_count}, not {top}", field="top")
+        raise InvalidRequestError(f"top must be 1 to {dictionary.feature_count}, not {top}", field="top")
     output = dictionary.output
     mean = Hook(
         output.component, output.layer, is_input=output.is_input, hook_id=_MEAN, positions=positions, reduce="mean"

@@ -17,6 +17,7 @@ from neuroscope.interventions import InterventionLike
 from neuroscope.vocabulary.hooks import HookLike
 from neuroscope.vocabulary.json_schemas import JsonSchemaLike
 from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.tools import ToolChoiceLike, ToolLike
 
 P = ParamSpec("P")
 
@@ -70,6 +71,9 @@ class GenerationCalls:
         logit_bias: Mapping[int, float] | None = None,
         json_schema: JsonSchemaLike | None = None,
         grammar: str | None = None,
+        tools: Iterable[ToolLike] = (),
+        tool_choice: ToolChoiceLike | None = None,
+        parallel_tool_calls: bool = True,
         bos: bool | None = None,
         max_steps_ahead: int = 0,
         chunk_budget_bytes: int = 0,
@@ -85,8 +89,8 @@ class GenerationCalls:
         Args:
             prompt: a text, a conversation, token ids, or a list of these; each entry is a row, or `n`.
             hooks: what to capture, in any form of `neuroscope.vocabulary.hooks`.
-            hook_ids: stored hooks to use besides.
-            interventions: what to edit, in any form of `neuroscope.interventions`.
+            hook_ids: further hooks that are stored at the service.
+            interventions: edits, in any form of `neuroscope.interventions`.
             model_id: empty: the one loaded first.
             max_tokens: most tokens to generate in each row; None: the server's default.
             temperature: 0: always the likeliest token.
@@ -110,6 +114,11 @@ class GenerationCalls:
                 (pydantic), or a `pb.JsonSchema`. Tokens that would break it are never drawn. A row that ends at
                 `max_tokens` or with a stop text ends in the middle of it.
             grammar: the text is one of this grammar: Lark, in llguidance's dialect. Excludes `json_schema`.
+            tools: functions that the model may call, in OpenAI's form; the prompt is a conversation. The calls that it
+                writes are `GeneratedToken.tool_calls` and `Generation.tool_calls`, and no part of the text.
+            tool_choice: `auto` (default), `none`, `required`, or the name of the function to call. A required call is
+                enforced as `json_schema` is.
+            parallel_tool_calls: without it a row ends with its first call.
             bos: as in `tokenize`.
             max_steps_ahead: steps the engine may run ahead of credit; 0: as far as buffers allow, 1: lockstep.
             chunk_budget_bytes: byte budget of one prefill chunk's captures; 0: the server's default.
@@ -153,6 +162,9 @@ class GenerationCalls:
             logit_bias=logit_bias,
             json_schema=json_schema,
             grammar=grammar,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
             bos=bos,
             max_steps_ahead=max_steps_ahead,
             chunk_budget_bytes=chunk_budget_bytes,
@@ -170,7 +182,7 @@ class GenerationCalls:
 
     @client_method
     def advance(self, generation_id: str, steps: int = 1) -> Call[int]:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far.
+        """Grants further steps to a generation with `max_steps_ahead`; returns the steps granted so far.
 
         Raises:
             UnknownIdError: no generation of that id is running.

@@ -19,7 +19,7 @@ from neuroscope.vocabulary.prompts import PromptLike
 from neuroscope.vocabulary.sites import Point
 
 TEXTS_AT_ONCE = 128
-"""Tokens whose texts are requested for in one call."""
+"""Maximum number of token texts per call."""
 
 
 def logit_lens(
@@ -56,7 +56,7 @@ def logit_lens(
 
 
 def texts_of(token_ids: Sequence[int], model_id: str) -> CallFlow[dict[int, str]]:
-    """The calls that find the texts of tokens, by id."""
+    """The texts of tokens, by id."""
     texts: dict[int, str] = {}
     for first in range(0, len(token_ids), TEXTS_AT_ONCE):
         some = token_ids[first : first + TEXTS_AT_ONCE]
@@ -66,13 +66,13 @@ def texts_of(token_ids: Sequence[int], model_id: str) -> CallFlow[dict[int, str]
 
 
 def hooks(top_k: int, token_ids: Sequence[int], positions: Any) -> list[Hook]:
-    """The hooks that the lens reads by.
+    """The hooks of the lens.
 
     Raises:
         InvalidRequestError: top_k is less than 1.
     """
     if top_k < 1:
-        raise InvalidRequestError(f"a lens shows at least the likeliest token, not {top_k}", field="top_k")
+        raise InvalidRequestError(f"top_k must be at least 1, not {top_k}", field="top_k")
     reduce = {"lens": {"top_k": top_k, "token_ids": list(token_ids), "kl": True}}
     return [
         Hook("resid_pre", 0, positions=positions, reduce=reduce),
@@ -84,7 +84,7 @@ def single_token(text: str, ids: Sequence[int], texts: Sequence[str]) -> int:
     """The id of a text that is one token.
 
     Raises:
-        InvalidRequestError: it is several; says which.
+        InvalidRequestError: the text is several tokens.
     """
     if len(ids) != 1:
         parts = ", ".join(map(repr, texts))
@@ -106,7 +106,7 @@ def of_cache(cache: ActivationCache, requested: Sequence[int], texts: Mapping[in
         InvalidRequestError: the capture has several prompts.
     """
     if len(cache.token_ids) != 1:
-        raise InvalidRequestError(f"a lens looks at one prompt, not {len(cache.token_ids)}", field="prompt")
+        raise InvalidRequestError(f"a lens takes one prompt, not {len(cache.token_ids)}", field="prompt")
     points = sorted({point for point in cache.points if point.layer is not None}, key=_height)
     positions = [int(position) for position in cache.positions(f"{points[0]}:lens_top_k")]
 

@@ -1,4 +1,4 @@
-"""Models of a service, and their tokens: a part of both clients."""
+"""Model and tokenizer methods of both clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neuroscope.vocabulary.tensors import Array
 
 
 class ModelCalls:
-    """What both clients do with models."""
+    """Model and tokenizer methods."""
 
     @client_method
     def load_model(
@@ -36,8 +36,8 @@ class ModelCalls:
 
         Args:
             model_path: a folder with config.json and safetensors or a GGUF file, at the service; a Hugging Face id; or
-                the name of a model that `neuroscope models get` has fetched there, such as smollm2.
-            model_id: name for later requests; empty: the last part of the path.
+                the name of a model from `neuroscope models get`, such as smollm2.
+            model_id: id for later requests; empty: the last part of the path.
             revision: branch, tag or commit on the hub.
             adapter_path: folder of a LoRA adapter.
             dtype: float32, float16 or bfloat16, in which the model computes; empty: that of the files, and float32 for
@@ -71,29 +71,28 @@ class ModelCalls:
         """Frees a model.
 
         Raises:
-            ModelNotFoundError: no model has that name.
+            ModelNotFoundError: there is no such model.
         """
         return requests.unload_model(model_id)
 
     @client_method
     def models(self) -> Call[list[pb.Model]]:
-        """The loaded models, in the order in which they were loaded."""
+        """The loaded models, in order of loading."""
         return requests.models()
 
     @client_method
     def model(self, model_id: str = "") -> Call[ModelInfo]:
-        """Describes a model and every point of it that can be captured; without a name: the one loaded first."""
+        """Describes a model and its hook points; default: the model loaded first."""
         return requests.model(model_id)
 
     @client_method
     def tokenize(self, prompt: Prompt, *, model_id: str = "", bos: bool | None = None) -> Call[Tokens]:
-        """The token ids of a prompt, as the model would read them.
+        """The token ids of a prompt.
 
         Args:
             prompt: a text, a conversation or token ids.
             model_id: empty: the one loaded first.
-            bos: True puts a beginning-of-sequence token in front, False leaves it out, None does what the tokenizer
-                does by itself.
+            bos: True prepends a beginning-of-sequence token, False does not, None uses the tokenizer's default.
 
         Warns:
             DoubledBosWarning: the ids begin with two beginning-of-sequence tokens.

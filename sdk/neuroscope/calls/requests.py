@@ -1,4 +1,4 @@
-"""Requests from plain Python values, and values from responses: pure functions that both clients share."""
+"""Requests from plain Python values, and values from responses, for both clients."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import telemetry_pb2, tensor_pb2
 from neuroscope.vocabulary import hooks as hook_forms
 from neuroscope.vocabulary import json_schemas, prompts, tensors
+from neuroscope.vocabulary import tools as tool_forms
 from neuroscope.vocabulary.hooks import HookLike
 from neuroscope.vocabulary.json_schemas import JsonSchemaLike
 from neuroscope.vocabulary.model_info import ModelInfo, Tokens
 from neuroscope.vocabulary.prompts import Prompt, PromptLike
 from neuroscope.vocabulary.tensors import Array, parse_dtype
+from neuroscope.vocabulary.tools import ToolChoiceLike, ToolLike
 from neuroscope.wire import frames
 from neuroscope.wire.rpc import RPCS
 
@@ -38,7 +40,7 @@ def load_model(
     dtype: str,
     dequantize: bool | None,
 ) -> Stream[pb.Model]:
-    """LoadModel: the model, once it is there; progress is reported meanwhile."""
+    """LoadModel: reports progress and returns the model."""
 
     def take(response: pb.LoadModelResponse) -> list[pb.Model]:
         if response.HasField("progress"):
@@ -108,13 +110,13 @@ def clear_hooks(ids: Iterable[str]) -> Call[list[str]]:
 
 
 def advance(generation_id: str, steps: int) -> Call[int]:
-    """AdvanceGeneration; the steps granted so far."""
+    """AdvanceGeneration; returns the steps granted so far."""
     request = pb.AdvanceGenerationRequest(generation_id=generation_id, steps=steps)
     return Call("advance", RPCS["AdvanceGeneration"], request, lambda response: response.granted_steps)
 
 
 def steer(generation_id: str, interventions: Sequence[InterventionLike]) -> Call[int]:
-    """Steer; the first step that the new interventions govern."""
+    """Steer; returns the first step with the new interventions."""
     request = pb.SteerRequest(generation_id=generation_id, interventions=edits.to_messages(interventions))
     return Call("steer", RPCS["Steer"], request, lambda response: response.first_step)
 
@@ -122,7 +124,7 @@ def steer(generation_id: str, interventions: Sequence[InterventionLike]) -> Call
 def put_tensor(tensor: ArrayLike, time_to_live_s: float | None) -> Upload[str]:
     """PutTensor: the header, then the bytes in slices."""
     if time_to_live_s is not None and not 0 < time_to_live_s < math.inf:
-        raise InvalidRequestError(f"a time to live is positive, not {time_to_live_s!r} s", field="time_to_live_s")
+        raise InvalidRequestError(f"a time to live must be positive, not {time_to_live_s!r} s", field="time_to_live_s")
     array = tensors.to_array(tensor)
     header = pb.TensorHeader(
         dtype=parse_dtype(array.dtype.name), shape=array.shape, time_to_live_ms=math.ceil(1e3 * (time_to_live_s or 0))
@@ -170,6 +172,9 @@ def generate(
     logit_bias: Mapping[int, float] | None = None,
     json_schema: JsonSchemaLike | None = None,
     grammar: str | None = None,
+    tools: Iterable[ToolLike] = (),
+    tool_choice: ToolChoiceLike | None = None,
+    parallel_tool_calls: bool = True,
     bos: bool | None,
     max_steps_ahead: int,
     chunk_budget_bytes: int,
@@ -181,9 +186,14 @@ def generate(
     """Generate; its stream is folded by `stream.StreamState`."""
     if json_schema is not None and grammar is not None:
         raise InvalidRequestError("json_schema and grammar exclude each other", field="grammar")
+    rows = prompts.to_messages(prompt, bos)
+    offered = tool_forms.to_messages(tools)
+    choice = tool_forms.to_choice(tool_choice, parallel=parallel_tool_calls)
+    if offered or tool_choice is not None:
+        rows = prompts.with_tools(rows, offered, choice)
     request = pb.GenerateRequest(
         model_id=model_id,
-        prompts=prompts.to_messages(prompt, bos),
+        prompts=rows,
         sampling=pb.Sampling(
             max_tokens=max_tokens or 0,
             temperature=temperature,

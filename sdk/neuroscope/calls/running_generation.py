@@ -27,11 +27,12 @@ from neuroscope.errors import StreamingError, UnknownIdError
 from neuroscope.interventions import InterventionLike
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.v1 import tensor_pb2
+from neuroscope.vocabulary.tools import ToolCall
 from neuroscope.wire.codec import Event
 
 
 class _BaseGeneration:
-    """What both kinds of generation know."""
+    """Attributes of both kinds of generation."""
 
     def __init__(self, state: StreamState, span: trace.Span, *, auto_advance: bool) -> None:
         self._state = state
@@ -43,17 +44,22 @@ class _BaseGeneration:
 
     @property
     def text(self) -> str:
-        """What row 0 generated so far."""
+        """The text of row 0 so far."""
         return self._state.texts[0] if self._state.texts else ""
 
     @property
     def texts(self) -> list[str]:
-        """What each row generated so far."""
+        """The text of each row so far."""
         return list(self._state.texts)
 
     @property
+    def tool_calls(self) -> list[list[ToolCall]]:
+        """The tool calls of each row so far; their text is not part of `texts`."""
+        return [list(calls) for calls in self._state.tool_calls]
+
+    @property
     def plan(self) -> tensor_pb2.TensorPlan | None:
-        """What the stream captures; None before it has begun, and where it captures nothing."""
+        """The plan of the captured tensors; None before the first message, or if nothing is captured."""
         return self._state.plan
 
     @property
@@ -63,19 +69,19 @@ class _BaseGeneration:
 
     @property
     def manifest(self) -> pb.Manifest:
-        """The server's account of the stream, checked against what was received.
+        """The server's summary of the stream, checked against the received frames.
 
         Raises:
             StreamingError: the stream has not ended, or was cancelled.
         """
         if self._state.manifest is None:
             how = "was cancelled" if self._cancelled else "has not ended" if not self._ended else "broke off"
-            raise StreamingError(f"the generation {how}; its manifest comes after the last token")
+            raise StreamingError(f"the generation {how}; the manifest follows the last token")
         return self._state.manifest
 
     @property
     def usage(self) -> pb.Usage:
-        """Tokens read and written; known with the manifest."""
+        """Numbers of prompt and generated tokens, from the manifest."""
         return self.manifest.usage
 
     def __repr__(self) -> str:
@@ -83,22 +89,22 @@ class _BaseGeneration:
         return f"<{type(self).__name__} {how}, {self._state.token_count} tokens, {self._state.received_bytes} bytes>"
 
     def __del__(self) -> None:
-        with suppress(Exception):  # a forgotten one: gRPC cancels its call, here ends its span
+        with suppress(Exception):  # gRPC cancels the call of a generation that is garbage-collected; its span ends here
             self._cancelled = True
             self._end()
 
     def _begun(self) -> pb.StreamStarted:
         if self._state.started is None:
-            raise StreamingError("the generation has not begun: nothing has been read from it")
+            raise StreamingError("the generation has not started: read from it first")
         return self._state.started
 
     def _needs_credit(self) -> bool:
-        """Whether credit is to be given now: once for every token that is asked for."""
+        """Whether to grant credit now: once per requested token."""
         asked, self._asked = self._asked, False
         return asked and self._auto_advance and self._state.wants_step()
 
     def _in_span(self) -> AbstractContextManager[Any]:
-        """Makes the span current while the call begins."""
+        """Makes the span current while the call starts."""
         if self._state.started is not None:
             return nullcontext()
         return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
@@ -119,8 +125,8 @@ class _BaseGeneration:
 class Generation(_BaseGeneration, Iterator[GeneratedToken]):
     """A running generation. Iterate it to its end or close it; leaving its `with` block closes it.
 
-    Raises, while it is iterated, what the server raises, and
-        StreamingError: the stream broke or lacks a frame.
+    Iteration raises the server's errors, and
+        StreamingError: the stream broke, or a frame is missing.
         ChecksumError: bytes differ from their checksum or from the manifest.
     """
 
@@ -145,21 +151,21 @@ class Generation(_BaseGeneration, Iterator[GeneratedToken]):
 
     @property
     def started(self) -> pb.StreamStarted:
-        """What the server is about to do: stream id, model, token ids of the prompts, seed. Waits for it."""
+        """The plan: stream id, model, token ids of the prompts, seed. Waits for it."""
         while self._state.started is None and not self._ended:
             self._read()
         return self._begun()
 
     def advance(self, steps: int = 1) -> int:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""
+        """Grants further steps to a generation with `max_steps_ahead`; returns the steps granted so far."""
         granted = self._give_credit(self.started.stream_id, steps)
         self._state.grant(granted)
         return granted
 
     def steer(self, interventions: Sequence[InterventionLike]) -> int:
-        """Replaces the interventions from now on; none: it goes on unedited. Returns the first step they govern.
+        """Replaces the interventions; none: continues without edits. Returns the first step with the new ones.
 
-        The engine may be ahead of the token that was read last: `max_steps_ahead=1` keeps the two together.
+        The engine may be ahead of the last read token; `max_steps_ahead=1` prevents that.
         """
         return self._replace_interventions(self.started.stream_id, interventions)
 
@@ -170,7 +176,7 @@ class Generation(_BaseGeneration, Iterator[GeneratedToken]):
         return self
 
     def cancel(self) -> None:
-        """Ends the generation now, from any thread; iteration stops."""
+        """Cancels the generation, from any thread; iteration stops."""
         if not self._ended:
             self._cancelled = True
             self._events.close()
@@ -217,11 +223,11 @@ class Generation(_BaseGeneration, Iterator[GeneratedToken]):
         return None
 
     def _advance_if_running(self) -> None:
-        with suppress(UnknownIdError):  # it has computed its last step, or broke off: its stream says which
+        with suppress(UnknownIdError):  # it has computed its last step, or failed; its stream says which
             self.advance()
 
     def _resumed(self, error: BaseException) -> bool:
-        """Whether the stream is taken up again where it broke."""
+        """Whether the stream is resumed after a broken connection."""
         if self._resumption is None or self._open_stream is None or self._cancelled:
             return False
         if (again := self._resumption.after(error, self._state)) is None:
@@ -233,7 +239,7 @@ class Generation(_BaseGeneration, Iterator[GeneratedToken]):
 
 
 class AsyncGeneration(_BaseGeneration, AsyncIterator[GeneratedToken]):
-    """A running generation on an event loop: `async for token in client.generate(...)`. As `Generation` otherwise."""
+    """`Generation` for the asynchronous client: `async for token in client.generate(...)`."""
 
     def __init__(
         self,
@@ -256,27 +262,27 @@ class AsyncGeneration(_BaseGeneration, AsyncIterator[GeneratedToken]):
 
     @property
     def started(self) -> pb.StreamStarted:
-        """What the server is about to do.
+        """The plan.
 
         Raises:
-            StreamingError: nothing has been read yet; `await generation.start()` reads it.
+            StreamingError: it is not read yet; `await generation.start()` reads it.
         """
         return self._begun()
 
     async def start(self) -> pb.StreamStarted:
-        """Waits for what the server is about to do: stream id, model, token ids of the prompts, seed."""
+        """Waits for the plan: stream id, model, token ids of the prompts, seed."""
         while self._state.started is None and not self._ended:
             await self._read()
         return self._begun()
 
     async def advance(self, steps: int = 1) -> int:
-        """Gives a generation with `max_steps_ahead` leave to compute further steps; returns those granted so far."""
+        """Grants further steps to a generation with `max_steps_ahead`; returns the steps granted so far."""
         granted = await self._give_credit((await self.start()).stream_id, steps)
         self._state.grant(granted)
         return granted
 
     async def steer(self, interventions: Sequence[InterventionLike]) -> int:
-        """Replaces the interventions from now on; none: it goes on unedited. Returns the first step they govern."""
+        """Replaces the interventions; none: continues without edits. Returns the first step with the new ones."""
         return await self._replace_interventions((await self.start()).stream_id, interventions)
 
     async def wait(self) -> AsyncGeneration:
@@ -286,7 +292,7 @@ class AsyncGeneration(_BaseGeneration, AsyncIterator[GeneratedToken]):
         return self
 
     async def cancel(self) -> None:
-        """Ends the generation now, from any task; iteration stops."""
+        """Cancels the generation, from any task; iteration stops."""
         if not self._ended:
             self._cancelled = True
             await self._events.aclose()
@@ -333,11 +339,11 @@ class AsyncGeneration(_BaseGeneration, AsyncIterator[GeneratedToken]):
         return None
 
     async def _advance_if_running(self) -> None:
-        with suppress(UnknownIdError):  # it has computed its last step, or broke off: its stream says which
+        with suppress(UnknownIdError):  # it has computed its last step, or failed; its stream says which
             await self.advance()
 
     async def _resumed(self, error: BaseException) -> bool:
-        """Whether the stream is taken up again where it broke."""
+        """Whether the stream is resumed after a broken connection."""
         if self._resumption is None or self._open_stream is None or self._cancelled:
             return False
         if (again := self._resumption.after(error, self._state)) is None:

@@ -1,4 +1,4 @@
-"""Tensors that a service keeps, its workload and its traces: a part of both clients."""
+"""Methods of both clients for uploaded tensors, workload and traces."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from neuroscope.v1 import telemetry_pb2
 
 
 class ServiceCalls:
-    """What both clients do with the service itself."""
+    """Methods for uploaded tensors, workload and traces."""
 
     @client_method
     def put_tensor(self, tensor: ArrayLike, *, time_to_live_s: float | None = None) -> Upload[str]:
-        """Uploads a tensor that interventions refer to: a direction, a donor, a reference.
+        """Uploads a tensor for interventions: a direction, a donor activation, a reference.
 
         Args:
-            tensor: a numpy array, or what numpy makes one of. float64 is sent as float32.
-            time_to_live_s: how long the service keeps it; None: the service's default.
+            tensor: array-like; float64 is sent as float32.
+            time_to_live_s: how long the service stores it; None: the service's default.
 
         Returns:
-            Its id, the same for the same content, for `neuroscope.tensor(id)`.
+            The id for `neuroscope.tensor(id)`; equal content has the same id.
 
         Raises:
-            DataConversionError: it holds NaN, infinity or no numbers.
-            ResourceExhaustedError: the service keeps too many bytes already.
+            DataConversionError: it has NaN or infinity, or is not numeric.
+            ResourceExhaustedError: the service's storage for tensors is full.
         """
         return requests.put_tensor(tensor, time_to_live_s)
 
     @client_method
     def workload(self) -> Call[telemetry_pb2.GetWorkloadResponse]:
-        """What the service is busy with: streams, rows, tokens and bytes so far, memory."""
+        """The current load: streams, rows, tokens, bytes, memory."""
         return requests.workload()
 
     @client_method
     def trace(self, trace_id: str) -> Call[bytes]:
-        """The service's spans of a recent trace, a serialised `opentelemetry.proto.trace.v1.TracesData`.
+        """The service's spans of a recent trace as a serialised `opentelemetry.proto.trace.v1.TracesData`.
 
         Raises:
-            UnknownIdError: the service keeps no span of that trace.
+            UnknownIdError: the service has no span of that trace.
         """
         return requests.trace(trace_id)

@@ -1,4 +1,4 @@
-"""Captures and generations that a service keeps: a part of both clients."""
+"""Methods of both clients for stored captures and generations."""
 
 from __future__ import annotations
 
@@ -14,64 +14,64 @@ from neuroscope.wire.captured_tensor_reader import CapturedTensorReader
 
 
 class StoredCaptureCalls:
-    """What both clients do with what the service keeps."""
+    """Methods for stored captures and generations."""
 
     @client_method
     def resume_capture(
         self, capture_id: str, *, restart_token: str = "", progress: ByteListener = False
     ) -> CallFlow[ActivationCache]:
-        """The tensors of a capture or generation that was `resumable`, byte for byte.
+        """The tensors of a `resumable` capture or generation.
 
         Args:
-            capture_id: its id, or the generation's.
-            restart_token: from the StreamingError that said that it broke off: runs its request again.
+            capture_id: the id of the capture or generation.
+            restart_token: from the StreamingError of an incomplete capture; runs its request again.
             progress: as in `capture`.
 
         Raises:
-            UnknownIdError: nothing of that id is kept, or no longer.
-            StreamingError: it broke off, or is still running; its `restart_token` is for the argument of that name.
+            UnknownIdError: no capture of that id is stored, or it has expired.
+            StreamingError: it is incomplete or still running; pass its `restart_token` to run it again.
         """
         call = resume_call(capture_id, restart_token=restart_token)
         return (yield from CaptureStream(call, capture_id, bool(restart_token), "resuming", progress))
 
     @client_method
     def get_capture(self, capture_id: str) -> Call[pb.CaptureRecord]:
-        """State, plan, manifest and time of expiry of what is kept under an id.
+        """State, plan, manifest and expiry of a stored capture.
 
         Raises:
-            UnknownIdError: nothing is, or no longer.
+            UnknownIdError: no capture of that id is stored, or it has expired.
         """
         return requests.get_capture(capture_id)
 
     @client_method
     def captures(self) -> Call[list[pb.CaptureRecord]]:
-        """What the service keeps, oldest first."""
+        """The stored captures, oldest first."""
         return requests.captures()
 
     @client_method
     def delete_capture(self, capture_id: str) -> Call[None]:
-        """Removes what is kept under an id.
+        """Removes a stored capture.
 
         Raises:
-            UnknownIdError: nothing is.
+            UnknownIdError: no capture of that id is stored.
             InvalidRequestError: it is still running.
         """
         return requests.delete_capture(capture_id)
 
     @client_method
     def captured_tensor(self, capture_id: str, plan_index: int, *, step: int = 0, row: int = 0) -> CallFlow[Array]:
-        """One tensor of what is kept under an id: of one step and row, (1, ...), without the rest of the stream.
+        """One tensor (1, ...) of one step and row of a stored capture, without reading the rest.
 
         Args:
-            capture_id: of a capture or generation that was `resumable`.
+            capture_id: the id of a `resumable` capture or generation.
             plan_index: entry of its plan, `get_capture(capture_id).plan.tensors`.
-            step: of a generation; 0 is the prefill.
-            row: of the request.
+            step: the step of a generation; 0 is the prefill.
+            row: the row of the request.
 
         Raises:
-            UnknownIdError: nothing of that id is kept, or no longer.
-            StreamingError: it is not whole.
-            InvalidRequestError: it has no such tensor; says what it has.
+            UnknownIdError: no capture of that id is stored, or it has expired.
+            StreamingError: the capture is incomplete.
+            InvalidRequestError: it has no such tensor; the message lists what it has.
         """
         state = CapturedTensorReader()
         parts: list[memoryview] = []
@@ -91,10 +91,10 @@ class StoredCaptureCalls:
         offset_bytes: int = 0,
         length_bytes: int = 0,
     ) -> Stream[memoryview]:
-        """The bytes of such a tensor as they come, or of a range; an empty part says that the header is there.
+        """Streams the bytes of a tensor or of a range of it; an empty part follows the header.
 
         Args:
-            state: gets the header.
+            state: receives the header.
             capture_id, plan_index, step, row: as in `captured_tensor`.
             offset_bytes: first byte; negative: from the end.
             length_bytes: 0: to the end.

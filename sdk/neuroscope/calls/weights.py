@@ -1,4 +1,4 @@
-"""Weights, and what vectors predict: a part of both clients."""
+"""Methods of both clients for weights and projections to the vocabulary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from neuroscope.wire.rpc import RPCS
 from neuroscope.wire.weight_reader import WeightReader
 
 LIMIT_BYTES = 4 * 2**30
-"""Weights that are read at once, at most, unless the caller says otherwise."""
+"""Default limit of the bytes of one call."""
 CONTENTS = {
     "values": pb.WEIGHTS_CONTENT_VALUES,
     "plan": pb.WEIGHTS_CONTENT_PLAN,
@@ -42,7 +42,7 @@ _RPC = RPCS["ReadWeights"]
 
 
 class WeightCalls:
-    """What both clients do with weights and vectors."""
+    """Methods for weights and projections to the vocabulary."""
 
     @client_method
     def weights(
@@ -60,21 +60,21 @@ class WeightCalls:
         """The model's weights as numpy arrays with named axes, oriented as x @ W.
 
         Args:
-            names: such as W_Q, "ln1.w", or groups: embedding, unembedding, norms, attention, qk, ov, mlp, experts;
-                none: all that the model has.
+            names: such as W_Q or "ln1.w", or groups: embedding, unembedding, norms, attention, qk, ov, mlp, experts;
+                none: all.
             layers: one or several; none: all.
             heads: one or several, and the key/value heads that they attend with; none: all.
             experts: one or several; none: all.
             dtype: float32, float16 or bfloat16; empty: the model's own. Quantised weights are dequantised.
-            content: values, or the plan alone, or the plan and summaries (norm, mean, deviation of each).
-            limit_bytes: refuses to read more than that.
+            content: values, the plan alone, or the plan with summaries (norm, mean, standard deviation).
+            limit_bytes: maximum number of bytes.
             model_id: empty: the one loaded first.
             progress: as in `capture`.
 
         Raises:
-            InvalidRequestError: a name means nothing, a layer or head is out of range, or it is more than
+            InvalidRequestError: a name is unknown, a layer or head is out of range, or the weights exceed
                 `limit_bytes`.
-            UnavailableSiteError: the model does not have the weight; says why, and what it has.
+            UnavailableSiteError: the model does not have the weight; the message says why.
         """
         request = reading(names, layers, heads, experts, dtype, content, model_id)
         weights = Weights()
@@ -90,16 +90,16 @@ class WeightCalls:
 
     @client_stream
     def weight_events(self, weights: Weights, request: pb.ReadWeightsRequest) -> Stream[pb.ReadWeightsResponse | None]:
-        """Reads weights; every message as it comes, and None for every piece of a tensor, once `weights` holds it."""
+        """Reads weights; yields each message, and None for each piece of a tensor, after `weights` has it."""
         return _events(weights, request)
 
     @client_stream
     def weight_bytes(self, state: WeightReader, request: pb.ReadWeightsRequest) -> Stream[memoryview]:
-        """The bytes of one weight as they come; an empty part says that the plan is there.
+        """Streams the bytes of one weight; an empty part follows the plan.
 
         Args:
-            state: gets the plan.
-            request: of `reading`; one that names a single weight of one layer.
+            state: receives the plan.
+            request: from `reading`, for a single weight of one layer.
         """
         return Stream(_SPAN, _RPC, request, lambda event: (state.feed(event) or memoryview(b""),), state.finish)
 
@@ -114,21 +114,20 @@ class WeightCalls:
         reference: Reference = None,
         model_id: str = "",
     ) -> CallFlow[VocabularyProjection]:
-        """What vectors predict, through the model's own final norm and unembedding, softcap and scale included.
+        """Projects vectors to the vocabulary by the model's final norm and unembedding, including softcap and scale.
 
         Args:
-            vectors: (..., d_model): an array, the id of an upload, or a reference to a tensor of a kept capture.
-            top_k: so many likeliest tokens; 0: none.
-            tokens: tokens whose logits, log-probabilities and ranks are wanted: ids, or texts of one token each.
-            norm: False leaves out the final norm, for directions that are no residual stream.
-            reference: a row of the vectors, another vector, or one for each, from whose distribution the divergence is
-                taken.
+            vectors: (..., d_model): an array, the id of an upload, or a reference to a tensor of a stored capture.
+            top_k: number of top tokens; 0: none.
+            tokens: tokens whose logits, log-probabilities and ranks are returned: ids, or texts of one token each.
+            norm: False omits the final norm, for directions.
+            reference: a row of the vectors, another vector, or one for each; adds the divergence from its prediction.
             model_id: empty: the one loaded first.
 
         Raises:
             DataConversionError: the vectors are not as wide as the residual stream.
-            InvalidRequestError: nothing is asked for, or a token is none of the model's.
-            UnavailableSiteError: the model's end cannot be applied by itself; says why.
+            InvalidRequestError: the request has no output, or a token is unknown.
+            UnavailableSiteError: the final norm and unembedding cannot be applied alone; the message says why.
         """
         given = to_vectors(vectors)
         if isinstance(given, np.ndarray) and given.nbytes > INLINE_BYTES:
@@ -148,11 +147,11 @@ def reading(
     content: str,
     model_id: str,
 ) -> pb.ReadWeightsRequest:
-    """A reading of weights as the contract carries it.
+    """The request for weights.
 
     Raises:
-        InvalidRequestError: there is no such content, or an index is no number.
-        DataConversionError: there is no such element type.
+        InvalidRequestError: the content is unknown, or an index is not an integer.
+        DataConversionError: the element type is unknown.
     """
     if content not in CONTENTS:
         raise InvalidRequestError(f"there is no content {content!r}", field="content", valid=CONTENTS)
@@ -176,7 +175,7 @@ def _numbers(given: SupportsIndex | Sequence[SupportsIndex], field: str) -> list
     try:
         numbers = [operator.index(each) for each in listed]
     except TypeError:
-        raise InvalidRequestError(f"{field} are whole numbers, not {given!r}", field=field) from None
+        raise InvalidRequestError(f"{field} must be integers, not {given!r}", field=field) from None
     for number in numbers:
         if not -(2**31) <= number < 2**31:
             raise InvalidRequestError(f"{field}: {number} is out of range", field=field)
@@ -186,7 +185,7 @@ def _numbers(given: SupportsIndex | Sequence[SupportsIndex], field: str) -> list
 def _check_limit(weights: Weights, content: str, limit_bytes: int) -> None:
     if content == "values" and weights.nbytes > limit_bytes:
         raise InvalidRequestError(
-            f"these weights are {weights.nbytes / 1e9:,.2f} GB, and limit_bytes allows {limit_bytes / 1e9:,.2f}: ask "
-            "for fewer names, layers or heads, for float16, or raise the limit",
+            f"these weights have {weights.nbytes / 1e9:,.2f} GB, and limit_bytes allows {limit_bytes / 1e9:,.2f}: "
+            "request fewer names, layers or heads, use float16, or raise the limit",
             field="limit_bytes",
         )

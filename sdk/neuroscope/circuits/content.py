@@ -305,6 +305,10 @@ class CircuitContent(Displayable):
             for name in ("completeness", "minimality", "cpr", "cmd"):
                 if measured.HasField(name):
                     found[name.upper() if len(name) == 3 else name] = getattr(measured, name)
+            if measured.HasField("equivalence_p_value"):
+                found["p of equivalence"] = measured.equivalence_p_value
+            if measured.HasField("independence_p_value"):
+                found["p of independence"] = measured.independence_p_value
             if measured.HasField("stability"):
                 stability = measured.stability
                 found["Jaccard of resamples"] = (

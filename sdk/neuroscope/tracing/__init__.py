@@ -1,1 +1,1 @@
-"""Spans of this process and of all that take part in a trace, and a trace as files."""
+"""Tracing: spans of this process and of the services it calls, and traces as files."""

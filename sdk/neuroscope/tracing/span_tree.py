@@ -1,4 +1,4 @@
-"""The spans of a trace as a tree of plain values, whatever processes they came from."""
+"""The spans of a trace, from all processes, as a tree of plain values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATUS_ERROR = 2
 
 @dataclass(slots=True)
 class SpanEvent:
-    """A moment within a span."""
+    """An event of a span."""
 
     name: str
     time_ns: int
@@ -26,7 +26,7 @@ class SpanEvent:
 
 @dataclass(slots=True)
 class SpanNode:
-    """One span, and what happened within it."""
+    """A span with its events and children."""
 
     name: str
     service: str
@@ -39,16 +39,16 @@ class SpanNode:
     events: list[SpanEvent]
     is_error: bool
     status_message: str
-    is_orphan: bool = False  # its parent is not among the spans
+    is_orphan: bool = False  # its parent is missing from the trace
     children: list[SpanNode] = field(default_factory=list)
 
     @property
     def duration_ns(self) -> int:
-        """How long it took; never negative."""
+        """Duration; never negative."""
         return max(0, self.end_ns - self.start_ns)
 
     def walk(self) -> Iterator[SpanNode]:
-        """This span and all below it, depth first, in order of start."""
+        """This span and its descendants, depth first, in order of start."""
         pending: list[SpanNode] = [self]
         while pending:
             node = pending.pop()
@@ -57,7 +57,7 @@ class SpanNode:
 
 
 def build_tree(traces: TracesData) -> list[SpanNode]:
-    """The roots of all traces in order of start, orphans among them; children in order of start."""
+    """The roots of all traces and spans without a known parent, in order of start; children likewise."""
     nodes: dict[tuple[str, str], SpanNode] = {}
     for resource_spans in traces.resource_spans:
         resource = {a.key: _value(a.value) for a in resource_spans.resource.attributes}
@@ -78,7 +78,7 @@ def build_tree(traces: TracesData) -> list[SpanNode]:
 
 
 def orphans(traces: TracesData) -> list[SpanNode]:
-    """The spans that name a parent which is not among the spans: a trace without any is complete."""
+    """The spans whose parent is missing. A trace without any is complete."""
     return [root for root in build_tree(traces) if root.is_orphan]
 
 

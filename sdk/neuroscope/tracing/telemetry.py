@@ -1,17 +1,17 @@
-"""Traces, one from the client's call down to each decode step over as many processes as it takes, and metrics.
+"""Traces across processes, from the client's call down to each decode step, and metrics.
 
-    telemetry.configure("neuroscope-inference")                     once, in a process of ours
+    telemetry.configure("neuroscope-inference")                     once per process
     with telemetry.tracer().start_as_current_span("prefill", context=telemetry.extract(metadata)) as span:
         span.set_attribute(telemetry.TOKENS, 12)
-    telemetry.recent_trace(trace_id)                                the spans that ended, as bytes
-    telemetry.meter()                                               makes instruments of OpenTelemetry
+    telemetry.recent_trace(trace_id)                                its finished spans, serialised
+    telemetry.meter()                                               makes OpenTelemetry instruments
 
-A process keeps the spans of its recent traces in memory, bounded, so that a trace can be asked for without a
-collector; it sends them to one as well when the standard variables OTEL_EXPORTER_OTLP_* name it (OTLP over HTTP). What
-a caller does not sample costs nothing: by default a trace is recorded only if whoever began it asked for that.
+A process keeps a bounded number of spans of recent traces in memory, so that a trace can be read without a collector.
+If the standard variables OTEL_EXPORTER_OTLP_* name a collector, spans are also exported to it (OTLP over HTTP). By
+default a trace is recorded only if the caller that started it samples it; other calls cost nothing.
 
-A program that uses the SDK as a library need not call `configure`: spans then go where its own OpenTelemetry set-up
-sends them, or nowhere. Knows nothing of gRPC and HTTP beyond the header `traceparent`.
+A program that uses the SDK as a library need not call `configure`: its own OpenTelemetry configuration then decides
+where spans go. Context crosses processes in the header `traceparent`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BYTES = "neuroscope.bytes"
 STEP = "neuroscope.step"
 """Attribute: step of the generation, 0 the prefill."""
 DROPPED_SPANS = "neuroscope.dropped_spans"
-"""Attribute of a resource: spans of the trace that found no room in the store."""
+"""Resource attribute: spans of the trace that the store dropped."""
 
 MAX_TRACES = 64
 MAX_SPANS_PER_TRACE = 20_000
@@ -63,7 +63,7 @@ class _Trace:
 
 
 class SpanStore:
-    """The ended spans of recent traces; the oldest trace goes when there are too many traces or spans. Thread-safe."""
+    """The finished spans of recent traces. When it is full, the oldest trace is dropped. Thread-safe."""
 
     def __init__(
         self, max_traces: int = MAX_TRACES, max_spans_per_trace: int = MAX_SPANS_PER_TRACE, max_spans: int = MAX_SPANS
@@ -76,7 +76,7 @@ class SpanStore:
         self._lock = threading.Lock()
 
     def add(self, span: ReadableSpan) -> None:
-        """Keeps an ended span."""
+        """Stores a finished span."""
         context = span.get_span_context()
         if context is None:
             return
@@ -94,18 +94,18 @@ class SpanStore:
                 self._span_count -= len(oldest.spans)
 
     def get(self, trace_id: str) -> tuple[Sequence[ReadableSpan], int]:
-        """The spans of a trace in the order in which they ended, and how many were dropped.
+        """The spans of a trace in the order in which they ended, and the number of dropped ones.
 
         Raises:
             InvalidRequestError: trace_id is not 32 hexadecimal digits.
-            UnknownIdError: no span of that trace is kept.
+            UnknownIdError: no span of that trace is stored.
         """
         number = _parse_trace_id(trace_id)
         with self._lock:
             kept = self._traces.get(number)
             if kept is None:
                 raise UnknownIdError(
-                    f"no trace {trace_id} is kept here: it was not recorded, none of its spans has ended, or newer"
+                    f"no trace {trace_id} is stored: it was not recorded, none of its spans has ended, or newer"
                     " traces took its place",
                     field="trace_id",
                 )
@@ -114,28 +114,28 @@ class SpanStore:
 
 _lock = threading.Lock()
 _provider: TracerProvider | None = None
-_meters: MeterProvider | None = None  # made when a meter is asked for
-_tracer: trace.Tracer | None = None  # of the provider: asking it for one is dearer than a decode step's spans together
+_meters: MeterProvider | None = None  # made on first use
+_tracer: trace.Tracer | None = None  # cached: getting one from the provider costs more than all spans of a decode step
 _store = SpanStore()
 
 
 def configure(service_name: str, *, record_roots: bool = False) -> None:
-    """Makes this process record spans under a service's name; a later call replaces an earlier one.
+    """Records spans of this process under a service name. A later call replaces an earlier one.
 
-    A trace that comes from a caller is recorded if the caller samples it. One that begins here is recorded if
-    `record_roots` is set or a collector is configured. OTEL_TRACES_SAMPLER overrides both, OTEL_SDK_DISABLED turns all
-    of it off, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES are honoured.
+    A trace from a caller is recorded if the caller samples it. A trace that starts here is recorded if `record_roots`
+    is set or a collector is configured. OTEL_TRACES_SAMPLER overrides both, OTEL_SDK_DISABLED disables tracing;
+    OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES are honoured.
 
     Args:
         service_name: such as neuroscope-inference.
-        record_roots: records what begins in this process.
+        record_roots: records traces that start in this process.
     """
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 
     class StoreProcessor(SpanProcessor):
-        """Puts every ended span in the store."""
+        """Stores every finished span."""
 
         def on_end(self, span: ReadableSpan) -> None:
             _store.add(span)
@@ -160,7 +160,7 @@ def configure(service_name: str, *, record_roots: bool = False) -> None:
 
 
 def shutdown() -> None:
-    """Sends what a collector has not got yet, stops recording and forgets every span. Safe to call twice."""
+    """Exports pending spans, stops recording and drops all spans. It may be called twice."""
     global _provider, _tracer, _store, _meters
     with _lock:
         previous, _provider, _tracer, _store = _provider, None, None, SpanStore()
@@ -172,15 +172,15 @@ def shutdown() -> None:
 
 
 def tracer() -> trace.Tracer:
-    """The tracer of this process: the one that `configure` made, else that of the program's own set-up."""
+    """The tracer of this process: that of `configure`, otherwise that of the program's own configuration."""
     configured = _tracer
     return trace.get_tracer(_INSTRUMENTATION) if configured is None else configured
 
 
 def child_span(name: str, context: Context) -> AbstractContextManager[trace.Span]:
-    """A span within the one that a context carries, for work that is done many times a second.
+    """A child of the span in a context, for work that runs many times a second.
 
-    Costs next to nothing where that span, of this process, is not recorded: then this one would not be either.
+    It costs almost nothing if the parent, a span of this process, is not recorded.
     """
     if not trace.get_current_span(context).is_recording():
         return _UNRECORDED
@@ -188,10 +188,10 @@ def child_span(name: str, context: Context) -> AbstractContextManager[trace.Span
 
 
 def meter() -> metrics.Meter:
-    """The meter of this process: one that sends to the collector of the environment, else the program's own.
+    """The meter of this process: one that exports to the environment's collector, otherwise the program's own.
 
-    A process that `configure` has named sends its metrics at the pace of OTEL_METRIC_EXPORT_INTERVAL. Without a
-    collector and without a set-up of the program's own, instruments cost next to nothing.
+    After `configure`, metrics are exported every OTEL_METRIC_EXPORT_INTERVAL. Without a collector and without a
+    configuration of the program's own, instruments cost almost nothing.
     """
     global _meters
     with _lock:
@@ -201,33 +201,33 @@ def meter() -> metrics.Meter:
 
 
 def inject(context: Context | None = None) -> list[tuple[str, str]]:
-    """The metadata that carries a context, by default the current one, to another process; empty outside of a trace."""
+    """The metadata that carries a context (default: the current one) to another process; empty outside of a trace."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, context)
     return list(carrier.items())
 
 
 def extract(metadata: Iterable[tuple[str, str | bytes]]) -> Context:
-    """The context that a request's metadata or HTTP headers carry; empty where they carry none or a broken one."""
+    """The context in a request's metadata or HTTP headers; empty if there is none or it is malformed."""
     carrier = {key.lower(): value for key, value in metadata if isinstance(value, str)}
     return _PROPAGATOR.extract(carrier, Context())
 
 
 def trace_id_of(span: trace.Span) -> str:
-    """The trace id of a span, ended or not, as 32 hexadecimal digits; empty if the span is not recorded."""
+    """The trace id of a span as 32 hexadecimal digits; empty if the span is not recorded."""
     context = span.get_span_context()
     return trace.format_trace_id(context.trace_id) if context.trace_flags.sampled else ""
 
 
 def recent_trace(trace_id: str) -> bytes:
-    """The ended spans of a trace of this process, as a serialised `opentelemetry.proto.trace.v1.TracesData`.
+    """The finished spans of a trace of this process, as a serialised `opentelemetry.proto.trace.v1.TracesData`.
 
     Args:
         trace_id: W3C trace id, 32 hexadecimal digits.
 
     Raises:
         InvalidRequestError: trace_id is not 32 hexadecimal digits.
-        UnknownIdError: no span of that trace is kept.
+        UnknownIdError: no span of that trace is stored.
     """
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -241,7 +241,7 @@ def recent_trace(trace_id: str) -> bytes:
 
 
 def merge(parts: Iterable[bytes]) -> TracesData:
-    """Several answers of `recent_trace` as one message; a span that came twice is kept once, the first time.
+    """Merges several results of `recent_trace`. Of spans that occur twice, the first is kept.
 
     Raises:
         google.protobuf.message.DecodeError: a part is not a TracesData.
@@ -271,7 +271,7 @@ def _exporting_meters(resource: Resource) -> MeterProvider:
 
 
 def _exports(signal: str) -> bool:
-    """Whether the environment names a collector for TRACES or METRICS."""
+    """Whether the environment names a collector for the signal, TRACES or METRICS."""
     if os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() == "none":
         return False
     variables = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

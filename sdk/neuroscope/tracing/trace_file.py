@@ -1,9 +1,9 @@
-"""A trace as files that open without a collector.
+"""Writes a trace as files that can be viewed without a collector.
 
     json_path, html_path = trace_file.write("trace.json", telemetry.merge(parts))
 
-The JSON is Chrome's trace event format: ui.perfetto.dev and speedscope read it. The HTML is a waterfall of our own
-(`neuroscope.tracing.waterfall`), one file, no script, nothing to load.
+The JSON is in Chrome's trace event format, which ui.perfetto.dev and speedscope read. The HTML page is a waterfall
+(`neuroscope.tracing.waterfall`): one file without scripts or external resources.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def write(path: str | os.PathLike[str], traces: TracesData) -> tuple[Path, Path]
 
 
 def _put(path: Path, text: str) -> None:
-    """Writes a file in one step: who reads it meanwhile gets the old one, never half of the new one."""
+    """Writes a file atomically: concurrent readers see the old or the new content."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
 def chrome_events(roots: list[SpanNode]) -> dict[str, Any]:
-    """A trace as Chrome trace events: a process per service, as many threads as spans overlap, arrows between services.
+    """A trace as Chrome trace events: a process per service, a thread per overlapping span, arrows between services.
 
     Times are microseconds since the first span began.
     """

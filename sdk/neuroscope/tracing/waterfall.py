@@ -1,7 +1,7 @@
 """A trace as one HTML page: a row per span, coloured by service, indented below its parent.
 
-Siblings of one name that are many, such as the decode steps of a generation, share a row that unfolds on a click, so
-that a trace of a thousand steps is read like one of ten. The page has no script and loads nothing.
+Many siblings of one name, such as the decode steps of a generation, share a row that unfolds on a click. The page has
+no scripts and no external resources.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neuroscope.tracing import telemetry
 from neuroscope.tracing.span_tree import AttributeValue, SpanNode
 
 FOLD_ABOVE = 6
-"""Siblings of one name above this number share a row."""
+"""More siblings of one name than this share a row."""
 _INDENT_REM = 1.0
 _COLOURS = ("#5b6cf0", "#0fa394", "#e8930c", "#d6457b", "#2e9bd6", "#7aa116", "#9b5de5", "#c2683a")
 _TICKS = (1, 2, 2.5, 5, 10)
@@ -24,7 +24,7 @@ _TICKS = (1, 2, 2.5, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Where a time falls on the page."""
+    """Maps times to horizontal positions."""
 
     origin_ns: int
     span_ns: int
@@ -32,7 +32,7 @@ class _Scale:
 
     @classmethod
     def of(cls, roots: list[SpanNode], colours: dict[str, str]) -> _Scale:
-        """The page's width is the time from the first beginning to the last end."""
+        """The width of the page is the time from the first start to the last end."""
         spans = [span for root in roots for span in root.walk()]
         origin_ns = min((span.start_ns for span in spans), default=0)
         end_ns = max((span.end_ns for span in spans), default=0)
@@ -46,7 +46,7 @@ class _Scale:
 
 
 def render(roots: list[SpanNode]) -> str:
-    """The page of a trace, or of several, which then unfold one by one and have a time axis each.
+    """The page of one trace, or of several, each of which unfolds and has its own time axis.
 
     Args:
         roots: as `span_tree.build_tree` gives them.
@@ -84,7 +84,7 @@ def _waterfall(roots: list[SpanNode], scale: _Scale) -> str:
 
 
 def _folded(roots: list[SpanNode], scale: _Scale, whole: _Scale) -> str:
-    """One of several traces: a line that unfolds."""
+    """One of several traces, as a row that unfolds."""
     count = sum(1 for root in roots for _ in root.walk())
     began = format_duration(scale.origin_ns - whole.origin_ns)
     marks = "".join(_mark(span) for span in roots)

@@ -33,9 +33,9 @@ if _version_not_supported:
 
 
 class AnalysisServiceStub:
-    """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
-    cancelling the call cancels what the inference service does for it. A call whose inference service dies ends with
-    UNAVAILABLE; what was found until then has been sent.
+    """Interprets models. Every analysis streams its plan, then progress and partial results, then its result. Cancelling the
+    call cancels its work at the inference service. If the inference service dies, the call ends with UNAVAILABLE after
+    the partial results.
     """
 
     def __init__(self, channel):
@@ -92,9 +92,9 @@ class AnalysisServiceStub:
 
 
 class AnalysisServiceServicer:
-    """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
-    cancelling the call cancels what the inference service does for it. A call whose inference service dies ends with
-    UNAVAILABLE; what was found until then has been sent.
+    """Interprets models. Every analysis streams its plan, then progress and partial results, then its result. Cancelling the
+    call cancels its work at the inference service. If the inference service dies, the call ends with UNAVAILABLE after
+    the partial results.
     """
 
     def AnalyzeAttention(self, request, context):
@@ -113,29 +113,29 @@ class AnalysisServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MeasureComposition(self, request, context):
-        """Says by their weights how much each head can read of what each earlier one writes, into its queries, keys and values.
+        """Measures by their weights how much of each earlier head's output each head can read into queries, keys and values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MapInteractions(self, request, context):
-        """Finds which heads read what other heads write, by patching the path between them.
+        """Finds which heads read the output of which others, by path patching.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AnalyzeResidualStream(self, request, context):
-        """Describes the residual stream on given prompts: what components write into it and do to a logit, what each layer would
-        predict, how information moves between tokens and components.
+        """Describes the residual stream on given prompts: contributions of components and their effect on logits, predictions of
+        each layer, and how information moves between tokens and components.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TrainTunedLens(self, request, context):
-        """Trains a tuned lens for analyses of the residual stream. A lens is the caller's to keep.
+        """Trains a tuned lens for analyses of the residual stream. The caller stores the lens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,21 +143,21 @@ class AnalysisServiceServicer:
 
     def DiscoverCircuit(self, request, context):
         """Finds the circuit of a behaviour: scores the edges or nodes of the model's graph on pairs of prompts, keeps the strongest
-        and measures how well they do without the rest. Where the prompts of the pairs make no difference it says so.
+        and measures how well they work alone. If the prompts of the pairs make no difference, the result says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateCircuit(self, request, context):
-        """Measures how well a circuit does on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes.
+        """Measures a circuit on pairs of prompts: faithfulness, completeness, minimality, and the curve of sizes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TokenizePrompts(self, request, context):
-        """Cuts prompts into tokens, as the inference service does.
+        """Tokenizes prompts, as the inference service does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,9 +220,9 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnalysisService:
-    """Interprets models. Every analysis streams its plan, then progress and what is found on the way, then its result;
-    cancelling the call cancels what the inference service does for it. A call whose inference service dies ends with
-    UNAVAILABLE; what was found until then has been sent.
+    """Interprets models. Every analysis streams its plan, then progress and partial results, then its result. Cancelling the
+    call cancels its work at the inference service. If the inference service dies, the call ends with UNAVAILABLE after
+    the partial results.
     """
 
     @staticmethod

@@ -28,11 +28,11 @@ class _DictionaryArchitecture:
 class _DictionaryArchitectureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DictionaryArchitecture.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DICTIONARY_ARCHITECTURE_UNSPECIFIED: _DictionaryArchitecture.ValueType  # 0
-    """Not stated."""
+    """Unspecified."""
     DICTIONARY_ARCHITECTURE_STANDARD: _DictionaryArchitecture.ValueType  # 1
     """max(z, 0)."""
     DICTIONARY_ARCHITECTURE_JUMPRELU: _DictionaryArchitecture.ValueType  # 2
-    """z where it is above the feature's threshold and above 0, else 0 (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
+    """z above the feature's threshold and above 0, otherwise 0 (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
     DICTIONARY_ARCHITECTURE_TOPK: _DictionaryArchitecture.ValueType  # 3
     """The k largest, max(z, 0), at each position (Gao et al. 2024, arXiv:2406.04093)."""
     DICTIONARY_ARCHITECTURE_GATED: _DictionaryArchitecture.ValueType  # 4
@@ -42,11 +42,11 @@ class DictionaryArchitecture(_DictionaryArchitecture, metaclass=_DictionaryArchi
     """How pre-activations become features."""
 
 DICTIONARY_ARCHITECTURE_UNSPECIFIED: DictionaryArchitecture.ValueType  # 0
-"""Not stated."""
+"""Unspecified."""
 DICTIONARY_ARCHITECTURE_STANDARD: DictionaryArchitecture.ValueType  # 1
 """max(z, 0)."""
 DICTIONARY_ARCHITECTURE_JUMPRELU: DictionaryArchitecture.ValueType  # 2
-"""z where it is above the feature's threshold and above 0, else 0 (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
+"""z above the feature's threshold and above 0, otherwise 0 (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
 DICTIONARY_ARCHITECTURE_TOPK: DictionaryArchitecture.ValueType  # 3
 """The k largest, max(z, 0), at each position (Gao et al. 2024, arXiv:2406.04093)."""
 DICTIONARY_ARCHITECTURE_GATED: DictionaryArchitecture.ValueType  # 4
@@ -70,24 +70,24 @@ class LoadDictionaryRequest(_message.Message):
     OUTPUT_SITE_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     dictionary_id: _builtins.str
-    """Name for later requests. Empty: the last part of the path, or of the site."""
+    """Id for later requests. Empty: the last part of the path, or of the site."""
     model_id: _builtins.str
     """The model. Empty: the only one, or the one loaded first."""
     path: _builtins.str
-    """A folder at the service that holds cfg.json and sae_weights.safetensors."""
+    """A folder of the service with cfg.json and sae_weights.safetensors."""
     dtype: _tensor_pb2.DataType.ValueType
-    """Type to keep it in: float32, float16 or bfloat16; activations are encoded in it. Not stated: that of W_enc."""
+    """Type of the weights: float32, float16 or bfloat16; activations are encoded in it. Unspecified: that of W_enc."""
     @_builtins.property
     def parts(self) -> Global___DictionaryParts:
-        """Its parts."""
+        """Uploaded parts."""
 
     @_builtins.property
     def site(self) -> _site_pb2.Site:
-        """Where it reads. Absent: as its configuration says (hook_name, or hook_point of older ones)."""
+        """The site that it reads. Absent: that of its configuration (hook_name, or hook_point of older ones)."""
 
     @_builtins.property
     def output_site(self) -> _site_pb2.Site:
-        """Where a transcoder writes. Absent: as its configuration says (hook_name_out)."""
+        """The site that a transcoder writes. Absent: that of its configuration (hook_name_out)."""
 
     def __init__(
         self,
@@ -112,14 +112,14 @@ Global___LoadDictionaryRequest: _TypeAlias = LoadDictionaryRequest  # noqa: Y015
 
 @_typing.final
 class DictionaryParts(_message.Message):
-    """A dictionary that was uploaded."""
+    """An uploaded dictionary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIGURATION_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     configuration: _builtins.str
-    """What cfg.json holds: a JSON object."""
+    """The content of cfg.json: a JSON object."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DictionaryTensor]:
         """The tensors."""
@@ -150,7 +150,7 @@ class DictionaryTensor(_message.Message):
     """Its name, such as W_enc."""
     @_builtins.property
     def tensor(self) -> _tensor_pb2.TensorReference:
-        """Where it is."""
+        """The source."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class LoadDictionaryResponse(_message.Message):
     DICTIONARY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def dictionary(self) -> Global___Dictionary:
-        """What it is."""
+        """The dictionary."""
 
     def __init__(
         self,
@@ -212,40 +212,40 @@ class Dictionary(_message.Message):
     LOADED_AT_MS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     dictionary_id: _builtins.str
-    """Name in requests."""
+    """Id in requests."""
     model_id: _builtins.str
-    """The model that it is of."""
+    """The model that it belongs to."""
     path: _builtins.str
-    """Where it was loaded from; empty if it was uploaded."""
+    """The folder; empty if it was uploaded."""
     architecture: Global___DictionaryArchitecture.ValueType
-    """How it encodes."""
+    """The activation function."""
     feature_count: _builtins.int
     """Features, d_sae."""
     input_width: _builtins.int
-    """Width of what it reads, d_in; heads are joined."""
+    """Width of its input, d_in; heads are concatenated."""
     output_width: _builtins.int
-    """Width of what it writes."""
+    """Width of its output."""
     top_k: _builtins.int
-    """Active features at each position, of a top-k."""
+    """Active features per position of a top-k dictionary."""
     dtype: _tensor_pb2.DataType.ValueType
-    """Type that it is kept in."""
+    """Type of the weights."""
     length_bytes: _builtins.int
     """Bytes in memory."""
     trained_on: _builtins.str
-    """The model that it was trained on, as its configuration says."""
+    """The model that it was trained on, by its configuration."""
     loaded_at_ms: _builtins.int
-    """When it was loaded, Unix time in milliseconds."""
+    """Load time, Unix time in milliseconds."""
     @_builtins.property
     def site(self) -> _site_pb2.Site:
-        """Where it reads, resolved."""
+        """The site that it reads, resolved."""
 
     @_builtins.property
     def output_site(self) -> _site_pb2.Site:
-        """Where it writes, resolved: `site`, but for a transcoder. Features are edited here."""
+        """The site that it writes, resolved: `site`, except for a transcoder. Features are edited here."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What looks wrong, such as parts of the configuration that say of something else than this model."""
+        """What looks wrong, such as configuration values that do not match this model."""
 
     def __init__(
         self,
@@ -298,7 +298,7 @@ Global___UnloadDictionaryRequest: _TypeAlias = UnloadDictionaryRequest  # noqa: 
 
 @_typing.final
 class UnloadDictionaryResponse(_message.Message):
-    """Empty: the dictionary is gone."""
+    """Empty: the dictionary is freed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -321,7 +321,7 @@ class ListDictionariesRequest(_message.Message):
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """Those of this model. Empty: of all."""
+    """Dictionaries of this model. Empty: of all models."""
     def __init__(
         self,
         *,
@@ -390,7 +390,7 @@ class GetDictionaryResponse(_message.Message):
     DICTIONARY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def dictionary(self) -> Global___Dictionary:
-        """What it is."""
+        """The dictionary."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DictionaryServiceStub:
-    """Loads dictionaries and says what they are. Each is of one loaded model, and goes with it.
+    """Loads and describes dictionaries. A dictionary belongs to one loaded model and is freed with it.
 
     Features are read by a hook with Reduction.features, edited by an intervention whose value has Expression.features, swept
     by SweepGrid.features, and scored by NodeSite.dictionary_id.
@@ -61,21 +61,21 @@ class DictionaryServiceStub:
 
 
 class DictionaryServiceServicer:
-    """Loads dictionaries and says what they are. Each is of one loaded model, and goes with it.
+    """Loads and describes dictionaries. A dictionary belongs to one loaded model and is freed with it.
 
     Features are read by a hook with Reduction.features, edited by an intervention whose value has Expression.features, swept
     by SweepGrid.features, and scored by NodeSite.dictionary_id.
     """
 
     def LoadDictionary(self, request, context):
-        """Loads a dictionary from a folder at the service, or of uploaded tensors. Everything is checked against the model.
+        """Loads a dictionary from a folder of the service, or from uploaded tensors. All shapes are checked against the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadDictionary(self, request, context):
-        """Frees a dictionary. What already runs keeps it, but for sweeps, which end with NOT_FOUND.
+        """Frees a dictionary. Running calls keep it, except sweeps, which end with NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +127,7 @@ def add_DictionaryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DictionaryService:
-    """Loads dictionaries and says what they are. Each is of one loaded model, and goes with it.
+    """Loads and describes dictionaries. A dictionary belongs to one loaded model and is freed with it.
 
     Features are read by a hook with Reduction.features, edited by an intervention whose value has Expression.features, swept
     by SweepGrid.features, and scored by NodeSite.dictionary_id.

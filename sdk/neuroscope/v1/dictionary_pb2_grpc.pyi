@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DictionaryServiceStub:
-    """Loads dictionaries and says what they are. Each is of one loaded model, and goes with it.
+    """Loads and describes dictionaries. A dictionary belongs to one loaded model and is freed with it.
 
     Features are read by a hook with Reduction.features, edited by an intervention whose value has Expression.features, swept
     by SweepGrid.features, and scored by NodeSite.dictionary_id.
@@ -38,9 +38,9 @@ class DictionaryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DictionaryServiceAsyncStub: ...
     LoadDictionary: _grpc.UnaryUnaryMultiCallable[_dictionary_pb2.LoadDictionaryRequest, _dictionary_pb2.LoadDictionaryResponse]
-    """Loads a dictionary from a folder at the service, or of uploaded tensors. Everything is checked against the model."""
+    """Loads a dictionary from a folder of the service, or from uploaded tensors. All shapes are checked against the model."""
     UnloadDictionary: _grpc.UnaryUnaryMultiCallable[_dictionary_pb2.UnloadDictionaryRequest, _dictionary_pb2.UnloadDictionaryResponse]
-    """Frees a dictionary. What already runs keeps it, but for sweeps, which end with NOT_FOUND."""
+    """Frees a dictionary. Running calls keep it, except sweeps, which end with NOT_FOUND."""
     ListDictionaries: _grpc.UnaryUnaryMultiCallable[_dictionary_pb2.ListDictionariesRequest, _dictionary_pb2.ListDictionariesResponse]
     """Lists the loaded dictionaries."""
     GetDictionary: _grpc.UnaryUnaryMultiCallable[_dictionary_pb2.GetDictionaryRequest, _dictionary_pb2.GetDictionaryResponse]
@@ -48,7 +48,7 @@ class DictionaryServiceStub:
 
 @_typing.type_check_only
 class DictionaryServiceAsyncStub(DictionaryServiceStub):
-    """Loads dictionaries and says what they are. Each is of one loaded model, and goes with it.
+    """Loads and describes dictionaries. A dictionary belongs to one loaded model and is freed with it.
 
     Features are read by a hook with Reduction.features, edited by an intervention whose value has Expression.features, swept
     by SweepGrid.features, and scored by NodeSite.dictionary_id.
@@ -56,16 +56,16 @@ class DictionaryServiceAsyncStub(DictionaryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LoadDictionary: _aio.UnaryUnaryMultiCallable[_dictionary_pb2.LoadDictionaryRequest, _dictionary_pb2.LoadDictionaryResponse]  # type: ignore[assignment]
-    """Loads a dictionary from a folder at the service, or of uploaded tensors. Everything is checked against the model."""
+    """Loads a dictionary from a folder of the service, or from uploaded tensors. All shapes are checked against the model."""
     UnloadDictionary: _aio.UnaryUnaryMultiCallable[_dictionary_pb2.UnloadDictionaryRequest, _dictionary_pb2.UnloadDictionaryResponse]  # type: ignore[assignment]
-    """Frees a dictionary. What already runs keeps it, but for sweeps, which end with NOT_FOUND."""
+    """Frees a dictionary. Running calls keep it, except sweeps, which end with NOT_FOUND."""
     ListDictionaries: _aio.UnaryUnaryMultiCallable[_dictionary_pb2.ListDictionariesRequest, _dictionary_pb2.ListDictionariesResponse]  # type: ignore[assignment]
     """Lists the loaded dictionaries."""
     GetDictionary: _aio.UnaryUnaryMultiCallable[_dictionary_pb2.GetDictionaryRequest, _dictionary_pb2.GetDictionaryResponse]  # type: ignore[assignment]
     """Describes a loaded dictionary."""
 
 class DictionaryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Loads dictionaries and says what they are. Each is of one loaded model, and goes with it.
+    """Loads and describes dictionaries. A dictionary belongs to one loaded model and is freed with it.
 
     Features are read by a hook with Reduction.features, edited by an intervention whose value has Expression.features, swept
     by SweepGrid.features, and scored by NodeSite.dictionary_id.
@@ -77,7 +77,7 @@ class DictionaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dictionary_pb2.LoadDictionaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dictionary_pb2.LoadDictionaryResponse, _abc.Awaitable[_dictionary_pb2.LoadDictionaryResponse]]:
-        """Loads a dictionary from a folder at the service, or of uploaded tensors. Everything is checked against the model."""
+        """Loads a dictionary from a folder of the service, or from uploaded tensors. All shapes are checked against the model."""
 
     @_abc_1.abstractmethod
     def UnloadDictionary(
@@ -85,7 +85,7 @@ class DictionaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dictionary_pb2.UnloadDictionaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dictionary_pb2.UnloadDictionaryResponse, _abc.Awaitable[_dictionary_pb2.UnloadDictionaryResponse]]:
-        """Frees a dictionary. What already runs keeps it, but for sweeps, which end with NOT_FOUND."""
+        """Frees a dictionary. Running calls keep it, except sweeps, which end with NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListDictionaries(

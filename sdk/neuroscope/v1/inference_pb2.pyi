@@ -29,7 +29,7 @@ class _LoadPhase:
 class _LoadPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoadPhase.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LOAD_PHASE_UNSPECIFIED: _LoadPhase.ValueType  # 0
-    """Not stated."""
+    """Unspecified."""
     LOAD_PHASE_FETCH: _LoadPhase.ValueType  # 1
     """Finding the files, and fetching them from the hub where they are not local."""
     LOAD_PHASE_READ: _LoadPhase.ValueType  # 2
@@ -41,7 +41,7 @@ class LoadPhase(_LoadPhase, metaclass=_LoadPhaseEnumTypeWrapper):
     """Phase of a load."""
 
 LOAD_PHASE_UNSPECIFIED: LoadPhase.ValueType  # 0
-"""Not stated."""
+"""Unspecified."""
 LOAD_PHASE_FETCH: LoadPhase.ValueType  # 1
 """Finding the files, and fetching them from the hub where they are not local."""
 LOAD_PHASE_READ: LoadPhase.ValueType  # 2
@@ -57,7 +57,7 @@ class _BosPolicy:
 class _BosPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BosPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BOS_POLICY_UNSPECIFIED: _BosPolicy.ValueType  # 0
-    """Not stated: what the tokenizer does by itself for text, nothing for chat and token ids."""
+    """Unspecified: what the tokenizer does by itself for text, nothing for chat and token ids."""
     BOS_POLICY_ADD: _BosPolicy.ValueType  # 1
     """Put one there unless the ids begin with one."""
     BOS_POLICY_OMIT: _BosPolicy.ValueType  # 2
@@ -67,12 +67,40 @@ class BosPolicy(_BosPolicy, metaclass=_BosPolicyEnumTypeWrapper):
     """Whether a beginning-of-sequence token is put in front of a prompt."""
 
 BOS_POLICY_UNSPECIFIED: BosPolicy.ValueType  # 0
-"""Not stated: what the tokenizer does by itself for text, nothing for chat and token ids."""
+"""Unspecified: what the tokenizer does by itself for text, nothing for chat and token ids."""
 BOS_POLICY_ADD: BosPolicy.ValueType  # 1
 """Put one there unless the ids begin with one."""
 BOS_POLICY_OMIT: BosPolicy.ValueType  # 2
 """Put none there."""
 Global___BosPolicy: _TypeAlias = BosPolicy  # noqa: Y015
+
+class _ToolChoiceMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolChoiceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoiceMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CHOICE_MODE_UNSPECIFIED: _ToolChoiceMode.ValueType  # 0
+    """Not stated: the model decides."""
+    TOOL_CHOICE_MODE_AUTO: _ToolChoiceMode.ValueType  # 1
+    """The model decides."""
+    TOOL_CHOICE_MODE_NONE: _ToolChoiceMode.ValueType  # 2
+    """No tool is called: the template is rendered without tools."""
+    TOOL_CHOICE_MODE_REQUIRED: _ToolChoiceMode.ValueType  # 3
+    """The answer is at least one call; enforced while tokens are drawn."""
+
+class ToolChoiceMode(_ToolChoiceMode, metaclass=_ToolChoiceModeEnumTypeWrapper):
+    """Who decides whether a tool is called."""
+
+TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.ValueType  # 0
+"""Not stated: the model decides."""
+TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.ValueType  # 1
+"""The model decides."""
+TOOL_CHOICE_MODE_NONE: ToolChoiceMode.ValueType  # 2
+"""No tool is called: the template is rendered without tools."""
+TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
+"""The answer is at least one call; enforced while tokens are drawn."""
+Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -105,7 +133,7 @@ class _CaptureState:
 class _CaptureStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CaptureState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAPTURE_STATE_UNSPECIFIED: _CaptureState.ValueType  # 0
-    """Not stated."""
+    """Unspecified."""
     CAPTURE_STATE_RUNNING: _CaptureState.ValueType  # 1
     """Frames are still being written."""
     CAPTURE_STATE_COMMITTED: _CaptureState.ValueType  # 2
@@ -117,7 +145,7 @@ class CaptureState(_CaptureState, metaclass=_CaptureStateEnumTypeWrapper):
     """State of a kept capture."""
 
 CAPTURE_STATE_UNSPECIFIED: CaptureState.ValueType  # 0
-"""Not stated."""
+"""Unspecified."""
 CAPTURE_STATE_RUNNING: CaptureState.ValueType  # 1
 """Frames are still being written."""
 CAPTURE_STATE_COMMITTED: CaptureState.ValueType  # 2
@@ -708,21 +736,33 @@ class Chat(_message.Message):
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     OMIT_GENERATION_PROMPT_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     omit_generation_prompt: _builtins.bool
     """Leaves the conversation as it is instead of opening the assistant's turn."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The messages, oldest first."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """Functions that the model may call, given to the chat template. A template that renders no tools: INVALID_ARGUMENT."""
+
+    @_builtins.property
+    def tool_choice(self) -> Global___ToolChoice:
+        """Whether the model calls one of them. Absent: it decides."""
+
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
         omit_generation_prompt: _builtins.bool = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        tool_choice: Global___ToolChoice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "omit_generation_prompt", b"omit_generation_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "omit_generation_prompt", b"omit_generation_prompt", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -736,23 +776,131 @@ class ChatMessage(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Who speaks: a role that the chat template knows, such as system, user or assistant."""
     content: _builtins.str
-    """What is said."""
+    """What is said. Empty where the message has tool calls alone."""
+    tool_call_id: _builtins.str
+    """The call that a message of the role tool answers."""
+    name: _builtins.str
+    """Name of the function that a message of the role tool answers for, where the template wants it."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Calls that the assistant made in this message."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """A function that the model may call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name: letters, digits, underscores and hyphens."""
+    description: _builtins.str
+    """What it does."""
+    parameters: _builtins.str
+    """JSON schema of its arguments, as text. Empty: it takes none."""
+    strict: _builtins.bool
+    """Where a call is enforced: refuses a schema with a keyword that cannot be enforced, instead of leaving the keyword out."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+        strict: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters", "strict", b"strict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class ToolChoice(_message.Message):
+    """Whether the model calls a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SINGLE_CALL_FIELD_NUMBER: _builtins.int
+    mode: Global___ToolChoiceMode.ValueType
+    """The choice."""
+    name: _builtins.str
+    """With TOOL_CHOICE_MODE_REQUIRED: the only function that is called. Empty: any of the tools."""
+    single_call: _builtins.bool
+    """At most one call; the row ends with it."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ToolChoiceMode.ValueType = ...,
+        name: _builtins.str = ...,
+        single_call: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "name", b"name", "single_call", b"single_call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """A call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the call, which the message with its result repeats."""
+    name: _builtins.str
+    """Name of the function."""
+    arguments: _builtins.str
+    """The arguments: a JSON object, as text."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):
@@ -1505,7 +1653,7 @@ class GenerateRequest(_message.Message):
     max_steps_ahead: _builtins.int
     """Steps the engine may run ahead of the credit given. 0: as far as buffers allow; 1: lockstep."""
     resumable: _builtins.bool
-    """Keeps what is sent on disk for a while, so that a broken stream can be resumed."""
+    """Stores the stream on disk for a while, so that a broken stream can be resumed."""
     generation_id: _builtins.str
     """Name for Steer and AdvanceGeneration, chosen by the client or, when empty, by the server. With resumable it is the
     capture_id under which the stream is kept, and a repeated request is answered with what was kept.
@@ -1643,7 +1791,7 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class StreamStarted(_message.Message):
-    """What the server is about to do."""
+    """The plan of a generation or capture."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1696,6 +1844,7 @@ class TokenEvent(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """Row of the request: its prompt, where each prompt has one row."""
     step: _builtins.int
@@ -1712,6 +1861,10 @@ class TokenEvent(_message.Message):
     def top_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
         """The likeliest tokens, likeliest first."""
 
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Tool calls that became complete with this token. Their text is not part of `text`."""
+
     def __init__(
         self,
         *,
@@ -1722,10 +1875,11 @@ class TokenEvent(_message.Message):
         logprob: _builtins.float = ...,
         top_logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprob", b"logprob", "row", b"row", "step", b"step", "text", b"text", "token_id", b"token_id", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprob", b"logprob", "row", b"row", "step", b"step", "text", b"text", "token_id", b"token_id", "tool_calls", b"tool_calls", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1763,7 +1917,7 @@ Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class Manifest(_message.Message):
-    """What was done, at the end of a stream."""
+    """The summary at the end of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1789,7 +1943,7 @@ class Manifest(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What went otherwise than planned, such as chunks that were made smaller for want of memory."""
+        """Deviations from the plan, such as smaller chunks because memory ran short."""
 
     def __init__(
         self,
@@ -1811,7 +1965,7 @@ Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
 
 @_typing.final
 class ManifestEntry(_message.Message):
-    """What became of one tensor of the plan in one row."""
+    """The outcome of one tensor of the plan in one row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -28,7 +28,7 @@ class _NoiseUnit:
 class _NoiseUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoiseUnit.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     NOISE_UNIT_UNSPECIFIED: _NoiseUnit.ValueType  # 0
-    """Not stated: as NOISE_UNIT_ONE."""
+    """Unspecified: as NOISE_UNIT_ONE."""
     NOISE_UNIT_ONE: _NoiseUnit.ValueType  # 1
     """1: the numbers of the activation themselves."""
     NOISE_UNIT_OWN_DEVIATION: _NoiseUnit.ValueType  # 2
@@ -38,7 +38,7 @@ class NoiseUnit(_NoiseUnit, metaclass=_NoiseUnitEnumTypeWrapper):
     """What noise is measured in."""
 
 NOISE_UNIT_UNSPECIFIED: NoiseUnit.ValueType  # 0
-"""Not stated: as NOISE_UNIT_ONE."""
+"""Unspecified: as NOISE_UNIT_ONE."""
 NOISE_UNIT_ONE: NoiseUnit.ValueType  # 1
 """1: the numbers of the activation themselves."""
 NOISE_UNIT_OWN_DEVIATION: NoiseUnit.ValueType  # 2
@@ -52,7 +52,7 @@ class _BinaryOperator:
 class _BinaryOperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BinaryOperator.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BINARY_OPERATOR_UNSPECIFIED: _BinaryOperator.ValueType  # 0
-    """Not stated: an error."""
+    """Unspecified: an error."""
     BINARY_OPERATOR_ADD: _BinaryOperator.ValueType  # 1
     """left + right."""
     BINARY_OPERATOR_SUBTRACT: _BinaryOperator.ValueType  # 2
@@ -66,7 +66,7 @@ class BinaryOperator(_BinaryOperator, metaclass=_BinaryOperatorEnumTypeWrapper):
     """Operator of a BinaryOperation."""
 
 BINARY_OPERATOR_UNSPECIFIED: BinaryOperator.ValueType  # 0
-"""Not stated: an error."""
+"""Unspecified: an error."""
 BINARY_OPERATOR_ADD: BinaryOperator.ValueType  # 1
 """left + right."""
 BINARY_OPERATOR_SUBTRACT: BinaryOperator.ValueType  # 2
@@ -275,7 +275,7 @@ class Noise(_message.Message):
     mean: _builtins.float
     """Mean."""
     unit: Global___NoiseUnit.ValueType
-    """What standard deviation and mean are measured in. Not stated: 1."""
+    """What standard deviation and mean are measured in. Unspecified: 1."""
     def __init__(
         self,
         *,

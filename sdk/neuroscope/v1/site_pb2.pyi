@@ -26,7 +26,7 @@ class _Side:
 class _SideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Side.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SIDE_UNSPECIFIED: _Side.ValueType  # 0
-    """Not stated: the output."""
+    """Unspecified: the output."""
     SIDE_INPUT: _Side.ValueType  # 1
     """What the module reads."""
     SIDE_OUTPUT: _Side.ValueType  # 2
@@ -36,7 +36,7 @@ class Side(_Side, metaclass=_SideEnumTypeWrapper):
     """Side of a module."""
 
 SIDE_UNSPECIFIED: Side.ValueType  # 0
-"""Not stated: the output."""
+"""Unspecified: the output."""
 SIDE_INPUT: Side.ValueType  # 1
 """What the module reads."""
 SIDE_OUTPUT: Side.ValueType  # 2

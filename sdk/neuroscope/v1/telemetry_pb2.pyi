@@ -18,7 +18,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetTraceRequest(_message.Message):
-    """Asks for a trace."""
+    """A request for a trace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,7 +62,7 @@ Global___GetTraceResponse: _TypeAlias = GetTraceResponse  # noqa: Y015
 
 @_typing.final
 class GetWorkloadRequest(_message.Message):
-    """Asks what the service is busy with."""
+    """A request for the current load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -79,9 +79,7 @@ Global___GetWorkloadRequest: _TypeAlias = GetWorkloadRequest  # noqa: Y015
 
 @_typing.final
 class GetWorkloadResponse(_message.Message):
-    """What the service is busy with. The collector that the environment names gets the same as metrics, `neuroscope.streams`
-    and so on.
-    """
+    """The current load. The same numbers are exported as metrics (`neuroscope.streams`, ...) to the environment's collector."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -97,7 +95,7 @@ class GetWorkloadResponse(_message.Message):
     SHARED_MEMORY_STREAMS_FIELD_NUMBER: _builtins.int
     SHARED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     streams: _builtins.int
-    """Streams that run: generations, captures, loads."""
+    """Running streams: generations, captures, loads."""
     decoding_rows: _builtins.int
     """Rows of generations that decode."""
     generated_tokens: _builtins.int
@@ -105,19 +103,19 @@ class GetWorkloadResponse(_message.Message):
     captured_bytes: _builtins.int
     """Bytes captured since the start."""
     queue_wait_ms: _builtins.float
-    """How long the run that began last had waited for its first piece of work."""
+    """Queueing time of the latest run."""
     weights_bytes: _builtins.int
-    """Weights of the loaded models, those included that are being read."""
+    """Bytes of the weights of loaded and loading models."""
     weights_budget_bytes: _builtins.int
-    """What these may take; 0 for no limit."""
+    """Limit of these bytes; 0: none."""
     active_memory_bytes: _builtins.int
     """Memory that MLX holds: weights, caches, captures."""
     peak_memory_bytes: _builtins.int
     """The most that it has held."""
     shared_memory_streams: _builtins.int
-    """Streams whose clients have mapped the memory that they share with this service."""
+    """Streams whose clients have mapped shared memory."""
     shared_memory_bytes: _builtins.int
-    """Bytes that went through shared memory since the start."""
+    """Bytes sent through shared memory since the start."""
     def __init__(
         self,
         *,

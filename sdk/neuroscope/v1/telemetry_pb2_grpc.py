@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TelemetryServiceStub:
-    """Hands out the spans that a service recorded for a request, and how busy it is.
+    """Returns the recorded spans of a request, and the load of the service.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class TelemetryServiceStub:
 
 
 class TelemetryServiceServicer:
-    """Hands out the spans that a service recorded for a request, and how busy it is.
+    """Returns the recorded spans of a request, and the load of the service.
     """
 
     def GetTrace(self, request, context):
@@ -59,7 +59,7 @@ class TelemetryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkload(self, request, context):
-        """Returns what the service is busy with at this moment.
+        """Returns the current load of the service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_TelemetryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TelemetryService:
-    """Hands out the spans that a service recorded for a request, and how busy it is.
+    """Returns the recorded spans of a request, and the load of the service.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TelemetryServiceStub:
-    """Hands out the spans that a service recorded for a request, and how busy it is."""
+    """Returns the recorded spans of a request, and the load of the service."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,20 +36,20 @@ class TelemetryServiceStub:
     GetTrace: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.GetTraceRequest, _telemetry_pb2.GetTraceResponse]
     """Returns the finished spans of one recent trace. NOT_FOUND once it has been dropped: a service keeps a bounded number."""
     GetWorkload: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.GetWorkloadRequest, _telemetry_pb2.GetWorkloadResponse]
-    """Returns what the service is busy with at this moment."""
+    """Returns the current load of the service."""
 
 @_typing.type_check_only
 class TelemetryServiceAsyncStub(TelemetryServiceStub):
-    """Hands out the spans that a service recorded for a request, and how busy it is."""
+    """Returns the recorded spans of a request, and the load of the service."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTrace: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.GetTraceRequest, _telemetry_pb2.GetTraceResponse]  # type: ignore[assignment]
     """Returns the finished spans of one recent trace. NOT_FOUND once it has been dropped: a service keeps a bounded number."""
     GetWorkload: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.GetWorkloadRequest, _telemetry_pb2.GetWorkloadResponse]  # type: ignore[assignment]
-    """Returns what the service is busy with at this moment."""
+    """Returns the current load of the service."""
 
 class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Hands out the spans that a service recorded for a request, and how busy it is."""
+    """Returns the recorded spans of a request, and the load of the service."""
 
     @_abc_1.abstractmethod
     def GetTrace(
@@ -65,6 +65,6 @@ class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _telemetry_pb2.GetWorkloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_telemetry_pb2.GetWorkloadResponse, _abc.Awaitable[_telemetry_pb2.GetWorkloadResponse]]:
-        """Returns what the service is busy with at this moment."""
+        """Returns the current load of the service."""
 
 def add_TelemetryServiceServicer_to_server(servicer: TelemetryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

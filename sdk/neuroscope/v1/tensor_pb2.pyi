@@ -32,7 +32,7 @@ class _DataType:
 class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DATA_TYPE_UNSPECIFIED: _DataType.ValueType  # 0
-    """Not stated: the type in which the model computed the tensor."""
+    """Unspecified: the type in which the model computed the tensor."""
     DATA_TYPE_FLOAT32: _DataType.ValueType  # 1
     """IEEE 754 binary32."""
     DATA_TYPE_FLOAT16: _DataType.ValueType  # 2
@@ -64,7 +64,7 @@ class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element type of a tensor. Bytes are little-endian and unpadded."""
 
 DATA_TYPE_UNSPECIFIED: DataType.ValueType  # 0
-"""Not stated: the type in which the model computed the tensor."""
+"""Unspecified: the type in which the model computed the tensor."""
 DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 binary32."""
 DATA_TYPE_FLOAT16: DataType.ValueType  # 2
@@ -100,7 +100,7 @@ class _Axis:
 class _AxisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Axis.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AXIS_UNSPECIFIED: _Axis.ValueType  # 0
-    """Not stated."""
+    """Unspecified."""
     AXIS_BATCH: _Axis.ValueType  # 1
     """Prompts of the request."""
     AXIS_POSITION: _Axis.ValueType  # 2
@@ -140,7 +140,7 @@ class Axis(_Axis, metaclass=_AxisEnumTypeWrapper):
     """What one axis of a tensor counts."""
 
 AXIS_UNSPECIFIED: Axis.ValueType  # 0
-"""Not stated."""
+"""Unspecified."""
 AXIS_BATCH: Axis.ValueType  # 1
 """Prompts of the request."""
 AXIS_POSITION: Axis.ValueType  # 2

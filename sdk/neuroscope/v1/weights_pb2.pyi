@@ -29,7 +29,7 @@ class _WeightsContent:
 class _WeightsContentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WeightsContent.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WEIGHTS_CONTENT_UNSPECIFIED: _WeightsContent.ValueType  # 0
-    """Not stated: the values."""
+    """Unspecified: the values."""
     WEIGHTS_CONTENT_VALUES: _WeightsContent.ValueType  # 1
     """The values, as tensors."""
     WEIGHTS_CONTENT_PLAN: _WeightsContent.ValueType  # 2
@@ -41,7 +41,7 @@ class WeightsContent(_WeightsContent, metaclass=_WeightsContentEnumTypeWrapper):
     """What is sent of weights."""
 
 WEIGHTS_CONTENT_UNSPECIFIED: WeightsContent.ValueType  # 0
-"""Not stated: the values."""
+"""Unspecified: the values."""
 WEIGHTS_CONTENT_VALUES: WeightsContent.ValueType  # 1
 """The values, as tensors."""
 WEIGHTS_CONTENT_PLAN: WeightsContent.ValueType  # 2
@@ -57,7 +57,7 @@ class _WeightSource:
 class _WeightSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WeightSource.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WEIGHT_SOURCE_UNSPECIFIED: _WeightSource.ValueType  # 0
-    """Not stated."""
+    """Unspecified."""
     WEIGHT_SOURCE_STORED: _WeightSource.ValueType  # 1
     """As they lie in the model."""
     WEIGHT_SOURCE_DEQUANTIZED: _WeightSource.ValueType  # 2
@@ -71,7 +71,7 @@ class WeightSource(_WeightSource, metaclass=_WeightSourceEnumTypeWrapper):
     """Where the numbers of a weight are from."""
 
 WEIGHT_SOURCE_UNSPECIFIED: WeightSource.ValueType  # 0
-"""Not stated."""
+"""Unspecified."""
 WEIGHT_SOURCE_STORED: WeightSource.ValueType  # 1
 """As they lie in the model."""
 WEIGHT_SOURCE_DEQUANTIZED: WeightSource.ValueType  # 2
@@ -98,7 +98,7 @@ class ReadWeightsRequest(_message.Message):
     model_id: _builtins.str
     """The model. Empty: the only one, or the one loaded first."""
     dtype: _tensor_pb2.DataType.ValueType
-    """float32, float16 or bfloat16. Not stated: the type of the model's own weights; of quantised ones, that of their
+    """float32, float16 or bfloat16. Unspecified: the type of the model's own weights; of quantised ones, that of their
     scales.
     """
     content: Global___WeightsContent.ValueType
@@ -144,7 +144,7 @@ Global___ReadWeightsRequest: _TypeAlias = ReadWeightsRequest  # noqa: Y015
 
 @_typing.final
 class ReadWeightsResponse(_message.Message):
-    """What happens as weights are read."""
+    """An event of reading weights."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -163,7 +163,7 @@ class ReadWeightsResponse(_message.Message):
 
     @_builtins.property
     def end(self) -> Global___WeightsEnd:
-        """It is complete; the last message."""
+        """The end; the last message."""
 
     @_builtins.property
     def step_frame(self) -> _tensor_pb2.StepFrame:
@@ -492,7 +492,7 @@ class WeightsEnd(_message.Message):
     length_bytes: _builtins.int
     """Their bytes."""
     elapsed_seconds: _builtins.float
-    """From the plan to the last tensor."""
+    """Time from the plan to the last tensor."""
     def __init__(
         self,
         *,

@@ -2,7 +2,7 @@
 
     "The capital of France is"                        text
     [464, 3139, 286]                                  token ids; a numpy array or torch tensor too
-    [{"role": "user", "content": "Hello"}]            one conversation
+    [{"role": "user", "content": "Hello"}]            one conversation; messages may have OpenAI's tool_calls
     ["a text", [1, 2, 3], [{"role": ...}]]            a batch: each entry is a row
 
 Text and conversations are tokenised by the service; token ids are taken as they are.
@@ -18,7 +18,7 @@ import numpy as np
 
 from neuroscope.errors import InvalidRequestError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope.vocabulary import torch_arrays
+from neuroscope.vocabulary import tools, torch_arrays
 from neuroscope.vocabulary.tensors import Array
 
 Prompt: TypeAlias = "str | Sequence[int] | Array | Sequence[Mapping[str, Any]] | pb.Prompt"
@@ -27,7 +27,7 @@ PromptLike: TypeAlias = "Prompt | Sequence[Prompt]"
 """One prompt, or a batch of them."""
 
 _FORMS = "a prompt is a text, a list of token ids, a list of {'role', 'content'} messages, or a list of these"
-_MESSAGE_FIELDS = ("role", "content")
+_MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name")
 
 
 def to_messages(prompt: PromptLike, bos: bool | None = None) -> list[pb.Prompt]:
@@ -52,6 +52,24 @@ def to_messages(prompt: PromptLike, bos: bool | None = None) -> list[pb.Prompt]:
     if not rows:
         raise InvalidRequestError(f"the prompt is empty; {_FORMS}", field="prompt")
     return rows
+
+
+def with_tools(rows: Sequence[pb.Prompt], offered: Sequence[pb.Tool], choice: pb.ToolChoice | None) -> list[pb.Prompt]:
+    """The rows, each a conversation whose model may call tools.
+
+    Raises:
+        InvalidRequestError: a row is no conversation.
+    """
+    if not all(row.HasField("chat") for row in rows):
+        raise InvalidRequestError("tools need a conversation as the prompt", field="tools")
+    added = pb.Prompt(chat=pb.Chat(tools=offered, tool_choice=choice))
+    written: list[pb.Prompt] = []
+    for row in rows:
+        prompt = pb.Prompt()
+        prompt.CopyFrom(row)
+        prompt.MergeFrom(added)
+        written.append(prompt)
+    return written
 
 
 def to_message(prompt: Prompt, bos: bool | None = None) -> pb.Prompt:
@@ -107,15 +125,25 @@ def _chat_message(message: Any, field: str) -> pb.ChatMessage:
     if not isinstance(message, Mapping):
         raise InvalidRequestError(f"a message is {{'role', 'content'}}, not {message!r}", field=field)
     fields = cast("Mapping[str, Any]", message)
-    for name in _MESSAGE_FIELDS:
-        if not isinstance(fields.get(name), str):
-            raise InvalidRequestError(f"the message has no text {name!r}", field=f"{field}.{name}")
     unknown = sorted(set(fields) - set(_MESSAGE_FIELDS))
     if unknown:
         raise InvalidRequestError(
-            f"unknown field {unknown[0]!r}; valid: role, content", field=f"{field}.{unknown[0]}", valid=_MESSAGE_FIELDS
+            f"unknown field {unknown[0]!r}; valid: {', '.join(_MESSAGE_FIELDS)}",
+            field=f"{field}.{unknown[0]}",
+            valid=_MESSAGE_FIELDS,
         )
-    return pb.ChatMessage(role=fields["role"], content=fields["content"])
+    for name in ("tool_call_id", "name"):
+        if fields.get(name) and fields.get("role") != "tool":
+            raise InvalidRequestError(f"only a message of the role tool has {name!r}", field=f"{field}.{name}")
+    calls = fields.get("tool_calls") or ()
+    texts: dict[str, str] = {}
+    for name in ("role", "content", "tool_call_id", "name"):
+        is_optional = name in ("tool_call_id", "name") or (name == "content" and calls)
+        text: Any = fields.get(name) or "" if is_optional else fields.get(name)
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"the message has no text {name!r}", field=f"{field}.{name}")
+        texts[name] = text
+    return pb.ChatMessage(**texts, tool_calls=tools.to_calls(calls, f"{field}.tool_calls"))
 
 
 def _is_id(value: Any) -> bool:

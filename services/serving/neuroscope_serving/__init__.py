@@ -1,5 +1,5 @@
-"""What every gRPC service has in common: a port, health, reflection, tokens, errors as statuses, a drain.
+"""The parts that all gRPC services share: port, health, reflection, tokens, error statuses and draining.
 
-A service is a `program.Program` and an object with the methods of `server.Service`; what it computes is its own. The
-packages that this needs besides the SDK's are in the extras of the services.
+A service is a `program.Program` and an object that implements `server.Service`. The packages that this one needs
+besides the SDK's are in the extras of the services.
 """

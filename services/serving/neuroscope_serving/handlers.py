@@ -1,4 +1,4 @@
-"""gRPC handlers of the calls of a descriptor: whatever bytes come and whatever goes wrong, the caller is told what."""
+"""gRPC handlers for the methods of a descriptor. Malformed requests and failures become statuses with a message."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ _MAKERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class MalformedRequest:
-    """Bytes that are not the message they should be. grpc.aio by itself would answer UNKNOWN."""
+    """A request that cannot be parsed. Without this error grpc.aio would answer UNKNOWN."""
 
     reason: str
 
 
 def handler(rpc: Rpc, answer: Callable[[Any, Context], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:
-    """The handler of one call.
+    """The handler of one method.
 
     Args:
-        rpc: the call.
-        answer: is given the request, or an iterator of them, and the context; returns the response, or writes responses
-            to the context. Errors of `neuroscope.errors` become their status, any other becomes INTERNAL and is logged.
+        rpc: the method.
+        answer: receives the request (or an iterator of requests) and the context; returns the response, or writes
+            responses to the context. Errors of `neuroscope.errors` become their status; others become INTERNAL and
+            are logged.
     """
 
     async def answered(request: Any, context: Context) -> Any:

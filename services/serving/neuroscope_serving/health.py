@@ -1,7 +1,6 @@
-"""grpc.health.v1: whether the services of this process serve, for container platforms, balancers and people.
+"""The grpc.health.v1 service, for container platforms and load balancers.
 
-gRPC's own servicer does the work. It lacks `List`, answers UNKNOWN where the request is not a message, and gives no
-reason for its NOT_FOUND.
+Wraps gRPC's own servicer, which lacks `List`, answers UNKNOWN to a malformed request and NOT_FOUND without a message.
 """
 
 from __future__ import annotations
@@ -48,23 +47,23 @@ class Health(_Servicer):
         )
 
     async def set_all(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        """Sets the status of every service, and tells those who watch."""
+        """Sets the status of every service and notifies watchers."""
         for name in self._names:
             await self.set(name, status)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
-        """Says whether a service serves.
+        """The status of a service.
 
         Raises:
-            UnknownIdError: there is none of that name.
+            UnknownIdError: there is no service of that name.
         """
         if request.service not in self._names:
             valid = nearest(request.service, self._names[1:])
-            raise UnknownIdError(f"no service {request.service!r} is here", field="service", valid=valid)
+            raise UnknownIdError(f"unknown service {request.service!r}", field="service", valid=valid)
         return await super().Check(request, context)
 
     async def List(self, request: Any, context: Context) -> Any:
-        """Says it of every service."""
+        """The status of every service."""
         statuses = {
             name: await super(Health, self).Check(health_pb2.HealthCheckRequest(service=name), context)
             for name in self._names

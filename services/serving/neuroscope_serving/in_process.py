@@ -1,6 +1,6 @@
 """A service in the caller's own process, behind the SDK's transport protocol: no network, no serialisation.
 
-Calls take the very path that calls over gRPC take.
+Calls take the same code path as calls over gRPC.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AsyncInProcessTransport:
     """The in-process transport for an asynchronous client; use it on one event loop.
 
     Args:
-        service: what answers.
+        service: the service.
     """
 
     def __init__(self, service: Service) -> None:
@@ -34,13 +34,13 @@ class AsyncInProcessTransport:
         self._preparing: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Prepares the service; a call that comes earlier waits for that too. Errors are those of its `prepare`."""
+        """Prepares the service. Earlier calls wait until it is prepared. Errors are those of its `prepare`."""
         if self._preparing is None:
             self._preparing = asyncio.ensure_future(self._service.prepare())
         await asyncio.shield(self._preparing)
 
     async def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
-        """Answers a call."""
+        """Runs a unary call."""
         async with asyncio.timeout(timeout_s):
             await self.start()
             return await self._service.unary(rpc, request, telemetry.inject())
@@ -48,17 +48,17 @@ class AsyncInProcessTransport:
     async def stream(
         self, rpc: Rpc, request: Message, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Answers a streaming call; closing the generator cancels it."""
+        """Runs a server-streaming call; closing the generator cancels it."""
         await self.start()
         async with aclosing(self._service.stream(rpc, request, telemetry.inject())) as events:
             async for event in events:
-                # A large tensor in one frame would be kept where it lies: in the engine's memory, which has a budget.
+                # A large tensor in a single frame would keep the engine's memory, which has a budget.
                 if isinstance(event, Frame) and isinstance(event.header, tensor_pb2.TensorFrame):
                     event.borrowed = event.header.last and event.header.offset_bytes == 0
                 yield event
 
     async def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
-        """Answers a call that takes a stream."""
+        """Runs a client-streaming call."""
 
         async def stream() -> AsyncGenerator[Event, None]:
             for request in requests:
@@ -76,10 +76,10 @@ class AsyncInProcessTransport:
 
 
 class InProcessTransport:
-    """The same for a synchronous client, on an event loop of its own thread.
+    """The in-process transport for a synchronous client, on an event loop in a thread of its own.
 
     Args:
-        make: makes the transport of the loop; called by this thread.
+        make: makes the asynchronous transport; called in that thread.
     """
 
     def __init__(self, make: Callable[[], AsyncInProcessTransport]) -> None:
@@ -94,11 +94,11 @@ class InProcessTransport:
             raise
 
     def unary(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Message:
-        """Answers a call."""
+        """Runs a unary call."""
         return self._wait(self._transport.unary(rpc, request, timeout_s=timeout_s))
 
     def stream(self, rpc: Rpc, request: Message, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
-        """Answers a streaming call; closing the generator cancels it."""
+        """Runs a server-streaming call; closing the generator cancels it."""
         events = self._transport.stream(rpc, request, timeout_s=timeout_s)
         try:
             while True:
@@ -111,11 +111,11 @@ class InProcessTransport:
             self._wait(events.aclose())
 
     def upload(self, rpc: Rpc, requests: Iterable[Event], *, timeout_s: float | None = None) -> Message:
-        """Answers a call that takes a stream."""
+        """Runs a client-streaming call."""
         return self._wait(self._transport.upload(rpc, requests, timeout_s=timeout_s))
 
     def close(self) -> None:
-        """Stops the service and the loop; closing twice is closing once."""
+        """Stops the service and the loop. Further calls have no effect."""
         if self._loop.is_closed():
             return
         self._wait(self._transport.close())

@@ -10,10 +10,10 @@ from neuroscope.wire.tls import Tls
 
 
 def check_target(value: str) -> str:
-    """A target as a setting.
+    """Validates a target.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is neither host:port nor unix:path.
     """
     host, _, port = value.rpartition(":")
     if not value.startswith("unix:") and (not host or not port.isdecimal() or int(port) > 65535):
@@ -22,7 +22,7 @@ def check_target(value: str) -> str:
 
 
 class InferenceClientSettings(BaseSettings):
-    """Where the inference service is, and how it is spoken to."""
+    """Address and credentials of the inference service."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
@@ -35,7 +35,7 @@ class InferenceClientSettings(BaseSettings):
     inference_tls: bool = False
     """Use TLS to the inference service; inference_tls_ca and inference_tls_certificate turn it on too."""
     inference_tls_ca: str = ""
-    """Authorities (PEM file) that its certificate must descend from; empty: those of gRPC."""
+    """Certificate authorities (PEM file) for its certificate; empty: those of gRPC."""
     inference_tls_certificate: str = ""
     """Own certificate chain (PEM file), for mutual TLS."""
     inference_tls_key: str = ""
@@ -52,19 +52,19 @@ class InferenceClientSettings(BaseSettings):
         """The inference service.
 
         Raises:
-            neuroscope.errors.InvalidRequestError: the settings of its token or its certificates do not fit.
+            neuroscope.errors.InvalidRequestError: the settings for the token or the certificates conflict.
         """
         return self.endpoint_of(self.inference, "inference")
 
     def endpoint_of(self, where: str, service: str) -> Endpoint:
-        """A service that is spoken to as the inference service is.
+        """The endpoint of another service that takes the same credentials.
 
         Args:
             where: its target.
-            service: which it is, for errors.
+            service: its name in error messages.
 
         Raises:
-            neuroscope.errors.InvalidRequestError: the settings of its token or its certificates do not fit.
+            neuroscope.errors.InvalidRequestError: the settings for the token or the certificates conflict.
         """
         token = self.inference_token.get_secret_value()
         if self.inference_token_file:

@@ -1,10 +1,9 @@
-"""How glibc hands out the large blocks that messages and tensors live in.
+"""Settings of glibc's malloc for large messages and tensors.
 
-By default glibc maps a block above 128 KiB from the kernel and gives it back when it is freed, so a stream of tensors
-faults in every page of every message: up to 480,000 page faults and one CPU second per GB. A process of ours tells it
-to keep such blocks. And glibc gives every thread a heap of its own, where what one has freed is lost to all others: a
-service of twenty threads held 50 to 100 MB of such pieces. A process of ours has one heap. A library should not decide
-that for a program, so importing the SDK does not.
+By default glibc maps blocks above 128 KiB from the kernel and unmaps them when they are freed, so a stream of tensors
+faults in every page of every message: up to 480,000 page faults and one CPU second per GB. `tune_malloc` makes glibc
+keep such blocks. It also limits malloc to one arena: with one per thread, memory that one thread has freed is not
+available to others, which cost 50 to 100 MB in a service with twenty threads. Importing the SDK changes none of this.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ LARGEST_BLOCK_BYTES = 32 * _MIB
 
 
 def tune_malloc() -> bool:
-    """Makes this process keep freed blocks for the next messages of any thread; call it once, at the start.
+    """Makes this process keep freed blocks for later messages of any thread. Call it once, at the start.
 
     Returns:
-        Whether it took effect: it does with glibc on Linux, and nothing happens elsewhere.
+        Whether it took effect: only with glibc on Linux.
     """
     mallopt = _of_glibc("mallopt")
     if mallopt is None:
@@ -43,7 +42,7 @@ def tune_malloc() -> bool:
 
 
 def trim_heap() -> None:
-    """Gives the system back what is free, kept blocks too; for moments after which little of it is wanted again."""
+    """Returns free memory to the system, including kept blocks. Use it when little memory will be needed next."""
     if trim := _of_glibc("malloc_trim"):
         trim(0)
 

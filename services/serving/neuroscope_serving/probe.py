@@ -1,7 +1,7 @@
-"""Asks a service once whether it serves, for health checks; exit status 0 if it does.
+"""Checks once whether a service serves; exit status 0 if it does. For health checks of containers.
 
-A service serves once it is prepared (its models are loaded), and no longer when it drains. Without a target it is the
-one that the environment configures: its Unix socket if it has one, where no certificate is asked for, else its port.
+A service serves from the moment its models are loaded until it drains. Without a target, the environment's settings
+name the service: its Unix socket if there is one (which needs no certificate), otherwise its port.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _TIMEOUT_S = 3.0
 
 
 def main(arguments: Sequence[str], prefix: str, default_port: int) -> int:
-    """Asks; 1 if it does not serve, and says why.
+    """Checks a service; returns 1 and prints the reason if it does not serve.
 
     Args:
         arguments: the target, or none.
-        prefix: of the service's variables.
-        default_port: its port where none is set.
+        prefix: prefix of the service's environment variables.
+        default_port: its default port.
     """
     target = arguments[0] if arguments else _own_target(prefix, default_port)
     with grpc.insecure_channel(target) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # the stubs of its package know no method
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's stubs have no methods
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-"""The program of a service: its command line, its log, its exit status."""
+"""The program of a service: command line, logging, exit status."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Settings = TypeVar("Settings", bound=ServingSettings)
 
 
 def run(name: str, settings_type: type[Settings], serve: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
-    """Serves until told to stop; 1 if the service cannot start, 2 if a setting is wrong.
+    """Serves until a signal; returns 1 if the service cannot start, 2 if a setting is invalid.
 
     Args:
-        name: of the service, in messages.
-        settings_type: what flags and variables say.
-        serve: the service; it may import what `--help` does not need.
+        name: the name of the service in messages.
+        settings_type: the settings that flags and environment variables fill.
+        serve: runs the service; it imports the packages that `--help` does not need.
     """
     try:
         settings = CliApp.run(settings_type)
@@ -45,7 +45,7 @@ def run(name: str, settings_type: type[Settings], serve: Callable[[Settings], Co
 
 
 def exit_process(status: int) -> None:
-    """Ends the process. Not sys.exit: it joins the threads of a download, which wait for the network for ever."""
+    """Ends the process. Unlike sys.exit it does not wait for the threads of a download, which may never end."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Who may call: TLS with and without client certificates, and a bearer token."""
+"""Authentication: TLS with and without client certificates, and a bearer token."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from neuroscope_serving.settings import ServingSettings
 
 _log = logging.getLogger(__name__)
 _OPEN = "/grpc.health.v1.Health/"
-"""Whoever keeps services running must not need to know their secrets."""
+"""Health checks need no token: container platforms do not know it."""
 
 
 def credentials(settings: ServingSettings) -> grpc.ServerCredentials | None:
-    """What the port speaks; None: plain TCP.
+    """Credentials of the port; None: plain TCP.
 
     Raises:
-        InvalidRequestError: the files do not belong together, or cannot be read.
+        InvalidRequestError: the files do not match, or cannot be read.
     """
     if not settings.tls_certificate and not settings.tls_key:
         if settings.tls_client_ca:
-            raise InvalidRequestError("tls_client_ca is of no use without tls_certificate", field="tls_client_ca")
+            raise InvalidRequestError("tls_client_ca needs tls_certificate", field="tls_client_ca")
         return None
     if not settings.tls_certificate or not settings.tls_key:
-        raise InvalidRequestError("tls_certificate and tls_key come together", field="tls_key")
+        raise InvalidRequestError("tls_certificate and tls_key need each other", field="tls_key")
     pair = read_pem(settings.tls_key, "tls_key"), read_pem(settings.tls_certificate, "tls_certificate")
     authority = read_pem(settings.tls_client_ca, "tls_client_ca") if settings.tls_client_ca else None
     return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
@@ -43,7 +43,7 @@ def token(settings: ServingSettings) -> str:
     """The token that calls must carry; empty: none.
 
     Raises:
-        InvalidRequestError: there are two, or the file holds none.
+        InvalidRequestError: both settings are given, or the file is empty.
     """
     given = settings.token.get_secret_value()
     if given and settings.token_file:
@@ -55,17 +55,17 @@ def token(settings: ServingSettings) -> str:
 
 
 def warn_if_exposed(settings: ServingSettings) -> None:
-    """Logs what others can do who reach the address."""
+    """Logs a warning if others can use the service or read its traffic."""
     if settings.host == "localhost" or is_local(settings.host):
         return
     if not settings.token.get_secret_value() and not settings.token_file and not settings.tls_client_ca:
-        _log.warning("everybody who reaches %s can use this service: set a token, or tls_client_ca", settings.host)
+        _log.warning("anyone who can reach %s can use this service: set a token, or tls_client_ca", settings.host)
     elif not settings.tls_certificate:
         _log.warning("tokens and tensors travel unencrypted to %s: set tls_certificate and tls_key", settings.host)
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls that do not carry the token, before anything of theirs is read."""
+    """Rejects calls without the token before the request is read."""
 
     def __init__(self, wanted: str) -> None:
         self._wanted = f"{BEARER}{wanted}".encode()
@@ -75,7 +75,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The handler of the call, or one that refuses it."""
+        """The handler of the call, or one that rejects it."""
         if handler_call_details.method.startswith(_OPEN):
             return await continuation(handler_call_details)
         metadata = handler_call_details.invocation_metadata

@@ -30,26 +30,26 @@ from neuroscope_serving.unix_socket import UnixSocket
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _LAST_WORDS_S = 0.2
-"""Once no call of the contract runs any more, watchers of health have this long to hear of the end."""
+"""After the last call has ended, watchers of health have this long to receive the final status."""
 
 
 class Service(Protocol):
-    """A service without a transport; errors are those of `neuroscope.errors`."""
+    """A service, independent of the transport. Its errors are those of `neuroscope.errors`."""
 
     async def prepare(self) -> None:
-        """What must be done before it serves; cancelled when it is told to stop first."""
+        """Prepares the service. It is cancelled if the service is stopped first."""
         ...
 
     async def unary(self, rpc: Rpc, request: Event | AsyncIterator[Event], metadata: Metadata) -> Message:
-        """Answers a call that returns one message."""
+        """Runs a call that returns one message."""
         ...
 
     def stream(self, rpc: Rpc, request: Event, metadata: Metadata, client: str = ...) -> AsyncGenerator[Event, None]:
-        """Answers a call that returns a stream."""
+        """Runs a call that returns a stream."""
         ...
 
     async def close(self) -> None:
-        """Ends what still runs."""
+        """Ends all running work."""
         ...
 
 
@@ -60,13 +60,13 @@ async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Ca
     """Serves until SIGTERM or SIGINT, then lets running requests end within the drain time.
 
     Args:
-        name: of the service, in its ready line and its spans.
-        settings: where and for whom.
-        rpcs: the calls, by method.
-        make: the service, made on the event loop that it serves on.
+        name: the name of the service in its ready line and its spans.
+        settings: address, authentication and limits.
+        rpcs: the calls by method.
+        make: makes the service on the event loop that it serves on.
 
     Raises:
-        NeuroScopeIntegrationError, InvalidRequestError: it cannot listen, or settings do not fit.
+        NeuroScopeIntegrationError, InvalidRequestError: the server cannot listen, or settings conflict.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -80,13 +80,13 @@ async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Ca
         interceptors=[security.TokenInterceptor(token)] if token else [],
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            # A client that vanished without a word frees what it holds within 80 s; one that asks for signs of life
-            # more often than every 10 s is sent away.
+            # Resources of a client that vanished are freed within 80 s. Clients that ping more often than every 10 s
+            # are disconnected.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.ping_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.so_reuseport", 0),  # a second service on the port is an error, not a rival
+            ("grpc.so_reuseport", 0),  # a second service on the same port is an error
         ],
     )
     calls = _Calls()
@@ -101,13 +101,13 @@ async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Ca
     unix_socket = UnixSocket.of(settings)
     if unix_socket is not None:
         unix_socket.bind(server)
-    await health.set_all(health_pb2.HealthCheckResponse.NOT_SERVING)  # health comes when it is prepared
+    await health.set_all(health_pb2.HealthCheckResponse.NOT_SERVING)  # health changes once the service is prepared
     await server.start()
     try:
         if await _ends_before(stop, service.prepare()):
             await health.set_all(health_pb2.HealthCheckResponse.SERVING)
             if unix_socket is not None:
-                print(f"{name} listens on {unix_socket} too", flush=True)
+                print(f"{name} also listens on {unix_socket}", flush=True)
             print(f"{name} ready on {_address(settings.host, port)}", flush=True)
             await stop.wait()
         _log.info("draining for up to %g s", settings.drain_seconds)
@@ -115,7 +115,7 @@ async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Ca
     finally:
         draining = asyncio.create_task(server.stop(settings.drain_seconds))
         await asyncio.wait({draining, asyncio.create_task(calls.ended())}, return_when=asyncio.FIRST_COMPLETED)
-        await server.stop(_LAST_WORDS_S)  # whoever watches health, or keeps reflection open, would stay to the end
+        await server.stop(_LAST_WORDS_S)  # streams of health and reflection would last until the end of the drain time
         await draining
         if unix_socket is not None:
             unix_socket.close()
@@ -124,7 +124,7 @@ async def serve(name: str, settings: Settings, rpcs: Mapping[str, Rpc], make: Ca
 
 
 class _Calls:
-    """How many calls of the contract run; those of health and reflection are not counted, they need not end."""
+    """The number of running calls, without those of health and reflection, which need not end."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -132,14 +132,14 @@ class _Calls:
         self._none.set()
 
     def begin(self, context: Context) -> None:
-        """Counts a call until its status has left."""
+        """Counts a call until its status is sent."""
         self._count += 1
         self._none.clear()
-        end: Any = self._end  # the stubs want an instance of a class of their own
+        end: Any = self._end  # the stubs require an instance of their own class
         context.add_done_callback(end)
 
     async def ended(self) -> None:
-        """Waits until none runs."""
+        """Waits until no call runs."""
         await self._none.wait()
 
     def _end(self, _: Any) -> None:
@@ -149,7 +149,7 @@ class _Calls:
 
 
 async def _ends_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Waits for work to end, and cancels it when told to stop."""
+    """Waits for work to end; cancels it on a signal."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -174,7 +174,7 @@ def _bind(server: grpc.aio.Server, settings: ServingSettings, credentials: grpc.
         port = 0
     if port == 0:
         raise NeuroScopeIntegrationError(
-            f"cannot listen on {address}: the port is taken, or the address is not this machine's; choose another",
+            f"cannot listen on {address}: the port is in use, or the address is of another machine; choose another",
             field="port",
         )
     return port

@@ -1,4 +1,4 @@
-"""The settings that every service has: where it listens, who may call, how it ends."""
+"""Settings of every service: address, authentication, limits and shutdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 def split_names(value: Any) -> Any:
-    """A text of names separated by commas as a list; what is no text stays as it is."""
+    """Splits a text at commas; other values stay unchanged."""
     return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
 
 
@@ -19,20 +19,20 @@ class ServingSettings(BaseSettings):
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
-    """Address to listen on. Other machines can reach any but loopback."""
+    """Address to listen on. Addresses other than loopback are reachable from other machines."""
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     """Port to listen on; 0: any free port."""
     unix_socket: str = ""
-    """Also listen on a Unix domain socket at this path, open to its owner only; clients use unix:PATH."""
+    """Also listen on a Unix domain socket at this path, which only its owner can open; clients use unix:PATH."""
     tls_certificate: str = ""
     """Certificate chain (PEM file); turns on TLS on the port."""
     tls_key: str = ""
     """Private key of the certificate (PEM file)."""
     tls_client_ca: str = ""
-    """Authorities (PEM file) that client certificates must descend from; turns on mutual TLS."""
+    """Certificate authorities (PEM file) for client certificates; turns on mutual TLS."""
     token: SecretStr = SecretStr("")
-    """Token that every call but health checks must carry. Others can read command lines: use the variable or
-    token_file."""
+    """Token that every call except health checks must carry. Other users can read command lines: prefer the environment
+    variable or token_file."""
     token_file: str = ""
     """File with the token."""
     max_streams_per_client: Annotated[int, Field(ge=1)] = 64

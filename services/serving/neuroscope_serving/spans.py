@@ -15,12 +15,12 @@ from neuroscope.tracing import telemetry
 from neuroscope.wire.rpc import Rpc
 
 Metadata: TypeAlias = "Iterable[tuple[str, str | bytes]]"
-"""What a call carries besides its request."""
+"""Metadata of a call."""
 
 
 @contextmanager
 def server_span(rpc: Rpc, metadata: Metadata) -> Generator[Context, None, None]:
-    """A span for one call, as a context to hand down: it never becomes current, since streams change tasks."""
+    """A span for one call, as a context to pass on. It never becomes the current span, since streams change tasks."""
     span = telemetry.tracer().start_span(rpc.method, telemetry.extract(metadata), SpanKind.SERVER)
     try:
         yield trace.set_span_in_context(span)

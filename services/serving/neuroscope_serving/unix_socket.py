@@ -1,4 +1,4 @@
-"""A Unix domain socket to listen on: for its owner alone, and nobody else's."""
+"""A Unix domain socket to listen on, which only its owner can open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroscope.errors import NeuroScopeIntegrationError
 from neuroscope_serving.settings import ServingSettings
 
 _LONGEST_PATH = 103
-"""Bytes of a path on macOS; Linux takes four more."""
+"""Maximum length of a path in bytes on macOS; Linux allows four more."""
 
 
 class UnixSocket:
@@ -33,10 +33,10 @@ class UnixSocket:
         return f"unix:{self._path}"
 
     def bind(self, server: grpc.aio.Server) -> None:
-        """Listens there.
+        """Listens on the socket.
 
         Raises:
-            NeuroScopeIntegrationError: the path is too long, cannot be written, or is another service's or a file.
+            NeuroScopeIntegrationError: the path is too long, not writable, or belongs to another service or a file.
         """
         if len(bytes(self._path)) > _LONGEST_PATH:
             raise self._error(f"the path has more than {_LONGEST_PATH} bytes")
@@ -45,14 +45,16 @@ class UnixSocket:
             server.add_insecure_port(str(self))
             self._path.chmod(0o600)
         except (RuntimeError, OSError) as error:
-            raise self._error(getattr(error, "strerror", "") or "the folder is missing, or not this user's") from None
+            raise self._error(
+                getattr(error, "strerror", "") or "the folder does not exist, or belongs to another user"
+            ) from None
 
     def close(self) -> None:
-        """Removes it."""
+        """Removes the socket."""
         self._path.unlink(missing_ok=True)
 
     def _remove_left(self) -> None:
-        """Removes a socket that nobody listens on any more; gRPC would remove any, and a rival's with it."""
+        """Removes a stale socket. gRPC would remove any socket, also one in use."""
         try:
             if not stat.S_ISSOCK(self._path.lstat().st_mode):
                 raise self._error("there is a file of that name")

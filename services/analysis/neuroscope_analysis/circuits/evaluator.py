@@ -22,6 +22,7 @@ import numpy as np
 from neuroscope.circuits.graph import ComponentGraph, Mask
 from neuroscope.v1 import circuit_pb2 as pb
 from neuroscope_analysis.circuits.event_queue import EventQueue
+from neuroscope_analysis.circuits.hypothesis_tests import MIN_PAIRS, equivalence_p_value, independence_p_value
 from neuroscope_analysis.circuits.pair_runs import PairRuns, Values
 
 
@@ -116,6 +117,10 @@ class CircuitEvaluator:
             found.faithfulness_standard_error = standard_error(runs, values)
         if options.completeness:
             found.completeness = 1 - faithfulness(runs, measured[:, -1])
+        if len(values) >= MIN_PAIRS:
+            found.equivalence_p_value = equivalence_p_value(values, runs.clean)
+            if options.completeness:
+                found.independence_p_value = independence_p_value(measured[:, -1], runs.clean)
         found.curve.extend(known.points if known else [])
         await self._events.partial(pb.CircuitPartial(evaluation=found))
         losses: dict[tuple[str, str], float] = {}

@@ -20,6 +20,7 @@ from neuroscope.calls.running_generation import AsyncGeneration
 from neuroscope.errors import MLXIntegrationError, ModelNotFoundError
 from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.prompts import PromptLike
+from neuroscope.vocabulary.tools import ToolCall
 from neuroscope.wire.frames import TensorPiece
 from neuroscope_gateway.generation import logprobs
 from neuroscope_gateway.generation.request_hooks import RequestHooks, TensorLabel, rename_param, rest_param
@@ -41,6 +42,7 @@ class TokenDelta:
     activations: dict[str, list[orjson.Fragment]] = field(default_factory=dict[str, list[orjson.Fragment]])
     gateway_captures: dict[str, list[TensorPiece]] = field(default_factory=dict[str, list[TensorPiece]])
     """Captures of the gateway's own hooks, by hook id."""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class TextGeneration:
@@ -93,7 +95,7 @@ class TextGeneration:
         self._labels: dict[int, TensorLabel] = {}  # by plan index
         self._token_texts: dict[int, str] = {}
         self._aliases = {"model_id": "model", "max_tokens": request.max_tokens_param[0], "rows_per_prompt": "n"}
-        self._aliases |= dict.fromkeys(("json_schema", "json_schema.schema"), request.json_schema_param)
+        self._aliases |= {"json_schema": "response_format", "json_schema.schema": request.json_schema_param}
         self._aliases |= {"generation_id": "capture_id", "resumable": "capture_id"}
         cache = "cache_quantization"
         self._aliases |= {cache: "kv_bits", f"{cache}.bits": "kv_bits", f"{cache}.group_size": "kv_group_size"}
@@ -147,7 +149,7 @@ class TextGeneration:
         return self._generation
 
     async def _delta(self, token: GeneratedToken) -> TokenDelta:
-        delta = TokenDelta(token.row, token.text, token.finish_reason or None)
+        delta = TokenDelta(token.row, token.text, token.finish_reason or None, tool_calls=token.tool_calls)
         if self._request.top_logprob_count is not None:
             delta.logprob = await logprobs.token_logprob(token, self._request.top_logprob_count, self._token_text)
         for hook_id, pieces in token.activations.items():

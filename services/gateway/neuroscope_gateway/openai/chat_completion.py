@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from neuroscope.vocabulary.tools import ToolCall
 from neuroscope_gateway.generation.text_generation import TextGeneration, TokenDelta
 
 
@@ -27,18 +28,18 @@ async def chat_completion_with_activations(generation: TextGeneration, *, logpro
 async def chat_completion_chunks(
     generation: TextGeneration, *, include_usage: bool
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The `chat.completion.chunk` objects of a stream: roles, texts, finish reasons, usage."""
+    """The `chat.completion.chunk` objects of a stream: roles, texts, tool calls, finish reasons, usage."""
     extra = {"usage": None} if include_usage else {}
-    for row in range(generation.rows):
-        yield _chunk(generation, row, {"role": "assistant", "content": ""}) | extra
-    reasons = ["stop"] * generation.rows
+    rows = [_RowState() for _ in range(generation.rows)]
+    for index in range(generation.rows):
+        yield _chunk(generation, index, {"role": "assistant", "content": ""}) | extra
     async with aclosing(generation.deltas()) as deltas:
         async for delta in deltas:
-            reasons[delta.row] = delta.finish_reason or reasons[delta.row]
-            if delta.text or delta.logprob is not None:
-                yield _chunk(generation, delta.row, {"content": delta.text}, delta) | extra
-    for row, reason in enumerate(reasons):
-        yield _chunk(generation, row, {}, finish_reason=reason) | extra
+            content = rows[delta.row].content(delta)
+            if delta.text or delta.logprob is not None or delta.tool_calls:
+                yield _chunk(generation, delta.row, content, delta) | extra
+    for index, row in enumerate(rows):
+        yield _chunk(generation, index, {}, finish_reason=row.finish_reason) | extra
     if include_usage:
         yield _envelope(generation, "chat.completion.chunk") | {"choices": [], "usage": generation.usage}
 
@@ -46,18 +47,47 @@ async def chat_completion_chunks(
 async def activation_lines(generation: TextGeneration) -> AsyncGenerator[dict[str, Any], None]:
     """The objects of a stream with activations: one for each token, then the finish reasons and the usage."""
     roles = [{"role": "assistant"}] * generation.rows
-    reasons = ["stop"] * generation.rows
+    rows = [_RowState() for _ in range(generation.rows)]
     async with aclosing(generation.deltas()) as deltas:
         async for delta in deltas:
-            row = delta.row
-            reasons[row] = delta.finish_reason or reasons[row]
-            yield _chunk(generation, row, roles[row] | {"content": delta.text}, delta) | {
+            index = delta.row
+            yield _chunk(generation, index, roles[index] | rows[index].content(delta), delta) | {
                 "activations": delta.activations
             }
-            roles[row] = {}
-    for row, reason in enumerate(reasons):
-        end: dict[str, Any] = _chunk(generation, row, roles[row], finish_reason=reason) | {"activations": {}}
-        yield end | ({"usage": generation.usage} | _capture_id(generation) if row == generation.rows - 1 else {})
+            roles[index] = {}
+    for index, row in enumerate(rows):
+        end: dict[str, Any] = _chunk(generation, index, roles[index], finish_reason=row.finish_reason)
+        end |= {"activations": {}}
+        yield end | ({"usage": generation.usage} | _capture_id(generation) if index == generation.rows - 1 else {})
+
+
+@dataclass(slots=True)
+class _RowState:
+    """What a stream has sent of one choice."""
+
+    reason: str = "stop"
+    call_count: int = 0
+
+    def content(self, delta: TokenDelta) -> dict[str, Any]:
+        """The `delta` of a token."""
+        self.reason = delta.finish_reason or self.reason
+        first = self.call_count
+        self.call_count += len(delta.tool_calls)
+        calls = [{"index": first + index} | _call(call) for index, call in enumerate(delta.tool_calls)]
+        return {"content": delta.text} | ({"tool_calls": calls} if calls else {})
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the choice ended."""
+        return _finish_reason(self.reason, has_calls=self.call_count > 0)
+
+
+def _finish_reason(reason: str, *, has_calls: bool) -> str:
+    return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _capture_id(generation: TextGeneration) -> dict[str, str]:
@@ -70,7 +100,16 @@ class _ChoiceState:
 
     texts: list[str] = field(default_factory=list[str])
     logprobs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    tool_calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     finish_reason: str = "stop"
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message."""
+        text = "".join(self.texts)
+        if not self.tool_calls:
+            return {"role": "assistant", "content": text}
+        return {"role": "assistant", "content": text if text.strip() else None, "tool_calls": self.tool_calls}
 
 
 async def _collect(
@@ -82,6 +121,7 @@ async def _collect(
         async for delta in deltas:
             answer = answers[delta.row]
             answer.texts.append(delta.text)
+            answer.tool_calls += map(_call, delta.tool_calls)
             answer.finish_reason = delta.finish_reason or answer.finish_reason
             if delta.logprob is not None:
                 answer.logprobs.append(delta.logprob)
@@ -90,9 +130,9 @@ async def _collect(
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": "".join(answer.texts)},
+            "message": answer.message,
             "logprobs": {"content": answer.logprobs, "refusal": None} if logprobs else None,
-            "finish_reason": answer.finish_reason,
+            "finish_reason": _finish_reason(answer.finish_reason, has_calls=bool(answer.tool_calls)),
         }
         for index, answer in enumerate(answers)
     ]
@@ -102,7 +142,7 @@ async def _collect(
 def _chunk(
     generation: TextGeneration,
     row: int,
-    content: dict[str, str],
+    content: dict[str, Any],
     delta: TokenDelta | None = None,
     *,
     finish_reason: str | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -11,17 +11,18 @@ from typing_extensions import TypedDict
 
 from neuroscope.v1 import inference_pb2
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, Text
+from neuroscope.vocabulary.strict_model import INVALID, MAX_INT32, StrictModel, Text
 from neuroscope_gateway.schemas.generation import ChoicesRequest, Metadata
 from neuroscope_gateway.schemas.hooks import HookOrId
-from neuroscope_gateway.schemas.messages import ConversationMessage, text_joiner
+from neuroscope_gateway.schemas.messages import template_role, text_joiner
 from neuroscope_gateway.schemas.response_format import JsonSchemaFormat, ResponseFormat, schema_message
-from neuroscope_gateway.schemas.unsupported import Unsupported
+from neuroscope_gateway.schemas.tools import RequestedToolCall, Tool, ToolCall, ToolChoice, ToolChoiceParameter
+from neuroscope_gateway.schemas.unsupported import UNSUPPORTED_PARAMETER, Unsupported
 from neuroscope_gateway.schemas.usage import Usage
 
 ActivationFormat = Literal["list", "base64", "metadata"]
 CAPTURE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
-_MESSAGE = re.compile(r"messages\[\d+\](\.role|\.content)?")
+_CHAT_FIELD = re.compile(r"\.chat\.(messages\[\d+\]|tools\[\d+\]|messages|tools|tool_choice)(\.[^.]+)?(\.[^.]+)?")
 
 
 class TextPart(TypedDict):
@@ -31,17 +32,57 @@ class TextPart(TypedDict):
     text: str
 
 
-class ChatMessage(ConversationMessage):
+class ChatMessage(StrictModel):
     """One message of the conversation."""
 
-    content: Annotated[Text, BeforeValidator(text_joiner("text"), json_schema_input_type=str | list[TextPart])]
-    """The text, or a list of text parts."""
-    name: Annotated[Any, Unsupported()] = None
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    """The role; `developer` is read as `system`. A `tool` message has the result of a call."""
+    content: Annotated[
+        Text | None, BeforeValidator(text_joiner("text"), json_schema_input_type=str | list[TextPart] | None)
+    ]
+    """The text, or a list of text parts; null for an assistant without text."""
+    tool_calls: list[RequestedToolCall] | None = None
+    """Calls that the assistant made."""
+    tool_call_id: Text | None = None
+    """The call that a `tool` message answers."""
+    name: Text | None = None
+    """The function of a `tool` message."""
     refusal: Annotated[Any, Unsupported()] = None
     audio: Annotated[Any, Unsupported()] = None
     annotations: Annotated[Any, Unsupported([])] = None
     function_call: Annotated[Any, Unsupported()] = None
-    tool_calls: Annotated[Any, Unsupported([])] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_content(cls, value: Any) -> Any:
+        """An assistant's message with calls may have no content at all."""
+        if isinstance(value, dict) and "content" not in value:
+            fields = cast("dict[str, Any]", value)
+            if fields.get("role") == "assistant" and fields.get("tool_calls"):
+                return fields | {"content": None}
+        return cast("Any", value)
+
+    @model_validator(mode="after")
+    def _check_role(self) -> ChatMessage:
+        if self.content is None and self.role != "assistant":
+            raise PydanticCustomError(INVALID, "Only an assistant's content may be null", {"param": "content"})
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError(INVALID, "Only an assistant calls tools", {"param": "tool_calls"})
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            message = "A tool message needs it, and no other has it"
+            raise PydanticCustomError(INVALID, message, {"param": "tool_call_id"})
+        if self.name is not None and self.role != "tool":
+            message = "This parameter is not supported; leave it out"
+            raise PydanticCustomError(UNSUPPORTED_PARAMETER, message, {"param": "name"})
+        return self
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The message in the SDK's form."""
+        calls = [call.model_dump(include={"id", "type", "function"}) for call in self.tool_calls or ()]
+        optional = {"tool_calls": calls, "tool_call_id": self.tool_call_id, "name": self.name}
+        written = {"role": template_role(self.role), "content": self.content or ""}
+        return written | {name: value for name, value in optional.items() if value}
 
 
 class ChatCompletionRequest(ChoicesRequest):
@@ -58,6 +99,12 @@ class ChatCompletionRequest(ChoicesRequest):
     response_format: ResponseFormat | None = None
     """Enforced while tokens are drawn. An answer that ends at the token limit or with a stop text is a beginning of
     JSON; its finish_reason is `length` or `stop`."""
+    tools: list[Tool] | None = None
+    """Functions that the model may call; the chat template must know tools."""
+    tool_choice: ToolChoiceParameter | None = None
+    """Default: `auto`, the model decides. `required` and a function are enforced while tokens are drawn."""
+    parallel_tool_calls: bool | None = True
+    """Without it the answer ends with its first call."""
 
     # Accepted and ignored.
     metadata: Metadata | None = None
@@ -66,13 +113,10 @@ class ChatCompletionRequest(ChoicesRequest):
     prompt_cache_retention: Text | None = None
     service_tier: Text | None = None
     prediction: dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
 
     # Accepted at neutral values only.
     store: Annotated[Any, Unsupported(False)] = None
     modalities: Annotated[Any, Unsupported(["text"])] = None
-    tools: Annotated[Any, Unsupported([])] = None
-    tool_choice: Annotated[Any, Unsupported("none", "auto")] = None
     functions: Annotated[Any, Unsupported([])] = None
     function_call: Annotated[Any, Unsupported("none", "auto")] = None
     audio: Annotated[Any, Unsupported()] = None
@@ -87,12 +131,25 @@ class ChatCompletionRequest(ChoicesRequest):
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise PydanticCustomError(INVALID, "This and max_completion_tokens differ", {"param": "max_tokens"})
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise PydanticCustomError(INVALID, "This needs tools", {"param": "tool_choice"})
         return self
+
+    def sampling(self) -> dict[str, Any]:
+        """The keyword arguments of `AsyncClient.generate` that the request sets."""
+        if not self.tools:
+            return super().sampling()
+        choice = self.tool_choice.function.name if isinstance(self.tool_choice, ToolChoice) else self.tool_choice
+        return super().sampling() | {
+            "tools": [tool.model_dump(exclude_none=True) for tool in self.tools],
+            "tool_choice": {"function": {"name": choice}} if isinstance(self.tool_choice, ToolChoice) else choice,
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+        }
 
     @property
     def prompts(self) -> PromptLike:
         """The messages as a prompt of the SDK."""
-        return [{"role": message.template_role, "content": message.content} for message in self.messages]
+        return [message.message for message in self.messages]
 
     @property
     def max_tokens_param(self) -> tuple[str, int | None]:
@@ -118,9 +175,17 @@ class ChatCompletionRequest(ChoicesRequest):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def prompt_param(self, field: str) -> str:
-        """Turns `prompts[0].chat.messages[0].role` into `messages[0].role`."""
-        match = _MESSAGE.search(field)
-        return match[0] if match else "messages"
+        """Turns `prompts[0].chat.tools[1].parameters` into `tools[1].function.parameters`, OpenAI's path."""
+        match = _CHAT_FIELD.search(field)
+        if match is None:
+            return "messages"
+        where, part, rest = match[1], match[2] or "", match[3] or ""
+        if where == "tool_choice":
+            return where
+        if where.startswith("tools") or part.startswith(".tool_calls"):
+            own, name = (part, rest) if part.startswith(".tool_calls") else ("", part)
+            return f"{where}{own}{'.function' if name else ''}{name}"
+        return f"{where}{part}"
 
 
 class ActivationCompletionRequest(ChatCompletionRequest):
@@ -145,7 +210,10 @@ class Message(BaseModel):
     """The answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """null if there are tool calls alone."""
+    tool_calls: list[ToolCall] | None = None
+    """Absent without calls."""
 
 
 class TokenLogprob(BaseModel):
@@ -175,7 +243,7 @@ class Choice(BaseModel):
     index: int
     message: Message
     logprobs: Logprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(BaseModel):

@@ -1,25 +1,18 @@
-"""Messages of conversations, and their text parts."""
+"""Roles of messages, and their text parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from pydantic_core import PydanticCustomError
 
-from neuroscope.vocabulary.strict_model import INVALID, StrictModel
+from neuroscope.vocabulary.strict_model import INVALID
 
 
-class ConversationMessage(StrictModel):
-    """The common part of messages."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    """The role; `developer` is read as `system`."""
-
-    @property
-    def template_role(self) -> str:
-        """The role in chat templates."""
-        return "system" if self.role == "developer" else self.role
+def template_role(role: str) -> str:
+    """The role in chat templates: `developer` is read as `system`."""
+    return "system" if role == "developer" else role
 
 
 def text_joiner(*types: str, extra_fields: bool = False) -> Callable[[Any], Any]:

@@ -8,9 +8,9 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from neuroscope.vocabulary.prompts import PromptLike
-from neuroscope.vocabulary.strict_model import MAX_INT32, Text
+from neuroscope.vocabulary.strict_model import MAX_INT32, StrictModel, Text
 from neuroscope_gateway.schemas.generation import GenerationRequest, Metadata
-from neuroscope_gateway.schemas.messages import ConversationMessage, text_joiner
+from neuroscope_gateway.schemas.messages import template_role, text_joiner
 from neuroscope_gateway.schemas.unsupported import Unsupported
 
 _join_text = text_joiner("input_text", "output_text", extra_fields=True)
@@ -27,9 +27,11 @@ class InputPart(TypedDict):
     text: str
 
 
-class InputMessage(ConversationMessage):
+class InputMessage(StrictModel):
     """One message of the input, or an earlier output message."""
 
+    role: Literal["system", "developer", "user", "assistant"]
+    """The role; `developer` is read as `system`."""
     content: Annotated[Text, BeforeValidator(_join_text, json_schema_input_type=str | list[InputPart])]
     """The text, or a list of text parts."""
     type: Literal["message"] = "message"
@@ -83,7 +85,7 @@ class ResponseRequest(GenerationRequest):
         """The messages as a prompt of the SDK."""
         said = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         first = [] if self.instructions is None else [InputMessage(role="system", content=self.instructions)]
-        return [{"role": message.template_role, "content": message.content} for message in [*first, *said]]
+        return [{"role": template_role(message.role), "content": message.content} for message in [*first, *said]]
 
     @property
     def max_tokens_param(self) -> tuple[str, int | None]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import mlx.nn as nn
-from jinja2.exceptions import TemplateError
 from llguidance import LLTokenizer
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
@@ -20,12 +18,14 @@ from neuroscope_inference.engine import caches, module_hooks
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.caches import CacheQuantization
 from neuroscope_inference.engine.capabilities import ModelCapabilities
+from neuroscope_inference.engine.chat import ChatRenderer
 from neuroscope_inference.engine.constraints.vocabulary import constraint_vocabulary
 from neuroscope_inference.engine.dictionaries.dictionary import Dictionary
 from neuroscope_inference.engine.dictionaries.registry import DictionaryRegistry
 from neuroscope_inference.engine.layout import Layout, PointState
 from neuroscope_inference.engine.prompt_cache import PromptCache
 from neuroscope_inference.engine.sweeps.method import SweepMethod
+from neuroscope_inference.engine.tool_calls.tool_format import ToolFormat
 from neuroscope_inference.engine.unembedding import Unembedding
 from neuroscope_inference.engine.weights.catalogue import WeightCatalogue
 
@@ -222,6 +222,17 @@ class LoadedModel:
                 self._constraint_vocabulary = constraint_vocabulary(self.tokenizer, self.description.vocab_size, field)
             return self._constraint_vocabulary
 
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How its chat template writes tool calls; None if that is not known."""
+        return ToolFormat.of(self.tokenizer)
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of a special token by its text; None where the text is no special token."""
+        with self._tokenizer_lock:
+            added = self.tokenizer.added_tokens_decoder
+        return next((token_id for token_id, token in added.items() if token.special and token.content == text), None)
+
     def detokenizer(self) -> StreamingDetokenizer:
         """A new streaming detokenizer."""
         return self.tokenizer.detokenizer
@@ -237,30 +248,10 @@ class LoadedModel:
                 self._check_ids(ids, f"{field}.token_ids.ids")
                 return ids
             case "chat":
-                return self._chat_ids(prompt.chat, f"{field}.chat.messages")
+                renderer = ChatRenderer(self.tokenizer, self.description.model_id)
+                return renderer.token_ids(prompt.chat, f"{field}.chat")
             case _:
                 raise InvalidRequestError("the prompt has no content: text, token_ids or chat", field=field)
-
-    def _chat_ids(self, chat: pb.Chat, field: str) -> list[int]:
-        if not chat.messages:
-            raise InvalidRequestError("there are no messages", field=field)
-        if not self.description.has_chat_template:
-            raise InvalidRequestError(
-                f"{self.description.model_id} has no chat template; send the prompt as text", field=field
-            )
-        for index, message in enumerate(chat.messages):
-            if not message.role:
-                raise InvalidRequestError("the message has no role", field=f"{field}[{index}].role")
-        messages: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in chat.messages]
-        try:
-            return list(
-                self.tokenizer.apply_chat_template(messages, add_generation_prompt=not chat.omit_generation_prompt)
-            )
-        except TemplateError as error:
-            roles = ", ".join(sorted({message["role"] for message in messages}))
-            raise InvalidRequestError(
-                f"the chat template refuses these messages (roles: {roles}): {error}", field=field
-            ) from error
 
     def _check_ids(self, ids: list[int], field: str) -> None:
         vocabulary = self.description.vocab_size

@@ -13,9 +13,9 @@ import numpy as np
 
 from neuroscope.tracing import telemetry
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine.answer_format import FREE, AnswerFormat
 from neuroscope_inference.engine.arrays import from_numpy, scalar
 from neuroscope_inference.engine.caches import Cache
-from neuroscope_inference.engine.constraints.constraint import TokenConstraint
 from neuroscope_inference.engine.edit import EditResult
 from neuroscope_inference.engine.forward import ForwardRunner
 from neuroscope_inference.engine.position_range import PositionRange
@@ -56,7 +56,7 @@ class Row:
         sampler: draws tokens.
         row: which one it is.
         prompt: token ids of its prompt.
-        constraint: what its text must be, at its beginning; None: anything.
+        answer_format: what its text may be, and what of it is a tool call.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Row:
         sampler: Sampler,
         row: int,
         prompt: Sequence[int],
-        constraint: TokenConstraint | None = None,
+        answer_format: AnswerFormat = FREE,
     ) -> None:
         self.forward = forward
         self.sampler = sampler
@@ -78,8 +78,8 @@ class Row:
         self.has_lost_cache = False
         """Whether its cache must be computed again."""
         self._prompt = prompt
-        self._constraint = constraint
-        self._text = RowText(forward.model, sampler, len(prompt))
+        self._constraint = answer_format.constraint
+        self._text = RowText(forward.model, sampler, len(prompt), answer_format)
         self._last: Draw | None = None
         self._finished: Draw | None = None
         self._steps = 0
@@ -262,5 +262,6 @@ class Row:
         if self._constraint is not None:
             self._constraint.accept(token_id)
         is_complete = self._constraint is not None and self._constraint.is_complete
-        event.text, event.finish_reason = self._text.add(token_id, step, is_complete=is_complete)
+        event.text, event.finish_reason, calls = self._text.add(token_id, step, is_complete=is_complete)
+        event.tool_calls.extend(calls)
         return event

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from neuroscope.errors import InvalidRequestError
-from neuroscope_inference.engine.constraints.constraint import TokenConstraint
+from neuroscope_inference.engine.answer_format import FREE, AnswerFormat
 from neuroscope_inference.engine.edits import EditPlan
 from neuroscope_inference.engine.forward import ForwardRunner
 from neuroscope_inference.engine.results import StepResult
@@ -54,10 +54,23 @@ class Run:
             compute = partial(self.forward.capture_chunk, prompt, cache)
             yield from self.forward.run_chunks(row, len(prompt), cache, compute, needs_logits=False)
 
-    def generate(self, sampler: Sampler, constraint: TokenConstraint | None = None) -> Iterator[StepResult | list[Row]]:
-        """Reads every prompt up to its first token; then the rows that go on, for the decoder."""
+    def generate(
+        self, sampler: Sampler, answer_formats: Sequence[AnswerFormat] = ()
+    ) -> Iterator[StepResult | list[Row]]:
+        """Reads every prompt up to its first token; then the rows that go on, for the decoder.
+
+        Args:
+            sampler: draws tokens.
+            answer_formats: of each prompt; empty: all text is free.
+        """
         self._rows = [
-            Row(self.forward, sampler, row, prompt, constraint and constraint.copy())
+            Row(
+                self.forward,
+                sampler,
+                row,
+                prompt,
+                answer_formats[row // sampler.rows_per_prompt].copy() if answer_formats else FREE,
+            )
             for row, prompt in enumerate(self.prompts)
         ]
         for row in self.forward.steering.current.row_order:

@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from neuroscope.errors import IdTakenError, InvalidRequestError, UnknownIdError, nearest
 from neuroscope.v1 import inference_pb2 as pb
 from neuroscope.wire.codec import Event
-from neuroscope_inference.engine.constraints.grammar import compile_constraint
+from neuroscope_inference.engine.answer_format import answer_formats, has_formats
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.run import Credit, Run
 from neuroscope_inference.engine.sampling import Sampler
@@ -94,12 +94,10 @@ class GenerationServicer:
             )
             model = prepared.run.forward.model
             sampler.penalties.check_vocabulary(model.description.vocab_size)
-            constraint = None
-            if request.sampling.WhichOneof("constraint"):
-                constraint = await asyncio.to_thread(compile_constraint, model, request.sampling)
+            formats = await asyncio.to_thread(answer_formats, model, request) if has_formats(request) else ()
             running.run = prepared.run
             prepared.seed = sampler.seed
-            events = self._runner.events(prepared, prepared.run.generate(sampler, constraint), response)
+            events = self._runner.events(prepared, prepared.run.generate(sampler, formats), response)
             if request.resumable:
                 events = self._recorder.record(StreamHeader(generation_id, request, sampler.seed), events)
             async with aclosing(events):

@@ -111,8 +111,9 @@ class SweepGeneration:
             )
             for text, of_row, token_id in zip(found, texts, cast("list[int]", drawn.tolist()), strict=True):
                 if not text.finish_reason:
-                    segment, text.finish_reason = of_row.add(token_id, step)
-                    text.text += segment
+                    piece = of_row.add(token_id, step)
+                    text.text += piece.text
+                    text.finish_reason = piece.finish_reason
                     text.token_ids.append(token_id)
             if all(text.finish_reason for text in found):
                 break
