@@ -56,7 +56,8 @@ def test_weights_stay_quantised_where_mlx_has_the_form(kind: Any, llama_dir: Pat
     config = json.loads((folder / "config.json").read_text())
     assert ("quantization" in config) == (kind is not QUANTISED.BF16)
     assert any(kind.name in note for note in conversion_notes(folder))
-    with Client.local(folder, llama_dir) as client:
+    with Client.local(llama_dir) as client:
+        client.load_model(folder, dequantize=False)
         models = {model.model_id: model for model in client.models()}
         original, read = (
             client.capture(PROMPT, ["logits"], model_id=each)["logits"] for each in ("llama", folder.name)

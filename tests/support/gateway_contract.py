@@ -489,7 +489,9 @@ CONTRACTS: Mapping[type[BaseModel], Contract] = {
         inference.LoadModelRequest,
         renamed={"model_id": "model_id"},
         added={"max_kv_size": "of mlx-engine's clients, without effect"},
+        values={"dtype": {"float32", "float16", "bfloat16"}},
     ),
+    models.Quantization: of(inference.Quantization),
     models.Model: of(
         inference.Model,
         renamed={"model_id": "id", "loaded_at_ms": "created"},

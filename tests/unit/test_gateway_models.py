@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from neuroscope.v1.telemetry_pb2 import GetWorkloadResponse
+from neuroscope.vocabulary.tensors import dtype_name
 from tests.support.fake_inference import FakeInference
 from tests.support.running_gateway import running_gateway
 
@@ -92,10 +93,14 @@ def test_a_model_is_loaded(http: httpx.Client, fake: FakeInference) -> None:
 
 
 def test_a_model_is_loaded_under_a_name(http: httpx.Client, fake: FakeInference) -> None:
-    body = {"model_path": "p", "model_id": "mine", "revision": "main", "adapter_path": "lora"}
+    body = {"model_path": "p", "model_id": "mine", "revision": "main", "adapter_path": "lora"} | {
+        "dtype": "float16",
+        "dequantize": False,
+    }
     assert http.post("/v1/models/load", json=body).json()["model_id"] == "mine"
     request = fake.requests[-1]
     assert (request.revision, request.adapter_path) == ("main", "lora")
+    assert (dtype_name(request.dtype), request.HasField("dequantize"), request.dequantize) == ("float16", True, False)
 
 
 @pytest.mark.parametrize(

@@ -40,17 +40,17 @@ def test_what_stays_quantised_has_the_same_numbers(number: int):
     scales, biases = (mx.array(part.astype(np.float32)) for part in (kept.scales, kept.biases))
     numbers = mx.dequantize(mx.array(kept.weight), scales, biases, group_size=GROUP_SIZE, bits=kept.bits)
     expected = quants.dequantize(blocks, GGMLQuantizationType(number))
-    allowed = 2**-10 * np.abs(expected).max() if kind.name.endswith("_K") else 0  # scales of K types are rounded
+    allowed = 2**-22 * np.abs(expected).max() if kind.name.endswith("_K") else 0  # scales of K types are products
     assert np.abs(np.array(numbers) - expected).max() <= allowed
 
 
 @pytest.mark.parametrize("name", ["Q6_K", "Q3_K", "IQ4_XS"])
-def test_other_types_become_float16(name: str):
+def test_other_types_become_float32(name: str):
     number = next(number for number, kind in TENSOR_TYPES.items() if kind.name == name)
     kind = TENSOR_TYPES[number]
     blocks = np.zeros((2, 256 // kind.block_size * kind.block_bytes), np.uint8)
     numbers = kind.dequantise(blocks)
-    assert (numbers.dtype, numbers.shape) == (np.float16, (2, 256))
+    assert (numbers.dtype, numbers.shape) == (np.float32, (2, 256))
     assert not kind.bits
 
 

@@ -28,6 +28,8 @@ class ModelCalls:
         model_id: str = "",
         revision: str = "",
         adapter_path: str | PathLike[str] = "",
+        dtype: str = "",
+        dequantize: bool | None = None,
         progress: LoadListener = False,
     ) -> CallFlow[pb.Model]:
         """Loads a model into the service and waits until it is ready.
@@ -38,6 +40,10 @@ class ModelCalls:
             model_id: id for later requests; empty: the last part of the path.
             revision: branch, tag or commit on the hub.
             adapter_path: folder of a LoRA adapter.
+            dtype: float32, float16 or bfloat16, in which the model computes; empty: that of the files, and float32 for
+                GGUF on MLX's CPU backend.
+            dequantize: whether quantised weights become plain ones of that type; None: those of a GGUF file do on MLX's
+                CPU backend, which is slow with quantised ones, where memory holds them. `Model.notes` says so.
             progress: True shows a bar; a function is called with every `LoadProgress`.
 
         Raises:
@@ -46,7 +52,15 @@ class ModelCalls:
         path, adapter = fspath(model_path), fspath(adapter_path)
         found: list[pb.Model] = []
         with load_listener(progress) as report:
-            loading = requests.load_model(path, report, model_id=model_id, revision=revision, adapter_path=adapter)
+            loading = requests.load_model(
+                path,
+                report,
+                model_id=model_id,
+                revision=revision,
+                adapter_path=adapter,
+                dtype=dtype,
+                dequantize=dequantize,
+            )
             yield from loading.each(found.append)
         if found:
             return found[-1]

@@ -31,7 +31,14 @@ from neuroscope.wire.rpc import RPCS
 
 
 def load_model(
-    model_path: str, report: Callable[[pb.LoadProgress], None], *, model_id: str, revision: str, adapter_path: str
+    model_path: str,
+    report: Callable[[pb.LoadProgress], None],
+    *,
+    model_id: str,
+    revision: str,
+    adapter_path: str,
+    dtype: str,
+    dequantize: bool | None,
 ) -> Stream[pb.Model]:
     """LoadModel: reports progress and returns the model."""
 
@@ -41,7 +48,12 @@ def load_model(
         return [response.model] if response.HasField("model") else []
 
     request = pb.LoadModelRequest(
-        model_path=str(model_path), model_id=model_id, revision=revision, adapter_path=str(adapter_path)
+        model_path=str(model_path),
+        model_id=model_id,
+        revision=revision,
+        adapter_path=str(adapter_path),
+        dtype=parse_dtype(dtype),
+        dequantize=dequantize,
     )
     return Stream("load_model", RPCS["LoadModel"], request, take)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from neuroscope.base_client.progress import load_listener
 from neuroscope.cli.bundled import NAME, require_bundled_model
@@ -43,8 +44,8 @@ def list_models(
         err.print("no model is loaded; load one with: neuroscope models load PATH", style="yellow")
     else:
         table = Table(box=SIMPLE_HEAD)
-        for name in ("model", "architecture", "layers", "width", "heads", "parameters", "weights"):
-            left = name in ("model", "architecture")
+        for name in ("model", "architecture", "layers", "width", "heads", "parameters", "weights", "form"):
+            left = name in ("model", "architecture", "form")
             table.add_column(name, justify="left" if left else "right", no_wrap=name != "model")
         for model in models:
             table.add_row(
@@ -55,6 +56,7 @@ def list_models(
                 _heads(model),
                 f"{model.parameter_count / 1e6:,.1f} M",
                 f"{model.weights_bytes / 1e6:,.1f} MB",
+                _form(model),
             )
         out.print(table)
     loaded = {model.model_path for model in models}
@@ -98,6 +100,16 @@ def load(
     model_id: Annotated[str, typer.Option("--id", help="Name in requests; by default the last part of PATH.")] = "",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub.")] = "",
     adapter: Annotated[str, typer.Option(metavar="PATH", help="Folder of a LoRA adapter.")] = "",
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="float32, float16 or bfloat16; by default that of the files.")
+    ] = "",
+    dequantize: Annotated[
+        bool | None,
+        typer.Option(
+            "--dequantize/--keep-quantized",
+            help="Quantised weights become plain ones, or stay; by default those of GGUF do on MLX's CPU backend.",
+        ),
+    ] = None,
     target: TargetOption = None,
     trace: TraceOption = None,
 ) -> None:
@@ -105,9 +117,19 @@ def load(
     if path == NAME:
         path = str(require_bundled_model())
     with Connection.of(context, target, trace=trace).open("models load") as client:
-        model = client.load_model(path, model_id=model_id, revision=revision, adapter_path=adapter, progress=True)
+        model = client.load_model(
+            path,
+            model_id=model_id,
+            revision=revision,
+            adapter_path=adapter,
+            dtype=dtype,
+            dequantize=dequantize,
+            progress=True,
+        )
         self_test = client.model(model.model_id).self_test
     out.print(f"[green]✓[/] [bold]{describe(model)}[/]")
+    for note in model.notes:
+        out.print(Text(f"  {note}", "dim"), soft_wrap=True)
     out.print(_self_test_table(self_test))
 
 
@@ -156,6 +178,8 @@ def info(
         "vocabulary": f"{model.vocab_size} tokens",
         "context": f"{model.context_length} tokens" if model.context_length else "unknown",
         "parameters": f"{model.parameter_count:,} in {model.weights_bytes / 1e6:,.1f} MB, {dtype_name(model.dtype)}",
+        "quantised": "; ".join(map(_quantization, model.quantization)) or "no",
+        "notes": "\n".join(model.notes) or "none",
         "weights": model.weights_hash or "unknown",
         "chat template": "yes" if model.has_chat_template else "no",
         "bos, eos": f"{model.bos_token_id if model.HasField('bos_token_id') else 'none'}, {list(model.eos_token_ids)}",
@@ -176,6 +200,16 @@ def _list_named() -> None:
         here = "yes" if model.is_fetched else "no"
         table.add_row(f"[bold]{model.name}[/]", model.description, model.requirement, size, here)
     out.print(table)
+
+
+def _form(model: pb.Model) -> str:
+    """The weights' type, and the bits of those that are quantised."""
+    bits = sorted({form.bits for form in model.quantization})
+    return dtype_name(model.dtype) + (f", {'/'.join(map(str, bits))} bits" if bits else "")
+
+
+def _quantization(form: pb.Quantization) -> str:
+    return f"{form.matrices} matrices in {form.bits} bits, groups of {form.group_size}, {form.mode}"
 
 
 def _heads(model: pb.Model) -> str:

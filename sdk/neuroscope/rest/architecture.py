@@ -53,6 +53,10 @@ class ModelArchitecture:
     weights_bytes: int
     weights_hash: str = ""
     """Hash of the checkpoint, its quantisation and its adapter; empty where it is not known."""
+    quantization: tuple[Mapping[str, Any], ...] = ()
+    """Forms of quantised weights in memory: bits, group_size, mode, matrices."""
+    notes: tuple[str, ...] = ()
+    """What became of the files' weights as they were loaded."""
     hook_points: tuple[HookPoint, ...] = field(default=(), repr=False)
     """Every point of the vocabulary; empty in a list of models."""
 
@@ -64,6 +68,7 @@ class ModelArchitecture:
     def from_api_format(cls, data: Mapping[str, Any]) -> ModelArchitecture:
         """A model object of `/v1/models`, with or without its points."""
         told = _known(cls, data) | {"model_id": data["id"]}
+        told |= {name: tuple(data.get(name, ())) for name in ("quantization", "notes")}
         told["hook_points"] = tuple(_point(point) for point in data.get("hook_points", ()))
         return cls(**told)
 

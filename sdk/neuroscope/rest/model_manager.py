@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike, fspath
+from typing import Any
 from urllib.parse import quote
 
 from neuroscope.rest.architecture import ModelArchitecture, ModelLoadResult
@@ -34,6 +35,8 @@ class ModelManager:
         model_id: str = "",
         revision: str = "",
         adapter_path: str | PathLike[str] = "",
+        dtype: str = "",
+        dequantize: bool | None = None,
     ) -> ModelLoadResult:
         """Loads a model, waits until it is ready, and makes it the current one. One that is loaded answers at once.
 
@@ -42,12 +45,17 @@ class ModelManager:
             model_id: name for later requests; empty: the last part of the path.
             revision: branch, tag or commit on the hub.
             adapter_path: folder of a LoRA adapter.
+            dtype: float32, float16 or bfloat16; empty: that of the files.
+            dequantize: whether quantised weights become plain ones; None: as the service finds best.
 
         Raises:
             ModelNotFoundError, ModelCorruptError, ModelUnsupportedError, IdTakenError, ResourceExhaustedError
         """
-        wanted = {"model_id": model_id, "revision": revision, "adapter_path": fspath(adapter_path)}
-        body = {"model_path": fspath(model_path)} | {name: value for name, value in wanted.items() if value}
+        wanted = {"model_id": model_id, "revision": revision, "adapter_path": fspath(adapter_path), "dtype": dtype}
+        body: dict[str, Any] = {"model_path": fspath(model_path)}
+        body |= {name: value for name, value in wanted.items() if value}
+        if dequantize is not None:
+            body["dequantize"] = dequantize
         answer = self._gateway.request("POST", LOAD, body, wait_forever=True)
         self.current = str(answer["model_id"])
         return ModelLoadResult(

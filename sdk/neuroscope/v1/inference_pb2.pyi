@@ -164,14 +164,24 @@ class LoadModelRequest(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ADAPTER_PATH_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    DEQUANTIZE_FIELD_NUMBER: _builtins.int
     model_path: _builtins.str
-    """A folder with config.json and safetensors, or a Hugging Face id."""
+    """A folder with config.json and safetensors, a GGUF file, a Hugging Face id, or a name that `neuroscope models get` knows."""
     model_id: _builtins.str
     """Name for later requests. Empty: the last part of the path."""
     revision: _builtins.str
     """Branch, tag or commit on the hub."""
     adapter_path: _builtins.str
     """Folder of a LoRA adapter."""
+    dtype: _tensor_pb2.DataType.ValueType
+    """Element type in which the model computes: float32, float16 or bfloat16; also that of the scales of quantised
+    weights. Not stated: that of the files, and float32 for GGUF on MLX's CPU backend.
+    """
+    dequantize: _builtins.bool
+    """Whether quantised weights become plain ones of that type. Not stated: they stay quantised, except those of a GGUF
+    file on MLX's CPU backend where memory holds them; Model.notes says so.
+    """
     def __init__(
         self,
         *,
@@ -179,12 +189,16 @@ class LoadModelRequest(_message.Message):
         model_id: _builtins.str = ...,
         revision: _builtins.str = ...,
         adapter_path: _builtins.str = ...,
+        dtype: _tensor_pb2.DataType.ValueType = ...,
+        dequantize: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dequantize", b"_dequantize", "dequantize", b"dequantize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_path", b"adapter_path", "model_id", b"model_id", "model_path", b"model_path", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dequantize", b"_dequantize", "adapter_path", b"adapter_path", "dequantize", b"dequantize", "dtype", b"dtype", "model_id", b"model_id", "model_path", b"model_path", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__dequantize: _TypeAlias = _typing.Literal["dequantize"]  # noqa: Y015
+    _WhichOneofArgType__dequantize: _TypeAlias = _typing.Literal["_dequantize", b"_dequantize"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dequantize) -> _WhichOneofReturnType__dequantize | None: ...
 
 Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
 
@@ -274,6 +288,8 @@ class Model(_message.Message):
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOADED_AT_MS_FIELD_NUMBER: _builtins.int
     WEIGHTS_HASH_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Name in requests."""
     model_path: _builtins.str
@@ -314,6 +330,16 @@ class Model(_message.Message):
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids of the tokens that end a generation."""
 
+    @_builtins.property
+    def quantization(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quantization]:
+        """How weights are quantised in memory, the most frequent form first; empty: none is."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What became of the files' weights as they were loaded, a sentence each: where they are from, which types stayed
+        quantised, which became which. Empty: they are as in the files.
+        """
+
     def __init__(
         self,
         *,
@@ -335,16 +361,52 @@ class Model(_message.Message):
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         loaded_at_ms: _builtins.int = ...,
         weights_hash: _builtins.str = ...,
+        quantization: _abc.Iterable[Global___Quantization] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "bos_token_id", b"bos_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "architecture", b"architecture", "bos_token_id", b"bos_token_id", "context_length", b"context_length", "d_head", b"d_head", "d_model", b"d_model", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "loaded_at_ms", b"loaded_at_ms", "model_id", b"model_id", "model_path", b"model_path", "num_heads", b"num_heads", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "parameter_count", b"parameter_count", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes", "weights_hash", b"weights_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "architecture", b"architecture", "bos_token_id", b"bos_token_id", "context_length", b"context_length", "d_head", b"d_head", "d_model", b"d_model", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "loaded_at_ms", b"loaded_at_ms", "model_id", b"model_id", "model_path", b"model_path", "notes", b"notes", "num_heads", b"num_heads", "num_kv_heads", b"num_kv_heads", "num_layers", b"num_layers", "parameter_count", b"parameter_count", "quantization", b"quantization", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes", "weights_hash", b"weights_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
     _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bos_token_id) -> _WhichOneofReturnType__bos_token_id | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Quantization(_message.Message):
+    """A form of quantised weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BITS_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MATRICES_FIELD_NUMBER: _builtins.int
+    bits: _builtins.int
+    """Bits of a number."""
+    group_size: _builtins.int
+    """Numbers that share a scale."""
+    mode: _builtins.str
+    """mlx's mode, such as affine or mxfp4."""
+    matrices: _builtins.int
+    """Matrices that have this form."""
+    def __init__(
+        self,
+        *,
+        bits: _builtins.int = ...,
+        group_size: _builtins.int = ...,
+        mode: _builtins.str = ...,
+        matrices: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "group_size", b"group_size", "matrices", b"matrices", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
 
 @_typing.final
 class UnloadModelRequest(_message.Message):

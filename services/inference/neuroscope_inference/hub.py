@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from neuroscope.errors import ModelNotFoundError, nearest
 from neuroscope.named_models.catalogue import CATALOGUE
 from neuroscope.v1 import inference_pb2 as pb
+from neuroscope_inference.engine.weights_form import on_cpu
 from neuroscope_inference.gguf.conversion import SUFFIX as GGUF_SUFFIX
 from neuroscope_inference.gguf.conversion import convert, gguf_file
 
@@ -33,8 +33,13 @@ class DownloadCancelledError(Exception):
     """Stops a download whose caller has gone."""
 
 
-async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgress | Path, None]:
+async def locate(model_path: str, revision: str, dtype: str = "") -> AsyncGenerator[pb.LoadProgress | Path, None]:
     """Yields progress while files are downloaded or converted, then the folder.
+
+    Args:
+        model_path: a folder, a GGUF file, a name or a repository.
+        revision: of a repository.
+        dtype: of what is not quantised in a GGUF file; empty: what suits the device.
 
     Raises:
         ModelNotFoundError: there is no such folder, repository or revision; names the nearest models.
@@ -48,7 +53,7 @@ async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgre
     if folder is None:
         work = partial(_download, model_path, revision)
     elif (file := gguf_file(folder)) is not None:
-        work = partial(convert, file, dtype=_gguf_dtype())
+        work = partial(convert, file, dtype=dtype or _gguf_dtype())
     else:
         yield folder
         return
@@ -59,7 +64,7 @@ async def locate(model_path: str, revision: str) -> AsyncGenerator[pb.LoadProgre
 
 def _gguf_dtype() -> str:
     """The type of unquantised tensors: MLX's CPU backend is about thirty times slower in float16 than in float32."""
-    return "float32" if mx.default_device().type == mx.DeviceType.cpu else ""
+    return "float32" if on_cpu() else ""
 
 
 async def _with_progress(work: Callable[[_ReportProgress], Path]) -> AsyncGenerator[pb.LoadProgress | Path, None]:

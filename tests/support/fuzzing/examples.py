@@ -250,6 +250,8 @@ def _fields(there: There) -> dict[str, Sequence[Any]]:
         "LoadModelRequest.model_id": ["", there.spare_model_id, "another"],
         "LoadModelRequest.adapter_path": [None],
         "LoadModelRequest.revision": [None],
+        "LoadModelRequest.dtype": [None],
+        "LoadModelRequest.dequantize": [None],
         "UnloadModelRequest.model_id": [there.spare_model_id],
         "RegisterHooksRequest.hooks": [[_hook("resid_post", 1)], [_hook("mlp", hook_id="fuzz")]],
         "ClearHooksRequest.hook_ids": [(), (there.hook_id,)],

@@ -24,6 +24,8 @@ _MODEL: Any = {
     "parameter_count": 1000000,
     "weights_bytes": 4000000,
     "weights_hash": "5e0d4a1f9c27b8836a41d2f07be9c513",
+    "quantization": list[Any](),
+    "notes": list[str](),
     "has_chat_template": True,
     "bos_token_id": 0,
     "eos_token_ids": [1],

@@ -32,6 +32,8 @@ async def load_model(body: schemas.LoadModelRequest, request: Request, client: I
         model_id=body.model_id or "",
         revision=body.revision or "",
         adapter_path=body.adapter_path or "",
+        dtype=body.dtype or "",
+        dequantize=body.dequantize,
     )
     model = await cancel_on_disconnect(request.receive, work)
     return schemas.LoadedModel(**_model_fields(model), model_id=model.model_id)
@@ -73,6 +75,11 @@ def _model_fields(model: inference_pb2.Model) -> dict[str, Any]:
         "parameter_count": model.parameter_count,
         "weights_bytes": model.weights_bytes,
         "weights_hash": model.weights_hash,
+        "quantization": [
+            schemas.Quantization(bits=form.bits, group_size=form.group_size, mode=form.mode, matrices=form.matrices)
+            for form in model.quantization
+        ],
+        "notes": list(model.notes),
         "has_chat_template": model.has_chat_template,
         "bos_token_id": model.bos_token_id if model.HasField("bos_token_id") else None,
         "eos_token_ids": list(model.eos_token_ids),

@@ -19,12 +19,25 @@ class LoadModelRequest(StrictModel):
     """Id in later requests; default: the last part of the path."""
     revision: Text | None = None
     adapter_path: Text | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """In which the model computes; default: that of the files, and float32 for GGUF on MLX's CPU backend."""
+    dequantize: bool | None = None
+    """Whether quantised weights become plain ones; default: those of GGUF on MLX's CPU backend."""
     max_kv_size: int | None = Field(default=None, ge=1, le=MAX_INT32)
     """Accepted for mlx-engine's clients and ignored: the KV cache is never truncated."""
 
     # mlx-engine's clients send them; accepted at neutral values only.
     trust_remote_code: Annotated[Any, Unsupported(False)] = None
     vocab_only: Annotated[Any, Unsupported(False)] = None
+
+
+class Quantization(BaseModel):
+    """A form of quantised weights."""
+
+    bits: int
+    group_size: int
+    mode: str
+    matrices: int
 
 
 class Model(BaseModel):
@@ -50,6 +63,10 @@ class Model(BaseModel):
     weights_bytes: int
     weights_hash: str
     """Hash of the checkpoint, its quantization and its adapter; empty if unknown."""
+    quantization: list[Quantization]
+    """Forms of quantised weights in memory; empty: none are."""
+    notes: list[str]
+    """What became of the files' weights as they were loaded."""
     has_chat_template: bool
     bos_token_id: int | None
     eos_token_ids: list[int]

@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +22,15 @@ from mlx_lm.utils import get_total_parameters, load_adapters, load_model, load_t
 
 from neuroscope.errors import ModelCorruptError, ModelNotFoundError, ModelUnsupportedError, ResourceExhaustedError
 from neuroscope.v1 import inference_pb2 as pb
-from neuroscope_inference.engine import config_translation, self_test, self_test_cache
+from neuroscope_inference.engine import config_translation, self_test, self_test_cache, weights_form
 from neuroscope_inference.engine.arrays import wire_dtype
 from neuroscope_inference.engine.capabilities import ModelCapabilities
 from neuroscope_inference.engine.layout import Layout, first_int
 from neuroscope_inference.engine.memory import is_out_of_memory
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.weights_form import WeightsForm
 from neuroscope_inference.engine.weights_hash import weights_hash
+from neuroscope_inference.gguf.conversion import conversion_notes, is_conversion
 
 _PIECES = 16
 _FILES = ("*.json", "*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja")
@@ -45,6 +47,10 @@ class LoadRequest:
     adapter_path: str = ""
     self_test_cache: Path | None = None
     """Where self-test results of the self-test are kept; None: every load proves the model."""
+    form: WeightsForm = field(default_factory=WeightsForm)
+    """In which the weights are to be."""
+    budget_bytes: int = 0
+    """What weights may take; 0: no limit."""
 
 
 def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
@@ -58,26 +64,43 @@ def load(request: LoadRequest) -> Iterator[pb.LoadProgress | LoadedModel]:
     folder = request.folder
     written = _read_config(folder)
     model, config = _build(folder, request, written)
+    is_converted = is_conversion(folder)
+    changes, was_dequantized = weights_form.give(
+        model, request.form, may_choose=is_converted, budget_bytes=request.budget_bytes
+    )
     yield from _read_weights(model, folder)
     tokenizer = _tokenizer(folder, config)
     yield pb.LoadProgress(phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=0, bytes_total=self_test.TOKEN_COUNT)
     text_config: Mapping[str, Any] = config.get("text_config", config)
     layout = Layout(model, {"model_type": config.get("model_type"), **text_config})
     vocab_size = first_int(text_config, "vocab_size") or len(tokenizer)
-    result, capabilities = _self_test(request, layout, vocab_size)
+    result, capabilities = _self_test(request, layout, vocab_size, f"{request.form.dtype} {was_dequantized}")
     yield pb.LoadProgress(
         phase=pb.LOAD_PHASE_SELF_TEST, bytes_done=self_test.TOKEN_COUNT, bytes_total=self_test.TOKEN_COUNT
     )
     description = _describe(request, folder, config, text_config, model, tokenizer, layout)
-    yield LoadedModel(model, tokenizer, layout, description, result, capabilities, folder, request.adapter_path)
+    description.notes.extend([*(conversion_notes(folder) if is_converted else ()), *changes])
+    yield LoadedModel(
+        model,
+        tokenizer,
+        layout,
+        description,
+        result,
+        capabilities,
+        folder,
+        request.adapter_path,
+        was_dequantized=was_dequantized,
+    )
 
 
-def _self_test(request: LoadRequest, layout: Layout, vocab_size: int) -> tuple[pb.SelfTest, ModelCapabilities]:
+def _self_test(
+    request: LoadRequest, layout: Layout, vocab_size: int, form: str
+) -> tuple[pb.SelfTest, ModelCapabilities]:
     """The result of the self-test and the model's capabilities, from the cache where it holds them for these files."""
     key = ""
     if request.self_test_cache is not None:
         with contextlib.suppress(OSError):
-            key = self_test_cache.cache_key(request.folder, request.adapter_path)
+            key = self_test_cache.cache_key(request.folder, request.adapter_path, form)
         if key and (kept := self_test_cache.restore(request.self_test_cache, key, layout)):
             return kept
     result = self_test.run(layout, vocab_size)
@@ -206,6 +229,7 @@ def _describe(
         eos_token_ids=sorted(tokenizer.eos_token_ids),
         loaded_at_ms=time.time_ns() // 1_000_000,
         weights_hash=_hash(folder, request.adapter_path),
+        quantization=weights_form.quantizations(model),
     )
 
 

@@ -50,6 +50,8 @@ class LoadedModel:
     capabilities: ModelCapabilities
     folder: Path
     adapter_path: str
+    was_dequantized: bool = False
+    """Whether quantised weights became plain ones as it was loaded."""
     prompt_cache: PromptCache = field(default_factory=lambda: PromptCache(0))
     dictionaries: DictionaryRegistry = field(default_factory=DictionaryRegistry)
     """Dictionaries, those of other models among them."""

@@ -85,6 +85,12 @@ class ModelRegistry:
                 "choose another, or unload that model",
                 field="model_id",
             )
+        if difference := request.form.difference(existing.description, existing.was_dequantized):
+            raise IdTakenError(
+                f"model_id {request.model_id!r} is taken by the same model {difference}; choose another, or unload "
+                "that model",
+                field="model_id",
+            )
         return existing
 
     def reserve(self, request: LoadRequest, nbytes: int, in_use: Collection[LoadedModel]) -> bool:

@@ -29,14 +29,19 @@ _MAX_FILES = 64
 _PACKAGES = ("neuroscope-mlx", "mlx", "mlx-lm")
 
 
-def cache_key(model: Path, adapter_path: str) -> str:
+def cache_key(model: Path, adapter_path: str, form: str = "") -> str:
     """The hash of all that a self-test result follows from.
+
+    Args:
+        model: its folder.
+        adapter_path: folder of its adapter; empty: it has none.
+        form: in which its weights are in memory.
 
     Raises:
         OSError: a file cannot be read.
     """
     digest = xxhash.xxh3_128()
-    for part in _parts(model, adapter_path):
+    for part in (form.encode(), *_parts(model, adapter_path)):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 

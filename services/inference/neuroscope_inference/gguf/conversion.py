@@ -32,7 +32,7 @@ ReportProgress = Callable[[int, int], None]
 SUFFIX = ".gguf"
 NOTES = "gguf.json"
 """What was changed, in the folder."""
-_VERSION = 1
+_VERSION = 2
 """Of what is written; another one makes new folders."""
 _FILE_BYTES = 2 * 2**30
 _TABLES = ("model.embed_tokens", "lm_head")
@@ -76,7 +76,7 @@ def convert(
     """
     cache = cache_folder("gguf") if cache is None else cache
     folder = cache / _key(path, dtype)
-    if (folder / NOTES).is_file():
+    if is_conversion(folder):
         return folder
     with GgufFile(path) as file:
         reader, tokenizer = ModelReader(file, dtype), GgufTokenizer(file)
@@ -162,7 +162,7 @@ def _convert_tensor(
         module = name.removesuffix(".weight")
         scales, biases = (_cast(part, dtype) for part in (matrix.scales, matrix.biases))
         kept = [(name, matrix.weight), (f"{module}.scales", scales), (f"{module}.biases", biases)]
-        return kept, f"{tensor.type.name} stays quantised, {matrix.bits} bits in groups of {GROUP_SIZE}"
+        return kept, f"{tensor.type.name} keeps its {matrix.bits} bits, in groups of {GROUP_SIZE}"
     array = tensor.type.dequantise(blocks).reshape(tensor.shape)
     if order is not None:
         array = array[order]
@@ -202,8 +202,14 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def is_conversion(folder: Path) -> bool:
+    """Whether a folder was made of a GGUF file."""
+    return (folder / NOTES).is_file()
+
+
 def conversion_notes(folder: Path) -> Iterator[str]:
-    """What was changed when a folder was made of a GGUF file; nothing for other folders."""
-    path = folder / NOTES
-    if path.is_file():
-        yield from json.loads(path.read_text(encoding="utf-8"))["notes"]
+    """Of which file a folder was made, and what was changed; nothing for other folders."""
+    if is_conversion(folder):
+        written = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+        yield f"read from {written['file']}"
+        yield from written["notes"]

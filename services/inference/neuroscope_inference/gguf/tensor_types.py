@@ -2,7 +2,7 @@
 
 MLX keeps a quantised matrix as codes, packed into uint32, with a scale and a bias for every group of 32 numbers:
 `scale * code + bias`. Types whose blocks are of that form stay as they are: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, and Q4_K and
-Q5_K, whose scales are products that are rounded to float16. All others become float16.
+Q5_K, whose scales are products. All others are dequantised.
 
 Layouts of blocks are those of ggml (ggml-common.h); `gguf.quants` dequantises what has no form of its own here.
 """
@@ -30,10 +30,10 @@ class Quantised:
 
     weight: NDArray[np.uint32]
     """(rows, columns * bits / 32)"""
-    scales: NDArray[np.float16]
-    """(rows, columns / 32)"""
-    biases: NDArray[np.float16]
-    """(rows, columns / 32)"""
+    scales: NDArray[Any]
+    """(rows, columns / 32), float16, and float32 for K types, whose scales are products"""
+    biases: NDArray[Any]
+    """Like scales."""
     bits: int
 
     def rows(self, order: NDArray[np.intp]) -> Quantised:
@@ -60,13 +60,13 @@ class TensorType:
         return _BITS.get(self.name, 0)
 
     def dequantise(self, blocks: Blocks) -> NDArray[Any]:
-        """The numbers, (rows, columns): in their own type where that is a plain one, else float16."""
+        """The numbers, (rows, columns): in their own type where that is a plain one, else float32."""
         if self.dtype is not None:
             return blocks.view(self.dtype)
         from gguf import quants
         from gguf.constants import GGMLQuantizationType
 
-        return quants.dequantize(blocks, GGMLQuantizationType[self.name]).astype(np.float16)
+        return quants.dequantize(blocks, GGMLQuantizationType[self.name])
 
 
 def _split_blocks(blocks: Blocks, block_bytes: int, *lengths: int) -> list[Blocks]:
@@ -102,7 +102,7 @@ def _pack(codes: Codes, scales: NDArray[Any], biases: NDArray[Any], bits: int) -
     else:
         unpacked = np.unpackbits(codes.reshape(rows, -1, 1), axis=-1, bitorder="little", count=bits)
         weight = np.packbits(unpacked.reshape(rows, -1), axis=-1, bitorder="little").view(np.uint32)
-    return Quantised(weight, scales.astype(np.float16), biases.astype(np.float16), bits)
+    return Quantised(weight, scales, biases, bits)
 
 
 def _q4_0(blocks: Blocks) -> Quantised:

@@ -15,6 +15,7 @@ from neuroscope_inference import hub
 from neuroscope_inference.engine.engine import Engine
 from neuroscope_inference.engine.loading import LoadRequest
 from neuroscope_inference.engine.model import LoadedModel
+from neuroscope_inference.engine.weights_form import WeightsForm
 from neuroscope_inference.model_dirs import ModelDirs
 
 
@@ -42,15 +43,23 @@ class ModelServicer:
         self._dirs.check(request.model_path, "model_path")
         if request.adapter_path:
             self._dirs.check(request.adapter_path, "adapter_path")
-        folder = Path()
-        async with aclosing(hub.locate(request.model_path, request.revision)) as located:
+        form, folder = WeightsForm.of(request), Path()
+        async with aclosing(hub.locate(request.model_path, request.revision, form.dtype)) as located:
             async for found in located:
                 if isinstance(found, Path):
                     folder = found
                 else:
                     yield pb.LoadModelResponse(progress=found)
         model_id = request.model_id or hub.default_id(request.model_path)
-        wanted = LoadRequest(folder, request.model_path, model_id, request.adapter_path, self._self_test_cache)
+        wanted = LoadRequest(
+            folder,
+            request.model_path,
+            model_id,
+            request.adapter_path,
+            self._self_test_cache,
+            form,
+            self._engine.registry.budget_bytes,
+        )
         stream = self._engine.load(wanted)
         try:
             async with aclosing(stream.items()) as events:
