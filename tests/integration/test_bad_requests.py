@@ -82,12 +82,14 @@ def test_a_path_outside_the_allow_list(http: httpx.Client, path: str) -> None:
     assert told(response) == (403, "model_path", "permission_denied")
 
 
-@pytest.mark.parametrize("role", ["wizard", "tool", "", "USER"])
-def test_an_unknown_role(http: httpx.Client, role: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "field"), [("wizard", "role"), ("tool", "tool_call_id"), ("", "role"), ("USER", "role")]
+)
+def test_an_unknown_role_and_a_tool_without_a_call(http: httpx.Client, role: str, field: str) -> None:
     messages = [*HELLO, {"role": role, "content": "x"}]
     for path in (CHAT, f"{CHAT}/with_activations"):
         response = http.post(path, json={"messages": messages})
-        assert told(response) == (400, "messages[1].role", "invalid_request")
+        assert told(response) == (400, f"messages[1].{field}", "invalid_request")
 
 
 @pytest.mark.parametrize("data", [b'{"messages": "\xff\xfe"}', b"\xc3\x28{}", '{"model": "é"}'.encode("latin-1")])

@@ -177,12 +177,12 @@ def test_up_serves_until_it_is_told_to_stop(llama_dir: Path, tmp_path: Path, num
         assert [model.model_id for model in client.models()] == ["llama"]
         with urllib.request.urlopen(f"{url}/health", timeout=10) as response:
             assert json.load(response)["status"] == "healthy"
-        generation = client.generate("hello", hooks=["resid_post"], max_tokens=900, ignore_eos=True)
+        generation = client.generate("hello", hooks=["resid_post"], max_tokens=400, ignore_eos=True)
         assert next(generation).step == 0
         process.send_signal(number)
         eventually(lambda: refuses(client))
         assert process.poll() is None
-        assert generation.wait().usage.completion_tokens == 900
+        assert generation.wait().usage.completion_tokens == 400
         assert process.wait(60) == exit_code
     assert not listens(int(target.rpartition(":")[2]))
     assert not listens(int(url.rpartition(":")[2]))

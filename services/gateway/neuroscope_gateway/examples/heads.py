@@ -22,10 +22,12 @@ _LABEL: Any = {
             "bound_nats": 0.46,
             "bound": "noise over the sequences",
             "is_passed": True,
+            "sequence_count": 16,
         }
     ],
     "reason": "",
     "offset": None,
+    "null_comparison": None,
 }
 _ATTENTION: Any = {
     "object": "attention_analysis",
