@@ -29,7 +29,7 @@ await ask("chat", async () => {
   return {status: answer.status, choices: (await answer.json()).choices.length, id: answer.headers.get("x-request-id")};
 });
 await ask("stream", async () => {
-  const answer = await post("/v1/chat/completions", {messages, max_tokens: 100, stream: true});
+  const answer = await post("/v1/chat/completions", {messages, max_tokens: 400, stream: true});
   const reader = answer.body.getReader();
   let text = "", parts = 0;
   for (;;) {

@@ -193,12 +193,12 @@ def test_up_serves_until_it_is_told_to_stop(llama_dir: Path, tmp_path: Path, num
 
 
 @contextmanager
-def within_a_second() -> Generator[None]:
+def at_once() -> Generator[None]:
     begin = time.monotonic()
     yield
     took_s = time.monotonic() - begin
     print(f"after {1e3 * took_s:.0f} ms")
-    assert took_s < 1
+    assert took_s < 3  # a ping timeout takes 10 s and more; a loaded machine takes its time
 
 
 def test_up_starts_a_killed_service_again_and_what_it_kept_is_there(
@@ -217,11 +217,11 @@ def test_up_starts_a_killed_service_again_and_what_it_kept_is_there(
             ["pgrep", "-f", f"neuroscope_inference --host 127.0.0.1 --port {port}"]
         ).split()
         os.kill(int(line), signal.SIGKILL)
-        with within_a_second(), pytest.raises(StreamingError, match="disconnected"):
+        with at_once(), pytest.raises(StreamingError, match="disconnected"):
             paced.wait()
-        with within_a_second(), pytest.raises(NeuroScopeIntegrationError, match="no inference service answers"):
+        with at_once(), pytest.raises(NeuroScopeIntegrationError, match="no inference service answers"):
             client.models()
-        with within_a_second(), pytest.raises(urllib.error.HTTPError, match="503"):
+        with at_once(), pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(f"{url}/v1/models", timeout=10)
         eventually(lambda: "neuroscope-inference is ready again" in log.read_text())
         assert "neuroscope-inference was killed by SIGKILL; starting it again in 0.5 s" in log.read_text()
